@@ -1,0 +1,71 @@
+# `make` lists the targets. PYTHON is any Python from 3.11 to 3.14.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.14,$(shell $(p) -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && echo $(p))))
+BIN = .venv/bin
+PORT ?= 8000
+STRIPE_PORT ?= 12111
+STRIPE_KEY = sk_test_simulator0000000000000000
+STRIPE_SECRET = whsec_simulator00000000000000000000
+.DEFAULT_GOAL = help
+.PHONY: help install dev demo run stripe test test-postgres e2e proof chaos fuzz bench check
+
+help: ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: .venv/service ## Creates .venv with everything the service needs
+
+dev: .venv/dev ## Adds what tests and checks need
+
+demo: install ## Shows the service at work: people at a local Stripe, on SQLite and an embedded Redis
+	@$(BIN)/python -m tests.demo
+
+run: install ## Runs web, worker and clock together, and says what to forward events to; Ctrl-C stops them
+	@$(BIN)/python -m worker run
+
+stripe: dev ## Runs a local Stripe that delivers to `make run`, and says how to start that
+	@echo "In another terminal:"
+	@echo "  STRIPE_API_BASE=http://127.0.0.1:$(STRIPE_PORT) STRIPE_API_KEY=$(STRIPE_KEY) STRIPE_WEBHOOK_SECRET=$(STRIPE_SECRET) make run"
+	@echo "In a third: $(BIN)/python -m tests.simulator create --email jenny@example.com"
+	@$(BIN)/python -m tests.simulator --port $(STRIPE_PORT) \
+		--forward-to http://127.0.0.1:$(PORT)/webhooks/stripe --secret $(STRIPE_SECRET)
+
+test: dev ## Runs the tests, on SQLite and an embedded Redis
+	@$(BIN)/python -m pytest -m "not e2e"
+
+test-postgres: dev ## Runs the database and integration tests on PostgreSQL: DATABASE_URL, or a cluster of its own
+	@$(BIN)/python -m tests.postgres
+
+proof: dev ## Tries every order, any succession and many workers at full depth, and breaks each rule once: minutes
+	@$(BIN)/python -m tests.property.proof
+e2e: dev tests/e2e/node_modules/.installed ## Runs the service with the official Stripe CLI and a browser; installs these first
+	@$(BIN)/python -m pytest -m e2e
+
+fuzz: dev ## Sends 100,000 requests to a receiver, nearly all of them wrong: FUZZ="--requests 1000000 --seed 7"
+	@$(BIN)/python -m tests.fuzz $(FUZZ)
+
+chaos: dev ## Kills, freezes and fills everything under load, and compares the end with the truth: CHAOS="--minutes 10 --sessions 3000"
+	@$(BIN)/python -m tests.chaos $(CHAOS)
+
+check: dev ## Format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: dev ## Measures beside the limits, with Debian's wrk and PostgreSQL; QUICK=--quick takes about three minutes
+	@command -v wrk > /dev/null && ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { apt-get update -qq && apt-get install -qq --no-install-recommends wrk postgresql; }
+	@$(BIN)/python -m tests.bench $(QUICK)
+
+.venv/service: requirements.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 with its venv module is needed, and none was found"; exit 1; }
+	@echo "Installing what the service needs into .venv, once: about half a minute."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@touch $@
+
+.venv/dev: .venv/service requirements-dev.txt
+	@echo "Installing what its tests need into .venv."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
+	@touch $@
+
+tests/e2e/node_modules/.installed: tests/e2e/package-lock.json tests/e2e/install.sh
+	@sh tests/e2e/install.sh
+	@touch $@

@@ -1,0 +1,215 @@
+"""The Celery app and its settings; publishing event and action ids."""
+
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import structlog
+from celery import Celery
+
+from config.embedded import redis_url
+from config.settings import settings
+
+EVENTS_PER_MESSAGE = 50  # a batch costs Redis what one id costs; more would keep one worker thread too long
+ACTIONS_PER_MESSAGE = 10  # an action may wait for a mail server, and those behind it in its message wait too
+QUEUE = "identity"
+CLOCK_QUEUE = "identity-clock"  # the schedule's tasks pass a deep backlog of events
+TICKS_WAITING = 10  # Redis does not drop expired messages: without a bound a stopped worker finds a day's worth
+BACKLOG = 2000  # messages, about 5 MB: while more wait no worker takes them, and Redis must not be full when one does
+QUIET = 5.0  # seconds without a try after a failure: the sweep publishes what was left out
+
+log = structlog.stdlib.get_logger(__name__)
+
+_REDIS_OPTIONS = {
+    "global_keyprefix": "identity:",
+    "priority_steps": [0],  # one list per queue instead of four
+    "visibility_timeout": 300,  # seconds after which another worker gets what a dead one held; tasks end far sooner
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,  # the default looks at every tenth interval only: 100 s
+    "socket_connect_timeout": 1,
+    "socket_timeout": 2,  # a frozen Redis holds nobody longer; BRPOP waits in the worker's event loop, not here
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    "max_retries": 0,  # without it a refused connection is tried again for six seconds
+}
+_MEMORY_OPTIONS = {"polling_interval": 0.005}  # seconds; the default of one would be every message's delay
+_CELERY = {
+    # Ids in, nothing out.
+    "task_ignore_result": True,
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    # By queue name only: an exchange and a routing key without a binding are dropped silently.
+    "task_queues": {QUEUE: {}, CLOCK_QUEUE: {}},
+    "task_default_queue": QUEUE,
+    "task_create_missing_queues": False,
+    # A message ends when its work ends, well or badly: what failed is due again by the database, not by Celery.
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "task_acks_on_failure": True,
+    "task_acks_on_timeout": False,
+    "worker_prefetch_multiplier": 1,  # six per cent slower than 4, and nothing hoarded by a slow worker
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_detect_quorum_queues": False,
+    # Four Redis connections less, and none of their reconnect defects: see worker/reconnect.py.
+    "worker_enable_remote_control": False,
+    "worker_send_task_events": False,
+    # config/logs.py formats everything.
+    "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,
+    # A worker or clock waits for Redis as long as it takes; the default of 100 tries would end it.
+    "broker_connection_timeout": 3,
+    "broker_connection_retry": True,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "broker_channel_error_retry": True,
+    "broker_pool_limit": 2,  # publishers of one process; the smallest Redis plan has 20 connections
+    "broker_pool_acquire_timeout": 2,
+}
+
+celery_app: Any = Celery("identity")
+celery_app.add_defaults(lambda: {**_CELERY, **_connection(settings().redis_url or redis_url(settings().var_dir))})
+
+
+def connect_to(url: str) -> None:
+    """Points this process's Celery app at another broker than the settings say; before anything uses it."""
+    celery_app.conf.update(_connection(url))
+
+
+def publish_events(event_ids: Sequence[str]) -> bool:
+    """Hands events to the workers. False when the broker could not be reached and the sweep must do it."""
+    return _publish("process_events", event_ids, EVENTS_PER_MESSAGE)
+
+
+def publish_actions(action_ids: Sequence[int]) -> bool:
+    """Hands owed actions to the workers. False when the broker could not be reached and the sweep must do it."""
+    return _publish("perform_actions", action_ids, ACTIONS_PER_MESSAGE)
+
+
+def publish_tick(task_name: str) -> bool:
+    """Asks a worker for one of the schedule's tasks, unless enough of them already wait for a worker to come back."""
+    if queue_length(CLOCK_QUEUE) >= TICKS_WAITING:
+        return False
+    return _reached(lambda producer: _send(producer, task_name, [], CLOCK_QUEUE))
+
+
+def queue_length(queue: str = QUEUE) -> int:
+    """Messages that wait for a worker; 0 also when the broker cannot be asked."""
+    length = 0
+
+    def count(producer: Any) -> None:
+        nonlocal length
+        length = _length(producer, queue)
+
+    _reached(count)
+    return length
+
+
+def reachable() -> bool:
+    """Whether the broker answers; a failure of the last seconds is believed without asking again."""
+    return _reached(lambda producer: producer.channel)
+
+
+def server_info() -> dict[str, Any]:
+    """What the Redis server says of itself (INFO); empty when there is none or it does not answer."""
+    found: dict[str, Any] = {}
+    _reached(lambda producer: found.update(producer.channel.client.info()))
+    return found
+
+
+def _connection(url: str) -> dict[str, Any]:
+    # Heroku signs its Redis certificates itself. On redis:// the setting would switch TLS on.
+    unverified = url.startswith("rediss:") and "ssl_cert_reqs" not in url
+    return {
+        "broker_url": url,
+        "broker_transport_options": _MEMORY_OPTIONS if url.startswith("memory:") else _REDIS_OPTIONS,
+        "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_NONE} if unverified else None,
+    }
+
+
+def _publish(task_name: str, ids: Sequence[str] | Sequence[int], per_message: int) -> bool:
+    def send(producer: Any) -> None:
+        if _backlog.is_deep(producer):
+            return
+        for batch in _batches(ids, per_message):
+            _send(producer, task_name, [batch], QUEUE)
+
+    return not ids or _reached(send)
+
+
+class _Backlog:
+    """Whether so much waits that more would only fill Redis; counted once a second."""
+
+    def __init__(self) -> None:
+        self._counted_at = 0.0
+        self._length = 0
+
+    def is_deep(self, producer: Any) -> bool:
+        now = time.monotonic()
+        if now - self._counted_at > 1.0:
+            self._counted_at, self._length = now, _length(producer, QUEUE)
+        return self._length >= BACKLOG
+
+
+_backlog = _Backlog()
+
+
+def _length(producer: Any, queue: str) -> int:
+    # Not a passive declare: kombu 5.7.0 forgets the key prefix in its EXISTS, and no queue ever exists.
+    return int(producer.channel.queue_declare(queue).message_count)
+
+
+def _send(producer: Any, task_name: str, args: list[Any], queue: str) -> None:
+    celery_app.send_task(task_name, args=args, queue=queue, producer=producer, retry=False, ignore_result=True)
+
+
+def _batches(ids: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    return (list(ids[start : start + size]) for start in range(0, len(ids), size))
+
+
+def _reached(use: Callable[[Any], object]) -> bool:
+    """Whether `use` went through with a producer; never raises, never waits for more than the timeouts above."""
+    if _outage.quiet():
+        return False
+    try:
+        with celery_app.producer_or_acquire() as producer:
+            if _outage.quiet():  # another thread has just found out, while this one waited for a producer
+                return False
+            use(producer)
+    except Exception as error:  # kombu's, redis-py's or the server's: the sweep does what was left out
+        _outage.found(error)
+        return False
+    _outage.ended()
+    return True
+
+
+class _Outage:
+    """What this process knows about its broker being away: said once when it begins and once when it ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lasts = False
+        self._quiet_until = 0.0
+
+    def quiet(self) -> bool:
+        return time.monotonic() < self._quiet_until
+
+    def found(self, error: Exception) -> None:
+        with self._lock:
+            begins, self._lasts = not self._lasts, True
+            self._quiet_until = time.monotonic() + QUIET
+        if begins:
+            log.warning("broker.unreachable", error=type(error).__name__, quiet_seconds=QUIET)
+
+    def ended(self) -> None:
+        if not self._lasts:
+            return
+        with self._lock:
+            ends, self._lasts = self._lasts, False
+            self._quiet_until = 0.0
+        if ends:
+            log.info("broker.recovered")
+
+
+_outage = _Outage()

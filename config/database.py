@@ -1,0 +1,89 @@
+"""The engine, and transaction(): the one way to a session."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlmodel import Session, SQLModel
+
+from config.settings import settings
+
+# Shorter than every lease, so that a stuck statement ends before somebody else takes the work over.
+_POSTGRES_OPTIONS = "-c statement_timeout=15000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=30000"
+_POSTGRES_CONNECT: dict[str, Any] = {
+    "options": _POSTGRES_OPTIONS,
+    "connect_timeout": 5,
+    # A cut cable is noticed in about 10 s instead of the kernel's two hours.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10000,
+}
+_SQLITE_BUSY_SECONDS = 10
+
+# What says nothing against the work itself: no connection, a deadlock, a timeout, a full disk.
+DATABASE_TROUBLE = (OperationalError, InterfaceError, PoolTimeoutError)
+
+
+@cache
+def engine() -> Engine:
+    """This process's engine; opened at the first use, so never before a fork."""
+    return connect(settings().sqlalchemy_url)
+
+
+@contextmanager
+def transaction() -> Iterator[Session]:
+    """A session whose changes are committed at the end of the block, or rolled back when it raises."""
+    with Session(engine(), expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def statement() -> Iterator[Connection]:
+    """A connection for a single statement, which is a transaction by itself: no round trips for BEGIN and COMMIT."""
+    with _committing(engine()).begin() as connection:
+        yield connection
+
+
+def insert_into(table: type[SQLModel], session: Session) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that knows ON CONFLICT, in the dialect of the session's database."""
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
+
+
+def connect(url: str) -> Engine:
+    """An engine for a PostgreSQL or SQLite URL; parameters never show in its errors."""
+    if make_url(url).get_backend_name() == "postgresql":
+        return create_engine(url, hide_parameters=True, pool_size=10, max_overflow=0, connect_args=_POSTGRES_CONNECT)
+    _make_folder(make_url(url).database)
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_SECONDS})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+@cache
+def _committing(engine: Engine) -> Engine:
+    # SQLite makes no round trips, and its BEGIN IMMEDIATE is what waits for the other writer.
+    is_postgres = engine.dialect.name == "postgresql"
+    return engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgres else engine
+
+
+def _make_folder(database: str | None) -> None:
+    if database and database != ":memory:":
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None  # the driver's own BEGIN comes too late: reads would not lock
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
+    connection.execute("PRAGMA foreign_keys=ON")

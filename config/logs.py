@@ -1,0 +1,56 @@
+"""One formatter for our lines, Celery's and uvicorn's: readable on a terminal, JSON otherwise."""
+
+import logging
+import sys
+
+import structlog
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import Processor
+
+from config.settings import settings
+
+_SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+# Libraries that print request addresses or message bodies at info and debug.
+_CHATTY = ("alembic", "stripe", "urllib3", "kombu", "amqp", "redis", "asyncio")
+
+
+def configure_logging() -> None:
+    """Sends every log record of this process to standard error, rendered as LOG_FORMAT says."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_SHARED,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers()],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings().log_level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _renderers() -> list[Processor]:
+    log_format = settings().log_format
+    if log_format == "auto":
+        log_format = "console" if sys.stderr.isatty() else "json"
+    if log_format == "console":
+        # No local variables in tracebacks: they hold payloads.
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    frames = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+    return [frames, structlog.processors.JSONRenderer()]

@@ -1,0 +1,1 @@
+"""What an event means: inbox, record, outbox, actions."""

@@ -1,0 +1,71 @@
+"""Where events enter the inbox: all that a web process needs of it, without what processing and actions weigh."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from config.database import statement
+from config.inserts import insert_new
+from handlers.events import SessionState, VerificationEvent
+from handlers.models import InboxEvent, InboxStatus, utc_now
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a batch: ids that are new, and ids known but not processed yet. All others are done duplicates."""
+
+    accepted: frozenset[str]
+    unprocessed: frozenset[str]
+
+
+def receive(events: Sequence[VerificationEvent], *, quiet: bool = False) -> Receipt:
+    """Stores a batch in one statement, ignoring what is known. If it raises, none is stored.
+
+    What quiet events owe is written down as skipped.
+    """
+    now = utc_now()
+    distinct = {event.id: event for event in events}
+    in_order = sorted(distinct)  # one order for all writers: no deadlock
+    rows = [_row(distinct[event_id], now, quiet) for event_id in in_order]
+    with statement() as connection:
+        accepted = frozenset(insert_new(connection, InboxEvent, rows))
+    return Receipt(accepted, _unprocessed(distinct.keys() - accepted))
+
+
+def _row(event: VerificationEvent, now: datetime, quiet: bool = False) -> dict[str, Any]:
+    state = event.state or SessionState(status=None)
+    return {
+        "id": event.id,
+        "type": event.type,
+        "session_id": event.session_id,
+        "account": event.account,
+        "livemode": event.livemode,
+        "created_at": event.created_at,
+        "received_at": now,
+        "status": InboxStatus.RECEIVED,
+        "attempts": 0,
+        "waits": 0,
+        "due_at": now,
+        "quiet": quiet,
+        "session_status": state.status,
+        "error_code": state.error_code,
+        "error_reason": state.error_reason,
+        "report_id": state.report_id,
+        "client_reference_id": state.client_reference_id,
+        "user_id": state.user_id,
+        "has_flow": state.has_flow,
+        "redaction": state.redaction,
+    }
+
+
+def _unprocessed(event_ids: set[str]) -> frozenset[str]:
+    if not event_ids:
+        return frozenset()
+    waiting = col(InboxEvent.status) == InboxStatus.RECEIVED
+    known = select(col(InboxEvent.id)).where(col(InboxEvent.id).in_(event_ids), waiting)
+    with statement() as connection:
+        return frozenset(connection.scalars(known))

@@ -1,0 +1,195 @@
+"""Stripe's JSON, snapshot or thin, parsed once into a frozen VerificationEvent: an allow-list.
+
+Shapes: stripe/_event.py and stripe/v2/core/_event.py of stripe-python 16.1.0, and
+docs.stripe.com/api/identity/verification_sessions/object.
+"""
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+_SNAPSHOT_PREFIX = "identity.verification_session."
+_THIN_PREFIX = "v1." + _SNAPSHOT_PREFIX
+# The last word of each type, and its rank: of two states in one second the higher one came later.
+RANKS = {"created": 0, "processing": 1, "requires_input": 2, "verified": 3, "canceled": 4}
+KINDS = (*RANKS, "redacted")
+EVENT_TYPES = tuple(_SNAPSHOT_PREFIX + kind for kind in KINDS)
+
+_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
+_LATEST = 253402300799  # the last second a datetime can hold
+_LONGEST_TEXT = 5000  # Stripe's own texts stay far below; nothing longer is worth a row
+
+
+class MalformedEventError(ValueError):
+    """A body that is no event of Stripe's; the message names the field and never quotes the body."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionState:
+    """What a verification session says of itself at one moment."""
+
+    status: str | None  # an open enumeration of Stripe's: any word
+    error_code: str | None = None
+    error_reason: str | None = field(default=None, repr=False)
+    report_id: str | None = None
+    client_reference_id: str | None = field(default=None, repr=False)
+    user_id: str | None = field(default=None, repr=False)
+    has_flow: bool = False  # it belongs to a verification flow, and so may have come from a static link
+    redaction: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerificationEvent:
+    """One event about one session. A thin notification has no state: it says that, not what, something changed."""
+
+    id: str
+    type: str
+    session_id: str
+    account: str | None
+    livemode: bool
+    created_at: datetime  # Stripe's clock, whole seconds
+    state: SessionState | None
+
+    @property
+    def kind(self) -> str:
+        """The last word of the type: one of KINDS."""
+        return self.type.rpartition(".")[2]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForeignEvent:
+    """An event of a type this service has no business with."""
+
+    id: str
+    type: str
+
+
+def parse(body: bytes) -> VerificationEvent | ForeignEvent:
+    """The event in a verified request body. Raises MalformedEventError."""
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise MalformedEventError("the body is not JSON") from None
+    if not isinstance(payload, dict):
+        raise MalformedEventError("the body is not a JSON object")
+    type_ = _required_text(payload, "type")
+    prefix, _, kind = type_.rpartition(".")
+    if kind in KINDS and payload.get("object") == "event" and prefix + "." == _SNAPSHOT_PREFIX:
+        return _snapshot(payload)
+    if kind in KINDS and payload.get("object") == "v2.core.event" and prefix + "." == _THIN_PREFIX:
+        return _thin(payload)
+    return ForeignEvent(id=_id(payload, "id"), type=type_)
+
+
+def parse_session(session: dict[str, Any]) -> SessionState:
+    """The state in a session as an event carries it or a retrieve answers it. Raises MalformedEventError."""
+    error = _mapping(session, "last_error")
+    metadata = _mapping(session, "metadata")
+    return SessionState(
+        status=_required_text(session, "status"),
+        error_code=_text(error, "code"),
+        error_reason=_text(error, "reason"),
+        report_id=_report_id(session),
+        client_reference_id=_text(session, "client_reference_id"),
+        user_id=_text(metadata, "user_id"),
+        has_flow=_text(session, "verification_flow") is not None,
+        redaction=_text(_mapping(session, "redaction"), "status"),
+    )
+
+
+def _snapshot(payload: dict[str, Any]) -> VerificationEvent:
+    session = _mapping(_mapping(payload, "data"), "object")
+    if session.get("object") != "identity.verification_session":
+        raise MalformedEventError("data.object is not a verification session")
+    return VerificationEvent(
+        id=_id(payload, "id"),
+        type=payload["type"],
+        session_id=_id(session, "id"),
+        account=_account(payload),
+        livemode=_flag(payload, "livemode"),
+        created_at=_moment(payload.get("created")),
+        state=parse_session(session),
+    )
+
+
+def _thin(payload: dict[str, Any]) -> VerificationEvent:
+    return VerificationEvent(
+        id=_id(payload, "id"),
+        type=payload["type"],
+        session_id=_id(_mapping(payload, "related_object"), "id"),
+        account=_account(payload),
+        livemode=_flag(payload, "livemode"),
+        created_at=_iso_moment(_required_text(payload, "created")),
+        state=None,
+    )
+
+
+def _account(payload: dict[str, Any]) -> str | None:
+    return _text(payload, "account") or _text(payload, "context")
+
+
+def _report_id(session: dict[str, Any]) -> str | None:
+    report = session.get("last_verification_report")
+    if isinstance(report, dict):  # expanded, as a retrieve may be asked for
+        return _id(report, "id")
+    return _text(session, "last_verification_report")
+
+
+def _mapping(parent: dict[str, Any], name: str) -> dict[str, Any]:
+    value = parent.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MalformedEventError(f"{name} is not an object")
+    return value
+
+
+def _id(parent: dict[str, Any], name: str) -> str:
+    value = parent.get(name)
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise MalformedEventError(f"{name} is not an id of Stripe's")
+    return value
+
+
+def _text(parent: dict[str, Any], name: str) -> str | None:
+    value = parent.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or "\0" in value:
+        raise MalformedEventError(f"{name} is not a text")
+    return value
+
+
+def _required_text(parent: dict[str, Any], name: str) -> str:
+    value = _text(parent, name)
+    if value is None:
+        raise MalformedEventError(f"{name} is missing")
+    return value
+
+
+def _flag(parent: dict[str, Any], name: str) -> bool:
+    value = parent.get(name)
+    if not isinstance(value, bool):
+        raise MalformedEventError(f"{name} is not true or false")
+    return value
+
+
+def _moment(seconds: object) -> datetime:
+    if not isinstance(seconds, int) or isinstance(seconds, bool) or not 0 <= seconds <= _LATEST:
+        raise MalformedEventError("created is not a time in seconds")
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _iso_moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+        return (
+            moment.astimezone(UTC).replace(microsecond=0)
+            if moment.tzinfo
+            else moment.replace(microsecond=0, tzinfo=UTC)
+        )
+    except (ValueError, OverflowError):
+        raise MalformedEventError("created is not an ISO 8601 time") from None

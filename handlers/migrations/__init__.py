@@ -1,0 +1,1 @@
+"""Alembic's scripts; `python -m worker migrate` applies them."""

@@ -1,0 +1,1 @@
+"""The web process: one delivery in, one committed row, one answer."""

@@ -1,0 +1,52 @@
+"""The application: routes, start-up, shutdown."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from config.embedded import webhook_secrets
+from config.settings import settings
+from handlers.metrics import flush, start_flushing
+from receiver.health import backlog, healthz, metrics, readyz
+from receiver.intake import Intake
+from receiver.webhook import Webhook
+
+_WEBHOOK = "/webhooks/stripe"
+
+
+class Receiver(Starlette):
+    """Deliveries go straight to their endpoint; Starlette answers everything else."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or the start and end of the process."""
+        if scope["type"] == "http" and scope["path"] == _WEBHOOK and scope["method"] == "POST":
+            await self.state.webhook(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    intake = Intake()
+    app.state.webhook = Webhook(webhook_secrets(settings()), intake)
+    start_flushing()
+    yield
+    await intake.close()
+    await asyncio.to_thread(flush)
+
+
+app = Receiver(
+    routes=[
+        Route(_WEBHOOK, Response("Method Not Allowed", 405, {"Allow": "POST"})),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/health/backlog", backlog),
+        Route("/metrics", metrics),
+    ],
+    lifespan=_lifespan,
+)

@@ -1,0 +1,64 @@
+"""make bench: measures the service beside its limits, prints a table and writes JSON under var/."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tests.bench.accept import accept
+from tests.bench.flow import backlog, end_to_end, latency
+from tests.bench.report import Report
+from tests.bench.scale import scale
+from tests.bench.servers import House, house
+from tests.bench.size import size
+from tests.bench.weight import weight
+
+
+def main() -> None:
+    """Runs the stages asked for, or all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two minutes: shorter, fewer rounds, fewer rows")
+    parser.add_argument("--only", metavar="STAGE,…", help="accept, sqlite, flow, latency, backlog, size, scale, weight")
+    parser.add_argument("--json", type=Path, default=Path("var/bench.json"), metavar="FILE")
+    arguments = parser.parse_args()
+    report = Report()
+    with house() as ours:
+        stages = _stages(report, ours, ours.database("bench"), quick=arguments.quick)
+        try:
+            for name in (arguments.only or ",".join(stages)).split(","):
+                report.say(f"{name} …")
+                stages[name]()
+        finally:  # an interrupted run has measured something too
+            report.show()
+            report.write(arguments.json)
+
+
+def _stages(report: Report, ours: House, postgres: str, *, quick: bool) -> dict[str, Callable[[], None]]:
+    rounds, seconds = (2, 1.0) if quick else (5, 3.0)
+    few = 1 if quick else 3
+    many = [1, 64] if quick else [1, 16, 64]
+    burst = 2.0 if quick else 4.0
+    return {
+        "accept": lambda: accept(report, ours, postgres, connections=many, rounds=rounds, seconds=seconds),
+        "sqlite": lambda: accept(
+            report, ours, ours.sqlite("accept"), connections=many, rounds=1 if quick else 3, seconds=seconds
+        ),
+        "flow": partial(end_to_end, report, ours, postgres, rounds=few, seconds=burst, tasks=4000 if quick else 10_000),
+        "latency": partial(latency, report, ours, postgres, seconds=8 if quick else 40),
+        "backlog": partial(backlog, report, ours, postgres, events=15_000 if quick else 100_000),
+        "size": partial(
+            size,
+            report,
+            ours,
+            events=100_000 if quick else 1_000_000,
+            records=30_000 if quick else 300_000,
+            rounds=few,
+            seconds=seconds,
+        ),
+        "scale": partial(scale, report, ours, postgres, rounds=1 if quick else 2, seconds=burst),
+        "weight": partial(weight, report, ours, postgres, rounds=1 if quick else 5, seconds=seconds),
+    }
+
+
+if __name__ == "__main__":
+    main()

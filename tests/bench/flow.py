@@ -1,0 +1,247 @@
+"""From a delivery to the committed record: how many a second, how soon, and out of a backlog."""
+
+import http.client
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from statistics import median, quantiles
+
+import psycopg
+
+from tests.bench import load, noop, store
+from tests.bench.report import Report, ratio
+from tests.bench.servers import House, Process, procfile
+
+_CONNECTIONS = 64
+_UNDONE = "status = 'received'"
+_NOTIFY = """
+CREATE OR REPLACE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM pg_notify('processed', NEW.id); RETURN NULL; END $$;
+CREATE OR REPLACE TRIGGER tell AFTER UPDATE ON inbox_event FOR EACH ROW
+  WHEN (NEW.status = 'processed') EXECUTE FUNCTION tell()"""
+
+
+def end_to_end(report: Report, house: House, database: str, *, rounds: int, seconds: float, tasks: int) -> None:
+    """The default Procfile under full load, beside Celery's own rate for as many tasks that do nothing."""
+    rates, noops, acted = [], [], []
+    for number in range(rounds):
+        noops.append(noop_rate(house, tasks))
+        rate, with_actions = processed_rate(house, database, f"E{number}x", seconds)
+        rates.append(rate)
+        acted.append(with_actions)
+    report.keep("end to end", {"events a second": rates, "with actions": acted, "no-op tasks a second": noops})
+    times = ratio(rates, noops)
+    report.add(
+        "end to end",
+        "POST to committed record and owed actions",
+        f"{median(rates):,.0f} events/s",
+        beside=f"{median(noops):,.0f} no-op tasks/s",
+        ratio=times,
+        target="≥ 1.0",
+        met=times >= 1,
+    )
+    report.add("end to end", "until the actions are done too", f"{median(acted):,.0f} events/s")
+
+
+def processed_rate(
+    house: House, database: str, tag: str, seconds: float, *, webs: int = 1, workers: int = 1, clocks: int = 1
+) -> tuple[float, float]:
+    """Events a second from the first POST until all are processed, and until all their actions are done."""
+    house.broker.flushall()
+    before = store.count(database, "inbox_event")
+    requests = load.write(house.folder / "requests", tag, int(15_000 * seconds))
+    with procfile_running(house, database, webs=webs, workers=workers, clocks=clocks) as (port, _):
+        started = time.monotonic()
+        load.post(port, requests, _CONNECTIONS, seconds)
+        _wait(database, "inbox_event", _UNDONE)
+        processed = time.monotonic() - started
+        _wait(database, "outbox_action", "status = 'pending'")
+        acted = time.monotonic() - started
+        events = store.count(database, "inbox_event") - before
+    return events / processed, events / acted
+
+
+def noop_rate(house: House, tasks: int) -> float:
+    """Tasks a second of a Celery worker as in the Procfile that finds its queue full: its best case."""
+    house.broker.flushall()
+    with noop.app.producer_or_acquire() as producer:
+        for _ in range(tasks):
+            noop.noop.apply_async(producer=producer)
+    with _noop_worker(house, NOOP_TASKS=str(tasks)):
+        while not house.broker.exists(noop.ENDED):
+            time.sleep(0.05)
+        started, ended = (float(house.broker.get(name)) for name in (noop.STARTED, noop.ENDED))
+    return (tasks - 1) / (ended - started)
+
+
+def latency(report: Report, house: House, database: str, *, seconds: float) -> None:
+    """Twenty events a second, and between them the round trips of Celery tasks that do nothing."""
+    house.broker.flushall()
+    store.empty(database)
+    events, trips = [], []
+    with (
+        procfile_running(house, database) as (port, _),
+        _noop_worker(house),
+        _Committed(database) as committed,
+    ):
+        client = http.client.HTTPConnection("127.0.0.1", port)
+        for number, (event_id, body, headers) in enumerate(_parts("L", int(20 * seconds))):
+            due = time.monotonic() + 0.05
+            posted = time.monotonic()
+            client.request("POST", load.PATH, body, headers)
+            client.getresponse().read()
+            events.append(committed.at(event_id) - posted)
+            began = time.monotonic()
+            noop.answer.delay().get(timeout=10)
+            trips.append(time.monotonic() - began)
+            if number < 20:  # warming up
+                events.clear()
+                trips.clear()
+            time.sleep(max(0.0, due - time.monotonic()) * random.uniform(0.8, 1.2))
+    report.keep("latency", {"events": events, "no-op round trips": trips})
+    p50, p99, trip = median(events), _p99(events), median(trips)
+    beside = f"no-op round trip p50 {trip * 1000:.1f} ms, p99 {_p99(trips) * 1000:.1f} ms"
+    report.add(
+        "latency at 20/s", "POST to committed record, p50", f"{p50 * 1000:.1f} ms", beside=beside, ratio=p50 / trip
+    )
+    report.add(
+        "latency at 20/s",
+        "POST to committed record, p99",
+        f"{p99 * 1000:.1f} ms",
+        beside=beside,
+        ratio=p99 / trip,
+        target="< 5 × the median",
+        met=p99 < 5 * trip,
+    )
+
+
+def backlog(report: Report, house: House, database: str, *, events: int) -> None:
+    """Accepted while no worker runs, then drained: does the rate hold, does the memory?"""
+    house.broker.flushall()
+    store.empty(database)
+    with ExitStack() as running:
+        port, web = running.enter_context(house.web(database))
+        clock = running.enter_context(house.clock(database))
+        number = 0
+        while (missing := events - store.count(database, "inbox_event")) > 0:
+            number += 1
+            requests = load.write(house.folder / "requests", f"B{number}x", missing)
+            load.post(port, requests, _CONNECTIONS, max(1, missing // 12_000))
+        total = store.count(database, "inbox_event")
+        worker = running.enter_context(house.worker(database))
+        samples = _drained(database, {"web": web, "worker": worker, "clock": clock})
+    report.keep("backlog", samples)
+    _add_backlog(report, total, samples)
+
+
+@contextmanager
+def procfile_running(
+    house: House, database: str, *, webs: int = 1, workers: int = 1, clocks: int = 1
+) -> Iterator[tuple[int, dict[str, list[Process]]]]:
+    """The Procfile's processes, as many as asked for, all ready: the web's port, and the processes by name."""
+    with ExitStack() as running:
+        all_workers = [running.enter_context(house.worker(database)) for _ in range(workers)]
+        all_clocks = [running.enter_context(house.clock(database)) for _ in range(clocks)]
+        port, web = running.enter_context(house.web(database, WEB_CONCURRENCY=str(webs)))
+        yield port, {"web": [web], "worker": all_workers, "clock": all_clocks}
+
+
+def _drained(database: str, processes: dict[str, Process]) -> list[dict[str, float]]:
+    samples: list[dict[str, float]] = []
+    started = time.monotonic()
+    while not samples or samples[-1]["left"]:
+        left = store.count(database, "inbox_event", _UNDONE)
+        memory = {name: process.rss() for name, process in processes.items()}
+        samples.append({"seconds": time.monotonic() - started, "left": left, **memory})
+        time.sleep(0.25)
+    return samples
+
+
+def _add_backlog(report: Report, total: int, samples: list[dict[str, float]]) -> None:
+    thirds = [_rate(samples, total * (3 - part) / 3, total * (2 - part) / 3) for part in range(3)]
+    spread = max(thirds) / min(thirds)
+    report.add(
+        "backlog",
+        f"{total:,} events drained: start, middle, end",
+        ", ".join(f"{rate:,.0f}/s" for rate in thirds),
+        ratio=spread,
+        target="within 10 %",
+        met=spread <= 1.1,
+    )
+    tail = samples[len(samples) // 6 :]  # the first tasks load what every process loads once
+    for name in ("web", "worker", "clock"):
+        growth = max(one[name] for one in tail) - tail[0][name]
+        words = f"{tail[0][name]:.0f} MB, then +{growth:.1f} MB"
+        report.add("backlog", f"memory of {name}", words, target="flat: < 5 MB more", met=growth < 5)
+
+
+def _rate(samples: list[dict[str, float]], high: float, low: float) -> float:
+    first = next(i for i, one in enumerate(samples) if one["left"] <= high)
+    last = next(i for i, one in enumerate(samples) if one["left"] <= low)
+    start, end = samples[first], samples[max(last, first + 1)]
+    return (start["left"] - end["left"]) / (end["seconds"] - start["seconds"])
+
+
+def _parts(tag: str, count: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:
+    for event_id, request in load.deliveries(tag, count):
+        head, _, body = request.partition(b"\r\n\r\n")
+        lines = head.decode().split("\r\n")[1:]
+        yield event_id, body, dict(line.split(": ", 1) for line in lines if not line.startswith("Host"))
+
+
+class _Committed:
+    """Hears from PostgreSQL, at the moment of the commit, which event has been processed."""
+
+    def __init__(self, database: str) -> None:
+        self._connection = psycopg.connect(database, autocommit=True)
+        self._times: dict[str, float] = {}
+        self._heard = threading.Condition()
+
+    def __enter__(self) -> "_Committed":
+        self._connection.execute(_NOTIFY)
+        self._connection.execute("LISTEN processed")
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with psycopg.connect(self._connection.info.dsn, autocommit=True) as connection:
+            connection.execute("NOTIFY processed, 'end'")
+        self._thread.join()
+        self._connection.execute("DROP TRIGGER tell ON inbox_event")
+        self._connection.close()
+
+    def at(self, event_id: str) -> float:
+        """Waits for it; the monotonic time."""
+        with self._heard:
+            if not self._heard.wait_for(lambda: event_id in self._times, timeout=30):
+                raise TimeoutError(f"{event_id} was not processed")
+        return self._times[event_id]
+
+    def _listen(self) -> None:
+        for notice in self._connection.notifies():
+            with self._heard:
+                self._times[notice.payload] = time.monotonic()
+                self._heard.notify_all()
+            if notice.payload == "end":
+                return
+
+
+@contextmanager
+def _noop_worker(house: House, **variables: str) -> Iterator[None]:
+    command = ["tests.bench.noop" if word == "worker.app" else word for word in procfile("worker")]
+    with house.running("noop", [*command, "--loglevel", "WARNING"], {"REDIS_URL": house.redis, **variables}) as process:
+        if not variables:  # with tasks to count, the count tells
+            process.wait(lambda: bool(noop.answer.delay().get(timeout=30) is None))
+        yield
+
+
+def _wait(database: str, table: str, condition: str) -> None:
+    while store.count(database, table, condition):
+        time.sleep(0.02)
+
+
+def _p99(values: list[float]) -> float:
+    return quantiles(values, n=100)[98]

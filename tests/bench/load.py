@@ -1,0 +1,87 @@
+"""Signed, distinct deliveries, and wrk that posts them."""
+
+import hmac
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from tests import shapes
+
+SECRET = "whsec_bench_0123456789"
+PATH = "/webhooks/stripe"
+STORY = ("created", "processing", "verified")  # the three events of each session: one action owed
+_SCRIPT = Path(__file__).with_name("events.lua")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """What wrk saw: times in seconds."""
+
+    requests: int
+    seconds: float
+    p50: float
+    p99: float
+    refused: int
+    broken: int
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return self.requests / self.seconds
+
+
+def deliveries(tag: str, count: int) -> Iterator[tuple[str, bytes]]:
+    """Event ids, and the whole requests that deliver them; as big as Stripe's and printed as Stripe prints."""
+    now = int(time.time())
+    templates = [_template(kind, now - len(STORY) + place) for place, kind in enumerate(STORY)]
+    for number in range(count):
+        session, place = divmod(number, len(STORY))
+        event_id = f"evt_1{tag}{number:08d}"
+        body = templates[place].replace("EVENT", event_id).replace("SESSION", f"{tag}{session:08d}").encode()
+        yield event_id, _request(body, now)
+
+
+def write(path: Path, tag: str, count: int) -> Path:
+    """A file for wrk. Signatures hold for five minutes."""
+    with path.open("wb") as file:
+        for _, request in deliveries(tag, count):
+            file.write(b"%d\n%b" % (len(request), request))
+    return path
+
+
+def post(port: int, requests: Path, connections: int, seconds: float) -> Answers:
+    """Posts the file's requests over so many connections for so long, or until there are none left."""
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        sys.exit("wrk is needed to make the load: apt-get install wrk")
+    command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "15s", "-s", str(_SCRIPT)]
+    output = subprocess.run(
+        [*command, f"http://127.0.0.1:{port}{PATH}", str(requests)], capture_output=True, text=True, check=True
+    ).stdout
+    answers = Answers(**json.loads(output.splitlines()[-1]))
+    if answers.refused or answers.broken:
+        sys.exit(f"port {port}: {answers.refused} answers were no 2xx, {answers.broken} connections broke")
+    return answers
+
+
+def _template(kind: str, created: int) -> str:
+    status = "requires_input" if kind == "created" else kind
+    report = "vr_1SESSION" if kind == "verified" else None
+    session = shapes.session("vs_1SESSION", status, report=report, reference="user_SESSION", user="user_SESSION")
+    return json.dumps(shapes.event("EVENT", kind, created, session), indent=2)
+
+
+def _request(body: bytes, now: int) -> bytes:
+    signature = hmac.new(SECRET.encode(), b"%d." % now + body, sha256).hexdigest()
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\n"
+        f"Accept: */*; q=0.5, application/xml\r\nCache-Control: no-cache\r\nContent-Length: {len(body)}\r\n"
+        f"Content-Type: application/json; charset=utf-8\r\nStripe-Signature: t={now},v1={signature}\r\n\r\n"
+    )
+    return head.encode() + body

@@ -1,0 +1,58 @@
+"""The query plan of every statement on the way of an event: run as a process of its own on a full database."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import event
+
+from config.database import engine
+from config.logs import configure_logging
+from handlers import inbox, outbox
+from handlers.events import VerificationEvent, parse
+from handlers.models import utc_now
+from tests.bench import load
+from tests.bench.servers import House
+
+
+def explain(house: House, database: str) -> dict[str, str]:
+    """Statement to plan, from a batch of fifty events and their actions."""
+    command = [sys.executable, "-m", "tests.bench.plans"]
+    output = subprocess.run(command, env=house.variables(database), capture_output=True, check=True).stdout
+    plans: dict[str, str] = json.loads(output)
+    return plans
+
+
+def main() -> None:
+    """Prints the plans as JSON; each is asked for with the values of the real statement, just before it runs."""
+    configure_logging()  # to standard error
+    plans: dict[str, str] = {}
+
+    @event.listens_for(engine(), "before_cursor_execute")
+    def _(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        verb, *rest = statement.split()
+        if verb in ("SELECT", "INSERT", "UPDATE", "WITH") and rest[0] != "pg_catalog.version()":
+            cursor.execute("EXPLAIN " + statement, parameters)
+            plans.setdefault(_name(statement), "\n".join(row[0] for row in cursor.fetchall()))
+
+    events = [
+        parse(request.partition(b"\r\n\r\n")[2]) for _, request in load.deliveries(f"P{datetime.now(UTC):%H%M%S}", 50)
+    ]
+    ours = [one for one in events if isinstance(one, VerificationEvent)]
+    inbox.receive(ours)
+    inbox.receive(ours)  # all duplicates
+    inbox.due(1000, utc_now())
+    for action_id in inbox.process([one.id for one in ours]):
+        outbox.perform(action_id)
+    outbox.due(1000, utc_now())
+    json.dump(plans, sys.stdout)
+
+
+def _name(statement: str) -> str:
+    return " ".join(statement.split())[:100]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The figures of a run: a table for people, JSON for everything else."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One measured value beside its limit."""
+
+    stage: str
+    what: str
+    value: str
+    beside: str = ""
+    ratio: float | None = None
+    target: str = ""
+    met: bool | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """Everything measured, in the order it was."""
+
+    figures: list[Figure] = field(default_factory=list)
+    samples: dict[str, Any] = field(default_factory=dict)
+    plans: dict[str, str] = field(default_factory=dict)
+    console: Console = field(default_factory=lambda: Console(width=170 if not sys.stdout.isatty() else None))
+
+    def say(self, words: str) -> None:
+        """What is going on."""
+        self.console.print(f"[dim]{datetime.now(UTC):%H:%M:%S} {words}[/]", highlight=False)
+
+    def add(self, stage: str, what: str, value: str, **more: Any) -> None:
+        """A line of the table."""
+        figure = Figure(stage=stage, what=what, value=value, **more)
+        self.figures.append(figure)
+        self.say(f"{stage}: {what}: {value} {figure.beside} {'' if figure.ratio is None else f'= {figure.ratio:.2f}'}")
+
+    def keep(self, name: str, samples: Any) -> None:
+        """The raw values behind a line."""
+        self.samples[name] = samples
+
+    def show(self) -> None:
+        """Prints the table."""
+        table = Table(title=f"make bench, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {_machine()}")
+        for heading in ("stage", "what", "measured", "beside", "ratio", "target", "met"):
+            table.add_column(heading, justify="right" if heading == "ratio" else "left")
+        stage = ""
+        for one in self.figures:
+            if one.stage != stage:
+                table.add_section()
+            ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
+            met = {None: "", True: "[green]yes[/]", False: "[red]no[/]"}[one.met]
+            table.add_row(
+                one.stage if one.stage != stage else "", one.what, one.value, one.beside, ratio, one.target, met
+            )
+            stage = one.stage
+        self.console.print(table)
+
+    def write(self, path: Path) -> None:
+        """Writes the JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": _commit(),
+            "machine": _machine(),
+            "figures": [asdict(one) for one in self.figures],
+            "samples": self.samples,
+            "plans": self.plans,
+        }
+        path.write_text(json.dumps(content, indent=1))
+        self.say(f"written to {path}")
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """The median of the ratios of rounds that ran side by side."""
+    return median(our / their for our, their in zip(ours, theirs, strict=True))
+
+
+def _commit() -> str:
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+
+def _machine() -> str:
+    return f"{os.cpu_count()} cores, Python {platform.python_version()}"

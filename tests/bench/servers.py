@@ -1,0 +1,233 @@
+"""What the bench starts and stops: PostgreSQL, Redis, the service's processes and what they are compared with."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from config.embedded import DYING_WITH_PARENT, start_redis
+from tests.bench import noop
+from tests.bench.load import SECRET
+
+_PATIENCE = 30.0  # seconds for anything to start or to stop
+_PROCFILE = Path(__file__).parents[2] / "Procfile"
+
+
+class Process:
+    """A child of the bench, its output in a file."""
+
+    def __init__(self, name: str, command: list[str], variables: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        self.started = time.monotonic()
+        self.ready_seconds = 0.0
+        with log.open("wb") as output:
+            self.popen = subprocess.Popen(
+                [*DYING_WITH_PARENT, *command],
+                env={**_environment(), **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Waits until the condition holds, and keeps the seconds since the start."""
+        while not condition():
+            if self.popen.poll() is not None or time.monotonic() - self.started > _PATIENCE:
+                sys.exit(f"{self.name} did not start:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.005)
+        self.ready_seconds = time.monotonic() - self.started
+
+    def rss(self) -> float:
+        """Its memory and its children's, in MB."""
+        return sum(_rss(pid) for pid in _family(self.popen.pid))
+
+    def cpu(self) -> float:
+        """Seconds of processor time so far, with its children's."""
+        return sum(_cpu(pid) for pid in _family(self.popen.pid))
+
+    def stop(self) -> None:
+        """As Heroku does."""
+        self.popen.send_signal(signal.SIGTERM)
+        try:
+            self.popen.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+
+
+class House:
+    """A folder, a PostgreSQL and a Redis of the bench's own, and the processes started in them."""
+
+    def __init__(self, folder: Path, postgres: str, redis: str) -> None:
+        self.folder = folder
+        self.postgres = postgres  # the address of the server, without a database
+        self.redis = redis
+        self.broker: Any = noop.connect(redis)
+        self._count = 0
+
+    def database(self, name: str) -> str:
+        """A new empty database's address; with the service's tables."""
+        with psycopg.connect(f"{self.postgres}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.migrated(f"{self.postgres}/{name}")
+
+    def sqlite(self, name: str) -> str:
+        """A new SQLite file's address; with the service's tables."""
+        return self.migrated(f"sqlite:///{self.folder / name}.db")
+
+    def migrated(self, url: str) -> str:
+        """The same address, its database at the head of the migrations."""
+        command = [sys.executable, "-m", "worker", "migrate"]
+        subprocess.run(command, env={**_environment(), **self.variables(url)}, check=True, capture_output=True)
+        return url
+
+    def variables(self, database: str, **more: str) -> dict[str, str]:
+        """The service's environment."""
+        return {
+            "DATABASE_URL": database,
+            "REDIS_URL": self.redis,
+            "STRIPE_WEBHOOK_SECRET": SECRET,
+            "VAR_DIR": str(self.folder),
+            "LOG_FORMAT": "json",
+            **more,
+        }
+
+    @contextmanager
+    def running(self, name: str, command: list[str], variables: Mapping[str, str]) -> Iterator[Process]:
+        """A process for the length of a block."""
+        self._count += 1
+        process = Process(name, command, variables, self.folder / f"{self._count:03d}-{name}.log")
+        try:
+            yield process
+        finally:
+            process.stop()
+
+    @contextmanager
+    def web(self, database: str, **more: str) -> Iterator[tuple[int, Process]]:
+        """The Procfile's web process, ready: its port and itself."""
+        port = free_port()
+        command = [sys.executable, "-m", "receiver"]
+        with self.running("web", command, self.variables(database, PORT=str(port), **more)) as process:
+            process.wait(lambda: answers(port, "/readyz"))
+            yield port, process
+
+    @contextmanager
+    def worker(self, database: str) -> Iterator[Process]:
+        """The Procfile's worker, ready."""
+        with self.running("worker", procfile("worker"), self.variables(database)) as process:
+            process.wait(lambda: b" ready" in process.log.read_bytes())
+            yield process
+
+    @contextmanager
+    def clock(self, database: str) -> Iterator[Process]:
+        """The Procfile's clock."""
+        with self.running("clock", procfile("clock"), self.variables(database)) as process:
+            process.wait(lambda: b"beat: Starting" in process.log.read_bytes())
+            yield process
+
+    @contextmanager
+    def baseline(self, name: str, database: str = "") -> Iterator[int]:
+        """One of tests/bench/baselines.py, ready: its port."""
+        port = free_port()
+        command = [sys.executable, "-m", "tests.bench.baselines", name, str(port), database]
+        with self.running(name, command, {}) as process:
+            process.wait(lambda: answers(port, "/healthz"))
+            yield port
+
+
+@contextmanager
+def house() -> Iterator[House]:
+    """Everything up, and gone at the end. Not under /tmp, which may lie in memory, where fsync costs nothing."""
+    folder = Path(tempfile.mkdtemp(prefix="identity-bench-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    (folder / "redis-home").mkdir()
+    try:
+        server = start_redis(folder / "redis-home")
+        try:
+            with _postgres(folder / "postgres") as address:
+                yield House(folder, address, server.url)
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def procfile(name: str) -> list[str]:
+    """A command of the Procfile, with this Python."""
+    line = dict(re.findall(r"^(\w+): *(.+)$", _PROCFILE.read_text(), re.MULTILINE))[name]
+    return [sys.executable, *line.split()[1:]]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether GET gets a 200."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@contextmanager
+def _postgres(folder: Path) -> Iterator[str]:
+    """The installed PostgreSQL with its own defaults: fsync and synchronous_commit are on."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    initdb = found[-1] if found else Path(shutil.which("initdb") or sys.exit("PostgreSQL's initdb was not found"))
+    folder.mkdir()
+    as_user: list[str | Path] = []
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "postgres", "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    port = free_port()
+    data, log = str(folder / "data"), folder.with_name("postgres.log")
+    subprocess.run([*as_user, initdb, "-D", data, "-U", "bench", "-A", "trust"], check=True, capture_output=True)
+    pg_ctl = [*as_user, initdb.with_name("pg_ctl"), "-D", data, "-w"]
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
+    with log.open("wb") as output:
+        subprocess.run([*pg_ctl, "-o", options, "start"], check=True, stdout=output, stderr=output, cwd="/")
+    try:
+        yield f"postgresql://bench@127.0.0.1:{port}"
+    finally:
+        subprocess.run([*pg_ctl, "-m", "immediate", "stop"], check=False, capture_output=True, cwd="/")
+
+
+def _environment() -> dict[str, str]:
+    ours = ("DATABASE_URL", "REDIS_URL", "SMTP_URL", "STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "WEB_CONCURRENCY")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def _family(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(one for child in children for one in _family(int(child)))]
+
+
+def _rss(pid: int) -> float:
+    return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) / 1024
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

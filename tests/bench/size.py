@@ -1,0 +1,52 @@
+"""The same figures with years of rows already there, and the query plans that make it so."""
+
+from statistics import median
+
+from tests.bench import load, plans, store
+from tests.bench.flow import processed_rate
+from tests.bench.report import Report, ratio
+from tests.bench.servers import House
+
+
+def size(report: Report, house: House, *, events: int, records: int, rounds: int, seconds: float) -> None:
+    """Interleaved: in each round the empty database and the full one."""
+    full, empty = house.database("old"), house.database("young")
+    for database in (full, empty):
+        store.empty(database)
+    store.fill(full, events, records)
+    accepted: dict[str, list[float]] = {full: [], empty: []}
+    processed: dict[str, list[float]] = {full: [], empty: []}
+    for number in range(rounds):
+        for database in (empty, full):
+            accepted[database].append(_accepted(house, database, f"S{number}x", seconds))
+        for database in (empty, full):
+            processed[database].append(processed_rate(house, database, f"T{number}x", seconds)[0])
+    for what, rates in (("accepted, 64 connections", accepted), ("processed, end to end", processed)):
+        report.keep(f"size {what}", {"full": rates[full], "empty": rates[empty]})
+        times = ratio(rates[full], rates[empty])
+        report.add(
+            f"size: {events:,} events",
+            what,
+            f"{median(rates[full]):,.0f}/s",
+            beside=f"{median(rates[empty]):,.0f}/s when empty",
+            ratio=times,
+            target="≥ 0.9",
+            met=times >= 0.9,
+        )
+    found = plans.explain(house, full)
+    scans = sorted({name for name, plan in found.items() if "Seq Scan" in plan})
+    report.plans |= found
+    report.add(
+        f"size: {events:,} events",
+        "statements that scan a whole table",
+        ", ".join(scans) or f"none of {len(found)}",
+        target="none",
+        met=not scans,
+    )
+
+
+def _accepted(house: House, database: str, tag: str, seconds: float) -> float:
+    house.broker.flushall()
+    with house.web(database) as (port, _):
+        load.post(port, load.write(house.folder / "requests", f"{tag}w", 10_000), 64, 1)
+        return load.post(port, load.write(house.folder / "requests", tag, int(15_000 * seconds)), 64, seconds).rate

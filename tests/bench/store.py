@@ -1,0 +1,73 @@
+"""The bench's own look into the databases: emptied, counted, filled."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+_TABLES = ("inbox_event", "verification_record", "submission", "outbox_action", "usual_event")
+_USUAL = (
+    "CREATE TABLE IF NOT EXISTS usual_event"
+    " (id text PRIMARY KEY, type text, session_id text, created_at {0}, received_at {0})"
+)
+_EVENTS = """
+INSERT INTO inbox_event (id, type, session_id, livemode, created_at, received_at, status, outcome, attempts, waits,
+  due_at, quiet, has_flow, processed_at, session_status, client_reference_id, user_id)
+SELECT 'evt_1Old' || n, 'identity.verification_session.' || k, 'vs_1Old' || n % {records}, false, t, t, 'processed',
+  'applied', 1, 0, t, false, false, t, 'requires_input', 'user_' || n % {records}, 'user_' || n % {records}
+FROM (SELECT n, now() - interval '60 days' * random() AS t,
+    (ARRAY['created', 'processing', 'verified'])[1 + n % 3] AS k FROM generate_series(1, {events}) AS n) AS old"""
+_RECORDS = """
+INSERT INTO verification_record (session_id, status, client_reference_id, user_id, livemode, submissions,
+  client_reference_trusted, change_number, applied_at, applied_rank, created_at, updated_at)
+SELECT 'vs_1Old' || n, 'verified', 'user_' || n, 'user_' || n, false, 1, true, 3, now(), 3, now(), now()
+FROM generate_series(0, {records} - 1) AS n"""
+_SUBMISSIONS = """
+INSERT INTO submission (session_id, report_id)
+SELECT 'vs_1Old' || n, 'vr_1Old' || n FROM generate_series(0, {records} - 1) AS n"""
+_ACTIONS = """
+INSERT INTO outbox_action (session_id, name, cause, status, attempts, waits, due_at, created_at, done_at)
+SELECT 'vs_1Old' || n, 'email_verified', 'verified::vr_1Old' || n, 'done', 1, 0, now(), now(), now()
+FROM generate_series(0, {records} - 1) AS n"""
+
+
+def empty(url: str) -> None:
+    """No rows, and the table of the usual design beside ours."""
+    with _open(url) as execute:
+        if url.startswith("sqlite"):
+            execute(_USUAL.format("text"))
+            for table in _TABLES:
+                execute(f"DELETE FROM {table}")  # noqa: S608  # our own names
+        else:
+            execute(_USUAL.format("timestamptz"))
+            execute(f"TRUNCATE {', '.join(_TABLES)}")
+
+
+def fill(url: str, events: int, records: int) -> None:
+    """Years of work, done. Planned for, vacuumed and written out, so that the measurement does not pay for it."""
+    with _open(url) as execute:
+        for statement in (_EVENTS, _RECORDS, _SUBMISSIONS, _ACTIONS):
+            execute(statement.format(events=events, records=records))
+        execute("VACUUM ANALYZE")
+        execute("CHECKPOINT")
+
+
+def count(url: str, table: str, condition: str = "true") -> int:
+    """Rows."""
+    with _open(url) as execute:
+        return int(execute(f"SELECT count(*) FROM {table} WHERE {condition}").fetchone()[0])  # noqa: S608  # our own words
+
+
+@contextmanager
+def _open(url: str) -> Iterator[Any]:
+    if url.startswith("sqlite"):
+        lite = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, timeout=10)
+        try:
+            yield lite.execute
+        finally:
+            lite.close()
+    else:
+        with psycopg.connect(url, autocommit=True) as connection:
+            yield connection.execute

@@ -1,0 +1,231 @@
+"""Real processes, a seeded schedule of faults, and a comparison of everything with the truth at the end."""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from config.settings import Settings, load
+from handlers.schema import migrate
+from tests.chaos import faults, services
+from tests.chaos.faults import Scene
+from tests.chaos.outside import Application, MailServer
+from tests.chaos.services import Platform
+from tests.chaos.stores import Postgres, Redis, free_port
+from tests.chaos.verdict import REVIEWER, Verdict, judge, read_tables
+from tests.simulator.client import Simulator
+
+SECRET = "whsec_chaos_chaos_chaos_chaos"
+# Deliveries are tried again soon and for long; real Stripe does so for three days.
+RETRIES = [0.2, 0.5, 1.0, *([2.0] * 600)]
+COMES_TO_REST_WITHIN = 300.0  # seconds; a lease is sixty, and several may follow each other
+WAVE = 32  # sessions made at once: two of each scenario
+THREE_SUBMISSIONS = ["submit", "fail:document_expired"] * 3
+
+console = Console(width=150 if not sys.stdout.isatty() else None)
+
+
+def main() -> int:
+    """0 if nothing was lost, wrong, missing or without a cause."""
+    options = _options()
+    folder = options.logs or Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with _scene(options, folder) as (scene, database, logs):
+        drove = _drive_and_rage(scene, options)
+        rested = _wait_for_rest(scene, database)
+        truth, tables = scene.simulator.truth(), read_tables(database)
+        scene.platform.stop()
+        verdict = judge(truth, tables, scene.mail, scene.application, scene.platform.deaths, logs)
+    _add_circumstances(verdict, scene, drove, rested)
+    console.print(_table(verdict, scene, options, time.monotonic() - started))
+    for problem in verdict.problems[:50]:
+        console.print(f"[red]{problem}[/]")
+    if verdict.problems:
+        console.print(f"[red]{len(verdict.problems)} problems; the services' logs are in {folder}[/]")
+        return 1
+    if not options.logs:
+        shutil.rmtree(folder, ignore_errors=True)
+    console.print("[green]Nothing lost, nothing wrong, nothing missing.[/]")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="of the faults and their times (default: 1)")
+    parser.add_argument("--sessions", type=int, default=320, help="verifications to drive (default: 320)")
+    parser.add_argument("--minutes", type=float, default=0.75, help="how long things fail (default: 0.75)")
+    parser.add_argument("--logs", type=Path, help="keep the services' logs here (default: /tmp, and only on failure)")
+    parser.add_argument("--embedded", action="store_true", help="`make run` on SQLite and the embedded Redis instead")
+    return parser.parse_args()
+
+
+@contextmanager
+def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, str, list[Path]]]:
+    with ExitStack() as stack:
+        simulator = stack.enter_context(Simulator.start(seed=options.seed))
+        mail, application = MailServer(options.seed), Application()
+        stack.callback(mail.stop)
+        stack.callback(application.stop)
+        postgres = redis = None
+        if not options.embedded:
+            postgres, redis = Postgres(), Redis(folder)
+            stack.callback(postgres.end)
+            stack.callback(redis.end)
+        environment = _environment(folder, simulator, mail, application)
+        if postgres and redis:
+            environment |= {"DATABASE_URL": postgres.url, "REDIS_URL": redis.url, "WEB_CONCURRENCY": "2"}
+        _migrate(environment)
+        dynos = (services.make_run if options.embedded else services.procfile)(environment, folder)
+        platform = Platform(dynos)
+        stack.callback(_end_all, platform)
+        platform.start()
+        _expect_deliveries(simulator, int(environment["PORT"]))
+        longest = 4.0 if options.minutes < 2 else 8.0 if options.minutes < 5 else 15.0
+        scene = Scene(platform, mail, application, simulator, longest, postgres, redis)
+        yield scene, load(environment).sqlalchemy_url, [dyno.log for dyno in dynos]
+
+
+def _environment(folder: Path, simulator: Simulator, mail: MailServer, application: Application) -> dict[str, str]:
+    ours = {setting.name.upper() for setting in fields(Settings)}
+    return {name: value for name, value in os.environ.items() if name not in ours} | {
+        "VAR_DIR": str(folder / "var"),
+        "PORT": str(free_port()),
+        "STRIPE_WEBHOOK_SECRET": SECRET,
+        "STRIPE_API_KEY": simulator.api_key,
+        "STRIPE_API_BASE": simulator.base,
+        "SMTP_URL": f"smtp://127.0.0.1:{mail.port}",
+        "RETRY_URL": "https://app.example.com/verify/{session_id}",
+        "REVIEW_EMAIL": REVIEWER,
+        "APP_CALLBACK_URL": application.url,
+        "APP_CALLBACK_SECRET": "whsec_" + "Y2hhb3M" * 8,
+        "BACKOFF_SECONDS": "20",  # a fault lasts seconds here
+        "LOG_FORMAT": "json",
+    }
+
+
+def _migrate(environment: dict[str, str]) -> None:
+    os.environ.update(environment)  # this process reads the same settings
+    migrate()
+
+
+def _expect_deliveries(simulator: Simulator, port: int) -> None:
+    url = f"http://127.0.0.1:{port}"
+    answers = services.wait_until(lambda: _answers(port), 60)
+    assert answers, "the web process did not start"
+    simulator.endpoint(
+        f"{url}/webhooks/stripe",
+        secret=SECRET,
+        payload="both",
+        copies=2,
+        shuffle=3.0,
+        schedule=RETRIES,
+        timeout=15.0,
+        concurrency=32,
+    )
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _drive_and_rage(scene: Scene, options: argparse.Namespace) -> float:
+    """Returns how many seconds it took."""
+    began = time.monotonic()
+    until = began + options.minutes * 60
+    kinds = faults.EMBEDDED if options.embedded else faults.FAULTS
+    lanes = [
+        threading.Thread(target=faults.rage, args=(scene, some, options.seed + lane, until))
+        for lane, some in enumerate((kinds, faults.OUTSIDE))
+    ]
+    for lane in lanes:
+        lane.start()
+    made, waves = 0, max(1, options.sessions // WAVE)
+    for wave in range(waves):
+        count = options.sessions * (wave + 1) // waves - made
+        _people(scene.simulator, wave, count)
+        made += count
+        time.sleep(max(0.0, began + options.minutes * 60 * (wave + 1) / waves - time.monotonic()))
+    for lane in lanes:
+        lane.join()
+    return time.monotonic() - began
+
+
+def _people(simulator: Simulator, wave: int, count: int) -> None:
+    def person(words: str) -> dict[str, Any]:
+        return {
+            "provided_details": {"email": f"{words}-{wave}-{{n}}@example.com"},
+            "client_reference_id": f"{words}-{wave}-{{n}}",
+            "metadata": {"user_id": f"user-{words}-{wave}-{{n}}"},
+        }
+
+    # In waves of one scenario's length each, so that a session's events lie apart or in one second.
+    simulator.run(count - 2, "mixed", interleave=wave % 2 == 0, session=person("mixed"))
+    simulator.run(2, steps=THREE_SUBMISSIONS, session=person("limit"))
+
+
+def _wait_for_rest(scene: Scene, database: str) -> float | None:
+    """Seconds from the last fault until nothing waits any more; None if that did not come."""
+    began = time.monotonic()
+
+    def is_at_rest() -> bool:
+        time.sleep(0.5)
+        return bool(scene.simulator.settled()["settled"]) and not read_tables(database).unfinished
+
+    return time.monotonic() - began if services.wait_until(is_at_rest, COMES_TO_REST_WITHIN) else None
+
+
+def _end_all(platform: Platform) -> None:
+    for dyno in platform.dynos.values():
+        if dyno.process and dyno.process.poll() is None:
+            platform.stop()
+            return
+
+
+def _add_circumstances(verdict: Verdict, scene: Scene, drove: float, rested: float | None) -> None:
+    verdict.figures["seconds of faults"] = f"{drove:.0f}"
+    verdict.figures["seconds from the last fault to rest"] = "never" if rested is None else f"{rested:.0f}"
+    if rested is None:
+        verdict.problems.append("it did not come to rest")
+    slowest = scene.platform.slowest_stop()
+    verdict.figures["slowest stop"] = f"{slowest:.1f} s"
+    if slowest > services.STOPS_WITHIN:
+        verdict.problems.append(f"a process needed {slowest:.1f} s to stop")
+    unmeant = [death for death in scene.platform.deaths if not death.meant]
+    verdict.figures["processes that ended by themselves"] = (
+        ", ".join(f"{death.name} with {death.status}" for death in unmeant) or "0"
+    )
+
+
+def _table(verdict: Verdict, scene: Scene, options: argparse.Namespace, took: float) -> Table:
+    where = "SQLite and the embedded Redis" if options.embedded else "PostgreSQL and Redis"
+    table = Table(title=f"Chaos on {where}: {options.sessions} sessions, seed {options.seed}, {took:.0f} s")
+    table.add_column("what")
+    table.add_column("figure")
+    for name, figure in verdict.figures.items():
+        table.add_row(name, str(figure))
+    table.add_section()
+    table.add_row("faults survived", str(scene.happened.total()))
+    for kind, count in sorted(scene.happened.items()):
+        table.add_row(f"  {kind}", str(count))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""What goes wrong: FAULTS for a whole deployment and EMBEDDED for `make run`, each by name, each mended at its end."""
+
+import os
+import random
+import resource
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, repeat
+
+from tests.chaos.outside import Application, MailServer
+from tests.chaos.services import Platform, command_of, descendants, wait_until
+from tests.chaos.stores import Postgres, Redis
+from tests.simulator.client import Simulator
+
+
+@dataclass(slots=True)
+class Scene:
+    """Everything a fault may touch."""
+
+    platform: Platform
+    mail: MailServer
+    application: Application
+    simulator: Simulator
+    longest: float  # seconds a fault lasts
+    postgres: Postgres | None = None
+    redis: Redis | None = None
+    happened: Counter[str] = field(default_factory=Counter)
+    did_not_come_about: dict[str, bool] = field(default_factory=dict)
+
+
+_NEXT_MAIL_WITHIN = 12.0  # seconds
+
+Fault = Callable[[Scene, random.Random], None]
+
+
+def rage(scene: Scene, kinds: Mapping[str, Fault], seed: int, until: float) -> None:
+    """One fault after the other until then, every kind before any comes twice; the same seed does the same."""
+    dice = random.Random(seed)
+    for kind in chain.from_iterable(_shuffled(dice, rounds) for rounds in repeat(list(kinds))):
+        if time.monotonic() > until:
+            return
+        kinds[kind](scene, dice)
+        if not scene.did_not_come_about.pop(kind, None):
+            scene.happened[kind] += 1
+        time.sleep(dice.uniform(0.2, scene.longest / 3))
+
+
+def _shuffled(dice: random.Random, kinds: list[str]) -> list[str]:
+    return dice.sample(kinds, len(kinds))
+
+
+def _a_while(scene: Scene, dice: random.Random) -> float:
+    return dice.uniform(scene.longest / 4, scene.longest)
+
+
+def _kill(name: str, scene: Scene, _: random.Random) -> None:
+    scene.platform.kill(name)
+
+
+def _kill_one_web_process(scene: Scene, dice: random.Random) -> None:
+    processes = scene.platform.dynos["web"].children()
+    if processes:
+        _end(dice.choice(processes))
+
+
+def _deploy(scene: Scene, _: random.Random) -> None:
+    scene.platform.deploy()
+
+
+def _restart_redis(scene: Scene, _: random.Random) -> None:
+    _redis(scene).kill()
+    _redis(scene).start()
+
+
+def _empty_redis(scene: Scene, _: random.Random) -> None:
+    _redis(scene).empty()
+
+
+def _freeze_redis(scene: Scene, dice: random.Random) -> None:
+    _redis(scene).freeze()
+    time.sleep(_a_while(scene, dice))
+    _redis(scene).thaw()
+
+
+def _fill_redis(scene: Scene, dice: random.Random) -> None:
+    _redis(scene).limit_memory(1)
+    time.sleep(_a_while(scene, dice))
+    _redis(scene).limit_memory(0)
+
+
+def _remove_redis(scene: Scene, dice: random.Random) -> None:
+    _redis(scene).kill()
+    time.sleep(_a_while(scene, dice))
+    _redis(scene).start()
+
+
+def _restart_postgres(scene: Scene, _: random.Random) -> None:
+    _postgres(scene).stop()
+    _postgres(scene).start()
+
+
+def _cut_postgres(scene: Scene, dice: random.Random) -> None:
+    for _ in range(dice.randint(1, 5)):
+        _postgres(scene).cut_connections()
+        time.sleep(dice.uniform(0, 0.5))
+
+
+def _freeze_postgres(scene: Scene, dice: random.Random) -> None:
+    _postgres(scene).freeze()
+    time.sleep(_outage(scene, dice))
+    _postgres(scene).thaw()
+
+
+def _remove_postgres(scene: Scene, dice: random.Random) -> None:
+    _postgres(scene).stop()
+    time.sleep(_outage(scene, dice))
+    _postgres(scene).start()
+
+
+def _outage(scene: Scene, dice: random.Random) -> float:
+    whole_minute = scene.longest >= 10 and dice.random() < 0.2
+    return 60.0 if whole_minute else _a_while(scene, dice)
+
+
+def _mail(mood: str, scene: Scene, dice: random.Random) -> None:
+    scene.mail.set_mood(mood)
+    time.sleep(_a_while(scene, dice))
+    scene.mail.set_mood("well")
+
+
+def _kill_the_sender(kill: Fault, scene: Scene, dice: random.Random) -> None:
+    """In the one window that can send a mail twice: it is accepted, and nobody has written that down."""
+    scene.mail.at_next_acceptance = partial(kill, scene, dice)
+    if not wait_until(lambda: scene.mail.at_next_acceptance is None, _NEXT_MAIL_WITHIN):
+        scene.did_not_come_about["worker killed as a mail is accepted"] = True
+    scene.mail.at_next_acceptance = None
+
+
+def _stripe(trouble: dict[str, object], scene: Scene, dice: random.Random) -> None:
+    scene.simulator.post("/faults", {"count": None, "path": "/v1/", **trouble})
+    time.sleep(_a_while(scene, dice))
+    scene.simulator.clear_faults()
+
+
+def _application(status: int, delay: float, scene: Scene, dice: random.Random) -> None:
+    scene.application.status, scene.application.delay = status, delay
+    time.sleep(_a_while(scene, dice))
+    scene.application.status, scene.application.delay = 200, 0.0
+
+
+def _kill_part(words: str, scene: Scene, _: random.Random) -> None:
+    scene.platform.dynos["all"].expect_end()
+    for pid in _parts(scene, words):
+        _end(pid)
+
+
+def _freeze_part(words: str, scene: Scene, dice: random.Random) -> None:
+    with _stopped(_parts(scene, words)):
+        time.sleep(_a_while(scene, dice))
+
+
+def _fill_disk(scene: Scene, dice: random.Random) -> None:
+    """Every write of a file by web and worker fails, as on a full disk."""
+    with _limited([*_parts(scene, "receiver"), *_parts(scene, "worker --pool")]):
+        time.sleep(_a_while(scene, dice))
+
+
+def _parts(scene: Scene, words: str) -> list[int]:
+    process = scene.platform.dynos["all"].process
+    pids = descendants(process.pid) if process else []
+    return [pid for pid in pids if words in command_of(pid)]
+
+
+def _end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def _stopped(pids: list[int]) -> Iterator[None]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    yield
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def _limited(pids: list[int]) -> Iterator[None]:
+    for pid in pids:
+        _limit_files(pid, 1)
+    yield
+    for pid in pids:
+        _limit_files(pid, resource.RLIM_INFINITY)
+
+
+def _limit_files(pid: int, size: int) -> None:
+    with suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def _redis(scene: Scene) -> Redis:
+    assert scene.redis is not None
+    return scene.redis
+
+
+def _postgres(scene: Scene) -> Postgres:
+    assert scene.postgres is not None
+    return scene.postgres
+
+
+OUTSIDE: dict[str, Fault] = {
+    "mail slow": partial(_mail, "slow"),
+    "mail 451": partial(_mail, "busy"),
+    "mail 450 to some": partial(_mail, "picky"),
+    "mail 550 to some": partial(_mail, "strict"),
+    "mail hanging": partial(_mail, "hanging"),
+    "mail answering late": partial(_mail, "late"),
+    "mail away": partial(_mail, "away"),
+    "Stripe 500": partial(_stripe, {"status": 500}),
+    "Stripe 429": partial(_stripe, {"status": 429}),
+    "Stripe slow": partial(_stripe, {"delay": 2.0}),
+    "Stripe hanging": partial(_stripe, {"hang": True}),
+    "application 500": partial(_application, 500, 0.0),
+    "application slow": partial(_application, 200, 3.0),
+}
+FAULTS: dict[str, Fault] = {
+    "web killed": partial(_kill, "web"),
+    "one web process killed": _kill_one_web_process,
+    "worker killed": partial(_kill, "worker"),
+    "worker killed as a mail is accepted": partial(_kill_the_sender, partial(_kill, "worker")),
+    "clock killed": partial(_kill, "clock"),
+    "deploy": _deploy,
+    "Redis restarted empty": _restart_redis,
+    "Redis emptied": _empty_redis,
+    "Redis frozen": _freeze_redis,
+    "Redis out of memory": _fill_redis,
+    "Redis unreachable": _remove_redis,
+    "PostgreSQL restarted": _restart_postgres,
+    "PostgreSQL connections cut": _cut_postgres,
+    "PostgreSQL frozen": _freeze_postgres,
+    "PostgreSQL unreachable": _remove_postgres,
+}
+EMBEDDED: dict[str, Fault] = {
+    "everything killed": partial(_kill, "all"),
+    "web killed": partial(_kill_part, "receiver"),
+    "worker killed": partial(_kill_part, "worker --pool"),
+    "worker killed as a mail is accepted": partial(_kill_the_sender, partial(_kill_part, "worker --pool")),
+    "clock killed": partial(_kill_part, "worker.app beat"),
+    "Redis killed": partial(_kill_part, "redis-server"),
+    "Redis frozen": partial(_freeze_part, "redis-server"),
+    "restart": _deploy,
+    "disk full": _fill_disk,
+}

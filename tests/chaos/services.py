@@ -1,0 +1,189 @@
+"""The processes under test, each restarted when it dies, as a dyno manager does."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from worker.run import PROCFILE
+
+ROOT = PROCFILE.parent
+STOPS_WITHIN = 30.0  # seconds from SIGTERM to SIGKILL at Heroku
+_GLANCE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """One end of one process: when it began and was over, its exit status, and whether it was our doing."""
+
+    name: str
+    began: float
+    ended: float
+    status: int
+    meant: bool
+
+
+@dataclass(slots=True)
+class Dyno:
+    """One process type and what it has started: a process group of its own, and one log for all its lives."""
+
+    name: str
+    command: list[str]
+    environment: Mapping[str, str]
+    log: Path
+    process: "subprocess.Popen[bytes] | None" = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    dooms: dict[int, float] = field(default_factory=dict)  # by pid: since when it is meant to end
+
+    def start(self) -> None:
+        """Runs it."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=ROOT,
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def signal(self, number: int) -> None:
+        """To the whole group, as a dyno gets it."""
+        with self.lock:
+            if self.process is None or self.process.poll() is not None:
+                return
+            self.dooms.setdefault(self.process.pid, time.time())
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+    def expect_end(self) -> None:
+        """What happens to its parts will end it."""
+        with self.lock:
+            if self.process is not None and self.process.poll() is None:
+                self.dooms.setdefault(self.process.pid, time.time())
+
+    def children(self) -> list[int]:
+        """Direct children's pids."""
+        return children(self.process.pid) if self.process else []
+
+
+class Platform:
+    """Keeps dynos running."""
+
+    def __init__(self, dynos: list[Dyno]) -> None:
+        self.dynos = {dyno.name: dyno for dyno in dynos}
+        self.deaths: list[Death] = []
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="platform", daemon=True)
+
+    def start(self) -> None:
+        """Starts all, and watches them from then on."""
+        for dyno in self.dynos.values():
+            dyno.start()
+        self._thread.start()
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to everything of one dyno."""
+        self.dynos[name].signal(signal.SIGKILL)
+
+    def deploy(self, *names: str) -> None:
+        """SIGTERM, after thirty seconds SIGKILL, and a new start."""
+        dynos = [self.dynos[name] for name in names or self.dynos]
+        running = [(dyno, dyno.process) for dyno in dynos if dyno.process]
+        for dyno, _ in running:
+            dyno.signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOPS_WITHIN
+        for dyno, process in running:
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(_GLANCE)
+            if process.poll() is None:
+                dyno.signal(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """The end of all."""
+        self._ending.set()
+        self._thread.join()
+        self.deploy()
+        for dyno in self.dynos.values():
+            if dyno.process:
+                with suppress(ProcessLookupError):
+                    os.killpg(dyno.process.pid, signal.SIGKILL)
+                dyno.process.wait()
+                self._note(dyno, dyno.process)
+
+    def slowest_stop(self) -> float:
+        """Seconds from a SIGTERM or SIGKILL to the end."""
+        return max((death.ended - death.began for death in self.deaths if death.meant), default=0.0)
+
+    def _watch(self) -> None:
+        while not self._ending.wait(_GLANCE):
+            for dyno in self.dynos.values():
+                with dyno.lock:
+                    process = dyno.process
+                    if process is None or process.poll() is None:
+                        continue
+                    with suppress(ProcessLookupError):  # what a killed parent left behind goes with its dyno
+                        os.killpg(process.pid, signal.SIGKILL)
+                    self._note(dyno, process)
+                    dyno.start()
+
+    def _note(self, dyno: Dyno, process: "subprocess.Popen[bytes]") -> None:
+        began = dyno.dooms.pop(process.pid, None)
+        now = time.time()
+        self.deaths.append(Death(dyno.name, began or now, now, process.returncode, began is not None))
+
+
+def procfile(environment: Mapping[str, str], logs: Path) -> list[Dyno]:
+    """Web, worker and clock as the Procfile has them, but web for this machine only."""
+    lines = dict(line.split(": ", 1) for line in PROCFILE.read_text().splitlines())
+    commands = {"web": "python -m receiver", "worker": lines["worker"], "clock": lines["clock"]}
+    return [
+        Dyno(name, [sys.executable, *shlex.split(command)[1:]], environment, logs / f"{name}.log")
+        for name, command in commands.items()
+    ]
+
+
+def make_run(environment: Mapping[str, str], logs: Path) -> list[Dyno]:
+    """Everything in one, as `make run` has it."""
+    return [Dyno("all", [sys.executable, "-m", "worker", "run"], environment, logs / "all.log")]
+
+
+def children(pid: int) -> list[int]:
+    """The pids of its direct children."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError, IndexError):
+            if entry.name.isdecimal() and int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def descendants(pid: int) -> list[int]:
+    """The pids of all that came from it."""
+    return [one for child in children(pid) for one in (child, *descendants(child))]
+
+
+def command_of(pid: int) -> str:
+    """How it was started."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
+    """Whether it came to hold in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_GLANCE)
+    return True

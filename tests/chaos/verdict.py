@@ -1,0 +1,288 @@
+"""Compares every record, mail and call with the simulator's truth, and gives each double mail its cause."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import Session, select
+
+from config.database import connect
+from handlers.error_codes import OWED, classify
+from handlers.mailer import _digest
+from handlers.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
+from tests.chaos.outside import Accepted, Application, MailServer
+from tests.chaos.services import Death
+
+REVIEWER = "reviewer@example.com"
+LIMIT = 3  # SUBMISSION_LIMIT's default
+Key = tuple[str, str, str]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was found; each problem a sentence."""
+
+    figures: dict[str, int | str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def must_be_none(self, name: str, found: Iterable[str]) -> None:
+        """A figure that is zero, or else a reason to fail."""
+        listed = list(found)
+        self.figures[name] = len(listed)
+        self.problems += [f"{name}: {one}" for one in listed]
+
+
+@dataclass(slots=True)
+class Tables:
+    """The database as it stands."""
+
+    events: dict[str, InboxEvent]
+    records: dict[str, VerificationRecord]
+    actions: list[OutboxAction]
+
+    @property
+    def unfinished(self) -> int:
+        """Rows that still wait."""
+        waiting = sum(event.status == InboxStatus.RECEIVED for event in self.events.values())
+        return waiting + sum(action.status == ActionStatus.PENDING for action in self.actions)
+
+
+def read_tables(url: str) -> Tables:
+    """Everything there is."""
+    engine = connect(url)
+    with Session(engine) as session:
+        tables = Tables(
+            {event.id: event for event in session.exec(select(InboxEvent))},
+            {record.session_id: record for record in session.exec(select(VerificationRecord))},
+            list(session.exec(select(OutboxAction))),
+        )
+    engine.dispose()
+    return tables
+
+
+def judge(
+    truth: dict[str, Any],
+    tables: Tables,
+    mail: MailServer,
+    application: Application,
+    deaths: list[Death],
+    logs: Iterable[Path],
+) -> Verdict:
+    """Needs a service that has come to rest."""
+    verdict = Verdict()
+    _judge_events(verdict, truth, tables)
+    verdict.must_be_none("wrong records", _wrong_records(truth, tables))
+    _judge_mails(verdict, truth, tables, mail)
+    verdict.must_be_none("calls of the application missing", _missing_calls(tables, application))
+    verdict.must_be_none("rows unfinished", ["rows"] * tables.unfinished)
+    verdict.must_be_none("dead rows unexplained", _unexplained_dead(tables, mail))
+    verdict.figures["dead rows explained (550 to this recipient)"] = sum(
+        action.status == ActionStatus.DEAD for action in tables.actions
+    ) - sum("outbox" in one for one in _unexplained_dead(tables, mail))
+    verdict.figures["slowest event, from receipt to its end"] = _slowest(
+        (event.received_at, event.processed_at) for event in tables.events.values()
+    )
+    verdict.figures["slowest action, from owed to its end"] = _slowest(
+        (action.created_at, action.done_at) for action in tables.actions
+    )
+    causes = _causes_of_second_mails(tables, mail.accepted, deaths, list(_lines(logs)))
+    verdict.figures["mails sent twice"] = sum(causes.values())
+    for cause, count in sorted(causes.items()):
+        verdict.figures[f"  {cause}"] = count
+    verdict.must_be_none("mails sent twice without a cause", ["mail"] * causes["unexplained"])
+    return verdict
+
+
+def _slowest(spans: Iterable[tuple[datetime, datetime | None]]) -> str:
+    return f"{max((end - start).total_seconds() for start, end in spans if end):.0f} s"
+
+
+def _judge_events(verdict: Verdict, truth: dict[str, Any], tables: Tables) -> None:
+    deliveries = truth["deliveries"]
+    answers = Counter(attempt["code"] or "no answer" for one in deliveries for attempt in one["attempts"])
+    accepted = {one["event"] for one in deliveries if any(attempt["code"] == 200 for attempt in one["attempts"])}
+    verdict.figures["deliveries"] = sum(answers.values())
+    verdict.figures["  answered"] = ", ".join(f"{code}: {count}" for code, count in sorted(answers.items(), key=str))
+    verdict.figures["events accepted"] = len(accepted)
+    verdict.must_be_none("lost", sorted(accepted - tables.events.keys()))
+    verdict.must_be_none("never accepted", sorted({event["id"] for event in truth["events"]} - accepted))
+    verdict.must_be_none(
+        "events nobody sent", sorted(tables.events.keys() - {event["id"] for event in truth["events"]})
+    )
+
+
+def _wrong_records(truth: dict[str, Any], tables: Tables) -> Iterator[str]:
+    submissions = Counter(report["session"] for report in truth["reports"])
+    for session in truth["sessions"]:
+        record = tables.records.get(session["id"])
+        if record is None:
+            yield f"{session['id']} has no record"
+            continue
+        redacted = session["redaction"] is not None
+        true = [
+            session["status"],
+            (session["last_error"] or {}).get("code"),
+            session["last_verification_report"],
+            submissions[session["id"]],
+            redacted,
+            None if redacted else session["client_reference_id"],
+            None if redacted else session["metadata"].get("user_id"),
+        ]
+        held = [
+            record.status,
+            record.last_error_code,
+            record.last_report_id,
+            record.submissions,
+            record.redacted_at is not None,
+            record.client_reference_id,
+            record.user_id,
+        ]
+        if held != true:
+            yield f"{session['id']} holds {held} instead of {true}"
+
+
+def _judge_mails(verdict: Verdict, truth: dict[str, Any], tables: Tables, mail: MailServer) -> None:
+    sent = Counter(one.message_id for one in mail.accepted)
+    owed = dict(_owed_at_the_end(truth))
+    allowed = {_message_id(key): key for key in _ever_owed(truth)}
+    dead = {_key(action) for action in tables.actions if action.status == ActionStatus.DEAD}
+    verdict.figures["mails sent"] = len(sent)
+    verdict.must_be_none(
+        "mails missing",
+        (f"{key} to {to}" for key, to in owed.items() if not sent[_message_id(key)] and key not in dead),
+    )
+    verdict.must_be_none("mails nobody owed", sorted(sent.keys() - allowed.keys()))
+    recipients = {session["id"]: (session["provided_details"] or {}).get("email") for session in truth["sessions"]}
+    verdict.must_be_none(
+        "mails to somebody else",
+        (
+            one.message_id
+            for one in mail.accepted
+            if one.message_id in allowed
+            and one.recipient not in (recipients[allowed[one.message_id][0]], REVIEWER)
+            and recipients[allowed[one.message_id][0]] != "[redacted]"
+        ),
+    )
+
+
+def _owed_at_the_end(truth: dict[str, Any]) -> Iterator[tuple[Key, str]]:
+    """What must have been sent, as nothing came after it that could have made it needless."""
+    submissions = Counter(report["session"] for report in truth["reports"])
+    for session in truth["sessions"]:
+        code = (session["last_error"] or {}).get("code")
+        status, report = session["status"], session["last_verification_report"] or ""
+        if session["redaction"] is not None:
+            continue
+        if submissions[session["id"]] >= LIMIT:
+            yield (session["id"], "alert_review", "submission_limit"), REVIEWER
+        email = session["provided_details"]["email"]
+        if status == "verified":
+            yield (session["id"], "email_verified", f"verified::{report}"), email
+        elif status == "canceled":
+            yield (session["id"], "email_canceled", "canceled"), email
+        elif status == "requires_input" and code and submissions[session["id"]] < LIMIT:
+            name = OWED[classify(code)]
+            yield (
+                (session["id"], name, f"requires_input:{code}:{report}"),
+                REVIEWER if name == "alert_review" else email,
+            )
+
+
+def _ever_owed(truth: dict[str, Any]) -> set[Key]:
+    """The keys of all mails that any state a session ever was in may have caused."""
+    keys: set[Key] = set()
+    for event in truth["events"]:
+        if event["thin"]:
+            continue
+        session = event["body"]["data"]["object"]
+        code, report = (session["last_error"] or {}).get("code"), session["last_verification_report"] or ""
+        kind = event["type"].rpartition(".")[2]
+        if kind == "verified":
+            keys.add((session["id"], "email_verified", f"verified::{report}"))
+        elif kind == "canceled":
+            keys.add((session["id"], "email_canceled", "canceled"))
+        elif kind == "requires_input":
+            keys.add((session["id"], OWED[classify(code)], f"requires_input:{code}:{report}"))
+        keys.add((session["id"], "alert_review", "submission_limit"))
+    return keys
+
+
+def _missing_calls(tables: Tables, application: Application) -> Iterator[str]:
+    for session_id, record in tables.records.items():
+        told = application.told.get(session_id, [])
+        missing = set(range(1, record.change_number + 1)) - {number for number, _ in told}
+        if missing:
+            yield f"{session_id} was not told of {sorted(missing)}"
+        if told and max(told)[1] != record.status:
+            yield f"{session_id} was told {max(told)} at last, and is {record.status}"
+
+
+def _unexplained_dead(tables: Tables, mail: MailServer) -> Iterator[str]:
+    for event in tables.events.values():
+        if event.status == InboxStatus.DEAD:
+            yield f"inbox {event.id}: {event.last_error} after {event.attempts} attempts, {event.waits} waits"
+    for action in tables.actions:
+        if action.status == ActionStatus.DEAD and not (
+            action.last_error == "the SMTP server answered 550" and mail.refused_for_ever
+        ):
+            yield f"outbox {action.id} {action.name}: {action.last_error} after {action.attempts} attempts"
+
+
+def _causes_of_second_mails(
+    tables: Tables, accepted: list[Accepted], deaths: list[Death], lines: list[dict[str, Any]]
+) -> Counter[str]:
+    """For every mail that was accepted again: what kept the acceptance before it from being committed."""
+    ids = {_message_id(_key(action)): action.id for action in tables.actions}
+    said: defaultdict[int, list[tuple[float, str]]] = defaultdict(list)
+    for line in lines:
+        if isinstance(line.get("action_id"), int) and str(line.get("event", "")).startswith("action."):
+            said[line["action_id"]].append((datetime.fromisoformat(line["timestamp"]).timestamp(), line["event"]))
+    by_mail: defaultdict[str, list[Accepted]] = defaultdict(list)
+    for one in accepted:
+        by_mail[one.message_id].append(one)
+    causes: Counter[str] = Counter()
+    for message_id, times in by_mail.items():
+        for one, next_one in pairwise(times):
+            between = [event for at, event in said[ids.get(message_id) or 0] if one.at <= at <= next_one.at]
+            killed = any(death.name in ("worker", "all") and one.at <= death.ended <= next_one.at for death in deaths)
+            causes[_cause(one, between, killed=killed)] += 1
+    return causes
+
+
+def _cause(one: Accepted, said: list[str], *, killed: bool) -> str:
+    if "action.done" in said:
+        return "unexplained"
+    if one.late:
+        return "accepted, but its answer came too late"
+    if "action.unrecorded" in said or "action.claim_lost" in said:
+        return "accepted, and the database was away at the commit"
+    if killed:
+        return "accepted, and the worker was killed before its commit"
+    if "action.put_back" in said:
+        return "accepted, but its answer was cut off"
+    return "unexplained"
+
+
+def _lines(logs: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    for path in logs:
+        for line in path.read_text(errors="replace").splitlines():
+            _, brace, rest = line.partition("{")
+            if brace and '"action_id"' in rest:
+                try:
+                    found = json.loads(brace + rest)
+                except ValueError:  # cut off by a kill
+                    continue
+                yield found
+
+
+def _key(action: OutboxAction) -> Key:
+    return action.session_id, action.name, action.cause
+
+
+def _message_id(key: Key) -> str:
+    return f"<{_digest(key)}@localhost>"

@@ -1,0 +1,51 @@
+"""Fixtures: each test in an environment, a folder and, if it asks for one, a database of its own."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings
+from tests import databases
+from tests.servers import FakeStripe, fake_stripe
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    databases.keep_templates_in(tmp_path_factory.mktemp("templates"))
+    yield
+    databases.drop_templates()
+    databases.leave_server()
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """No setting but VAR_DIR, and nothing remembered of another test's."""
+    for field in fields(Settings):
+        monkeypatch.delenv(field.name.upper(), raising=False)
+    monkeypatch.setenv("VAR_DIR", str(tmp_path / "var"))
+    databases.forget_process_state()
+    yield monkeypatch
+    databases.forget_process_state()
+
+
+@pytest.fixture
+def database_url(tmp_path: Path, environment: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty migrated database, in use by this process."""
+    with databases.fresh_database(tmp_path) as url:
+        environment.setenv("DATABASE_URL", url)
+        databases.forget_process_state()
+        yield url
+        databases.forget_process_state()
+
+
+@pytest.fixture
+def stripe_server(environment: pytest.MonkeyPatch) -> Iterator[FakeStripe]:
+    """A Stripe of our own, and a key for it."""
+    with fake_stripe() as stripe:
+        environment.setenv("STRIPE_API_BASE", stripe.url)
+        environment.setenv("STRIPE_API_KEY", "sk_test_made_up_for_tests")
+        databases.forget_process_state()
+        yield stripe
+        databases.forget_process_state()

@@ -1,0 +1,1 @@
+"""`make demo`: the service at work on made-up persons."""

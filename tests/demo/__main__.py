@@ -1,0 +1,216 @@
+"""Starts a local Stripe and the service on the embedded default, lets people be verified, and shows what happened."""
+
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests import shapes
+from tests.demo.people import DELIVERED, DELIVERIES, PEOPLE
+from tests.payloads.expected import Outcome
+from tests.service import Mail, Service, free_port
+from tests.simulator.client import Simulator
+from worker.replay import replay
+
+SECRET = "whsec_demo00000000000000000000"
+REVIEWER = "review@example.com"
+DAY, MOMENT = 86_400.0, 20.0  # seconds between what somebody does
+WIDTH = 120  # where the output is no terminal
+
+console = Console(width=None if sys.stdout.isatty() else WIDTH)
+
+
+def main() -> int:
+    """0 if every session, action and delivery came out as expected."""
+    watch = Stopwatch()
+    port = free_port()
+    settings = {
+        "STRIPE_WEBHOOK_SECRET": SECRET,
+        "STRIPE_API_KEY": Simulator.api_key,
+        "STRIPE_API_BASE": f"http://127.0.0.1:{port}",
+        "REVIEW_EMAIL": REVIEWER,
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="identity-demo-") as folder,
+        Service(Path(folder), **settings) as service,
+        Simulator.start(port, seed=1) as stripe,
+    ):
+        service.wait_ready()
+        watch.lap("start web, worker, clock, Redis and a local Stripe")
+        demo = Demo(stripe, service)
+        demo.live()
+        watch.lap("live, deliver, apply and act")
+        outcomes, answers, mails = demo.outcomes(), demo.answers(), service.mails()
+    watch.lap("stop")
+    _show(outcomes, demo.mails_of(mails))
+    console.print("Deliveries: " + ", ".join(f"{count} {answer}" for answer, count in sorted(answers.items())) + ".")
+    console.print(f"Mails: {len(mails)}.")
+    console.print(watch.report())
+    if outcomes == {name: person.outcome for name, person in PEOPLE.items()} and answers == DELIVERIES:
+        console.print("[green]All as expected.[/]")
+        return 0
+    console.print("[red]Not as expected: see tests/demo/people.py.[/]")
+    return 1
+
+
+class Stopwatch:
+    """How long each part took."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._laps: list[str] = []
+
+    def lap(self, name: str) -> None:
+        """Ends a part."""
+        now = time.monotonic()
+        self._laps.append(f"{name} {now - self._started:.1f} s")
+        self._started = now
+
+    def report(self) -> str:
+        """All parts in a line."""
+        return "Time: " + ", ".join(self._laps) + "."
+
+
+class Demo:
+    """The people, their Stripe and the service. Whenever the next step could race with the last, it waits for quiet."""
+
+    def __init__(self, stripe: Simulator, service: Service) -> None:
+        self.stripe = stripe
+        self.service = service
+        self.ids: dict[str, str] = {}
+        self.by_strangers: Counter[str] = Counter()
+        longest = max(len(person.days) for person in PEOPLE.values())
+        self.now = -longest * DAY  # Stripe's clock, against ours
+
+    def live(self) -> None:
+        """Everybody's first day, then everybody's second, and so on."""
+        self.stripe.endpoint(self.service.url, secret=SECRET, concurrency=1)
+        for day in range(max(len(person.days) for person in PEOPLE.values())):
+            for name, person in PEOPLE.items():
+                if day < len(person.days):
+                    self._live(name, day)
+            self._wait_for_quiet()
+            self.now += DAY
+        self._forge_and_stray()
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """Everybody's record, and what became of what was owed."""
+        return {name: self._outcome(session_id) for name, session_id in self.ids.items()}
+
+    def answers(self) -> Counter[str]:
+        """What the service said to Stripe's deliveries and to the others."""
+        attempts = [attempt for delivery in self.stripe.deliveries() for attempt in delivery["attempts"]]
+        said = (
+            json.loads(one["body"])["outcome"] if one["code"] == 200 else f"refused ({one['code']})" for one in attempts
+        )
+        return Counter(said) + self.by_strangers
+
+    def mails_of(self, mails: list[Mail]) -> dict[str, list[Mail]]:
+        """The mails to everybody, and those about them to the reviewer."""
+        return {
+            name: [mail for mail in mails if mail.to == _address(name) or session_id in mail.text]
+            for name, session_id in self.ids.items()
+        }
+
+    def _live(self, name: str, day: int) -> None:
+        person = PEOPLE[name]
+        with self._delivered(person.delivered):
+            if day == 0:
+                self.ids[name] = self._create(name)
+            for step in person.days[day].split():
+                self._pass_time()
+                action, _, code = step.partition(":")
+                self.stripe.act(self.ids[name], action, **({"code": code} if code else {}), finish=action == "redact")
+        if person.delivered == "shuffled":
+            self.stripe.release("shuffled")
+        if person.delivered == "last first":
+            self._wait_for_quiet()
+            self.stripe.release("reversed", limit=1)
+            self._wait_for_quiet()  # done, and so what comes now is late for certain
+            self.stripe.release("reversed")
+
+    def _create(self, name: str) -> str:
+        self._pass_time()
+        return self.stripe.create(
+            email=_address(name) if PEOPLE[name].has_address else None,
+            client_reference_id=f"ref_{name.lower()}",
+            metadata={"user_id": f"user_{name.lower()}"},
+        )
+
+    @contextmanager
+    def _delivered(self, how: str) -> Iterator[None]:
+        policy = DELIVERED[how]
+        if policy:
+            self.stripe.change_endpoint(self.service.url, **policy)
+        if how == "as twins":
+            self.stripe.settings(twins=True)
+        yield
+        if policy:
+            self.stripe.change_endpoint(self.service.url, **dict.fromkeys(policy))
+        if how == "as twins":
+            self.stripe.settings(twins=False)
+
+    def _pass_time(self) -> None:
+        self.now += MOMENT
+        self.stripe.clock(offset=self.now)
+
+    def _wait_for_quiet(self) -> None:
+        """Nothing is on its way or left to do. An action may make Stripe send an event, so nothing may have come up."""
+
+        def is_quiet() -> bool:
+            before = self.stripe.settled()
+            return bool(before["settled"]) and self.service.is_quiet() and self.stripe.settled() == before
+
+        self.service.wait_until(is_quiet)
+
+    def _forge_and_stray(self) -> None:
+        success = shapes.event("evt_forged", "verified", int(time.time()), shapes.session(self.ids["Kira"], "verified"))
+        payment = success | {"id": "evt_stray", "type": "payment_intent.succeeded"}
+        self.by_strangers += replay([success], self.service.url, "whsec_somebody_else")
+        self.by_strangers += replay([payment], self.service.url, SECRET)
+        self._wait_for_quiet()
+
+    def _outcome(self, session_id: str) -> Outcome:
+        record = self.service.record(session_id) or {"status": "none", "submissions": 0, "last_error_code": None}
+        return Outcome(
+            record["status"],
+            record["submissions"],
+            record["last_error_code"],
+            tuple(self.service.actions(session_id)),
+            record.get("redacted_at") is not None,
+        )
+
+
+def _address(name: str) -> str:
+    return f"{name.lower()}@example.com"
+
+
+def _show(outcomes: dict[str, Outcome], mails: dict[str, list[Mail]]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold underline")
+    for heading in ("session", "what happened at Stripe", "record", "submis-\nsions"):
+        table.add_column(heading)
+    table.add_column("error code", min_width=25)
+    table.add_column("actions", min_width=23)
+    table.add_column("mail\nfiles", min_width=7)
+    for name, outcome in outcomes.items():
+        table.add_row(
+            name,
+            PEOPLE[name].story,
+            f"{outcome.status},\nredacted" if outcome.redacted else outcome.status,
+            str(outcome.submissions),
+            outcome.code,
+            "\n".join(outcome.actions) or "none owed",
+            "\n".join(f"{mail.file[:6]}…" for mail in mails[name]),
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""What README says works as it is written: its commands, on free ports and in a folder of their own."""
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import cli
+from tests.service import PATIENCE, ROOT, answers, free_port, without_settings
+from tests.simulator.client import Simulator
+
+pytestmark = pytest.mark.e2e
+
+SAID = (ROOT / "README.md").read_text()
+SECTIONS = dict(re.findall(r"^##+ ([^\n]+)\n(.*?)(?=^##|\Z)", SAID, re.MULTILINE | re.DOTALL))
+KEY = "sk_test_simulator0000000000000000"
+
+
+class Reader:
+    """Types the blocks of one section, each in a terminal of its own. The sandbox is a simulator that runs already."""
+
+    def __init__(self, folder: Path, section: str, sandbox: Simulator | None = None) -> None:
+        self.folder = folder
+        self.blocks = re.findall(r"^```sh\n# ([^\n]+)\n(.*?)^```", SECTIONS[section], re.MULTILINE | re.DOTALL)
+        self.stripe = sandbox or Simulator(f"http://127.0.0.1:{free_port()}")
+        self.port, self.stripe_port = str(free_port()), self.stripe.base.rpartition(":")[2]
+        self.looks = 0  # into the mail folder
+        self.terminals: list[subprocess.Popen[bytes]] = []
+        path = f"{folder / 'bin'}:{os.environ['PATH']}"
+        ports = {"PORT": self.port, "STRIPE_PORT": self.stripe_port, "STRIPE_API_BASE": self.stripe.base}
+        self.environment = without_settings() | cli.environment(folder) | ports
+        self.environment |= {"VAR_DIR": str(folder / "var"), "PATH": path}
+        self._put_stripe_on_path(f"--api-base {self.stripe.base}" if sandbox else "")
+
+    def type_all(self) -> None:
+        """Everything that keeps running is up before the next block is typed."""
+        for number, (terminal, commands) in enumerate(self.blocks):
+            output = self.folder / f"terminal-{number}.log"
+            if "keeps running" in terminal:
+                self._start(commands, output)
+            else:
+                self._run(commands, output)
+
+    def stop(self) -> None:
+        """Ctrl-C in every terminal, the newest first."""
+        for process in reversed(self.terminals):
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(process.pid, signal.SIGINT)
+            process.wait(PATIENCE)
+
+    def wait_until(self, holds: Callable[[], object]) -> None:
+        until = time.monotonic() + PATIENCE
+        while not holds():
+            logs = "\n".join(path.read_text(errors="replace")[-3000:] for path in self.folder.glob("terminal-*.log"))
+            assert time.monotonic() < until, logs
+            assert all(process.poll() is None for process in self.terminals), logs
+            time.sleep(0.1)
+
+    def records(self) -> list[tuple[str, str, str]]:
+        with closing(sqlite3.connect(self.folder / "var" / "identity.db", timeout=30)) as database:
+            return database.execute("SELECT status, client_reference_id, user_id FROM verification_record").fetchall()
+
+    def subjects(self) -> list[str]:
+        mails = [path.read_text() for path in (self.folder / "var" / "mail").glob("*.eml")]
+        return sorted(re.findall(r"^Subject: (.+)$", "\n".join(mails), re.MULTILINE))
+
+    def _start(self, commands: str, output: Path) -> None:
+        with output.open("wb") as log:
+            process = subprocess.Popen(
+                ["bash", "-ec", self._here(commands)],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.terminals.append(process)
+        if "make run" in commands:
+            self.wait_until(
+                lambda: answers(f"http://127.0.0.1:{self.port}/readyz") and "Connected" in output.read_text()
+            )
+        elif "stripe listen" in commands:
+            self.wait_until(lambda: "Ready!" in output.read_text())
+        else:
+            self.wait_until(lambda: answers(f"{self.stripe.base}/_control/ready"))
+
+    def _run(self, commands: str, output: Path) -> None:
+        if "var/mail" in commands:
+            self.looks += 1
+            self.wait_until(lambda: len(self.subjects()) == self.looks)  # "within seconds" there is one more
+        ran = subprocess.run(
+            ["bash", "-ec", self._here(commands)],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        output.write_text(ran.stdout + ran.stderr)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+
+    def _here(self, commands: str) -> str:
+        for written, here in (
+            ("12111", self.stripe_port),
+            ("8000", self.port),
+            (" var/", f" {self.folder}/var/"),
+            ("-m tests.simulator\n", f"-m tests.simulator --port {self.stripe_port}\n"),
+            ("sk_test_…", KEY),
+        ):
+            commands = commands.replace(written, here)
+        return commands
+
+    def _put_stripe_on_path(self, options: str) -> None:
+        """The CLI as `stripe`; for the sandbox's commands, which name no backend, with ours behind them."""
+        shim = self.folder / "bin" / "stripe"
+        shim.parent.mkdir()
+        shim.write_text(f'#!/bin/sh\nexec {cli.binary()} "$@" {options}\n')
+        shim.chmod(0o755)
+
+
+@contextmanager
+def reading(folder: Path, section: str, sandbox: Simulator | None = None) -> Iterator[Reader]:
+    reader = Reader(folder, section, sandbox)
+    try:
+        reader.type_all()
+        yield reader
+    finally:
+        reader.stop()
+
+
+def test_the_commands_for_the_local_stripe(tmp_path: Path) -> None:
+    with reading(tmp_path, "Try it against a local Stripe") as reader:
+        assert reader.subjects() == ["Please verify your identity again", "Your identity is verified"]
+        assert "Subject: Your identity is verified" in (tmp_path / "terminal-5.log").read_text()
+        assert [status for status, _, _ in reader.records()] == ["verified"]
+
+
+def test_the_commands_with_the_official_cli(tmp_path: Path) -> None:
+    with reading(tmp_path, "With the official Stripe CLI") as reader:
+        reader.wait_until(lambda: len(reader.subjects()) == 2)
+        assert reader.subjects() == ["Your identity is verified", "Your identity verification has ended"]
+        assert ("canceled", "u1", "42") in reader.records()
+
+
+def test_the_commands_for_the_sandbox_with_a_local_stripe_in_its_place(tmp_path: Path) -> None:
+    """Everything but which Stripe answers: no test of ours may need an account."""
+    with (
+        Simulator.start() as sandbox,
+        reading(tmp_path, "Try it against your Stripe sandbox", sandbox) as reader,
+    ):
+        reader.wait_until(lambda: ("canceled", "u1", "42") in reader.records() and len(reader.records()) == 2)

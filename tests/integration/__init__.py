@@ -1,0 +1,1 @@
+"""Real databases, sockets and processes."""

@@ -1,0 +1,46 @@
+"""Fixtures: the local Stripe with its events in our hands, a post box in the mail server's place, an application."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import databases
+from tests.integration.stories import Stories
+from tests.property.outside import Application, PostBox, outside
+from tests.simulator.client import Simulator
+
+
+@pytest.fixture(scope="session")
+def _simulator() -> Iterator[Simulator]:
+    with Simulator.start(seed=11) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def stripe(_simulator: Simulator, environment: pytest.MonkeyPatch) -> Stories:
+    """A Stripe of our own that this process has a key for; the events of what happens there wait to be delivered."""
+    _simulator.reset()
+    _simulator.settings(redaction_step=None)
+    _simulator.endpoint("http://127.0.0.1:9/", payload="both", hold=True)  # so that there are events of every kind
+    environment.setenv("STRIPE_API_BASE", _simulator.base)
+    environment.setenv("STRIPE_API_KEY", _simulator.api_key)
+    databases.forget_process_state()
+    return Stories(_simulator)
+
+
+@pytest.fixture
+def _outside(environment: pytest.MonkeyPatch) -> Iterator[tuple[PostBox, Application]]:
+    with outside(environment) as both:
+        yield both
+
+
+@pytest.fixture
+def post_box(_outside: tuple[PostBox, Application]) -> PostBox:
+    """Takes the mails of this process."""
+    return _outside[0]
+
+
+@pytest.fixture
+def application(_outside: tuple[PostBox, Application]) -> Application:
+    """Is told of changes by this process."""
+    return _outside[1]

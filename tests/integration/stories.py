@@ -1,0 +1,83 @@
+"""What happens at the local Stripe, and its events, delivered as a test wants them."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import delete
+from sqlmodel import col
+
+from config.database import transaction
+from handlers import inbox, outbox
+from handlers.events import VerificationEvent, parse
+from handlers.models import InboxEvent, InboxStatus, utc_now
+from tests import facts, shapes
+from tests.simulator.client import Simulator
+
+
+class Stories:
+    """The simulator with a clock that goes on between two things that happen, and deliveries by hand."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.offset = 0
+        self.seen: set[str] = set()
+
+    def later(self, seconds: int = 10) -> "Stories":
+        """The same, so many seconds later."""
+        self.offset += seconds
+        self.simulator.clock(offset=self.offset)
+        return self
+
+    def news(self, session_id: str, *, thin: bool = False) -> list[VerificationEvent]:
+        """The events of what has happened since the last time, in one of the two forms; they take some time."""
+        self.later()
+        found = [event for event in self.simulator.events(session_id) if event["id"] not in self.seen]
+        self.seen |= {event["id"] for event in found}
+        return [_parsed(event["body"]) for event in found if event["thin"] == thin]
+
+    def deliver(self, session_id: str, *, thin: bool = False) -> list[int]:
+        """Delivers and applies the news; returns what is owed now."""
+        return facts.applied(*self.news(session_id, thin=thin))
+
+
+def perform_everything() -> None:
+    """Everything owed is done, as far as it can be done now; what waits does not wait for its time."""
+    facts.end_all_leases()
+    for action_id in outbox.due(1000, utc_now()):
+        perform([action_id])
+
+
+def perform(action_ids: Iterable[int]) -> None:
+    """These actions, and what they release, as the tasks do it."""
+    queue = list(action_ids)
+    for _ in range(100):
+        if not queue:
+            return
+        queue += outbox.perform(queue.pop(0))
+    raise AssertionError("one action calls for another without an end")
+
+
+def process_everything() -> None:
+    """What was received is processed, as far as that can be done now; what waits does not wait for its time."""
+    facts.end_all_leases()
+    never_tried, tried_before = inbox.due(1000, utc_now())
+    inbox.process(never_tried + tried_before)
+
+
+def by_name(session_id: str) -> dict[str, list[str]]:
+    """For each name, the statuses of the actions owed for a session, in the order in which they became so."""
+    statuses: dict[str, list[str]] = {}
+    for action in facts.actions(session_id):
+        statuses.setdefault(action.name, []).append(action.status)
+    return statuses
+
+
+def purge() -> None:
+    """What was processed is forgotten, as after the time it is kept."""
+    with transaction() as session:
+        session.connection().execute(delete(InboxEvent).where(col(InboxEvent.status) == InboxStatus.PROCESSED))
+
+
+def _parsed(body: object) -> VerificationEvent:
+    parsed = parse(shapes.as_body(body))
+    assert isinstance(parsed, VerificationEvent)
+    return parsed

@@ -1,0 +1,280 @@
+"""The main application is told of every change: signed, in order, again until it has taken it, and nothing personal."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from handlers import app_callback, claims, outbox
+from handlers.models import ActionStatus, OutboxAction
+from tests import databases, facts
+from tests.facts import NOON, event
+from tests.integration.stories import perform, perform_everything
+from tests.property.outside import SECRET, Application
+
+pytestmark = pytest.mark.usefixtures("database_url", "post_box")
+
+
+def _changes(*kinds: str) -> list[OutboxAction]:
+    """One change for each of these events, and the rows that tell of them."""
+    report = {"verified": "vr_1", "requires_input": "vr_1"}
+    code = {"requires_input": "abandoned"}
+    for number, kind in enumerate(kinds):
+        told = event(
+            kind, NOON + number, report=report.get(kind), code=code.get(kind), user="c4nary", reference="c4nary"
+        )
+        facts.applied(told)
+    return _tellings()
+
+
+def _tellings() -> list[OutboxAction]:
+    return [action for action in facts.actions() if action.name == "notify_app"]
+
+
+def _id(action: OutboxAction) -> int:
+    assert action.id is not None
+    return action.id
+
+
+def test_a_change_is_told_as_the_standard_webhooks_library_verifies_it(application: Application) -> None:
+    (telling,) = _changes("verified")
+    perform([_id(telling)])
+    (caught,) = application.caught
+    message: dict[str, Any] = Webhook(SECRET).verify(caught.body, caught.headers)
+    assert message == {
+        "type": "verification.status_changed",
+        "timestamp": telling.created_at.isoformat(),
+        "data": {
+            "session_id": "vs_1",
+            "change_number": 1,
+            "status": "verified",
+            "error_code": None,
+            "account": None,
+            "livemode": False,
+        },
+    }
+    assert facts.action(_id(telling)).status == ActionStatus.DONE
+
+
+def test_a_changed_body_or_another_secret_is_noticed(application: Application) -> None:
+    perform([_id(telling) for telling in _changes("verified")])
+    (caught,) = application.caught
+    with pytest.raises(WebhookVerificationError):
+        Webhook(SECRET).verify(caught.body.replace(b"verified", b"canceled"), caught.headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook("whsec_" + "A" * 32).verify(caught.body, caught.headers)
+
+
+def test_every_change_tells_how_it_was_then_whatever_has_come_since(application: Application) -> None:
+    _changes("created", "processing", "requires_input", "processing", "verified")
+    perform_everything()
+    told = [caught.event["data"] for caught in application.caught]
+    assert [change["change_number"] for change in told] == [1, 2, 3, 4, 5]
+    assert [(change["status"], change["error_code"]) for change in told] == [
+        ("requires_input", None),
+        ("processing", None),
+        ("requires_input", "abandoned"),
+        ("processing", None),
+        ("verified", None),
+    ]
+
+
+def test_nothing_personal_is_told(application: Application) -> None:
+    _changes("created", "requires_input", "verified")
+    perform_everything()
+    assert len(application.caught) == 3
+    for caught in application.caught:
+        assert b"c4nary" not in caught.body
+        assert not any("c4nary" in value for value in caught.headers.values())
+
+
+def test_a_change_that_arrived_too_late_is_not_told(application: Application) -> None:
+    facts.applied(event("verified", NOON + 5, report="vr_1"), event("processing", NOON + 1), event("created"))
+    perform_everything()
+    assert application.taken["vs_1"] == [1]
+
+
+def test_a_second_failure_for_the_same_reason_is_no_change_of_the_status(application: Application) -> None:
+    """Where the event in between has not come; the person is asked again none the less."""
+    for number in (1, 2):
+        facts.applied(event("requires_input", NOON + number, code="document_expired", report=f"vr_{number}"))
+    perform_everything()
+    assert application.taken["vs_1"] == [1]
+    assert [one.name for one in facts.actions()].count("email_retry_prompt") == 2
+
+
+def test_every_try_carries_the_same_message_id_and_its_own_timestamp(application: Application) -> None:
+    (telling,) = _changes("verified")
+    for status in (500, 302, 404, 200):
+        application.status = status
+        perform_everything()
+    assert len({caught.headers["webhook-id"] for caught in application.caught}) == 1
+    assert len(application.caught) == 4
+    for caught in application.caught:
+        Webhook(SECRET).verify(caught.body, caught.headers)
+    assert facts.action(_id(telling)).status == ActionStatus.DONE
+
+
+def test_two_changes_and_two_sessions_have_message_ids_of_their_own(application: Application) -> None:
+    _changes("created", "verified")
+    facts.applied(event("verified", session_id="vs_2", report="vr_1"))
+    perform_everything()
+    assert len({caught.headers["webhook-id"] for caught in application.caught}) == 3
+
+
+def test_a_refused_change_is_tried_again_with_a_delay_and_then_dead(
+    application: Application, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("ACTION_ATTEMPTS", "3")
+    databases.forget_process_state()
+    application.status = 500
+    (telling,) = _changes("verified")
+    for attempt in (1, 2, 3):
+        assert facts.action(_id(telling)).status == ActionStatus.PENDING
+        perform_everything()
+        row = facts.action(_id(telling))
+        assert (row.attempts, row.waits, row.last_error) == (attempt, 0, "the application answered 500")
+    assert facts.action(_id(telling)).status == ActionStatus.DEAD
+
+
+def test_a_refused_change_is_not_due_at_once(application: Application, environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(claims, "backoff", lambda _: timedelta(seconds=40))
+    application.status = 503
+    (telling,) = _changes("verified")
+    assert outbox.perform(_id(telling)) == []
+    assert outbox.perform(_id(telling)) == []
+    assert len(application.caught) == 1
+    assert facts.action(_id(telling)).due_at > datetime.now(UTC) + timedelta(seconds=30)
+
+
+def test_an_application_that_cannot_be_reached_is_waited_for_and_nothing_is_buried(
+    application: Application, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("ACTION_ATTEMPTS", "1")
+    environment.setenv("APP_CALLBACK_URL", "http://127.0.0.1:9/")
+    databases.forget_process_state()
+    (telling,) = _changes("verified")
+    for _ in range(3):
+        perform_everything()
+    row = facts.action(_id(telling))
+    assert (row.status, row.attempts, row.waits) == (ActionStatus.PENDING, 3, 3)
+    assert row.last_error == "the application was not reached: ConnectionError"
+    environment.setenv("APP_CALLBACK_URL", application.catcher.url)
+    databases.forget_process_state()
+    perform_everything()
+    assert application.taken["vs_1"] == [1]
+
+
+def test_a_redirect_is_not_followed(application: Application, environment: pytest.MonkeyPatch) -> None:
+    with _redirecting_to(application.catcher.url) as url:
+        environment.setenv("APP_CALLBACK_URL", url)
+        databases.forget_process_state()
+        (telling,) = _changes("verified")
+        perform_everything()
+    assert application.caught == []
+    assert facts.action(_id(telling)).last_error == "the application answered 307"
+
+
+def test_a_lower_number_that_is_pending_holds_the_higher_ones(application: Application) -> None:
+    first, second, third = _changes("created", "processing", "verified")
+    perform([_id(third), _id(second)])
+    assert application.caught == []
+    waiting = facts.action(_id(second))
+    assert (waiting.status, waiting.waits) == (ActionStatus.PENDING, 1)
+    perform([_id(first)])
+    assert application.taken["vs_1"] == [1, 2, 3]
+
+
+def test_a_lower_number_that_is_tried_again_holds_the_higher_ones_without_a_rush(application: Application) -> None:
+    first, second = _changes("created", "verified")
+    application.status = 500
+    assert outbox.perform(_id(first)) == []
+    assert outbox.perform(_id(second)) == [], "it would be performed again and again"
+    application.status = 200
+    perform_everything()
+    perform_everything()
+    assert application.taken["vs_1"] == [1, 2]
+
+
+def test_a_dead_one_blocks_nobody(application: Application, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("ACTION_ATTEMPTS", "1")
+    databases.forget_process_state()
+    application.status = 500
+    first, second = _changes("created", "verified")
+    perform([_id(second)])
+    released = outbox.perform(_id(first))
+    assert facts.action(_id(first)).status == ActionStatus.DEAD
+    assert released == [_id(second)]
+    application.status = 200
+    perform(released)
+    assert application.taken["vs_1"] == [2]
+
+
+def test_another_session_is_not_held(application: Application) -> None:
+    application.status = 500
+    perform([_id(telling) for telling in _changes("created")])
+    application.status = 200
+    perform(facts.applied(event("verified", session_id="vs_2", report="vr_1")))
+    assert application.taken == {"vs_2": [1]}
+
+
+def test_what_is_on_its_way_is_not_released_to_somebody_else(application: Application) -> None:
+    first, second = _changes("created", "verified")
+    perform([_id(second)])
+    released_meanwhile: list[int] = []
+    outbox.perform(_id(first))
+    application.meanwhile = lambda: released_meanwhile.extend(app_callback.release_next("vs_1"))
+    perform([_id(second)])
+    assert released_meanwhile == []
+    assert application.taken["vs_1"] == [1, 2]
+
+
+def test_one_that_finds_a_lower_number_pending_just_before_that_is_done_is_not_left_to_its_delay(
+    application: Application, environment: pytest.MonkeyPatch
+) -> None:
+    first, second = _changes("created", "verified")
+
+    def give_up_late(claim: claims.Claim, error: Exception) -> None:
+        environment.setattr("handlers.outbox.give_up", claims.give_up)
+        perform([_id(first)])
+        claims.give_up(claim, error)
+
+    environment.setattr("handlers.outbox.give_up", give_up_late)
+    perform([_id(second)])
+    assert application.taken["vs_1"] == [1, 2]
+
+
+def test_ten_changes_are_told_in_the_order_of_their_numbers_not_of_their_digits(application: Application) -> None:
+    _changes("created", *("processing", "requires_input") * 5)
+    for telling in reversed(_tellings()):
+        perform([_id(telling)])
+    assert application.taken["vs_1"] == list(range(1, 12))
+
+
+@contextmanager
+def _redirecting_to(url: str) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(307)
+            self.send_header("Location", url)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

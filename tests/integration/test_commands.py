@@ -1,0 +1,208 @@
+"""The operator's commands, as real processes: what they show, what they mend, and what their exit status says."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from config.database import transaction
+from handlers import inbox, mend, outbox
+from handlers.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, Outcome, utc_now
+from handlers.queries import Filter
+from tests import facts
+from tests.facts import NOON, event
+from tests.operator import command
+from worker.__main__ import COMMANDS, parser
+
+pytestmark = pytest.mark.usefixtures("database_url")
+
+PERSONAL = ("It did not work.", "c4nary")  # what Stripe says of the document, and what nothing may show
+
+
+def test_status_of_an_empty_service_is_good() -> None:
+    said = command("status", "--json")
+    assert said.code == 0
+    assert said.json["events"] == {"waiting": 0, "due": 0, "dead": 0, "oldest_seconds": 0.0}
+    assert "waiting" in command("status").out
+
+
+def test_status_counts_what_waits_and_fails_when_it_waited_too_long() -> None:
+    inbox.receive([event("created"), event("verified", NOON + 1)])
+    said = command("status", "--json")
+    assert (said.code, said.json["events"]["waiting"], said.json["events"]["due"]) == (0, 2, 2)
+    assert said.json["last_five_minutes"]["events_received"] == 2
+    _move(InboxEvent, received_at=utc_now() - timedelta(minutes=6))
+    assert command("status").code == 1
+    assert command("status", BACKLOG_SECONDS="3600").code == 0
+
+
+def test_status_fails_when_something_is_dead() -> None:
+    _dead_event()
+    said = command("status", "--json")
+    assert (said.code, said.json["events"]["dead"]) == (1, 1)
+
+
+def test_events_are_found_by_each_filter() -> None:
+    facts.applied(event("created", session_id="vs_a"), event("verified", NOON + 1, session_id="vs_b"))
+    inbox.receive([event("processing", session_id="vs_c")])
+    assert len(command("events", "--json").json) == 3
+    for words, session_id in (
+        (("--kind", "verified"), "vs_b"),
+        (("--kind", "identity.verification_session.created"), "vs_a"),
+        (("--session", "vs_c"), "vs_c"),
+        (("--status", "received"), "vs_c"),
+        (("--limit", "1"), "vs_c"),
+    ):
+        assert [row["session_id"] for row in command("events", "--json", *words).json] == [session_id], words
+    assert command("events", "--since", "1h", "--kind", "canceled").code == 1
+    assert command("events", "--since", "2099-01-01").code == 1
+
+
+def test_an_event_is_shown_with_its_history() -> None:
+    said = event("requires_input", code="document_expired", report="vr_1")
+    facts.applied(said)
+    shown = command("event", said.id)
+    assert shown.code == 0
+    for words in ("happened at Stripe", "received", "tried 1 times", "processed: applied", "email_retry_prompt"):
+        assert words in shown.out
+    assert command("event", said.id, "--json").json["error_code"] == "document_expired"
+    assert command("event", "evt_unknown").code == 1
+
+
+def test_a_session_is_one_story_by_its_id_its_user_or_its_reference() -> None:
+    facts.applied(event("created"), event("processing", NOON + 5))
+    failed = event("requires_input", NOON + 9, code="document_expired", report="vr_1", user="u7", reference="case-7")
+    facts.applied(failed)
+    for word in ("vs_1", "u7", "case-7"):
+        [story] = command("session", word, "--json").json
+        assert story["record"]["last_error_code"] == "document_expired"
+        assert [line["what"] for line in story["timeline"]] == [
+            "created",
+            "processing",
+            "requires_input",
+            "email_retry_prompt",
+        ]
+    assert "document_expired" in command("session", "vs_1").out
+    assert command("session", "nobody").code == 1
+
+
+def test_no_command_shows_what_is_personal() -> None:
+    said = event("requires_input", code="made_up", report="vr_1")
+    facts.applied(said)
+    for words in (
+        ("events", "--json"),
+        ("event", said.id, "--json"),
+        ("session", "vs_1", "--json"),
+        ("session", "vs_1"),
+    ):
+        shown = command(*words)
+        assert not any(secret in shown.out + shown.err for secret in PERSONAL), words
+
+
+def test_what_is_stored_is_no_markup_for_the_terminal() -> None:
+    _dead_event(last_error="[red]not red[/]")
+    assert "[red]not red[/]" in command("dead").out
+
+
+def test_dead_lists_events_and_actions_and_says_whether_there_are_any() -> None:
+    assert command("dead").code == 0
+    event_id, action_id = _dead_event(), _dead_action()
+    said = command("dead", "--json")
+    assert said.code == 1
+    assert [row["id"] for row in said.json["events"]] == [event_id]
+    assert [row["id"] for row in said.json["actions"]] == [action_id]
+
+
+def test_retry_gives_a_dead_event_all_its_tries_again_and_keeps_the_fence() -> None:
+    event_id = _dead_event(attempts=8)
+    said = command("retry", event_id, "--json")
+    assert (said.code, said.json) == (0, {"retried": {"events": [event_id]}})
+    row = facts.event_row(event_id)
+    assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 8, 8)
+    inbox.process([event_id])
+    assert facts.event_row(event_id).status == InboxStatus.PROCESSED
+    assert facts.record().status == "verified"
+
+
+def test_retry_takes_many_ids_of_both_kinds() -> None:
+    event_id, action_id = _dead_event(), _dead_action()
+    said = command("retry", event_id, str(action_id), "--json")
+    assert said.json == {"retried": {"events": [event_id], "actions": [action_id]}}
+    assert outbox.due(10, utc_now()) == [action_id]
+
+
+def test_retry_by_filter_takes_what_matches_and_is_dead() -> None:
+    action_id = _dead_action(last_error="the SMTP server answered 550")
+    _dead_event(last_error="OverflowError")
+    assert command("retry", "--error", "550", "--json").json == {"retried": {"events": [], "actions": [action_id]}}
+    assert command("retry", "--all", "--of", "actions").code == 1
+    assert command("retry", "--all").code == 0
+    assert command("retry", "--all").code == 1
+
+
+def test_retry_of_everything_has_to_be_said() -> None:
+    _dead_event()
+    assert command("retry").code == 2
+    assert command("retry", "evt_1", "--all").code == 2
+
+
+def test_discard_ends_a_dead_action_with_a_reason_and_keeps_the_row() -> None:
+    action_id = _dead_action()
+    assert command("discard", str(action_id)).code == 2
+    assert command("discard", str(action_id), "--reason", "told by phone").code == 0
+    action = facts.action(action_id)
+    assert (action.status, action.reason) == (ActionStatus.SKIPPED, "discarded: told by phone")
+    assert command("dead").code == 0
+
+
+def test_discard_by_id_ends_a_waiting_event_too_but_by_filter_only_dead_ones() -> None:
+    inbox.receive([event("created", session_id="vs_a")])
+    dead = _dead_event()
+    assert command("discard", "--all", "--reason", "test", "--json").json["discarded"]["events"] == [dead]
+    waiting = event("created", session_id="vs_a").id
+    assert command("discard", waiting, "--reason", "test").code == 0
+    assert facts.event_row(waiting).outcome == Outcome.IGNORED
+    assert inbox.process([waiting]) == []
+
+
+def test_whoever_works_on_a_discarded_event_changes_nothing() -> None:
+    said = event("verified")
+    inbox.receive([said])
+    [work] = inbox._claim([said.id], first_attempt=True)
+    mend.discard(InboxEvent, Filter(ids=[said.id]), "test")
+    assert inbox._process_together([work]) == []
+    assert facts.event_row(said.id).outcome == Outcome.IGNORED
+    assert facts.count_records() == 0
+
+
+def test_a_bad_call_exits_2_and_a_bad_setting_too() -> None:
+    assert command("nonsense").code == 2
+    assert command("status", PORT="nonsense").code == 2
+    assert command("events", "--since", "whenever").code == 2
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            parser().parse_args([name, "--help"])
+        assert COMMANDS[name].words[:30] in capsys.readouterr().out.replace("\n", " ")
+
+
+def _dead_event(**values: object) -> str:
+    said = event("verified", code=None)
+    inbox.receive([said])
+    _move(InboxEvent, said.id, **{"status": "dead", "attempts": 8, "last_error": "OverflowError", **values})
+    return said.id
+
+
+def _dead_action(**values: object) -> int:
+    [action_id] = facts.applied(event("verified", session_id="vs_dead"))
+    _move(OutboxAction, action_id, **{"status": "dead", "attempts": 9, "last_error": "refused", **values})
+    return action_id
+
+
+def _move(table: type[InboxEvent] | type[OutboxAction], row_id: str | int | None = None, **values: object) -> None:
+    statement = update(table).where(col(table.id) == row_id) if row_id else update(table)
+    with transaction() as session:
+        session.connection().execute(statement.values(**values))

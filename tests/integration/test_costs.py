@@ -1,0 +1,158 @@
+"""What an event costs, in what can be counted without a clock: statements, round trips, commits, messages."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event
+
+from config import broker
+from config.database import engine
+from handlers import inbox, outbox
+from handlers.events import VerificationEvent
+from handlers.models import utc_now
+from receiver.intake import Intake
+from tests import facts
+
+SIZES = (2, 50)  # sessions in a batch, each with three events
+
+pytestmark = pytest.mark.usefixtures("database_url")
+
+
+@dataclass
+class Costs:
+    """What was asked of the database."""
+
+    statements: list[str] = field(default_factory=list)
+    transactions: int = 0
+
+    @property
+    def round_trips(self) -> int:
+        """BEGIN and COMMIT are two more, but for a statement that is a transaction by itself."""
+        return len(self.statements) + 2 * self.transactions
+
+
+@contextmanager
+def counted() -> Iterator[Costs]:
+    costs = Costs()
+
+    def executed(_: Any, __: Any, statement: str, *___: Any) -> None:
+        costs.statements.append(" ".join(statement.split())[:60])
+
+    def begun(connection: Connection) -> None:
+        commits_itself = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+        costs.transactions += not commits_itself
+
+    event.listen(engine(), "before_cursor_execute", executed)
+    event.listen(engine(), "begin", begun)
+    try:
+        yield costs
+    finally:
+        event.remove(engine(), "before_cursor_execute", executed)
+        event.remove(engine(), "begin", begun)
+    costs.statements = [statement for statement in costs.statements if not statement.startswith("BEGIN")]
+
+
+def is_postgres() -> bool:
+    return engine().dialect.name == "postgresql"
+
+
+def stories(sessions: int, name: str = "vs") -> list[VerificationEvent]:
+    """Three events of each session, one action owed; their rows leave different columns empty."""
+    return [
+        facts.event(kind, facts.NOON + second, session_id=f"{name}_{number}", **more)
+        for number in range(sessions)
+        for second, (kind, more) in enumerate(
+            (("created", {}), ("processing", {"user": "u"}), ("verified", {"report": f"vr_{name}_{number}"}))
+        )
+    ]
+
+
+def received(sessions: int, name: str = "vs") -> list[str]:
+    events = stories(sessions, name)
+    inbox.receive(events)
+    return [one.id for one in events]
+
+
+@pytest.mark.parametrize("sessions", SIZES)
+def test_a_batch_of_any_size_is_stored_with_one_statement_and_one_commit(sessions: int) -> None:
+    engine().connect().close()
+    with counted() as costs:
+        assert len(inbox.receive(stories(sessions)).accepted) == 3 * sessions
+    assert len(costs.statements) == 1, costs.statements
+    assert costs.round_trips == (1 if is_postgres() else 3)
+
+
+def test_a_duplicate_costs_one_more_statement() -> None:
+    inbox.receive(stories(1))
+    with counted() as costs:
+        inbox.receive(stories(1))
+    assert len(costs.statements) == 2, costs.statements
+
+
+def test_everything_that_waits_is_one_commit() -> None:
+    async def deliver(events: list[VerificationEvent]) -> None:
+        intake = Intake()
+        await asyncio.gather(*(intake.accept(one) for one in events))
+        await intake.close()
+
+    received(1, "warm")  # opens the connection
+    with counted() as costs:
+        asyncio.run(deliver(stories(50)))
+    assert len(costs.statements) == 1, costs.statements
+
+
+def test_a_batch_travels_in_messages_of_fifty(environment: pytest.MonkeyPatch) -> None:
+    sent: list[list[str]] = []
+    environment.setattr(broker, "_send", lambda _, __, args, ___: sent.append(args[0]))
+    environment.setattr(broker, "_reached", lambda use: use(None) or True)
+    environment.setattr(broker._backlog, "is_deep", lambda _: False)
+    broker.publish_events([f"evt_{number}" for number in range(120)])
+    assert [len(batch) for batch in sent] == [50, 50, 20]
+
+
+@pytest.mark.parametrize("sessions", SIZES)
+def test_a_batch_of_any_size_is_applied_with_seven_statements_in_one_transaction(sessions: int) -> None:
+    event_ids = received(sessions)
+    with counted() as costs:
+        assert len(inbox.process(event_ids)) == sessions
+    # claim · records made · records locked · submissions · actions · events finished · records written
+    assert len(costs.statements) == 7, costs.statements
+    assert costs.transactions == (1 if is_postgres() else 2)
+
+
+def test_an_event_alone_takes_no_more() -> None:
+    *_, verified = received(1)
+    with counted() as costs:
+        inbox.process([verified])
+    assert len(costs.statements) == 7, costs.statements
+    assert costs.round_trips == (9 if is_postgres() else 11)
+
+
+def test_a_message_that_only_repeats_one_costs_two_statements() -> None:
+    event_ids = received(20)
+    inbox.process(event_ids)
+    with counted() as costs:
+        assert inbox.process(event_ids) == []
+    assert len(costs.statements) == 2, costs.statements
+
+
+def test_an_action_is_claimed_and_ended_with_three_statements() -> None:
+    action_ids = inbox.process(received(1))
+    with counted() as costs:
+        for action_id in action_ids:
+            outbox.perform(action_id)
+    # claim · its record · the end
+    assert len(costs.statements) == 3, costs.statements
+    assert costs.round_trips == (5 if is_postgres() else 7)
+
+
+def test_a_quiet_sweep_reads_twice_and_writes_nothing() -> None:
+    received(1)
+    with counted() as costs:
+        inbox.due(1000, utc_now())
+        outbox.due(1000, utc_now())
+    assert [statement.split()[0] for statement in costs.statements] == ["SELECT", "SELECT"]

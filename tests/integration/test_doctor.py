@@ -1,0 +1,186 @@
+"""The doctor finds what is wrong and says what to do; the endpoint command registers and checks."""
+
+import socket
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text, update
+
+from config.database import transaction
+from config.settings import settings
+from handlers import inbox
+from handlers.models import InboxEvent, utc_now
+from tests import databases
+from tests.facts import event
+from tests.operator import command, stripe_in_use
+from tests.servers import Mailbox, mail_server
+from tests.simulator.client import Simulator
+from worker.doctor import examine
+
+pytestmark = pytest.mark.usefixtures("database_url")
+
+HERE = "https://hooks.example.com"
+URL = f"{HERE}/webhooks/stripe"
+SIX = ["created", "processing", "requires_input", "verified", "canceled", "redacted"]
+
+
+@pytest.fixture(scope="module")
+def _simulator() -> Iterator[Simulator]:
+    with Simulator.start(seed=1) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def simulator(_simulator: Simulator, environment: pytest.MonkeyPatch) -> Iterator[Simulator]:
+    environment.setenv("PUBLIC_URL", HERE)
+    with stripe_in_use(_simulator, environment) as stripe:
+        yield stripe
+
+
+def test_create_registers_the_six_types_by_name_and_shows_the_secret_once(simulator: Simulator) -> None:
+    said = command("endpoint", "create", "--json")
+    assert said.code == 0
+    assert said.json["secret"].startswith("whsec_")
+    [endpoint] = simulator.truth()["endpoints"]
+    assert (endpoint["url"], endpoint["enabled_events"]) == (
+        URL,
+        [f"identity.verification_session.{kind}" for kind in SIX],
+    )
+    again = command("endpoint", "create")
+    assert (again.code, "whsec_" in again.out + again.err) == (1, False)
+    check = command("endpoint", "check")
+    assert (check.code, "all six types" in check.out, "whsec_" in check.out) == (0, True, False)
+
+
+def test_check_finds_that_redacted_was_forgotten(simulator: Simulator) -> None:
+    simulator.endpoint(URL, enabled_events=["*"])
+    said = command("endpoint", "check")
+    assert said.code == 1
+    assert "lacks identity.verification_session.redacted" in said.out
+
+
+def test_check_finds_an_endpoint_that_is_switched_off(simulator: Simulator) -> None:
+    simulator.endpoint(URL)
+    simulator.change_endpoint(URL, enabled=False)
+    said = command("endpoint", "check", "--json")
+    assert (said.code, "disabled" in said.json[0]["faults"][0]) == (1, True)
+
+
+def test_check_finds_that_there_is_none(simulator: Simulator) -> None:
+    simulator.endpoint("https://elsewhere.example.com/")
+    assert command("endpoint", "check").code == 1
+
+
+def test_without_a_key_or_an_address_nothing_is_registered() -> None:
+    assert command("endpoint", "create").code == 2
+
+
+def test_the_doctor_is_content_with_a_good_set_up(simulator: Simulator, environment: pytest.MonkeyPatch) -> None:
+    simulator.endpoint(URL)
+    environment.setenv("STRIPE_WEBHOOK_SECRET", "whsec_made_up_for_tests")
+    with mail_server(Mailbox()) as port:
+        environment.setenv("SMTP_URL", f"smtp://127.0.0.1:{port}")
+        said = command("doctor", "--json")
+    assert said.code == 0, said.out
+    levels = {(line["what"], line["level"]) for line in said.json}
+    assert {what for what, level in levels if level == "OK"} >= {"stripe", "endpoint", "webhook secret", "mail"}
+    assert "whsec_" not in said.out
+    assert "OK" in command("doctor").out
+
+
+def test_a_bad_setting_is_one_line_and_fails() -> None:
+    said = command("doctor", "--json", STRIPE_WEBHOOK_SECRET="nonsense")
+    assert said.code == 1
+    assert [(line["level"], line["what"]) for line in said.json] == [("FAIL", "settings")]
+
+
+@pytest.mark.parametrize(("offset", "level"), [(0.0, "OK"), (-60.0, "WARN"), (600.0, "FAIL")])
+def test_a_wrong_clock_is_found(simulator: Simulator, offset: float, level: str) -> None:
+    simulator.clock(offset=offset)
+    assert level in _levels("stripe")
+
+
+def test_a_revoked_key_is_found(simulator: Simulator) -> None:
+    simulator.keys(key=simulator.api_key, revoked=True)
+    assert "FAIL" in _levels("stripe")
+
+
+def test_a_restricted_key_that_may_not_read_endpoints_is_a_warning(
+    simulator: Simulator, environment: pytest.MonkeyPatch
+) -> None:
+    simulator.keys(key=simulator.restricted_key, permissions=["identity_product_read"])
+    environment.setenv("STRIPE_API_KEY", simulator.restricted_key)
+    databases.forget_process_state()
+    assert _levels("stripe") == {"OK"}
+    assert _levels("endpoint") == {"WARN"}
+
+
+def test_a_missing_endpoint_fails(simulator: Simulator) -> None:
+    assert simulator
+    assert _levels("endpoint") == {"FAIL"}
+
+
+def test_missing_migrations_are_found() -> None:
+    with transaction() as session:
+        session.connection().execute(text("UPDATE alembic_version SET version_num = '0000'"))
+    assert _levels("database") == {"FAIL"}
+
+
+def test_an_event_that_waits_too_long_is_found() -> None:
+    inbox.receive([event("created")])
+    assert _levels("database") == {"OK"}
+    with transaction() as session:
+        session.connection().execute(update(InboxEvent).values(received_at=utc_now() - timedelta(hours=1)))
+    assert "FAIL" in _levels("database")
+
+
+def test_a_missing_webhook_secret_fails(environment: pytest.MonkeyPatch, database_url: str) -> None:
+    assert settings().database_url == database_url
+    assert _levels("webhook secret") == {"FAIL"}
+    environment.setenv("STRIPE_WEBHOOK_SECRET", "whsec_made_up_for_tests")
+    databases.forget_process_state()
+    assert _levels("webhook secret") == {"OK"}
+
+
+def test_an_unreachable_mail_server_fails(environment: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        environment.setenv("SMTP_URL", f"smtp://127.0.0.1:{free.getsockname()[1]}")
+        databases.forget_process_state()
+        assert _levels("mail") == {"FAIL"}
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("tests.lookups:everybody", "OK"),
+        ("tests.lookups:missing", "FAIL"),
+        ("no.such.module:lookup", "FAIL"),
+        ("", "WARN"),
+    ],
+)
+def test_the_address_lookup_must_be_there(environment: pytest.MonkeyPatch, name: str, level: str) -> None:
+    if name:
+        environment.setenv("EMAIL_LOOKUP", name)
+    databases.forget_process_state()
+    assert _levels("addresses") == {level}
+
+
+@pytest.mark.parametrize(
+    ("info", "level"),
+    [
+        ({"maxmemory_policy": "noeviction", "maxmemory": 100, "aof_enabled": 1}, {"OK"}),
+        ({"maxmemory_policy": "allkeys-lru", "maxmemory": 100, "aof_enabled": 0}, {"WARN", "OK"}),
+        ({}, {"WARN"}),
+    ],
+)
+def test_redis_is_judged_by_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, info: dict[str, object], level: set[str]
+) -> None:
+    monkeypatch.setattr("config.broker.server_info", lambda: info)
+    assert _levels("redis") == level
+
+
+def _levels(what: str) -> set[str]:
+    return {finding.level for finding in examine() if finding.what == what}

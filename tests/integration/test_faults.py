@@ -1,0 +1,184 @@
+"""What an outage of the database or a shutdown does to work in progress counts against no event and no action."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+
+from config.database import statement
+from config.settings import settings
+from handlers import claims, inbox, outbox, records, retries, stripe_api
+from handlers.models import ActionStatus, InboxStatus
+from tests import databases, facts
+from tests.facts import event
+from tests.servers import FakeStripe
+
+pytestmark = pytest.mark.usefixtures("database_url")
+
+
+@pytest.fixture(autouse=True)
+def _addresses(environment: pytest.MonkeyPatch, database_url: str) -> None:
+    assert database_url
+    environment.setenv("EMAIL_LOOKUP", "tests.lookups:everybody")
+    databases.forget_process_state()
+
+
+@pytest.fixture
+def stopping() -> Iterator[None]:
+    """This process was asked to end."""
+    retries.stopping.set()
+    yield
+    retries.stopping.clear()
+
+
+class Away:
+    """A database that is away for some statements, and then back."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __call__(self) -> AbstractContextManager[Connection]:
+        return self._statement()
+
+    @contextmanager
+    def _statement(self) -> Iterator[Connection]:
+        if self.times:
+            self.times -= 1
+            raise _gone()
+        with statement() as connection:
+            yield connection
+
+
+def _gone(*_: object) -> OperationalError:
+    return OperationalError("SELECT", {}, Exception("server closed the connection unexpectedly"))
+
+
+def _raise_gone(*_: object) -> None:
+    raise _gone()
+
+
+def _buried_at_the_first_failure(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("EVENT_ATTEMPTS", "1")
+    environment.setenv("ACTION_ATTEMPTS", "1")
+    databases.forget_process_state()
+
+
+def test_a_database_that_fails_under_a_batch_makes_all_of_it_wait(environment: pytest.MonkeyPatch) -> None:
+    _buried_at_the_first_failure(environment)
+    said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(3)]
+    inbox.receive(said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "lock", _raise_gone)
+        assert inbox.process([one.id for one in said]) == []
+    rows = [facts.event_row(one.id) for one in said]
+    assert {(row.status, row.attempts, row.waits, row.last_error) for row in rows} == {
+        (InboxStatus.RECEIVED, 1, 1, "OperationalError")
+    }
+    facts.end_all_leases()
+    assert len(inbox.process([one.id for one in said])) == 3
+
+
+def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment: pytest.MonkeyPatch) -> None:
+    _buried_at_the_first_failure(environment)
+    environment.setattr(claims, "statement", Away(times=3))
+    environment.setattr(claims, "_PAUSE", 0.01)
+    said = event("verified")
+    inbox.receive([said])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "lock", _raise_gone)
+        inbox.process([said.id])
+    row = facts.event_row(said.id)
+    assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 1, 1)
+
+
+def test_what_was_done_is_written_down_when_the_database_is_back(environment: pytest.MonkeyPatch) -> None:
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    environment.setattr(claims, "statement", Away(times=3))
+    environment.setattr(claims, "_PAUSE", 0.01)
+    outbox.perform(action_id)
+    assert (facts.action(action_id).status, facts.action(action_id).attempts) == (ActionStatus.DONE, 1)
+    assert len(list((settings().var_dir / "mail").iterdir())) == 1
+
+
+def test_a_database_that_stays_away_keeps_no_thread_for_ever(environment: pytest.MonkeyPatch) -> None:
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    environment.setattr(claims, "statement", Away(times=1000))
+    environment.setattr(claims, "_PAUSE", 0.01)
+    environment.setattr(claims, "_WRITTEN_WITHIN", 0.05)
+    outbox.perform(action_id)
+    assert facts.action(action_id).status == ActionStatus.PENDING
+
+
+@pytest.mark.usefixtures("stopping")
+def test_a_shutdown_waits_for_no_database(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(claims, "statement", Away(times=1000))
+    environment.setattr(claims, "_PAUSE", 3600.0)
+    said = event("verified")
+    inbox.receive([said])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "lock", _raise_gone)
+        inbox.process([said.id])
+    assert facts.event_row(said.id).status == InboxStatus.RECEIVED
+
+
+@pytest.mark.usefixtures("stripe_server", "stopping")
+def test_events_that_a_shutdown_interrupts_go_back_and_count_no_failure(environment: pytest.MonkeyPatch) -> None:
+    _buried_at_the_first_failure(environment)
+    inbox.receive([facts.thin("verified")])
+    assert inbox.process(["evt_thin"]) == []
+    row = facts.event_row("evt_thin")
+    assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 1, 1)
+    assert row.last_error == "its turn did not come in time"
+
+
+@pytest.mark.usefixtures("stopping")
+def test_a_shutdown_begins_no_action_and_no_second_attempt() -> None:
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    assert outbox.perform(action_id) == []
+    assert facts.action(action_id).attempts == 0
+
+
+def test_a_stripe_that_answers_nobody_holds_one_event_up_and_lets_the_others_wait(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment.setenv("STRIPE_API_KEY", "sk_test_made_up_for_tests")
+        environment.setenv("STRIPE_API_BASE", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        environment.setattr(stripe_api, "_TIMEOUT_SECONDS", (0.2, 0.2))
+        databases.forget_process_state()
+        said = [facts.thin("verified", session_id=f"vs_{n}", event_id=f"evt_{n}") for n in range(20)]
+        inbox.receive(said)
+        began = time.monotonic()
+        assert inbox.process([one.id for one in said]) == []
+        assert time.monotonic() - began < 20 * 0.2
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+    rows = [facts.event_row(one.id) for one in said]
+    assert {(row.waits, row.last_error) for row in rows} == {(1, "Stripe was not reached")}
+
+
+def test_a_batch_that_a_slow_stripe_holds_up_goes_back_before_its_lease_is_over(
+    environment: pytest.MonkeyPatch, stripe_server: FakeStripe
+) -> None:
+    environment.setattr(inbox, "_TURNS", timedelta(0))
+    said = [facts.thin("verified", session_id=f"vs_{n}", event_id=f"evt_{n}") for n in range(3)]
+    inbox.receive(said)
+    assert inbox.process([one.id for one in said]) == []
+    assert stripe_server.asked == []
+    assert {(row.attempts, row.waits) for row in (facts.event_row(one.id) for one in said)} == {(1, 1)}
+
+
+@pytest.mark.usefixtures("stripe_server", "stopping")
+def test_a_shutdown_asks_stripe_nothing_more_about_an_event_that_was_tried_before() -> None:
+    inbox.receive([facts.thin("verified")])
+    (work,) = inbox._claim(["evt_thin"], first_attempt=True)
+    assert inbox._process_alone(work) == []
+    row = facts.event_row("evt_thin")
+    assert (row.waits, row.last_error) == (1, "the worker was asked to end")

@@ -1,0 +1,111 @@
+"""Whoever comes too late writes nothing: not the end of an action or event, and no time to try it again."""
+
+from collections.abc import Callable
+
+import pytest
+
+from handlers import claims, inbox, outbox
+from handlers.claims import Claim
+from handlers.events import VerificationEvent
+from handlers.mailer import Mail
+from handlers.models import ActionStatus, InboxStatus, OutboxAction
+from handlers.retries import NotNowError, PermanentError, RefusedError
+from tests import facts
+from tests.facts import NOON, event
+from tests.property.outside import PostBox
+
+pytestmark = pytest.mark.usefixtures("database_url", "post_box")
+
+# How a worker's attempt may end.
+ENDS: dict[str, Callable[[Claim], None]] = {
+    "done": lambda claim: outbox._finish(claim, None),
+    "skipped": lambda claim: outbox._finish(claim, "superseded"),
+    "put back": lambda claim: claims.give_up(claim, NotNowError("not now")),
+    "tried again": lambda claim: claims.give_up(claim, RefusedError("refused")),
+    "buried": lambda claim: claims.give_up(claim, PermanentError("never")),
+}
+FAILURES = [name for name in ENDS if name not in ("done", "skipped")]
+
+
+def _mail_owed() -> int:
+    return next(one.id or 0 for one in _owed_by(event("verified", report="vr_1")) if one.name == "email_verified")
+
+
+def _owed_by(told: VerificationEvent) -> list[OutboxAction]:
+    facts.applied(told)
+    return facts.actions()
+
+
+def _claimed(action_id: int) -> Claim:
+    claimed = outbox._claim(action_id)
+    assert claimed is not None
+    return claimed[0]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_action_that_somebody_else_has_claimed_since_is_left_to_them(end: str) -> None:
+    action_id = _mail_owed()
+    late = _claimed(action_id)
+    facts.end_all_leases()
+    _claimed(action_id)
+    before = facts.action(action_id)
+    ENDS[end](late)
+    assert facts.action(action_id) == before
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("ended", ENDS)
+def test_an_action_that_somebody_else_has_ended_stays_as_it_is(end: str, ended: str) -> None:
+    action_id = _mail_owed()
+    late = _claimed(action_id)
+    facts.end_all_leases()
+    ENDS[ended](_claimed(action_id))
+    before = facts.action(action_id)
+    ENDS[end](late)
+    assert facts.action(action_id) == before
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_action_that_was_dropped_while_it_was_in_work_stays_dropped(end: str) -> None:
+    action_id = _mail_owed()
+    claim = _claimed(action_id)
+    facts.applied(event("redacted", NOON + 60))
+    ENDS[end](claim)
+    assert (facts.action(action_id).status, facts.action(action_id).reason) == (ActionStatus.SKIPPED, "redacted")
+
+
+def test_a_mail_that_fails_while_its_person_is_forgotten_is_not_tried_again(post_box: PostBox) -> None:
+    action_id = _mail_owed()
+
+    def forget_and_refuse(_: Mail) -> None:
+        facts.applied(event("redacted", NOON + 60))
+        raise RefusedError("refused")
+
+    post_box.behave = forget_and_refuse
+    outbox.perform(action_id)
+    facts.end_all_leases()
+    assert facts.action(action_id).status == ActionStatus.SKIPPED
+    assert outbox.perform(action_id) == []
+    assert post_box.sent.total() == 0
+
+
+@pytest.mark.parametrize("end", FAILURES)
+def test_an_event_that_somebody_else_has_claimed_since_is_left_to_them(end: str) -> None:
+    told = event("verified", report="vr_1")
+    inbox.receive([told])
+    (late,) = inbox._claim([told.id], first_attempt=True)
+    facts.end_all_leases()
+    inbox._claim([told.id], first_attempt=False)
+    before = facts.event_row(told.id)
+    ENDS[end](late.claim)
+    assert facts.event_row(told.id) == before
+
+
+@pytest.mark.parametrize("end", FAILURES)
+def test_an_event_that_was_processed_meanwhile_stays_so(end: str) -> None:
+    told = event("verified", report="vr_1")
+    inbox.receive([told])
+    (late,) = inbox._claim([told.id], first_attempt=True)
+    assert inbox._process_together([late])
+    ENDS[end](late.claim)
+    assert facts.event_row(told.id).status == InboxStatus.PROCESSED

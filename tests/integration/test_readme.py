@@ -1,0 +1,54 @@
+"""README's example of a new action works as it stands."""
+
+import re
+import shutil
+import subprocess
+import sys
+from email import message_from_bytes, policy
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("config", "handlers", "tests")
+
+APPLY_AND_PERFORM = """
+from handlers import inbox, outbox, schema
+from handlers.events import parse
+from tests.shapes import event, session
+import orjson
+
+schema.migrate()
+happened = event("evt_1", "processing", 1795180000, session("vs_1", "processing"))
+inbox.receive([parse(orjson.dumps(happened))])
+for action_id in inbox.process(["evt_1"]):
+    outbox.perform(action_id)
+"""
+
+
+def test_the_example_of_a_new_action_sends_its_mail(tmp_path: Path) -> None:
+    for package in PACKAGES:
+        shutil.copytree(
+            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("node_modules", "__pycache__")
+        )
+    readme = (ROOT / "README.md").read_text()
+    for path, change in re.findall(r"```diff\n--- (\S+)\n(.*?)```", readme, re.DOTALL):
+        _change(tmp_path / path, change)
+    for path, content in re.findall(r"`(handlers/templates/\S+)`[^\n]*:\n\n```\w+\n(.*?)```", readme, re.DOTALL):
+        (tmp_path / path).write_text(content)
+
+    environment = {"VAR_DIR": "var", "EMAIL_LOOKUP": "lookup:lookup"}
+    (tmp_path / "lookup.py").write_text("def lookup(record):\n    return 'anna@example.com'\n")
+    subprocess.run([sys.executable, "-c", APPLY_AND_PERFORM], cwd=tmp_path, env=environment, check=True)
+
+    (mail,) = (tmp_path / "var" / "mail").glob("*.eml")
+    message = message_from_bytes(mail.read_bytes(), policy=policy.default)
+    assert message["Subject"] == "We have your documents"
+    assert "your documents have arrived" in message.get_body(("html",)).get_content()  # type: ignore[union-attr]  # it is there
+
+
+def _change(path: Path, change: str) -> None:
+    lines = change.splitlines(keepends=True)
+    before = "".join(line[1:] for line in lines if line[0] in " -")
+    after = "".join(line[1:] for line in lines if line[0] in " +")
+    text = path.read_text()
+    assert text.count(before) == 1, f"README's example does not fit {path.name} any more"
+    path.write_text(text.replace(before, after))

@@ -1,0 +1,453 @@
+"""The receiver under real uvicorn: what each delivery gets for an answer, and what it leaves in the inbox."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from kombu import pools
+from sqlmodel import select
+
+from config import broker, database
+from config.database import transaction
+from handlers.models import InboxEvent
+from receiver import webhook
+from receiver.app import app
+from receiver.intake import Intake
+from tests import databases, facts, shapes
+from tests.servers import running_receiver
+from tests.waiting import wait_until
+
+OLD_SECRET = "whsec_rolled_last_week"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def content(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """Posts to the receiver."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def post(self, body: bytes, signature: str | None, **headers: str) -> Answer:
+        """A delivery with this header, or with none."""
+        signed = {"Stripe-Signature": signature} if signature is not None else {}
+        return self.ask("POST", "/webhooks/stripe", body, {**signed, **headers})
+
+    def deliver(self, payload: Any, secret: str = shapes.SECRET, at: float | None = None) -> Answer:
+        """A delivery as Stripe makes it."""
+        body = payload if isinstance(payload, bytes) else shapes.as_body(payload)
+        return self.post(body, shapes.signature(body, secret, at))
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, **how: Any
+    ) -> Answer:
+        """Any request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request(method, path, body, headers or {}, **how)
+            answer = connection.getresponse()
+            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    def raw(self) -> socket.socket:
+        """A bare connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+
+@pytest.fixture
+def prepared(environment: pytest.MonkeyPatch, database_url: str) -> Iterator[str]:
+    environment.setenv("STRIPE_WEBHOOK_SECRET", f"{OLD_SECRET},{shapes.SECRET}")
+    databases.forget_process_state()
+    # A thread of the process, and so of other tests too; what was counted is still written down at the end.
+    environment.setattr("receiver.app.start_flushing", lambda: None)
+    before = broker.celery_app.conf.broker_url
+    use_broker("memory://")
+    yield database_url
+    use_broker(before)  # others publish from this process too
+
+
+@pytest.fixture
+def client(prepared: str) -> Iterator[Client]:
+    assert prepared
+    with running_receiver() as port:
+        yield Client(port)
+
+
+def use_broker(url: str) -> None:
+    """As in a fresh process that has never published."""
+    pools.reset()  # type: ignore[no-untyped-call]  # kombu ships no types
+    broker.connect_to(url)
+    broker.celery_app._pool = None
+    broker.celery_app.amqp._producer_pool = None
+    broker._outage.__init__()  # type: ignore[misc]  # there is one for the process
+    if url.startswith("memory:"):
+        with broker.celery_app.connection_for_write() as connection:
+            connection.default_channel.queue_purge(broker.QUEUE)
+
+
+def _stored() -> set[str]:
+    with transaction() as session:
+        return set(session.exec(select(InboxEvent.id)).all())
+
+
+def _published() -> list[str]:
+    ids: list[str] = []
+    with broker.celery_app.connection_for_read() as connection:
+        while message := connection.default_channel.basic_get(broker.QUEUE, no_ack=True):
+            ids += json.loads(message.body)[0][0]
+    return ids
+
+
+def _intake() -> Intake:
+    intake: Intake = app.state.webhook._intake
+    return intake
+
+
+PAYLOAD = facts.payload("verified", report="vr_1")
+BODY = shapes.as_body(PAYLOAD)
+
+
+def test_an_event_is_accepted_once_and_then_a_duplicate(client: Client) -> None:
+    first, second = client.deliver(PAYLOAD), client.deliver(PAYLOAD)
+    assert (first.status, first.content) == (200, {"event": PAYLOAD["id"], "outcome": "accepted"})
+    assert (second.status, second.content) == (200, {"event": PAYLOAD["id"], "outcome": "duplicate"})
+    assert first.headers["content-type"] == "application/json"
+    assert _stored() == {PAYLOAD["id"]}
+
+
+def test_an_accepted_event_and_an_unprocessed_duplicate_are_published(client: Client) -> None:
+    client.deliver(PAYLOAD)
+    client.deliver(PAYLOAD)
+    wait_until(lambda: broker.queue_length() == 2)
+    assert _published() == [PAYLOAD["id"]] * 2
+
+
+@pytest.mark.parametrize("kind", ["created", "processing", "requires_input", "verified", "canceled", "redacted"])
+def test_each_of_the_six_types_is_accepted(client: Client, kind: str) -> None:
+    assert client.deliver(facts.payload(kind)).content["outcome"] == "accepted"
+
+
+def test_a_thin_notification_is_accepted(client: Client) -> None:
+    said = shapes.thin("evt_1", "verified", "2026-11-16T10:00:00.123Z", "vs_1")
+    assert client.deliver(said).content == {"event": "evt_1", "outcome": "accepted"}
+
+
+def test_what_is_not_ours_is_ignored_and_not_stored(client: Client) -> None:
+    answer = client.deliver({"id": "evt_9", "object": "event", "type": "charge.succeeded"})
+    assert (answer.status, answer.content) == (200, {"event": "evt_9", "outcome": "ignored"})
+    assert _stored() == set()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "nonsense",
+        "t=,v1=",
+        "t=abc,v1=def",
+        "v1=" + shapes.digest(BODY, shapes.SECRET, 1),
+        f"t={int(time.time())}",
+        f"t={int(time.time())},v1=",
+        f"t={int(time.time())},v1={'0' * 64}",
+        f"t={int(time.time())},v0={shapes.digest(BODY, shapes.SECRET, int(time.time()))}",
+        shapes.signature(BODY, "whsec_somebody_else"),
+        shapes.signature(BODY + b" "),
+        "t=1," + shapes.signature(BODY),
+        shapes.signature(BODY).replace("t=", "t=1"),
+        shapes.signature(BODY).replace("t=", "t=" + "9" * 5000),
+        shapes.signature(BODY).replace("t=", "t=-"),
+        "=" * 100,
+        "," * 5000,
+    ],
+)
+def test_a_bad_signature_is_a_400_with_a_reason(client: Client, header: str | None) -> None:
+    _is_refused(client.post(BODY, header), 400)
+
+
+@pytest.mark.parametrize("value", ["é", "\u00ff" * 64, "t\u00e9=1,v1=\u00e9"])
+def test_a_signature_that_is_not_ascii_is_a_400(client: Client, value: str) -> None:
+    stamp = int(time.time())
+    _is_refused(client.post(BODY, f"t={stamp},v1={value}".encode().decode("latin-1")), 400)
+    _is_refused(client.post(BODY, value), 400)
+
+
+@pytest.mark.parametrize("apart", [-301, -86400, 302, 86400, 10**9])
+def test_a_timestamp_too_far_from_now_is_a_400_in_both_directions(client: Client, apart: int) -> None:
+    answer = client.deliver(PAYLOAD, at=time.time() + apart)
+    _is_refused(answer, 400)
+    assert "timestamp" in answer.content["error"]
+
+
+def test_a_second_timestamp_makes_no_old_signature_young(client: Client) -> None:
+    old = shapes.signature(BODY, at=time.time() - 3600)
+    _is_refused(client.post(BODY, f"{old},t={int(time.time())}"), 400)
+    _is_refused(client.post(BODY, f"t={int(time.time())},{old}"), 400)
+
+
+@pytest.mark.parametrize("apart", [-290, 290])
+def test_a_clock_a_little_off_is_no_reason_to_refuse(client: Client, apart: int) -> None:
+    assert client.deliver(PAYLOAD, at=time.time() + apart).status == 200
+
+
+@pytest.mark.parametrize("secret", [OLD_SECRET, shapes.SECRET])
+def test_every_configured_secret_is_good(client: Client, secret: str) -> None:
+    assert client.deliver(PAYLOAD, secret).status == 200
+
+
+def test_one_good_signature_among_several_is_enough(client: Client) -> None:
+    stamp = int(time.time())
+    signatures = ("0" * 64, shapes.digest(BODY, shapes.SECRET, stamp), "f" * 64)
+    header = f"t={stamp}," + ",".join(f"v1={one}" for one in signatures) + ",v0=ignored"
+    assert client.post(BODY, header).status == 200
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe\xfd", b'{"id": "\xc3\x28"}', BODY.replace(b"vr_1", b"vr_\xff")])
+def test_a_body_that_is_not_utf8_is_a_400(client: Client, body: bytes) -> None:
+    _is_refused(client.deliver(body), 400)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"null",
+        b'"x"',
+        b"12",
+        b"{}",
+        b'{"type": "identity.verification_session.verified"}',
+        b'{"a":' * 20_000 + b"1" + b"}" * 20_000,
+        b'{"id": "evt_1", "type": "\\ud800"}',
+        shapes.as_body({**PAYLOAD, "created": True}),
+        shapes.as_body({**PAYLOAD, "created": 10**308}),
+        shapes.as_body({**PAYLOAD, "id": "evt_\0"}),
+        shapes.as_body({**PAYLOAD, "data": {"object": None}}),
+        shapes.as_body({**PAYLOAD, "data": {"object": [1]}}),
+        shapes.as_body({**PAYLOAD, "livemode": "no"}),
+    ],
+)
+def test_a_correctly_signed_body_that_is_no_event_is_a_400(client: Client, body: bytes) -> None:
+    _is_refused(client.deliver(body), 400)
+
+
+def _is_refused(answer: Answer, status: int) -> None:
+    assert answer.status == status
+    assert answer.body.count(b"\n") == 0
+    assert set(answer.content) == {"error"}
+    assert b"Traceback" not in answer.body
+    assert _stored() == set()
+
+
+def test_a_body_up_to_the_cap_is_read(client: Client) -> None:
+    padded = {**PAYLOAD, "padding": ""}
+    padded["padding"] = "x" * (webhook.MAX_BODY_BYTES - len(shapes.as_body(padded)))
+    body = shapes.as_body(padded)
+    assert len(body) == webhook.MAX_BODY_BYTES
+    assert client.deliver(body).status == 200
+
+
+def test_a_declared_body_above_the_cap_is_refused_before_it_is_sent(client: Client) -> None:
+    with client.raw() as connection:
+        head = f"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: {webhook.MAX_BODY_BYTES + 1}\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_chunked_body_above_the_cap_is_refused_while_it_is_sent(client: Client) -> None:
+    with client.raw() as connection:
+        connection.sendall(b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+        try:
+            for _ in range(64):  # four times the cap
+                connection.sendall(chunk)
+        except OSError:  # it does not listen any more
+            pass
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_chunked_body_below_the_cap_is_read(client: Client) -> None:
+    pieces = [BODY[i : i + 100] for i in range(0, len(BODY), 100)]
+    headers = {"Stripe-Signature": shapes.signature(BODY)}
+    answer = client.ask("POST", "/webhooks/stripe", iter(pieces), headers, encode_chunked=True)
+    assert answer.content["outcome"] == "accepted"
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+def test_another_method_is_a_405(client: Client, method: str) -> None:
+    answer = client.ask(method, "/webhooks/stripe")
+    assert answer.status == 405
+    assert "POST" in answer.headers["allow"]
+
+
+def test_another_path_is_a_404(client: Client) -> None:
+    assert client.ask("POST", "/webhooks/strip", BODY).status == 404
+
+
+def test_the_server_does_not_say_what_it_runs_on(client: Client) -> None:
+    assert "server" not in client.deliver(PAYLOAD).headers
+
+
+def test_a_body_that_comes_too_slowly_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook, "_BODY_SECONDS", 0.2)
+    with client.raw() as connection:
+        connection.sendall(b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_sender_that_goes_away_in_the_middle_disturbs_nobody(client: Client) -> None:
+    for _ in range(5):
+        with client.raw() as connection:
+            connection.sendall(b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    assert client.deliver(PAYLOAD).status == 200
+
+
+def _head(body: bytes) -> bytes:
+    lines = (f"Content-Length: {len(body)}", f"Stripe-Signature: {shapes.signature(body)}")
+    return ("POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n" + "\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def test_a_sender_that_goes_away_while_its_event_is_stored_disturbs_nobody(client: Client, prepared: str) -> None:
+    other = facts.payload("processing")
+    with databases.locked(prepared):
+        with client.raw() as connection:
+            connection.sendall(_head(BODY) + BODY)
+            wait_until(_intake()._database._work_queue.empty)
+        pool = ThreadPoolExecutor(1)
+        answer = pool.submit(client.deliver, other)
+        wait_until(lambda: _intake()._waiting)
+    assert answer.result().content["outcome"] == "accepted"
+    pool.shutdown()
+    wait_until(lambda: _stored() == {PAYLOAD["id"], other["id"]})
+
+
+def test_what_waits_together_is_stored_together_and_a_bad_row_fails_alone(client: Client, prepared: str) -> None:
+    databases.refuse(prepared, "inbox_event", "id", "evt_bad")
+    payloads = [facts.payload("verified", session_id=f"vs_{n}") for n in range(6)]
+    payloads.insert(3, facts.payload("verified", session_id="vs_bad", event_id="evt_bad"))
+    pool = ThreadPoolExecutor(8)
+    with databases.locked(prepared):
+        first = pool.submit(client.deliver, PAYLOAD)
+        wait_until(lambda: not _intake()._waiting and _intake()._database._threads)
+        answers = [pool.submit(client.deliver, payload) for payload in payloads]
+        wait_until(lambda: len(_intake()._waiting) == len(payloads))
+    assert first.result().status == 200
+    pool.shutdown()
+    statuses = {json.loads(shapes.as_body(p))["id"]: a.result().status for p, a in zip(payloads, answers, strict=True)}
+    assert statuses.pop("evt_bad") == 400
+    assert set(statuses.values()) == {200}
+    assert _stored() == {PAYLOAD["id"], *statuses}
+
+
+def test_one_event_delivered_twice_at_once_is_accepted_once(client: Client, prepared: str) -> None:
+    with databases.locked(prepared):
+        pool = ThreadPoolExecutor(4)
+        answers = [pool.submit(client.deliver, PAYLOAD) for _ in range(4)]
+        wait_until(lambda: len(_intake()._waiting) == 3)
+    assert sorted(answer.result().content["outcome"] for answer in answers) == ["accepted", *["duplicate"] * 3]
+    pool.shutdown()
+
+
+def test_a_database_that_is_down_is_a_503_until_it_is_back(
+    client: Client, prepared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_SQLITE_BUSY_SECONDS", 0.1)
+    assert client.ask("GET", "/readyz").status == 200
+    with databases.down(prepared):
+        answer = client.deliver(PAYLOAD)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "30")
+        assert set(answer.content) == {"error"}
+        if databases.SERVER_URL:  # SQLite's lock hinders writers only
+            assert client.ask("GET", "/readyz").status == 503
+        assert client.ask("GET", "/healthz").status == 200
+    assert client.deliver(PAYLOAD).content["outcome"] == "accepted"
+    assert client.ask("GET", "/readyz").status == 200
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "redis+socket:///nowhere/redis.sock"])
+def test_a_redis_that_is_down_delays_no_answer(prepared: str, url: str) -> None:
+    assert prepared
+    use_broker(url)
+    with running_receiver() as port:
+        client = Client(port)
+        started = time.monotonic()
+        for n in range(20):
+            assert client.deliver(facts.payload("verified", session_id=f"vs_{n}")).status == 200
+        assert time.monotonic() - started < 2
+        ready = client.ask("GET", "/readyz")
+        assert (ready.status, ready.content) == (200, {"database": "ok", "broker": "unreachable"})
+    assert len(_stored()) == 20
+
+
+def test_a_redis_that_is_frozen_delays_no_answer(prepared: str) -> None:
+    assert prepared
+    with socket.create_server(("127.0.0.1", 0)) as frozen:  # takes the connection, and says nothing
+        use_broker(f"redis://127.0.0.1:{frozen.getsockname()[1]}/0")
+        with running_receiver() as port:
+            started = time.monotonic()
+            for n in range(20):
+                assert Client(port).deliver(facts.payload("verified", session_id=f"vs_{n}")).status == 200
+            assert time.monotonic() - started < 1.5
+
+
+def test_many_at_once_are_all_stored(client: Client) -> None:
+    payloads = [facts.payload("verified", session_id=f"vs_{n}") for n in range(200)]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(client.deliver, payloads))
+    assert {answer.content["outcome"] for answer in answers} == {"accepted"}
+    assert _stored() == {payload["id"] for payload in payloads}
+
+
+def test_shutting_down_answers_who_waits_and_publishes_what_was_stored(prepared: str) -> None:
+    pool = ThreadPoolExecutor(4)
+    answers: list[Future[Answer]] = []
+    unlock = threading.Event()
+    locked = threading.Event()
+
+    def hold() -> None:
+        with databases.locked(prepared):
+            locked.set()
+            unlock.wait()
+
+    holding = pool.submit(hold)
+    locked.wait()
+    try:
+        with running_receiver() as port:
+            client = Client(port)
+            answers = [pool.submit(client.deliver, facts.payload("verified", session_id=f"vs_{n}")) for n in range(3)]
+            wait_until(lambda: len(_intake()._waiting) == 2)
+            threading.Timer(0.3, unlock.set).start()  # the shutdown has begun by then
+    finally:
+        unlock.set()
+    assert {answer.result().status for answer in answers} == {200}
+    holding.result()
+    pool.shutdown()
+    assert sorted(_published()) == sorted(_stored())
+    assert len(_stored()) == 3
+
+
+def test_an_answered_event_is_already_committed(client: Client) -> None:
+    for n in range(20):
+        payload = facts.payload("verified", session_id=f"vs_{n}")
+        assert client.deliver(payload).status == 200
+        assert facts.event_row(payload["id"]).status == "received"

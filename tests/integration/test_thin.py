@@ -1,0 +1,203 @@
+"""Thin notifications: verified and stored like any other, and applied by asking Stripe."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+import structlog
+
+from handlers import inbox
+from handlers.models import ActionStatus, InboxStatus, Outcome, Status, utc_now
+from receiver import webhook
+from tests import databases, facts
+from tests.facts import NOON, event
+from tests.integration.stories import Stories, by_name, perform_everything, process_everything
+from tests.property.outside import PostBox
+
+pytestmark = pytest.mark.usefixtures("database_url", "post_box")
+CONNECTED = "acct_1Connected"
+
+
+def _verified(stripe: Stories, **options: object) -> str:
+    session_id = stripe.simulator.create(email="jenny@example.com", **options)  # type: ignore[arg-type]
+    stripe.later().simulator.submit(session_id)
+    stripe.later().simulator.passed(session_id)
+    return session_id
+
+
+def test_thin_notifications_alone_lead_to_the_true_record(stripe: Stories, post_box: PostBox) -> None:
+    session_id = _verified(stripe)
+    stripe.deliver(session_id, thin=True)
+    perform_everything()
+    record = facts.record(session_id)
+    assert (record.status, record.last_report_id) == (
+        Status.VERIFIED,
+        stripe.simulator.session(session_id)["last_verification_report"],
+    )
+    assert list(post_box.sent.values()) == [1]
+
+
+@pytest.mark.parametrize("thin_first", [False, True])
+def test_both_forms_of_one_change_owe_one_mail(stripe: Stories, post_box: PostBox, thin_first: bool) -> None:
+    session_id = _verified(stripe)
+    thin = [body for body in stripe.simulator.events(session_id) if body["thin"]]
+    assert thin
+    stripe.seen.clear()
+    snapshots = stripe.news(session_id)
+    stripe.seen.clear()
+    notifications = stripe.news(session_id, thin=True)
+    forms = [notifications, snapshots] if thin_first else [snapshots, notifications]
+    facts.applied(*forms[0], *forms[1])
+    perform_everything()
+    assert by_name(session_id)["email_verified"] == [ActionStatus.DONE]
+    assert post_box.sent.total() == 1
+    assert facts.record(session_id).submissions == 1
+
+
+def test_without_a_key_it_is_ignored_and_owes_nothing() -> None:
+    facts.applied(event("created"))
+    before = facts.record()
+    told = facts.thin("verified", NOON + 10)
+    assert facts.applied(told) == []
+    assert facts.event_row(told.id).outcome == Outcome.IGNORED
+    assert facts.record() == before
+
+
+def test_without_a_key_a_redaction_is_obeyed_none_the_less() -> None:
+    facts.applied(event("verified", report="vr_1", user="c4nary", reference="c4nary"))
+    facts.applied(facts.thin("redacted", NOON + 10))
+    assert facts.record().redacted_at is not None
+    assert "c4nary" not in repr((facts.record(), facts.event_rows()))
+
+
+@pytest.mark.parametrize("status", [401, 409, 429, 500, 503])
+def test_an_event_waits_while_stripe_cannot_answer_and_others_go_on(stripe: Stories, status: int) -> None:
+    session_id = _verified(stripe)
+    told = stripe.news(session_id, thin=True)[-1]
+    other = event("verified", session_id="vs_other", report="vr_1")
+    stripe.simulator.fault(status, count=None, path=session_id)
+    inbox.receive([told, other])
+    inbox.process([told.id, other.id])
+    waiting = facts.event_row(told.id)
+    assert (waiting.status, waiting.attempts, waiting.waits) == (InboxStatus.RECEIVED, 1, 1)
+    assert waiting.last_error == f"Stripe answered {status}"
+    assert waiting.due_at < utc_now() + timedelta(seconds=61)
+    assert facts.record("vs_other").status == Status.VERIFIED
+    stripe.simulator.clear_faults()
+    process_everything()
+    assert facts.record(session_id).status == Status.VERIFIED
+
+
+def test_an_event_waits_while_stripe_cannot_be_reached(stripe: Stories, environment: pytest.MonkeyPatch) -> None:
+    told = stripe.news(_verified(stripe), thin=True)[-1]
+    environment.setenv("STRIPE_API_BASE", "http://127.0.0.1:9")
+    databases.forget_process_state()
+    facts.applied(told)
+    assert facts.event_row(told.id).last_error == "Stripe was not reached"
+    assert facts.event_row(told.id).waits == 1
+
+
+def test_a_slow_answer_holds_its_own_event_and_no_other_worker(
+    stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr("handlers.stripe_api._TIMEOUT_SECONDS", (0.5, 0.5))
+    told = stripe.news(_verified(stripe), thin=True)[-1]
+    other = event("verified", session_id="vs_other", report="vr_1")
+    stripe.simulator.fault(hang=True, path=told.session_id)
+    inbox.receive([told, other])
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(inbox.process, [told.id])
+        assert inbox.process([other.id])
+        assert not slow.done()
+        assert slow.result() == []
+    assert facts.event_row(told.id).last_error == "Stripe was not reached"
+
+
+def test_delays_grow_and_differ_so_that_nobody_comes_back_with_all_the_others(stripe: Stories) -> None:
+    told = stripe.news(_verified(stripe), thin=True)[-1]
+    stripe.simulator.fault(500, count=None)
+    inbox.receive([told])
+    delays = []
+    for _ in range(8):
+        facts.end_all_leases()
+        inbox.process([told.id])
+        delays.append((facts.event_row(told.id).due_at - utc_now()).total_seconds())
+    assert all(delay <= min(60, 2 * 2**attempt) for attempt, delay in enumerate(delays))
+    assert len({round(delay, 3) for delay in delays}) > 4
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_what_stripe_will_not_explain_changes_and_owes_nothing(stripe: Stories, status: int) -> None:
+    session_id = _verified(stripe)
+    facts.applied(event("created", session_id=session_id))
+    before = facts.record(session_id)
+    told = stripe.news(session_id, thin=True)[-1]
+    stripe.simulator.fault(status, count=None)
+    assert facts.applied(told) == []
+    assert facts.event_row(told.id).outcome == Outcome.IGNORED
+    assert facts.record(session_id) == before
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_where_stripe_will_not_explain_a_tie_goes_by_rank(stripe: Stories, status: int) -> None:
+    stripe.simulator.fault(status, count=None)
+    facts.applied(event("verified", report="vr_1"), event("processing", report="vr_1"))
+    assert facts.record().status == Status.VERIFIED
+
+
+def test_an_answer_is_no_newer_than_the_moment_of_asking(stripe: Stories) -> None:
+    """Stripe may have read the session long before it sends the answer, and dates only that."""
+    told = stripe.news(_verified(stripe), thin=True)[-1]
+    dated = int(time.time()) + 1000
+    stripe.simulator.clock(offset=0, frozen=dated)
+    stripe.simulator.fault(delay=0.2, path=told.session_id)
+    facts.applied(told)
+    applied_at = facts.record(told.session_id).applied_at
+    assert applied_at is not None
+    assert int(applied_at.timestamp()) == dated - 1, "a fifth of a second before, in whole seconds"
+
+
+def test_a_connected_accounts_session_is_asked_for_in_its_name(stripe: Stories, post_box: PostBox) -> None:
+    session_id = stripe.simulator.create(email="jenny@example.com", account=CONNECTED)
+    stripe.simulator.endpoint("http://127.0.0.1:9/connect", payload="both", hold=True, connect=True)
+    stripe.later().simulator.submit(session_id)
+    stripe.later().simulator.passed(session_id)
+    news = stripe.news(session_id, thin=True)
+    assert {told.account for told in news} == {CONNECTED}
+    facts.applied(*news)
+    perform_everything()
+    record = facts.record(session_id)
+    assert (record.status, record.account) == (Status.VERIFIED, CONNECTED)
+    assert post_box.sent.total() == 1
+
+
+def test_an_account_that_does_not_let_us_in_is_ignored(stripe: Stories) -> None:
+    session_id = stripe.simulator.create(account=CONNECTED)
+    stripe.simulator.endpoint("http://127.0.0.1:9/connect", payload="both", hold=True, connect=True)
+    stripe.later().simulator.submit(session_id)
+    stripe.simulator.keys(account=CONNECTED, reachable=False)
+    told = stripe.news(session_id, thin=True)[-1]
+    facts.applied(told)
+    assert facts.event_row(told.id).outcome == Outcome.IGNORED
+
+
+@pytest.mark.parametrize("key", ["sk_test_made_up", "sk_live_made_up"])
+@pytest.mark.parametrize("livemode", [False, True])
+@pytest.mark.parametrize("form", ["snapshot", "thin"])
+def test_the_other_modes_events_are_not_ours_and_that_is_said(
+    environment: pytest.MonkeyPatch, key: str, livemode: bool, form: str
+) -> None:
+    environment.setenv("STRIPE_API_KEY", key)
+    databases.forget_process_state()
+    told = replace(event("verified") if form == "snapshot" else facts.thin("verified"), livemode=livemode)
+    with structlog.testing.capture_logs() as lines:
+        assert webhook._why_ignored(told) == ("" if livemode == ("live" in key) else "other mode")
+    said = [(line["event"], line["event_id"]) for line in lines]
+    assert said == ([] if livemode == ("live" in key) else [("event.other_mode", told.id)])
+
+
+def test_without_a_key_both_modes_are_ours() -> None:
+    assert webhook._why_ignored(event("verified", livemode=True)) == ""
+    assert webhook._why_ignored(event("verified", livemode=False)) == ""

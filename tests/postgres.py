@@ -1,0 +1,83 @@
+"""Runs the tests that need a database on PostgreSQL: at DATABASE_URL, or on a cluster that lives as long as they do."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FOLDERS = ("tests/integration", "tests/property")
+# These use no database, or the embedded one whatever is set.
+ELSEWHERE = (
+    "tests/integration/test_broker.py",
+    "tests/integration/test_demo.py",
+    "tests/integration/test_embedded.py",
+    "tests/integration/test_readme.py",
+    "tests/integration/test_reconnect.py",
+    "tests/integration/test_replay.py",
+    "tests/integration/test_run.py",
+    "tests/integration/test_simulator.py",
+    "tests/property/test_mutations.py",
+    "tests/property/test_orders.py",
+)
+# Nothing here outlives the run.
+FAST = "-c listen_addresses='' -c fsync=off -c full_page_writes=off -c max_connections=200"
+
+
+def main(arguments: list[str]) -> int:
+    """pytest's exit code; 2 where there is no PostgreSQL to run on."""
+    folders = [folder for folder in FOLDERS if Path(folder).is_dir()]
+    with _server() as url:
+        chosen = arguments or [*folders, *(f"--ignore={path}" for path in ELSEWHERE)]
+        command = [sys.executable, "-m", "pytest", "-m", "not e2e", *chosen]
+        return subprocess.call(command, env={**os.environ, "DATABASE_URL": url})
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    given = os.environ.get("DATABASE_URL", "")
+    if given.startswith("postgres"):
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:  # short: a unix socket's path is limited
+        _give_away(folder)
+        control = [*_as_postgres(), str(_binary("pg_ctl")), "--pgdata", f"{folder}/data", "--silent"]
+        initdb = "--auth=trust --username=postgres --no-sync --encoding=UTF8 --locale=C.UTF-8"
+        _call([*control, "initdb", "--options", initdb])
+        _call([*control, "-w", "-l", f"{folder}/log", "-o", f"{FAST} -c unix_socket_directories={folder}", "start"])
+        try:
+            yield f"postgresql://postgres@/postgres?host={folder}"
+        finally:
+            _call([*control, "-m", "immediate", "-w", "stop"])
+
+
+def _call(command: list[str]) -> None:
+    subprocess.run(command, check=True, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def _binary(name: str) -> Path:
+    # The newest version's own first: what Debian puts on PATH is a wrapper.
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
+    on_path = shutil.which(name)
+    if not found and not on_path:
+        sys.exit("No PostgreSQL: set DATABASE_URL, or install its server (Debian: apt-get install postgresql)")
+    return found[-1] if found else Path(on_path or "")
+
+
+def _as_postgres() -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    return ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+
+
+def _give_away(folder: str) -> None:
+    if os.getuid() == 0:
+        user = pwd.getpwnam("postgres")
+        os.chown(folder, user.pw_uid, user.pw_gid)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Proofs: what must hold for every order, number and timing of events."""

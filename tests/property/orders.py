@@ -1,0 +1,292 @@
+"""Every order of every life cycle, without a database: `python -m tests.property.orders`.
+
+The walk is over what has been delivered and what it came to, not over the orders themselves: two orders that came to
+the same record, submissions and owed actions go on together. So a few thousand steps stand for all orders, whose number
+is counted with them.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import combinations_with_replacement
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+from handlers.events import VerificationEvent
+from handlers.models import VerificationRecord
+from handlers.ordering import Seen, answer
+from handlers.records import reports_in
+from handlers.verification import Owed, decide
+from tests.property.lifecycles import LifeCycle, as_thin, as_twin, life_cycles
+
+LIMIT = 2  # low enough for life cycles of six events to reach it
+
+# What a record is at the end: all that must not depend on the order. (change_number counts the changes that were seen.)
+_FIELDS = (
+    "status",
+    "last_error_code",
+    "last_error_reason",
+    "last_report_id",
+    "client_reference_id",
+    "user_id",
+    "redacted_at",
+    "applied_at",
+    "applied_rank",
+)
+
+
+class Came(NamedTuple):
+    """What deliveries have come to so far."""
+
+    record: tuple[Any, ...]
+    change_number: int
+    reports: frozenset[str]
+    actions: frozenset[tuple[str, str, bool]]  # name, cause, whether it is skipped
+
+    @property
+    def keys(self) -> frozenset[tuple[str, str]]:
+        """The keys of the owed actions, but for notify_app's, owed per change seen: stale ones are not told."""
+        return frozenset((name, cause) for name, cause, _ in self.actions if name != "notify_app")
+
+
+NOTHING = Came((None,) * (len(_FIELDS) - 1) + (0,), 0, frozenset(), frozenset())
+
+# Given how many of the true events have happened at least, the states Stripe may answer with, and when it was asked.
+Answers = Callable[[int], Iterable[tuple[VerificationEvent, datetime]]]
+
+
+@dataclass
+class Tally:
+    """How much was tried."""
+
+    life_cycles: int = 0
+    orders: int = 0
+    steps: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.life_cycles + other.life_cycles, self.orders + other.orders, self.steps + other.steps)
+
+
+def ends(events: Sequence[VerificationEvent], answers: Answers | None, tally: Tally) -> dict[Came, int]:
+    """All that any order of these deliveries can come to, and by how many orders."""
+    reached: dict[tuple[int, Came], int] = {(0, NOTHING): 1}
+    for _ in events:
+        following: Counter[tuple[int, Came]] = Counter()
+        for (delivered, came), ways in reached.items():
+            for index, event in enumerate(events):
+                if delivered & (1 << index):
+                    continue
+                now = delivered | (1 << index)
+                for end in set(_deliver(came, event, _happened(events, now), answers)):
+                    following[now, end] += ways
+                    tally.steps += 1
+        reached = following
+    tally.orders += sum(reached.values())
+    tally.life_cycles += 1
+    return {came: ways for (_, came), ways in reached.items()}
+
+
+def in_true_order(life_cycle: LifeCycle) -> Came:
+    """What the events come to when each arrives once, in time."""
+    came = NOTHING
+    for event in life_cycle.events:
+        (came,) = _deliver(came, event, 0, None)
+    return came
+
+
+def stripe(life_cycle: LifeCycle, slack: int = 0) -> Answers:
+    """A Stripe that may be asked between any two events; its stamp is `slack` seconds before the moment of asking."""
+
+    def answers(happened: int) -> Iterator[tuple[VerificationEvent, datetime]]:
+        for index in range(max(happened, 1) - 1, len(life_cycle.events)):
+            event = life_cycle.events[index]
+            if event.kind == "redacted":
+                continue
+            last = (
+                index + 1 == len(life_cycle.events)
+                or life_cycle.events[-1].kind == "redacted" == life_cycle.events[index + 1].kind
+            )
+            yield event, event.created_at - timedelta(seconds=slack)
+            if last:  # nothing follows: the clock goes on
+                yield event, event.created_at + timedelta(seconds=5)
+
+    return answers
+
+
+def _happened(events: Sequence[VerificationEvent], delivered: int) -> int:
+    numbers = [int(event.id.split("_")[1]) for index, event in enumerate(events) if delivered & (1 << index)]
+    return max(numbers) + 1
+
+
+def _deliver(came: Came, event: VerificationEvent, happened: int, answers: Answers | None) -> Iterator[Came]:
+    without = _decide(came, event, None, can_ask=answers is not None)
+    if without is not None:
+        yield without
+        return
+    assert answers is not None
+    for told, asked_at in answers(happened):
+        assert told.state is not None
+        seen = answer(event, told.state, asked_at)
+        settled = _decide(came, event, seen, can_ask=True)
+        if settled is not None:  # else it waits, is asked again later, and comes to what a later answer says
+            yield settled
+
+
+def _decide(came: Came, event: VerificationEvent, seen: Seen | None, *, can_ask: bool) -> Came | None:
+    reports = came.reports | reports_in(event, seen)
+    record = cast(VerificationRecord, SimpleNamespace(**dict(zip(_FIELDS, came.record, strict=True))))
+    record.change_number, record.submissions, record.client_reference_trusted = came.change_number, len(reports), True
+    decision = decide(record, event, seen, can_ask=can_ask, limit=LIMIT)
+    if decision is None:
+        return None
+    fields = tuple(getattr(record, name) for name in _FIELDS)
+    return Came(fields, record.change_number, reports, _written(came.actions, decision.owed))
+
+
+def _written(actions: frozenset[tuple[str, str, bool]], owed: Iterable[Owed]) -> frozenset[tuple[str, str, bool]]:
+    # As outbox.owe: what is skipped may become pending, and nothing else changes.
+    standing = {(name, cause): skipped for name, cause, skipped in actions}
+    for one in owed:
+        standing[one.name, one.cause] = standing.get((one.name, one.cause), True) and one.skipped is not None
+    return frozenset((name, cause, skipped) for (name, cause), skipped in standing.items())
+
+
+def with_copies(life_cycle: LifeCycle, copies: int) -> Iterator[tuple[VerificationEvent, ...]]:
+    """Its events with up to so many of them once more: as a twin, or delivered again after the inbox was purged."""
+    for count in range(copies + 1):
+        for again in combinations_with_replacement(life_cycle.events, count):
+            yield life_cycle.events + tuple(as_twin(event) for event in again)
+
+
+def check_snapshots(life_cycle: LifeCycle, copies: int) -> Tally:
+    """Without a key, a second apart: every order ends as the true one does."""
+    tally, truth = Tally(), in_true_order(life_cycle)
+    for events in with_copies(life_cycle, copies):
+        for end in ends(events, None, tally):
+            _agree(life_cycle, end, truth, marks=True)
+    return tally
+
+
+def check_ties(life_cycle: LifeCycle, copies: int) -> Tally:
+    """Without a key, all in one second: nobody can know the true order, and every order ends alike."""
+    tally = Tally()
+    for events in with_copies(life_cycle, copies):
+        first, *others = ends(events, None, tally)
+        for end in others:
+            _agree(life_cycle, end, first, marks=True)
+    return tally
+
+
+def check_answers(life_cycle: LifeCycle, copies: int, slack: int) -> Tally:
+    """With a key, also within one second: Stripe's answers, between any two events, lead to the true end."""
+    tally, truth = Tally(), in_true_order(_apart(life_cycle))
+    for events in with_copies(life_cycle, copies):
+        for end in ends(events, stripe(life_cycle, slack), tally):
+            _agree(life_cycle, end, truth, marks=False)
+    return tally
+
+
+def check_both_forms(life_cycle: LifeCycle, slack: int) -> Tally:
+    """Each change as a snapshot and as a thin notification: the true end, and nothing owed twice."""
+    tally, truth = Tally(), in_true_order(_apart(life_cycle))
+    events = life_cycle.events + tuple(as_thin(event) for event in life_cycle.events)
+    for end in ends(events, stripe(life_cycle, slack), tally):
+        _agree(life_cycle, end, truth, marks=False)
+    return tally
+
+
+def check_thin(life_cycle: LifeCycle, slack: int) -> Tally:
+    """Thin notifications alone: the true record; states that had passed when Stripe was asked are never heard of."""
+    tally, truth = Tally(), in_true_order(_apart(life_cycle))
+    for end in ends([as_thin(event) for event in life_cycle.events], stripe(life_cycle, slack), tally):
+        _same(life_cycle, "record", _outline(end), _outline(truth))
+        _same(life_cycle, "reports not in the truth", end.reports - truth.reports, frozenset())
+        _same(life_cycle, "keys not in the truth", end.keys - truth.keys, frozenset())
+        if end.reports == truth.reports:  # else the limit may not be reached: a submission had passed unheard
+            _same(life_cycle, "owed because of the end", _owed_at_the_end(end), _owed_at_the_end(truth))
+    return tally
+
+
+def check_nobody_to_ask(life_cycle: LifeCycle) -> Tally:
+    """Thin notifications without a key change and owe nothing, but a redaction is obeyed."""
+    tally = Tally()
+    for end in ends([as_thin(event) for event in life_cycle.events], None, tally):
+        _same(life_cycle, "status", end.record[0], None)
+        _same(life_cycle, "keys", end.keys, frozenset())
+    return tally
+
+
+def _agree(life_cycle: LifeCycle, end: Came, truth: Came, *, marks: bool) -> None:
+    if marks:
+        _same(life_cycle, "record", end.record, truth.record)
+    _same(life_cycle, "record", _outline(end), _outline(truth))
+    _same(life_cycle, "submissions", end.reports, truth.reports)
+    _same(life_cycle, "action keys", end.keys, truth.keys)
+    # Here, and only here, may an action be skipped in one order and owed in another: where its state has passed.
+    _same(life_cycle, "owed because of the end", _owed_at_the_end(end), _owed_at_the_end(truth))
+
+
+def _outline(came: Came) -> tuple[Any, ...]:
+    return (*came.record[: _FIELDS.index("redacted_at")], _is_redacted(came))
+
+
+def _is_redacted(came: Came) -> bool:
+    return came.record[_FIELDS.index("redacted_at")] is not None
+
+
+def _owed_at_the_end(came: Came) -> frozenset[tuple[str, str, bool]]:
+    status, code, _, report, *_ = came.record
+    if _is_redacted(came):  # what was done before the redaction, and dropped after it, differs
+        return frozenset()
+    cause = "canceled" if status == "canceled" else f"{status}:{code or ''}:{report or ''}"
+    at_limit = status == "requires_input" and len(came.reports) >= LIMIT
+    causes = {cause} | ({"submission_limit"} if at_limit else set())
+    # A prompt that was owed before the limit was reached is dropped at the moment of doing.
+    return frozenset(
+        action
+        for action in came.actions
+        if action[1] in causes and not (at_limit and action[0] == "email_retry_prompt")
+    )
+
+
+def _same(life_cycle: LifeCycle, what: str, end: object, truth: object) -> None:
+    if end != truth:
+        raise AssertionError(f"{life_cycle}\n{what}: {end}\ninstead of {truth}")
+
+
+def _apart(life_cycle: LifeCycle) -> LifeCycle:
+    return next(other for other in life_cycles(len(life_cycle.steps)) if other.steps == life_cycle.steps)
+
+
+def main() -> int:
+    """Tries everything, and prints how much that was."""
+    parser = argparse.ArgumentParser(prog="python -m tests.property.orders", description=__doc__)
+    parser.add_argument("--events", type=int, default=6, help="the longest life cycle (default: 6)")
+    parser.add_argument("--copies", type=int, default=2, help="how many of its events come twice (default: 2)")
+    arguments = parser.parse_args()
+    apart = list(life_cycles(arguments.events))
+    tied = list(life_cycles(arguments.events, same_second=True))
+    both = list(life_cycles(min(arguments.events, 4))) + list(life_cycles(min(arguments.events, 4), same_second=True))
+    for name, check, cycles in (
+        ("snapshots, seconds apart, no key", lambda one: check_snapshots(one, arguments.copies), apart),
+        ("snapshots, one second, no key", lambda one: check_ties(one, arguments.copies), tied),
+        ("snapshots, seconds apart, Stripe asked", lambda one: check_answers(one, arguments.copies, 0), apart),
+        ("snapshots, one second, Stripe asked", lambda one: check_answers(one, 1, 0), tied),
+        ("the same, slow answers", lambda one: check_answers(one, 1, 3), apart + tied),
+        ("snapshots and thin", lambda one: check_both_forms(one, 0) + check_both_forms(one, 3), both),
+        ("thin", lambda one: check_thin(one, 0) + check_thin(one, 3), apart + tied),
+        ("thin, nobody to ask", check_nobody_to_ask, apart + tied),
+    ):
+        tally = sum((check(one) for one in cycles), Tally())
+        print(
+            f"{name}: {len(cycles)} life cycles, {tally.orders:,} orders in {tally.steps:,} steps, all agree",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The world outside for the proofs: a post box for the mail server, and an application that is told of changes."""
+
+import base64
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from handlers import actions
+from handlers.mailer import Mail
+from tests import databases
+from tests.simulator.catcher import Catcher, Caught
+
+Key = tuple[str, str, str]  # session, name, cause
+SECRET = "whsec_" + base64.b64encode(b"a key of the application, 32 bytes").decode()
+
+
+@dataclass
+class PostBox:
+    """Takes mails; `behave` may refuse one by raising."""
+
+    sent: Counter[Key] = field(default_factory=Counter)
+    behave: Callable[[Mail], None] = lambda _: None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def send(self, mail: Mail) -> None:
+        """In the place of handlers.mailer.send."""
+        self.behave(mail)
+        with self._lock:
+            self.sent[mail.key] += 1
+
+
+@dataclass
+class Application:
+    """The main application: what it was told of each session and took, in the order of arrival."""
+
+    taken: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    caught: list[Caught] = field(default_factory=list)
+    status: int = 200
+    meanwhile: Callable[[], object] = lambda: None  # happens while it makes up its mind
+    catcher: Catcher = field(init=False)
+
+    def answer(self, caught: Caught) -> int:
+        """The status of one answer."""
+        self.caught.append(caught)
+        self.meanwhile()
+        if self.status < 300:
+            change = caught.event["data"]
+            self.taken[change["session_id"]].append(change["change_number"])
+        return self.status
+
+
+@contextmanager
+def outside(environment: pytest.MonkeyPatch) -> Iterator[tuple[PostBox, Application]]:
+    """Both, in use by this process."""
+    post_box, application = PostBox(), Application()
+    with databases.unsynced(), Catcher(application.answer) as catcher:
+        application.catcher = catcher
+        environment.setattr(actions, "send", post_box.send)
+        environment.setenv("EMAIL_LOOKUP", "tests.lookups:everybody")
+        environment.setenv("REVIEW_EMAIL", "review@example.com")
+        environment.setenv("APP_CALLBACK_URL", catcher.url)
+        environment.setenv("APP_CALLBACK_SECRET", SECRET)
+        databases.forget_process_state()
+        yield post_box, application
+        databases.forget_process_state()

@@ -1,0 +1,162 @@
+"""Rounds of many workers at once on one session: every one of them in turn has to end as the true order does."""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import text
+
+from config.database import transaction
+from handlers import inbox, outbox
+from handlers.events import VerificationEvent
+from handlers.models import ActionStatus, InboxStatus, utc_now
+from tests import facts
+from tests.property.lifecycles import LifeCycle, as_twin, life_cycles
+from tests.property.model import PERSONAL, Truth, told_of, truth
+from tests.property.outside import Application, PostBox
+
+WORKERS = 8
+LIMIT = 2
+# What the product says when something failed and is tried again: here nothing may, ...
+_FAILURES = {"batch.split", "event.put_back", "events.put_back", "event.buried"} | {
+    "action.put_back",
+    "action.buried",
+    "claim.left_to_its_lease",
+}
+# ... but for a batch with a claim that was lost, and a change that waits for a lower one.
+_EXPECTED = {"LostClaimError", "a lower change number is pending"}
+_LIFE_CYCLES = [one for one in life_cycles(6) if len(one.steps) >= 4]
+
+
+@dataclass
+class Tally:
+    """How much was tried."""
+
+    rounds: int = 0
+    events: int = 0
+    actions: int = 0
+    fenced: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rounds} rounds of {WORKERS} workers on one session, {self.events:,} events and {self.actions:,} "
+            f"actions, {self.fenced} late workers fenced off, all agree"
+        )
+
+
+class Rounds:
+    """Runs rounds in the database that this process uses."""
+
+    def __init__(self, post_box: PostBox, application: Application, seed: int = 0) -> None:
+        self.post_box, self.application = post_box, application
+        self.random = random.Random(seed)
+        self.tally = Tally()
+        self.pool = ThreadPoolExecutor(WORKERS + 1)
+
+    def run(self, count: int) -> Tally:
+        """Raises AssertionError where a round did not end as it must."""
+        with self.pool, structlog.testing.capture_logs() as lines:
+            for number in range(count):
+                self._round(f"vs_{number}", self.random.choice(_LIFE_CYCLES))
+        failed = [line for line in lines if line["event"] in _FAILURES and line["error"] not in _EXPECTED]
+        assert not failed, failed
+        assert _deadlocks() == 0
+        self.tally.fenced = sum(line["event"] == "event.claim_lost" for line in lines)
+        return self.tally
+
+    def _round(self, session_id: str, life_cycle: LifeCycle) -> None:
+        story = told_of(session_id, life_cycle)
+        copies = [as_twin(event) for event in self.random.sample(story, 2)]
+        events = story + copies
+        inbox.receive(self._shuffled(events))
+        late = self._slow_worker(events)
+        barrier = threading.Barrier(WORKERS)
+        workers = [self.pool.submit(self._work, barrier, self._shuffled(events)) for _ in range(WORKERS)]
+        stray = [self.pool.submit(inbox._process_together, [work]) for work in late]
+        for one in workers + stray:
+            one.result()
+        self._sweep()
+        self._check(session_id, truth(story, LIMIT))
+        self.tally.rounds += 1
+        self.tally.events += len(events)
+
+    def _shuffled(self, events: Sequence[VerificationEvent]) -> list[VerificationEvent]:
+        return self.random.sample(list(events), len(events))
+
+    def _slow_worker(self, events: Sequence[VerificationEvent]) -> list[inbox._Work]:
+        """In every third round somebody holds a claim whose lease is over, and goes on none the less."""
+        if self.tally.rounds % 3:
+            return []
+        late = inbox._claim([self.random.choice(events).id], first_attempt=True)
+        facts.end_all_leases()
+        return late
+
+    def _work(self, barrier: threading.Barrier, events: list[VerificationEvent]) -> None:
+        """As a worker of its own: redelivered events in messages of any size, then what they owe."""
+        barrier.wait()
+        middle = len(events) // 2
+        inbox.receive(events[:middle])
+        for batch in (events[:1], events[1:middle], events[middle:]):
+            _perform(inbox.process([event.id for event in batch]))
+
+    def _sweep(self) -> None:
+        """As the clock does once every lease and every waiting is over, until nothing is left."""
+        for _ in range(20):
+            facts.end_all_leases()
+            never_tried, tried_before = inbox.due(1000, utc_now())
+            owed = inbox.process(never_tried + tried_before) + outbox.due(1000, utc_now())
+            if not (never_tried or tried_before or owed):
+                return
+            _perform(owed)
+        raise AssertionError("something is never done")
+
+    def _check(self, session_id: str, true: Truth) -> None:
+        record, owed = facts.record(session_id), facts.actions(session_id)
+        assert (record.status, record.last_error_code, record.last_report_id) == (
+            true.status,
+            true.error_code,
+            true.report_id,
+        )
+        assert facts.reports(session_id) == true.reports
+        assert record.submissions == len(true.reports)
+        assert {event.status for event in facts.event_rows(session_id)} == {InboxStatus.PROCESSED}
+        mails = [action for action in owed if action.name != "notify_app"]
+        assert Counter((one.name, one.cause) for one in mails) == dict.fromkeys(true.keys, 1)
+        changes = [int(action.cause) for action in owed if action.name == "notify_app"]
+        assert sorted(changes) == list(range(1, record.change_number + 1))
+        told = self.application.taken[session_id]
+        assert told == sorted(changes), f"not each once and in order: {told}"
+        for one in owed:
+            assert one.status in (ActionStatus.DONE, ActionStatus.SKIPPED), one
+            sent = self.post_box.sent[session_id, one.name, one.cause]
+            if one.reason == "redacted":  # its redaction may have come while it was on its way
+                assert sent <= 1, one
+            else:
+                is_mail = one.name not in ("notify_app", "cancel_session")
+                assert sent == (one.status == ActionStatus.DONE and is_mail), one
+        if not true.is_redacted and not true.is_at_limit:
+            assert {one.status for one in mails if one.cause == true.cause} <= {ActionStatus.DONE}
+        if true.is_redacted:
+            assert PERSONAL not in repr((record, owed, facts.event_rows(session_id)))
+        self.tally.actions += len(owed)
+
+
+def _deadlocks() -> int:
+    """How many PostgreSQL has had to break in this database; SQLite's one writer has none."""
+    with transaction() as session:
+        if session.get_bind().dialect.name != "postgresql":
+            return 0
+        counted = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        return int(session.connection().execute(counted).scalar_one())
+
+
+def _perform(action_ids: list[int]) -> None:
+    for _ in range(50):  # times a message leads to another one; without an end it would keep every worker busy
+        if not action_ids:
+            return
+        action_ids = [released for action_id in action_ids for released in outbox.perform(action_id)]
+    raise AssertionError("one action calls for another without an end")

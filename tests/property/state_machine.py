@@ -1,0 +1,430 @@
+"""Everything that can happen to deliveries, workers and actions, in any succession, against the real database."""
+
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy import delete, event, select
+from sqlmodel import Session, SQLModel, col
+
+from config.database import transaction
+from handlers import inbox, outbox
+from handlers.events import RANKS, VerificationEvent
+from handlers.mailer import Mail
+from handlers.models import (
+    ActionStatus,
+    InboxEvent,
+    InboxStatus,
+    OutboxAction,
+    Submission,
+    VerificationRecord,
+    VerifiedOutput,
+    utc_now,
+)
+from handlers.retries import NotNowError, PermanentError, RefusedError
+from tests import facts
+from tests.property.lifecycles import as_thin, as_twin, life_cycles
+from tests.property.model import PERSONAL, truth
+from tests.property.outside import Application, Key, PostBox
+from tests.property.stripe_world import Story, StripeWorld
+
+LIMIT = 2
+_LIFE_CYCLES = [one for one in life_cycles(6) if len(one.steps) > 2]
+_SESSIONS = 2  # few, so that much happens to each
+
+
+class CrashError(BaseException):
+    """The end of a process, which no `except Exception` sees."""
+
+
+class Commits:
+    """Ends the process just before or just after one of its next commits."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.is_after = False
+        event.listen(Session, "before_commit", self._before)
+        event.listen(Session, "after_commit", self._after)
+
+    def crash_at(self, number: int, *, after: bool) -> None:
+        """0: not at all."""
+        self.left, self.is_after = number, after
+
+    def close(self) -> None:
+        """Processes live on."""
+        event.remove(Session, "before_commit", self._before)
+        event.remove(Session, "after_commit", self._after)
+
+    def _before(self, _: Session) -> None:
+        if not self.is_after:
+            self._count()
+
+    def _after(self, _: Session) -> None:
+        if self.is_after:
+            self._count()
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise CrashError
+
+
+@dataclass
+class Setting:
+    """What a run stands in, made once for all runs of a test."""
+
+    world: StripeWorld
+    post_box: PostBox
+    application: Application
+    commits: Commits
+    has_key: bool
+    runs: int = 0
+    steps: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.runs} runs, {self.steps:,} steps, the record true and everything owed done once after each"
+
+
+@dataclass
+class Tables:
+    """Everything the database holds at one moment."""
+
+    events: list[InboxEvent]
+    records: dict[str, VerificationRecord]
+    submissions: list[Submission]
+    actions: list[OutboxAction]
+    outputs: list[VerifiedOutput] = field(default_factory=list)
+
+
+class Machine(RuleBasedStateMachine):
+    """Deliveries, workers, the clock, the mail server, the application and Stripe, each with a will of its own."""
+
+    setting: Setting
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world, self.post_box = self.setting.world, self.setting.post_box
+        self.application, self.commits = self.setting.application, self.setting.commits
+        self.waiting: dict[str, VerificationEvent] = {}  # made, and not delivered yet
+        self.delivered: dict[str, VerificationEvent] = {}
+        self.processed: set[str] = set()  # ever, purged since or not
+        self.canceled: set[str] = set()
+        self.redacted: set[str] = set()
+        self.window: Counter[Key] = Counter()  # mails sent by a process that could not write it down any more
+        self.wrong: list[str] = []
+        self.mail_answer: Exception | None = None
+        self._begin_afresh()
+        self.setting.runs += 1
+
+    def _begin_afresh(self) -> None:
+        self.world.reset()
+        self.post_box.sent.clear()
+        self.post_box.behave = self._look_at_mail
+        self.application.taken.clear()
+        self.application.caught.clear()
+        self.application.status = 200
+        with transaction() as session:
+            for table in reversed(SQLModel.metadata.sorted_tables):
+                session.connection().execute(delete(table))
+
+    # Stripe
+
+    @initialize(life_cycle=st.sampled_from(_LIFE_CYCLES))
+    def a_first_session(self, life_cycle: Any) -> None:
+        self._create(life_cycle)
+
+    @precondition(lambda self: len(self.world.stories) < _SESSIONS)
+    @rule(life_cycle=st.sampled_from(_LIFE_CYCLES))
+    def another_session(self, life_cycle: Any) -> None:
+        self._create(life_cycle)
+
+    def _create(self, life_cycle: Any) -> None:
+        story = Story(f"vs_{len(self.world.stories)}", life_cycle)
+        self.world.stories[story.session_id] = story
+        self.something_happens(0, 1, "snapshot")
+
+    @rule(
+        number=st.integers(0, 9), seconds=st.integers(0, 2), form=st.sampled_from(["snapshot", "thin", "both", "twins"])
+    )
+    def something_happens(self, number: int, seconds: int, form: str) -> None:
+        """A change, told in one form or two. In the same second, or thin alone, only where Stripe can be asked."""
+        going_on = [story for story in self.world.stories.values() if not story.is_over]
+        if not going_on:
+            return
+        story = going_on[-1 - number % len(going_on)]
+        told = story.happen(seconds if self.setting.has_key else max(seconds, 1))
+        if form == "thin" and not self.setting.has_key:
+            form = "both"
+        story.is_told_in_full &= form != "thin"
+        forms = {
+            "snapshot": [told],
+            "thin": [as_thin(told)],
+            "both": [told, as_thin(told)],
+            "twins": [told, as_twin(told)],
+        }
+        self.waiting |= {one.id: one for one in forms[form]}
+
+    @rule(number=st.integers(0, 9), seconds=st.integers(0, 2), form=st.sampled_from(["snapshot", "thin", "both"]))
+    def something_is_told_at_once(self, number: int, seconds: int, form: str) -> None:
+        """As it is most of the time."""
+        before = set(self.waiting)
+        self.something_happens(number, seconds, form)
+        news = [event_id for event_id in self.waiting if event_id not in before]
+        self._deliver([self.waiting[event_id] for event_id in news])
+        _perform_all(inbox.process(news))
+
+    @rule(status=st.sampled_from([None, None, 429, 500]))
+    def stripe_answers_or_not(self, status: int | None) -> None:
+        self.world.fails_with = status
+
+    # Deliveries
+
+    @rule(data=st.data(), again=st.integers(0, 2))
+    def deliver(self, data: st.DataObject, again: int) -> None:
+        """Some of what waits in one batch, in any order, and some of what was delivered before."""
+        fresh = data.draw(_some(self.waiting))
+        known = data.draw(_some(self.delivered))[:again]
+        self._deliver([self.waiting[one] for one in fresh] + [self.delivered[one] for one in known])
+
+    def _deliver(self, events: list[VerificationEvent]) -> None:
+        held = {row.id: row.status for row in _tables().events}
+        receipt = inbox.receive(events)
+        distinct = {one.id: one for one in events}
+        assert receipt.accepted == distinct.keys() - held.keys(), "what is known is no news"
+        assert receipt.unprocessed == {one for one in distinct if held.get(one) == InboxStatus.RECEIVED}
+        self.delivered |= distinct
+        for event_id in distinct:
+            self.waiting.pop(event_id, None)
+
+    @rule()
+    def purge(self) -> None:
+        """Processed events are kept for some time only; Stripe may deliver one of them still later."""
+        with transaction() as session:
+            session.connection().execute(delete(InboxEvent).where(col(InboxEvent.status) == InboxStatus.PROCESSED))
+
+    # Workers
+
+    @rule(data=st.data(), crash=st.integers(0, 3), after=st.booleans())
+    def process(self, data: st.DataObject, crash: int, after: bool) -> None:
+        """A message with some ids, by a worker that may die at any commit."""
+        event_ids = data.draw(_some(self.delivered))
+        self.commits.crash_at(crash, after=after)
+        with suppress(CrashError):
+            inbox.process(event_ids)
+        self.commits.crash_at(0, after=False)
+
+    @rule(data=st.data(), answer=st.sampled_from(["ok", "ok", "refused", "never", "not now"]), takes=st.booleans())
+    def perform(self, data: st.DataObject, answer: str, takes: bool) -> None:
+        """One owed action; the mail server and the application take it or not."""
+        self._perform(data, answer, takes, crash=0, after=False)
+
+    @rule(data=st.data(), crash=st.integers(1, 3), after=st.booleans())
+    def perform_and_die(self, data: st.DataObject, crash: int, after: bool) -> None:
+        """The same, by a worker that dies at a commit."""
+        self._perform(data, "ok", takes=True, crash=crash, after=after)
+
+    def _perform(self, data: st.DataObject, answer: str, takes: bool, crash: int, after: bool) -> None:
+        pending = [one for one in _tables().actions if one.status == ActionStatus.PENDING]
+        if not pending:
+            return
+        action = data.draw(st.sampled_from(pending))
+        key = (action.session_id, action.name, action.cause)
+        errors: dict[str, Exception] = {
+            "refused": RefusedError("refused"),
+            "never": PermanentError("never"),
+            "not now": NotNowError("not now"),
+        }
+        self.mail_answer = errors.get(answer)
+        self.application.status = 200 if takes else 500
+        before = self.post_box.sent[key]
+        self.commits.crash_at(crash, after=after)
+        try:
+            outbox.perform(action.id or 0)
+        except CrashError:
+            if self.post_box.sent[key] > before and facts.action(action.id or 0).status == ActionStatus.PENDING:
+                self.window[key] += 1
+        self.commits.crash_at(0, after=False)
+        self.mail_answer, self.application.status = None, 200
+
+    @rule()
+    def time_passes(self) -> None:
+        """Leases and delays are over."""
+        facts.end_all_leases()
+
+    @rule(size=st.integers(1, 4))
+    def sweep(self, size: int) -> None:
+        """The clock publishes what is due, and workers take it."""
+        never_tried, tried_before = inbox.due(1000, utc_now())
+        for start in range(0, len(never_tried), size):
+            _perform_all(inbox.process(never_tried[start : start + size]))
+        for event_id in tried_before:
+            _perform_all(inbox.process([event_id]))
+        _perform_all(outbox.due(1000, utc_now()))
+
+    @rule()
+    def everything_arrives(self) -> None:
+        """Stripe answers, all is delivered and time passes, until nothing is left to do."""
+        self.world.fails_with = None
+        self._deliver(list(self.waiting.values()))
+        for _ in range(12):
+            for story in self.world.stories.values():
+                story.now += timedelta(seconds=2)  # a later answer settles what one second could not
+            facts.end_all_leases()
+            self.sweep(3)
+            tables = _tables()
+            if not any(one.status == InboxStatus.RECEIVED for one in tables.events) and not any(
+                one.status == ActionStatus.PENDING for one in tables.actions
+            ):
+                break
+        else:
+            raise AssertionError("something is never done")
+        self._record_what_is_processed(tables)
+        for story in self.world.stories.values():
+            self._ends_as_it_must(story, tables)
+
+    def teardown(self) -> None:
+        if self.world.stories:
+            self.everything_arrives()
+            self.all_holds()
+
+    # What must hold
+
+    @invariant()
+    def all_holds(self) -> None:
+        """After every step."""
+        self.setting.steps += 1
+        tables = _tables()
+        self._record_what_is_processed(tables)
+        assert not self.wrong, self.wrong
+        keys = Counter((one.session_id, one.name, one.cause) for one in tables.actions)
+        assert not [key for key, count in keys.items() if count > 1], "one action for each key"
+        for key, count in self.post_box.sent.items():
+            assert keys[key] == 1, "nothing is sent that is not owed"
+            assert count <= 1 + self.window[key], f"{key} was sent {count} times"
+        for session_id, record in tables.records.items():
+            self._holds(session_id, record, tables)
+
+    def _holds(self, session_id: str, record: VerificationRecord, tables: Tables) -> None:
+        changes = [
+            int(one.cause) for one in tables.actions if one.session_id == session_id and one.name == "notify_app"
+        ]
+        assert sorted(changes) == list(range(1, record.change_number + 1)), "change numbers have no gap"
+        taken = self.application.taken[session_id]
+        assert taken == sorted(taken), f"told out of order: {taken}"
+        reports = {one.report_id for one in tables.submissions if one.session_id == session_id}
+        story = self.world.stories[session_id]
+        assert record.submissions == len(reports), "a submission is a distinct report"
+        assert reports <= truth(story.happened, LIMIT).reports
+        assert reports >= self._reports_processed(session_id)
+        if record.status == "canceled" and record.applied_at:
+            self.canceled.add(session_id)
+        assert session_id not in self.canceled or record.status == "canceled", "canceled absorbs"
+        if record.redacted_at:
+            self.redacted.add(session_id)
+        if session_id in self.redacted:
+            self._is_forgotten(session_id, record, tables)
+        if not self.setting.has_key:
+            self._is_the_latest(session_id, record)
+
+    def _reports_processed(self, session_id: str) -> set[str]:
+        return {
+            one.state.report_id
+            for one in self._told(session_id)
+            if one.kind not in ("created", "processing") and one.state and one.state.report_id
+        }
+
+    def _told(self, session_id: str) -> list[VerificationEvent]:
+        """The processed snapshots of a session's states."""
+        events = [self.delivered[event_id] for event_id in self.processed]
+        return [one for one in events if one.session_id == session_id and one.state and one.kind != "redacted"]
+
+    def _is_forgotten(self, session_id: str, record: VerificationRecord, tables: Tables) -> None:
+        assert record.redacted_at, "a redaction stays"
+        mark = f"{PERSONAL}-{session_id}"
+        assert mark not in repr((record, tables.actions, tables.submissions, tables.outputs))
+        done_with = [one for one in tables.events if one.status == InboxStatus.PROCESSED]
+        assert mark not in repr(done_with), "an event of a redacted session is emptied when it is processed"
+        owed = [one for one in tables.actions if one.session_id == session_id and one.status == ActionStatus.PENDING]
+        assert {one.name for one in owed} <= {"notify_app"}, "owed mails are dropped"
+
+    def _is_the_latest(self, session_id: str, record: VerificationRecord) -> None:
+        """With nobody to ask and seconds in between, the record is always what the events so far say."""
+        told = self._told(session_id)
+        if not told:
+            return
+        last = max(told, key=lambda one: (one.kind == "canceled", one.created_at, RANKS[one.kind]))
+        assert last.state is not None
+        expected = (last.state.status, last.state.error_code, last.state.report_id)
+        assert (record.status, record.last_error_code, record.last_report_id) == expected
+        assert record.applied_at == last.created_at
+
+    def _ends_as_it_must(self, story: Story, tables: Tables) -> None:
+        true, session_id = truth(story.happened, LIMIT), story.session_id
+        record = tables.records[session_id]
+        outline = (record.status, record.last_error_code, record.last_report_id, record.redacted_at is not None)
+        assert outline == (true.status, true.error_code, true.report_id, true.is_redacted)
+        mails = [one for one in tables.actions if one.session_id == session_id and one.name != "notify_app"]
+        keys = {(one.name, one.cause) for one in mails}
+        reports = {one.report_id for one in tables.submissions if one.session_id == session_id}
+        if story.is_told_in_full:
+            assert keys == true.keys
+            assert reports == true.reports
+        else:
+            assert keys <= true.keys
+        if true.is_redacted:
+            assert f"{PERSONAL}-{session_id}" not in repr(tables)
+        else:
+            frauds = {one.status for one in mails if one.name == "alert_review" and one.cause != "submission_limit"}
+            assert frauds <= {ActionStatus.DONE, ActionStatus.DEAD}, "a reviewer hears of it, however late"
+        if not true.is_redacted and not true.is_at_limit:
+            now = {one.name: one.status for one in mails if one.cause == true.cause}
+            assert now.keys() == {name for name, cause in true.keys if cause == true.cause}
+            assert set(now.values()) <= {ActionStatus.DONE, ActionStatus.DEAD}, now
+            for name, status in now.items():
+                assert status == ActionStatus.DEAD or self.post_box.sent[session_id, name, true.cause] >= 1
+
+    def _record_what_is_processed(self, tables: Tables) -> None:
+        self.processed |= {one.id for one in tables.events if one.status == InboxStatus.PROCESSED}
+        assert not [one.id for one in tables.events if one.status == InboxStatus.DEAD], "nothing here buries an event"
+
+    def _look_at_mail(self, mail: Mail) -> None:
+        """At the moment of sending: is it still owed? (An error here would only be taken for the mail server's.)"""
+        session_id, name, cause = mail.key
+        record = facts.record(session_id)
+        if record.redacted_at:
+            self.wrong.append(f"{mail.key} is sent after the redaction")
+        now = f"{record.status}:{record.last_error_code or ''}:{record.last_report_id or ''}"
+        if name != "alert_review" and cause not in (now, record.status):
+            self.wrong.append(f"{mail.key} is sent while the record is {now}")
+        if self.mail_answer:
+            raise self.mail_answer
+
+
+def _some(events: Iterable[str]) -> st.SearchStrategy[list[str]]:
+    ids = sorted(events)
+    return st.lists(st.sampled_from(ids), unique=True, max_size=5) if ids else st.just([])
+
+
+def _perform_all(action_ids: list[int]) -> None:
+    for _ in range(50):
+        if not action_ids:
+            return
+        action_ids = [released for action_id in action_ids for released in outbox.perform(action_id)]
+    raise AssertionError("one action calls for another without an end")
+
+
+def _tables() -> Tables:
+    with transaction() as session:
+        records = session.scalars(select(VerificationRecord)).all()
+        return Tables(
+            events=list(session.scalars(select(InboxEvent))),
+            records={record.session_id: record for record in records},
+            submissions=list(session.scalars(select(Submission))),
+            actions=list(session.scalars(select(OutboxAction))),
+            outputs=list(session.scalars(select(VerifiedOutput))),
+        )

@@ -1,0 +1,115 @@
+"""A Stripe for the state machine: what is true of each session, told by events and by dated answers."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from handlers.events import VerificationEvent
+from tests import shapes
+from tests.property.lifecycles import START, LifeCycle
+from tests.property.model import told_of
+
+
+@dataclass
+class Story:
+    """One session: what has happened to it, what will, and its own clock."""
+
+    session_id: str
+    life_cycle: LifeCycle
+    now: datetime = START
+    happened: list[VerificationEvent] = field(default_factory=list)
+    is_told_in_full: bool = True  # every change by a snapshot; else some states may have passed unheard
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return len(self.happened) == len(self.life_cycle.events)
+
+    def happen(self, seconds: int) -> VerificationEvent:
+        """The next change, so many seconds after the last one."""
+        self.now += timedelta(seconds=seconds)
+        told = told_of(self.session_id, self.life_cycle)[len(self.happened)]
+        self.happened.append(replace(told, created_at=self.now))
+        return self.happened[-1]
+
+
+@dataclass
+class StripeWorld:
+    """All sessions; while `fails_with` is a status, no question is answered."""
+
+    stories: dict[str, Story] = field(default_factory=dict)
+    fails_with: int | None = None
+    url: str = ""
+
+    def reset(self) -> None:
+        """Nothing has happened yet."""
+        self.stories.clear()
+        self.fails_with = None
+
+    def answer(self, session_id: str) -> tuple[int, str, dict[str, Any]]:
+        """Status, Date and body of a retrieve."""
+        story = self.stories[session_id]
+        date = format_datetime(story.now, usegmt=True)
+        if self.fails_with:
+            return self.fails_with, date, {"error": {"message": "not now"}}
+        return 200, date, _as_retrieved(story)
+
+
+@contextmanager
+def answering(world: StripeWorld) -> Iterator[None]:
+    """Listens until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, date, content = world.answer(self.path.partition("?")[0].rpartition("/")[2])
+            self._send(status, date, content)
+
+        def do_POST(self) -> None:  # a cancellation: no person ends here because of us
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self._send(400, format_datetime(START, usegmt=True), {"error": {"message": "not cancelable"}})
+
+        def _send(self, status: int, date: str, content: dict[str, Any]) -> None:
+            body = json.dumps(content).encode()
+            self.send_response_only(status)
+            self.send_header("Date", date)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    world.url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _as_retrieved(story: Story) -> dict[str, Any]:
+    told = next(event for event in reversed(story.happened) if event.kind != "redacted")
+    state = told.state
+    assert state is not None
+    assert state.status is not None
+    is_redacted = story.happened[-1].kind == "redacted"
+    session = shapes.session(
+        story.session_id,
+        state.status,
+        code=state.error_code,
+        report=state.report_id,
+        reference=None if is_redacted else state.client_reference_id,
+        user=None if is_redacted else state.user_id,
+        **({"redaction": "redacted"} if is_redacted else {}),
+    )
+    if session["last_error"]:
+        session["last_error"]["reason"] = "[redacted]" if is_redacted else state.error_reason
+    return session

@@ -1,0 +1,54 @@
+"""API calls that go wrong on request."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(kw_only=True, slots=True)
+class Fault:
+    """The next `count` matching calls (None: all, until cleared) wait `delay` seconds, hang, or get `status`.
+
+    `after`: the call is executed first, so its effect is real and only the answer is lost. `saved`: an idempotency key
+    remembers the error, as Stripe does for a 500.
+    """
+
+    status: int | None = None
+    count: int | None = 1
+    delay: float = 0.0
+    hang: bool = False
+    path: str = ""
+    method: str = ""
+    retry_after: float | None = None
+    after: bool = False
+    saved: bool = False
+    hits: int = 0
+
+    def __post_init__(self) -> None:
+        if self.status == 429 and self.retry_after is None:
+            self.retry_after = 1.0
+
+    def matches(self, method: str, path: str) -> bool:
+        open_ = self.count is None or self.hits < self.count
+        return open_ and self.path in path and self.method.upper() in ("", method)
+
+
+@dataclass(slots=True)
+class Faults:
+    """Kept in the order they were asked for; the first that matches is taken."""
+
+    faults: list[Fault] = field(default_factory=list)
+
+    def add(self, **wanted: Any) -> Fault:
+        fault = Fault(**wanted)
+        self.faults.append(fault)
+        return fault
+
+    def take(self, method: str, path: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.matches(method, path):
+                fault.hits += 1
+                return fault
+        return None
+
+    def listed(self) -> list[dict[str, Any]]:
+        return [asdict(fault) for fault in self.faults]

@@ -1,0 +1,29 @@
+"""The knobs of the simulator that belong to no single endpoint or session."""
+
+from dataclasses import dataclass, field, fields
+
+from tests.simulator.store import Json
+
+API_VERSION = "2026-10-28.endive"  # of the account, and of the SDK this project pins
+
+# Real Stripe takes up to four days to redact; null in the control API means: only when told to.
+REDACTION_STEP = 0.1  # seconds from processing to validated, and from there to redacted
+
+
+@dataclass(slots=True)
+class Settings:
+    """`policy` applies to every endpoint that does not say otherwise; see deliveries.Policy."""
+
+    base: str = ""
+    speed: float = 1.0  # divides the seconds of the retry schedule
+    redaction_step: float | None = REDACTION_STEP
+    twins: bool = False  # two Event objects for every change
+    secrets_in_events: bool = False  # client_secret and url, which Stripe leaves null, are in the event's object
+    extra_fields: Json = field(default_factory=dict)  # merged into the object of every event
+    policy: Json = field(default_factory=dict)
+
+    def reset(self) -> None:
+        """Back to the defaults, except for what the process was started with."""
+        fresh = Settings(base=self.base, speed=self.speed)
+        for item in fields(self):
+            setattr(self, item.name, getattr(fresh, item.name))

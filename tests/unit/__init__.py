@@ -1,0 +1,1 @@
+"""What needs no socket and no other process."""

@@ -1,0 +1,38 @@
+"""The table of error codes covers Stripe's list, and each class owes something we can do."""
+
+import typing
+
+import pytest
+from stripe.identity import VerificationSession
+
+from handlers.actions import ACTIONS
+from handlers.error_codes import _CLASSES, OWED, ErrorClass, classify
+
+
+def test_the_table_holds_exactly_the_codes_of_stripes_sdk() -> None:
+    assert set(_CLASSES) == _codes_of_the_sdk()
+
+
+def test_every_class_owes_an_action_that_exists() -> None:
+    assert set(OWED) == set(ErrorClass)
+    assert set(OWED.values()) <= set(ACTIONS)
+
+
+@pytest.mark.parametrize("code", [None, "", "address_mismatch", "x" * 5000])
+def test_a_code_nobody_has_seen_may_be_retried(code: str | None) -> None:
+    assert classify(code) is ErrorClass.RETRY
+
+
+@pytest.mark.parametrize("code", ["consent_declined", "country_not_supported", "under_supported_age"])
+def test_nobody_is_asked_to_retry_what_no_retry_can_help(code: str) -> None:
+    assert OWED[classify(code)] == "email_alternative"
+
+
+def test_a_fraud_signal_reaches_a_reviewer_and_never_the_person() -> None:
+    assert OWED[classify("selfie_manipulated")] == "alert_review"
+
+
+def _codes_of_the_sdk() -> set[str]:
+    hints = typing.get_type_hints(VerificationSession.LastError)["code"]
+    literals = [part for part in typing.get_args(hints) if typing.get_origin(part) is typing.Literal]
+    return {code for literal in literals for code in typing.get_args(literal)}

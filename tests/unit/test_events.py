@@ -1,0 +1,269 @@
+"""Stripe's JSON becomes a VerificationEvent that holds the allow-list and nothing else, or is refused."""
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from handlers.events import (
+    EVENT_TYPES,
+    KINDS,
+    ForeignEvent,
+    MalformedEventError,
+    SessionState,
+    VerificationEvent,
+    parse,
+    parse_session,
+)
+from tests import shapes
+from tests.simulator.reasons import reason
+
+CREATED = 1_794_819_600
+
+
+def _event(kind: str = "requires_input", **session_fields: Any) -> dict[str, Any]:
+    about = shapes.session("vs_1", "requires_input", reference="ref_1", user="user_1", **session_fields)
+    return shapes.event("evt_1", kind, CREATED, about)
+
+
+def _parse(payload: Any) -> VerificationEvent:
+    event = parse(json.dumps(payload).encode())
+    assert isinstance(event, VerificationEvent)
+    return event
+
+
+def _changed(path: str, value: Any) -> dict[str, Any]:
+    payload = _event(code="abandoned", report="vr_1")
+    target: Any = payload
+    *parents, last = path.split(".")
+    for name in parents:
+        target = target[name]
+    target[last] = value
+    return payload
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_snapshot_type_is_read(kind: str) -> None:
+    event = _parse(_event(kind, code="abandoned", report="vr_1"))
+    assert event == VerificationEvent(
+        id="evt_1",
+        type=f"identity.verification_session.{kind}",
+        session_id="vs_1",
+        account=None,
+        livemode=False,
+        created_at=datetime.fromtimestamp(CREATED, UTC),
+        state=SessionState(
+            status="requires_input",
+            error_code="abandoned",
+            error_reason=reason("abandoned"),
+            report_id="vr_1",
+            client_reference_id="ref_1",
+            user_id="user_1",
+        ),
+    )
+    assert event.kind == kind
+
+
+def test_there_are_six_types() -> None:
+    assert len(EVENT_TYPES) == 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_thin_type_is_read_and_has_no_state(kind: str) -> None:
+    event = _parse(shapes.thin("evt_1", kind, "2026-11-16T10:00:00.999+01:00", "vs_1", context="acct_1"))
+    assert event.state is None
+    assert event.session_id == "vs_1"
+    assert event.account == "acct_1"
+    assert event.created_at == datetime(2026, 11, 16, 9, 0, 0, tzinfo=UTC)
+    assert event.kind == kind
+
+
+def test_a_connected_account_is_kept() -> None:
+    assert _parse(_event() | {"account": "acct_1"}).account == "acct_1"
+
+
+def test_redaction_is_read() -> None:
+    state = _parse(_event(redaction="processing")).state
+    assert state is not None
+    assert state.redaction == "processing"
+
+
+def test_an_expanded_report_is_its_id() -> None:
+    state = _parse(_event(report={"id": "vr_9", "object": "identity.verification_report"})).state
+    assert state is not None
+    assert state.report_id == "vr_9"
+
+
+def test_what_nobody_has_seen_yet_does_no_harm() -> None:
+    payload = _changed("data.object.status", "on_hold")
+    payload["data"]["object"]["last_error"]["code"] = "address_mismatch"
+    payload["data"]["object"]["new_field"] = {"deep": [1, 2, 3]}
+    state = _parse(payload).state
+    assert state is not None
+    assert (state.status, state.error_code) == ("on_hold", "address_mismatch")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        _event() | {"type": "charge.succeeded"},
+        _event() | {"type": "identity.verification_session.reopened"},
+        _event() | {"type": "identity.verification_report.verified"},
+        _event() | {"type": "verified"},
+        _event() | {"type": ""},
+        _event() | {"object": "v2.core.event"},
+        _event() | {"object": None},
+        _event() | {"type": "v1.identity.verification_session.verified"},
+        shapes.thin("evt_1", "closed", "2026-11-16T10:00:00Z", "vs_1"),
+        {"id": "evt_1", "type": "v2.core.event_destination.ping"},
+    ],
+)
+def test_another_type_is_foreign(payload: dict[str, Any]) -> None:
+    assert parse(json.dumps(payload).encode()) == ForeignEvent(id="evt_1", type=payload["type"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"null",
+        b'"x"',
+        b"1",
+        b"true",
+        b"{}",
+        b"NaN",
+        b"\xff\xfe",
+        b'{"id": "\xc3\x28"}',
+        b'{"id": "evt_1", "type": "\\ud800"}',
+        b'{"a":' * 5000 + b"1" + b"}" * 5000,
+        b"[" * 100_000,
+        b'{"type": 1, "id": "evt_1"}',
+        b'{"type": "charge.succeeded"}',
+        b'{"type": "charge.succeeded", "id": 7}',
+        b'{"type": "charge.succeeded", "id": ""}',
+        b'{"type": "charge.succeeded", "id": "evt 1"}',
+        b'{"type": "charge.succeeded", "id": "evt_1\\n"}',
+        b'{"type": "charge.succeeded", "id": "evt_\\u0000"}',
+        b'{"type": "charge\\u0000", "id": "evt_1"}',
+    ],
+)
+def test_a_body_that_is_no_event_is_refused(body: bytes) -> None:
+    with pytest.raises(MalformedEventError):
+        parse(body)
+
+
+WRONG = [
+    ("id", None),
+    ("id", 1),
+    ("id", "evt_c4nary\0"),
+    ("id", "e" * 256),
+    ("id", "../c4nary"),
+    ("created", None),
+    ("created", True),
+    ("created", "1794819600"),
+    ("created", 1.5),
+    ("created", 1e308),
+    ("created", -1),
+    ("created", 10**18),
+    ("created", 253402300800),
+    ("livemode", None),
+    ("livemode", 0),
+    ("livemode", "false"),
+    ("account", 1),
+    ("account", {"id": "acct_c4nary"}),
+    ("context", ["c4nary"]),
+    ("data", None),
+    ("data", []),
+    ("data", "c4nary"),
+    ("data.object", None),
+    ("data.object", "vs_c4nary"),
+    ("data.object", [1]),
+    ("data.object.object", "charge"),
+    ("data.object.id", None),
+    ("data.object.id", "vs c4nary"),
+    ("data.object.status", None),
+    ("data.object.status", 1),
+    ("data.object.status", "verified\0"),
+    ("data.object.last_error", "c4nary"),
+    ("data.object.last_error", [1]),
+    ("data.object.last_error.code", 1),
+    ("data.object.last_error.code", ["c4nary"]),
+    ("data.object.last_error.reason", {"c4nary": 1}),
+    ("data.object.last_error.reason", "c4nary\0"),
+    ("data.object.last_error.reason", "c4nary" * 1000),
+    ("data.object.last_verification_report", 1),
+    ("data.object.last_verification_report", ["vr_c4nary"]),
+    ("data.object.last_verification_report", {}),
+    ("data.object.last_verification_report", {"id": 1}),
+    ("data.object.client_reference_id", 1),
+    ("data.object.client_reference_id", "c4nary\0"),
+    ("data.object.metadata", "c4nary"),
+    ("data.object.metadata", [["user_id", "c4nary"]]),
+    ("data.object.metadata.user_id", 42),
+    ("data.object.metadata.user_id", {"c4nary": 1}),
+    ("data.object.redaction", "redacted"),
+    ("data.object.redaction", {"status": 1}),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), WRONG)
+def test_a_field_of_the_wrong_shape_is_refused_by_name_and_never_quoted(path: str, value: Any) -> None:
+    with pytest.raises(MalformedEventError) as refusal:
+        _parse(_changed(path, value))
+    assert "c4nary" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+def test_a_number_too_large_for_any_type_is_refused() -> None:
+    body = json.dumps(_event()).replace(str(CREATED), "1" + "0" * 308).encode()
+    with pytest.raises(MalformedEventError):
+        parse(body)
+
+
+@pytest.mark.parametrize(
+    "created", [None, 1794819600, "yesterday", "", "2026-13-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "2026-11-16\0"]
+)
+def test_a_thin_notification_needs_an_iso_time(created: Any) -> None:
+    with pytest.raises(MalformedEventError):
+        _parse(shapes.thin("evt_1", "verified", created, "vs_1"))
+
+
+@pytest.mark.parametrize("related", [None, {}, {"id": None}, "vs_1", ["vs_1"], {"id": "vs 1"}])
+def test_a_thin_notification_needs_its_session(related: Any) -> None:
+    with pytest.raises(MalformedEventError):
+        _parse(shapes.thin("evt_1", "verified", "2026-11-16T10:00:00Z", "vs_1") | {"related_object": related})
+
+
+def test_nothing_outside_the_allow_list_survives() -> None:
+    planted = {
+        "client_secret": "vs_1_secret_c4nary",
+        "url": "https://verify.stripe.com/start/c4nary",
+        "provided_details": {"email": "c4nary@example.com", "phone": "+49c4nary"},
+        "verified_outputs": {"first_name": "c4nary", "dob": {"year": 1980}, "address": {"line1": "c4nary"}},
+        "last_verification_report": {"id": "vr_1", "document": {"first_name": "c4nary"}},
+        "last_error": {"code": "abandoned", "reason": "You left.", "detail": "c4nary"},
+        "metadata": {"user_id": "user_1", "email": "c4nary@example.com"},
+        "unknown": "c4nary",
+        "related_person": {"person": "c4nary"},
+    }
+    payload = _event()
+    payload["data"]["object"] |= planted
+    payload["data"]["previous_attributes"] = {"status": "c4nary"}
+    payload["request"] = {"id": "c4nary", "idempotency_key": "c4nary"}
+    assert "c4nary" not in json.dumps(dataclasses.asdict(_parse(payload)), default=str)
+
+
+def test_an_event_prints_nothing_personal() -> None:
+    shown = repr(_parse(_event(code="abandoned")))
+    for personal in ("ref_1", "user_1", "The session was abandoned."):
+        assert personal not in shown
+
+
+def test_a_retrieved_session_is_read_like_an_events() -> None:
+    about = shapes.session("vs_1", "verified", report="vr_1", user="user_1")
+    assert parse_session(about) == SessionState(status="verified", report_id="vr_1", user_id="user_1")

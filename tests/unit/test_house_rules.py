@@ -1,0 +1,123 @@
+"""The house: who may import whom, who owns which library, and what every file begins with."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.app import celery_app
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("config", "receiver", "handlers", "worker")
+MAY_IMPORT = {
+    "config": {"config"},
+    "handlers": {"handlers", "config"},
+    "receiver": {"receiver", "handlers", "config"},
+    "worker": {"worker", "handlers", "config"},
+}
+OWNERS = {
+    "starlette": ("receiver/",),
+    "uvicorn": ("receiver/__main__.py", "worker/together.py"),
+    "celery": ("config/broker.py", "worker/"),
+    "stripe": ("receiver/webhook.py", "handlers/stripe_api.py", "worker/replay.py"),
+    "smtplib": ("handlers/mailer.py",),
+    "jinja2": ("handlers/mailer.py",),
+    "redis": ("config/embedded.py",),
+    "alembic": ("handlers/schema.py", "handlers/migrations/"),
+    "cryptography": ("handlers/outputs.py",),
+    "standardwebhooks": ("handlers/app_callback.py",),
+}
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{_name(path)}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_imports_go_one_way(path: Path) -> None:
+    allowed = MAY_IMPORT[_name(path).split("/")[0]]
+    ours = {name.split(".")[0] for name in _imports(path)} & {*PACKAGES, "tests"}
+    assert ours <= allowed
+
+
+def test_handlers_do_not_know_how_work_travels() -> None:
+    for path in (ROOT / "handlers").rglob("*.py"):
+        assert not any(name.startswith("config.broker") for name in _imports(path)), _name(path)
+
+
+def test_what_an_event_means_needs_models_and_events_only() -> None:
+    allowed = ("handlers.models", "handlers.events", "handlers.ordering", "handlers.error_codes")
+    for name in ("verification", "ordering"):
+        ours = [imported for imported in _imports(ROOT / f"handlers/{name}.py") if imported.split(".")[0] in PACKAGES]
+        assert all(imported.startswith(allowed) for imported in ours)
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_has_one_owner(library: str) -> None:
+    users = [_name(path) for path in FILES if any(name.split(".")[0] == library for name in _imports(path))]
+    assert users, f"nobody uses {library}"
+    assert [user for user in users if not user.startswith(OWNERS[library])] == []
+
+
+def test_the_environment_is_read_in_one_file() -> None:
+    reads = re.compile(r"\bos\.(environb?|getenv)\b|from os import .*\b(environ|getenv)\b")
+    readers = [_name(path) for path in FILES if reads.search(path.read_text())]
+    assert readers == ["config/settings.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_imports_stand_at_the_top(path: Path) -> None:
+    functions = (
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    inside = [
+        node for function in functions for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert inside == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_a_file_says_its_duty(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_a_public_function_says_what_it_is_for(path: Path) -> None:
+    if "migrations/versions" in _name(path):
+        return
+    silent = [
+        node.name
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+def test_every_task_has_a_name_that_survives_a_move() -> None:
+    ours = {name for name, task in celery_app.tasks.items() if task.__module__.split(".")[0] in PACKAGES}
+    assert ours >= {"process_events", "perform_actions", "sweep"}
+    assert [name for name in ours if "." in name] == []
+
+
+def test_every_task_of_the_schedule_exists() -> None:
+    assert {entry["task"] for entry in celery_app.conf.beat_schedule.values()} <= set(celery_app.tasks)
+
+
+def test_no_file_hides_a_library_by_its_name() -> None:
+    assert {path.stem for path in FILES} & {"celery", "logging", "queue", "email", "stripe", "redis"} == set()

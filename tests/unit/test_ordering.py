@@ -1,0 +1,136 @@
+"""Which of two states is the later one."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from handlers.events import RANKS, SessionState, VerificationEvent, parse
+from handlers.models import Status, VerificationRecord
+from handlers.ordering import Order, Seen, answer, order, order_by_rank, snapshot
+from tests import shapes
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+def _record(kind: str, at: datetime = NOON, code: str | None = None, report: str | None = None) -> VerificationRecord:
+    status = Status.REQUIRES_INPUT if kind == "created" else Status(kind)
+    record = VerificationRecord(session_id="vs_1", livemode=False, status=status, created_at=NOON, updated_at=NOON)
+    record.applied_at, record.applied_rank = at, RANKS[kind]
+    record.last_error_code, record.last_report_id = code, report
+    return record
+
+
+def _seen(
+    kind: str, at: datetime = NOON, code: str | None = None, report: str | None = None, *, is_answer: bool = False
+) -> Seen:
+    return Seen(
+        kind=kind, stamp=at, state=SessionState(status=kind, error_code=code, report_id=report), is_answer=is_answer
+    )
+
+
+@pytest.mark.parametrize("kind", RANKS)
+def test_anything_is_newer_than_nothing(kind: str) -> None:
+    empty = VerificationRecord(session_id="vs_1", livemode=False)
+    assert order(empty, _seen(kind)) is Order.NEWER
+    assert order_by_rank(empty, _seen(kind)) is Order.NEWER
+
+
+def test_an_older_stamp_is_stale_and_a_later_one_newer() -> None:
+    record = _record("processing")
+    assert order(record, _seen("requires_input", NOON - SECOND, "abandoned")) is Order.STALE
+    assert order(record, _seen("requires_input", NOON + SECOND, "abandoned")) is Order.NEWER
+
+
+@pytest.mark.parametrize("kind", ["processing", "requires_input", "verified"])
+@pytest.mark.parametrize("apart", [-SECOND, 0 * SECOND, SECOND])
+def test_canceled_absorbs_whatever_the_stamps_say(kind: str, apart: timedelta) -> None:
+    assert order(_record("canceled"), _seen(kind, NOON + apart)) is Order.STALE
+    assert order(_record(kind), _seen("canceled", NOON + apart)) is Order.NEWER
+
+
+def test_a_tie_with_the_creation_contradicts_nothing() -> None:
+    assert order(_record("created"), _seen("verified")) is Order.NEWER
+    assert order(_record("verified"), _seen("created")) is Order.STALE
+
+
+def test_a_tie_between_contradicting_states_is_ambiguous() -> None:
+    assert order(_record("requires_input", code="abandoned"), _seen("verified", report="vr_1")) is Order.AMBIGUOUS
+
+
+def test_the_same_state_again_is_no_contradiction() -> None:
+    assert order(_record("verified", report="vr_1"), _seen("verified", report="vr_1")) is Order.NEWER
+
+
+def test_leaving_verified_for_processing_is_ambiguous_unless_stripe_itself_says_so() -> None:
+    later = NOON + SECOND
+    assert order(_record("verified"), _seen("processing", later)) is Order.AMBIGUOUS
+    assert order(_record("verified"), _seen("processing", later, is_answer=True)) is Order.NEWER
+
+
+def test_a_reviewer_may_override_verified() -> None:
+    assert (
+        order(_record("verified"), _seen("requires_input", NOON + SECOND, "document_unverified_other")) is Order.NEWER
+    )
+
+
+def test_rank_puts_any_order_of_arrival_into_one_order() -> None:
+    tied = [_seen("created"), _seen("processing"), _seen("requires_input", code="abandoned"), _seen("verified")]
+    assert {_last(arrival) for arrival in permutations(tied)} == {"verified"}
+
+
+def test_between_two_failures_of_one_second_any_order_of_arrival_ends_alike() -> None:
+    tied = [_seen("requires_input", code=code, report=report) for code in "ab" for report in ("vr_1", "vr_2")]
+    ends = set()
+    for arrival in permutations(tied):
+        record = _record("created", NOON - SECOND)
+        for seen in arrival:
+            if order_by_rank(record, seen) is Order.NEWER:
+                record = _record(seen.kind, seen.stamp, seen.state.error_code, seen.state.report_id)
+        ends.add((record.last_report_id, record.last_error_code))
+    assert ends == {("vr_2", "b")}
+
+
+def test_requires_input_without_an_error_ranks_as_created() -> None:
+    asked = answer(_event("processing"), SessionState(status="requires_input"), NOON)
+    assert asked is not None
+    assert asked.kind == "created"
+
+
+def test_an_answer_is_not_older_than_the_event_that_asked() -> None:
+    event = _event("processing")
+    early, late = (
+        answer(event, SessionState(status="verified"), event.created_at + apart) for apart in (-SECOND, SECOND)
+    )
+    assert early is not None
+    assert late is not None
+    assert (early.stamp, late.stamp) == (event.created_at, event.created_at + SECOND)
+
+
+def test_an_answer_with_a_status_nobody_knows_settles_nothing() -> None:
+    assert answer(_event("processing"), SessionState(status="on_hold"), NOON) is None
+
+
+def test_a_redaction_and_a_thin_notification_show_no_state() -> None:
+    assert snapshot(_event("redacted")) is None
+    assert snapshot(_parse(shapes.thin("evt_1", "verified", "2026-11-20T12:00:00Z", "vs_1"))) is None
+
+
+def _last(arrival: tuple[Seen, ...]) -> str:
+    record, kind = VerificationRecord(session_id="vs_1", livemode=False), ""
+    for seen in arrival:
+        if order_by_rank(record, seen) is Order.NEWER:
+            record, kind = _record(seen.kind, seen.stamp, seen.state.error_code, seen.state.report_id), seen.kind
+    return kind
+
+
+def _event(kind: str) -> VerificationEvent:
+    return _parse(shapes.event("evt_1", kind, 1_794_819_600, shapes.session("vs_1", kind)))
+
+
+def _parse(payload: dict[str, Any]) -> VerificationEvent:
+    event = parse(shapes.as_body(payload))
+    assert isinstance(event, VerificationEvent)
+    return event

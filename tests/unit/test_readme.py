@@ -1,0 +1,46 @@
+"""README says what is so: its settings, its commands, its files."""
+
+import re
+import shlex
+from dataclasses import Field, fields
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings
+from worker.__main__ import parser
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+TARGETS = set(re.findall(r"^([a-z0-9-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+
+
+def test_the_table_of_settings_is_complete() -> None:
+    named = re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE)
+    assert sorted(named) == sorted(field.name.upper() for field in fields(Settings))
+
+
+@pytest.mark.parametrize("field", fields(Settings), ids=lambda field: field.name)
+def test_a_default_in_the_table_is_the_default(field: Field[object]) -> None:
+    name, default = field.name, field.default
+    (cell,) = re.findall(rf"^\| `{name.upper()}` \| (.*?) \|", README, re.MULTILINE)
+    if default:
+        assert cell == f"`{default}`"
+    else:
+        assert not re.fullmatch(r"`\w+`", cell), "the table names a default that is none"
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:^|`)make ([a-z][a-z0-9-]+)", README, re.MULTILINE))))
+def test_every_target_that_readme_names_is_there(target: str) -> None:
+    assert target in TARGETS
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("python -m worker")])
+def test_every_command_that_readme_shows_is_one(line: str) -> None:
+    parser().parse_args(shlex.split(line, comments=True)[3:])
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))
+def test_every_file_that_readme_links_to_is_there(path: str) -> None:
+    assert (ROOT / path).exists()

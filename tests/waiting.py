@@ -1,0 +1,15 @@
+"""Waiting on a condition, never for a time."""
+
+import time
+from collections.abc import Callable
+
+PATIENCE = 60.0  # seconds; far longer than anything here takes on a busy machine
+
+
+def wait_until(condition: Callable[[], object], what: Callable[[], str] | str = "it did not happen") -> None:
+    """Returns once the condition holds; fails with what there is to say about it."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(what if isinstance(what, str) else what())
+        time.sleep(0.01)

@@ -1,0 +1,1 @@
+"""The worker and clock processes, and the operator's commands."""

@@ -1,0 +1,77 @@
+"""The operator's commands: python -m worker COMMAND."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from config.database import DATABASE_TROUBLE
+from config.logs import configure_logging
+from config.settings import SettingsError
+from handlers.retries import describe
+from worker import doctor, endpoint, look, operate, service
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What runs, what it is for, and what adds its options."""
+
+    run: Callable[[argparse.Namespace], int]
+    words: str
+    options: Callable[[argparse.ArgumentParser], None] | None = None
+    json: bool = True
+
+
+COMMANDS = {
+    "run": Command(service.run, "web, worker and clock together in the foreground", json=False),
+    "migrate": Command(service.migrate, "bring the database's schema up to date", json=False),
+    "status": Command(look.status, "what waits, what is dead, how fast it goes (exit 1: something needs you)"),
+    "session": Command(look.session, "what happened to this person's verification", look.session_options),
+    "events": Command(look.events, "the latest events", look.events_options),
+    "event": Command(look.event, "one event and its history", look.event_options),
+    "dead": Command(look.dead, "what was given up (exit 1: there is some)"),
+    "retry": Command(operate.retry, "try dead events and actions again", operate.retry_options),
+    "discard": Command(operate.discard, "end dead events and actions, and keep the rows", operate.discard_options),
+    "replay": Command(service.replay, "sign events again and post them", service.replay_options, json=False),
+    "reconcile": Command(operate.reconcile, "fetch from Stripe what never arrived, and compare sessions"),
+    "rebuild": Command(operate.rebuild, "fill a wiped database from Stripe", operate.rebuild_options),
+    "purge": Command(operate.purge, "delete what RETENTION_DAYS lets go; the clock does it every hour"),
+    "endpoint": Command(endpoint.run, "register the webhook endpoint at Stripe, or check it", endpoint.options),
+    "doctor": Command(doctor.run, "check the whole set-up, and say what to do (exit 1: something fails)"),
+}
+
+
+def main() -> int:
+    """Runs one command; 0 if it did what it says, 1 if not, 2 if it was called or set up wrongly."""
+    arguments = parser().parse_args()
+    command: Command = arguments.command
+    try:
+        if command.run is not doctor.run:  # which says itself what is wrong with the settings
+            configure_logging()
+        return command.run(arguments)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except DATABASE_TROUBLE as error:
+        print(f"The database cannot be used: {describe(error)}. Ask python -m worker doctor.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    described = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    commands = described.add_subparsers(required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(name, help=command.words, description=command.words)
+        subparser.set_defaults(command=command)
+        if command.json:
+            subparser.add_argument("--json", action="store_true", help="for machines")
+        if command.options:
+            command.options(subparser)
+    return described
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Celery's entry point: the tasks, the schedule, the reconnect guard and the log context."""
+
+import logging
+import warnings
+from typing import Any
+
+import structlog
+from celery import platforms, signals
+from celery.exceptions import CPendingDeprecationWarning
+
+from config.broker import celery_app
+from config.logs import configure_logging
+from config.settings import settings
+from handlers import retries
+from handlers.metrics import flush, start_flushing
+from worker import clock, reconnect, tasks
+
+__all__ = ["celery_app", "clock", "reconnect", "tasks"]
+
+celery_app.add_defaults(
+    lambda: {
+        "beat_schedule": {
+            # Seconds, not minutes: after a lost message or a Redis outage this is how long the work waits.
+            "sweep": {"task": "sweep", "schedule": 2.0},
+            "reconcile": {"task": "reconcile", "schedule": float(settings().reconcile_seconds)},
+            "purge": {"task": "purge", "schedule": 3600.0},
+        }
+    }
+)
+celery_app.conf.beat_scheduler = clock.Clock
+celery_app.steps["consumer"].add(reconnect.ReconnectGuard)
+
+# Running as root is dangerous with pickled messages only, and config/broker.py accepts JSON alone.
+warnings.simplefilter("ignore", platforms.SecurityWarning)
+
+
+def configure(**_: Any) -> None:
+    """Logs of the worker and the clock; that this signal has a receiver keeps Celery from configuring its own."""
+    configure_logging()
+    # Two lines per task would bury ours, which say what a task did; its failures are louder than this level.
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def silence_advice(**_: Any) -> None:
+    """At each lost connection Celery warns of a setting that config/broker.py makes on purpose."""
+    warnings.simplefilter("ignore", CPendingDeprecationWarning)
+
+
+def bind_task(task_id: str, task: Any, **_: Any) -> None:
+    """Every line a task logs says which one it is."""
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(task_id=task_id, task=task.name)
+
+
+def unbind_task(**_: Any) -> None:
+    """Pool threads live on: the next task's lines must not carry this one's ids."""
+    structlog.contextvars.clear_contextvars()
+
+
+def hand_back(**_: Any) -> None:
+    """The end has begun: what waits for its turn goes back."""
+    retries.stopping.set()
+
+
+def begin_counting(**_: Any) -> None:
+    """What the tasks count is written down by a thread of its own."""
+    start_flushing()
+
+
+def end_counting(**_: Any) -> None:
+    """The last seconds' figures."""
+    flush()
+
+
+signals.setup_logging.connect(configure, weak=False)
+signals.worker_ready.connect(silence_advice, weak=False)  # setting up the logs switches it on
+signals.worker_ready.connect(begin_counting, weak=False)
+signals.worker_shutting_down.connect(hand_back, weak=False)
+signals.worker_shutdown.connect(end_counting, weak=False)
+signals.task_prerun.connect(bind_task, weak=False)
+signals.task_postrun.connect(unbind_task, weak=False)

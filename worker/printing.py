@@ -1,0 +1,63 @@
+"""What a command says: a table for people, JSON for machines."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_WIDE = 200  # columns where there is no terminal to ask
+
+
+def print_json(content: Any) -> None:
+    """One JSON document."""
+    print(json.dumps(content, default=_plain, ensure_ascii=False, indent=2))
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], headings: Sequence[str], title: str = "") -> None:
+    """A table; a heading is a key of the rows. Says `none` where there are none."""
+    if title:
+        _console().print(Text(title, style="bold"))
+    if not rows:
+        _console().print("none")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(show(row[heading])) for heading in headings))  # Text: what is stored is no markup
+    _console().print(table)
+
+
+def print_pairs(pairs: Mapping[str, Any], title: str = "") -> None:
+    """Names and values, one pair a line."""
+    width = max(map(len, pairs), default=0)
+    if title:
+        _console().print(Text(title, style="bold"))
+    for name, value in pairs.items():
+        _console().print(Text(f"{name:<{width}}  {show(value)}".rstrip()), soft_wrap=True)
+
+
+def show(value: object) -> str:
+    """A value as a person reads it; times in UTC."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return str(value)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    raise TypeError(f"{type(value).__name__} is not for machines")
+
+
+def _console() -> Console:
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDE, highlight=False)

@@ -1,0 +1,70 @@
+"""The guard against kombu's reconnect defect: a consumer that waits for ever on acknowledgements that failed.
+
+What the world does (kombu 5.7.0, celery 5.7.0). With all slots busy the channel may not consume, so nothing listens
+on its connection, and nobody notices that Redis has gone. When a task ends, its acknowledgement fails;
+`Message.ack_log_error` logs that and swallows it, and `QoS.ack` has not reached the line that gives the slot back.
+Once every slot is lost like this, `QoS.can_consume()` stays false, no BRPOP is ever sent again, so no connection
+error ever restarts the consumer: the worker stays alive and takes nothing. With some slots lost it goes on with
+fewer.
+
+So the worker looks, once in a while, for messages that the channel counts and no running task owns, and ends the
+connection as if it had broken; Celery then opens a new channel with all its slots. What was held goes back into the
+queue and may run twice, which every task here expects. The other defect, a worker that exits with an AttributeError,
+needs gossip or remote control: the Procfile's flags and config/broker.py switch both off.
+"""
+
+from typing import Any
+
+import structlog
+from celery import bootsteps
+from celery.worker import state
+
+LOOKS_EVERY = (
+    1.0  # seconds; a message must be seen ownerless twice, as it is for a moment between task and acknowledgement
+)
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class ReconnectGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base is untyped
+    """A step of the consumer: starts with each connection and watches its channel on the worker's own timer."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        self._timer_entry: Any = None
+        self._suspects: set[str] = set()
+        super().__init__(consumer, **options)
+
+    def start(self, consumer: Any) -> None:
+        """Watches the new channel; the memory transport has no event loop and nothing to reconnect."""
+        self._suspects = set()
+        if consumer.hub is not None:
+            self._timer_entry = consumer.timer.call_repeatedly(LOOKS_EVERY, self._look, (consumer,))
+
+    def stop(self, consumer: Any) -> None:
+        """Leaves the old channel alone."""
+        if self._timer_entry is not None:
+            consumer.timer.cancel(self._timer_entry)
+            self._timer_entry = None
+
+    def _look(self, consumer: Any) -> None:
+        try:
+            ownerless = _ownerless(consumer)
+        except RuntimeError:  # a pool thread ended a task while we went through the running ones: look again later
+            return
+        lost, self._suspects = ownerless & self._suspects, ownerless
+        if lost:
+            log.warning("consumer.restarted", unacknowledged=len(lost))
+            # One of the connection errors that the event loop lets through to the consumer, which then starts anew.
+            raise ConnectionError("acknowledgements have failed")
+
+
+def _ownerless(consumer: Any) -> set[str]:
+    """Delivery tags that take a slot of the channel without a task that will ever give it back."""
+    qos = consumer.task_consumer.channel.qos
+    held: set[str] = set(qos._delivered) - qos._dirty  # kombu shows them nowhere else; pyproject.toml pins its version
+    owned = {
+        request.message.delivery_tag for tasks in (state.reserved_requests, state.active_requests) for request in tasks
+    }
+    return held - owned

@@ -1,0 +1,73 @@
+"""The tasks: shallow, by name, with ids for arguments."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import structlog
+
+from config.broker import celery_app, publish_actions, publish_events, queue_length
+from config.database import DATABASE_TROUBLE
+from handlers import inbox, outbox
+from handlers import purge as retention
+from handlers import reconcile as stripe_side
+from handlers.models import utc_now
+from handlers.retries import describe
+from worker.performers import Performers
+
+_SWEEP_MOST = 5000  # ids a sweep, about what one worker does until the next: fewer would be a backlog's pace
+_QUEUE_MOST = 200  # messages: while more wait, the workers have enough to do, and sweeping would only repeat them
+_GRACE = timedelta(seconds=2)  # what was published a moment ago needs no second message
+
+_performers = Performers()
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@celery_app.task(name="process_events")  # type: ignore[untyped-decorator]  # celery ships no types
+def process_events(event_ids: list[str]) -> None:
+    """Applies events, then hands on what they owe."""
+    with _left_to_the_sweep():
+        publish_actions(inbox.process(event_ids))
+
+
+@celery_app.task(name="perform_actions")  # type: ignore[untyped-decorator]
+def perform_actions(action_ids: list[int]) -> None:
+    """Does what is owed."""
+    with _left_to_the_sweep():
+        _performers.perform(action_ids)
+
+
+@celery_app.task(name="sweep")  # type: ignore[untyped-decorator]
+def sweep() -> None:
+    """Publishes whatever is due and was not done: lost messages, lost workers, times of waiting that are over."""
+    if queue_length() > _QUEUE_MOST:
+        return
+    with _left_to_the_sweep():
+        before = utc_now() - _GRACE
+        never_tried, tried_before = inbox.due(_SWEEP_MOST, before)
+        publish_events(never_tried)
+        for event_id in tried_before:
+            publish_events([event_id])
+        publish_actions(outbox.due(_SWEEP_MOST, before))
+
+
+@celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]
+def reconcile() -> None:
+    """Asks Stripe for what never arrived."""
+    publish_events(stripe_side.reconcile().to_process)
+
+
+@celery_app.task(name="purge")  # type: ignore[untyped-decorator]
+def purge() -> None:
+    """Deletes what retention lets go."""
+    retention.purge()
+
+
+@contextmanager
+def _left_to_the_sweep() -> Iterator[None]:
+    """One line instead of a traceback while the database is away: its rows are still due when it is back."""
+    try:
+        yield
+    except DATABASE_TROUBLE as error:
+        log.warning("task.left_to_the_sweep", error=describe(error))
