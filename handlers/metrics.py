@@ -49,6 +49,7 @@ HISTOGRAMS = {
 _lock = threading.Lock()
 _counted: dict[tuple[str, str], float] = {}
 _thread: threading.Thread | None = None
+_ended = threading.Event()
 
 
 def count(name: str, by: float = 1, /, **labels: str) -> None:
@@ -68,8 +69,17 @@ def start_flushing() -> None:
     """Begins to write down what this process counts; once for each process, at any time."""
     global _thread
     if _thread is None or not _thread.is_alive():
+        _ended.clear()
         _thread = threading.Thread(target=_flush_on, name="metrics", daemon=True)
         _thread.start()
+
+
+def stop_flushing() -> None:
+    """Ends that, and writes down the last seconds' figures."""
+    _ended.set()
+    if _thread is not None:
+        _thread.join()
+    flush()
 
 
 def flush() -> None:
@@ -101,7 +111,5 @@ def _write(counted: dict[tuple[str, str], float]) -> None:
 
 
 def _flush_on() -> None:
-    pause = threading.Event()
-    while True:
-        pause.wait(FLUSH_SECONDS)
+    while not _ended.wait(FLUSH_SECONDS):
         flush()

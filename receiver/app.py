@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from config.embedded import webhook_secrets
 from config.settings import settings
-from handlers.metrics import flush, start_flushing
+from handlers.metrics import start_flushing, stop_flushing
 from receiver.health import backlog, healthz, metrics, readyz
 from receiver.intake import Intake
 from receiver.webhook import Webhook
@@ -37,7 +37,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     start_flushing()
     yield
     await intake.close()
-    await asyncio.to_thread(flush)
+    await asyncio.to_thread(stop_flushing)
 
 
 app = Receiver(

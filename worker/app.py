@@ -12,7 +12,7 @@ from config.broker import celery_app
 from config.logs import configure_logging
 from config.settings import settings
 from handlers import retries
-from handlers.metrics import flush, start_flushing
+from handlers.metrics import start_flushing, stop_flushing
 from worker import clock, reconnect, tasks
 
 __all__ = ["celery_app", "clock", "reconnect", "tasks"]
@@ -70,7 +70,7 @@ def begin_counting(**_: Any) -> None:
 
 def end_counting(**_: Any) -> None:
     """The last seconds' figures."""
-    flush()
+    stop_flushing()
 
 
 signals.setup_logging.connect(configure, weak=False)

@@ -90,13 +90,13 @@ def test_a_frozen_redis_costs_one_timeout_and_then_nothing(
     server.process.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     assert not publish_events(["evt_2"])
-    assert time.monotonic() - began < 3
+    one_timeout = time.monotonic() - began
     began = time.monotonic()
     assert not publish_events(["evt_3"])
     assert not publish_actions([1])
     assert queue_length() == 0
     assert not reachable()
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < one_timeout
 
 
 def test_a_restarted_redis_is_published_to_again(server: RedisServer, tmp_path: Path) -> None:
