@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -29,7 +30,13 @@ _POSTGRES_CONNECT: dict[str, Any] = {
 _SQLITE_BUSY_SECONDS = 10
 
 # What says nothing against the work itself: no connection, a deadlock, a timeout, a full disk.
-DATABASE_TROUBLE = (OperationalError, InterfaceError, PoolTimeoutError)
+DATABASE_TROUBLE = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+)
 
 
 @cache
@@ -50,6 +57,12 @@ def statement() -> Iterator[Connection]:
     """A connection for a single statement, which is a transaction by itself: no round trips for BEGIN and COMMIT."""
     with _committing(engine()).begin() as connection:
         yield connection
+
+
+async def connect_async() -> psycopg.AsyncConnection[Any]:
+    """A connection to PostgreSQL for an event loop; each statement is a transaction by itself."""
+    _, address = engine().dialect.create_connect_args(engine().url)
+    return await psycopg.AsyncConnection.connect(**{**address, **_POSTGRES_CONNECT}, autocommit=True)
 
 
 def insert_into(table: type[SQLModel], session: Session) -> postgresql.Insert | sqlite.Insert:

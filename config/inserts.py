@@ -19,15 +19,23 @@ def insert_new(connection: Connection, table: type[SQLModel], rows: Sequence[dic
 def insert_or(
     connection: Connection, table: type[SQLModel], rows: Sequence[dict[str, Any]], *, on_conflict: str, returning: str
 ) -> Sequence[Row[Any]]:
-    """The same with another ON CONFLICT, in words of SQL; returns columns of what was inserted or updated.
+    """The same with another ON CONFLICT, in words of SQL; returns columns of what was inserted or updated."""
+    if not rows:
+        return []
+    statement, parameter = insertion(connection.dialect.name, table, rows, on_conflict=on_conflict, returning=returning)
+    return connection.exec_driver_sql(statement, (parameter,)).all()
+
+
+def insertion(
+    dialect: str, table: type[SQLModel], rows: Sequence[dict[str, Any]], *, on_conflict: str, returning: str
+) -> tuple[str, str]:
+    """The statement and its parameter, as the dialect's driver takes them.
 
     The rows travel as one JSON text: the cost of a row with twenty parameters is the parameters'.
     """
-    if not rows:
-        return []
-    statement = _statement(connection.dialect.name, str(table.__tablename__), tuple(rows[0]), on_conflict, returning)
-    text = orjson.dumps(rows) if connection.dialect.name == "postgresql" else _sqlite_json(rows)
-    return connection.exec_driver_sql(statement, (text.decode(),)).all()
+    statement = _statement(dialect, str(table.__tablename__), tuple(rows[0]), on_conflict, returning)
+    text = orjson.dumps(rows) if dialect == "postgresql" else _sqlite_json(rows)
+    return statement, text.decode()
 
 
 @cache

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlmodel import col
 
+from config import inserts
 from config.database import statement
-from config.inserts import insert_new
 from handlers.events import SessionState, VerificationEvent
 from handlers.models import InboxEvent, InboxStatus, utc_now
 
@@ -20,6 +20,7 @@ class Receipt:
 
     accepted: frozenset[str]
     unprocessed: frozenset[str]
+    duplicates: int = 0
 
 
 def receive(events: Sequence[VerificationEvent], *, quiet: bool = False) -> Receipt:
@@ -27,16 +28,25 @@ def receive(events: Sequence[VerificationEvent], *, quiet: bool = False) -> Rece
 
     What quiet events owe is written down as skipped.
     """
+    if not events:
+        return Receipt(frozenset(), frozenset())
+    with statement() as connection:
+        insert, rows = insertion(connection.dialect.name, events, quiet=quiet)
+        accepted = frozenset(connection.exec_driver_sql(insert, (rows,)).scalars())
+    unprocessed = _unprocessed({event.id for event in events} - accepted)
+    return Receipt(accepted, unprocessed, len(events) - len(accepted))
+
+
+def insertion(dialect: str, events: Sequence[VerificationEvent], *, quiet: bool = False) -> tuple[str, str]:
+    """The statement that stores a batch and answers the new ones' ids, and its parameter."""
     now = utc_now()
     distinct = {event.id: event for event in events}
     in_order = sorted(distinct)  # one order for all writers: no deadlock
-    rows = [_row(distinct[event_id], now, quiet) for event_id in in_order]
-    with statement() as connection:
-        accepted = frozenset(insert_new(connection, InboxEvent, rows))
-    return Receipt(accepted, _unprocessed(distinct.keys() - accepted))
+    rows = [_row(distinct[event_id], now, quiet=quiet) for event_id in in_order]
+    return inserts.insertion(dialect, InboxEvent, rows, on_conflict="DO NOTHING", returning="id")
 
 
-def _row(event: VerificationEvent, now: datetime, quiet: bool = False) -> dict[str, Any]:
+def _row(event: VerificationEvent, now: datetime, *, quiet: bool) -> dict[str, Any]:
     state = event.state or SessionState(status=None)
     return {
         "id": event.id,

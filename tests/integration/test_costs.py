@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, event
 
@@ -46,10 +48,16 @@ def counted() -> Iterator[Costs]:
         commits_itself = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
         costs.transactions += not commits_itself
 
+    async def execute_async(connection: Any, statement: str, *arguments: Any) -> Any:
+        executed(None, None, statement)  # in autocommit: a transaction by itself
+        return await by_itself(connection, statement, *arguments)
+
+    by_itself = psycopg.AsyncConnection.execute
     event.listen(engine(), "before_cursor_execute", executed)
     event.listen(engine(), "begin", begun)
     try:
-        yield costs
+        with patch.object(psycopg.AsyncConnection, "execute", execute_async):
+            yield costs
     finally:
         event.remove(engine(), "before_cursor_execute", executed)
         event.remove(engine(), "begin", begun)
@@ -103,6 +111,7 @@ def test_everything_that_waits_is_one_commit() -> None:
     with counted() as costs:
         asyncio.run(deliver(stories(50)))
     assert len(costs.statements) == 1, costs.statements
+    assert costs.transactions == (0 if is_postgres() else 1)
 
 
 def test_a_batch_travels_in_messages_of_fifty(environment: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,14 @@
 """The writer behind the web process, while its database fails."""
 
-import pytest
-from sqlalchemy import text
+import asyncio
 
-from config.database import engine
+import pytest
+
+from handlers.events import VerificationEvent
 from receiver import intake
-from receiver.intake import Publisher
-from tests import databases
+from receiver.intake import Intake, UnavailableError
+from receiver.storage import storage
+from tests import databases, facts
 from tests.facts import event
 
 pytestmark = pytest.mark.usefixtures("database_url")
@@ -15,11 +17,46 @@ pytestmark = pytest.mark.usefixtures("database_url")
 def test_a_delivery_right_after_the_database_was_restarted_is_stored(database_url: str) -> None:
     if not databases.SERVER_URL:
         pytest.skip("SQLite has no connections to lose")
-    publisher = Publisher()
-    assert intake._store([event("created")], publisher) == ["accepted"]
-    with databases.down(database_url):
-        pass
-    assert intake._store([event("verified")], publisher) == ["accepted"]
-    with engine().connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM inbox_event")).scalar() == 2
-    publisher.close()
+
+    async def deliver() -> None:
+        inbox = storage()
+        for kind in ("created", "verified"):
+            assert len((await inbox.receive([event(kind)])).accepted) == 1
+            with databases.down(database_url):
+                pass
+        await inbox.close()
+
+    asyncio.run(deliver())
+    assert len(facts.event_rows()) == 2
+
+
+def test_what_waits_for_a_hanging_database_is_refused_in_time_and_what_comes_after_it_is_stored(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_ANSWER_SECONDS", 0.2)
+    in_work, waits, late = (event("created", session_id=name) for name in ("vs_1", "vs_2", "vs_3"))
+
+    async def deliver() -> str:
+        inbox = Intake()
+        with databases.locked(database_url):
+            stuck = asyncio.create_task(inbox.accept(in_work))
+            await asyncio.sleep(0.05)
+            for answer in (inbox.accept(waits), stuck):
+                with pytest.raises(UnavailableError):
+                    await answer
+            again = asyncio.create_task(_accepted(inbox, late))
+            await asyncio.sleep(0.3)  # it is refused as well, as long as the database hangs
+        outcome = await again
+        await inbox.close()
+        return outcome
+
+    assert asyncio.run(deliver()) == "accepted"
+    assert facts.event_rows("vs_3")
+
+
+async def _accepted(inbox: Intake, said: VerificationEvent) -> str:
+    while True:
+        try:
+            return await inbox.accept(said)
+        except UnavailableError:
+            await asyncio.sleep(0.01)

@@ -330,7 +330,7 @@ def test_a_sender_that_goes_away_while_its_event_is_stored_disturbs_nobody(clien
     with databases.locked(prepared):
         with client.raw() as connection:
             connection.sendall(_head(BODY) + BODY)
-            wait_until(_intake()._database._work_queue.empty)
+            wait_until(lambda: _intake()._in_work)
         pool = ThreadPoolExecutor(1)
         answer = pool.submit(client.deliver, other)
         wait_until(lambda: _intake()._waiting)
@@ -346,7 +346,7 @@ def test_what_waits_together_is_stored_together_and_a_bad_row_fails_alone(client
     pool = ThreadPoolExecutor(8)
     with databases.locked(prepared):
         first = pool.submit(client.deliver, PAYLOAD)
-        wait_until(lambda: not _intake()._waiting and _intake()._database._threads)
+        wait_until(lambda: not _intake()._waiting and _intake()._in_work)
         answers = [pool.submit(client.deliver, payload) for payload in payloads]
         wait_until(lambda: len(_intake()._waiting) == len(payloads))
     assert first.result().status == 200
@@ -361,7 +361,7 @@ def test_one_event_delivered_twice_at_once_is_accepted_once(client: Client, prep
     with databases.locked(prepared):
         pool = ThreadPoolExecutor(4)
         first = pool.submit(client.deliver, PAYLOAD)
-        wait_until(lambda: not _intake()._waiting and _intake()._database._threads)
+        wait_until(lambda: not _intake()._waiting and _intake()._in_work)
         answers = [first, *(pool.submit(client.deliver, PAYLOAD) for _ in range(3))]
         wait_until(lambda: len(_intake()._waiting) == 3)
     assert sorted(answer.result().content["outcome"] for answer in answers) == ["accepted", *["duplicate"] * 3]
