@@ -10,14 +10,20 @@ import structlog
 from celery import Celery
 
 from config.embedded import redis_url
+from config.messages import push
 from config.settings import settings
 
 EVENTS_PER_MESSAGE = 50  # a batch costs Redis what one id costs; more would keep one worker thread too long
 ACTIONS_PER_MESSAGE = 10  # an action may wait for a mail server, and those behind it in its message wait too
-QUEUE = "identity"
-CLOCK_QUEUE = "identity-clock"  # the schedule's tasks pass a deep backlog of events
+# A worker takes from the first of these, in alphabetical order, that is not empty: the schedule passes any backlog, and
+# all that is known of a person is applied before anything is done about it, so that a backlog mails nobody in vain.
+CLOCK_QUEUE = "clock"
+EVENTS_QUEUE = "events"
+ACTIONS_QUEUE = "outbox"
 TICKS_WAITING = 10  # Redis does not drop expired messages: without a bound a stopped worker finds a day's worth
-BACKLOG = 2000  # messages, about 5 MB: while more wait no worker takes them, and Redis must not be full when one does
+BACKLOG = (
+    2000  # messages a queue, some 4 MB: while more wait no worker takes them, and Redis must not be full when one does
+)
 QUIET = 5.0  # seconds without a try after a failure: the sweep publishes what was left out
 
 log = structlog.stdlib.get_logger(__name__)
@@ -25,6 +31,7 @@ log = structlog.stdlib.get_logger(__name__)
 _REDIS_OPTIONS = {
     "global_keyprefix": "identity:",
     "priority_steps": [0],  # one list per queue instead of four
+    "queue_order_strategy": "sorted",
     "visibility_timeout": 300,  # seconds after which another worker gets what a dead one held; tasks end far sooner
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,  # the default looks at every tenth interval only: 100 s
@@ -41,8 +48,8 @@ _CELERY = {
     "task_serializer": "json",
     "accept_content": ["json"],
     # By queue name only: an exchange and a routing key without a binding are dropped silently.
-    "task_queues": {QUEUE: {}, CLOCK_QUEUE: {}},
-    "task_default_queue": QUEUE,
+    "task_queues": {CLOCK_QUEUE: {}, EVENTS_QUEUE: {}, ACTIONS_QUEUE: {}},
+    "task_default_queue": EVENTS_QUEUE,
     "task_create_missing_queues": False,
     # A message ends when its work ends, well or badly: what failed is due again by the database, not by Celery.
     "task_acks_late": True,
@@ -79,22 +86,22 @@ def connect_to(url: str) -> None:
 
 def publish_events(event_ids: Sequence[str]) -> bool:
     """Hands events to the workers. False when the broker could not be reached and the sweep must do it."""
-    return _publish("process_events", event_ids, EVENTS_PER_MESSAGE)
+    return _publish(EVENTS_QUEUE, "process_events", event_ids, EVENTS_PER_MESSAGE)
 
 
 def publish_actions(action_ids: Sequence[int]) -> bool:
     """Hands owed actions to the workers. False when the broker could not be reached and the sweep must do it."""
-    return _publish("perform_actions", action_ids, ACTIONS_PER_MESSAGE)
+    return _publish(ACTIONS_QUEUE, "perform_actions", action_ids, ACTIONS_PER_MESSAGE)
 
 
 def publish_tick(task_name: str) -> bool:
     """Asks a worker for one of the schedule's tasks, unless enough of them already wait for a worker to come back."""
     if queue_length(CLOCK_QUEUE) >= TICKS_WAITING:
         return False
-    return _reached(lambda producer: _send(producer, task_name, [], CLOCK_QUEUE))
+    return _reached(lambda producer: push(producer.channel, CLOCK_QUEUE, task_name, [[]]))
 
 
-def queue_length(queue: str = QUEUE) -> int:
+def queue_length(queue: str) -> int:
     """Messages that wait for a worker; 0 also when the broker cannot be asked."""
     length = 0
 
@@ -128,12 +135,10 @@ def _connection(url: str) -> dict[str, Any]:
     }
 
 
-def _publish(task_name: str, ids: Sequence[str] | Sequence[int], per_message: int) -> bool:
+def _publish(queue: str, task_name: str, ids: Sequence[str] | Sequence[int], per_message: int) -> bool:
     def send(producer: Any) -> None:
-        if _backlog.is_deep(producer):
-            return
-        for batch in _batches(ids, per_message):
-            _send(producer, task_name, [batch], QUEUE)
+        if not _backlogs[queue].is_deep(producer):
+            push(producer.channel, queue, task_name, ([batch] for batch in _batches(ids, per_message)))
 
     return not ids or _reached(send)
 
@@ -141,27 +146,24 @@ def _publish(task_name: str, ids: Sequence[str] | Sequence[int], per_message: in
 class _Backlog:
     """Whether so much waits that more would only fill Redis; counted once a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
         self._counted_at = 0.0
         self._length = 0
 
     def is_deep(self, producer: Any) -> bool:
         now = time.monotonic()
         if now - self._counted_at > 1.0:
-            self._counted_at, self._length = now, _length(producer, QUEUE)
+            self._counted_at, self._length = now, _length(producer, self._queue)
         return self._length >= BACKLOG
 
 
-_backlog = _Backlog()
+_backlogs = {queue: _Backlog(queue) for queue in (EVENTS_QUEUE, ACTIONS_QUEUE)}
 
 
 def _length(producer: Any, queue: str) -> int:
     # Not a passive declare: kombu 5.7.0 forgets the key prefix in its EXISTS, and no queue ever exists.
     return int(producer.channel.queue_declare(queue).message_count)
-
-
-def _send(producer: Any, task_name: str, args: list[Any], queue: str) -> None:
-    celery_app.send_task(task_name, args=args, queue=queue, producer=producer, retry=False, ignore_result=True)
 
 
 def _batches(ids: Sequence[Any], size: int) -> Iterator[list[Any]]:

@@ -20,8 +20,8 @@ __all__ = ["celery_app", "clock", "reconnect", "tasks"]
 celery_app.add_defaults(
     lambda: {
         "beat_schedule": {
-            # Seconds, not minutes: after a lost message or a Redis outage this is how long the work waits.
-            "sweep": {"task": "sweep", "schedule": 2.0},
+            # A second, not minutes: after a lost message or a Redis outage this is how long the work waits.
+            "sweep": {"task": "sweep", "schedule": 1.0},
             "reconcile": {"task": "reconcile", "schedule": float(settings().reconcile_seconds)},
             "purge": {"task": "purge", "schedule": 3600.0},
         }

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from config.broker import queue_length
+from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length
 from config.settings import settings
 from handlers import bookmarks
 from handlers.models import InboxEvent, InboxStatus, OutboxAction, VerificationRecord, utc_now
@@ -35,7 +35,7 @@ def status(arguments: argparse.Namespace) -> int:
         "actions": asdict(actions),
         "last_five_minutes": rates(_RATES_OVER),
         "sessions": records_by_status(),
-        "queue_messages": queue_length(),
+        "queue_messages": queue_length(EVENTS_QUEUE) + queue_length(ACTIONS_QUEUE),
         "reconciled_at": bookmarks.reached(RUN),
     }
     if arguments.json:

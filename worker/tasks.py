@@ -6,7 +6,16 @@ from datetime import timedelta
 
 import structlog
 
-from config.broker import celery_app, publish_actions, publish_events, queue_length
+from config.broker import (
+    ACTIONS_PER_MESSAGE,
+    ACTIONS_QUEUE,
+    EVENTS_PER_MESSAGE,
+    EVENTS_QUEUE,
+    celery_app,
+    publish_actions,
+    publish_events,
+    queue_length,
+)
 from config.database import DATABASE_TROUBLE
 from handlers import inbox, outbox
 from handlers import purge as retention
@@ -15,8 +24,9 @@ from handlers.models import utc_now
 from handlers.retries import describe
 from worker.performers import Performers
 
-_SWEEP_MOST = 5000  # ids a sweep, about what one worker does until the next: fewer would be a backlog's pace
-_QUEUE_MOST = 200  # messages: while more wait, the workers have enough to do, and sweeping would only repeat them
+_SWEEP_MOST = 200  # messages a sweep of each kind: fewer than the workers finish until the next would be their pace
+_ALONE_MOST = 500  # events tried before, each a message by itself
+_QUEUE_MOST = 40  # messages: while more wait, the workers have enough to do, and sweeping would only repeat them
 _GRACE = timedelta(seconds=2)  # what was published a moment ago needs no second message
 
 _performers = Performers()
@@ -41,15 +51,15 @@ def perform_actions(action_ids: list[int]) -> None:
 @celery_app.task(name="sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """Publishes whatever is due and was not done: lost messages, lost workers, times of waiting that are over."""
-    if queue_length() > _QUEUE_MOST:
-        return
+    before = utc_now() - _GRACE
     with _left_to_the_sweep():
-        before = utc_now() - _GRACE
-        never_tried, tried_before = inbox.due(_SWEEP_MOST, before)
-        publish_events(never_tried)
-        for event_id in tried_before:
-            publish_events([event_id])
-        publish_actions(outbox.due(_SWEEP_MOST, before))
+        if queue_length(EVENTS_QUEUE) <= _QUEUE_MOST:
+            never_tried, tried_before = inbox.due(_SWEEP_MOST * EVENTS_PER_MESSAGE, before)
+            publish_events(never_tried)
+            for event_id in tried_before[:_ALONE_MOST]:
+                publish_events([event_id])
+        if queue_length(ACTIONS_QUEUE) <= _QUEUE_MOST:
+            publish_actions(outbox.due(_SWEEP_MOST * ACTIONS_PER_MESSAGE, before))
 
 
 @celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]

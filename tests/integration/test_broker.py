@@ -13,7 +13,9 @@ import redis
 
 from config import broker
 from config.broker import (
+    ACTIONS_QUEUE,
     CLOCK_QUEUE,
+    EVENTS_QUEUE,
     celery_app,
     publish_actions,
     publish_events,
@@ -44,32 +46,36 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisSer
 @pytest.mark.usefixtures("server")
 def test_ids_travel_in_batches_by_queue() -> None:
     assert publish_events([])
-    assert queue_length() == 0
+    assert queue_length(EVENTS_QUEUE) == 0
     assert publish_events([f"evt_{number}" for number in range(120)])
     assert publish_actions(range(25))
-    assert queue_length() == 3 + 3
-    assert queue_length(CLOCK_QUEUE) == 0
+    assert [queue_length(queue) for queue in (EVENTS_QUEUE, ACTIONS_QUEUE, CLOCK_QUEUE)] == [3, 3, 0]
 
 
 @pytest.mark.usefixtures("server")
 def test_a_stopped_worker_does_not_let_redis_fill_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would find a Redis without memory, and could take nothing from it."""
     monkeypatch.setattr(broker, "BACKLOG", 3)
-    monkeypatch.setattr(broker, "_backlog", broker._Backlog())
+
+    def a_second_later() -> None:
+        for queue in (EVENTS_QUEUE, ACTIONS_QUEUE):
+            monkeypatch.setitem(broker._backlogs, queue, broker._Backlog(queue))
+
+    a_second_later()
     assert publish_events([f"evt_{number}" for number in range(200)])
-    assert queue_length() == 4
-    monkeypatch.setattr(broker, "_backlog", broker._Backlog())  # a second later
+    assert publish_actions(range(31))
+    a_second_later()
     for _ in range(10):
         publish_events(["evt_1"])
         publish_actions([1])
-    assert queue_length() == 4
+    assert [queue_length(queue) for queue in (EVENTS_QUEUE, ACTIONS_QUEUE)] == [4, 4]
 
 
 @pytest.mark.usefixtures("server")
 def test_a_message_is_readable_and_holds_ids_only(tmp_path: Path) -> None:
     publish_events(["evt_1", "evt_2"])
     with redis.Redis(unix_socket_path=str(tmp_path / "redis" / "redis.sock"), decode_responses=True) as client:
-        (message,) = client.lrange("identity:identity", 0, -1)
+        (message,) = client.lrange("identity:events", 0, -1)
     envelope = json.loads(str(message))
     assert envelope["headers"]["task"] == "process_events"
     assert json.loads(base64.b64decode(envelope["body"]))[:2] == [[["evt_1", "evt_2"]], {}]
@@ -94,7 +100,7 @@ def test_a_frozen_redis_costs_one_timeout_and_then_nothing(
     began = time.monotonic()
     assert not publish_events(["evt_3"])
     assert not publish_actions([1])
-    assert queue_length() == 0
+    assert queue_length(EVENTS_QUEUE) == 0
     assert not reachable()
     assert time.monotonic() - began < one_timeout
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import psycopg
 import pytest
@@ -116,9 +116,9 @@ def test_everything_that_waits_is_one_commit() -> None:
 
 def test_a_batch_travels_in_messages_of_fifty(environment: pytest.MonkeyPatch) -> None:
     sent: list[list[str]] = []
-    environment.setattr(broker, "_send", lambda _, __, args, ___: sent.append(args[0]))
-    environment.setattr(broker, "_reached", lambda use: use(None) or True)
-    environment.setattr(broker._backlog, "is_deep", lambda _: False)
+    environment.setattr(broker, "push", lambda _, __, ___, calls: sent.extend(ids for (ids,) in calls))
+    environment.setattr(broker, "_reached", lambda use: use(Mock()) or True)
+    environment.setattr(broker._backlogs[broker.EVENTS_QUEUE], "is_deep", lambda _: False)
     broker.publish_events([f"evt_{number}" for number in range(120)])
     assert [len(batch) for batch in sent] == [50, 50, 20]
 

@@ -51,7 +51,7 @@ class Scene:
 
     def publish(self, name: str) -> None:
         with celery_app.connection_for_write(self.redis.url) as connection:
-            celery_app.send_task("hold", args=[str(self.folder), name], queue="identity", connection=connection)
+            celery_app.send_task("hold", args=[str(self.folder), name], queue="events", connection=connection)
 
     def kill_redis(self) -> None:
         self.redis.process.kill()
