@@ -46,15 +46,17 @@ HISTOGRAMS = {
     "identity_action_age_seconds": Histogram("From an action's being owed to its end.", _AGES),
 }
 
+_Key = tuple[str, tuple[tuple[str, str], ...]]  # a name and labels; text is made of them when they are written down
+
 _lock = threading.Lock()
-_counted: dict[tuple[str, str], float] = {}
+_counted: dict[_Key, float] = {}
 _thread: threading.Thread | None = None
 _ended = threading.Event()
 
 
 def count(name: str, by: float = 1, /, **labels: str) -> None:
     """Raises a counter; its labels come from closed vocabularies of ours."""
-    _add({(name, ",".join(f'{label}="{value}"' for label, value in labels.items())): by})
+    _add({(name, tuple(labels.items())): by})
 
 
 def observe(name: str, seconds: float) -> None:
@@ -62,7 +64,7 @@ def observe(name: str, seconds: float) -> None:
     bounds = HISTOGRAMS[name].bounds
     place = bisect_left(bounds, seconds)
     bucket = str(bounds[place]) if place < len(bounds) else "+Inf"
-    _add({(f"{name}_bucket", f'le="{bucket}"'): 1, (f"{name}_sum", ""): max(seconds, 0.0)})
+    _add({(f"{name}_bucket", (("le", bucket),)): 1, (f"{name}_sum", ()): max(seconds, 0.0)})
 
 
 def start_flushing() -> None:
@@ -96,14 +98,17 @@ def flush() -> None:
         _add(counted)
 
 
-def _add(counted: dict[tuple[str, str], float]) -> None:
+def _add(counted: dict[_Key, float]) -> None:
     with _lock:
         for key, by in counted.items():
             _counted[key] = _counted.get(key, 0.0) + by
 
 
-def _write(counted: dict[tuple[str, str], float]) -> None:
-    rows = [{"name": name, "labels": labels, "value": value} for (name, labels), value in counted.items()]
+def _write(counted: dict[_Key, float]) -> None:
+    rows = [
+        {"name": name, "labels": ",".join(f'{label}="{text}"' for label, text in labels), "value": value}
+        for (name, labels), value in counted.items()
+    ]
     with transaction() as session:
         insert = insert_into(Metric, session)
         added = {"value": Metric.value + insert.excluded.value}

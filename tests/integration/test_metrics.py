@@ -135,7 +135,7 @@ def test_the_end_of_a_process_writes_down_its_last_seconds_and_leaves_no_thread(
 
 
 def test_processes_that_write_at_once_lose_nothing() -> None:
-    rows = {(f"identity_{number}_total", ""): 1.0 for number in range(30)}
+    rows: dict[metrics._Key, float] = {(f"identity_{number}_total", ()): 1.0 for number in range(30)}
 
     def write() -> None:
         for _ in range(20):
