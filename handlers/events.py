@@ -11,12 +11,12 @@ from typing import Any
 
 import orjson
 
-_SNAPSHOT_PREFIX = "identity.verification_session."
-_THIN_PREFIX = "v1." + _SNAPSHOT_PREFIX
 # The last word of each type, and its rank: of two states in one second the higher one came later.
 RANKS = {"created": 0, "processing": 1, "requires_input": 2, "verified": 3, "canceled": 4}
 KINDS = (*RANKS, "redacted")
-EVENT_TYPES = tuple(_SNAPSHOT_PREFIX + kind for kind in KINDS)
+EVENT_TYPES = tuple(f"identity.verification_session.{kind}" for kind in KINDS)
+_SNAPSHOT_TYPES = frozenset(EVENT_TYPES)
+_THIN_TYPES = frozenset(f"v1.{type_}" for type_ in EVENT_TYPES)
 
 _ID = re.compile(r"[A-Za-z0-9_]{1,255}")
 _LATEST = 253402300799  # the last second a datetime can hold
@@ -76,10 +76,9 @@ def parse(body: bytes) -> VerificationEvent | ForeignEvent:
     if not isinstance(payload, dict):
         raise MalformedEventError("the body is not a JSON object")
     type_ = _required_text(payload, "type")
-    prefix, _, kind = type_.rpartition(".")
-    if kind in KINDS and payload.get("object") == "event" and prefix + "." == _SNAPSHOT_PREFIX:
+    if type_ in _SNAPSHOT_TYPES and payload.get("object") == "event":
         return _snapshot(payload)
-    if kind in KINDS and payload.get("object") == "v2.core.event" and prefix + "." == _THIN_PREFIX:
+    if type_ in _THIN_TYPES and payload.get("object") == "v2.core.event":
         return _thin(payload)
     return ForeignEvent(id=_id(payload, "id"), type=type_)
 

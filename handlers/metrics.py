@@ -8,6 +8,7 @@ killed process had not yet written, at most FLUSH_SECONDS of it, is lost: these 
 
 import threading
 from bisect import bisect_left
+from collections import defaultdict
 from dataclasses import dataclass
 
 import structlog
@@ -48,23 +49,30 @@ HISTOGRAMS = {
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]  # a name and labels; text is made of them when they are written down
 
+_BUCKETS: dict[str, list[_Key]] = {
+    name: [(f"{name}_bucket", (("le", bound),)) for bound in (*map(str, histogram.bounds), "+Inf")]
+    for name, histogram in HISTOGRAMS.items()
+}
+
 _lock = threading.Lock()
-_counted: dict[_Key, float] = {}
+_counted: defaultdict[_Key, float] = defaultdict(float)
 _thread: threading.Thread | None = None
 _ended = threading.Event()
 
 
 def count(name: str, by: float = 1, /, **labels: str) -> None:
     """Raises a counter; its labels come from closed vocabularies of ours."""
-    _add({(name, tuple(labels.items())): by})
+    key = (name, tuple(labels.items()))
+    with _lock:
+        _counted[key] += by
 
 
 def observe(name: str, seconds: float) -> None:
     """Notes a duration."""
-    bounds = HISTOGRAMS[name].bounds
-    place = bisect_left(bounds, seconds)
-    bucket = str(bounds[place]) if place < len(bounds) else "+Inf"
-    _add({(f"{name}_bucket", (("le", bucket),)): 1, (f"{name}_sum", ()): max(seconds, 0.0)})
+    bucket = _BUCKETS[name][bisect_left(HISTOGRAMS[name].bounds, seconds)]
+    with _lock:
+        _counted[bucket] += 1
+        _counted[f"{name}_sum", ()] += max(seconds, 0.0)
 
 
 def start_flushing() -> None:
@@ -95,13 +103,9 @@ def flush() -> None:
         _write(counted)
     except Exception as error:  # figures must never disturb the work
         log.warning("metrics.kept_back", error=describe(error))
-        _add(counted)
-
-
-def _add(counted: dict[_Key, float]) -> None:
-    with _lock:
-        for key, by in counted.items():
-            _counted[key] = _counted.get(key, 0.0) + by
+        with _lock:
+            for key, by in counted.items():
+                _counted[key] += by
 
 
 def _write(counted: dict[_Key, float]) -> None:

@@ -13,7 +13,7 @@ from handlers.arrivals import Receipt
 log = structlog.stdlib.get_logger(__name__)
 
 _MOST_AT_ONCE = 1000  # batches
-_PAUSE = 0.01  # seconds after a message: what comes meanwhile travels together, and the first after it at once
+_PAUSE = 0.025  # seconds after a message: what comes meanwhile travels together, and the first after it at once
 
 
 class Publisher:

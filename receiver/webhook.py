@@ -121,7 +121,10 @@ async def _read(declared: bytes, receive: Receive) -> bytes:
 
 
 def _verify(body: bytes, header: str, secrets: Iterable[str]) -> None:
-    if not any(_is_signed(body, header, secret) for secret in secrets):
+    for secret in secrets:
+        if _is_signed(body, header, secret):
+            break
+    else:
         raise RefusedDeliveryError(400, "the signature is missing or does not match")
     if abs(time.time() - int(_TIMESTAMP.findall(header)[0])) > TOLERANCE_SECONDS:
         raise RefusedDeliveryError(400, "the signature's timestamp is too far from now")

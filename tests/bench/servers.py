@@ -22,6 +22,7 @@ from tests.bench import noop
 from tests.bench.load import SECRET
 
 _PATIENCE = 30.0  # seconds for anything to start or to stop
+_WAL_FILES = 60
 _PROCFILE = Path(__file__).parents[2] / "Procfile"
 
 
@@ -206,9 +207,22 @@ def _postgres(folder: Path) -> Iterator[str]:
     with log.open("wb") as output:
         subprocess.run([*pg_ctl, "-o", options, "start"], check=True, stdout=output, stderr=output, cwd="/")
     try:
+        _break_in(f"postgresql://bench@127.0.0.1:{port}")
         yield f"postgresql://bench@127.0.0.1:{port}"
     finally:
         subprocess.run([*pg_ctl, "-m", "immediate", "stop"], check=False, capture_output=True, cwd="/")
+
+
+def _break_in(address: str) -> None:
+    """Leaves WAL files to be used again, as in a server that has run for a while.
+
+    A new one fills 16 MB with zeros each time it needs a file, and for some 30 ms nobody's commit ends.
+    """
+    with psycopg.connect(f"{address}/postgres", autocommit=True) as connection:
+        for _ in range(_WAL_FILES):
+            connection.execute("SELECT pg_logical_emit_message(false, 'bench', 'bench')")
+            connection.execute("SELECT pg_switch_wal()")
+        connection.execute("CHECKPOINT")
 
 
 def _environment() -> dict[str, str]:
