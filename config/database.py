@@ -1,20 +1,24 @@
 """The engine, and transaction(): the one way to a session."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, SQLModel
 
 from config.settings import settings
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from sqlalchemy.dialects import postgresql, sqlite
 
 # Shorter than every lease, so that a stuck statement ends before somebody else takes the work over.
 _POSTGRES_OPTIONS = "-c statement_timeout=15000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=30000"
@@ -65,11 +69,11 @@ async def connect_async() -> psycopg.AsyncConnection[Any]:
     return await psycopg.AsyncConnection.connect(**{**address, **_POSTGRES_CONNECT}, autocommit=True)
 
 
-def insert_into(table: type[SQLModel], session: Session) -> postgresql.Insert | sqlite.Insert:
+def insert_into(table: type[SQLModel], session: Session) -> "postgresql.Insert | sqlite.Insert":
     """An INSERT that knows ON CONFLICT, in the dialect of the session's database."""
-    if session.get_bind().dialect.name == "postgresql":
-        return postgresql.insert(table)
-    return sqlite.insert(table)
+    dialect = import_module(f"sqlalchemy.dialects.{session.get_bind().dialect.name}")  # the other one stays unread
+    insert: postgresql.Insert | sqlite.Insert = dialect.insert(table)
+    return insert
 
 
 def connect(url: str) -> Engine:
@@ -95,7 +99,7 @@ def _make_folder(database: str | None) -> None:
         Path(database).parent.mkdir(parents=True, exist_ok=True)
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+def _prepare_sqlite(connection: "sqlite3.Connection", _: object) -> None:
     connection.isolation_level = None  # the driver's own BEGIN comes too late: reads would not lock
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut

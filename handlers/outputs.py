@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cryptography.fernet import Fernet, MultiFernet
 from sqlmodel import col, select
 
 from config.database import insert_into, transaction
 from config.settings import settings
 from handlers import stripe_api
 from handlers.models import Status, VerificationRecord, VerifiedOutput, utc_now
+
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
 
 
 def keep(record: VerificationRecord) -> str | None:
@@ -46,5 +48,7 @@ def read(session_id: str) -> dict[str, Any] | None:
     return found
 
 
-def _cipher(keys: Sequence[str]) -> MultiFernet:
+def _cipher(keys: Sequence[str]) -> "MultiFernet":
+    from cryptography.fernet import Fernet, MultiFernet  # six megabytes, for those only who keep outputs
+
     return MultiFernet([Fernet(key) for key in keys])

@@ -1,5 +1,8 @@
 """The web process: uvicorn with our application, on PORT."""
 
+import receiver.light  # noqa: F401
+
+# isort: split
 import argparse
 import sys
 
