@@ -24,6 +24,7 @@ TICKS_WAITING = 10  # Redis does not drop expired messages: without a bound a st
 BACKLOG = (
     2000  # messages a queue, some 4 MB: while more wait no worker takes them, and Redis must not be full when one does
 )
+ENOUGH = 40  # messages: while more events wait, workers have enough to do, and more messages would only repeat them
 QUIET = 5.0  # seconds without a try after a failure: the sweep publishes what was left out
 
 log = structlog.stdlib.get_logger(__name__)
@@ -90,7 +91,10 @@ def publish_events(event_ids: Sequence[str]) -> bool:
 
 
 def publish_actions(action_ids: Sequence[int]) -> bool:
-    """Hands owed actions to the workers. False when the broker could not be reached and the sweep must do it."""
+    """Hands owed actions to the workers. False when the broker could not be reached and the sweep must do it.
+
+    While many events wait nothing is sent: actions would be taken after them, and the sweep hands them out then.
+    """
     return _publish(ACTIONS_QUEUE, "perform_actions", action_ids, ACTIONS_PER_MESSAGE)
 
 
@@ -137,28 +141,31 @@ def _connection(url: str) -> dict[str, Any]:
 
 def _publish(queue: str, task_name: str, ids: Sequence[str] | Sequence[int], per_message: int) -> bool:
     def send(producer: Any) -> None:
-        if not _backlogs[queue].is_deep(producer):
-            push(producer.channel, queue, task_name, ([batch] for batch in _batches(ids, per_message)))
+        if _waiting[queue].length(producer) >= BACKLOG:
+            return
+        if queue == ACTIONS_QUEUE and _waiting[EVENTS_QUEUE].length(producer) > ENOUGH:
+            return
+        push(producer.channel, queue, task_name, ([batch] for batch in _batches(ids, per_message)))
 
     return not ids or _reached(send)
 
 
-class _Backlog:
-    """Whether so much waits that more would only fill Redis; counted once a second."""
+class _Waiting:
+    """How many messages wait in a queue; counted once a second."""
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
         self._counted_at = 0.0
         self._length = 0
 
-    def is_deep(self, producer: Any) -> bool:
+    def length(self, producer: Any) -> int:
         now = time.monotonic()
         if now - self._counted_at > 1.0:
             self._counted_at, self._length = now, _length(producer, self._queue)
-        return self._length >= BACKLOG
+        return self._length
 
 
-_backlogs = {queue: _Backlog(queue) for queue in (EVENTS_QUEUE, ACTIONS_QUEUE)}
+_waiting = {queue: _Waiting(queue) for queue in (EVENTS_QUEUE, ACTIONS_QUEUE)}
 
 
 def _length(producer: Any, queue: str) -> int:

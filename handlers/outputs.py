@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sqlmodel import col, select
@@ -49,6 +50,6 @@ def read(session_id: str) -> dict[str, Any] | None:
 
 
 def _cipher(keys: Sequence[str]) -> "MultiFernet":
-    from cryptography.fernet import Fernet, MultiFernet  # six megabytes, for those only who keep outputs
-
-    return MultiFernet([Fernet(key) for key in keys])
+    fernet = import_module("cryptography.fernet")  # six megabytes, for those only who keep outputs
+    cipher: MultiFernet = fernet.MultiFernet([fernet.Fernet(key) for key in keys])
+    return cipher

@@ -9,6 +9,7 @@ import structlog
 from config.broker import (
     ACTIONS_PER_MESSAGE,
     ACTIONS_QUEUE,
+    ENOUGH,
     EVENTS_PER_MESSAGE,
     EVENTS_QUEUE,
     celery_app,
@@ -26,7 +27,6 @@ from worker.performers import Performers
 
 _SWEEP_MOST = 200  # messages a sweep of each kind: fewer than the workers finish until the next would be their pace
 _ALONE_MOST = 500  # events tried before, each a message by itself
-_QUEUE_MOST = 40  # messages: while more wait, the workers have enough to do, and sweeping would only repeat them
 _GRACE = timedelta(seconds=2)  # what was published a moment ago needs no second message
 
 _performers = Performers()
@@ -53,12 +53,12 @@ def sweep() -> None:
     """Publishes whatever is due and was not done: lost messages, lost workers, times of waiting that are over."""
     before = utc_now() - _GRACE
     with _left_to_the_sweep():
-        if queue_length(EVENTS_QUEUE) <= _QUEUE_MOST:
+        if queue_length(EVENTS_QUEUE) <= ENOUGH:
             never_tried, tried_before = inbox.due(_SWEEP_MOST * EVENTS_PER_MESSAGE, before)
             publish_events(never_tried)
             for event_id in tried_before[:_ALONE_MOST]:
                 publish_events([event_id])
-        if queue_length(ACTIONS_QUEUE) <= _QUEUE_MOST:
+        if queue_length(ACTIONS_QUEUE) <= ENOUGH:
             publish_actions(outbox.due(_SWEEP_MOST * ACTIONS_PER_MESSAGE, before))
 
 

@@ -35,6 +35,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisSer
     monkeypatch.setattr(celery_app.amqp, "_producer_pool", None)
     monkeypatch.setattr(broker, "_outage", broker._Outage())
     monkeypatch.setattr(broker, "QUIET", 0.0)
+    _a_second_later(monkeypatch)
     server = start_redis(tmp_path)
     broker.connect_to(server.url)
     yield server
@@ -56,19 +57,27 @@ def test_ids_travel_in_batches_by_queue() -> None:
 def test_a_stopped_worker_does_not_let_redis_fill_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would find a Redis without memory, and could take nothing from it."""
     monkeypatch.setattr(broker, "BACKLOG", 3)
-
-    def a_second_later() -> None:
-        for queue in (EVENTS_QUEUE, ACTIONS_QUEUE):
-            monkeypatch.setitem(broker._backlogs, queue, broker._Backlog(queue))
-
-    a_second_later()
     assert publish_events([f"evt_{number}" for number in range(200)])
     assert publish_actions(range(31))
-    a_second_later()
+    _a_second_later(monkeypatch)
     for _ in range(10):
         publish_events(["evt_1"])
         publish_actions([1])
     assert [queue_length(queue) for queue in (EVENTS_QUEUE, ACTIONS_QUEUE)] == [4, 4]
+
+
+@pytest.mark.usefixtures("server")
+def test_actions_wait_while_many_events_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "ENOUGH", 3)
+    assert publish_events([f"evt_{number}" for number in range(200)])
+    _a_second_later(monkeypatch)
+    assert publish_actions([1])
+    assert [queue_length(queue) for queue in (EVENTS_QUEUE, ACTIONS_QUEUE)] == [4, 0]
+
+
+def _a_second_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    for queue in (EVENTS_QUEUE, ACTIONS_QUEUE):
+        monkeypatch.setitem(broker._waiting, queue, broker._Waiting(queue))
 
 
 @pytest.mark.usefixtures("server")

@@ -118,7 +118,7 @@ def test_a_batch_travels_in_messages_of_fifty(environment: pytest.MonkeyPatch) -
     sent: list[list[str]] = []
     environment.setattr(broker, "push", lambda _, __, ___, calls: sent.extend(ids for (ids,) in calls))
     environment.setattr(broker, "_reached", lambda use: use(Mock()) or True)
-    environment.setattr(broker._backlogs[broker.EVENTS_QUEUE], "is_deep", lambda _: False)
+    environment.setattr(broker, "_length", lambda _, __: 0)
     broker.publish_events([f"evt_{number}" for number in range(120)])
     assert [len(batch) for batch in sent] == [50, 50, 20]
 

@@ -21,7 +21,7 @@ OWNERS = {
     "starlette": ("receiver/",),
     "uvicorn": ("receiver/__main__.py", "worker/together.py"),
     "celery": ("config/broker.py", "worker/"),
-    "stripe": ("receiver/webhook.py", "handlers/stripe_api.py", "worker/replay.py"),
+    "stripe": ("receiver/light.py", "receiver/webhook.py", "handlers/stripe_api.py", "worker/replay.py"),
     "smtplib": ("handlers/mailer.py",),
     "jinja2": ("handlers/mailer.py",),
     "redis": ("config/embedded.py",),
