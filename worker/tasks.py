@@ -51,13 +51,14 @@ def perform_actions(action_ids: list[int]) -> None:
 @celery_app.task(name="sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """Publishes whatever is due and was not done: lost messages, lost workers, times of waiting that are over."""
+    if queue_length(EVENTS_QUEUE) > ENOUGH:
+        return
     before = utc_now() - _GRACE
     with _left_to_the_sweep():
-        if queue_length(EVENTS_QUEUE) <= ENOUGH:
-            never_tried, tried_before = inbox.due(_SWEEP_MOST * EVENTS_PER_MESSAGE, before)
-            publish_events(never_tried)
-            for event_id in tried_before[:_ALONE_MOST]:
-                publish_events([event_id])
+        never_tried, tried_before = inbox.due(_SWEEP_MOST * EVENTS_PER_MESSAGE, before)
+        publish_events(never_tried)
+        for event_id in tried_before[:_ALONE_MOST]:
+            publish_events([event_id])
         if queue_length(ACTIONS_QUEUE) <= ENOUGH:
             publish_actions(outbox.due(_SWEEP_MOST * ACTIONS_PER_MESSAGE, before))
 
