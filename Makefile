@@ -6,7 +6,7 @@ STRIPE_PORT ?= 12111
 STRIPE_KEY = sk_test_simulator0000000000000000
 STRIPE_SECRET = whsec_simulator00000000000000000000
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run stripe test test-postgres e2e proof chaos fuzz bench check
+.PHONY: help install dev demo run stripe test test-postgres e2e proof chaos fuzz bench bench-peers bench-tools check
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,9 +50,14 @@ check: dev ## Format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: dev ## Measures beside the limits, with Debian's wrk and PostgreSQL; QUICK=--quick takes about three minutes
-	@command -v wrk > /dev/null && ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { apt-get update -qq && apt-get install -qq --no-install-recommends wrk postgresql; }
+bench: dev bench-tools ## Measures beside the limits, with Debian's wrk and PostgreSQL; QUICK=--quick takes about three minutes
 	@$(BIN)/python -m tests.bench $(QUICK)
+
+bench-peers: dev bench-tools ## Measures beside dj-stripe and pinax-stripe-light, which it installs under var/peers; about a minute
+	@$(BIN)/python -m tests.bench.peers
+
+bench-tools:
+	@command -v wrk > /dev/null && ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { apt-get update -qq && apt-get install -qq --no-install-recommends wrk postgresql; }
 
 .venv/service: requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 with its venv module is needed, and none was found"; exit 1; }

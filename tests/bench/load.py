@@ -36,7 +36,7 @@ class Answers:
         return self.requests / self.seconds
 
 
-def deliveries(tag: str, count: int) -> Iterator[tuple[str, bytes]]:
+def deliveries(tag: str, count: int, path: str = PATH) -> Iterator[tuple[str, bytes]]:
     """Event ids, and the whole requests that deliver them; as big as Stripe's and printed as Stripe prints."""
     now = int(time.time())
     templates = [_template(kind, now - len(STORY) + place) for place, kind in enumerate(STORY)]
@@ -44,15 +44,15 @@ def deliveries(tag: str, count: int) -> Iterator[tuple[str, bytes]]:
         session, place = divmod(number, len(STORY))
         event_id = f"evt_1{tag}{number:08d}"
         body = templates[place].replace("EVENT", event_id).replace("SESSION", f"{tag}{session:08d}").encode()
-        yield event_id, _request(body, now)
+        yield event_id, _request(path, body, now)
 
 
-def write(path: Path, tag: str, count: int) -> Path:
+def write(file: Path, tag: str, count: int, path: str = PATH) -> Path:
     """A file for wrk. Signatures hold for five minutes."""
-    with path.open("wb") as file:
-        for _, request in deliveries(tag, count):
-            file.write(b"%d\n%b" % (len(request), request))
-    return path
+    with file.open("wb") as output:
+        for _, request in deliveries(tag, count, path):
+            output.write(b"%d\n%b" % (len(request), request))
+    return file
 
 
 def post(port: int, requests: Path, connections: int, seconds: float) -> Answers:
@@ -62,7 +62,7 @@ def post(port: int, requests: Path, connections: int, seconds: float) -> Answers
         sys.exit("wrk is needed to make the load: apt-get install wrk")
     command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "15s", "-s", str(_SCRIPT)]
     output = subprocess.run(
-        [*command, f"http://127.0.0.1:{port}{PATH}", str(requests)], capture_output=True, text=True, check=True
+        [*command, f"http://127.0.0.1:{port}", str(requests)], capture_output=True, text=True, check=True
     ).stdout
     answers = Answers(**json.loads(output.splitlines()[-1]))
     if answers.refused or answers.broken:
@@ -77,10 +77,10 @@ def _template(kind: str, created: int) -> str:
     return json.dumps(shapes.event("EVENT", kind, created, session), indent=2)
 
 
-def _request(body: bytes, now: int) -> bytes:
+def _request(path: str, body: bytes, now: int) -> bytes:
     signature = hmac.new(SECRET.encode(), b"%d." % now + body, sha256).hexdigest()
     head = (
-        f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\n"
         f"Accept: */*; q=0.5, application/xml\r\nCache-Control: no-cache\r\nContent-Length: {len(body)}\r\n"
         f"Content-Type: application/json; charset=utf-8\r\nStripe-Signature: t={now},v1={signature}\r\n\r\n"
     )

@@ -32,6 +32,7 @@ class Figure:
 class Report:
     """Everything measured, in the order it was."""
 
+    command: str = "make bench"
     figures: list[Figure] = field(default_factory=list)
     samples: dict[str, Any] = field(default_factory=dict)
     plans: dict[str, str] = field(default_factory=dict)
@@ -53,7 +54,7 @@ class Report:
 
     def show(self) -> None:
         """Prints the table."""
-        table = Table(title=f"make bench, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {_machine()}")
+        table = Table(title=f"{self.command}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {_machine()}")
         for heading in ("stage", "what", "measured", "beside", "ratio", "target", "met"):
             table.add_column(heading, justify="right" if heading == "ratio" else "left")
         stage = ""

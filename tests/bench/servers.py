@@ -81,9 +81,13 @@ class House:
 
     def database(self, name: str) -> str:
         """A new empty database's address; with the service's tables."""
+        return self.migrated(self.bare_database(name))
+
+    def bare_database(self, name: str) -> str:
+        """A new database's address; without any tables."""
         with psycopg.connect(f"{self.postgres}/postgres", autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
-        return self.migrated(f"{self.postgres}/{name}")
+        return f"{self.postgres}/{name}"
 
     def sqlite(self, name: str) -> str:
         """A new SQLite file's address; with the service's tables."""
