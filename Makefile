@@ -53,7 +53,7 @@ check: dev ## Format, lint and types
 bench: dev bench-tools ## Measures beside the limits, with Debian's wrk and PostgreSQL; QUICK=--quick takes about three minutes
 	@$(BIN)/python -m tests.bench $(QUICK)
 
-bench-peers: dev bench-tools ## Measures beside dj-stripe and pinax-stripe-light, which it installs under var/peers; about a minute
+bench-peers: dev bench-tools ## Measures beside dj-stripe and pinax-stripe-light, which it installs under var/peers; two minutes
 	@$(BIN)/python -m tests.bench.peers
 
 bench-tools:
