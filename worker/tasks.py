@@ -7,10 +7,8 @@ from datetime import timedelta
 import structlog
 
 from config.broker import (
-    ACTIONS_PER_MESSAGE,
     ACTIONS_QUEUE,
     ENOUGH,
-    EVENTS_PER_MESSAGE,
     EVENTS_QUEUE,
     celery_app,
     publish_actions,
@@ -25,7 +23,7 @@ from handlers.models import utc_now
 from handlers.retries import describe
 from worker.performers import Performers
 
-_SWEEP_MOST = 200  # messages a sweep of each kind: fewer than the workers finish until the next would be their pace
+_SWEEP_MOST = 10_000  # ids a sweep of each kind: fewer than the workers finish until the next would be their pace
 _ALONE_MOST = 500  # events tried before, each a message by itself
 _GRACE = timedelta(seconds=2)  # what was published a moment ago needs no second message
 
@@ -55,12 +53,12 @@ def sweep() -> None:
         return
     before = utc_now() - _GRACE
     with _left_to_the_sweep():
-        never_tried, tried_before = inbox.due(_SWEEP_MOST * EVENTS_PER_MESSAGE, before)
+        never_tried, tried_before = inbox.due(_SWEEP_MOST, before)
         publish_events(never_tried)
         for event_id in tried_before[:_ALONE_MOST]:
             publish_events([event_id])
         if queue_length(ACTIONS_QUEUE) <= ENOUGH:
-            publish_actions(outbox.due(_SWEEP_MOST * ACTIONS_PER_MESSAGE, before))
+            publish_actions(outbox.due(_SWEEP_MOST, before))
 
 
 @celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]

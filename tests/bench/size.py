@@ -19,6 +19,7 @@ def size(report: Report, house: House, *, events: int, records: int, rounds: int
     for number in range(rounds):
         for database in (empty, full):
             accepted[database].append(_accepted(house, database, f"S{number}x", seconds))
+            store.forget_unprocessed(database)  # no worker ran: they would be a backlog for what comes next
         for database in (empty, full):
             processed[database].append(processed_rate(house, database, f"T{number}x", seconds)[0])
     for what, rates in (("accepted, 64 connections", accepted), ("processed, end to end", processed)):

@@ -54,6 +54,13 @@ def fill(url: str, events: int, records: int) -> None:
         execute("CHECKPOINT")
 
 
+def forget_unprocessed(url: str) -> None:
+    """Only what is done stays in the inbox, vacuumed."""
+    with _open(url) as execute:
+        execute("DELETE FROM inbox_event WHERE status = 'received'")
+        execute("VACUUM ANALYZE inbox_event")
+
+
 def count(url: str, table: str, condition: str = "true") -> int:
     """Rows."""
     with _open(url) as execute:
