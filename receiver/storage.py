@@ -13,6 +13,8 @@ from handlers import arrivals
 from handlers.arrivals import Receipt
 from handlers.events import VerificationEvent
 
+_UNPROCESSED = "SELECT id FROM inbox_event WHERE id = ANY(%s) AND status = 'received'"
+
 
 class Storage(Protocol):
     """The inbox, as the one writer of a web process sees it."""
@@ -73,9 +75,6 @@ class _InAThread:
 
     async def close(self) -> None:
         self._thread.shutdown()
-
-
-_UNPROCESSED = "SELECT id FROM inbox_event WHERE id = ANY(%s) AND status = 'received'"
 
 
 async def _ids(connection: psycopg.AsyncConnection[Any], statement: str, parameter: object) -> frozenset[str]:
