@@ -130,6 +130,7 @@ def backlog(report: Report, house: House, database: str, *, events: int) -> None
             requests = load.write(house.folder / "requests", f"B{number}x", missing)
             load.post(port, requests, _CONNECTIONS, max(1, missing // 12_000))
         total = store.count(database, "inbox_event")
+        store.settle(database)  # a backlog has lain for a while
         worker = running.enter_context(house.worker(database))
         samples = _drained(database, {"web": web, "worker": worker, "clock": clock})
     report.keep("backlog", samples)
