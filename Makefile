@@ -50,7 +50,7 @@ check: dev ## Format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: dev bench-tools ## Measures beside the limits, with Debian's wrk and PostgreSQL; QUICK=--quick takes about three minutes
+bench: dev bench-tools ## Measures beside the limits, with Debian's wrk and PostgreSQL; QUICK=--quick takes about two minutes
 	@$(BIN)/python -m tests.bench $(QUICK)
 
 bench-peers: dev bench-tools ## Measures beside dj-stripe and pinax-stripe-light, which it installs under var/peers; two minutes
