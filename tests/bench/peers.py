@@ -80,7 +80,7 @@ from djstripe.models import Account, APIKey, WebhookEndpoint
 account = Account.objects.create(id="acct_1Bench")
 APIKey.objects.create(secret="{_API_KEY}", type="secret", livemode=False, djstripe_owner_account=account)
 WebhookEndpoint.objects.create(
-    id="we_1Bench", djstripe_uuid="{_UUID}", secret="{SECRET}", url="https://example.com/stripe/webhook/{_UUID}/",
+    id="we_1Bench", djstripe_uuid="{_UUID}", secret="{SECRET}", url='https://example.com/stripe/webhook/{_UUID}/',
     enabled_events=["*"], status="enabled", livemode=False, djstripe_owner_account=account,
 )
 """
