@@ -1,5 +1,7 @@
 """The schedule's sender: each due task as one message, and nothing that piles up while nobody takes them."""
 
+import signal
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from celery.beat import Scheduler
@@ -11,10 +13,30 @@ class Clock(Scheduler):  # type: ignore[misc]  # its base is untyped
     """Celery's scheduler in memory, since a dyno's disk is lost anyway, and without a broker connection of its own.
 
     Celery's own waits up to thirty seconds between tries while the broker is away and prints a stack trace per message.
+    It also ends by an exception that its signal handler raises wherever the process is just then, half-way through an
+    import or in a __del__, which drops it. This one is told, and ends where it waits.
     """
 
     producer = None
 
+    def __init__(self, *args: Any, lazy: bool = False, **kwargs: Any) -> None:
+        self._told_to_end: SimpleQueue[int] = SimpleQueue()  # whose put may interrupt its own get
+        if not lazy:  # the banner makes one that never runs
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._end)
+        super().__init__(*args, lazy=lazy, **kwargs)
+
+    def tick(self, *args: Any, **kwargs: Any) -> float:
+        """Sends what is due and waits for what comes next; 0.0. Raises SystemExit when told to end."""
+        try:
+            self._told_to_end.get(timeout=max(0.0, super().tick(*args, **kwargs)))
+        except Empty:
+            return 0.0
+        raise SystemExit
+
     def apply_entry(self, entry: Any, producer: Any = None) -> None:  # noqa: ARG002  # Celery passes it
         """Sends one due task, or leaves it to the next time."""
         publish_tick(entry.task)
+
+    def _end(self, number: int, _frame: object) -> None:
+        self._told_to_end.put(number)
