@@ -66,7 +66,8 @@ def statement() -> Iterator[Connection]:
 async def connect_async() -> psycopg.AsyncConnection[Any]:
     """A connection to PostgreSQL for an event loop; each statement is a transaction by itself."""
     _, address = engine().dialect.create_connect_args(engine().url)
-    return await psycopg.AsyncConnection.connect(**{**address, **_POSTGRES_CONNECT}, autocommit=True)
+    options = {**address, **_POSTGRES_CONNECT, "client_encoding": "utf8"}
+    return await psycopg.AsyncConnection.connect(**options, autocommit=True)
 
 
 def insert_into(table: type[SQLModel], session: Session) -> "postgresql.Insert | sqlite.Insert":

@@ -3,17 +3,20 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
+import orjson
 import psycopg
 
-from config import database
 from config.settings import settings
 from handlers import arrivals
 from handlers.arrivals import Receipt
 from handlers.events import VerificationEvent
+from receiver.wire import Wire
 
-_UNPROCESSED = "SELECT id FROM inbox_event WHERE id = ANY(%s) AND status = 'received'"
+_UNPROCESSED = (
+    "SELECT id FROM inbox_event WHERE id = ANY(ARRAY(SELECT json_array_elements_text(%s))) AND status = 'received'"
+)
 
 
 class Storage(Protocol):
@@ -35,33 +38,32 @@ class _OnTheLoop:
     """A connection of the event loop's own: no thread has to be woken for a batch, and none takes its turn from it."""
 
     def __init__(self) -> None:
-        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._wire: Wire | None = None
 
     async def receive(self, events: Sequence[VerificationEvent]) -> Receipt:
-        insertion = arrivals.insertion("postgresql", events)
-        accepted = await self._ids(*insertion)
+        accepted = await self._ids(*arrivals.insertion("postgresql", events))
         known = {event.id for event in events} - accepted
-        unprocessed = await self._ids(_UNPROCESSED, sorted(known)) if known else frozenset[str]()
+        unprocessed = await self._ids(_UNPROCESSED, orjson.dumps(sorted(known)).decode()) if known else frozenset[str]()
         return Receipt(accepted, unprocessed, len(events) - len(accepted))
 
     async def close(self) -> None:
-        if self._connection:
-            await self._connection.close()
+        if self._wire:
+            self._wire.close()
 
-    async def _ids(self, statement: str, parameter: object) -> frozenset[str]:
-        connection = await self._connected()
+    async def _ids(self, statement: str, parameter: str) -> frozenset[str]:
+        wire = await self._connected()
         try:
-            return await _ids(connection, statement, parameter)
+            return frozenset(await wire.column(statement, parameter))
         except psycopg.OperationalError:
-            if not connection.closed:
+            if not wire.closed:
                 raise
             # The server was restarted behind an idle connection's back: a new one may do, and Stripe's next try is far.
-            return await _ids(await self._connected(), statement, parameter)
+            return frozenset(await (await self._connected()).column(statement, parameter))
 
-    async def _connected(self) -> psycopg.AsyncConnection[Any]:
-        if self._connection is None or self._connection.closed:
-            self._connection = await database.connect_async()
-        return self._connection
+    async def _connected(self) -> Wire:
+        if self._wire is None or self._wire.closed:
+            self._wire = await Wire.connect()
+        return self._wire
 
 
 class _InAThread:
@@ -75,8 +77,3 @@ class _InAThread:
 
     async def close(self) -> None:
         self._thread.shutdown()
-
-
-async def _ids(connection: psycopg.AsyncConnection[Any], statement: str, parameter: object) -> frozenset[str]:
-    cursor = await connection.execute(statement, (parameter,))
-    return frozenset(row[0] for row in await cursor.fetchall())

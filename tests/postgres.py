@@ -14,6 +14,7 @@ FOLDERS = ("tests/integration", "tests/property")
 # These use no database, or the embedded one whatever is set.
 ELSEWHERE = (
     "tests/integration/test_broker.py",
+    "tests/integration/test_clock.py",
     "tests/integration/test_demo.py",
     "tests/integration/test_embedded.py",
     "tests/integration/test_readme.py",

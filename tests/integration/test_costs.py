@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import Mock, patch
 
-import psycopg
 import pytest
 from sqlalchemy import Connection, event
 
@@ -17,6 +16,7 @@ from handlers import inbox, outbox
 from handlers.events import VerificationEvent
 from handlers.models import utc_now
 from receiver.intake import Intake
+from receiver.wire import Wire
 from tests import facts
 
 SIZES = (2, 50)  # sessions in a batch, each with three events
@@ -48,15 +48,15 @@ def counted() -> Iterator[Costs]:
         commits_itself = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
         costs.transactions += not commits_itself
 
-    async def execute_async(connection: Any, statement: str, *arguments: Any) -> Any:
-        executed(None, None, statement)  # in autocommit: a transaction by itself
-        return await by_itself(connection, statement, *arguments)
+    async def asked(wire: Wire, statement: str, parameter: str) -> list[str]:
+        executed(None, None, statement)  # a transaction by itself
+        return await by_itself(wire, statement, parameter)
 
-    by_itself = psycopg.AsyncConnection.execute
+    by_itself = Wire.column
     event.listen(engine(), "before_cursor_execute", executed)
     event.listen(engine(), "begin", begun)
     try:
-        with patch.object(psycopg.AsyncConnection, "execute", execute_async):
+        with patch.object(Wire, "column", asked):
             yield costs
     finally:
         event.remove(engine(), "before_cursor_execute", executed)

@@ -1,0 +1,108 @@
+"""PostgreSQL on the event loop: one prepared statement at a time, spoken by libpq itself.
+
+psycopg's cursors, and its waiting with a timer and two system calls, cost a batch as much as all else it needs here.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from psycopg import errors, pq
+
+from config import database
+
+_ENCODING = "utf-8"
+_GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
+
+
+class Wire:
+    """A connection for one caller, who waits for each answer before the next question."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[object]) -> None:
+        self._connection = connection  # psycopg closes with a warning what nobody holds
+        self._libpq = connection.pgconn
+        self._prepared: dict[str, bytes] = {}
+        self._result: pq.abc.PGresult | None = None
+        self._answer: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._socket = self._libpq.socket
+        self.closed = False  # also when the server has gone away
+        self._loop.add_reader(self._socket, self._read)
+
+    @classmethod
+    async def connect(cls) -> "Wire":
+        """A new connection to this process's database. Raises psycopg.OperationalError."""
+        return cls(await database.connect_async())
+
+    async def column(self, statement: str, parameter: str) -> list[str]:
+        """Runs a statement with one %s, which is a transaction by itself; the first column's texts.
+
+        Raises psycopg.Error, and closes when the answer can no longer be awaited.
+        """
+        if statement not in self._prepared:
+            name = b"statement %d" % len(self._prepared)
+            await self._ask(self._libpq.send_prepare, name, statement.replace("%s", "$1").encode(_ENCODING))
+            self._prepared[statement] = name
+        values = [parameter.encode(_ENCODING)]
+        result = await self._ask(self._libpq.send_query_prepared, self._prepared[statement], values)
+        return [str(result.get_value(row, 0), _ENCODING) for row in range(result.ntuples)]  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Ends it; who waits for an answer gets psycopg.OperationalError."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._libpq.finish()
+        self._settle(psycopg.OperationalError("the connection was closed"))
+
+    async def _ask(self, send: Callable[[bytes, Any], None], name: bytes, more: object) -> pq.abc.PGresult:
+        self._result, self._answer = None, (answer := self._loop.create_future())
+        try:
+            send(name, more)
+            self._write()
+            await answer
+        except (psycopg.OperationalError, asyncio.CancelledError):
+            self.close()  # what comes now, if anything, would be taken for the next question's answer
+            raise
+        result: pq.abc.PGresult = self._result  # type: ignore[assignment]  # there is one unless the wait raised
+        if result.status not in _GOOD:
+            raise errors.error_from_result(result, _ENCODING)
+        return result
+
+    def _write(self) -> None:
+        """Sends what the socket takes now, and the rest when it takes more."""
+        try:
+            more = self._libpq.flush()
+        except psycopg.OperationalError as error:
+            self._settle(error)
+            return
+        if more:
+            self._loop.add_writer(self._socket, self._write)
+        else:
+            self._loop.remove_writer(self._socket)
+
+    def _read(self) -> None:
+        """Takes what has come; the answer is whole when there is no more result."""
+        try:
+            self._libpq.consume_input()
+            while self._answer and not self._libpq.is_busy():
+                result = self._libpq.get_result()
+                if result is None:
+                    self._settle()
+                elif self._result is None or self._result.status in _GOOD:
+                    self._result = result
+        except psycopg.OperationalError as error:
+            self._settle(error)
+            self.close()
+
+    def _settle(self, error: psycopg.OperationalError | None = None) -> None:
+        answer, self._answer = self._answer, None
+        if not answer or answer.done():
+            return
+        if error:
+            answer.set_exception(error)
+        else:
+            answer.set_result(None)

@@ -1,0 +1,110 @@
+"""The receiver's own way to PostgreSQL: answers in their order, whatever becomes of the connection."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import orjson
+import psycopg
+import pytest
+
+from receiver.wire import Wire
+from tests import databases
+
+pytestmark = [
+    pytest.mark.usefixtures("database_url"),
+    pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite is written by a thread"),
+]
+
+_LIST = "SELECT json_array_elements_text(%s)"
+_SLEEP = "SELECT pg_sleep(%s::float)::text"
+
+
+def on_a_wire(use: Callable[[Wire], Awaitable[object]]) -> None:
+    async def run() -> None:
+        wire = await Wire.connect()
+        try:
+            await use(wire)
+        finally:
+            wire.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 400_000])
+def test_any_number_of_values_goes_there_and_comes_back(size: int) -> None:
+    values = [f"evt_{number}é" for number in range(size)]
+
+    async def use(wire: Wire) -> None:
+        assert await wire.column(_LIST, orjson.dumps(values).decode()) == values
+
+    on_a_wire(use)
+
+
+def test_a_statement_is_prepared_once() -> None:
+    async def use(wire: Wire) -> None:
+        for number in range(20):
+            assert await wire.column("SELECT %s || '!'", f"{number}") == [f"{number}!"]
+        names = "SELECT name FROM pg_prepared_statements WHERE statement LIKE %s"
+        assert len(await wire.column(names, "%!%")) == 1
+
+    on_a_wire(use)
+
+
+def test_what_the_server_refuses_is_raised_and_the_next_statement_goes_through() -> None:
+    async def use(wire: Wire) -> None:
+        for _ in range(2):
+            with pytest.raises(psycopg.DataError):
+                await wire.column(_LIST, "[")
+            with pytest.raises(psycopg.errors.UndefinedTable):
+                await wire.column("SELECT %s FROM nowhere", "")
+        assert not wire.closed
+        assert await wire.column(_LIST, '["still here"]') == ["still here"]
+
+    on_a_wire(use)
+
+
+def test_a_server_that_goes_away_amid_a_statement_is_an_operational_error(database_url: str) -> None:
+    async def use(wire: Wire) -> None:
+        answer = asyncio.create_task(wire.column(_SLEEP, "60"))
+        await asyncio.sleep(0.1)
+        with databases.down(database_url), pytest.raises(psycopg.OperationalError):
+            await answer
+        assert wire.closed
+
+    on_a_wire(use)
+
+
+def test_a_server_that_went_away_meanwhile_is_noticed(database_url: str) -> None:
+    async def use(wire: Wire) -> None:
+        assert await wire.column(_LIST, '["here"]') == ["here"]
+        with databases.down(database_url):
+            pass
+        with pytest.raises(psycopg.OperationalError):
+            await wire.column(_LIST, '["there"]')
+        assert wire.closed
+
+    on_a_wire(use)
+
+
+def test_an_answer_that_nobody_awaits_any_more_is_not_taken_for_another() -> None:
+    async def use(wire: Wire) -> None:
+        answer = asyncio.create_task(wire.column(_SLEEP, "60"))
+        await asyncio.sleep(0.1)
+        answer.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answer
+        assert wire.closed
+
+    on_a_wire(use)
+
+
+def test_closing_ends_the_wait_for_an_answer() -> None:
+    async def use(wire: Wire) -> None:
+        answer = asyncio.create_task(wire.column(_SLEEP, "60"))
+        await asyncio.sleep(0.1)
+        wire.close()
+        wire.close()
+        with pytest.raises(psycopg.OperationalError):
+            await answer
+
+    on_a_wire(use)
