@@ -49,14 +49,14 @@ def _stages(report: Report, ours: House, postgres: str, *, quick: bool) -> dict[
             report, ours, ours.sqlite("accept"), connections=many, rounds=1 if quick else 3, seconds=seconds
         ),
         "flow": partial(end_to_end, report, ours, postgres, rounds=few, seconds=burst, tasks=4000 if quick else 10_000),
-        "latency": partial(latency, report, ours, postgres, seconds=8 if quick else 40),
+        "latency": partial(latency, report, ours, postgres, seconds=7 if quick else 40),
         "backlog": partial(backlog, report, ours, postgres, events=15_000 if quick else 100_000),
         "size": partial(
             size,
             report,
             ours,
-            events=100_000 if quick else 1_000_000,
-            records=30_000 if quick else 300_000,
+            events=50_000 if quick else 1_000_000,
+            records=15_000 if quick else 300_000,
             rounds=few,
             seconds=seconds,
         ),

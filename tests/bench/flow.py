@@ -4,7 +4,7 @@ import http.client
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from statistics import median, quantiles
 
@@ -15,7 +15,8 @@ from tests.bench.report import Report, ratio
 from tests.bench.servers import House, Process, procfile
 
 _CONNECTIONS = 64
-_UNDONE = "status = 'received'"
+UNPROCESSED = ("inbox_event", "status = 'received'")
+UNDONE = ("outbox_action", "status = 'pending'")
 _NOTIFY = """
 CREATE OR REPLACE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
   $$ BEGIN PERFORM pg_notify('processed', NEW.id); RETURN NULL; END $$;
@@ -28,9 +29,9 @@ def end_to_end(report: Report, house: House, database: str, *, rounds: int, seco
     rates, noops, acted = [], [], []
     for number in range(rounds):
         noops.append(noop_rate(house, tasks))
-        rate, with_actions = processed_rate(house, database, f"E{number}x", seconds)
-        rates.append(rate)
-        acted.append(with_actions)
+        with posted(house, database, f"E{number}x", seconds) as rate_until:
+            rates.append(rate_until(*UNPROCESSED))
+            acted.append(rate_until(*UNDONE))
     report.keep("end to end", {"events a second": rates, "with actions": acted, "no-op tasks a second": noops})
     times = ratio(rates, noops)
     report.add(
@@ -45,22 +46,25 @@ def end_to_end(report: Report, house: House, database: str, *, rounds: int, seco
     report.add("end to end", "until the actions are done too", f"{median(acted):,.0f} events/s")
 
 
-def processed_rate(
-    house: House, database: str, tag: str, seconds: float, *, webs: int = 1, workers: int = 1, clocks: int = 1
-) -> tuple[float, float]:
-    """Events a second from the first POST until all are processed, and until all their actions are done."""
+@contextmanager
+def posted(
+    house: House, database: str, tag: str, seconds: float, **processes: int
+) -> Iterator[Callable[[str, str], float]]:
+    """Posts what the service accepts in this time. Asked for a table and a condition, what it yields waits until no row
+    meets it, and answers the events a second from the first POST until then."""
     house.broker.flushall()
     before = store.count(database, "inbox_event")
     requests = load.write(house.folder / "requests", tag, int(15_000 * seconds))
-    with procfile_running(house, database, webs=webs, workers=workers, clocks=clocks) as (port, _):
+    with procfile_running(house, database, **processes) as (port, _):
         started = time.monotonic()
         load.post(port, requests, _CONNECTIONS, seconds)
-        _wait(database, "inbox_event", _UNDONE)
-        processed = time.monotonic() - started
-        _wait(database, "outbox_action", "status = 'pending'")
-        acted = time.monotonic() - started
         events = store.count(database, "inbox_event") - before
-    return events / processed, events / acted
+
+        def rate_until(table: str, condition: str) -> float:
+            wait_for_none(database, table, condition)
+            return events / (time.monotonic() - started)
+
+        yield rate_until
 
 
 def noop_rate(house: House, tasks: int) -> float:
@@ -149,11 +153,17 @@ def procfile_running(
         yield port, {"web": [web], "worker": all_workers, "clock": all_clocks}
 
 
+def wait_for_none(database: str, table: str, condition: str) -> None:
+    """Until no row meets the condition any more."""
+    while store.count(database, table, condition):
+        time.sleep(0.02)
+
+
 def _drained(database: str, processes: dict[str, Process]) -> list[dict[str, float]]:
     samples: list[dict[str, float]] = []
     started = time.monotonic()
     while not samples or samples[-1]["left"]:
-        left = store.count(database, "inbox_event", _UNDONE)
+        left = store.count(database, *UNPROCESSED)
         memory = {name: process.rss() for name, process in processes.items()}
         samples.append({"seconds": time.monotonic() - started, "left": left, **memory})
         time.sleep(0.25)
@@ -237,11 +247,6 @@ def _noop_worker(house: House, **variables: str) -> Iterator[None]:
         if not variables:  # with tasks to count, the count tells
             process.wait(lambda: bool(noop.answer.delay().get(timeout=30) is None))
         yield
-
-
-def _wait(database: str, table: str, condition: str) -> None:
-    while store.count(database, table, condition):
-        time.sleep(0.02)
 
 
 def _p99(values: list[float]) -> float:

@@ -4,7 +4,7 @@ import sys
 from statistics import median
 
 from tests.bench import store
-from tests.bench.flow import processed_rate
+from tests.bench.flow import UNDONE, UNPROCESSED, posted
 from tests.bench.report import Report, ratio
 from tests.bench.servers import House
 
@@ -21,14 +21,21 @@ def scale(report: Report, house: House, database: str, *, rounds: int, seconds: 
     alone: list[float] = []
     rates: dict[str, list[float]] = {name: [] for name, _ in _HOUSES}
     for number in range(rounds):
-        alone.append(processed_rate(house, database, f"X{number}x", seconds)[0])
+        alone.append(_rate(house, database, f"X{number}x", seconds))
         for place, (name, processes) in enumerate(_HOUSES):
-            rates[name].append(processed_rate(house, database, f"X{number}y{place}x", seconds, **processes)[0])
+            rates[name].append(_rate(house, database, f"X{number}y{place}x", seconds, **processes))
     report.keep("scale", {"1 web, 1 worker, 1 clock": alone, **rates})
     for name, some in rates.items():
         beside = f"{median(alone):,.0f}/s with one of each"
         report.add("scale out", name, f"{median(some):,.0f} events/s", beside=beside, ratio=ratio(some, alone))
     _check(database)
+
+
+def _rate(house: House, database: str, tag: str, seconds: float, **processes: int) -> float:
+    with posted(house, database, tag, seconds, **processes) as rate_until:
+        rate = rate_until(*UNPROCESSED)
+        rate_until(*UNDONE)
+    return rate
 
 
 def _check(database: str) -> None:

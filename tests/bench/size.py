@@ -3,7 +3,7 @@
 from statistics import median
 
 from tests.bench import load, plans, store
-from tests.bench.flow import processed_rate
+from tests.bench.flow import UNPROCESSED, posted
 from tests.bench.report import Report, ratio
 from tests.bench.servers import House
 
@@ -19,9 +19,11 @@ def size(report: Report, house: House, *, events: int, records: int, rounds: int
     for number in range(rounds):
         for database in (empty, full):
             accepted[database].append(_accepted(house, database, f"S{number}x", seconds))
-            store.forget_unprocessed(database)  # no worker ran: they would be a backlog for what comes next
+            store.forget_undone(database)  # it would be a backlog for what comes next
         for database in (empty, full):
-            processed[database].append(processed_rate(house, database, f"T{number}x", seconds)[0])
+            with posted(house, database, f"T{number}x", seconds) as rate_until:
+                processed[database].append(rate_until(*UNPROCESSED))
+            store.forget_undone(database)
     for what, rates in (("accepted, 64 connections", accepted), ("processed, end to end", processed)):
         report.keep(f"size {what}", {"full": rates[full], "empty": rates[empty]})
         times = ratio(rates[full], rates[empty])

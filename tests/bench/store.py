@@ -60,10 +60,11 @@ def settle(url: str) -> None:
         execute("CHECKPOINT")
 
 
-def forget_unprocessed(url: str) -> None:
-    """Only what is done stays in the inbox."""
+def forget_undone(url: str) -> None:
+    """Only what is done stays in the inbox and the outbox."""
     with _open(url) as execute:
         execute("DELETE FROM inbox_event WHERE status = 'received'")
+        execute("DELETE FROM outbox_action WHERE status = 'pending'")
     settle(url)
 
 

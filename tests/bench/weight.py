@@ -6,7 +6,7 @@ import sys
 from statistics import median
 
 from tests.bench import load
-from tests.bench.flow import procfile_running
+from tests.bench.flow import UNPROCESSED, procfile_running, wait_for_none
 from tests.bench.report import Report
 from tests.bench.servers import House
 
@@ -19,6 +19,7 @@ def weight(report: Report, house: House, database: str, *, rounds: int, seconds:
     """After some work; of a threads pool, the worker is its own only child."""
     with procfile_running(house, database) as (port, processes):
         load.post(port, load.write(house.folder / "requests", "W", int(15_000 * seconds)), 64, seconds)
+        wait_for_none(database, *UNPROCESSED)
         memory = {name: some[0].rss() for name, some in processes.items()}
     for name, megabytes in memory.items():
         most = _MOST_MB[name]
