@@ -37,7 +37,6 @@ class Intake:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: list[_Waiting] = []
-        self._in_work: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._closing = False
         self._storage = storage()
@@ -67,18 +66,17 @@ class Intake:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            self._in_work, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
-            overdue = self._loop.call_later(_ANSWER_SECONDS, self._refuse_all)
-            stored = await self._store([event for event, _ in self._in_work])
-            overdue.cancel()
-            for (_, committed), result in zip(self._in_work, stored, strict=True):
+            batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    stored = await self._store([event for event, _ in batch])
+            except TimeoutError:
+                # One timer for a batch instead of one for each that waits; what came later is refused the sooner.
+                batch, self._waiting = [*batch, *self._waiting], []
+                log.error("events.not_stored", events=len(batch), error="no answer in time")
+                stored = [UnavailableError() for _ in batch]
+            for (_, committed), result in zip(batch, stored, strict=True):
                 _answer(committed, result)
-
-    def _refuse_all(self) -> None:
-        """One timer for a batch instead of one for each that waits; what came later is refused the sooner."""
-        for _, committed in (*self._in_work, *self._waiting):
-            _answer(committed, UnavailableError())
-        self._waiting = []
 
     async def _store(self, events: Sequence[VerificationEvent]) -> list[_Stored]:
         """One result an event, in their order. Never raises."""

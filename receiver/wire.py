@@ -4,6 +4,7 @@ psycopg's cursors, and its waiting with a timer and two system calls, cost a bat
 """
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ class Wire:
         self._answer: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._socket = self._libpq.socket
+        self._readable = select.poll()
+        self._readable.register(self._socket, select.POLLIN)
         self.closed = False  # also when the server has gone away
         self._loop.add_reader(self._socket, self._read)
 
@@ -85,18 +88,25 @@ class Wire:
             self._loop.remove_writer(self._socket)
 
     def _read(self) -> None:
-        """Takes what has come; the answer is whole when there is no more result."""
+        """Takes all that has come: once a socket has an error libuv calls no more, whatever is still to be read."""
         try:
-            self._libpq.consume_input()
-            while self._answer and not self._libpq.is_busy():
-                result = self._libpq.get_result()
-                if result is None:
-                    self._settle()
-                elif self._result is None or self._result.status in _GOOD:
-                    self._result = result
+            while True:
+                self._libpq.consume_input()
+                self._take_results()
+                if not self._readable.poll(0):
+                    return
         except psycopg.OperationalError as error:
             self._settle(error)
             self.close()
+
+    def _take_results(self) -> None:
+        """The answer is whole when there is no more result."""
+        while self._answer and not self._libpq.is_busy():
+            result = self._libpq.get_result()
+            if result is None:
+                self._settle()
+            elif self._result is None or self._result.status in _GOOD:
+                self._result = result
 
     def _settle(self, error: psycopg.OperationalError | None = None) -> None:
         answer, self._answer = self._answer, None

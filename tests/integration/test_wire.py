@@ -1,14 +1,21 @@
 """The receiver's own way to PostgreSQL: answers in their order, whatever becomes of the connection."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import socket
+import struct
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import orjson
 import psycopg
 import pytest
+import uvloop
 
 from receiver.wire import Wire
 from tests import databases
+from tests.waiting import PATIENCE
 
 pytestmark = [
     pytest.mark.usefixtures("database_url"),
@@ -27,7 +34,7 @@ def on_a_wire(use: Callable[[Wire], Awaitable[object]]) -> None:
         finally:
             wire.close()
 
-    asyncio.run(run())
+    uvloop.run(run())  # as web does: its readers differ from asyncio's where a connection breaks
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 400_000])
@@ -72,6 +79,41 @@ def test_a_server_that_goes_away_amid_a_statement_is_an_operational_error(databa
         assert wire.closed
 
     on_a_wire(use)
+
+
+@contextmanager
+def _server_that_dies_of_the_first_question() -> Iterator[str]:
+    """As PostgreSQL does in an immediate shutdown: a warning, and an end with the question unread."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/.s.PGSQL.5432")
+        listener.listen()
+
+        def serve() -> None:
+            with listener.accept()[0] as client:
+                client.recv(65536)
+                client.sendall(_message(b"R", struct.pack("!i", 0)) + _message(b"Z", b"I"))
+                client.recv(1, socket.MSG_PEEK)
+                client.sendall(_message(b"N", b"SWARNING\0C57P01\0Mterminating connection\0\0"))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"postgresql://postgres@/postgres?host={folder}"
+        thread.join()
+
+
+def _message(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack("!i", 4 + len(body)) + body
+
+
+def test_last_words_and_a_reset_in_one_are_an_end() -> None:
+    async def run() -> None:
+        with _server_that_dies_of_the_first_question() as url:
+            wire = Wire(await psycopg.AsyncConnection.connect(url, autocommit=True))
+            with pytest.raises(psycopg.OperationalError):
+                await asyncio.wait_for(wire.column(_LIST, "[]"), PATIENCE)
+            assert wire.closed
+
+    uvloop.run(run())
 
 
 def test_a_server_that_went_away_meanwhile_is_noticed(database_url: str) -> None:
