@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from config.settings import Settings, load
@@ -52,7 +53,7 @@ def main() -> int:
     _add_circumstances(verdict, scene, drove, rested)
     console.print(_table(verdict, scene, options, time.monotonic() - started))
     for problem in verdict.problems[:50]:
-        console.print(f"[red]{problem}[/]")
+        console.print(escape(problem), style="red")
     if verdict.problems:
         console.print(f"[red]{len(verdict.problems)} problems; the services' logs are in {folder}[/]")
         return 1
@@ -113,6 +114,7 @@ def _environment(folder: Path, simulator: Simulator, mail: MailServer, applicati
         "APP_CALLBACK_SECRET": "whsec_" + "Y2hhb3M" * 8,
         "BACKOFF_SECONDS": "20",  # a fault lasts seconds here
         "LOG_FORMAT": "json",
+        "PYTHONFAULTHANDLER": "1",
     }
 
 
@@ -203,10 +205,11 @@ def _add_circumstances(verdict: Verdict, scene: Scene, drove: float, rested: flo
     verdict.figures["seconds from the last fault to rest"] = "never" if rested is None else f"{rested:.0f}"
     if rested is None:
         verdict.problems.append("it did not come to rest")
-    slowest = scene.platform.slowest_stop()
-    verdict.figures["slowest stop"] = f"{slowest:.1f} s"
-    if slowest > services.STOPS_WITHIN:
-        verdict.problems.append(f"a process needed {slowest:.1f} s to stop")
+    if slowest := scene.platform.slowest_stop():
+        verdict.figures["slowest stop"] = f"{slowest.took:.1f} s, {slowest.name}"
+        if slowest.took > services.STOPS_WITHIN:
+            where = scene.platform.dynos[slowest.name].stacks()
+            verdict.problems.append(f"{slowest.name} needed {slowest.took:.1f} s to stop: {where}")
     unmeant = [death for death in scene.platform.deaths if not death.meant]
     verdict.figures["processes that ended by themselves"] = (
         ", ".join(f"{death.name} with {death.status}" for death in unmeant) or "0"

@@ -17,6 +17,7 @@ from worker.run import PROCFILE
 ROOT = PROCFILE.parent
 STOPS_WITHIN = 30.0  # seconds from SIGTERM to SIGKILL at Heroku
 _GLANCE = 0.05
+_WRITES_ITS_STACKS_WITHIN = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,11 @@ class Death:
     ended: float
     status: int
     meant: bool
+
+    @property
+    def took(self) -> float:
+        """Seconds."""
+        return self.ended - self.began
 
 
 @dataclass(slots=True)
@@ -63,6 +69,18 @@ class Dyno:
             self.dooms.setdefault(self.process.pid, time.time())
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
+
+    def abort(self) -> None:
+        """Its end by force; PYTHONFAULTHANDLER has it write into its log where each thread was."""
+        with self.lock:
+            self.signal(signal.SIGABRT)
+            time.sleep(_WRITES_ITS_STACKS_WITHIN)
+            self.signal(signal.SIGKILL)
+
+    def stacks(self) -> str:
+        """Where its threads were when it was last aborted; empty if it never was."""
+        _, aborted, stacks = self.log.read_text(errors="replace").rpartition("Fatal Python error: Aborted")
+        return stacks if aborted else ""
 
     def expect_end(self) -> None:
         """What happens to its parts will end it."""
@@ -105,7 +123,7 @@ class Platform:
             while process.poll() is None and time.monotonic() < deadline:
                 time.sleep(_GLANCE)
             if process.poll() is None:
-                dyno.signal(signal.SIGKILL)
+                dyno.abort()
 
     def stop(self) -> None:
         """The end of all."""
@@ -119,9 +137,9 @@ class Platform:
                 dyno.process.wait()
                 self._note(dyno, dyno.process)
 
-    def slowest_stop(self) -> float:
-        """Seconds from a SIGTERM or SIGKILL to the end."""
-        return max((death.ended - death.began for death in self.deaths if death.meant), default=0.0)
+    def slowest_stop(self) -> Death | None:
+        """The end that took longest since its SIGTERM or SIGKILL."""
+        return max((death for death in self.deaths if death.meant), key=lambda death: death.took, default=None)
 
     def _watch(self) -> None:
         while not self._ending.wait(_GLANCE):
