@@ -37,6 +37,7 @@ class Intake:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: list[_Waiting] = []
+        self._in_work: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._closing = False
         self._storage = storage()
@@ -66,16 +67,16 @@ class Intake:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
+            self._in_work, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    stored = await self._store([event for event, _ in batch])
+                    stored = await self._store([event for event, _ in self._in_work])
             except TimeoutError:
                 # One timer for a batch instead of one for each that waits; what came later is refused the sooner.
-                batch, self._waiting = [*batch, *self._waiting], []
-                log.error("events.not_stored", events=len(batch), error="no answer in time")
-                stored = [UnavailableError() for _ in batch]
-            for (_, committed), result in zip(batch, stored, strict=True):
+                self._in_work, self._waiting = [*self._in_work, *self._waiting], []
+                log.error("events.not_stored", events=len(self._in_work), error="no answer in time")
+                stored = [UnavailableError() for _ in self._in_work]
+            for (_, committed), result in zip(self._in_work, stored, strict=True):
                 _answer(committed, result)
 
     async def _store(self, events: Sequence[VerificationEvent]) -> list[_Stored]:

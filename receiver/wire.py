@@ -14,6 +14,7 @@ from psycopg import errors, pq
 from config import database
 
 _ENCODING = "utf-8"
+_MIXED_UP = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)  # by a pooler that knows of none
 _GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 
 
@@ -43,12 +44,16 @@ class Wire:
 
         Raises psycopg.Error, and closes when the answer can no longer be awaited.
         """
-        if statement not in self._prepared:
-            name = b"statement %d" % len(self._prepared)
-            await self._ask(self._libpq.send_prepare, name, statement.replace("%s", "$1").encode(_ENCODING))
-            self._prepared[statement] = name
-        values = [parameter.encode(_ENCODING)]
-        result = await self._ask(self._libpq.send_query_prepared, self._prepared[statement], values)
+        try:
+            if statement not in self._prepared:
+                name = b"statement %d" % len(self._prepared)
+                await self._ask(self._libpq.send_prepare, name, statement.replace("%s", "$1").encode(_ENCODING))
+                self._prepared[statement] = name
+            values = [parameter.encode(_ENCODING)]
+            result = await self._ask(self._libpq.send_query_prepared, self._prepared[statement], values)
+        except _MIXED_UP as error:
+            self.close()
+            raise psycopg.OperationalError("the connection's prepared statements are not ours") from error
         return [str(result.get_value(row, 0), _ENCODING) for row in range(result.ntuples)]  # type: ignore[arg-type]
 
     def close(self) -> None:

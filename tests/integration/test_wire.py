@@ -57,6 +57,17 @@ def test_a_statement_is_prepared_once() -> None:
     on_a_wire(use)
 
 
+def test_a_connection_that_has_forgotten_its_statements_is_closed() -> None:
+    async def use(wire: Wire) -> None:
+        await wire.column(_LIST, "[]")
+        wire._libpq.exec_(b"DEALLOCATE ALL")  # as a pooler does between clients
+        with pytest.raises(psycopg.OperationalError):
+            await wire.column(_LIST, "[]")
+        assert wire.closed
+
+    on_a_wire(use)
+
+
 def test_what_the_server_refuses_is_raised_and_the_next_statement_goes_through() -> None:
     async def use(wire: Wire) -> None:
         for _ in range(2):
