@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import bindparam, select, update
 from sqlmodel import Session, col
 
-from config.database import transaction
+from config.database import statement, transaction
 from config.inserts import insert_or
 from config.settings import settings
 from handlers import app_callback, metrics
@@ -79,8 +79,8 @@ def due(limit: int, before: datetime) -> list[int]:
         .order_by(col(OutboxAction.due_at))
         .limit(limit)
     )
-    with transaction() as session:
-        return [action_id for action_id in session.scalars(waiting) if action_id is not None]
+    with statement() as connection:
+        return [action_id for action_id in connection.scalars(waiting) if action_id is not None]
 
 
 def _row(session_id: str, owed: Owed, now: datetime) -> dict[str, Any]:

@@ -121,24 +121,27 @@ def latency(report: Report, house: House, database: str, *, seconds: float) -> N
     )
 
 
-def backlog(report: Report, house: House, database: str, *, events: int) -> None:
+def backlog(report: Report, house: House, database: str, *, events: int, rounds: int) -> None:
     """Accepted while no worker runs, then drained: does the rate hold, does the memory?"""
+    drains = [_drain(house, database, f"B{number}x", events) for number in range(rounds)]
+    report.keep("backlog", drains)
+    _add_backlog(report, drains)
+
+
+def _drain(house: House, database: str, tag: str, events: int) -> list[dict[str, float]]:
     house.broker.flushall()
     store.empty(database)
     with ExitStack() as running:
         port, web = running.enter_context(house.web(database))
         clock = running.enter_context(house.clock(database))
-        number = 0
+        posts = 0
         while (missing := events - store.count(database, "inbox_event")) > 0:
-            number += 1
-            requests = load.write(house.folder / "requests", f"B{number}x", missing)
+            posts += 1
+            requests = load.write(house.folder / "requests", f"{tag}{posts}x", missing)
             load.post(port, requests, _CONNECTIONS, max(1, missing // 12_000))
-        total = store.count(database, "inbox_event")
-        store.settle(database)  # a backlog has lain for a while
+        store.settle(database, "inbox_event")  # a backlog has lain for a while
         worker = running.enter_context(house.worker(database))
-        samples = _drained(database, {"web": web, "worker": worker, "clock": clock})
-    report.keep("backlog", samples)
-    _add_backlog(report, total, samples)
+        return _drained(database, {"web": web, "worker": worker, "clock": clock})
 
 
 @contextmanager
@@ -170,29 +173,36 @@ def _drained(database: str, processes: dict[str, Process]) -> list[dict[str, flo
     return samples
 
 
-def _add_backlog(report: Report, total: int, samples: list[dict[str, float]]) -> None:
-    thirds = [_rate(samples, total * (3 - part) / 3, total * (2 - part) / 3) for part in range(3)]
-    spread = max(thirds) / min(thirds)
+def _add_backlog(report: Report, drains: list[list[dict[str, float]]]) -> None:
+    rates = [_rate([_third(samples, part) for samples in drains]) for part in range(3)]
+    spread = max(rates) / min(rates)
     report.add(
         "backlog",
-        f"{total:,} events drained: start, middle, end",
-        ", ".join(f"{rate:,.0f}/s" for rate in thirds),
+        f"{drains[0][0]['left']:,.0f} events drained: start, middle, end",
+        ", ".join(f"{rate:,.0f}/s" for rate in rates),
         ratio=spread,
         target="within 10 %",
         met=spread <= 1.1,
     )
-    tail = samples[len(samples) // 6 :]  # the first tasks load what every process loads once
+    # The first tasks load what every process loads once.
+    tails = [samples[len(samples) // 6 :] for samples in drains]
     for name in ("web", "worker", "clock"):
-        growth = max(one[name] for one in tail) - tail[0][name]
-        words = f"{tail[0][name]:.0f} MB, then +{growth:.1f} MB"
+        growth = max(max(one[name] for one in tail) - tail[0][name] for tail in tails)
+        words = f"{tails[0][0][name]:.0f} MB, then +{growth:.1f} MB"
         report.add("backlog", f"memory of {name}", words, target="flat: < 5 MB more", met=growth < 5)
 
 
-def _rate(samples: list[dict[str, float]], high: float, low: float) -> float:
+def _third(samples: list[dict[str, float]], part: int) -> list[dict[str, float]]:
+    total = samples[0]["left"]
+    high, low = total * (3 - part) / 3, total * (2 - part) / 3
     first = next(i for i, one in enumerate(samples) if one["left"] <= high)
     last = next(i for i, one in enumerate(samples) if one["left"] <= low)
-    start, end = samples[first], samples[max(last, first + 1)]
-    return (start["left"] - end["left"]) / (end["seconds"] - start["seconds"])
+    return samples[first : max(last, first + 1) + 1]
+
+
+def _rate(drains: list[list[dict[str, float]]]) -> float:
+    events = sum(samples[0]["left"] - samples[-1]["left"] for samples in drains)
+    return events / sum(samples[-1]["seconds"] - samples[0]["seconds"] for samples in drains)
 
 
 def _parts(tag: str, count: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:

@@ -165,3 +165,4 @@ def test_a_quiet_sweep_reads_twice_and_writes_nothing() -> None:
         inbox.due(1000, utc_now())
         outbox.due(1000, utc_now())
     assert [statement.split()[0] for statement in costs.statements] == ["SELECT", "SELECT"]
+    assert costs.round_trips == (2 if is_postgres() else 6)
