@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-_MOST_AT_ONCE = 100  # messages a command: a thousand at once leave a worker five megabytes larger
+_MOST_AT_ONCE = 25  # messages a command: a thousand at once leave a worker five megabytes larger
 _NO_SUCCESSORS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 

@@ -174,7 +174,7 @@ def _drained(database: str, processes: dict[str, Process]) -> list[dict[str, flo
 
 
 def _add_backlog(report: Report, drains: list[list[dict[str, float]]]) -> None:
-    rates = [_rate([_third(samples, part) for samples in drains]) for part in range(3)]
+    rates = [median(_rate(_third(samples, part)) for samples in drains) for part in range(3)]
     spread = max(rates) / min(rates)
     report.add(
         "backlog",
@@ -200,9 +200,9 @@ def _third(samples: list[dict[str, float]], part: int) -> list[dict[str, float]]
     return samples[first : max(last, first + 1) + 1]
 
 
-def _rate(drains: list[list[dict[str, float]]]) -> float:
-    events = sum(samples[0]["left"] - samples[-1]["left"] for samples in drains)
-    return events / sum(samples[-1]["seconds"] - samples[0]["seconds"] for samples in drains)
+def _rate(samples: list[dict[str, float]]) -> float:
+    start, end = samples[0], samples[-1]
+    return (start["left"] - end["left"]) / (end["seconds"] - start["seconds"])
 
 
 def _parts(tag: str, count: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:
