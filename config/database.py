@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, SQLModel
 
@@ -33,13 +33,15 @@ _POSTGRES_CONNECT: dict[str, Any] = {
 }
 _SQLITE_BUSY_SECONDS = 10
 
-# What says nothing against the work itself: no connection, a deadlock, a timeout, a full disk.
+# What says nothing against the work itself: no connection, a deadlock, a timeout, a full disk, a replica.
 DATABASE_TROUBLE = (
     OperationalError,
     InterfaceError,
+    InternalError,
     PoolTimeoutError,
     psycopg.OperationalError,
     psycopg.InterfaceError,
+    psycopg.InternalError,
 )
 
 
@@ -80,7 +82,9 @@ def insert_into(table: type[SQLModel], session: Session) -> "postgresql.Insert |
 def connect(url: str) -> Engine:
     """An engine for a PostgreSQL or SQLite URL; parameters never show in its errors."""
     if make_url(url).get_backend_name() == "postgresql":
-        return create_engine(url, hide_parameters=True, pool_size=10, max_overflow=0, connect_args=_POSTGRES_CONNECT)
+        engine = create_engine(url, hide_parameters=True, pool_size=10, max_overflow=0, connect_args=_POSTGRES_CONNECT)
+        event.listen(engine, "handle_error", _leave_a_replica)
+        return engine
     _make_folder(make_url(url).database)
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_SECONDS})
     event.listen(engine, "connect", _prepare_sqlite)
@@ -93,6 +97,12 @@ def _committing(engine: Engine) -> Engine:
     # SQLite makes no round trips, and its BEGIN IMMEDIATE is what waits for the other writer.
     is_postgres = engine.dialect.name == "postgresql"
     return engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgres else engine
+
+
+def _leave_a_replica(context: ExceptionContext) -> None:
+    """A server that a failover has made read-only never writes again for the connections it kept."""
+    if isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
+        context.is_disconnect = True
 
 
 def _make_folder(database: str | None) -> None:

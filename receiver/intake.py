@@ -88,6 +88,7 @@ class Intake:
     def _refuse_all(self) -> list[_Stored]:
         """What came later, too: it is refused the sooner."""
         self._given_up = False
+        self._writer.uncancel()
         self._in_work, self._waiting = [*self._in_work, *self._waiting], []
         log.error("events.not_stored", events=len(self._in_work), error="no answer in time")
         return [UnavailableError() for _ in self._in_work]

@@ -4,6 +4,7 @@ psycopg's cursors, and its waiting with a timer and two system calls, cost a bat
 """
 
 import asyncio
+import hashlib
 import select
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,9 @@ from psycopg import errors, pq
 from config import database
 
 _ENCODING = "utf-8"
-_MIXED_UP = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement)  # by a pooler that knows of none
+# What the server says of the connection, not of the statement: a pooler has mixed up who prepared what, or a failover
+# has left it on a replica. Another connection may do.
+_UNUSABLE = (errors.InvalidSqlStatementName, errors.DuplicatePreparedStatement, errors.ReadOnlySqlTransaction)
 _GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 
 
@@ -44,16 +47,13 @@ class Wire:
 
         Raises psycopg.Error, and closes when the answer can no longer be awaited.
         """
-        try:
-            if statement not in self._prepared:
-                name = b"statement %d" % len(self._prepared)
-                await self._ask(self._libpq.send_prepare, name, statement.replace("%s", "$1").encode(_ENCODING))
-                self._prepared[statement] = name
-            values = [parameter.encode(_ENCODING)]
-            result = await self._ask(self._libpq.send_query_prepared, self._prepared[statement], values)
-        except _MIXED_UP as error:
-            self.close()
-            raise psycopg.OperationalError("the connection's prepared statements are not ours") from error
+        if statement not in self._prepared:
+            # By its text: behind a pooler the same name must never mean another statement.
+            name = b"identity_" + hashlib.sha256(statement.encode(_ENCODING)).hexdigest()[:32].encode()
+            await self._ask(self._libpq.send_prepare, name, statement.replace("%s", "$1").encode(_ENCODING))
+            self._prepared[statement] = name
+        values = [parameter.encode(_ENCODING)]
+        result = await self._ask(self._libpq.send_query_prepared, self._prepared[statement], values)
         return [str(result.get_value(row, 0), _ENCODING) for row in range(result.ntuples)]  # type: ignore[arg-type]
 
     def close(self) -> None:
@@ -73,12 +73,24 @@ class Wire:
             self._write()
             await answer
         except (psycopg.OperationalError, asyncio.CancelledError):
+            answer.cancel()  # when sending failed nobody awaits it
             self.close()  # what comes now, if anything, would be taken for the next question's answer
             raise
-        result: pq.abc.PGresult = self._result  # type: ignore[assignment]  # there is one unless the wait raised
+        result: pq.abc.PGresult | None = self._result
+        if result is None:
+            self.close()
+            raise psycopg.OperationalError("an answer without a result")
         if result.status not in _GOOD:
-            raise errors.error_from_result(result, _ENCODING)
+            raise self._error(result)
         return result
+
+    def _error(self, result: pq.abc.PGresult) -> psycopg.Error:
+        error = errors.error_from_result(result, _ENCODING)
+        if isinstance(error, _UNUSABLE):
+            self.close()
+        if self.closed and not isinstance(error, psycopg.OperationalError):
+            return psycopg.OperationalError(f"the connection was left: {type(error).__name__}")
+        return error
 
     def _write(self) -> None:
         """Sends what the socket takes now, and the rest when it takes more."""
@@ -86,6 +98,7 @@ class Wire:
             more = self._libpq.flush()
         except psycopg.OperationalError as error:
             self._settle(error)
+            self.close()
             return
         if more:
             self._loop.add_writer(self._socket, self._write)

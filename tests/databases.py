@@ -86,6 +86,16 @@ def down(url: str) -> Iterator[None]:
 
 
 @contextmanager
+def read_only(url: str) -> Iterator[None]:
+    """As a primary that became a replica: connections made until the block ends can never write."""
+    name = make_url(url).database
+    _administer(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    _end_connections(name)
+    yield
+    _administer(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+
+@contextmanager
 def locked(url: str) -> Iterator[None]:
     """Nobody can write to the inbox until the block ends."""
     holder = database.connect(settings.load({"DATABASE_URL": url}).sqlalchemy_url)

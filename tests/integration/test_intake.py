@@ -32,6 +32,22 @@ def test_a_delivery_right_after_the_database_was_restarted_is_stored(database_ur
     assert len(facts.event_rows()) == 2
 
 
+def test_a_connection_that_can_only_read_is_left_for_another(database_url: str) -> None:
+    if not databases.SERVER_URL:
+        pytest.skip("SQLite has no connections to leave")
+    said = event("created")
+
+    async def deliver() -> str:
+        inbox = Intake()
+        with databases.read_only(database_url), pytest.raises(UnavailableError):
+            await inbox.accept(said)
+        outcome = await inbox.accept(said)
+        await inbox.close()
+        return outcome
+
+    assert asyncio.run(deliver()) == "accepted"
+
+
 def test_what_waits_for_a_hanging_database_is_refused_in_time_and_what_comes_after_it_is_stored(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

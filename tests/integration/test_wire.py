@@ -1,6 +1,7 @@
 """The receiver's own way to PostgreSQL: answers in their order, whatever becomes of the connection."""
 
 import asyncio
+import gc
 import socket
 import struct
 import tempfile
@@ -27,14 +28,20 @@ _SLEEP = "SELECT pg_sleep(%s::float)::text"
 
 
 def on_a_wire(use: Callable[[Wire], Awaitable[object]]) -> None:
+    complaints: list[dict[str, object]] = []
+
     async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         wire = await Wire.connect()
         try:
             await use(wire)
         finally:
             wire.close()
+        del wire
+        gc.collect()
 
     uvloop.run(run())  # as web does: its readers differ from asyncio's where a connection breaks
+    assert complaints == []
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 400_000])
@@ -55,6 +62,23 @@ def test_a_statement_is_prepared_once() -> None:
         assert len(await wire.column(names, "%!%")) == 1
 
     on_a_wire(use)
+
+
+def test_a_statement_has_one_name_on_all_connections() -> None:
+    """A pooler that knows of no statements may run one connection's name on a server that another has prepared."""
+    names = set()
+
+    async def use(wire: Wire) -> None:
+        await wire.column(_LIST, "[]")
+        names.update(await wire.column("SELECT name FROM pg_prepared_statements WHERE statement LIKE %s", "%array%"))
+
+    async def use_in_another_order(wire: Wire) -> None:
+        await wire.column("SELECT %s", "first")
+        await use(wire)
+
+    on_a_wire(use)
+    on_a_wire(use_in_another_order)
+    assert len(names) == 1
 
 
 def test_a_connection_that_has_forgotten_its_statements_is_closed() -> None:
@@ -93,8 +117,8 @@ def test_a_server_that_goes_away_amid_a_statement_is_an_operational_error(databa
 
 
 @contextmanager
-def _server_that_dies_of_the_first_question() -> Iterator[str]:
-    """As PostgreSQL does in an immediate shutdown: a warning, and an end with the question unread."""
+def _server_that_dies_of_the_first_question(last_words: bytes) -> Iterator[str]:
+    """As PostgreSQL does in an immediate shutdown: the question stays unread."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{folder}/.s.PGSQL.5432")
         listener.listen()
@@ -104,7 +128,7 @@ def _server_that_dies_of_the_first_question() -> Iterator[str]:
                 client.recv(65536)
                 client.sendall(_message(b"R", struct.pack("!i", 0)) + _message(b"Z", b"I"))
                 client.recv(1, socket.MSG_PEEK)
-                client.sendall(_message(b"N", b"SWARNING\0C57P01\0Mterminating connection\0\0"))
+                client.sendall(last_words)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -116,9 +140,18 @@ def _message(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack("!i", 4 + len(body)) + body
 
 
-def test_last_words_and_a_reset_in_one_are_an_end() -> None:
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        pytest.param(_message(b"N", b"SWARNING\0C57P01\0Mterminating connection\0\0"), id="a warning"),
+        pytest.param(_message(b"E", b"SFATAL\0C57P01\0Mterminating connection\0\0"), id="a fatal error"),
+        pytest.param(_message(b"Z", b"I"), id="ready without a result"),
+        pytest.param(b"X" * 5, id="no message at all"),
+    ],
+)
+def test_last_words_and_a_reset_in_one_are_an_end(last_words: bytes) -> None:
     async def run() -> None:
-        with _server_that_dies_of_the_first_question() as url:
+        with _server_that_dies_of_the_first_question(last_words) as url:
             wire = Wire(await psycopg.AsyncConnection.connect(url, autocommit=True))
             with pytest.raises(psycopg.OperationalError):
                 await asyncio.wait_for(wire.column(_LIST, "[]"), PATIENCE)
@@ -127,13 +160,14 @@ def test_last_words_and_a_reset_in_one_are_an_end() -> None:
     uvloop.run(run())
 
 
-def test_a_server_that_went_away_meanwhile_is_noticed(database_url: str) -> None:
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_a_server_that_went_away_meanwhile_is_noticed(database_url: str, size: int) -> None:
     async def use(wire: Wire) -> None:
         assert await wire.column(_LIST, '["here"]') == ["here"]
         with databases.down(database_url):
             pass
         with pytest.raises(psycopg.OperationalError):
-            await wire.column(_LIST, '["there"]')
+            await wire.column(_LIST, orjson.dumps(["there"] * size).decode())
         assert wire.closed
 
     on_a_wire(use)
