@@ -56,15 +56,15 @@ class Wire:
         result = await self._ask(self._libpq.send_query_prepared, self._prepared[statement], values)
         return [str(result.get_value(row, 0), _ENCODING) for row in range(result.ntuples)]  # type: ignore[arg-type]
 
-    def close(self) -> None:
-        """Ends it; who waits for an answer gets psycopg.OperationalError."""
+    def close(self, error: psycopg.OperationalError | None = None) -> None:
+        """Ends it; who waits for an answer gets the error."""
         if self.closed:
             return
         self.closed = True
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._libpq.finish()
-        self._settle(psycopg.OperationalError("the connection was closed"))
+        self._settle(error or psycopg.OperationalError("the connection was closed"))
 
     async def _ask(self, send: Callable[[bytes, Any], None], name: bytes, more: object) -> pq.abc.PGresult:
         self._result, self._answer = None, (answer := self._loop.create_future())
@@ -97,8 +97,7 @@ class Wire:
         try:
             more = self._libpq.flush()
         except psycopg.OperationalError as error:
-            self._settle(error)
-            self.close()
+            self.close(error)
             return
         if more:
             self._loop.add_writer(self._socket, self._write)
@@ -114,8 +113,7 @@ class Wire:
                 if not self._readable.poll(0):
                     return
         except psycopg.OperationalError as error:
-            self._settle(error)
-            self.close()
+            self.close(error)
 
     def _take_results(self) -> None:
         """The answer is whole when there is no more result."""

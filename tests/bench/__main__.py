@@ -50,9 +50,7 @@ def _stages(report: Report, ours: House, postgres: str, *, quick: bool) -> dict[
         ),
         "flow": partial(end_to_end, report, ours, postgres, rounds=few, seconds=burst, tasks=4000 if quick else 10_000),
         "latency": partial(latency, report, ours, postgres, seconds=7 if quick else 40),
-        "backlog": partial(
-            backlog, report, ours, postgres, events=15_000 if quick else 100_000, rounds=1 if quick else 3
-        ),
+        "backlog": partial(backlog, report, ours, postgres, events=15_000 if quick else 100_000, rounds=few),
         "size": partial(
             size,
             report,

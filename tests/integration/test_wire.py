@@ -44,6 +44,12 @@ def on_a_wire(use: Callable[[Wire], Awaitable[object]]) -> None:
     assert complaints == []
 
 
+async def _asked_for_long(wire: Wire) -> "asyncio.Task[list[str]]":
+    answer = asyncio.create_task(wire.column(_SLEEP, "60"))
+    await asyncio.sleep(0.1)
+    return answer
+
+
 @pytest.mark.parametrize("size", [0, 1, 1000, 400_000])
 def test_any_number_of_values_goes_there_and_comes_back(size: int) -> None:
     values = [f"evt_{number}é" for number in range(size)]
@@ -107,8 +113,7 @@ def test_what_the_server_refuses_is_raised_and_the_next_statement_goes_through()
 
 def test_a_server_that_goes_away_amid_a_statement_is_an_operational_error(database_url: str) -> None:
     async def use(wire: Wire) -> None:
-        answer = asyncio.create_task(wire.column(_SLEEP, "60"))
-        await asyncio.sleep(0.1)
+        answer = await _asked_for_long(wire)
         with databases.down(database_url), pytest.raises(psycopg.OperationalError):
             await answer
         assert wire.closed
@@ -175,8 +180,7 @@ def test_a_server_that_went_away_meanwhile_is_noticed(database_url: str, size: i
 
 def test_an_answer_that_nobody_awaits_any_more_is_not_taken_for_another() -> None:
     async def use(wire: Wire) -> None:
-        answer = asyncio.create_task(wire.column(_SLEEP, "60"))
-        await asyncio.sleep(0.1)
+        answer = await _asked_for_long(wire)
         answer.cancel()
         with pytest.raises(asyncio.CancelledError):
             await answer
@@ -187,8 +191,7 @@ def test_an_answer_that_nobody_awaits_any_more_is_not_taken_for_another() -> Non
 
 def test_closing_ends_the_wait_for_an_answer() -> None:
     async def use(wire: Wire) -> None:
-        answer = asyncio.create_task(wire.column(_SLEEP, "60"))
-        await asyncio.sleep(0.1)
+        answer = await _asked_for_long(wire)
         wire.close()
         wire.close()
         with pytest.raises(psycopg.OperationalError):
