@@ -32,7 +32,7 @@ test: dev ## Runs the tests, on SQLite and an embedded Redis
 	@$(BIN)/python -m pytest -m "not e2e"
 
 test-postgres: dev ## Runs the database and integration tests on PostgreSQL: DATABASE_URL, or a cluster of its own
-	@$(BIN)/python -m tests.postgres
+	@$(BIN)/python -m tests.support.postgres
 
 proof: dev ## Tries every order, any succession and many workers at full depth, and breaks each rule once: minutes
 	@$(BIN)/python -m tests.property.proof

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from celery import Celery
 
-from config.embedded import redis_url
+from config.defaults import redis_url
 from config.messages import push
 from config.settings import settings
 

@@ -9,7 +9,7 @@ import sys
 import uvicorn
 from starlette.applications import Starlette
 
-from config.embedded import webhook_secrets
+from config.defaults import webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from receiver.app import app

@@ -9,12 +9,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from config.embedded import webhook_secrets
+from config.defaults import webhook_secrets
 from config.settings import settings
-from handlers.metrics import start_flushing, stop_flushing
+from handlers.metrics.counting import start_flushing, stop_flushing
 from receiver.health import backlog, healthz, metrics, readyz
-from receiver.intake import Intake
-from receiver.webhook import Webhook
+from receiver.webhooks.delivery import Webhook
+from receiver.webhooks.intake import Intake
 
 _WEBHOOK = "/webhooks/stripe"
 

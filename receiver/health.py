@@ -11,9 +11,9 @@ from starlette.responses import Response
 from config import broker
 from config.database import DATABASE_TROUBLE, engine
 from config.settings import settings
-from handlers import queries
-from handlers.exposition import CONTENT_TYPE, exposition
-from handlers.models import InboxEvent, OutboxAction
+from handlers.metrics.exposition import CONTENT_TYPE, exposition
+from handlers.operator import queries
+from handlers.tables.models import InboxEvent, OutboxAction
 
 _PROBE_SECONDS = 5.0  # a frozen server neither answers nor fails, and whoever asks gives up soon
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings
-from tests import databases
-from tests.servers import FakeStripe, fake_stripe
+from tests.support import databases
+from tests.support.servers import FakeStripe, fake_stripe
 
 
 @pytest.fixture(scope="session", autouse=True)

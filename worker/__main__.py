@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from config.database import DATABASE_TROUBLE
 from config.logs import configure_logging
 from config.settings import SettingsError
-from handlers.retries import describe
-from worker import doctor, endpoint, look, operate, service
+from handlers.queue.failures import describe
+from worker.commands import change, doctor, endpoint, service, show
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +25,17 @@ class Command:
 COMMANDS = {
     "run": Command(service.run, "web, worker and clock together in the foreground", json=False),
     "migrate": Command(service.migrate, "bring the database's schema up to date", json=False),
-    "status": Command(look.status, "what waits, what is dead, how fast it goes (exit 1: something needs you)"),
-    "session": Command(look.session, "what happened to this person's verification", look.session_options),
-    "events": Command(look.events, "the latest events", look.events_options),
-    "event": Command(look.event, "one event and its history", look.event_options),
-    "dead": Command(look.dead, "what was given up (exit 1: there is some)"),
-    "retry": Command(operate.retry, "try dead events and actions again", operate.retry_options),
-    "discard": Command(operate.discard, "end dead events and actions, and keep the rows", operate.discard_options),
+    "status": Command(show.status, "what waits, what is dead, how fast it goes (exit 1: something needs you)"),
+    "session": Command(show.session, "what happened to this person's verification", show.session_options),
+    "events": Command(show.events, "the latest events", show.events_options),
+    "event": Command(show.event, "one event and its history", show.event_options),
+    "dead": Command(show.dead, "what was given up (exit 1: there is some)"),
+    "retry": Command(change.retry, "try dead events and actions again", change.retry_options),
+    "discard": Command(change.discard, "end dead events and actions, and keep the rows", change.discard_options),
     "replay": Command(service.replay, "sign events again and post them", service.replay_options, json=False),
-    "reconcile": Command(operate.reconcile, "fetch from Stripe what never arrived, and compare sessions"),
-    "rebuild": Command(operate.rebuild, "fill a wiped database from Stripe", operate.rebuild_options),
-    "purge": Command(operate.purge, "delete what RETENTION_DAYS lets go; the clock does it every hour"),
+    "reconcile": Command(change.reconcile, "fetch from Stripe what never arrived, and compare sessions"),
+    "rebuild": Command(change.rebuild, "fill a wiped database from Stripe", change.rebuild_options),
+    "purge": Command(change.purge, "delete what RETENTION_DAYS lets go; the clock does it every hour"),
     "endpoint": Command(endpoint.run, "register the webhook endpoint at Stripe, or check it", endpoint.options),
     "doctor": Command(doctor.run, "check the whole set-up, and say what to do (exit 1: something fails)"),
 }

@@ -11,8 +11,8 @@ from celery.exceptions import CPendingDeprecationWarning
 from config.broker import celery_app
 from config.logs import configure_logging
 from config.settings import settings
-from handlers import retries
-from handlers.metrics import start_flushing, stop_flushing
+from handlers.metrics.counting import start_flushing, stop_flushing
+from handlers.queue import failures
 from worker import clock, reconnect, tasks
 
 __all__ = ["celery_app", "clock", "reconnect", "tasks"]
@@ -60,7 +60,7 @@ def unbind_task(**_: Any) -> None:
 
 def hand_back(**_: Any) -> None:
     """The end has begun: what waits for its turn goes back."""
-    retries.stopping.set()
+    failures.stopping.set()
 
 
 def begin_counting(**_: Any) -> None:

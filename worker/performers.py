@@ -5,8 +5,8 @@ import time
 from collections.abc import Sequence
 
 from config.broker import publish_actions
-from handlers import outbox
-from handlers.retries import stopping
+from handlers.outbox import perform as outbox
+from handlers.queue.failures import stopping
 
 MOST = 4  # half of the Procfile's threads: while a mail server hangs, the other half goes on applying events
 _TURN = 120.0  # seconds for one message, below the visibility timeout, after which Redis would hand it out again

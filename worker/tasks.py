@@ -16,11 +16,12 @@ from config.broker import (
     queue_length,
 )
 from config.database import DATABASE_TROUBLE
-from handlers import inbox, outbox
-from handlers import purge as retention
-from handlers import reconcile as stripe_side
-from handlers.models import utc_now
-from handlers.retries import describe
+from handlers.inbox import process
+from handlers.outbox import perform
+from handlers.queue.failures import describe
+from handlers.tables.models import utc_now
+from handlers.upkeep import purge as retention
+from handlers.upkeep import reconcile as stripe_side
 from worker.performers import Performers
 
 _SWEEP_MOST = 10_000  # ids a sweep of each kind: fewer than the workers finish until the next would be their pace
@@ -36,7 +37,7 @@ log = structlog.stdlib.get_logger(__name__)
 def process_events(event_ids: list[str]) -> None:
     """Applies events, then hands on what they owe."""
     with _left_to_the_sweep():
-        publish_actions(inbox.process(event_ids))
+        publish_actions(process.process(event_ids))
 
 
 @celery_app.task(name="perform_actions")  # type: ignore[untyped-decorator]
@@ -53,12 +54,12 @@ def sweep() -> None:
         return
     before = utc_now() - _GRACE
     with _left_to_the_sweep():
-        never_tried, tried_before = inbox.due(_SWEEP_MOST, before)
+        never_tried, tried_before = process.due(_SWEEP_MOST, before)
         publish_events(never_tried)
         for event_id in tried_before[:_ALONE_MOST]:
             publish_events([event_id])
         if queue_length(ACTIONS_QUEUE) <= ENOUGH:
-            publish_actions(outbox.due(_SWEEP_MOST, before))
+            publish_actions(perform.due(_SWEEP_MOST, before))
 
 
 @celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from tests import shapes
+from tests.support import shapes
 
 SECRET = "whsec_bench_0123456789"
 PATH = "/webhooks/stripe"

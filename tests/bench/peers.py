@@ -25,11 +25,11 @@ from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
 
-from tests import shapes
 from tests.bench import load, store
 from tests.bench.load import SECRET
 from tests.bench.report import Report, ratio
 from tests.bench.servers import House, answers, free_port, house
+from tests.support import shapes
 
 _ENVIRONMENTS = Path("var/peers")
 _DJANGO = ("Django==5.2.19", "gunicorn==27.0.1", "psycopg[binary]==3.3.9")  # Django 6 wants Python 3.12

@@ -10,9 +10,10 @@ from sqlalchemy import event
 
 from config.database import engine
 from config.logs import configure_logging
-from handlers import inbox, outbox
-from handlers.events import VerificationEvent, parse
-from handlers.models import utc_now
+from handlers.inbox import process, receive
+from handlers.outbox import perform
+from handlers.record.events import VerificationEvent, parse
+from handlers.tables.models import utc_now
 from tests.bench import load
 from tests.bench.servers import House
 
@@ -41,12 +42,12 @@ def main() -> None:
         parse(request.partition(b"\r\n\r\n")[2]) for _, request in load.deliveries(f"P{datetime.now(UTC):%H%M%S}", 50)
     ]
     ours = [one for one in events if isinstance(one, VerificationEvent)]
-    inbox.receive(ours)
-    inbox.receive(ours)  # all duplicates
-    inbox.due(1000, utc_now())
-    for action_id in inbox.process([one.id for one in ours]):
-        outbox.perform(action_id)
-    outbox.due(1000, utc_now())
+    receive.receive(ours)
+    receive.receive(ours)  # all duplicates
+    process.due(1000, utc_now())
+    for action_id in process.process([one.id for one in ours]):
+        perform.perform(action_id)
+    perform.due(1000, utc_now())
     json.dump(plans, sys.stdout)
 
 

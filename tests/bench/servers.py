@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg
 
-from config.embedded import DYING_WITH_PARENT, start_redis
+from config.defaults import DYING_WITH_PARENT, start_redis
 from tests.bench import noop
 from tests.bench.load import SECRET
 

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from config.settings import Settings, load
-from handlers.schema import migrate
+from handlers.tables.schema import migrate
 from tests.chaos import faults, services
 from tests.chaos.faults import Scene
 from tests.chaos.outside import Application, MailServer

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from worker.run import PROCFILE
+from worker.run.foreground import PROCFILE
 
 ROOT = PROCFILE.parent
 STOPS_WITHIN = 30.0  # seconds from SIGTERM to SIGKILL at Heroku

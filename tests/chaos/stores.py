@@ -14,9 +14,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from config.embedded import redis_binary
-from tests import postgres
+from config.defaults import redis_binary
 from tests.chaos.services import descendants
+from tests.support import postgres
 
 _FAST = "-c listen_addresses='' -c fsync=off -c max_connections=60"  # the processes die here, never the machine
 

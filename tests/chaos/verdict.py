@@ -12,9 +12,9 @@ from typing import Any
 from sqlmodel import Session, select
 
 from config.database import connect
-from handlers.error_codes import OWED, classify
-from handlers.mailer import _digest
-from handlers.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
+from handlers.outbox.smtp import _digest
+from handlers.record.error_codes import OWED, classify
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 from tests.chaos.outside import Accepted, Application, MailServer
 from tests.chaos.services import Death
 

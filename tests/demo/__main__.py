@@ -12,12 +12,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests import shapes
 from tests.demo.people import DELIVERED, DELIVERIES, PEOPLE
 from tests.payloads.expected import Outcome
-from tests.service import Mail, Service, free_port
 from tests.simulator.client import Simulator
-from worker.replay import replay
+from tests.support import shapes
+from tests.support.service import Mail, Service, free_port
+from worker.commands.replay import replay
 
 SECRET = "whsec_demo00000000000000000000"
 REVIEWER = "review@example.com"

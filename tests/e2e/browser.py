@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.service import PATIENCE, answers, free_port
+from tests.support.service import PATIENCE, answers, free_port
 
 DRIVER = shutil.which("chromedriver")
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key the standard gives an element's id

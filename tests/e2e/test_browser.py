@@ -6,8 +6,8 @@ import pytest
 import stripe
 
 from tests.e2e.browser import DRIVER, Browser
-from tests.service import Service
 from tests.simulator.client import Simulator
+from tests.support.service import Service
 
 pytestmark = [
     pytest.mark.e2e,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.cli import PREFIX, TYPES, Cli
-from tests.service import Service
 from tests.simulator.client import Simulator
+from tests.support.service import Service
 
 pytestmark = pytest.mark.e2e
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import cli
-from tests.service import PATIENCE, ROOT, answers, free_port, without_settings
 from tests.simulator.client import Simulator
+from tests.support.service import PATIENCE, ROOT, answers, free_port, without_settings
 
 pytestmark = pytest.mark.e2e
 

@@ -25,10 +25,10 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from config.settings import Settings
-from tests import shapes
 from tests.chaos.stores import free_port
 from tests.fuzz import requests
 from tests.fuzz.requests import SECRET, Request
+from tests.support import shapes
 
 CONNECTIONS = 4
 PIPELINED = 20  # requests sent before the first answer is read, at most

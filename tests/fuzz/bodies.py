@@ -8,7 +8,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
-from tests import shapes
+from tests.support import shapes
 
 KINDS = ("created", "processing", "requires_input", "verified", "canceled", "redacted")
 

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests import shapes
 from tests.fuzz import bodies
+from tests.support import shapes
 
 SECRET = "whsec_fuzz_fuzz_fuzz_fuzz"
 PATH = b"/webhooks/stripe"

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import databases
 from tests.integration.stories import Stories
 from tests.property.outside import Application, PostBox, outside
 from tests.simulator.client import Simulator
+from tests.support import databases
 
 
 @pytest.fixture(scope="session")

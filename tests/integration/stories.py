@@ -6,11 +6,12 @@ from sqlalchemy import delete
 from sqlmodel import col
 
 from config.database import transaction
-from handlers import inbox, outbox
-from handlers.events import VerificationEvent, parse
-from handlers.models import InboxEvent, InboxStatus, utc_now
-from tests import facts, shapes
+from handlers.inbox import process
+from handlers.outbox import perform as outbox
+from handlers.record.events import VerificationEvent, parse
+from handlers.tables.models import InboxEvent, InboxStatus, utc_now
 from tests.simulator.client import Simulator
+from tests.support import facts, shapes
 
 
 class Stories:
@@ -59,8 +60,8 @@ def perform(action_ids: Iterable[int]) -> None:
 def process_everything() -> None:
     """What was received is processed, as far as that can be done now; what waits does not wait for its time."""
     facts.end_all_leases()
-    never_tried, tried_before = inbox.due(1000, utc_now())
-    inbox.process(never_tried + tried_before)
+    never_tried, tried_before = process.due(1000, utc_now())
+    process.process(never_tried + tried_before)
 
 
 def by_name(session_id: str) -> dict[str, list[str]]:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from handlers import app_callback, claims, outbox
-from handlers.models import ActionStatus, OutboxAction
-from tests import databases, facts
-from tests.facts import NOON, event
+from handlers.outbox import application as app_callback
+from handlers.outbox import perform as outbox
+from handlers.queue import claims
+from handlers.tables.models import ActionStatus, OutboxAction
 from tests.integration.stories import perform, perform_everything
 from tests.property.outside import SECRET, Application
+from tests.support import databases, facts
+from tests.support.facts import NOON, event
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 
@@ -240,11 +242,11 @@ def test_one_that_finds_a_lower_number_pending_just_before_that_is_done_is_not_l
     first, second = _changes("created", "verified")
 
     def give_up_late(claim: claims.Claim, error: Exception) -> None:
-        environment.setattr("handlers.outbox.give_up", claims.give_up)
+        environment.setattr("handlers.outbox.perform.give_up", claims.give_up)
         perform([_id(first)])
         claims.give_up(claim, error)
 
-    environment.setattr("handlers.outbox.give_up", give_up_late)
+    environment.setattr("handlers.outbox.perform.give_up", give_up_late)
     perform([_id(second)])
     assert application.taken["vs_1"] == [1, 2]
 

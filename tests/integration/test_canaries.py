@@ -14,12 +14,12 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from sqlmodel import select
 
 from config.database import transaction
-from handlers.models import InboxEvent, OutboxAction
-from tests import databases, facts, shapes
-from tests.facts import NOON
-from tests.processes import Service, service
-from tests.servers import FakeStripe, Mailbox, fake_stripe, mail_server
-from tests.waiting import wait_until
+from handlers.tables.models import InboxEvent, OutboxAction
+from tests.support import databases, facts, shapes
+from tests.support.facts import NOON
+from tests.support.processes import Service, service
+from tests.support.servers import FakeStripe, Mailbox, fake_stripe, mail_server
+from tests.support.waiting import wait_until
 
 SECRET = "whsec_c4nary_webhook"
 # Two more that are made of base64, where no word of ours fits in.

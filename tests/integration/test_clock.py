@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 # Celery's own handler raises SystemExit wherever the signal finds the clock, and what a __del__ raises is dropped.
 _TOLD_WHILE_IT_CLEARS_AWAY = """

@@ -7,12 +7,14 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from config.database import transaction
-from handlers import inbox, mend, outbox
-from handlers.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, Outcome, utc_now
-from handlers.queries import Filter
-from tests import facts
-from tests.facts import NOON, event
-from tests.operator import command
+from handlers.inbox import process, receive
+from handlers.operator import retry_discard
+from handlers.operator.queries import Filter
+from handlers.outbox import perform
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, Outcome, utc_now
+from tests.support import facts
+from tests.support.facts import NOON, event
+from tests.support.operator import command
 from worker.__main__ import COMMANDS, parser
 
 pytestmark = pytest.mark.usefixtures("database_url")
@@ -28,7 +30,7 @@ def test_status_of_an_empty_service_is_good() -> None:
 
 
 def test_status_counts_what_waits_and_fails_when_it_waited_too_long() -> None:
-    inbox.receive([event("created"), event("verified", NOON + 1)])
+    receive.receive([event("created"), event("verified", NOON + 1)])
     said = command("status", "--json")
     assert (said.code, said.json["events"]["waiting"], said.json["events"]["due"]) == (0, 2, 2)
     assert said.json["last_five_minutes"]["events_received"] == 2
@@ -45,7 +47,7 @@ def test_status_fails_when_something_is_dead() -> None:
 
 def test_events_are_found_by_each_filter() -> None:
     facts.applied(event("created", session_id="vs_a"), event("verified", NOON + 1, session_id="vs_b"))
-    inbox.receive([event("processing", session_id="vs_c")])
+    receive.receive([event("processing", session_id="vs_c")])
     assert len(command("events", "--json").json) == 3
     for words, session_id in (
         (("--kind", "verified"), "vs_b"),
@@ -120,7 +122,7 @@ def test_retry_gives_a_dead_event_all_its_tries_again_and_keeps_the_fence() -> N
     assert (said.code, said.json) == (0, {"retried": {"events": [event_id]}})
     row = facts.event_row(event_id)
     assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 8, 8)
-    inbox.process([event_id])
+    process.process([event_id])
     assert facts.event_row(event_id).status == InboxStatus.PROCESSED
     assert facts.record().status == "verified"
 
@@ -129,7 +131,7 @@ def test_retry_takes_many_ids_of_both_kinds() -> None:
     event_id, action_id = _dead_event(), _dead_action()
     said = command("retry", event_id, str(action_id), "--json")
     assert said.json == {"retried": {"events": [event_id], "actions": [action_id]}}
-    assert outbox.due(10, utc_now()) == [action_id]
+    assert perform.due(10, utc_now()) == [action_id]
 
 
 def test_retry_by_filter_takes_what_matches_and_is_dead() -> None:
@@ -157,21 +159,21 @@ def test_discard_ends_a_dead_action_with_a_reason_and_keeps_the_row() -> None:
 
 
 def test_discard_by_id_ends_a_waiting_event_too_but_by_filter_only_dead_ones() -> None:
-    inbox.receive([event("created", session_id="vs_a")])
+    receive.receive([event("created", session_id="vs_a")])
     dead = _dead_event()
     assert command("discard", "--all", "--reason", "test", "--json").json["discarded"]["events"] == [dead]
     waiting = event("created", session_id="vs_a").id
     assert command("discard", waiting, "--reason", "test").code == 0
     assert facts.event_row(waiting).outcome == Outcome.IGNORED
-    assert inbox.process([waiting]) == []
+    assert process.process([waiting]) == []
 
 
 def test_whoever_works_on_a_discarded_event_changes_nothing() -> None:
     said = event("verified")
-    inbox.receive([said])
-    [work] = inbox._claim([said.id], first_attempt=True)
-    mend.discard(InboxEvent, Filter(ids=[said.id]), "test")
-    assert inbox._process_together([work]) == []
+    receive.receive([said])
+    [work] = process._claim([said.id], first_attempt=True)
+    retry_discard.discard(InboxEvent, Filter(ids=[said.id]), "test")
+    assert process._process_together([work]) == []
     assert facts.event_row(said.id).outcome == Outcome.IGNORED
     assert facts.count_records() == 0
 
@@ -191,7 +193,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
 
 def _dead_event(**values: object) -> str:
     said = event("verified", code=None)
-    inbox.receive([said])
+    receive.receive([said])
     _move(InboxEvent, said.id, **{"status": "dead", "attempts": 8, "last_error": "OverflowError", **values})
     return said.id
 

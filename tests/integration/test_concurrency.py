@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests import databases
 from tests.property.depth import depth, note
 from tests.property.outside import outside
 from tests.property.rounds import LIMIT, Rounds
+from tests.support import databases
 
 
 @pytest.mark.usefixtures("database_url")

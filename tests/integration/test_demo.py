@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 
-from tests.processes import ROOT
+from tests.support.processes import ROOT
 
 # What differs from run to run: the mails' file names (the sessions' ids are in them) and the seconds.
 VARIES = re.compile(r"[0-9a-f]{6}…|\d+\.\d s")

@@ -9,14 +9,14 @@ from sqlalchemy import text, update
 
 from config.database import transaction
 from config.settings import settings
-from handlers import inbox
-from handlers.models import InboxEvent, utc_now
-from tests import databases
-from tests.facts import event
-from tests.operator import command, stripe_in_use
-from tests.servers import Mailbox, mail_server
+from handlers.inbox import receive
+from handlers.tables.models import InboxEvent, utc_now
 from tests.simulator.client import Simulator
-from worker.doctor import examine
+from tests.support import databases
+from tests.support.facts import event
+from tests.support.operator import command, stripe_in_use
+from tests.support.servers import Mailbox, mail_server
+from worker.commands.doctor import examine
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
@@ -128,7 +128,7 @@ def test_missing_migrations_are_found() -> None:
 
 
 def test_an_event_that_waits_too_long_is_found() -> None:
-    inbox.receive([event("created")])
+    receive.receive([event("created")])
     assert _levels("database") == {"OK"}
     with transaction() as session:
         session.connection().execute(update(InboxEvent).values(received_at=utc_now() - timedelta(hours=1)))
@@ -154,8 +154,8 @@ def test_an_unreachable_mail_server_fails(environment: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("name", "level"),
     [
-        ("tests.lookups:everybody", "OK"),
-        ("tests.lookups:missing", "FAIL"),
+        ("tests.support.lookups:everybody", "OK"),
+        ("tests.support.lookups:missing", "FAIL"),
         ("no.such.module:lookup", "FAIL"),
         ("", "WARN"),
     ],

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import redis
 
-from config.embedded import redis_binary, redis_url, start_redis, webhook_secret_path, webhook_secrets
+from config.defaults import redis_binary, redis_url, start_redis, webhook_secret_path, webhook_secrets
 from config.settings import Settings, SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def test_with_a_database_of_its_own_the_service_wants_a_secret_of_its_own(tmp_pa
 
 
 def test_processes_that_start_at_once_agree_on_one_secret(tmp_path: Path) -> None:
-    script = "from config.embedded import *; print(webhook_secrets(Settings(var_dir=Path(sys.argv[1])))[0])"
+    script = "from config.defaults import *; print(webhook_secrets(Settings(var_dir=Path(sys.argv[1])))[0])"
     command = [sys.executable, "-c", script, str(tmp_path / "var")]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(6)]
     secrets = {process.communicate()[0].strip() for process in processes}

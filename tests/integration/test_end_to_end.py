@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import redis
 
-from handlers.models import ActionStatus, InboxStatus
-from tests import facts, shapes
-from tests.facts import NOON
-from tests.processes import Service, service
-from tests.waiting import wait_until
+from handlers.tables.models import ActionStatus, InboxStatus
+from tests.support import facts, shapes
+from tests.support.facts import NOON
+from tests.support.processes import Service, service
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
 def running(tmp_path: Path, database_url: str, environment: pytest.MonkeyPatch) -> Iterator[Service]:
     assert environment
-    with service(tmp_path / "service", database_url, EMAIL_LOOKUP="tests.lookups:stall") as made:
+    with service(tmp_path / "service", database_url, EMAIL_LOOKUP="tests.support.lookups:stall") as made:
         yield made
 
 

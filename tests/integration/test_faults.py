@@ -12,11 +12,14 @@ from sqlalchemy.exc import OperationalError
 
 from config.database import statement
 from config.settings import settings
-from handlers import claims, inbox, outbox, records, retries, stripe_api
-from handlers.models import ActionStatus, InboxStatus
-from tests import databases, facts
-from tests.facts import event
-from tests.servers import FakeStripe
+from handlers.inbox import apply, process, receive
+from handlers.outbox import perform
+from handlers.queue import claims, failures
+from handlers.stripe_api import sessions
+from handlers.tables.models import ActionStatus, InboxStatus
+from tests.support import databases, facts
+from tests.support.facts import event
+from tests.support.servers import FakeStripe
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
@@ -24,16 +27,16 @@ pytestmark = pytest.mark.usefixtures("database_url")
 @pytest.fixture(autouse=True)
 def _addresses(environment: pytest.MonkeyPatch, database_url: str) -> None:
     assert database_url
-    environment.setenv("EMAIL_LOOKUP", "tests.lookups:everybody")
+    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
     databases.forget_process_state()
 
 
 @pytest.fixture
 def stopping() -> Iterator[None]:
     """This process was asked to end."""
-    retries.stopping.set()
+    failures.stopping.set()
     yield
-    retries.stopping.clear()
+    failures.stopping.clear()
 
 
 class Away:
@@ -71,16 +74,16 @@ def _buried_at_the_first_failure(environment: pytest.MonkeyPatch) -> None:
 def test_a_database_that_fails_under_a_batch_makes_all_of_it_wait(environment: pytest.MonkeyPatch) -> None:
     _buried_at_the_first_failure(environment)
     said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(3)]
-    inbox.receive(said)
+    receive.receive(said)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "lock", _raise_gone)
-        assert inbox.process([one.id for one in said]) == []
+        patch.setattr(apply, "lock", _raise_gone)
+        assert process.process([one.id for one in said]) == []
     rows = [facts.event_row(one.id) for one in said]
     assert {(row.status, row.attempts, row.waits, row.last_error) for row in rows} == {
         (InboxStatus.RECEIVED, 1, 1, "OperationalError")
     }
     facts.end_all_leases()
-    assert len(inbox.process([one.id for one in said])) == 3
+    assert len(process.process([one.id for one in said])) == 3
 
 
 def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment: pytest.MonkeyPatch) -> None:
@@ -88,10 +91,10 @@ def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment
     environment.setattr(claims, "statement", Away(times=3))
     environment.setattr(claims, "_PAUSE", 0.01)
     said = event("verified")
-    inbox.receive([said])
+    receive.receive([said])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "lock", _raise_gone)
-        inbox.process([said.id])
+        patch.setattr(apply, "lock", _raise_gone)
+        process.process([said.id])
     row = facts.event_row(said.id)
     assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 1, 1)
 
@@ -100,7 +103,7 @@ def test_what_was_done_is_written_down_when_the_database_is_back(environment: py
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     environment.setattr(claims, "statement", Away(times=3))
     environment.setattr(claims, "_PAUSE", 0.01)
-    outbox.perform(action_id)
+    perform.perform(action_id)
     assert (facts.action(action_id).status, facts.action(action_id).attempts) == (ActionStatus.DONE, 1)
     assert len(list((settings().var_dir / "mail").iterdir())) == 1
 
@@ -110,7 +113,7 @@ def test_a_database_that_stays_away_keeps_no_thread_for_ever(environment: pytest
     environment.setattr(claims, "statement", Away(times=1000))
     environment.setattr(claims, "_PAUSE", 0.01)
     environment.setattr(claims, "_WRITTEN_WITHIN", 0.05)
-    outbox.perform(action_id)
+    perform.perform(action_id)
     assert facts.action(action_id).status == ActionStatus.PENDING
 
 
@@ -119,18 +122,18 @@ def test_a_shutdown_waits_for_no_database(environment: pytest.MonkeyPatch) -> No
     environment.setattr(claims, "statement", Away(times=1000))
     environment.setattr(claims, "_PAUSE", 3600.0)
     said = event("verified")
-    inbox.receive([said])
+    receive.receive([said])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "lock", _raise_gone)
-        inbox.process([said.id])
+        patch.setattr(apply, "lock", _raise_gone)
+        process.process([said.id])
     assert facts.event_row(said.id).status == InboxStatus.RECEIVED
 
 
 @pytest.mark.usefixtures("stripe_server", "stopping")
 def test_events_that_a_shutdown_interrupts_go_back_and_count_no_failure(environment: pytest.MonkeyPatch) -> None:
     _buried_at_the_first_failure(environment)
-    inbox.receive([facts.thin("verified")])
-    assert inbox.process(["evt_thin"]) == []
+    receive.receive([facts.thin("verified")])
+    assert process.process(["evt_thin"]) == []
     row = facts.event_row("evt_thin")
     assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 1, 1)
     assert row.last_error == "its turn did not come in time"
@@ -139,7 +142,7 @@ def test_events_that_a_shutdown_interrupts_go_back_and_count_no_failure(environm
 @pytest.mark.usefixtures("stopping")
 def test_a_shutdown_begins_no_action_and_no_second_attempt() -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    assert outbox.perform(action_id) == []
+    assert perform.perform(action_id) == []
     assert facts.action(action_id).attempts == 0
 
 
@@ -149,12 +152,12 @@ def test_a_stripe_that_answers_nobody_holds_one_event_up_and_lets_the_others_wai
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environment.setenv("STRIPE_API_KEY", "sk_test_made_up_for_tests")
         environment.setenv("STRIPE_API_BASE", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        environment.setattr(stripe_api, "_TIMEOUT_SECONDS", (0.2, 0.2))
+        environment.setattr(sessions, "_TIMEOUT_SECONDS", (0.2, 0.2))
         databases.forget_process_state()
         said = [facts.thin("verified", session_id=f"vs_{n}", event_id=f"evt_{n}") for n in range(20)]
-        inbox.receive(said)
+        receive.receive(said)
         began = time.monotonic()
-        assert inbox.process([one.id for one in said]) == []
+        assert process.process([one.id for one in said]) == []
         assert time.monotonic() - began < 20 * 0.2
         silent.setblocking(False)
         silent.accept()[0].close()
@@ -167,18 +170,18 @@ def test_a_stripe_that_answers_nobody_holds_one_event_up_and_lets_the_others_wai
 def test_a_batch_that_a_slow_stripe_holds_up_goes_back_before_its_lease_is_over(
     environment: pytest.MonkeyPatch, stripe_server: FakeStripe
 ) -> None:
-    environment.setattr(inbox, "_TURNS", timedelta(0))
+    environment.setattr(process, "_TURNS", timedelta(0))
     said = [facts.thin("verified", session_id=f"vs_{n}", event_id=f"evt_{n}") for n in range(3)]
-    inbox.receive(said)
-    assert inbox.process([one.id for one in said]) == []
+    receive.receive(said)
+    assert process.process([one.id for one in said]) == []
     assert stripe_server.asked == []
     assert {(row.attempts, row.waits) for row in (facts.event_row(one.id) for one in said)} == {(1, 1)}
 
 
 @pytest.mark.usefixtures("stripe_server", "stopping")
 def test_a_shutdown_asks_stripe_nothing_more_about_an_event_that_was_tried_before() -> None:
-    inbox.receive([facts.thin("verified")])
-    (work,) = inbox._claim(["evt_thin"], first_attempt=True)
-    assert inbox._process_alone(work) == []
+    receive.receive([facts.thin("verified")])
+    (work,) = process._claim(["evt_thin"], first_attempt=True)
+    assert process._process_alone(work) == []
     row = facts.event_row("evt_thin")
     assert (row.waits, row.last_error) == (1, "the worker was asked to end")

@@ -4,22 +4,24 @@ from collections.abc import Callable
 
 import pytest
 
-from handlers import claims, inbox, outbox
-from handlers.claims import Claim
-from handlers.events import VerificationEvent
-from handlers.mailer import Mail
-from handlers.models import ActionStatus, InboxStatus, OutboxAction
-from handlers.retries import NotNowError, PermanentError, RefusedError
-from tests import facts
-from tests.facts import NOON, event
+from handlers.inbox import process, receive
+from handlers.outbox import perform
+from handlers.outbox.smtp import Mail
+from handlers.queue import claims
+from handlers.queue.claims import Claim
+from handlers.queue.failures import NotNowError, PermanentError, RefusedError
+from handlers.record.events import VerificationEvent
+from handlers.tables.models import ActionStatus, InboxStatus, OutboxAction
 from tests.property.outside import PostBox
+from tests.support import facts
+from tests.support.facts import NOON, event
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 
 # How a worker's attempt may end.
 ENDS: dict[str, Callable[[Claim], None]] = {
-    "done": lambda claim: outbox._finish(claim, None),
-    "skipped": lambda claim: outbox._finish(claim, "superseded"),
+    "done": lambda claim: perform._finish(claim, None),
+    "skipped": lambda claim: perform._finish(claim, "superseded"),
     "put back": lambda claim: claims.give_up(claim, NotNowError("not now")),
     "tried again": lambda claim: claims.give_up(claim, RefusedError("refused")),
     "buried": lambda claim: claims.give_up(claim, PermanentError("never")),
@@ -37,7 +39,7 @@ def _owed_by(told: VerificationEvent) -> list[OutboxAction]:
 
 
 def _claimed(action_id: int) -> Claim:
-    claimed = outbox._claim(action_id)
+    claimed = perform._claim(action_id)
     assert claimed is not None
     return claimed[0]
 
@@ -82,20 +84,20 @@ def test_a_mail_that_fails_while_its_person_is_forgotten_is_not_tried_again(post
         raise RefusedError("refused")
 
     post_box.behave = forget_and_refuse
-    outbox.perform(action_id)
+    perform.perform(action_id)
     facts.end_all_leases()
     assert facts.action(action_id).status == ActionStatus.SKIPPED
-    assert outbox.perform(action_id) == []
+    assert perform.perform(action_id) == []
     assert post_box.sent.total() == 0
 
 
 @pytest.mark.parametrize("end", FAILURES)
 def test_an_event_that_somebody_else_has_claimed_since_is_left_to_them(end: str) -> None:
     told = event("verified", report="vr_1")
-    inbox.receive([told])
-    (late,) = inbox._claim([told.id], first_attempt=True)
+    receive.receive([told])
+    (late,) = process._claim([told.id], first_attempt=True)
     facts.end_all_leases()
-    inbox._claim([told.id], first_attempt=False)
+    process._claim([told.id], first_attempt=False)
     before = facts.event_row(told.id)
     ENDS[end](late.claim)
     assert facts.event_row(told.id) == before
@@ -104,8 +106,8 @@ def test_an_event_that_somebody_else_has_claimed_since_is_left_to_them(end: str)
 @pytest.mark.parametrize("end", FAILURES)
 def test_an_event_that_was_processed_meanwhile_stays_so(end: str) -> None:
     told = event("verified", report="vr_1")
-    inbox.receive([told])
-    (late,) = inbox._claim([told.id], first_attempt=True)
-    assert inbox._process_together([late])
+    receive.receive([told])
+    (late,) = process._claim([told.id], first_attempt=True)
+    assert process._process_together([late])
     ENDS[end](late.claim)
     assert facts.event_row(told.id).status == InboxStatus.PROCESSED

@@ -10,12 +10,12 @@ from typing import TypeVar
 import pytest
 
 from config.database import transaction
-from handlers import arrivals, inbox
-from handlers.claims import Claim
-from handlers.models import InboxEvent, InboxStatus, Outcome, Status, utc_now
-from tests import databases, facts
-from tests.facts import NOON, event
-from tests.servers import FakeStripe
+from handlers.inbox import process, receive
+from handlers.queue.claims import Claim
+from handlers.tables.models import InboxEvent, InboxStatus, Outcome, Status, utc_now
+from tests.support import databases, facts
+from tests.support.facts import NOON, event
+from tests.support.servers import FakeStripe
 
 T = TypeVar("T")
 
@@ -23,17 +23,17 @@ pytestmark = pytest.mark.usefixtures("database_url")
 
 
 def test_nothing_is_received_and_processed_as_nothing() -> None:
-    assert inbox.receive([]) == inbox.Receipt(frozenset(), frozenset())
-    assert inbox.process([]) == []
+    assert receive.receive([]) == receive.Receipt(frozenset(), frozenset())
+    assert process.process([]) == []
 
 
 def test_an_event_nobody_received_is_not_processed() -> None:
-    assert inbox.process(["evt_unknown"]) == []
+    assert process.process(["evt_unknown"]) == []
 
 
 def test_a_received_event_is_kept_as_it_was_said() -> None:
     said = event("requires_input", code="abandoned", report="vr_1", reference="ref", user="u", redaction="processing")
-    inbox.receive([said])
+    receive.receive([said])
     row = facts.event_row(said.id)
     assert (row.type, row.session_id, row.created_at) == (said.type, "vs_1", said.created_at)
     assert (row.session_status, row.error_code, row.report_id) == ("requires_input", "abandoned", "vr_1")
@@ -44,24 +44,24 @@ def test_a_received_event_is_kept_as_it_was_said() -> None:
 
 def test_an_event_is_accepted_once() -> None:
     said = event("verified")
-    assert inbox.receive([said]).accepted == {said.id}
-    again = inbox.receive([said])
-    assert again == inbox.Receipt(frozenset(), unprocessed=frozenset({said.id}), duplicates=1)
-    inbox.process([said.id])
-    assert inbox.receive([said]) == inbox.Receipt(frozenset(), frozenset(), duplicates=1)
+    assert receive.receive([said]).accepted == {said.id}
+    again = receive.receive([said])
+    assert again == receive.Receipt(frozenset(), unprocessed=frozenset({said.id}), duplicates=1)
+    process.process([said.id])
+    assert receive.receive([said]) == receive.Receipt(frozenset(), frozenset(), duplicates=1)
 
 
 def test_one_batch_may_hold_an_event_twice() -> None:
     said = event("verified")
-    receipt = inbox.receive([said, event("processing"), said])
+    receipt = receive.receive([said, event("processing"), said])
     assert receipt.accepted == {said.id, event("processing").id}
 
 
 def test_a_batch_is_stored_whole_or_not_at_all(database_url: str) -> None:
     databases.refuse(database_url, "inbox_event", "id", "evt_bad")
     with pytest.raises(Exception, match="refuse"):
-        inbox.receive([event("verified"), event("verified", session_id="vs_2", event_id="evt_bad")])
-    assert inbox.receive([event("verified")]).accepted
+        receive.receive([event("verified"), event("verified", session_id="vs_2", event_id="evt_bad")])
+    assert receive.receive([event("verified")]).accepted
 
 
 def test_a_duplicate_is_applied_once() -> None:
@@ -99,8 +99,8 @@ def test_any_order_of_arrival_comes_to_the_same_record(first: int) -> None:
 
 def test_a_batch_may_hold_a_whole_story_in_any_order() -> None:
     story = [event("verified", NOON + 40, report="vr_2"), event("created"), event("processing", NOON + 10)]
-    inbox.receive(story)
-    inbox.process([one.id for one in story])
+    receive.receive(story)
+    process.process([one.id for one in story])
     assert facts.record().status == Status.VERIFIED
     assert [one.name for one in facts.actions()] == ["email_verified"]
 
@@ -112,36 +112,36 @@ def test_deliveries_and_failures_without_a_report_are_no_submissions() -> None:
 
 def test_a_claimed_event_is_nobody_elses_until_its_lease_is_over() -> None:
     said = event("verified", report="vr_1")
-    inbox.receive([said])
-    assert len(inbox._claim([said.id], first_attempt=True)) == 1  # and here its worker dies
-    assert inbox.process([said.id]) == []
-    assert inbox.due(10, utc_now()) == ([], [])
+    receive.receive([said])
+    assert len(process._claim([said.id], first_attempt=True)) == 1  # and here its worker dies
+    assert process.process([said.id]) == []
+    assert process.due(10, utc_now()) == ([], [])
     facts.end_all_leases()
-    assert inbox.due(10, utc_now()) == ([], [said.id])
-    assert len(inbox.process([said.id])) == 1
+    assert process.due(10, utc_now()) == ([], [said.id])
+    assert len(process.process([said.id])) == 1
     assert (facts.event_row(said.id).attempts, facts.event_row(said.id).status) == (2, InboxStatus.PROCESSED)
 
 
 def test_whoever_comes_after_its_lease_writes_nothing() -> None:
     said = event("verified", report="vr_1")
-    inbox.receive([said])
-    (slow,) = inbox._claim([said.id], first_attempt=True)
+    receive.receive([said])
+    (slow,) = process._claim([said.id], first_attempt=True)
     facts.end_all_leases()
-    (fast,) = inbox._claim([said.id], first_attempt=False)
-    assert inbox._process_alone(slow) == []
+    (fast,) = process._claim([said.id], first_attempt=False)
+    assert process._process_alone(slow) == []
     assert facts.count_records() == 0
     assert facts.event_row(said.id).status == InboxStatus.RECEIVED
-    assert len(inbox._process_alone(fast)) == 1
+    assert len(process._process_alone(fast)) == 1
 
 
 def test_whoever_comes_after_the_end_writes_nothing() -> None:
     said = event("verified", report="vr_1")
-    inbox.receive([said])
-    (slow,) = inbox._claim([said.id], first_attempt=True)
+    receive.receive([said])
+    (slow,) = process._claim([said.id], first_attempt=True)
     facts.end_all_leases()
-    inbox.process([said.id])
+    process.process([said.id])
     before = facts.record()
-    assert inbox._process_alone(slow) == []
+    assert process._process_alone(slow) == []
     assert facts.record() == before
     assert facts.event_row(said.id).attempts == 2
 
@@ -150,8 +150,8 @@ def test_a_poisoned_event_waits_alone_and_its_batch_goes_on(database_url: str) -
     databases.refuse(database_url, "verification_record", "session_id", "vs_bad")
     good = [event("verified", session_id=f"vs_{n}", report=f"vr_{n}") for n in range(3)]
     bad = event("verified", session_id="vs_bad", user="c4nary")
-    inbox.receive([*good, bad])
-    assert len(inbox.process([bad.id, *(one.id for one in good)])) == 3
+    receive.receive([*good, bad])
+    assert len(process.process([bad.id, *(one.id for one in good)])) == 3
     row = facts.event_row(bad.id)
     assert (row.status, row.last_error, row.waits) == (InboxStatus.RECEIVED, "IntegrityError", 0)
 
@@ -163,39 +163,39 @@ def test_an_event_that_fails_each_time_is_buried_after_its_attempts(
     databases.forget_process_state()
     databases.refuse(database_url, "verification_record", "session_id", "vs_bad")
     bad = event("verified", session_id="vs_bad")
-    inbox.receive([bad])
+    receive.receive([bad])
     for attempt in (1, 2, 3):
         assert facts.event_row(bad.id).status == InboxStatus.RECEIVED
-        inbox.process([bad.id])
+        process.process([bad.id])
         assert facts.event_row(bad.id).attempts == attempt
         facts.end_all_leases()
     row = facts.event_row(bad.id)
     assert (row.status, row.last_error) == (InboxStatus.DEAD, "IntegrityError")
-    assert inbox.process([bad.id]) == []
-    assert inbox.due(10, utc_now()) == ([], [])
+    assert process.process([bad.id]) == []
+    assert process.due(10, utc_now()) == ([], [])
 
 
 def test_an_event_that_kills_its_worker_each_time_is_buried(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("EVENT_ATTEMPTS", "2")
     databases.forget_process_state()
     said = event("verified")
-    inbox.receive([said])
-    inbox._claim([said.id], first_attempt=True)
+    receive.receive([said])
+    process._claim([said.id], first_attempt=True)
     facts.end_all_leases()
-    inbox._claim([said.id], first_attempt=False)
+    process._claim([said.id], first_attempt=False)
     facts.end_all_leases()
-    assert inbox.process([said.id]) == []
+    assert process.process([said.id]) == []
     row = facts.event_row(said.id)
     assert (row.status, row.last_error) == (InboxStatus.DEAD, "every attempt ended with its process")
 
 
 def test_an_event_tried_before_is_claimed_alone() -> None:
     said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(3)]
-    inbox.receive(said)
-    inbox._claim([one.id for one in said], first_attempt=True)
+    receive.receive(said)
+    process._claim([one.id for one in said], first_attempt=True)
     facts.end_all_leases()
-    assert inbox._claim([one.id for one in said], first_attempt=True) == []
-    assert len(inbox.process([one.id for one in said])) == 3
+    assert process._claim([one.id for one in said], first_attempt=True) == []
+    assert len(process.process([one.id for one in said])) == 3
 
 
 @pytest.mark.parametrize("status", [401, 409, 429, 500, 503])
@@ -206,16 +206,16 @@ def test_an_event_that_waits_for_stripe_is_never_buried(
     databases.forget_process_state()
     stripe_server.fail_with = status
     said = facts.thin("verified")
-    inbox.receive([said])
+    receive.receive([said])
     for _ in range(3):
-        assert inbox.process([said.id]) == []
+        assert process.process([said.id]) == []
         facts.end_all_leases()
     row = facts.event_row(said.id)
     assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 3, 3)
     assert row.last_error == f"Stripe answered {status}"
     stripe_server.fail_with = None
     stripe_server.sessions["vs_1"] = {"status": "verified", "last_verification_report": "vr_1"}
-    assert len(inbox.process([said.id])) == 1
+    assert len(process.process([said.id])) == 1
     assert facts.record().status == Status.VERIFIED
 
 
@@ -253,8 +253,8 @@ def test_a_redaction_empties_the_rows_of_every_event_of_its_session() -> None:
 
 def test_concurrent_workers_apply_an_event_once() -> None:
     said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(20)]
-    inbox.receive(said)
-    owed = _at_once([lambda: inbox.process([one.id for one in said])] * 6)
+    receive.receive(said)
+    owed = _at_once([lambda: process.process([one.id for one in said])] * 6)
     assert sorted(action_id for some in owed for action_id in some) == sorted(
         one.id or 0 for n in range(20) for one in facts.actions(f"vs_{n}")
     )
@@ -270,10 +270,10 @@ def test_concurrent_events_of_one_session_end_as_if_they_had_come_in_order() -> 
         event("processing", NOON + 30),
         event("verified", NOON + 40, report="vr_2"),
     ]
-    inbox.receive(story)
-    _at_once([partial(inbox.process, [one.id]) for one in story])
+    receive.receive(story)
+    _at_once([partial(process.process, [one.id]) for one in story])
     facts.end_all_leases()
-    inbox.process([one.id for one in story])
+    process.process([one.id for one in story])
     held = facts.record()
     assert (held.status, held.submissions, held.last_report_id) == ("verified", 2, "vr_2")
     assert {facts.event_row(one.id).status for one in story} == {InboxStatus.PROCESSED}
@@ -281,7 +281,7 @@ def test_concurrent_events_of_one_session_end_as_if_they_had_come_in_order() -> 
 
 def test_concurrent_receivers_of_the_same_events_accept_each_once() -> None:
     said = [event("verified", session_id=f"vs_{n}") for n in range(50)]
-    receipts = _at_once([lambda: inbox.receive(said), lambda: inbox.receive(said[::-1])] * 3)
+    receipts = _at_once([lambda: receive.receive(said), lambda: receive.receive(said[::-1])] * 3)
     accepted = [event_id for receipt in receipts for event_id in receipt.accepted]
     assert sorted(accepted) == sorted(one.id for one in said)
 
@@ -289,11 +289,11 @@ def test_concurrent_receivers_of_the_same_events_accept_each_once() -> None:
 def test_the_sweep_finds_the_oldest_first_and_no_more_than_it_may() -> None:
     said = [event("verified", session_id=f"vs_{n}") for n in range(5)]
     for one in said:
-        inbox.receive([one])
-    never_tried, tried = inbox.due(3, utc_now())
+        receive.receive([one])
+    never_tried, tried = process.due(3, utc_now())
     assert never_tried == [one.id for one in said[:3]]
     assert tried == []
-    assert inbox.due(10, utc_now() - timedelta(hours=1)) == ([], [])
+    assert process.due(10, utc_now() - timedelta(hours=1)) == ([], [])
 
 
 def test_a_claim_counts_only_tries_that_were_the_works_own_fault() -> None:
@@ -303,13 +303,13 @@ def test_a_claim_counts_only_tries_that_were_the_works_own_fault() -> None:
 def test_a_transaction_that_raises_leaves_nothing() -> None:
     def write_and_fail() -> None:
         with transaction() as session:
-            session.add(InboxEvent(**arrivals._row(event("verified"), utc_now(), quiet=False)))
+            session.add(InboxEvent(**receive._row(event("verified"), utc_now(), quiet=False)))
             session.flush()
             raise RuntimeError("half-way")
 
     with pytest.raises(RuntimeError):
         write_and_fail()
-    assert inbox.receive([event("verified")]).accepted
+    assert receive.receive([event("verified")]).accepted
 
 
 def _at_once(calls: list[Callable[[], T]]) -> list[T]:

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from handlers.events import VerificationEvent
-from receiver import intake
-from receiver.intake import Intake, UnavailableError
-from receiver.storage import storage
-from tests import databases, facts
-from tests.facts import event
+from handlers.record.events import VerificationEvent
+from receiver.webhooks import intake
+from receiver.webhooks.intake import Intake, UnavailableError
+from receiver.webhooks.storage import storage
+from tests.support import databases, facts
+from tests.support.facts import event
 
 pytestmark = pytest.mark.usefixtures("database_url")
 

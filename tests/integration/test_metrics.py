@@ -12,11 +12,14 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from config.database import transaction
-from handlers import exposition, inbox, metrics, outbox
-from handlers.models import InboxEvent, utc_now
+from handlers.inbox import process as inbox
+from handlers.inbox import receive
+from handlers.metrics import counting, exposition
+from handlers.outbox import perform
+from handlers.tables.models import InboxEvent, utc_now
 from receiver.app import app
-from tests import databases, facts, shapes
-from tests.facts import NOON, event
+from tests.support import databases, facts, shapes
+from tests.support.facts import NOON, event
 
 DOCS = Path(__file__).parents[2] / "docs"
 # https://prometheus.io/docs/instrumenting/exposition_formats/
@@ -29,9 +32,9 @@ pytestmark = pytest.mark.usefixtures("database_url")
 
 @pytest.fixture(autouse=True)
 def _nothing_counted() -> Iterator[None]:
-    metrics._counted.clear()
+    counting._counted.clear()
     yield
-    metrics._counted.clear()
+    counting._counted.clear()
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def test_before_anything_happened_every_metric_is_announced(client: TestClient) 
     answer = client.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    for name in (*metrics.COUNTERS, *metrics.HISTOGRAMS, *exposition.GAUGES):
+    for name in (*counting.COUNTERS, *counting.HISTOGRAMS, *exposition.GAUGES):
         assert f"# TYPE {name} " in answer.text
     assert _samples(answer.text)["identity_events_waiting"] == 0
 
@@ -87,9 +90,9 @@ def test_what_was_given_up_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> No
     def refuse(*_: object, **__: object) -> None:
         raise OverflowError
 
-    monkeypatch.setattr("handlers.inbox.decide", refuse)
+    monkeypatch.setattr("handlers.inbox.process.decide", refuse)
     said = event("verified")
-    inbox.receive([said])
+    receive.receive([said])
     with transaction() as session:
         session.connection().execute(update(InboxEvent).values(attempts=7))
     inbox.process([said.id])
@@ -100,7 +103,7 @@ def test_what_was_given_up_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_buckets_add_up() -> None:
     for seconds in (0.004, 0.01, 0.02, 3.0, 100_000.0):
-        metrics.observe("identity_event_age_seconds", seconds)
+        counting.observe("identity_event_age_seconds", seconds)
     found = _samples(exposition.exposition())
     by_bound = {le: found[f'identity_event_age_seconds_bucket{{le="{le}"}}'] for le in ("0.01", "0.025", "5.0", "+Inf")}
     assert by_bound == {"0.01": 2, "0.025": 3, "5.0": 4, "+Inf": 5}
@@ -108,7 +111,7 @@ def test_buckets_add_up() -> None:
 
 
 def test_gauges_tell_what_waits() -> None:
-    inbox.receive([event("created"), event("verified", NOON + 1)])
+    receive.receive([event("created"), event("verified", NOON + 1)])
     with transaction() as session:
         then = utc_now() - timedelta(minutes=10)
         session.connection().execute(update(InboxEvent).values(received_at=then))
@@ -120,26 +123,26 @@ def test_gauges_tell_what_waits() -> None:
 def test_what_several_processes_count_adds_up_and_outlives_them() -> None:
     for process in range(3):
         for _ in range(process + 1):
-            metrics.count("identity_recovered_events_total")
-        metrics.flush()
-    metrics.count("identity_recovered_events_total", 4)
+            counting.count("identity_recovered_events_total")
+        counting.flush()
+    counting.count("identity_recovered_events_total", 4)
     assert _samples(exposition.exposition())["identity_recovered_events_total"] == 10
 
 
 def test_the_end_of_a_process_writes_down_its_last_seconds_and_leaves_no_thread() -> None:
-    metrics.start_flushing()
-    metrics.count("identity_recovered_events_total")
-    metrics.stop_flushing()
+    counting.start_flushing()
+    counting.count("identity_recovered_events_total")
+    counting.stop_flushing()
     assert exposition._counted()["identity_recovered_events_total"] == {"": 1.0}
     assert "metrics" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_processes_that_write_at_once_lose_nothing() -> None:
-    rows: dict[metrics._Key, float] = {(f"identity_{number}_total", ()): 1.0 for number in range(30)}
+    rows: dict[counting._Key, float] = {(f"identity_{number}_total", ()): 1.0 for number in range(30)}
 
     def write() -> None:
         for _ in range(20):
-            metrics._write(rows)
+            counting._write(rows)
 
     writers = [threading.Thread(target=write) for _ in range(4)]
     for writer in writers:
@@ -154,16 +157,16 @@ def test_figures_wait_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch
     def fail(_: object) -> None:
         raise OSError
 
-    metrics.count("identity_recovered_events_total")
+    counting.count("identity_recovered_events_total")
     with monkeypatch.context() as patch:
-        patch.setattr(metrics, "_write", fail)
-        metrics.flush()
+        patch.setattr(counting, "_write", fail)
+        counting.flush()
     assert _samples(exposition.exposition())["identity_recovered_events_total"] == 1
 
 
 def test_the_backlog_is_well_until_something_has_waited_too_long(client: TestClient) -> None:
     assert client.get("/health/backlog").status_code == 200
-    inbox.receive([event("created")])
+    receive.receive([event("created")])
     answer = client.get("/health/backlog")
     assert (answer.status_code, answer.json()["actions_oldest_seconds"]) == (200, 0.0)
     with transaction() as session:
@@ -183,8 +186,8 @@ def test_without_a_database_both_say_so(client: TestClient, database_url: str) -
 
 @pytest.mark.parametrize("file", ["alerts.yml", "grafana-dashboard.json"])
 def test_alerts_and_dashboard_name_only_metrics_there_are(file: str) -> None:
-    histograms = {f"{name}_{part}" for name in metrics.HISTOGRAMS for part in ("bucket", "sum", "count")}
-    there_are = {*metrics.COUNTERS, *histograms, *exposition.GAUGES}
+    histograms = {f"{name}_{part}" for name in counting.HISTOGRAMS for part in ("bucket", "sum", "count")}
+    there_are = {*counting.COUNTERS, *histograms, *exposition.GAUGES}
     named = set(_NAME.findall((DOCS / file).read_text()))
     assert named
     assert named <= there_are
@@ -194,14 +197,14 @@ def test_the_dashboard_shows_every_metric() -> None:
     text = (DOCS / "grafana-dashboard.json").read_text()
     panels = json.loads(text)["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
-    for name in (*metrics.COUNTERS, *metrics.HISTOGRAMS, *exposition.GAUGES):
+    for name in (*counting.COUNTERS, *counting.HISTOGRAMS, *exposition.GAUGES):
         assert name in text
 
 
 def _do_everything() -> None:
     """One event applied, one stale, one action ended."""
     for action_id in facts.applied(event("verified", NOON + 5), event("created")):
-        outbox.perform(action_id)
+        perform.perform(action_id)
 
 
 def _samples(text: str) -> dict[str, float]:

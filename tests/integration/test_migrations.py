@@ -11,8 +11,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect
 
 from config.database import engine
-from handlers import models, schema
-from tests import databases
+from handlers.tables import models, schema
+from tests.support import databases
 
 TABLES = {"inbox_event", "verification_record", "submission", "outbox_action"}
 

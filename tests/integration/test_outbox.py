@@ -8,12 +8,12 @@ import pytest
 
 from config.database import transaction
 from config.settings import settings
-from handlers import outbox
-from handlers.models import ActionStatus, OutboxAction, utc_now
-from handlers.verification import Owed
-from tests import databases, facts
-from tests.facts import NOON, event
-from tests.servers import FakeStripe
+from handlers.outbox import perform as outbox
+from handlers.record.decide import Owed
+from handlers.tables.models import ActionStatus, OutboxAction, utc_now
+from tests.support import databases, facts
+from tests.support.facts import NOON, event
+from tests.support.servers import FakeStripe
 
 pytestmark = pytest.mark.usefixtures("database_url")
 VERIFIED = Owed("email_verified", "verified::vr_1")
@@ -22,7 +22,7 @@ VERIFIED = Owed("email_verified", "verified::vr_1")
 @pytest.fixture(autouse=True)
 def _addresses(environment: pytest.MonkeyPatch, database_url: str) -> None:
     assert database_url
-    _set(environment, EMAIL_LOOKUP="tests.lookups:everybody")
+    _set(environment, EMAIL_LOOKUP="tests.support.lookups:everybody")
 
 
 def _set(environment: pytest.MonkeyPatch, **variables: str) -> None:
@@ -166,7 +166,7 @@ def test_a_redacted_person_gets_no_mail() -> None:
 
 
 def test_without_an_address_nothing_is_sent_and_nothing_is_wrong(environment: pytest.MonkeyPatch) -> None:
-    _set(environment, EMAIL_LOOKUP="tests.lookups:nobody")
+    _set(environment, EMAIL_LOOKUP="tests.support.lookups:nobody")
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     outbox.perform(action_id)
     assert (facts.action(action_id).status, facts.action(action_id).reason) == (ActionStatus.SKIPPED, "no address")
@@ -182,7 +182,7 @@ def test_without_a_key_or_a_lookup_there_is_no_address(environment: pytest.Monke
 
 def test_a_look_up_that_fails_is_tried_again_and_quoted_nowhere() -> None:
     with pytest.MonkeyPatch.context() as environment:
-        _set(environment, EMAIL_LOOKUP="tests.lookups:broken")
+        _set(environment, EMAIL_LOOKUP="tests.support.lookups:broken")
         (action_id,) = facts.applied(event("verified", report="vr_1", user="u"))
         outbox.perform(action_id)
     failed = facts.action(action_id)
@@ -190,7 +190,7 @@ def test_a_look_up_that_fails_is_tried_again_and_quoted_nowhere() -> None:
     assert failed.due_at > utc_now() - timedelta(seconds=5)
 
 
-@pytest.mark.parametrize("lookup", ["no_such_module:lookup", "tests.lookups:no_such_function"])
+@pytest.mark.parametrize("lookup", ["no_such_module:lookup", "tests.support.lookups:no_such_function"])
 def test_a_look_up_that_does_not_exist_is_told_in_the_row(lookup: str, environment: pytest.MonkeyPatch) -> None:
     _set(environment, EMAIL_LOOKUP=lookup)
     (action_id,) = facts.applied(event("verified", report="vr_1"))
@@ -226,7 +226,7 @@ def test_a_mail_that_waits_for_stripe_is_not_buried(stripe_server: FakeStripe, e
 
 
 def test_an_action_that_fails_each_time_is_buried(environment: pytest.MonkeyPatch) -> None:
-    _set(environment, EMAIL_LOOKUP="tests.lookups:broken", ACTION_ATTEMPTS="2")
+    _set(environment, EMAIL_LOOKUP="tests.support.lookups:broken", ACTION_ATTEMPTS="2")
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     for _ in range(3):
         outbox.perform(action_id)

@@ -8,10 +8,11 @@ import pytest
 from cryptography.fernet import Fernet, InvalidToken
 
 from config.database import transaction
-from handlers import outputs, stripe_api
-from handlers.models import ActionStatus, VerifiedOutput
-from tests import databases, facts
+from handlers.outbox import outputs
+from handlers.stripe_api import sessions
+from handlers.tables.models import ActionStatus, VerifiedOutput
 from tests.integration.stories import Stories, by_name, perform, perform_everything
+from tests.support import databases, facts
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
@@ -160,7 +161,7 @@ def _ids(session_id: str) -> list[int]:
 @contextmanager
 def _meanwhile(stripe: Stories, session_id: str, happen: Callable[[str], object]) -> Iterator[None]:
     """Between Stripe's answer and our write, something else happens to the session and is applied."""
-    retrieve = stripe_api.retrieve_outputs
+    retrieve = sessions.retrieve_outputs
 
     def retrieve_slowly(*arguments: object) -> object:
         found = retrieve(*arguments)  # type: ignore[arg-type]
@@ -170,5 +171,5 @@ def _meanwhile(stripe: Stories, session_id: str, happen: Callable[[str], object]
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stripe_api, "retrieve_outputs", retrieve_slowly)
+        patch.setattr(sessions, "retrieve_outputs", retrieve_slowly)
         yield

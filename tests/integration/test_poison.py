@@ -10,11 +10,11 @@ from sqlmodel import col, select
 
 from config import broker
 from config.database import transaction
-from handlers import inbox
-from handlers.models import InboxEvent, InboxStatus, Status
-from tests import databases, facts, shapes
-from tests.facts import event, payload
-from tests.servers import running_receiver
+from handlers.inbox import receive
+from handlers.tables.models import InboxEvent, InboxStatus, Status
+from tests.support import databases, facts, shapes
+from tests.support.facts import event, payload
+from tests.support.servers import running_receiver
 from worker import tasks
 
 pytestmark = pytest.mark.usefixtures("database_url")
@@ -99,7 +99,7 @@ def test_what_can_never_be_applied_is_buried_with_its_reason_while_everything_el
     databases.refuse(database_url, "verification_record", "session_id", "vs_bad")
     said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(20)]
     bad = event("verified", session_id="vs_bad", event_id="evt_vs_1_a_bad_one")
-    inbox.receive([*said, bad])
+    receive.receive([*said, bad])
     for attempt in range(1, 4):
         tasks.process_events([*(one.id for one in said), bad.id])
         assert {facts.record(f"vs_{n}").status for n in range(20)} == {Status.VERIFIED}
@@ -108,7 +108,7 @@ def test_what_can_never_be_applied_is_buried_with_its_reason_while_everything_el
     row = facts.event_row(bad.id)
     assert (row.status, row.last_error, row.attempts) == (InboxStatus.DEAD, "IntegrityError", 3)
     later = event("created", session_id="vs_later")
-    inbox.receive([later])
+    receive.receive([later])
     tasks.process_events([later.id, bad.id])
     assert facts.record("vs_later").status == Status.REQUIRES_INPUT
     assert facts.event_row(bad.id).attempts == 3

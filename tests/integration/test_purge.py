@@ -6,13 +6,15 @@ import pytest
 from sqlalchemy import update
 
 from config.database import transaction
-from handlers import inbox, outbox, purge
-from handlers.models import InboxEvent, OutboxAction, VerifiedOutput, utc_now
-from handlers.purge import Purged
-from handlers.queries import Filter, find_actions, find_events
-from tests import databases, facts
-from tests.facts import NOON, event
-from tests.operator import command
+from handlers.inbox import receive
+from handlers.operator.queries import Filter, find_actions, find_events
+from handlers.outbox import perform
+from handlers.tables.models import InboxEvent, OutboxAction, VerifiedOutput, utc_now
+from handlers.upkeep import purge
+from handlers.upkeep.purge import Purged
+from tests.support import databases, facts
+from tests.support.facts import NOON, event
+from tests.support.operator import command
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
@@ -33,7 +35,7 @@ def test_what_was_processed_and_done_long_ago_goes_and_the_record_stays() -> Non
 
 def test_what_is_young_or_unfinished_stays() -> None:
     facts.applied(event("verified"))
-    inbox.receive([event("created", session_id="vs_2")])
+    receive.receive([event("created", session_id="vs_2")])
     _age(29)
     assert purge.purge() == Purged()
     _age(300)
@@ -103,7 +105,7 @@ def test_verified_outputs_go_after_their_own_time() -> None:
 
 def _done(*events: object) -> None:
     for action_id in facts.applied(*events):  # type: ignore[arg-type]
-        outbox.perform(action_id)
+        perform.perform(action_id)
 
 
 def _age(days: float) -> None:

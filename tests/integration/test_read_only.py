@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
 from config.database import DATABASE_TROUBLE, statement, transaction
-from tests import databases
+from tests.support import databases
 
 pytestmark = [
     pytest.mark.usefixtures("database_url"),

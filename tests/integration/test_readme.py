@@ -11,16 +11,19 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("config", "handlers", "tests")
 
 APPLY_AND_PERFORM = """
-from handlers import inbox, outbox, schema
-from handlers.events import parse
-from tests.shapes import event, session
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
+from handlers.outbox.perform import perform
+from handlers.record.events import parse
+from handlers.tables.schema import migrate
+from tests.support.shapes import event, session
 import orjson
 
-schema.migrate()
+migrate()
 happened = event("evt_1", "processing", 1795180000, session("vs_1", "processing"))
-inbox.receive([parse(orjson.dumps(happened))])
-for action_id in inbox.process(["evt_1"]):
-    outbox.perform(action_id)
+receive([parse(orjson.dumps(happened))])
+for action_id in process(["evt_1"]):
+    perform(action_id)
 """
 
 
@@ -32,7 +35,7 @@ def test_the_example_of_a_new_action_sends_its_mail(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     for path, change in re.findall(r"```diff\n--- (\S+)\n(.*?)```", readme, re.DOTALL):
         _change(tmp_path / path, change)
-    for path, content in re.findall(r"`(handlers/templates/\S+)`[^\n]*:\n\n```\w+\n(.*?)```", readme, re.DOTALL):
+    for path, content in re.findall(r"`(handlers/outbox/templates/\S+)`[^\n]*:\n\n```\w+\n(.*?)```", readme, re.DOTALL):
         (tmp_path / path).write_text(content)
 
     environment = {"VAR_DIR": "var", "EMAIL_LOOKUP": "lookup:lookup"}

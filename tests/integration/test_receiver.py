@@ -1,6 +1,7 @@
 """The receiver under real uvicorn: what each delivery gets for an answer, and what it leaves in the inbox."""
 
 import http.client
+import itertools
 import json
 import socket
 import threading
@@ -16,13 +17,13 @@ from sqlmodel import select
 
 from config import broker, database
 from config.database import transaction
-from handlers.models import InboxEvent
-from receiver import webhook
+from handlers.tables.models import InboxEvent
 from receiver.app import app
-from receiver.intake import Intake
-from tests import databases, facts, shapes
-from tests.servers import running_receiver
-from tests.waiting import wait_until
+from receiver.webhooks import delivery
+from receiver.webhooks.intake import Intake
+from tests.support import databases, facts, shapes
+from tests.support.servers import running_receiver
+from tests.support.waiting import wait_until
 
 OLD_SECRET = "whsec_rolled_last_week"
 
@@ -182,6 +183,7 @@ def test_what_is_not_ours_is_ignored_and_not_stored(client: Client) -> None:
         "=" * 100,
         "," * 5000,
     ],
+    ids=itertools.count(),  # the time is in them
 )
 def test_a_bad_signature_is_a_400_with_a_reason(client: Client, header: str | None) -> None:
     _is_refused(client.post(BODY, header), 400)
@@ -264,15 +266,15 @@ def _is_refused(answer: Answer, status: int) -> None:
 
 def test_a_body_up_to_the_cap_is_read(client: Client) -> None:
     padded = {**PAYLOAD, "padding": ""}
-    padded["padding"] = "x" * (webhook.MAX_BODY_BYTES - len(shapes.as_body(padded)))
+    padded["padding"] = "x" * (delivery.MAX_BODY_BYTES - len(shapes.as_body(padded)))
     body = shapes.as_body(padded)
-    assert len(body) == webhook.MAX_BODY_BYTES
+    assert len(body) == delivery.MAX_BODY_BYTES
     assert client.deliver(body).status == 200
 
 
 def test_a_declared_body_above_the_cap_is_refused_before_it_is_sent(client: Client) -> None:
     with client.raw() as connection:
-        head = f"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: {webhook.MAX_BODY_BYTES + 1}\r\n\r\n"
+        head = f"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: {delivery.MAX_BODY_BYTES + 1}\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
 
@@ -312,7 +314,7 @@ def test_the_server_does_not_say_what_it_runs_on(client: Client) -> None:
 
 
 def test_a_body_that_comes_too_slowly_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook, "_BODY_SECONDS", 0.2)
+    monkeypatch.setattr(delivery, "_BODY_SECONDS", 0.2)
     with client.raw() as connection:
         connection.sendall(b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")

@@ -12,15 +12,17 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from config.database import transaction
-from handlers import bookmarks, exposition, inbox
-from handlers.events import parse
-from handlers.models import VerificationRecord, utc_now
-from handlers.queries import Filter, find_actions, find_events
-from handlers.rebuild import rebuild
-from handlers.reconcile import Report, reconcile
-from tests import databases, facts, shapes
-from tests.operator import command, stripe_in_use, work
+from handlers.inbox import receive
+from handlers.metrics import exposition
+from handlers.operator.queries import Filter, find_actions, find_events
+from handlers.record.events import parse
+from handlers.tables.models import VerificationRecord, utc_now
+from handlers.upkeep import progress
+from handlers.upkeep.rebuild import rebuild
+from handlers.upkeep.reconcile import Report, reconcile
 from tests.simulator.client import Simulator
+from tests.support import databases, facts, shapes
+from tests.support.operator import command, stripe_in_use, work
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
@@ -110,7 +112,7 @@ def test_a_rate_limit_ends_a_run_and_the_next_one_goes_on(simulator: Simulator) 
 def test_a_used_up_share_of_requests_ends_a_run_and_the_next_one_goes_on(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlers.reconcile.REQUESTS", 3)
+    monkeypatch.setattr("handlers.upkeep.reconcile.REQUESTS", 3)
     simulator.endpoint(NOWHERE)
     for hours_ago in (600, 400, 200, 5):
         simulator.clock(offset=-3600.0 * hours_ago)
@@ -231,7 +233,7 @@ def test_a_key_that_may_not_list_events_still_compares_sessions(
 def test_a_run_leaves_a_mark(simulator: Simulator) -> None:
     assert simulator
     reconcile()
-    mark = bookmarks.reached("reconcile")
+    mark = progress.reached("reconcile")
     assert mark
     assert utc_now() - mark < timedelta(minutes=1)
 
@@ -331,7 +333,7 @@ def _known_but_untold(simulator: Simulator) -> str:
 
 def _receive(body: dict[str, object]) -> None:
     event = parse(shapes.as_body(body))
-    inbox.receive([event])  # type: ignore[list-item]  # never a foreign one
+    receive.receive([event])  # type: ignore[list-item]  # never a foreign one
 
 
 def _move(session_id: str, **values: object) -> None:

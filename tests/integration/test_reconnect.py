@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from config.broker import celery_app
-from config.embedded import RedisServer, redis_binary, start_redis
+from config.defaults import RedisServer, redis_binary, start_redis
 
 ROOT = Path(__file__).parents[2]
 SLOTS = 3

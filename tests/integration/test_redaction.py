@@ -8,14 +8,15 @@ import pytest
 from cryptography.fernet import Fernet
 
 from config.database import transaction
-from handlers import inbox, outputs
-from handlers.events import VerificationEvent
-from handlers.models import ActionStatus, InboxStatus, VerifiedOutput, utc_now
-from tests import databases, facts
-from tests.facts import NOON, event
+from handlers.inbox import process, receive
+from handlers.outbox import outputs
+from handlers.record.events import VerificationEvent
+from handlers.tables.models import ActionStatus, InboxStatus, VerifiedOutput, utc_now
 from tests.integration.stories import Stories, by_name, perform_everything, process_everything, purge
 from tests.property.lifecycles import as_twin
 from tests.property.outside import Application, PostBox
+from tests.support import databases, facts
+from tests.support.facts import NOON, event
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 PERSONAL: dict[str, Any] = {"user": "c4nary user", "reference": "c4nary reference"}
@@ -76,8 +77,8 @@ def test_no_order_of_arrival_leaves_or_brings_back_anything(database_url: str, o
 
 def test_one_batch_with_the_redaction_in_it_leaves_nothing(database_url: str) -> None:
     story = [_failed(), _redacted(), event("verified", NOON + 200, report="vr_2", **PERSONAL)]
-    inbox.receive(story)
-    inbox.process([one.id for one in story])
+    receive.receive(story)
+    process.process([one.id for one in story])
     assert "c4nary" not in databases.dump(database_url)
 
 
@@ -147,7 +148,7 @@ def test_a_redaction_that_has_only_begun_is_seen_in_a_retrieve(stripe: Stories, 
 
 def test_an_event_received_before_and_processed_after_it_is_emptied(database_url: str) -> None:
     late = _failed()
-    inbox.receive([late])
+    receive.receive([late])
     facts.applied(_redacted())
     assert "c4nary" not in databases.dump(database_url), "what waits is emptied too"
     process_everything()
@@ -157,10 +158,10 @@ def test_an_event_received_before_and_processed_after_it_is_emptied(database_url
 
 def test_an_event_that_was_in_work_during_the_redaction_leaves_nothing(database_url: str) -> None:
     late = _failed()
-    inbox.receive([late])
-    held = inbox._claim([late.id], first_attempt=True)
+    receive.receive([late])
+    held = process._claim([late.id], first_attempt=True)
     facts.applied(_redacted())
-    inbox._process_together(held)
+    process._process_together(held)
     assert facts.event_row(late.id).status == InboxStatus.PROCESSED
     assert "c4nary" not in databases.dump(database_url)
 
@@ -169,8 +170,8 @@ def test_an_event_buried_before_it_is_emptied(database_url: str, environment: py
     environment.setenv("EVENT_ATTEMPTS", "1")
     databases.forget_process_state()
     dead = _failed()
-    inbox.receive([dead])
-    inbox._claim([dead.id], first_attempt=True)
+    receive.receive([dead])
+    process._claim([dead.id], first_attempt=True)
     process_everything()
     assert facts.event_row(dead.id).status == InboxStatus.DEAD
     facts.applied(_redacted())

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.payloads.expected import DELIVERIES, SESSIONS, Outcome
-from tests.service import ROOT, Service
-from worker.replay import read, replay
+from tests.support.service import ROOT, Service
+from worker.commands.replay import read, replay
 
 CAPTURE = ROOT / "tests" / "payloads" / "capture.txt"
 PAUSE_SECONDS = 3600  # events of the capture that lie further apart were made on different days

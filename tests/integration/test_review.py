@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 
 from config.settings import settings
-from handlers import actions, mailer, stripe_api
-from handlers.mailer import Mail
-from handlers.models import ActionStatus, Status
-from tests import databases, facts
+from handlers.outbox import registry, smtp
+from handlers.outbox.smtp import Mail
+from handlers.stripe_api import sessions
+from handlers.tables.models import ActionStatus, Status
 from tests.integration.stories import Stories, by_name, perform_everything
 from tests.property.outside import Application, PostBox
+from tests.support import databases, facts
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 
@@ -20,12 +21,12 @@ def mails(environment: pytest.MonkeyPatch, post_box: PostBox) -> list[Mail]:
     """Every mail as it would be sent."""
     assert post_box
     sent: list[Mail] = []
-    environment.setattr(actions, "send", sent.append)
+    environment.setattr(registry, "send", sent.append)
     return sent
 
 
 def _text(mail: Mail) -> str:
-    message = mailer.render(mail)
+    message = smtp.render(mail)
     return "\n".join([*message.values(), *(str(part.get_content()) for part in message.iter_parts())])
 
 
@@ -235,7 +236,7 @@ def test_the_reviewers_link_leads_to_the_mode_of_the_session(mails: list[Mail]) 
 
 
 def test_without_a_key_nothing_is_canceled_and_the_alert_goes_out(post_box: PostBox) -> None:
-    assert not stripe_api.has_key()
+    assert not sessions.has_key()
     for number in range(settings().submission_limit):
         facts.applied(
             facts.event("requires_input", facts.NOON + number, code="document_expired", report=f"vr_{number}")

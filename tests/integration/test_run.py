@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from config.embedded import redis_binary
-from worker import supervisor
+from config.defaults import redis_binary
+from worker.run import processes as supervisor
 
 ROOT = Path(__file__).parents[2]
 READY = 60.0  # seconds; it takes two
@@ -181,7 +181,7 @@ def test_what_a_killed_run_leaves_does_not_disturb_the_next(start: Callable[...,
 
 @linux_only
 def test_without_any_redis_one_process_does_it_all(start: Callable[..., Run]) -> None:
-    hidden = "import sys; from worker import run; run.redis_binary = lambda: None; sys.exit(run.run())"
+    hidden = "import sys; from worker.run import foreground as r; r.redis_binary = lambda: None; sys.exit(r.run())"
     run = start("-c", hidden)
     assert run.processes() == {run.process.pid}
     run.deliver()

@@ -2,11 +2,11 @@
 
 import pytest
 
-from handlers.models import Status
-from tests import facts
-from tests.facts import NOON, event
+from handlers.tables.models import Status
 from tests.integration.stories import Stories, perform_everything
 from tests.property.outside import Application, PostBox
+from tests.support import facts
+from tests.support.facts import NOON, event
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 

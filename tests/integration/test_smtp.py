@@ -14,12 +14,12 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from config.settings import settings
-from handlers import mailer, outbox
-from handlers.mailer import Mail, send
-from handlers.models import ActionStatus
-from handlers.retries import NotNowError, PermanentError, RefusedError
-from tests import databases, facts
-from tests.servers import Mailbox, mail_server
+from handlers.outbox import perform, smtp
+from handlers.outbox.smtp import Mail, send
+from handlers.queue.failures import NotNowError, PermanentError, RefusedError
+from handlers.tables.models import ActionStatus
+from tests.support import databases, facts
+from tests.support.servers import Mailbox, mail_server
 
 ADDRESS = "c4nary@example.com"
 MAIL = Mail(template="email_verified", recipient=ADDRESS, key=("vs_1", "email_verified", "verified::vr_1"), words={})
@@ -81,7 +81,7 @@ def test_a_refusal_is_for_now_or_for_ever_as_its_code_says(
 
 
 def test_a_server_that_hangs_is_left_after_a_while(server: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailer, "_TOTAL_SECONDS", 0.5)
+    monkeypatch.setattr(smtp, "_TOTAL_SECONDS", 0.5)
     server.hangs = True
     with pytest.raises(NotNowError, match="was not reached"):
         send(MAIL)
@@ -145,7 +145,7 @@ def _raw_server(behave: Callable[[socket.socket], None]) -> Iterator[int]:
 def test_a_server_that_misbehaves_makes_the_mail_wait(
     behave: Callable[[socket.socket], None], environment: pytest.MonkeyPatch
 ) -> None:
-    environment.setattr(mailer, "_TOTAL_SECONDS", 0.5)
+    environment.setattr(smtp, "_TOTAL_SECONDS", 0.5)
     with _raw_server(behave) as port:
         _use(environment, f"smtp://127.0.0.1:{port}")
         with pytest.raises(NotNowError) as refusal:
@@ -265,26 +265,26 @@ class TestAsAnAction:
 
     @pytest.fixture(autouse=True)
     def _addresses(self, environment: pytest.MonkeyPatch) -> None:
-        environment.setenv("EMAIL_LOOKUP", "tests.lookups:everybody")
+        environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
         databases.forget_process_state()
 
     def test_a_mail_refused_for_now_is_due_again_and_sent_with_the_same_message_id(self, server: Mailbox) -> None:
         (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
         server.mail_answer = "451 later, vs_1@example.com"
-        outbox.perform(action_id)
+        perform.perform(action_id)
         waiting = facts.action(action_id)
         assert (waiting.status, waiting.waits) == (ActionStatus.PENDING, 0)
         assert waiting.last_error == "the SMTP server answered 451"
         server.mail_answer = "250 OK"
         facts.end_all_leases()
-        outbox.perform(action_id)
+        perform.perform(action_id)
         assert facts.action(action_id).status == ActionStatus.DONE
         assert len(server.mails) == 1
 
     def test_an_address_that_does_not_exist_buries_the_mail_at_once(self, server: Mailbox) -> None:
         (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
         server.recipient_answer = "550 no such user"
-        outbox.perform(action_id)
+        perform.perform(action_id)
         buried = facts.action(action_id)
         assert (buried.status, buried.attempts) == (ActionStatus.DEAD, 1)
         assert buried.last_error == "the SMTP server answered 550"
@@ -294,7 +294,7 @@ class TestAsAnAction:
         _use(environment, "smtp://127.0.0.1:1")
         (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
         for _ in range(3):
-            outbox.perform(action_id)
+            perform.perform(action_id)
             facts.end_all_leases()
         waiting = facts.action(action_id)
         assert (waiting.status, waiting.attempts, waiting.waits) == (ActionStatus.PENDING, 3, 3)

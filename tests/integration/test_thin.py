@@ -8,13 +8,13 @@ from datetime import timedelta
 import pytest
 import structlog
 
-from handlers import inbox
-from handlers.models import ActionStatus, InboxStatus, Outcome, Status, utc_now
-from receiver import webhook
-from tests import databases, facts
-from tests.facts import NOON, event
+from handlers.inbox import process, receive
+from handlers.tables.models import ActionStatus, InboxStatus, Outcome, Status, utc_now
+from receiver.webhooks import delivery
 from tests.integration.stories import Stories, by_name, perform_everything, process_everything
 from tests.property.outside import PostBox
+from tests.support import databases, facts
+from tests.support.facts import NOON, event
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 CONNECTED = "acct_1Connected"
@@ -78,8 +78,8 @@ def test_an_event_waits_while_stripe_cannot_answer_and_others_go_on(stripe: Stor
     told = stripe.news(session_id, thin=True)[-1]
     other = event("verified", session_id="vs_other", report="vr_1")
     stripe.simulator.fault(status, count=None, path=session_id)
-    inbox.receive([told, other])
-    inbox.process([told.id, other.id])
+    receive.receive([told, other])
+    process.process([told.id, other.id])
     waiting = facts.event_row(told.id)
     assert (waiting.status, waiting.attempts, waiting.waits) == (InboxStatus.RECEIVED, 1, 1)
     assert waiting.last_error == f"Stripe answered {status}"
@@ -102,14 +102,14 @@ def test_an_event_waits_while_stripe_cannot_be_reached(stripe: Stories, environm
 def test_a_slow_answer_holds_its_own_event_and_no_other_worker(
     stripe: Stories, environment: pytest.MonkeyPatch
 ) -> None:
-    environment.setattr("handlers.stripe_api._TIMEOUT_SECONDS", (0.5, 0.5))
+    environment.setattr("handlers.stripe_api.sessions._TIMEOUT_SECONDS", (0.5, 0.5))
     told = stripe.news(_verified(stripe), thin=True)[-1]
     other = event("verified", session_id="vs_other", report="vr_1")
     stripe.simulator.fault(hang=True, path=told.session_id)
-    inbox.receive([told, other])
+    receive.receive([told, other])
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(inbox.process, [told.id])
-        assert inbox.process([other.id])
+        slow = pool.submit(process.process, [told.id])
+        assert process.process([other.id])
         assert not slow.done()
         assert slow.result() == []
     assert facts.event_row(told.id).last_error == "Stripe was not reached"
@@ -118,11 +118,11 @@ def test_a_slow_answer_holds_its_own_event_and_no_other_worker(
 def test_delays_grow_and_differ_so_that_nobody_comes_back_with_all_the_others(stripe: Stories) -> None:
     told = stripe.news(_verified(stripe), thin=True)[-1]
     stripe.simulator.fault(500, count=None)
-    inbox.receive([told])
+    receive.receive([told])
     delays = []
     for _ in range(8):
         facts.end_all_leases()
-        inbox.process([told.id])
+        process.process([told.id])
         delays.append((facts.event_row(told.id).due_at - utc_now()).total_seconds())
     assert all(delay <= min(60, 2 * 2**attempt) for attempt, delay in enumerate(delays))
     assert len({round(delay, 3) for delay in delays}) > 4
@@ -193,11 +193,11 @@ def test_the_other_modes_events_are_not_ours_and_that_is_said(
     databases.forget_process_state()
     told = replace(event("verified") if form == "snapshot" else facts.thin("verified"), livemode=livemode)
     with structlog.testing.capture_logs() as lines:
-        assert webhook._why_ignored(told) == ("" if livemode == ("live" in key) else "other mode")
+        assert delivery._why_ignored(told) == ("" if livemode == ("live" in key) else "other mode")
     said = [(line["event"], line["event_id"]) for line in lines]
     assert said == ([] if livemode == ("live" in key) else [("event.other_mode", told.id)])
 
 
 def test_without_a_key_both_modes_are_ours() -> None:
-    assert webhook._why_ignored(event("verified", livemode=True)) == ""
-    assert webhook._why_ignored(event("verified", livemode=False)) == ""
+    assert delivery._why_ignored(event("verified", livemode=True)) == ""
+    assert delivery._why_ignored(event("verified", livemode=False)) == ""

@@ -14,9 +14,9 @@ import psycopg
 import pytest
 import uvloop
 
-from receiver.wire import Wire
-from tests import databases
-from tests.waiting import PATIENCE
+from receiver.webhooks.wire import Wire
+from tests.support import databases
+from tests.support.waiting import PATIENCE
 
 pytestmark = [
     pytest.mark.usefixtures("database_url"),

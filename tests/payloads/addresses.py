@@ -1,6 +1,6 @@
 """Stands in for the main application: who is behind a session of the capture. Named by EMAIL_LOOKUP."""
 
-from handlers.models import VerificationRecord
+from handlers.tables.models import VerificationRecord
 
 
 def lookup(record: VerificationRecord) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from handlers.events import SessionState, VerificationEvent
+from handlers.record.events import SessionState, VerificationEvent
 
 START = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from handlers.events import VerificationEvent
+from handlers.record.events import VerificationEvent
 from tests.property.lifecycles import LifeCycle
 
 PERSONAL = "c4nary"  # planted in everything that is about a person

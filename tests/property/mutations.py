@@ -49,9 +49,9 @@ class Mutation:
         return source.replace(self.old, self.new)
 
 
-VERIFICATION = "handlers/verification.py"
-ORDERING = "handlers/ordering.py"
-RECORDS = "handlers/records.py"
+VERIFICATION = "handlers/record/decide.py"
+ORDERING = "handlers/record/ordering.py"
+RECORDS = "handlers/inbox/apply.py"
 
 MUTATIONS = (
     Mutation(
@@ -91,7 +91,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the stamp of an answer allows for the call's duration",
-        "handlers/stripe_api.py",
+        "handlers/stripe_api/sessions.py",
         "answered_at - timedelta(seconds=time.monotonic() - started)",
         "answered_at",
         THIN,
@@ -162,7 +162,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a thin notification asks before the transaction",
-        "handlers/inbox.py",
+        "handlers/inbox/process.py",
         "answers = {work.event.id: _ask(work.event)} if _says_nothing(work.event) else {}",
         "answers: dict[str, Seen | None] = dict.fromkeys([work.event.id])",
         THIN,
@@ -267,7 +267,7 @@ MUTATIONS = (
     ),
     Mutation(
         "nothing is kept behind a redaction's back",
-        "handlers/outputs.py",
+        "handlers/outbox/outputs.py",
         '        if current.redacted_at:\n            return "redacted"\n',
         "",
         OUTPUTS,
@@ -309,21 +309,21 @@ MUTATIONS = (
     ),
     Mutation(
         "the cancellation carries an idempotency key",
-        "handlers/stripe_api.py",
+        "handlers/stripe_api/sessions.py",
         '{**_options(account), "idempotency_key": idempotency_key}',
         "_options(account)",
         ("tests/integration/test_review.py",),
     ),
     Mutation(
         "calls are made in the account's name",
-        "handlers/stripe_api.py",
+        "handlers/stripe_api/sessions.py",
         '    return {"stripe_account": account} if account.startswith("acct_") else {"stripe_context": account}\n',
         "    return {}\n",
         THIN,
     ),
     Mutation(
         "test and live never mix",
-        "receiver/webhook.py",
+        "receiver/webhooks/delivery.py",
         "    if settings().livemode not in (None, event.livemode):\n",
         "    if False:\n",
         THIN,
@@ -337,112 +337,112 @@ MUTATIONS = (
     ),
     Mutation(
         "an event under a lease is nobody else's",
-        "handlers/inbox.py",
+        "handlers/inbox/process.py",
         '"leased_until": now + LEASE}',
         '"leased_until": now}',
         INBOX,
     ),
     Mutation(
         "an action under a lease is nobody else's",
-        "handlers/outbox.py",
+        "handlers/outbox/perform.py",
         '"leased_until": now + LEASE}',
         '"leased_until": now}',
         OUTBOX,
     ),
     Mutation(
         "a claim counts an attempt",
-        "handlers/inbox.py",
+        "handlers/inbox/process.py",
         ".values(attempts=InboxEvent.attempts + 1, ",
         ".values(",
         INBOX,
     ),
     Mutation(
         "an event's end is fenced by its attempt",
-        "handlers/inbox.py",
+        "handlers/inbox/process.py",
         'col(InboxEvent.attempts) == bindparam("claimed_attempts")',
         'col(InboxEvent.attempts) >= bindparam("claimed_attempts")',
         INBOX,
     ),
     Mutation(
         "an event ends once",
-        "handlers/inbox.py",
+        "handlers/inbox/process.py",
         "(_FINISH, finished).rowcount != len(ids):\n",
         "(_FINISH, finished).rowcount < 0:\n",
         INBOX,
     ),
     Mutation(
         "an action's end is fenced by its attempt",
-        "handlers/claims.py",
+        "handlers/queue/claims.py",
         "        col(table.attempts) == claim.attempts,\n",
         "",
         FENCES,
     ),
     Mutation(
         "what has ended stays as it is",
-        "handlers/claims.py",
+        "handlers/queue/claims.py",
         "        col(table.status) == _UNFINISHED[table],\n",
         "",
         FENCES,
     ),
     Mutation(
         "an action has one row for its key",
-        "handlers/outbox.py",
+        "handlers/outbox/perform.py",
         "WHERE outbox_action.status = 'skipped' AND excluded.status = 'pending'",
         "WHERE excluded.status = 'pending'",
         OUTBOX,
     ),
     Mutation(
         "what is owed again while skipped becomes pending again",
-        "handlers/outbox.py",
+        "handlers/outbox/perform.py",
         "WHERE outbox_action.status = 'skipped' AND",
         "WHERE outbox_action.status = 'dead' AND",
         OUTBOX,
     ),
     Mutation(
         "a lower change number is waited for",
-        "handlers/app_callback.py",
+        "handlers/outbox/application.py",
         "    if _lower_is_pending(action):\n        raise NotNowError(_WAITS)\n",
         "",
         CALLBACK,
     ),
     Mutation(
         "change numbers are numbers",
-        "handlers/app_callback.py",
+        "handlers/outbox/application.py",
         "        cast(col(OutboxAction.cause), Integer) < int(action.cause),\n",
         "        col(OutboxAction.cause) < action.cause,\n",
         CALLBACK,
     ),
     Mutation(
         "a dead change blocks nobody",
-        "handlers/app_callback.py",
+        "handlers/outbox/application.py",
         "        col(OutboxAction.name) == action.name,\n        col(OutboxAction.status) == ActionStatus.PENDING,\n",
         "        col(OutboxAction.name) == action.name,\n        col(OutboxAction.status) != ActionStatus.DONE,\n",
         CALLBACK,
     ),
     Mutation(
         "what is on its way is not released",
-        "handlers/outbox.py",
+        "handlers/outbox/perform.py",
         'due_at=bindparam("leased_until"), last_error=None)',
         'due_at=bindparam("leased_until"))',
         CALLBACK,
     ),
     Mutation(
         "the message id is the same at each try",
-        "handlers/app_callback.py",
+        "handlers/outbox/application.py",
         "    message_id = _message_id(action)\n",
         '    message_id = f"{_message_id(action)}{action.attempts}"\n',
         CALLBACK,
     ),
     Mutation(
         "redirects are not followed",
-        "handlers/app_callback.py",
+        "handlers/outbox/application.py",
         "            allow_redirects=False,\n",
         "",
         CALLBACK,
     ),
     Mutation(
         "Stripe's failures bury nobody",
-        "handlers/claims.py",
+        "handlers/queue/claims.py",
         "        _put_back(claim, error, waits=1)\n",
         "        _put_back(claim, error, waits=0)\n",
         (*THIN, *CALLBACK),

@@ -15,11 +15,11 @@ from itertools import combinations_with_replacement
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
-from handlers.events import VerificationEvent
-from handlers.models import VerificationRecord
-from handlers.ordering import Seen, answer
-from handlers.records import reports_in
-from handlers.verification import Owed, decide
+from handlers.inbox.apply import reports_in
+from handlers.record.decide import Owed, decide
+from handlers.record.events import VerificationEvent
+from handlers.record.ordering import Seen, answer
+from handlers.tables.models import VerificationRecord
 from tests.property.lifecycles import LifeCycle, as_thin, as_twin, life_cycles
 
 LIMIT = 2  # low enough for life cycles of six events to reach it

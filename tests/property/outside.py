@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from handlers import actions
-from handlers.mailer import Mail
-from tests import databases
+from handlers.outbox import registry
+from handlers.outbox.smtp import Mail
 from tests.simulator.catcher import Catcher, Caught
+from tests.support import databases
 
 Key = tuple[str, str, str]  # session, name, cause
 SECRET = "whsec_" + base64.b64encode(b"a key of the application, 32 bytes").decode()
@@ -59,8 +59,8 @@ def outside(environment: pytest.MonkeyPatch) -> Iterator[tuple[PostBox, Applicat
     post_box, application = PostBox(), Application()
     with databases.unsynced(), Catcher(application.answer) as catcher:
         application.catcher = catcher
-        environment.setattr(actions, "send", post_box.send)
-        environment.setenv("EMAIL_LOOKUP", "tests.lookups:everybody")
+        environment.setattr(registry, "send", post_box.send)
+        environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
         environment.setenv("REVIEW_EMAIL", "review@example.com")
         environment.setenv("APP_CALLBACK_URL", catcher.url)
         environment.setenv("APP_CALLBACK_SECRET", SECRET)

@@ -11,7 +11,7 @@ ON_A_DATABASE = ("tests/property/test_state_machine.py", "tests/integration/test
 STEPS = {
     "every order of every life cycle": ("-m", "tests.property.orders"),
     "anything in any succession, on SQLite": ("-m", "pytest", "-q", *ON_A_DATABASE),
-    "anything in any succession, on PostgreSQL": ("-m", "tests.postgres", "-q", *ON_A_DATABASE),
+    "anything in any succession, on PostgreSQL": ("-m", "tests.support.postgres", "-q", *ON_A_DATABASE),
     "every rule broken once": ("-m", "tests.property.mutations"),
 }
 

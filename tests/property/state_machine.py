@@ -13,10 +13,13 @@ from sqlalchemy import delete, event, select
 from sqlmodel import Session, SQLModel, col
 
 from config.database import transaction
-from handlers import inbox, outbox
-from handlers.events import RANKS, VerificationEvent
-from handlers.mailer import Mail
-from handlers.models import (
+from handlers.inbox import process as inbox
+from handlers.inbox import receive
+from handlers.outbox import perform as outbox
+from handlers.outbox.smtp import Mail
+from handlers.queue.failures import NotNowError, PermanentError, RefusedError
+from handlers.record.events import RANKS, VerificationEvent
+from handlers.tables.models import (
     ActionStatus,
     InboxEvent,
     InboxStatus,
@@ -26,12 +29,11 @@ from handlers.models import (
     VerifiedOutput,
     utc_now,
 )
-from handlers.retries import NotNowError, PermanentError, RefusedError
-from tests import facts
 from tests.property.lifecycles import as_thin, as_twin, life_cycles
 from tests.property.model import PERSONAL, truth
 from tests.property.outside import Application, Key, PostBox
 from tests.property.stripe_world import Story, StripeWorld
+from tests.support import facts
 
 LIMIT = 2
 _LIFE_CYCLES = [one for one in life_cycles(6) if len(one.steps) > 2]
@@ -193,7 +195,7 @@ class Machine(RuleBasedStateMachine):
 
     def _deliver(self, events: list[VerificationEvent]) -> None:
         held = {row.id: row.status for row in _tables().events}
-        receipt = inbox.receive(events)
+        receipt = receive.receive(events)
         distinct = {one.id: one for one in events}
         assert receipt.accepted == distinct.keys() - held.keys(), "what is known is no news"
         assert receipt.unprocessed == {one for one in distinct if held.get(one) == InboxStatus.RECEIVED}

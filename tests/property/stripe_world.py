@@ -10,10 +10,10 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from handlers.events import VerificationEvent
-from tests import shapes
+from handlers.record.events import VerificationEvent
 from tests.property.lifecycles import START, LifeCycle
 from tests.property.model import told_of
+from tests.support import shapes
 
 
 @dataclass

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests import databases
 from tests.property.depth import FIGURES, IS_MUTANT, depth, note
 from tests.property.outside import outside
 from tests.property.state_machine import LIMIT, Commits, Machine, Setting
 from tests.property.stripe_world import StripeWorld, answering
+from tests.support import databases
 
 SETTINGS = settings(
     max_examples=depth(8, 400),

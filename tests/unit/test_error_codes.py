@@ -5,8 +5,8 @@ import typing
 import pytest
 from stripe.identity import VerificationSession
 
-from handlers.actions import ACTIONS
-from handlers.error_codes import _CLASSES, OWED, ErrorClass, classify
+from handlers.outbox.registry import ACTIONS
+from handlers.record.error_codes import _CLASSES, OWED, ErrorClass, classify
 
 
 def test_the_table_holds_exactly_the_codes_of_stripes_sdk() -> None:

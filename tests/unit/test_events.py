@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from handlers.events import (
+from handlers.record.events import (
     EVENT_TYPES,
     KINDS,
     ForeignEvent,
@@ -17,8 +17,8 @@ from handlers.events import (
     parse,
     parse_session,
 )
-from tests import shapes
 from tests.simulator.reasons import reason
+from tests.support import shapes
 
 CREATED = 1_794_819_600
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from config.settings import settings
-from handlers import mailer
-from handlers.actions import ACTIONS, _retry_url
-from handlers.error_codes import ErrorClass
-from handlers.mailer import Mail, render, send
-from handlers.models import VerificationRecord
-from handlers.retries import PermanentError
+from handlers.outbox import smtp
+from handlers.outbox.registry import ACTIONS, _retry_url
+from handlers.outbox.smtp import Mail, render, send
+from handlers.queue.failures import PermanentError
+from handlers.record.error_codes import ErrorClass
+from handlers.tables.models import VerificationRecord
 
 KEY = ("vs_1", "email_verified", "verified::vr_1")
 WORDS: dict[str, dict[str, str | None]] = {
@@ -42,7 +42,7 @@ def _parts(message: EmailMessage) -> tuple[str, str]:
 
 
 def test_every_template_is_rendered_here() -> None:
-    folder = Path(mailer.__file__).parent / "templates"
+    folder = Path(smtp.__file__).parent / "templates"
     assert {path.stem for path in folder.glob("*.txt")} == set(WORDS)
     assert {path.stem for path in folder.glob("*.html")} == {*WORDS, "layout"}
     assert set(WORDS) <= set(ACTIONS)

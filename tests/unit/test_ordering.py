@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from handlers.events import RANKS, SessionState, VerificationEvent, parse
-from handlers.models import Status, VerificationRecord
-from handlers.ordering import Order, Seen, answer, order, order_by_rank, snapshot
-from tests import shapes
+from handlers.record.events import RANKS, SessionState, VerificationEvent, parse
+from handlers.record.ordering import Order, Seen, answer, order, order_by_rank, snapshot
+from handlers.tables.models import Status, VerificationRecord
+from tests.support import shapes
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from handlers import outbox
-from tests.waiting import wait_until
+from handlers.outbox import perform as outbox
+from tests.support.waiting import wait_until
 from worker.performers import Performers
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests import shapes
-from worker.replay import UnreadableError, read
+from tests.support import shapes
+from worker.commands.replay import UnreadableError, read
 
 EVENTS = [
     shapes.event(f"evt_{n}", kind, 1_794_830_400 + n, shapes.session("vs_1", status, user='Zoë ☂ {x} "q" <-- [1]'))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from handlers.retries import NotNowError, PermanentError, RefusedError, backoff, describe
+from handlers.queue.failures import NotNowError, PermanentError, RefusedError, backoff, describe
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5, 31, 10_000])

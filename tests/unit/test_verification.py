@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from handlers.events import KINDS, VerificationEvent, parse
-from handlers.models import OutboxAction, Outcome, Status, VerificationRecord, utc_now
-from handlers.verification import HANDLERS, Decision, Owed, decide, why_not_owed
-from tests import shapes
+from handlers.record.decide import HANDLERS, Decision, Owed, decide, why_not_owed
+from handlers.record.events import KINDS, VerificationEvent, parse
+from handlers.tables.models import OutboxAction, Outcome, Status, VerificationRecord, utc_now
 from tests.simulator.reasons import reason
+from tests.support import shapes
 
 NOON = 1_794_830_400
 

@@ -1,0 +1,1 @@
+"""Whose turn an event is, and what one transaction does with it."""

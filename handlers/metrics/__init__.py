@@ -1,0 +1,1 @@
+"""Figures of all processes: counted, added up, and shown."""

@@ -1,0 +1,136 @@
+"""What an operator asks the tables: how much waits, what happened, which rows. Reads only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Select, func, or_, select
+from sqlmodel import Session, col
+
+from config.database import transaction
+from handlers.tables.models import (
+    ActionStatus,
+    InboxEvent,
+    InboxStatus,
+    OutboxAction,
+    Status,
+    VerificationRecord,
+    utc_now,
+)
+
+_LAST_ACTIONS = 20_000  # rows looked at for the rate of actions: they have no index by time
+_UNFINISHED = {InboxEvent: InboxStatus.RECEIVED, OutboxAction: ActionStatus.PENDING}
+_SINCE = {InboxEvent: InboxEvent.received_at, OutboxAction: OutboxAction.created_at}
+
+Table = type[InboxEvent] | type[OutboxAction]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What of one table is not finished. Ages in seconds, from receipt or from being owed."""
+
+    waiting: int
+    due: int
+    dead: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filter:
+    """Which rows: every condition that is set must hold. `kind` is an event's type, whole or its last word, or an
+    action's name; `error` is a part of last_error."""
+
+    ids: Sequence[str] | Sequence[int] = ()
+    status: str | None = None
+    kind: str | None = None
+    session_id: str | None = None
+    error: str | None = None
+    since: datetime | None = None
+
+
+def backlog(table: Table) -> Backlog:
+    """Read from the partial indexes alone, so cheap however much is kept."""
+    now = utc_now()
+    waits = col(table.status) == _UNFINISHED[table]
+    with transaction() as session:
+        waiting, oldest = session.execute(select(func.count(), func.min(_SINCE[table])).where(waits)).one()
+        due = _count(session, select(func.count()).where(waits, col(table.due_at) <= now))
+        dead = _count(session, select(func.count()).where(col(table.status) == "dead"))
+    return Backlog(waiting, due, dead, (now - oldest).total_seconds() if oldest else 0.0)
+
+
+def rates(span: timedelta) -> dict[str, int]:
+    """How many events were received and processed, and how many actions ended, within the span."""
+    start = utc_now() - span
+    received = select(func.count()).where(col(InboxEvent.received_at) > start)
+    is_done = col(InboxEvent.status) == InboxStatus.PROCESSED  # so that the partial index serves
+    processed = select(func.count()).where(is_done, col(InboxEvent.processed_at) > start)
+    latest = select(col(OutboxAction.done_at)).order_by(col(OutboxAction.id).desc()).limit(_LAST_ACTIONS).subquery()
+    done = select(func.count()).where(latest.c.done_at > start)
+    with transaction() as session:
+        return {
+            "events_received": _count(session, received),
+            "events_processed": _count(session, processed),
+            "actions_ended": _count(session, done),
+        }
+
+
+def records_by_status() -> dict[str, int]:
+    """How many sessions stand where; `unknown` are those we have only heard of."""
+    grouped = select(col(VerificationRecord.status), func.count()).group_by(col(VerificationRecord.status))
+    with transaction() as session:
+        counts = {row[0]: row[1] for row in session.execute(grouped)}
+    return {str(status) if status else "unknown": counts.get(status, 0) for status in (*Status, None)}
+
+
+def find_events(wanted: Filter, limit: int | None) -> list[InboxEvent]:
+    """The latest events that match, newest first."""
+    statement = _matching(select(InboxEvent), InboxEvent, wanted)
+    with transaction() as session:
+        return list(session.scalars(statement.order_by(col(InboxEvent.received_at).desc()).limit(limit)))
+
+
+def find_actions(wanted: Filter, limit: int | None) -> list[OutboxAction]:
+    """The latest actions that match, newest first."""
+    statement = _matching(select(OutboxAction), OutboxAction, wanted)
+    with transaction() as session:
+        return list(session.scalars(statement.order_by(col(OutboxAction.id).desc()).limit(limit)))
+
+
+def find_records(word: str) -> list[VerificationRecord]:
+    """The record of a session id; else those of a user id or client_reference_id, latest first."""
+    with transaction() as session:
+        record = session.get(VerificationRecord, word)
+        if record:
+            return [record]
+        is_theirs = or_(col(VerificationRecord.user_id) == word, col(VerificationRecord.client_reference_id) == word)
+        newest_first = col(VerificationRecord.created_at).desc()
+        return list(session.scalars(select(VerificationRecord).where(is_theirs).order_by(newest_first)))
+
+
+def conditions(table: Table, wanted: Filter) -> list[Any]:
+    """The filter as SQL, for whoever reads or mends."""
+    kind = InboxEvent.type if table is InboxEvent else OutboxAction.name
+    found: list[Any] = []
+    if wanted.ids:
+        found.append(col(table.id).in_(wanted.ids))
+    if wanted.status:
+        found.append(col(table.status) == wanted.status)
+    if wanted.kind:
+        found.append(or_(col(kind) == wanted.kind, col(kind).endswith(f".{wanted.kind}", autoescape=True)))
+    if wanted.session_id:
+        found.append(col(table.session_id) == wanted.session_id)
+    if wanted.error:
+        found.append(col(table.last_error).contains(wanted.error, autoescape=True))
+    if wanted.since:
+        found.append(_SINCE[table] >= wanted.since)
+    return found
+
+
+def _matching(statement: Select[Any], table: Table, wanted: Filter) -> Select[Any]:
+    return statement.where(*conditions(table, wanted))
+
+
+def _count(session: Session, statement: Select[Any]) -> int:
+    return int(session.scalars(statement).one())

@@ -1,0 +1,1 @@
+"""What is owed, done: mails, the application, the reviewer, Stripe."""

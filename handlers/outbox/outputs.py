@@ -1,0 +1,55 @@
+"""Verified outputs, only if wanted: fetched after verification, kept encrypted, wiped with the person."""
+
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sqlmodel import col, select
+
+from config.database import insert_into, transaction
+from config.settings import settings
+from handlers.stripe_api import sessions
+from handlers.tables.models import Status, VerificationRecord, VerifiedOutput, utc_now
+
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
+
+
+def keep(record: VerificationRecord) -> str | None:
+    """Fetches and stores what VERIFIED_OUTPUTS names; returns why there is nothing to keep, or None."""
+    found = sessions.retrieve_outputs(record.session_id, record.account, settings().verified_outputs)
+    if not found:
+        return "no outputs"
+    ciphertext = _cipher(settings().verified_outputs_key).encrypt(json.dumps(found).encode()).decode()
+    with transaction() as session:
+        # Under the record's lock, so that nothing is kept behind a redaction's back.
+        locked = select(VerificationRecord).where(col(VerificationRecord.session_id) == record.session_id)
+        current = session.scalars(locked.with_for_update()).one()
+        if current.redacted_at:
+            return "redacted"
+        if current.status != Status.VERIFIED:
+            return "superseded"
+        row = {"session_id": record.session_id, "ciphertext": ciphertext, "fetched_at": utc_now()}
+        insert = insert_into(VerifiedOutput, session).values(row)
+        session.connection().execute(insert.on_conflict_do_update(index_elements=["session_id"], set_=row))
+    return None
+
+
+def read(session_id: str) -> dict[str, Any] | None:
+    """What is kept of a session, decrypted by any of VERIFIED_OUTPUTS_KEY; None where nothing is.
+
+    Raises cryptography.fernet.InvalidToken where the key it was written with is no longer among them.
+    """
+    with transaction() as session:
+        kept = session.get(VerifiedOutput, session_id)
+    if kept is None:
+        return None
+    found: dict[str, Any] = json.loads(_cipher(settings().verified_outputs_key).decrypt(kept.ciphertext))
+    return found
+
+
+def _cipher(keys: Sequence[str]) -> "MultiFernet":
+    fernet = import_module("cryptography.fernet")  # six megabytes, for those only who keep outputs
+    cipher: MultiFernet = fernet.MultiFernet([fernet.Fernet(key) for key in keys])
+    return cipher

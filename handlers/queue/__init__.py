@@ -1,0 +1,1 @@
+"""What inbox and outbox share: claims, fences, and what a failed try comes to."""

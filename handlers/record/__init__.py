@@ -1,0 +1,1 @@
+"""What an event means: pure, from Stripe's JSON to a record and what it owes."""

@@ -1,0 +1,95 @@
+"""Which of two states of a session is the later one, and when only Stripe can say."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from handlers.record.events import RANKS, SessionState, VerificationEvent
+from handlers.tables.models import Status, VerificationRecord
+
+
+class Order(StrEnum):
+    """Where something seen stands against what the record already holds."""
+
+    NEWER = "newer"
+    STALE = "stale"
+    AMBIGUOUS = "ambiguous"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """A session's state at one moment: a snapshot's, or Stripe's answer to a retrieve."""
+
+    kind: str  # a key of RANKS
+    stamp: datetime  # Stripe's clock, whole seconds; of an answer, a lower bound
+    state: SessionState
+    is_answer: bool = False
+
+
+def snapshot(event: VerificationEvent) -> Seen | None:
+    """The state an event shows: none if it is thin, and none that moves the record if it is a redaction."""
+    if event.state is None or event.kind == "redacted":
+        return None
+    return Seen(kind=_kind(event.kind, event.state), stamp=event.created_at, state=event.state)
+
+
+def answer(event: VerificationEvent, state: SessionState, asked_at: datetime) -> Seen | None:
+    """What a retrieve shows; asked_at is Stripe's time then, or earlier. None for a status unknown to us."""
+    if state.status not in list(Status):
+        return None
+    stamp = max(event.created_at, asked_at.replace(microsecond=0))
+    return Seen(kind=_kind(state.status, state), stamp=stamp, state=state, is_answer=True)
+
+
+def order(record: VerificationRecord, seen: Seen) -> Order:
+    """Newer, stale or ambiguous. `canceled` absorbs: nothing follows it, and it follows everything.
+
+    Stripe gives a session no version; its events carry whole seconds, so two in one second may contradict each other
+    (docs.stripe.com/webhooks, "Event ordering": not guaranteed).
+    """
+    if record.applied_at is None:
+        return Order.NEWER
+    if Status.CANCELED in (record.status, seen.kind):
+        return order_by_rank(record, seen)
+    if seen.stamp < record.applied_at:
+        return Order.STALE
+    if _is_same(record, seen):
+        return Order.NEWER
+    if seen.stamp == record.applied_at:
+        # A session is created once and first: a tie with that contradicts nothing.
+        if RANKS["created"] in (RANKS[seen.kind], record.applied_rank):
+            return order_by_rank(record, seen)
+        return Order.AMBIGUOUS
+    leaves_verified = record.status == Status.VERIFIED and seen.kind == "processing"
+    return Order.AMBIGUOUS if leaves_verified and not seen.is_answer else Order.NEWER
+
+
+def order_by_rank(record: VerificationRecord, seen: Seen) -> Order:
+    """The same without Stripe's help: a total order, so that any order of arrival ends alike."""
+    if record.applied_at is None:
+        return Order.NEWER
+    held = (
+        record.status == Status.CANCELED,
+        record.applied_at,
+        record.applied_rank,
+        record.last_report_id or "",
+        record.last_error_code or "",
+    )
+    new = (
+        seen.kind == "canceled",
+        seen.stamp,
+        RANKS[seen.kind],
+        seen.state.report_id or "",
+        seen.state.error_code or "",
+    )
+    return Order.NEWER if new >= held else Order.STALE
+
+
+def _kind(kind: str, state: SessionState) -> str:
+    # `requires_input` without an error is a session that nobody has tried yet: it ranks and acts as created.
+    return "created" if kind == "requires_input" and not state.error_code else kind
+
+
+def _is_same(record: VerificationRecord, seen: Seen) -> bool:
+    held = (record.applied_rank, record.last_error_code, record.last_report_id)
+    return held == (RANKS[seen.kind], seen.state.error_code, seen.state.report_id)

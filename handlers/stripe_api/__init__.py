@@ -1,0 +1,1 @@
+"""The few calls we make to Stripe, each with a timeout."""

@@ -1,0 +1,1 @@
+"""The schema on one page, and what brings a database to it."""

@@ -1,0 +1,1 @@
+"""What the schedule keeps right: what never arrived, what differs, what may go."""

@@ -1,0 +1,127 @@
+"""Everything that waits goes into one insert-or-ignore and one commit; the commit releases the answers."""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from config.database import DATABASE_TROUBLE
+from handlers.inbox.receive import Receipt
+from handlers.queue.failures import describe
+from handlers.record.events import VerificationEvent
+from receiver.webhooks.publisher import Publisher
+from receiver.webhooks.storage import storage
+
+log = structlog.stdlib.get_logger(__name__)
+
+_MOST_AT_ONCE = 500  # rows a commit: more gain nothing, and a refused batch is tried row by row
+_ANSWER_SECONDS = 10.0  # when the database hangs: Stripe has given up by then, and delivers again
+_MOST_WAITING = 5000  # events in memory while the database hangs; Stripe keeps the others, and delivers again
+
+
+class UnavailableError(Exception):
+    """The database cannot be written to now; Stripe delivers again."""
+
+
+class RefusedEventError(Exception):
+    """The database refuses this event's values."""
+
+
+_Stored = str | UnavailableError | RefusedEventError
+_Waiting = tuple[VerificationEvent, asyncio.Future[str]]
+
+
+class Intake:
+    """The one writer of a web process."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[_Waiting] = []
+        self._in_work: list[_Waiting] = []
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._given_up = False
+        self._storage = storage()
+        self._publisher = Publisher()
+        self._writer = asyncio.create_task(self._write())
+
+    async def accept(self, event: VerificationEvent) -> str:
+        """Returns `accepted` or `duplicate` once the event is committed; raises UnavailableError, RefusedEventError."""
+        if self._closing or len(self._waiting) >= _MOST_WAITING:
+            raise UnavailableError
+        committed: asyncio.Future[str] = self._loop.create_future()
+        self._waiting.append((event, committed))
+        self._wake.set()
+        return await committed
+
+    async def close(self) -> None:
+        """Stores what waits, publishes it, and ends."""
+        self._closing = True
+        self._wake.set()
+        await self._writer
+        await self._storage.close()
+        await asyncio.to_thread(self._publisher.close)
+
+    async def _write(self) -> None:
+        while self._waiting or not self._closing:
+            if not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            self._in_work, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
+            overdue = self._loop.call_later(_ANSWER_SECONDS, self._give_up)
+            try:
+                stored = await self._store([event for event, _ in self._in_work])
+            except asyncio.CancelledError:
+                if not self._given_up:
+                    raise
+                stored = self._refuse_all()
+            overdue.cancel()
+            for (_, committed), result in zip(self._in_work, stored, strict=True):
+                _answer(committed, result)
+
+    def _give_up(self) -> None:
+        """One timer for a batch instead of one for each that waits, or a task's own timeout for three times as much."""
+        self._given_up = True
+        self._writer.cancel()
+
+    def _refuse_all(self) -> list[_Stored]:
+        """What came later, too: it is refused the sooner."""
+        self._given_up = False
+        self._writer.uncancel()
+        self._in_work, self._waiting = [*self._in_work, *self._waiting], []
+        log.error("events.not_stored", events=len(self._in_work), error="no answer in time")
+        return [UnavailableError() for _ in self._in_work]
+
+    async def _store(self, events: Sequence[VerificationEvent]) -> list[_Stored]:
+        """One result an event, in their order. Never raises."""
+        try:
+            receipt = await self._storage.receive(events)
+        except DATABASE_TROUBLE as error:
+            log.error("events.not_stored", events=len(events), error=describe(error))
+            return [UnavailableError() for _ in events]
+        except Exception as error:
+            if len(events) > 1:
+                return [result for event in events for result in await self._store([event])]
+            log.error("event.refused", event_id=events[0].id, error=describe(error))
+            return [RefusedEventError()]
+        self._publisher.publish(receipt)
+        return _outcomes(events, receipt)
+
+
+def _answer(committed: asyncio.Future[str], stored: _Stored) -> None:
+    if committed.done():  # its request has gone away
+        return
+    if isinstance(stored, str):
+        committed.set_result(stored)
+    else:
+        committed.set_exception(stored)
+
+
+def _outcomes(events: Sequence[VerificationEvent], receipt: Receipt) -> list[_Stored]:
+    first_deliveries = set(receipt.accepted)
+    outcomes: list[_Stored] = []
+    for event in events:
+        outcomes.append("accepted" if event.id in first_deliveries else "duplicate")
+        first_deliveries.discard(event.id)
+    return outcomes

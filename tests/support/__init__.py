@@ -1,0 +1,1 @@
+"""What several suites need: databases, servers, processes, shapes."""

@@ -1,0 +1,220 @@
+"""A database of its own for each test: a copied SQLite file, or a copy on DATABASE_URL's PostgreSQL server."""
+
+import os
+import re
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, Pool, create_engine, event, make_url, text
+from sqlmodel import SQLModel
+
+from config import database, settings
+from handlers.metrics import counting
+from handlers.outbox import registry
+from handlers.stripe_api import sessions
+from handlers.tables import schema
+
+# Read before any fixture clears the environment.
+SERVER_URL = os.environ.get("DATABASE_URL", "") if os.environ.get("DATABASE_URL", "").startswith("postgres") else ""
+
+
+def name() -> str:
+    """Which database the tests run on."""
+    return "PostgreSQL" if SERVER_URL else "SQLite"
+
+
+@contextmanager
+def unsynced() -> Iterator[None]:
+    """SQLite does not wait for the disk at each commit until the block ends: for tests that cut no power."""
+
+    def hurry(connection: Any, *_: object) -> None:
+        if not SERVER_URL:
+            connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Pool, "checkout", hurry)
+    try:
+        yield
+    finally:
+        event.remove(Pool, "checkout", hurry)
+
+
+def forget_process_state() -> None:
+    """As in a fresh process: no settings read, no engine open."""
+    if database.engine.cache_info().currsize:
+        database.engine().dispose()
+    for remembered in (database.engine, settings.settings, registry._email_lookup, sessions._client):
+        remembered.cache_clear()
+    counting._counted.clear()
+
+
+@contextmanager
+def fresh_database(folder: Path, *, migrated: bool = True) -> Iterator[str]:
+    """The DATABASE_URL of a database that nobody else uses."""
+    if SERVER_URL:
+        with _postgres_database(migrated=migrated) as url:
+            yield url
+    else:
+        yield _sqlite_file(folder, migrated=migrated)
+
+
+def dump(url: str) -> str:
+    """Every value of every table, as text."""
+    reader = database.connect(settings.load({"DATABASE_URL": url}).sqlalchemy_url)
+    with reader.connect() as connection:
+        names = [table.name for table in SQLModel.metadata.sorted_tables]
+        rows: list[Any] = [row for name in names for row in connection.execute(text(f"SELECT * FROM {name}"))]  # noqa: S608  # our own names
+    reader.dispose()
+    return "\n".join(repr(tuple(row)) for row in rows)
+
+
+@contextmanager
+def down(url: str) -> Iterator[None]:
+    """The database cannot be used, by a process that waits a moment only, until the block ends."""
+    if SERVER_URL:
+        name = make_url(url).database
+        _administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        _end_connections(name)
+        yield
+        _administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    else:
+        with locked(url):
+            yield
+
+
+@contextmanager
+def read_only(url: str) -> Iterator[None]:
+    """As a primary that became a replica: connections made until the block ends can never write."""
+    name = make_url(url).database
+    _administer(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    _end_connections(name)
+    yield
+    _administer(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Nobody can write to the inbox until the block ends."""
+    holder = database.connect(settings.load({"DATABASE_URL": url}).sqlalchemy_url)
+    with holder.begin() as connection:  # on SQLite BEGIN IMMEDIATE is the lock
+        if SERVER_URL:
+            connection.execute(text("LOCK TABLE inbox_event IN EXCLUSIVE MODE"))
+        yield
+    holder.dispose()
+
+
+def refuse(url: str, table: str, column: str, value: str) -> None:
+    """From now on the database refuses this row, as it would a value it cannot hold."""
+    if SERVER_URL:
+        _execute(url, f"ALTER TABLE {table} ADD CONSTRAINT refuse CHECK ({column} <> '{value}')")
+    else:
+        _execute(
+            url,
+            f"CREATE TRIGGER refuse BEFORE INSERT ON {table} WHEN NEW.{column} = '{value}' "
+            "BEGIN SELECT RAISE(ABORT, 'refused'); END",
+        )
+
+
+def sqlalchemy_url(url: str) -> str:
+    """A DATABASE_URL as SQLAlchemy wants it."""
+    return settings.load({"DATABASE_URL": url}).sqlalchemy_url
+
+
+def _execute(url: str, statement: str) -> None:
+    writer = database.connect(sqlalchemy_url(url))
+    with writer.begin() as connection:
+        connection.execute(text(statement))
+    writer.dispose()
+
+
+def _sqlite_file(folder: Path, *, migrated: bool) -> str:
+    path = folder / f"{uuid.uuid4().hex[:8]}.db"
+    if migrated:
+        shutil.copy(_sqlite_template(), path)
+    return f"sqlite:///{path}"
+
+
+@cache
+def _sqlite_template() -> Path:
+    path = _session_folder() / "template.db"
+    _migrate(f"sqlite:///{path}")
+    with sqlite3.connect(path) as connection:  # everything into the one file that is copied
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return path
+
+
+_folders: list[Path] = []
+
+
+def keep_templates_in(folder: Path) -> None:
+    """Where this session may put its files."""
+    _folders.append(folder)
+
+
+def _session_folder() -> Path:
+    return _folders[0]
+
+
+@contextmanager
+def _postgres_database(*, migrated: bool) -> Iterator[str]:
+    name = f"identity_test_{uuid.uuid4().hex[:12]}"
+    _administer(f"CREATE DATABASE {name}" + (f" TEMPLATE {_postgres_template()}" if migrated else ""))
+    try:
+        yield _with_database(name)
+    finally:
+        _administer(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@cache
+def _postgres_template() -> str:
+    name = f"identity_template_{uuid.uuid4().hex[:12]}"
+    _administer(f"CREATE DATABASE {name}")
+    _migrate(_with_database(name))
+    return name
+
+
+def drop_templates() -> None:
+    """At the session's end: nothing of ours stays on the server."""
+    if SERVER_URL and _postgres_template.cache_info().currsize:
+        _administer(f"DROP DATABASE {_postgres_template()} WITH (FORCE)")
+
+
+def _migrate(url: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", url)
+        forget_process_state()
+        schema.migrate()
+    forget_process_state()
+
+
+def _with_database(name: str) -> str:
+    url = make_url(re.sub(r"^postgres:", "postgresql:", SERVER_URL)).set(database=name)
+    return url.render_as_string(hide_password=False)
+
+
+def _end_connections(name: str | None) -> None:
+    _administer(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
+
+
+def _administer(statement: str) -> None:
+    with _server().connect() as connection:
+        connection.execute(text(statement))
+
+
+@cache
+def _server() -> Engine:
+    return create_engine(sqlalchemy_url(SERVER_URL), isolation_level="AUTOCOMMIT")
+
+
+def leave_server() -> None:
+    """Closes the connection that creates and drops databases."""
+    with suppress(KeyError):
+        if _server.cache_info().currsize:
+            _server().dispose()

@@ -1,0 +1,108 @@
+"""Short words for tests about the tables: events put in, rows read out, time moved by writing it."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from config.database import transaction
+from handlers.inbox import process, receive
+from handlers.record.events import VerificationEvent, parse
+from handlers.tables.models import (
+    ActionStatus,
+    InboxEvent,
+    InboxStatus,
+    OutboxAction,
+    Submission,
+    VerificationRecord,
+    utc_now,
+)
+from tests.support import shapes
+
+NOON = 1_794_830_400
+
+
+def payload(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str = "", **fields: Any) -> dict[str, Any]:
+    """A snapshot event's JSON; its id says what it is, unless one is given."""
+    status = {"created": "requires_input", "redacted": fields.pop("status", "verified")}.get(kind, kind)
+    about = shapes.session(session_id, status, **fields)
+    return shapes.event(event_id or f"evt_{session_id}_{kind}_{at}", kind, at, about)
+
+
+def event(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str = "", **fields: Any) -> VerificationEvent:
+    """The same, parsed."""
+    parsed = parse(shapes.as_body(payload(kind, at, session_id, event_id, **fields)))
+    assert isinstance(parsed, VerificationEvent)
+    return parsed
+
+
+def thin(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str = "evt_thin") -> VerificationEvent:
+    """A thin notification, parsed."""
+    created = datetime.fromtimestamp(at, UTC).isoformat()
+    parsed = parse(shapes.as_body(shapes.thin(event_id, kind, created, session_id)))
+    assert isinstance(parsed, VerificationEvent)
+    return parsed
+
+
+def applied(*events: VerificationEvent) -> list[int]:
+    """Receives and processes events one after the other; returns what is owed now."""
+    owed: list[int] = []
+    for one in events:
+        receive.receive([one])
+        owed += process.process([one.id])
+    return owed
+
+
+def event_row(event_id: str) -> InboxEvent:
+    """An event as it stands."""
+    with transaction() as session:
+        return session.get_one(InboxEvent, event_id)
+
+
+def event_rows(session_id: str = "vs_1") -> list[InboxEvent]:
+    """Every event of a session as it stands."""
+    with transaction() as session:
+        return list(session.exec(select(InboxEvent).where(InboxEvent.session_id == session_id)).all())
+
+
+def record(session_id: str = "vs_1") -> VerificationRecord:
+    """A session's record as it stands."""
+    with transaction() as session:
+        return session.get_one(VerificationRecord, session_id)
+
+
+def count_records() -> int:
+    """How many sessions are known."""
+    with transaction() as session:
+        return len(session.exec(select(VerificationRecord)).all())
+
+
+def actions(session_id: str = "vs_1") -> list[OutboxAction]:
+    """What was ever owed for a session, in the order in which it was written down."""
+    statement = select(OutboxAction).where(OutboxAction.session_id == session_id).order_by(col(OutboxAction.id))
+    with transaction() as session:
+        return list(session.exec(statement).all())
+
+
+def action(action_id: int) -> OutboxAction:
+    """An action as it stands."""
+    with transaction() as session:
+        return session.get_one(OutboxAction, action_id)
+
+
+def reports(session_id: str = "vs_1") -> set[str]:
+    """The reports that count as submissions."""
+    with transaction() as session:
+        return set(session.exec(select(Submission.report_id).where(Submission.session_id == session_id)).all())
+
+
+def end_all_leases() -> None:
+    """Time has passed: whatever is unfinished is due again."""
+    past = utc_now() - timedelta(minutes=5)
+    with transaction() as session:
+        connection = session.connection()
+        connection.execute(update(InboxEvent).where(col(InboxEvent.status) == InboxStatus.RECEIVED).values(due_at=past))
+        connection.execute(
+            update(OutboxAction).where(col(OutboxAction.status) == ActionStatus.PENDING).values(due_at=past)
+        )

@@ -1,0 +1,31 @@
+"""Addresses for tests, named by EMAIL_LOOKUP: known, unknown, broken, and one that keeps its worker waiting."""
+
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from config.settings import settings
+from handlers.tables.models import VerificationRecord
+
+
+def everybody(record: VerificationRecord) -> str:
+    """An address for everybody."""
+    return f"{record.session_id}@example.com"
+
+
+def nobody(_: VerificationRecord) -> None:
+    """An application that knows no address."""
+
+
+def broken(record: VerificationRecord) -> NoReturn:
+    """An application with a defect, whose error quotes what it must not."""
+    raise RuntimeError(f"no row for c4nary-{record.user_id}@example.com")
+
+
+def stall(record: VerificationRecord) -> str:
+    """Takes for ever as long as the file `stall` exists; says so in the file `stalled`."""
+    folder: Path = settings().var_dir
+    while (folder / "stall").exists():
+        (folder / "stalled").touch()
+        time.sleep(0.05)
+    return f"{record.session_id}@example.com"

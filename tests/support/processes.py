@@ -1,0 +1,137 @@
+"""The service as real processes: web, worker and clock as the Procfile has them, each started and killed on its own."""
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from config.defaults import RedisServer, start_redis
+from tests.support import shapes
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = dict(re.findall(r"^(\w+): *(.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE))
+SAYS_IT_IS_READY = {"web": "running on", "worker": "ready.", "clock": "beat: Starting..."}
+
+
+class Service:
+    """Its folder, its settings and its processes."""
+
+    def __init__(self, folder: Path, database_url: str, redis: RedisServer, **variables: str) -> None:
+        self.folder = folder
+        self.redis = redis
+        self.port = _free_port()
+        self._variables = {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis.url,
+            "VAR_DIR": str(folder),
+            "STRIPE_WEBHOOK_SECRET": shapes.SECRET,
+            "EMAIL_LOOKUP": "tests.support.lookups:everybody",
+            "LOG_FORMAT": "json",
+            **variables,
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def url(self) -> str:
+        """Where Stripe delivers to."""
+        return f"http://127.0.0.1:{self.port}/webhooks/stripe"
+
+    def start(self, *names: str) -> None:
+        """Starts processes of the Procfile, and waits until they work."""
+        marks = {name: len(self.log(name)) for name in names}
+        for name in names:
+            self._processes[name] = self._spawn(name)
+        for name in names:
+            wait_until(lambda name=name: self._is_ready(name, marks[name]), lambda name=name: self.log(name))  # type: ignore[misc]
+
+    def kill(self, name: str) -> None:
+        """As when the machine is switched off."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        """Politely."""
+        for process in self._processes.values():
+            process.terminate()
+        for name, process in self._processes.items():
+            assert process.wait(20) in (0, -15), self.log(name)
+        self._processes.clear()
+
+    def run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        """One of the operator's commands, to its end."""
+        command = [sys.executable, "-m", "worker", *arguments]
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env=self._environment(),
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def deliver(self, payload: dict[str, Any], secret: str = shapes.SECRET) -> str:
+        """Delivers one event as Stripe does; its outcome."""
+        body = shapes.as_body(payload)
+        request = urllib.request.Request(self.url, body, {"Stripe-Signature": shapes.signature(body, secret)})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return str(json.load(answer)["outcome"])
+
+    def log(self, name: str) -> str:
+        """What a process has said so far."""
+        path = self.folder / f"{name}.log"
+        return path.read_text() if path.exists() else ""
+
+    def logs(self) -> str:
+        """What all have said."""
+        return "\n".join(self.log(name) for name in COMMANDS)
+
+    def mails(self) -> list[Path]:
+        """The mails written."""
+        return sorted((self.folder / "mail").glob("*.eml"))
+
+    def _spawn(self, name: str) -> subprocess.Popen[bytes]:
+        command = shlex.split(COMMANDS[name].replace("${PORT:+--host 0.0.0.0}", ""))
+        assert command[0] == "python"
+        with (self.folder / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *command[1:]], cwd=ROOT, env=self._environment(), stdout=log, stderr=log
+            )
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **self._variables, "PORT": str(self.port), "PYTHONUNBUFFERED": "1"}
+
+    def _is_ready(self, name: str, mark: int) -> bool:
+        said = self.log(name)[mark:]
+        assert self._processes[name].poll() is None, said
+        return SAYS_IT_IS_READY[name] in said
+
+
+@contextmanager
+def service(folder: Path, database_url: str, **variables: str) -> Iterator[Service]:
+    """A service whose Redis runs and whose processes are started by the test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    redis = start_redis(folder)
+    made = Service(folder, database_url, redis, **variables)
+    try:
+        yield made
+    finally:
+        made.stop()
+        redis.stop()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

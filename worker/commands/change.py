@@ -1,0 +1,147 @@
+"""Commands that mend: retry, discard, reconcile, rebuild, purge."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+from config.broker import publish_actions, publish_events
+from handlers.metrics import counting
+from handlers.operator import retry_discard
+from handlers.operator.queries import Filter, Table
+from handlers.queue.failures import NotNowError, PermanentError
+from handlers.tables.models import InboxStatus
+from handlers.upkeep.purge import purge as purge_now
+from handlers.upkeep.rebuild import rebuild as read_back
+from handlers.upkeep.reconcile import reconcile as reconcile_now
+from worker.commands.options import TABLES, add_filters, chosen, moment
+from worker.commands.printing import print_json, print_pairs, print_rows
+
+_ACTION_ID = re.compile(r"\d{1,18}")
+
+
+def retry_options(parser: argparse.ArgumentParser) -> None:
+    """Which rows: ids, or a filter, or all."""
+    parser.add_argument("ids", metavar="ID", nargs="*", help="evt_… for an event, a number for an action")
+    parser.add_argument("--of", choices=tuple(TABLES), help="with a filter: events or actions only")
+    parser.add_argument("--all", action="store_true", help="everything that is dead")
+    add_filters(parser, statuses=False)
+
+
+def discard_options(parser: argparse.ArgumentParser) -> None:
+    """Which rows, and why."""
+    retry_options(parser)
+    parser.add_argument("--reason", required=True, type=_reason, help="a word or two that stay in the row")
+
+
+def retry(arguments: argparse.Namespace) -> int:
+    """Makes dead rows due again, all their tries before them; 1 when there was none."""
+    return _mend(arguments, "retried", retry_discard.retry)
+
+
+def discard(arguments: argparse.Namespace) -> int:
+    """Ends dead rows (named by id: waiting ones too) for good, and keeps them; 1 when there was none."""
+
+    def end(table: Table, wanted: Filter) -> list[Any]:
+        is_named = bool(wanted.ids)
+        return retry_discard.discard(
+            table, wanted if is_named else replace(wanted, status=InboxStatus.DEAD), arguments.reason
+        )
+
+    return _mend(arguments, "discarded", end)
+
+
+def reconcile(arguments: argparse.Namespace) -> int:
+    """Everything Stripe has and we have not; 1 when it could not be finished."""
+    report = reconcile_now(bounded=False)
+    publish_events(report.to_process)
+    counting.flush()
+    if arguments.json:
+        print_json(asdict(report))
+    else:
+        counts = {
+            "undelivered events": report.undelivered,
+            "of them new to us": len(report.recovered),
+            "sessions compared": report.compared,
+            "of them drifted": len(report.drifted),
+        }
+        print_pairs(counts)
+        print_rows([asdict(one) for one in report.drifted], ("session_id", "ours", "theirs"), "\ndrifted")
+    for reason in report.stopped:
+        print(f"Stopped before the end: {reason}.", file=sys.stderr)
+    return 1 if report.stopped else 0
+
+
+def rebuild_options(parser: argparse.ArgumentParser) -> None:
+    """From when, for whom, and how loud."""
+    parser.add_argument("--since", type=moment, required=True, metavar="DATE", help="sessions created since then")
+    parser.add_argument("--quiet", action="store_true", help="write what is owed as skipped: nobody gets a mail")
+    parser.add_argument(
+        "--account", action="append", default=[], metavar="acct_…", help="a connected account too; may be repeated"
+    )
+
+
+def rebuild(arguments: argparse.Namespace) -> int:
+    """Reads sessions and events back from Stripe; 1 when Stripe stopped it."""
+    counts = {"events listed": 0, "new events": 0, "sessions listed": 0, "new sessions": 0}
+    stopped = None
+    try:
+        for page in read_back(arguments.since, [None, *arguments.account], quiet=arguments.quiet):
+            publish_events(page.event_ids)
+            counts[f"{page.what} listed"] += page.listed
+            counts[f"new {page.what}"] += len(page.event_ids)
+    except (NotNowError, PermanentError) as error:
+        stopped = str(error)
+    if arguments.json:
+        print_json({**counts, "stopped": stopped})
+    else:
+        print_pairs(counts)
+    if stopped:
+        print(f"Stopped before the end: {stopped}. What was read stays; the command may be repeated.", file=sys.stderr)
+        return 1
+    print("The workers apply it now: python -m worker status", file=sys.stderr)
+    return 0
+
+
+def purge(arguments: argparse.Namespace) -> int:
+    """Deletes what retention lets go."""
+    purged = asdict(purge_now())
+    if arguments.json:
+        print_json(purged)
+    else:
+        print_pairs(purged, "deleted")
+    return 0
+
+
+def _mend(arguments: argparse.Namespace, verb: str, change: Callable[[Table, Filter], list[Any]]) -> int:
+    wanted = chosen(arguments)
+    if bool(arguments.ids) == (arguments.all or wanted != Filter()):
+        print("Name ids, or a filter, or --all.", file=sys.stderr)
+        return 2
+    done = {name: change(table, which) for name, (table, which) in _targets(arguments, wanted).items()}
+    if verb == "retried":
+        publish_events(done.get("events", []))
+        publish_actions(done.get("actions", []))
+    if arguments.json:
+        print_json({verb: done})
+    else:
+        print_pairs({name: " ".join(map(str, ids)) or "none" for name, ids in done.items()}, verb)
+    return 0 if any(done.values()) else 1
+
+
+def _targets(arguments: argparse.Namespace, wanted: Filter) -> dict[str, tuple[Table, Filter]]:
+    if not arguments.ids:
+        names = [arguments.of] if arguments.of else list(TABLES)
+        return {name: (TABLES[name], wanted) for name in names}
+    actions = [int(one) for one in arguments.ids if _ACTION_ID.fullmatch(one)]
+    events = [one for one in arguments.ids if not _ACTION_ID.fullmatch(one)]
+    by_name: dict[str, Any] = {"events": events, "actions": actions}
+    return {name: (TABLES[name], Filter(ids=ids)) for name, ids in by_name.items() if ids}
+
+
+def _reason(text: str) -> str:
+    if not re.fullmatch(r"[\w .,:'-]{1,80}", text):
+        raise argparse.ArgumentTypeError("give up to 80 letters, digits and spaces, without anything personal")
+    return text

@@ -1,0 +1,192 @@
+"""Checks the whole set-up: each thing one line, OK, WARN or FAIL, and what to do."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+
+from config import broker
+from config.database import DATABASE_TROUBLE
+from config.defaults import webhook_secrets
+from config.logs import configure_logging
+from config.settings import SettingsError, settings
+from handlers.operator.queries import backlog
+from handlers.outbox import smtp
+from handlers.queue.failures import NotNowError, PermanentError, RefusedError, describe
+from handlers.stripe_api import sessions
+from handlers.tables.models import InboxEvent, OutboxAction
+from handlers.tables.schema import is_at_head
+from worker.commands import endpoint
+from worker.commands.printing import print_json, print_rows
+
+# A signature is good for 300 s either way: half of that is eaten up by a clock this wrong.
+_SKEW_FAILS = 150.0
+_SKEW_WARNS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line."""
+
+    level: str  # OK, WARN or FAIL
+    what: str
+    words: str
+
+
+Check = Callable[[], Iterator[tuple[str, str]]]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0 unless something fails."""
+    with suppress(SettingsError):  # the first finding
+        configure_logging()
+    findings = list(examine())
+    if arguments.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        print_rows([asdict(finding) for finding in findings], ("level", "what", "words"))
+    return 1 if any(finding.level == "FAIL" for finding in findings) else 0
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, in the order of CHECKS; with settings that cannot be read, only that one."""
+    try:
+        settings()
+    except SettingsError as error:
+        yield Finding("FAIL", "settings", str(error))
+        return
+    for what, check in CHECKS.items():
+        try:
+            yield from (Finding(level, what, words) for level, words in check())
+        except Exception as error:  # the next check may still say something
+            yield Finding("FAIL", what, f"could not be checked: {describe(error)}")
+
+
+def _settings() -> Iterator[tuple[str, str]]:
+    yield "OK", "all of them can be read"
+    if settings().embedded_database:
+        yield "WARN", "no DATABASE_URL: SQLite under VAR_DIR, good for one machine whose disk stays"
+    if not settings().public_url:
+        yield "WARN", "no PUBLIC_URL: the endpoint at Stripe cannot be checked"
+
+
+def _secrets() -> Iterator[tuple[str, str]]:
+    try:
+        count = len(webhook_secrets(settings()))
+    except SettingsError as error:
+        yield "FAIL", str(error)
+        return
+    if settings().stripe_webhook_secret:
+        yield "OK", f"{count} in STRIPE_WEBHOOK_SECRET"
+    else:
+        yield "WARN", "a generated one, which only replays are signed with: set STRIPE_WEBHOOK_SECRET"
+
+
+def _stripe() -> Iterator[tuple[str, str]]:
+    if not sessions.has_key():
+        yield "WARN", "no STRIPE_API_KEY: no reconcile, no addresses from Stripe, thin events are ignored"
+        return
+    mode = "live" if settings().livemode else "test"
+    try:
+        skew = abs((sessions.now() - datetime.now(UTC)).total_seconds())
+    except (NotNowError, PermanentError) as error:
+        yield "FAIL", f"{error}: is STRIPE_API_KEY ({mode} mode) right and not revoked, and the network open?"
+        return
+    yield "OK", f"answers to the key, {mode} mode"
+    level = "FAIL" if skew > _SKEW_FAILS else "WARN" if skew > _SKEW_WARNS else "OK"
+    advice = "" if level == "OK" else ": set this machine's clock by NTP, or signatures will be refused"
+    yield level, f"its clock and ours are {skew:.0f} s apart{advice}"
+
+
+def _endpoint() -> Iterator[tuple[str, str]]:
+    if not sessions.has_key() or not settings().public_url:
+        yield "WARN", "not checked: needs STRIPE_API_KEY and PUBLIC_URL"
+        return
+    try:
+        found = endpoint.ours(sessions.list_endpoints())
+    except PermanentError as error:
+        yield "WARN", f"not checked: {error}; give the key the permission to read webhook endpoints"
+        return
+    if not found:
+        yield "FAIL", f"none at Stripe leads to {endpoint.url()}: python -m worker endpoint create"
+    for one in found:
+        problems = endpoint.faults(one)
+        yield ("FAIL", f"{one['id']}: {'; '.join(problems)}") if problems else ("OK", f"{one['id']} has all six types")
+
+
+def _database() -> Iterator[tuple[str, str]]:
+    try:
+        at_head = is_at_head()
+    except DATABASE_TROUBLE as error:
+        yield "FAIL", f"cannot be used ({describe(error)}): see DATABASE_URL"
+        return
+    if not at_head:
+        yield "FAIL", "migrations are missing: python -m worker migrate"
+        return
+    yield "OK", "all migrations are applied"
+    for name, found in {"event": backlog(InboxEvent), "action": backlog(OutboxAction)}.items():
+        late = found.oldest_seconds > settings().backlog_seconds
+        advice = ": does a worker run? python -m worker status" if late else ""
+        yield "FAIL" if late else "OK", f"the oldest waiting {name} is {found.oldest_seconds:.0f} s old{advice}"
+        if found.dead:
+            yield "WARN", f"{found.dead} {name}s are dead: python -m worker dead"
+
+
+def _redis() -> Iterator[tuple[str, str]]:
+    if settings().redis_url.startswith("memory:"):
+        yield "OK", "not in use"
+        return
+    found = broker.server_info()
+    if not found:
+        level = "FAIL" if settings().redis_url else "WARN"
+        yield level, "cannot be reached: nothing is lost, but nothing is done until it is back"
+        return
+    policy = found.get("maxmemory_policy", "unknown")
+    if policy == "noeviction" or not found.get("maxmemory"):
+        yield "OK", f"reached; evicts nothing (maxmemory-policy {policy}, maxmemory {found.get('maxmemory', 0)})"
+    else:
+        yield "WARN", f"maxmemory-policy {policy} throws messages away when full: set it to noeviction"
+    kept = found.get("aof_enabled") or found.get("rdb_last_save_time")
+    yield "OK", "it keeps its messages on disk" if kept else "it keeps nothing on disk: the sweep sends anew"
+
+
+def _mail() -> Iterator[tuple[str, str]]:
+    if not settings().smtp_url:
+        yield "WARN", "no SMTP_URL: mails are written to files under VAR_DIR/mail"
+        return
+    try:
+        smtp.check()
+    except (NotNowError, RefusedError, PermanentError) as error:
+        yield "FAIL", f"{error}: see SMTP_URL"
+    else:
+        yield "OK", "the SMTP server takes us"
+
+
+def _lookup() -> Iterator[tuple[str, str]]:
+    module, _, name = settings().email_lookup.partition(":")
+    if not module:
+        source = (
+            "Stripe" if sessions.has_key() else "nowhere: set STRIPE_API_KEY or EMAIL_LOOKUP, or nobody gets a mail"
+        )
+        yield "OK" if sessions.has_key() else "WARN", f"addresses come from {source}"
+        return
+    try:
+        found = callable(getattr(import_module(module), name))
+    except Exception as error:  # whatever the module does when it is imported
+        yield "FAIL", f"EMAIL_LOOKUP cannot be imported: {type(error).__name__}"
+        return
+    yield ("OK", "EMAIL_LOOKUP is found") if found else ("FAIL", "EMAIL_LOOKUP names something that cannot be called")
+
+
+CHECKS: dict[str, Check] = {
+    "settings": _settings,
+    "webhook secret": _secrets,
+    "stripe": _stripe,
+    "endpoint": _endpoint,
+    "database": _database,
+    "redis": _redis,
+    "mail": _mail,
+    "addresses": _lookup,
+}

@@ -1,0 +1,48 @@
+"""Commands that start, prepare and feed the service: run, migrate, replay."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from config.defaults import webhook_secrets
+from config.settings import settings
+from handlers.tables.schema import migrate as apply_migrations
+from worker.commands.replay import UnreadableError, read
+from worker.commands.replay import replay as post
+from worker.run.foreground import run as run_all
+
+
+def run(_: argparse.Namespace) -> int:
+    """Until Ctrl-C."""
+    return run_all()
+
+
+def migrate(_: argparse.Namespace) -> int:
+    """Applies what is missing."""
+    apply_migrations()
+    print("The schema is up to date.")
+    return 0
+
+
+def replay_options(parser: argparse.ArgumentParser) -> None:
+    """From where, to where."""
+    parser.add_argument("file", metavar="FILE|-", help="events as the Stripe CLI prints them; - is stdin")
+    parser.add_argument("--to", metavar="URL", help="the receiver (default: the one on this machine)")
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    """Posts events; 1 when one was refused."""
+    url = arguments.to or f"{settings().base_url}/webhooks/stripe"
+    try:
+        text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text()
+        outcomes = post(read(text), url, webhook_secrets(settings())[0])
+    except UnreadableError as error:
+        print(f"{arguments.file}: {error}", file=sys.stderr)
+        return 2
+    except (OSError, UnicodeDecodeError) as error:
+        print(f"Nothing more was replayed: {error}", file=sys.stderr)
+        return 1
+    for outcome, count in sorted(outcomes.items()):
+        print(f"{outcome}: {count}")
+    print(f"total: {outcomes.total()}")
+    return 1 if any(outcome.startswith("refused") for outcome in outcomes) else 0

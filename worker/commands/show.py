@@ -1,0 +1,177 @@
+"""Commands that look: status, events, event, session, dead."""
+
+import argparse
+import sys
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length
+from config.settings import settings
+from handlers.operator.queries import Filter, backlog, find_actions, find_events, find_records, rates, records_by_status
+from handlers.tables.models import InboxEvent, InboxStatus, OutboxAction, VerificationRecord, utc_now
+from handlers.upkeep import progress
+from handlers.upkeep.reconcile import RUN
+from worker.commands.options import add_filters, chosen
+from worker.commands.printing import print_json, print_pairs, print_rows
+
+_RATES_OVER = timedelta(minutes=5)
+# The columns a person may see: none of them holds a name, an address or a text about a document.
+_EVENT: tuple[str, ...] = ("id", "type", "session_id", "account", "livemode", "created_at", "received_at", "status")
+_EVENT += ("outcome", "attempts", "waits", "due_at", "last_error", "processed_at", "quiet")
+_EVENT += ("session_status", "error_code", "report_id")
+_ACTION: tuple[str, ...] = ("id", "session_id", "name", "cause", "status", "reason", "attempts", "waits", "due_at")
+_ACTION += ("last_error", "created_at", "done_at")
+_RECORD: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_report_id", "client_reference_id")
+_RECORD += ("client_reference_trusted", "user_id", "account", "livemode", "submissions", "change_number")
+_RECORD += ("redacted_at", "created_at", "updated_at")
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Counts, ages, rates; 1 when something is dead or has waited too long."""
+    events, actions = backlog(InboxEvent), backlog(OutboxAction)
+    found = {
+        "events": asdict(events),
+        "actions": asdict(actions),
+        "last_five_minutes": rates(_RATES_OVER),
+        "sessions": records_by_status(),
+        "queue_messages": queue_length(EVENTS_QUEUE) + queue_length(ACTIONS_QUEUE),
+        "reconciled_at": progress.reached(RUN),
+    }
+    if arguments.json:
+        print_json(found)
+    else:
+        lines = [{"": "events", **asdict(events)}, {"": "actions", **asdict(actions)}]
+        print_rows(lines, ("", "waiting", "due", "dead", "oldest_seconds"))
+        print_pairs(rates(_RATES_OVER), "\nin the last five minutes")
+        print_pairs(records_by_status(), "\nsessions")
+        print_pairs({name: found[name] for name in ("queue_messages", "reconciled_at")}, "\nbeside")
+    late = max(events.oldest_seconds, actions.oldest_seconds) > settings().backlog_seconds
+    return 1 if events.dead or actions.dead or late else 0
+
+
+def events_options(parser: argparse.ArgumentParser) -> None:
+    """Which events, and how many."""
+    add_filters(parser)
+    parser.add_argument("--limit", type=int, default=50, help="at most so many, newest first (default 50)")
+
+
+def events(arguments: argparse.Namespace) -> int:
+    """The latest events that match; 1 when none does."""
+    found = [_fields(event, _EVENT) for event in find_events(chosen(arguments), arguments.limit)]
+    if arguments.json:
+        print_json(found)
+    else:
+        headings = ("received_at", "id", "type", "session_id", "status", "outcome", "attempts", "last_error")
+        print_rows(found, headings)
+    return 0 if found else 1
+
+
+def event_options(parser: argparse.ArgumentParser) -> None:
+    """Which event."""
+    parser.add_argument("id", metavar="ID", help="evt_…")
+
+
+def event(arguments: argparse.Namespace) -> int:
+    """One event with its history; 1 when it is not here."""
+    found = find_events(Filter(ids=[arguments.id]), 1)
+    if not found:
+        return _nothing(f"There is no event {arguments.id}: never received, or purged after RETENTION_DAYS.")
+    history = _event_history(found[0])
+    if arguments.json:
+        print_json({**_fields(found[0], _EVENT), "history": history})
+    else:
+        print_pairs(_fields(found[0], _EVENT))
+        print_rows(history, ("at", "what"), "\nhistory")
+    return 0
+
+
+def session_options(parser: argparse.ArgumentParser) -> None:
+    """Whose."""
+    parser.add_argument("id", metavar="ID", help="vs_…, or a user id or client_reference_id")
+
+
+def session(arguments: argparse.Namespace) -> int:
+    """What happened to a person's verification: the record, and all events and actions in time; 1 when unknown."""
+    records = find_records(arguments.id)
+    if not records:
+        return _nothing(f"There is no session, user or reference {arguments.id}.")
+    stories = [(_fields(record, _RECORD), _timeline(record)) for record in records]
+    if arguments.json:
+        print_json([{"record": record, "timeline": timeline} for record, timeline in stories])
+        return 0
+    for record, timeline in stories:
+        print_pairs(record)
+        print_rows(timeline, ("at", "what", "id", "status", "about"), "\ntimeline")
+        print()
+    return 0
+
+
+def dead(arguments: argparse.Namespace) -> int:
+    """All events and actions that were given up; 1 when there are any."""
+    given_up = Filter(status=InboxStatus.DEAD)
+    events = [_fields(event, _EVENT) for event in find_events(given_up, None)]
+    actions = [_fields(action, _ACTION) for action in find_actions(given_up, None)]
+    if arguments.json:
+        print_json({"events": events, "actions": actions})
+    else:
+        print_rows(events, ("received_at", "id", "type", "session_id", "attempts", "last_error"), "events")
+        print_rows(actions, ("created_at", "id", "name", "session_id", "cause", "attempts", "last_error"), "\nactions")
+    return 1 if events or actions else 0
+
+
+def _timeline(record: VerificationRecord) -> list[dict[str, Any]]:
+    wanted = Filter(session_id=record.session_id)
+    lines = [_event_line(event) for event in find_events(wanted, None)]
+    lines += [_action_line(action) for action in find_actions(wanted, None)]
+    if record.redacted_at:
+        lines.append(_line(record.redacted_at, "redacted", "", "", "what is personal was wiped"))
+    return sorted(lines, key=lambda line: (line["at"], str(line["id"])))
+
+
+def _event_line(event: InboxEvent) -> dict[str, Any]:
+    word = event.outcome or event.status
+    about = _joined(event.session_status, event.error_code, event.report_id, event.last_error)
+    received = f"received {event.received_at:%Y-%m-%d %H:%M:%SZ}"
+    return _line(event.created_at, event.type.rpartition(".")[2], event.id, word, _joined(about, received))
+
+
+def _action_line(action: OutboxAction) -> dict[str, Any]:
+    ended = f"ended {action.done_at:%Y-%m-%d %H:%M:%SZ}" if action.done_at else None
+    about = _joined(action.reason, action.last_error, f"for {action.cause}", ended)
+    return _line(action.created_at, action.name, str(action.id), action.status, about)
+
+
+def _event_history(event: InboxEvent) -> list[dict[str, Any]]:
+    lines = [{"at": event.created_at, "what": "happened at Stripe"}, {"at": event.received_at, "what": "received"}]
+    if event.attempts:
+        tries = f"tried {event.attempts} times, {event.waits} of them spoiled by others"
+        lines.append({"at": event.processed_at or utc_now(), "what": _joined(tries, event.last_error)})
+    if event.processed_at:
+        lines.append({"at": event.processed_at, "what": f"processed: {event.outcome}"})
+    elif event.status == InboxStatus.RECEIVED:
+        lines.append({"at": event.due_at, "what": "due"})
+    else:
+        lines.append({"at": utc_now(), "what": f"dead: python -m worker retry {event.id}"})
+    owed = find_actions(Filter(session_id=event.session_id, since=event.received_at), None)
+    return lines + [
+        {"at": action.created_at, "what": f"its session owed {action.name} for {action.cause}: {action.status}"}
+        for action in reversed(owed)
+    ]
+
+
+def _line(at: datetime, what: str, row_id: str, status: str, about: str) -> dict[str, Any]:
+    return {"at": at, "what": what, "id": row_id, "status": status, "about": about}
+
+
+def _fields(row: InboxEvent | OutboxAction | VerificationRecord, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}
+
+
+def _joined(*words: str | None) -> str:
+    return ", ".join(word for word in words if word)
+
+
+def _nothing(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 1

@@ -1,0 +1,1 @@
+"""Everything together on one machine, in the foreground."""

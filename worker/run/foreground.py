@@ -1,0 +1,110 @@
+"""`make run`: everything in the foreground, on what is set and on the embedded default for what is not."""
+
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from config.defaults import RedisServer, redis_binary, start_redis, webhook_secret_path, webhook_secrets
+from config.settings import Settings, SettingsError, settings
+from handlers.record.events import EVENT_TYPES
+from handlers.tables.schema import migrate
+from worker.run.processes import supervise
+from worker.run.together import run_together
+
+PROCFILE = Path(__file__).parents[2] / "Procfile"
+PROCESSES = ("web", "worker", "clock")
+
+
+def run() -> int:
+    """The exit code: 0 after Ctrl-C or SIGTERM, 2 for an unusable setting, else that of the process that died."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(settings())
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 0
+
+
+def _run(chosen: Settings) -> int:
+    webhook_secrets(chosen)
+    _refuse_taken_port(chosen.port)
+    migrate()
+    if chosen.redis_url.startswith("memory:") or not (chosen.redis_url or redis_binary()):
+        return _run_together(chosen)
+    server = None if chosen.redis_url else start_redis(chosen.var_dir)
+    try:
+        print(_report(chosen, _broker(chosen, server)), flush=True)
+        return supervise(_commands(), _variables(chosen, server))
+    finally:
+        if server is not None:
+            server.stop()
+
+
+def _run_together(chosen: Settings) -> int:
+    why = "as REDIS_URL says" if chosen.redis_url else "as REDIS_URL is not set and no redis-server was found"
+    print(_report(chosen, f"memory of this one process, {why}"), flush=True)
+    run_together(chosen.port)
+    return 0
+
+
+def _refuse_taken_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise SettingsError(f"PORT {port} is taken by another program: stop that, or set PORT to a free one")
+
+
+def _commands() -> dict[str, str]:
+    lines = dict(re.findall(r"^(\w+): *(.+)$", PROCFILE.read_text(), re.MULTILINE))
+    return {name: lines[name] for name in PROCESSES}
+
+
+def _variables(chosen: Settings, server: RedisServer | None) -> dict[str, str]:
+    variables = {"PYTHONUNBUFFERED": "1"}
+    if server is not None:
+        variables["REDIS_URL"] = server.url
+    if chosen.log_format == "auto" and sys.stdout.isatty():
+        variables["LOG_FORMAT"] = "console"  # theirs is a pipe
+    return variables
+
+
+def _report(chosen: Settings, broker: str) -> str:
+    url = f"http://127.0.0.1:{chosen.port}/webhooks/stripe"
+    types = ",".join(EVENT_TYPES)
+    return "\n".join(
+        (
+            f"endpoint  {url}",
+            f"database  {_database(chosen)}",
+            f"broker    {broker}",
+            f"secret    {_secret(chosen)}",
+            f"forward   stripe listen --events {types} --forward-to {url}",
+        )
+    )
+
+
+def _database(chosen: Settings) -> str:
+    if chosen.embedded_database:
+        return f"{chosen.sqlalchemy_url.removeprefix('sqlite:///')}, as DATABASE_URL is not set"
+    return _without_credentials(chosen.database_url)
+
+
+def _broker(chosen: Settings, server: RedisServer | None) -> str:
+    if server is None:
+        return _without_credentials(chosen.redis_url)
+    return f"{redis_binary()} on {urlsplit(server.url).path}, as REDIS_URL is not set"
+
+
+def _secret(chosen: Settings) -> str:
+    if chosen.stripe_webhook_secret:
+        return f"{len(chosen.stripe_webhook_secret)} from STRIPE_WEBHOOK_SECRET"
+    return f"{webhook_secrets(chosen)[0]} (generated, kept in {webhook_secret_path(chosen.var_dir)})"
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
