@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -16,19 +16,19 @@ from config.broker import (
     queue_length,
 )
 from config.database import DATABASE_TROUBLE
-from handlers.inbox import process
-from handlers.outbox import perform
+from handlers.inbox.process import process
+from handlers.outbox.perform import Performers
+from handlers.queue.claims import due
 from handlers.queue.failures import describe
-from handlers.tables.models import utc_now
+from handlers.tables.models import InboxEvent, OutboxAction
 from handlers.upkeep import purge as retention
 from handlers.upkeep import reconcile as stripe_side
-from worker.performers import Performers
 
 _SWEEP_MOST = 10_000  # ids a sweep of each kind: fewer than the workers finish until the next would be their pace
 _ALONE_MOST = 500  # events tried before, each a message by itself
 _GRACE = timedelta(seconds=2)  # what was published a moment ago needs no second message
 
-_performers = Performers()
+_performers = Performers(4, publish_actions)
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -37,7 +37,7 @@ log = structlog.stdlib.get_logger(__name__)
 def process_events(event_ids: list[str]) -> None:
     """Applies events, then hands on what they owe."""
     with _left_to_the_sweep():
-        publish_actions(process.process(event_ids))
+        publish_actions(process(event_ids))
 
 
 @celery_app.task(name="perform_actions")  # type: ignore[untyped-decorator]
@@ -52,14 +52,15 @@ def sweep() -> None:
     """Publishes whatever is due and was not done: lost messages, lost workers, times of waiting that are over."""
     if queue_length(EVENTS_QUEUE) > ENOUGH:
         return
-    before = utc_now() - _GRACE
+    before = datetime.now(UTC) - _GRACE
     with _left_to_the_sweep():
-        never_tried, tried_before = process.due(_SWEEP_MOST, before)
+        never_tried, tried_before = due(InboxEvent, _SWEEP_MOST, before)
         publish_events(never_tried)
         for event_id in tried_before[:_ALONE_MOST]:
             publish_events([event_id])
         if queue_length(ACTIONS_QUEUE) <= ENOUGH:
-            publish_actions(perform.due(_SWEEP_MOST, before))
+            new, again = due(OutboxAction, _SWEEP_MOST, before)
+            publish_actions([*new, *again])
 
 
 @celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]

@@ -1,17 +1,27 @@
-"""Where events enter the inbox: all that a web process needs of it, without what processing and actions weigh."""
+"""How events enter the inbox, and how they are read back from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
-from sqlmodel import col
+import orjson
+from sqlalchemy import Row
 
 from config import inserts
 from config.database import statement
 from handlers.record.events import SessionState, VerificationEvent
-from handlers.tables.models import InboxEvent, InboxStatus, utc_now
+from handlers.tables.models import InboxEvent, InboxStatus
+
+# What the event and its row name alike; of a thin notification the state's columns are empty.
+_EVENT = ("id", "type", "session_id", "account", "livemode", "created_at")
+_STATE = ("error_code", "error_reason", "report_id", "client_reference_id", "user_id", "has_flow", "redaction")
+
+_UNPROCESSED = {
+    "postgresql": "SELECT id FROM inbox_event WHERE id = ANY(ARRAY(SELECT json_array_elements_text(%s)))"
+    " AND status = 'received'",
+    "sqlite": "SELECT id FROM inbox_event WHERE id IN (SELECT value FROM json_each(?)) AND status = 'received'",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,59 +33,57 @@ class Receipt:
     duplicates: int = 0
 
 
-def receive(events: Sequence[VerificationEvent], *, quiet: bool = False) -> Receipt:
+def receive(events: Sequence[VerificationEvent], *, owes_nothing: bool = False) -> Receipt:
     """Stores a batch in one statement, ignoring what is known. If it raises, none is stored.
 
-    What quiet events owe is written down as skipped.
+    What these events owe is written down as skipped if they owe nothing.
     """
     if not events:
         return Receipt(frozenset(), frozenset())
     with statement() as connection:
-        insert, rows = insertion(connection.dialect.name, events, quiet=quiet)
+        insert, rows = insertion(connection.dialect.name, events, owes_nothing=owes_nothing)
         accepted = frozenset(connection.exec_driver_sql(insert, (rows,)).scalars())
-    unprocessed = _unprocessed({event.id for event in events} - accepted)
-    return Receipt(accepted, unprocessed, len(events) - len(accepted))
+    known = {event.id for event in events} - accepted
+    left = frozenset[str]()
+    if known:
+        with statement() as connection:
+            select, ids = unprocessed(connection.dialect.name, known)
+            left = frozenset(connection.exec_driver_sql(select, (ids,)).scalars())
+    return Receipt(accepted, left, len(events) - len(accepted))
 
 
-def insertion(dialect: str, events: Sequence[VerificationEvent], *, quiet: bool = False) -> tuple[str, str]:
+def insertion(dialect: str, events: Sequence[VerificationEvent], *, owes_nothing: bool = False) -> tuple[str, str]:
     """The statement that stores a batch and answers the new ones' ids, and its parameter."""
-    now = utc_now()
+    now = datetime.now(UTC)
     distinct = {event.id: event for event in events}
     in_order = sorted(distinct)  # one order for all writers: no deadlock
-    rows = [_row(distinct[event_id], now, quiet=quiet) for event_id in in_order]
+    rows = [_row(distinct[event_id], now, owes_nothing=owes_nothing) for event_id in in_order]
     return inserts.insertion(dialect, InboxEvent, rows, on_conflict="DO NOTHING", returning="id")
 
 
-def _row(event: VerificationEvent, now: datetime, *, quiet: bool) -> dict[str, Any]:
+def unprocessed(dialect: str, event_ids: Iterable[str]) -> tuple[str, str]:
+    """The statement that answers which of these events are not processed yet, and its parameter."""
+    return _UNPROCESSED[dialect], orjson.dumps(sorted(event_ids)).decode()
+
+
+def event_in(row: Row[Any]) -> VerificationEvent:
+    """The event that a row was made of."""
+    fields = {name: getattr(row, name) for name in _EVENT}
+    is_thin = row.type.startswith("v1.")
+    state = SessionState(status=row.session_status, **{name: getattr(row, name) for name in _STATE})
+    return VerificationEvent(**fields, state=None if is_thin else state)
+
+
+def _row(event: VerificationEvent, now: datetime, *, owes_nothing: bool) -> dict[str, Any]:
     state = event.state or SessionState(status=None)
     return {
-        "id": event.id,
-        "type": event.type,
-        "session_id": event.session_id,
-        "account": event.account,
-        "livemode": event.livemode,
-        "created_at": event.created_at,
+        **{name: getattr(event, name) for name in _EVENT},
+        **{name: getattr(state, name) for name in _STATE},
+        "session_status": state.status,
         "received_at": now,
         "status": InboxStatus.RECEIVED,
         "attempts": 0,
         "waits": 0,
         "due_at": now,
-        "quiet": quiet,
-        "session_status": state.status,
-        "error_code": state.error_code,
-        "error_reason": state.error_reason,
-        "report_id": state.report_id,
-        "client_reference_id": state.client_reference_id,
-        "user_id": state.user_id,
-        "has_flow": state.has_flow,
-        "redaction": state.redaction,
+        "owes_nothing": owes_nothing,
     }
-
-
-def _unprocessed(event_ids: set[str]) -> frozenset[str]:
-    if not event_ids:
-        return frozenset()
-    waiting = col(InboxEvent.status) == InboxStatus.RECEIVED
-    known = select(col(InboxEvent.id)).where(col(InboxEvent.id).in_(event_ids), waiting)
-    with statement() as connection:
-        return frozenset(connection.scalars(known))

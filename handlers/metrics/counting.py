@@ -67,6 +67,14 @@ def count(name: str, by: float = 1, /, **labels: str) -> None:
         _counted[key] += by
 
 
+def count_end(noun: str, kind: str, end: str) -> None:
+    """An event or an action has come to an end."""
+    if noun == "event":
+        count("identity_events_total", type=kind, outcome=end)
+    else:
+        count("identity_actions_total", name=kind, status=end)
+
+
 def observe(name: str, seconds: float) -> None:
     """Notes a duration."""
     bucket = _BUCKETS[name][bisect_left(HISTOGRAMS[name].bounds, seconds)]

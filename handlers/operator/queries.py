@@ -2,28 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Select, func, or_, select
 from sqlmodel import Session, col
 
 from config.database import transaction
-from handlers.tables.models import (
-    ActionStatus,
-    InboxEvent,
-    InboxStatus,
-    OutboxAction,
-    Status,
-    VerificationRecord,
-    utc_now,
-)
+from handlers.queue.claims import Table
+from handlers.record.events import Status
+from handlers.tables.models import InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 
 _LAST_ACTIONS = 20_000  # rows looked at for the rate of actions: they have no index by time
-_UNFINISHED = {InboxEvent: InboxStatus.RECEIVED, OutboxAction: ActionStatus.PENDING}
-_SINCE = {InboxEvent: InboxEvent.received_at, OutboxAction: OutboxAction.created_at}
-
-Table = type[InboxEvent] | type[OutboxAction]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +41,20 @@ class Filter:
 
 def backlog(table: Table) -> Backlog:
     """Read from the partial indexes alone, so cheap however much is kept."""
-    now = utc_now()
-    waits = col(table.status) == _UNFINISHED[table]
+    now = datetime.now(UTC)
+    waits = col(table.status) == table.UNFINISHED
     with transaction() as session:
-        waiting, oldest = session.execute(select(func.count(), func.min(_SINCE[table])).where(waits)).one()
+        waiting, oldest = session.execute(
+            select(func.count(), func.min(getattr(table, table.SINCE))).where(waits)
+        ).one()
         due = _count(session, select(func.count()).where(waits, col(table.due_at) <= now))
-        dead = _count(session, select(func.count()).where(col(table.status) == "dead"))
+        dead = _count(session, select(func.count()).where(col(table.status) == table.DEAD))
     return Backlog(waiting, due, dead, (now - oldest).total_seconds() if oldest else 0.0)
 
 
 def rates(span: timedelta) -> dict[str, int]:
     """How many events were received and processed, and how many actions ended, within the span."""
-    start = utc_now() - span
+    start = datetime.now(UTC) - span
     received = select(func.count()).where(col(InboxEvent.received_at) > start)
     is_done = col(InboxEvent.status) == InboxStatus.PROCESSED  # so that the partial index serves
     processed = select(func.count()).where(is_done, col(InboxEvent.processed_at) > start)
@@ -111,7 +103,7 @@ def find_records(word: str) -> list[VerificationRecord]:
 
 def conditions(table: Table, wanted: Filter) -> list[Any]:
     """The filter as SQL, for whoever reads or mends."""
-    kind = InboxEvent.type if table is InboxEvent else OutboxAction.name
+    kind = getattr(table, table.KIND)
     found: list[Any] = []
     if wanted.ids:
         found.append(col(table.id).in_(wanted.ids))
@@ -124,7 +116,7 @@ def conditions(table: Table, wanted: Filter) -> list[Any]:
     if wanted.error:
         found.append(col(table.last_error).contains(wanted.error, autoescape=True))
     if wanted.since:
-        found.append(_SINCE[table] >= wanted.since)
+        found.append(getattr(table, table.SINCE) >= wanted.since)
     return found
 
 

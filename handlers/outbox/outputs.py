@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -9,15 +10,16 @@ from sqlmodel import col, select
 
 from config.database import insert_into, transaction
 from config.settings import settings
+from handlers.record.events import Status
 from handlers.stripe_api import sessions
-from handlers.tables.models import Status, VerificationRecord, VerifiedOutput, utc_now
+from handlers.tables.models import OutboxAction, VerificationRecord, VerifiedOutput
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
 
-def keep(record: VerificationRecord) -> str | None:
-    """Fetches and stores what VERIFIED_OUTPUTS names; returns why there is nothing to keep, or None."""
+def keep_outputs(_: OutboxAction, record: VerificationRecord) -> str | None:
+    """Fetches what VERIFIED_OUTPUTS names and keeps it encrypted; returns why there is nothing to keep, or None."""
     found = sessions.retrieve_outputs(record.session_id, record.account, settings().verified_outputs)
     if not found:
         return "no outputs"
@@ -30,13 +32,13 @@ def keep(record: VerificationRecord) -> str | None:
             return "redacted"
         if current.status != Status.VERIFIED:
             return "superseded"
-        row = {"session_id": record.session_id, "ciphertext": ciphertext, "fetched_at": utc_now()}
+        row = {"session_id": record.session_id, "ciphertext": ciphertext, "fetched_at": datetime.now(UTC)}
         insert = insert_into(VerifiedOutput, session).values(row)
         session.connection().execute(insert.on_conflict_do_update(index_elements=["session_id"], set_=row))
     return None
 
 
-def read(session_id: str) -> dict[str, Any] | None:
+def read_outputs(session_id: str) -> dict[str, Any] | None:
     """What is kept of a session, decrypted by any of VERIFIED_OUTPUTS_KEY; None where nothing is.
 
     Raises cryptography.fernet.InvalidToken where the key it was written with is no longer among them.

@@ -1,111 +1,36 @@
-"""Render a template, send one mail, and know which errors are permanent."""
+"""One mail over SMTP, in bounded time, and which of the server's answers are final."""
 
-import hashlib
-import os
 import smtplib
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from email.errors import NonASCIILocalPartDefect
 from email.message import EmailMessage
-from email.utils import formatdate, parseaddr
-from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
 from config.settings import settings
-from handlers.queue.failures import NotNowError, PermanentError, RefusedError, unless_stopping
+from handlers.queue.failures import NotNowError, PermanentError, RefusedError
 
 _CONNECT_SECONDS = 10.0
 # With the address look-up well below a lease, as nobody else may send meanwhile, and below the 30 s that a platform
 # gives a process to end. All of it may go into the answer to the mail: who stops waiting for that sends it twice.
 _TOTAL_SECONDS = 25.0
 
-_templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=select_autoescape(["html"]),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mail:
-    """One mail to one person: a template's name, and the key of what is owed, from which its Message-ID follows."""
-
-    template: str
-    recipient: str = field(repr=False)
-    key: tuple[str, str, str]
-    words: Mapping[str, str | None] = field(repr=False)
-
-
-def send(mail: Mail) -> None:
-    """Sends by SMTP_URL, or writes an .eml file under VAR_DIR/mail.
+def send_by_smtp(message: EmailMessage) -> None:
+    """Sends by SMTP_URL.
 
     Raises PermanentError where this mail can never be sent, NotNowError where the server cannot be reached, and
     RefusedError where it refused for now.
     """
-    message = render(mail)
-    unless_stopping()
-    if settings().smtp_url:
-        _send_by_smtp(message, urlsplit(settings().smtp_url))
-    else:
-        _write_file(message, settings().var_dir / "mail")
+    _use_smtp(urlsplit(settings().smtp_url), lambda smtp: smtp.send_message(message))
 
 
-def render(mail: Mail) -> EmailMessage:
-    """The mail with its plain-text and HTML parts; the first line of the text template is the subject."""
-    sender_name, sender = parseaddr(settings().mail_from)
-    words = {**mail.words, "sender": sender_name or sender}
-    subject, _, text = _templates.get_template(f"{mail.template}.txt").render(words).partition("\n")
-    message = EmailMessage()
-    _address(message, mail.recipient)
-    message["From"] = settings().mail_from
-    message["Subject"] = subject.removeprefix("Subject: ").strip()
-    message["Date"] = formatdate()
-    message["Message-ID"] = f"<{_digest(mail.key)}@{sender.rpartition('@')[2]}>"
-    message["Auto-Submitted"] = "auto-generated"
-    message.set_content(text.strip() + "\n")
-    message.add_alternative(_templates.get_template(f"{mail.template}.html").render(words), subtype="html")
-    return message
-
-
-def _address(message: EmailMessage, recipient: str) -> None:
-    try:
-        message["To"] = recipient
-        header = message["To"]
-        dirt = [defect for defect in header.defects if not isinstance(defect, NonASCIILocalPartDefect)]
-    except (ValueError, IndexError):  # a line break; a bare domain
-        raise PermanentError("the recipient's address is not valid") from None
-    if dirt or len(header.addresses) != 1 or not header.addresses[0].domain:
-        raise PermanentError("the recipient's address is not valid")
-
-
-def _digest(key: tuple[str, str, str]) -> str:
-    return hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
-
-
-def _write_file(message: EmailMessage, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / f"{message['Message-ID'].strip('<>').partition('@')[0]}.eml"
-    unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    unfinished.write_bytes(bytes(message))
-    unfinished.replace(path)  # a mail written twice is one file
-
-
-def check() -> None:
-    """Connects and logs in as for a mail. Raises as `send` does."""
+def check_smtp() -> None:
+    """Connects and logs in as for a mail. Raises as `send_by_smtp` does."""
     _use_smtp(urlsplit(settings().smtp_url), smtplib.SMTP.noop)
-
-
-def _send_by_smtp(message: EmailMessage, server: SplitResult) -> None:
-    _use_smtp(server, lambda smtp: smtp.send_message(message))
 
 
 def _use_smtp(server: SplitResult, use: Callable[[smtplib.SMTP], object]) -> None:

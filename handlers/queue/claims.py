@@ -1,40 +1,44 @@
-"""Claims on inbox events and outbox actions: fenced by their attempt's number, put back or buried when a try fails."""
+"""Claims on rows of the inbox and the outbox: taken with a lease, fenced by their attempt's number, and ended."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import structlog
-from sqlalchemy import Update, update
-from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy import Connection, Executable, Row, Select, bindparam, select, update
 from sqlmodel import col
 
 from config.database import DATABASE_TROUBLE, statement
 from config.settings import settings
 from handlers.metrics import counting
-from handlers.queue.failures import NotNowError, PermanentError, backoff, describe, stopping
-from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, utc_now
+from handlers.queue.failures import LEASE, NotNowError, PermanentError, backoff, describe, stopping
+from handlers.tables.models import InboxEvent, OutboxAction
 
 log = structlog.stdlib.get_logger(__name__)
 
-_UNFINISHED = {InboxEvent: InboxStatus.RECEIVED, OutboxAction: ActionStatus.PENDING}
-_NOUN = {InboxEvent: "event", OutboxAction: "action"}
 # What a try came to is written down as soon as the database is back: else its outage would count as the work's own
 # failure, and what is done would be done again. Its thread could do nothing else, and the fence outlives the lease.
 _WRITTEN_WITHIN = 600.0
 _PAUSE = 0.5
+_ROWS_AT_ONCE = 1000  # of what may be many: a row takes four times the memory of its id
+
+Table = type[InboxEvent] | type[OutboxAction]
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right to work on one row until its lease ends."""
 
-    table: type[InboxEvent] | type[OutboxAction]
-    id: str | int
+    table: Table
+    id: Any  # an event's text, an action's number
+    kind: str  # the event's type, or the action's name
+    since: datetime  # when it was received, or became owed
     attempts: int  # only ever grows, so that it fences whoever comes too late
     waits: int
-    kind: str = ""  # the event's type, or the action's name
 
     @property
     def tries(self) -> int:
@@ -44,82 +48,145 @@ class Claim:
     @property
     def most_tries(self) -> int:
         """How many of them there may be."""
-        return settings().event_attempts if self.table is InboxEvent else settings().action_attempts
+        return int(getattr(settings(), self.table.MOST_TRIES))
 
 
 class LostClaimError(Exception):
     """Somebody else has claimed or finished the row meanwhile: what was done under the old claim must not stay."""
 
 
-def held(claim: Claim) -> Update:
-    """An UPDATE of the claimed row that touches nothing once the claim is lost."""
-    table = claim.table
-    return update(table).where(
-        col(table.id) == claim.id,
-        col(table.attempts) == claim.attempts,
-        col(table.status) == _UNFINISHED[table],
+def claim(
+    connection: Connection, table: Table, ids: Sequence[Any], *, first_attempt: bool | None = None
+) -> list[tuple[Claim, Row[Any]]]:
+    """Takes those of these rows that are due and that nobody holds, with all their columns.
+
+    Only those never tried before, only the others, or (None) both.
+    """
+    now = datetime.now(UTC)
+    parameters = {"ids": ids, "now": now, "leased_until": now + LEASE}
+    rows = connection.execute(_claiming(table, first_attempt), parameters).all()
+    return [(_claim_on(table, row), row) for row in rows]
+
+
+def due(table: Table, limit: int, before: datetime) -> tuple[list[Any], list[Any]]:
+    """Unfinished rows that nobody holds, due longest first: the ids never tried, and the ids tried before."""
+    waiting = (
+        select(col(table.id), col(table.attempts))
+        .where(col(table.status) == table.UNFINISHED, col(table.due_at) <= before)
+        .order_by(col(table.due_at))
+        .limit(limit)
     )
+    never_tried: list[Any] = []
+    tried_before: list[Any] = []
+    with statement() as connection:
+        for some in connection.execute(waiting).partitions(_ROWS_AT_ONCE):
+            for row_id, attempts in some:
+                (tried_before if attempts else never_tried).append(row_id)
+    return never_tried, tried_before
+
+
+@contextmanager
+def attempt(claim: Claim) -> Iterator[None]:
+    """One try: what it raises puts the row back for later, or buries it. What ends well it writes down itself.
+
+    A claim that was lost leaves the row to whoever has it now.
+    """
+    try:
+        yield
+    except LostClaimError:
+        log.info(f"{claim.table.NOUN}.claim_lost")
+    except Exception as error:
+        give_up(claim, error)
+
+
+def unless_used_up(claim: Claim) -> None:
+    """Before the work itself: raises PermanentError when every try that there may be has ended with its process."""
+    if claim.tries > claim.most_tries:
+        raise PermanentError("every attempt ended with its process")
 
 
 def give_up(claim: Claim, error: Exception) -> None:
-    """Puts the row back for later, or buries it: at once for a PermanentError, else when its tries are used up."""
+    """Puts the row back for later, or buries it: at once for a PermanentError, else when its tries are used up.
+
+    What the database, Stripe or the network spoils is no try.
+    """
     if isinstance(error, (NotNowError, *DATABASE_TROUBLE)):
-        _put_back(claim, error, waits=1)
+        put_back([claim], error)
     elif isinstance(error, PermanentError) or claim.tries >= claim.most_tries:
-        bury(claim, describe(error))
+        _bury(claim, describe(error))
     else:
-        _put_back(claim, error, waits=0)
+        put_back([claim], error, is_try=True)
 
 
-def put_back_together(claims: Sequence[Claim], error: Exception) -> None:
-    """Puts events of one shared first attempt back, when none of them is to blame."""
-    due_at = utc_now() + backoff(claims[0].attempts)
-    wait = (
-        update(InboxEvent)
-        .where(
-            col(InboxEvent.id).in_([claim.id for claim in claims]),
-            col(InboxEvent.attempts) == claims[0].attempts,
-            col(InboxEvent.status) == InboxStatus.RECEIVED,
-        )
-        .values(waits=InboxEvent.waits + 1, due_at=due_at, last_error=describe(error))
-    )
-    if written := write(wait.returning(col(InboxEvent.id))):
-        log.warning("events.put_back", events=len(written), error=describe(error), due_at=str(due_at))
-
-
-def bury(claim: Claim, reason: str) -> None:
-    """Nothing more is tried until an operator says so."""
-    if _write(claim, status="dead", last_error=reason):
-        if claim.table is InboxEvent:
-            counting.count("identity_events_total", type=claim.kind, outcome="dead")
-        else:
-            counting.count("identity_actions_total", name=claim.kind, status="dead")
-        log.error(f"{_NOUN[claim.table]}.buried", attempts=claim.attempts, error=reason)
-
-
-def _put_back(claim: Claim, error: Exception, waits: int) -> None:
-    due_at = utc_now() + backoff(claim.attempts)
-    if _write(claim, waits=claim.waits + waits, due_at=due_at, last_error=describe(error)):
+def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False) -> None:
+    """Makes rows of one first attempt, or one row, due later; unless it was a try, it does not count."""
+    first, due_at = claims[0], datetime.now(UTC) + backoff(claims[0].attempts)
+    waits = first.waits if is_try else first.waits + 1
+    if written := write_down(claims, waits=waits, due_at=due_at, last_error=describe(error)):
+        noun = first.table.NOUN
         log.warning(
-            f"{_NOUN[claim.table]}.put_back", attempts=claim.attempts, error=describe(error), due_at=str(due_at)
+            f"{noun}.put_back", rows=written, attempts=first.attempts, error=describe(error), due_at=str(due_at)
         )
 
 
-def _write(claim: Claim, **values: Any) -> bool:
-    return bool(write(held(claim).values(**values).returning(col(claim.table.id))))
+def write_down(claims: Sequence[Claim], **values: Any) -> int:
+    """Changes claimed rows in a transaction of its own, and waits for that while the database is away.
 
-
-def write(change: ReturningUpdate[tuple[Any]]) -> list[Any]:
-    """Makes a change in a transaction of its own, and returns its values; waits while the database is away.
-
-    None too if the database stays away for too long, or if this process is asked to end meanwhile.
+    How many it changed: none if the claims are lost, if the database stays away for too long, or if this process is
+    asked to end meanwhile.
     """
     deadline = time.monotonic() + _WRITTEN_WITHIN
     while True:
         try:
             with statement() as connection:
-                return list(connection.scalars(change))
+                return change_claimed(connection, claims, **values)
         except DATABASE_TROUBLE as error:
             if time.monotonic() > deadline or stopping.wait(_PAUSE):
                 log.error("claim.left_to_its_lease", error=describe(error))
-                return []
+                return 0
+
+
+def change_claimed(connection: Connection, claims: Sequence[Claim], **values: Any) -> int:
+    """Changes columns of claimed rows, of one row or of one first attempt; how many were still claimed."""
+    fence = {"ids": [claim.id for claim in claims], "claimed_attempts": claims[0].attempts}
+    return connection.execute(_claimed_rows(claims[0].table), fence | values).rowcount
+
+
+def _bury(claim: Claim, reason: str) -> None:
+    """Nothing more is tried until an operator says so."""
+    if write_down([claim], status=claim.table.DEAD, last_error=reason):
+        counting.count_end(claim.table.NOUN, claim.kind, claim.table.DEAD)
+        log.error(f"{claim.table.NOUN}.buried", attempts=claim.attempts, error=reason)
+
+
+def _claim_on(table: Table, row: Row[Any]) -> Claim:
+    kind, since = row._mapping[table.KIND], row._mapping[table.SINCE]
+    return Claim(table, row.id, kind, since, row.attempts, row.waits)
+
+
+# Statements are built once: building one costs more than running it.
+@cache
+def _claiming(table: Table, first_attempt: bool | None) -> Executable:
+    free: Select[Any] = select(col(table.id)).where(
+        col(table.id).in_(bindparam("ids", expanding=True)),
+        col(table.status) == table.UNFINISHED,
+        col(table.due_at) <= bindparam("now"),
+    )
+    if first_attempt is not None:
+        free = free.where(col(table.attempts) == 0 if first_attempt else col(table.attempts) > 0)
+    return (
+        update(table)
+        .where(col(table.id).in_(free.order_by(col(table.id)).with_for_update(skip_locked=True)))
+        .values(attempts=col(table.attempts) + 1, due_at=bindparam("leased_until"), last_error=None)
+        .returning(*table.__table__.columns)  # type: ignore[union-attr]
+    )
+
+
+@cache
+def _claimed_rows(table: Table) -> Executable:
+    """Touches nothing once the claim is lost."""
+    return update(table.__table__).where(  # type: ignore[union-attr]
+        col(table.id).in_(bindparam("ids", expanding=True)),
+        col(table.attempts) == bindparam("claimed_attempts"),
+        col(table.status) == table.UNFINISHED,
+    )

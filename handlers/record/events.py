@@ -7,9 +7,8 @@ docs.stripe.com/api/identity/verification_sessions/object.
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
-
-import orjson
 
 # The last word of each type, and its rank: of two states in one second the higher one came later.
 RANKS = {"created": 0, "processing": 1, "requires_input": 2, "verified": 3, "canceled": 4}
@@ -25,6 +24,15 @@ _LONGEST_TEXT = 5000  # Stripe's own texts stay far below; nothing longer is wor
 
 class MalformedEventError(ValueError):
     """A body that is no event of Stripe's; the message names the field and never quotes the body."""
+
+
+class Status(StrEnum):
+    """Stripe's four session statuses."""
+
+    REQUIRES_INPUT = "requires_input"
+    PROCESSING = "processing"
+    VERIFIED = "verified"
+    CANCELED = "canceled"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,12 +75,8 @@ class ForeignEvent:
     type: str
 
 
-def parse(body: bytes) -> VerificationEvent | ForeignEvent:
-    """The event in a verified request body. Raises MalformedEventError."""
-    try:
-        payload = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise MalformedEventError("the body is not JSON") from None
+def parse(payload: object) -> VerificationEvent | ForeignEvent:
+    """The event in the JSON of a verified request, or in an item of a list. Raises MalformedEventError."""
     if not isinstance(payload, dict):
         raise MalformedEventError("the body is not a JSON object")
     type_ = _required_text(payload, "type")

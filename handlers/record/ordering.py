@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from handlers.record.events import RANKS, SessionState, VerificationEvent
-from handlers.tables.models import Status, VerificationRecord
+from handlers.record.events import RANKS, SessionState, Status, VerificationEvent
 
 
 class Order(StrEnum):
@@ -17,6 +16,25 @@ class Order(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RecordState:
+    """All of a record that anything is decided by."""
+
+    status: Status | None = None  # None: only heard of
+    error_code: str | None = None
+    report_id: str | None = None
+    stamp: datetime | None = None  # the order mark: Stripe's time of what was applied last,
+    rank: int = 0  # and its rank
+    redacted_at: datetime | None = None
+    submissions: int = 0
+    changes: int = 0  # of (status, error_code)
+
+    @property
+    def outline(self) -> tuple[Status | None, str | None, str | None]:
+        """What makes it another state, and so owes something."""
+        return self.status, self.error_code, self.report_id
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
     """A session's state at one moment: a snapshot's, or Stripe's answer to a retrieve."""
 
@@ -25,15 +43,20 @@ class Seen:
     state: SessionState
     is_answer: bool = False
 
+    @property
+    def submitted(self) -> str | None:
+        """The report that was made; while it is processed, a session still names the report before."""
+        return None if self.kind in ("created", "processing") else self.state.report_id
 
-def snapshot(event: VerificationEvent) -> Seen | None:
+
+def seen_in(event: VerificationEvent) -> Seen | None:
     """The state an event shows: none if it is thin, and none that moves the record if it is a redaction."""
     if event.state is None or event.kind == "redacted":
         return None
     return Seen(kind=_kind(event.kind, event.state), stamp=event.created_at, state=event.state)
 
 
-def answer(event: VerificationEvent, state: SessionState, asked_at: datetime) -> Seen | None:
+def answered(event: VerificationEvent, state: SessionState, asked_at: datetime) -> Seen | None:
     """What a retrieve shows; asked_at is Stripe's time then, or earlier. None for a status unknown to us."""
     if state.status not in list(Status):
         return None
@@ -41,39 +64,40 @@ def answer(event: VerificationEvent, state: SessionState, asked_at: datetime) ->
     return Seen(kind=_kind(state.status, state), stamp=stamp, state=state, is_answer=True)
 
 
-def order(record: VerificationRecord, seen: Seen) -> Order:
+def order(record: RecordState, seen: Seen) -> Order:
     """Newer, stale or ambiguous. `canceled` absorbs: nothing follows it, and it follows everything.
 
     Stripe gives a session no version; its events carry whole seconds, so two in one second may contradict each other
     (docs.stripe.com/webhooks, "Event ordering": not guaranteed).
     """
-    if record.applied_at is None:
+    if record.stamp is None:
         return Order.NEWER
     if Status.CANCELED in (record.status, seen.kind):
         return order_by_rank(record, seen)
-    if seen.stamp < record.applied_at:
+    if seen.stamp < record.stamp:
         return Order.STALE
-    if _is_same(record, seen):
+    same = (RANKS[seen.kind], seen.state.error_code, seen.state.report_id)
+    if same == (record.rank, record.error_code, record.report_id):
         return Order.NEWER
-    if seen.stamp == record.applied_at:
+    if seen.stamp == record.stamp:
         # A session is created once and first: a tie with that contradicts nothing.
-        if RANKS["created"] in (RANKS[seen.kind], record.applied_rank):
+        if RANKS["created"] in (RANKS[seen.kind], record.rank):
             return order_by_rank(record, seen)
         return Order.AMBIGUOUS
     leaves_verified = record.status == Status.VERIFIED and seen.kind == "processing"
     return Order.AMBIGUOUS if leaves_verified and not seen.is_answer else Order.NEWER
 
 
-def order_by_rank(record: VerificationRecord, seen: Seen) -> Order:
+def order_by_rank(record: RecordState, seen: Seen) -> Order:
     """The same without Stripe's help: a total order, so that any order of arrival ends alike."""
-    if record.applied_at is None:
+    if record.stamp is None:
         return Order.NEWER
-    held = (
+    known = (
         record.status == Status.CANCELED,
-        record.applied_at,
-        record.applied_rank,
-        record.last_report_id or "",
-        record.last_error_code or "",
+        record.stamp,
+        record.rank,
+        record.report_id or "",
+        record.error_code or "",
     )
     new = (
         seen.kind == "canceled",
@@ -82,14 +106,9 @@ def order_by_rank(record: VerificationRecord, seen: Seen) -> Order:
         seen.state.report_id or "",
         seen.state.error_code or "",
     )
-    return Order.NEWER if new >= held else Order.STALE
+    return Order.NEWER if new >= known else Order.STALE
 
 
 def _kind(kind: str, state: SessionState) -> str:
     # `requires_input` without an error is a session that nobody has tried yet: it ranks and acts as created.
     return "created" if kind == "requires_input" and not state.error_code else kind
-
-
-def _is_same(record: VerificationRecord, seen: Seen) -> bool:
-    held = (record.applied_rank, record.last_error_code, record.last_report_id)
-    return held == (RANKS[seen.kind], seen.state.error_code, seen.state.report_id)

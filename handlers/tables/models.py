@@ -1,13 +1,16 @@
 """The tables: inbox, record, submissions, outbox; outputs, bookmarks, metrics."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, String, TypeDecorator, UniqueConstraint, text
+from sqlalchemy import BigInteger, Index, Integer, String, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-SETTLES_WITHIN = timedelta(minutes=10)  # a session's events follow each other closely, but for failed deliveries
+from config.database import UtcDateTime
+from handlers.record.decide import Outcome
+from handlers.record.events import Status
+from handlers.record.ordering import RecordState
 
 
 class InboxStatus(StrEnum):
@@ -18,23 +21,6 @@ class InboxStatus(StrEnum):
     DEAD = "dead"
 
 
-class Outcome(StrEnum):
-    """What processing an event came to."""
-
-    APPLIED = "applied"
-    STALE = "stale"
-    IGNORED = "ignored"
-
-
-class Status(StrEnum):
-    """Stripe's four session statuses."""
-
-    REQUIRES_INPUT = "requires_input"
-    PROCESSING = "processing"
-    VERIFIED = "verified"
-    CANCELED = "canceled"
-
-
 class ActionStatus(StrEnum):
     """Where an action stands."""
 
@@ -42,32 +28,6 @@ class ActionStatus(StrEnum):
     DONE = "done"
     SKIPPED = "skipped"
     DEAD = "dead"
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """A moment in UTC: timestamptz on PostgreSQL; SQLite has no zones, so they are cut off and put back."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None or dialect.name != "sqlite":
-            return value
-        return value.astimezone(UTC).replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, _: Dialect) -> datetime | None:
-        if value is None or value.tzinfo:
-            return value
-        return value.replace(tzinfo=UTC)
-
-
-def utc_now() -> datetime:
-    """This moment, with its zone."""
-    return datetime.now(UTC)
-
-
-def _when_settled() -> datetime:
-    return utc_now() + SETTLES_WITHIN
 
 
 def _moment(*, nullable: bool = False, **options: Any) -> Any:
@@ -83,8 +43,33 @@ def _partial_index(name: str, column: str, condition: str) -> Index:
     return Index(name, column, postgresql_where=text(condition), sqlite_where=text(condition))
 
 
-class InboxEvent(SQLModel, table=True):
+class QueueRow(SQLModel):
+    """What the inbox and the outbox share: a row is claimed, tried, and then finished, put back or buried.
+
+    A class that takes part also has an `id` and a `status`, which is UNFINISHED until it is done, or DEAD.
+    """
+
+    NOUN: ClassVar[str]
+    UNFINISHED: ClassVar[str]
+    DEAD: ClassVar[str] = "dead"
+    KIND: ClassVar[str]  # the column that says what it is about
+    SINCE: ClassVar[str]  # the column from which its age counts
+    MOST_TRIES: ClassVar[str]  # the setting that says how often it is tried
+
+    attempts: int = 0  # every claim; only ever grows, so that it fences late writers
+    waits: int = 0  # the attempts that Stripe, the database or the network spoiled: they bury nobody
+    due_at: datetime = _moment()  # the end of its lease, or of its time of waiting
+    last_error: str | None = None
+
+
+class InboxEvent(QueueRow, table=True):
     """One event of Stripe's, kept before its delivery is answered; only the allow-listed fields of its payload."""
+
+    NOUN = "event"
+    UNFINISHED = InboxStatus.RECEIVED
+    KIND = "type"
+    SINCE = "received_at"
+    MOST_TRIES = "event_attempts"
 
     __tablename__ = "inbox_event"
     __table_args__ = (
@@ -104,12 +89,8 @@ class InboxEvent(SQLModel, table=True):
     received_at: datetime = _moment()
     status: InboxStatus = _word(default=InboxStatus.RECEIVED)
     outcome: Outcome | None = _word(default=None, nullable=True)
-    attempts: int = 0  # every claim; only ever grows, so that it fences late writers
-    waits: int = 0  # the attempts that Stripe, the database or the network spoiled: they bury nobody
-    due_at: datetime = _moment()
-    last_error: str | None = None
     processed_at: datetime | None = _moment(default=None, nullable=True)
-    quiet: bool = False  # read back from Stripe: what it owes is written down as skipped
+    owes_nothing: bool = False  # read back from Stripe: what it owes is written down as skipped
 
     session_status: str | None = None
     error_code: str | None = None
@@ -119,6 +100,12 @@ class InboxEvent(SQLModel, table=True):
     user_id: str | None = None
     has_flow: bool = False
     redaction: str | None = None
+
+    @staticmethod
+    def discarded(reason: str) -> dict[str, Any]:
+        """The columns of one that an operator ends."""
+        end = {"status": InboxStatus.PROCESSED, "outcome": Outcome.IGNORED, "processed_at": datetime.now(UTC)}
+        return end | {"last_error": reason}
 
 
 class VerificationRecord(SQLModel, table=True):
@@ -139,15 +126,27 @@ class VerificationRecord(SQLModel, table=True):
     livemode: bool
     submissions: int = 0
     change_number: int = 0
-    applied_at: datetime | None = _moment(
-        default=None, nullable=True
-    )  # the order mark: stamp of what was applied last,
-    applied_rank: int = 0  # and its rank
+    # The order mark: stamp and rank of what was applied last.
+    applied_at: datetime | None = _moment(default=None, nullable=True)
+    applied_rank: int = 0
     redacted_at: datetime | None = _moment(default=None, nullable=True)
-    # When reconcile compares it with Stripe, unless it moves before.
-    compare_at: datetime | None = _moment(default=None, nullable=True, sa_column_kwargs={"onupdate": _when_settled})
+    compare_at: datetime | None = _moment(default=None, nullable=True)  # when reconcile compares it with Stripe
     created_at: datetime = _moment()
-    updated_at: datetime = _moment(sa_column_kwargs={"onupdate": utc_now})
+    updated_at: datetime = _moment()
+
+    @property
+    def state(self) -> RecordState:
+        """All of it that anything is decided by."""
+        return RecordState(
+            status=self.status,
+            error_code=self.last_error_code,
+            report_id=self.last_report_id,
+            stamp=self.applied_at,
+            rank=self.applied_rank,
+            redacted_at=self.redacted_at,
+            submissions=self.submissions,
+            changes=self.change_number,
+        )
 
 
 class Submission(SQLModel, table=True):
@@ -159,8 +158,14 @@ class Submission(SQLModel, table=True):
     report_id: str = Field(primary_key=True)
 
 
-class OutboxAction(SQLModel, table=True):
+class OutboxAction(QueueRow, table=True):
     """Something owed to the world because of a record, once per cause."""
+
+    NOUN = "action"
+    UNFINISHED = ActionStatus.PENDING
+    KIND = "name"
+    SINCE = "created_at"
+    MOST_TRIES = "action_attempts"
 
     __tablename__ = "outbox_action"
     __table_args__ = (
@@ -177,12 +182,13 @@ class OutboxAction(SQLModel, table=True):
     status: ActionStatus = _word(default=ActionStatus.PENDING)
     reason: str | None = None  # why it was skipped
     payload: str | None = None  # JSON: what must be told as it was when it became owed
-    attempts: int = 0
-    waits: int = 0
-    due_at: datetime = _moment()
-    last_error: str | None = None
     created_at: datetime = _moment()
     done_at: datetime | None = _moment(default=None, nullable=True)
+
+    @staticmethod
+    def discarded(reason: str) -> dict[str, Any]:
+        """The columns of one that an operator ends."""
+        return {"status": ActionStatus.SKIPPED, "reason": reason, "done_at": datetime.now(UTC)}
 
 
 class VerifiedOutput(SQLModel, table=True):

@@ -6,7 +6,7 @@ finished actions that an old event would owe again (an alert, a cancellation); t
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -15,12 +15,13 @@ from sqlmodel import Session, col
 
 from config.database import transaction
 from config.settings import settings
-from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerifiedOutput, utc_now
+from handlers.owed.kinds import KINDS
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerifiedOutput
 
 log = structlog.stdlib.get_logger(__name__)
 
 BATCH = 1000  # rows a transaction: some ten milliseconds, which is how long SQLite's one writer keeps others waiting
-_OWED_AGAIN = ("alert_review", "cancel_session")
+_KEPT = [name for name, kind in KINDS.items() if kind.kept_by_purge]
 
 
 @dataclass(slots=True)
@@ -35,11 +36,11 @@ class Purged:
 def purge() -> Purged:
     """Deletes what RETENTION_DAYS and VERIFIED_OUTPUTS_DAYS let go. May run several times at once, and be cut off."""
     days = timedelta(days=settings().retention_days)
-    finished_before, dead_before = utc_now() - days, utc_now() - 2 * days
+    finished_before, dead_before = datetime.now(UTC) - days, datetime.now(UTC) - 2 * days
     purged = Purged(
         events=sum(_purge_events(finished_before, dead_before)),
         actions=sum(_purge_actions(finished_before, dead_before)),
-        outputs=_purge_outputs(utc_now() - timedelta(days=settings().verified_outputs_days)),
+        outputs=_purge_outputs(datetime.now(UTC) - timedelta(days=settings().verified_outputs_days)),
     )
     log.info("purge.ended", events=purged.events, actions=purged.actions, outputs=purged.outputs)
     return purged
@@ -84,7 +85,7 @@ def _delete_actions(session: Session, ids: list[int], finished_before: datetime,
     finished = and_(
         col(OutboxAction.status).in_((ActionStatus.DONE, ActionStatus.SKIPPED)),
         col(OutboxAction.done_at) < finished_before,
-        col(OutboxAction.name).not_in(_OWED_AGAIN),
+        col(OutboxAction.name).not_in(_KEPT),
     )
     dead = and_(col(OutboxAction.status) == ActionStatus.DEAD, col(OutboxAction.created_at) < dead_before)
     statement = delete(OutboxAction).where(col(OutboxAction.id).in_(ids), or_(finished, dead))

@@ -3,19 +3,19 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import structlog
 
-from handlers.inbox import receive
+from handlers.inbox.receive import receive
 from handlers.queue.failures import NotNowError
 from handlers.record.events import MalformedEventError, VerificationEvent, parse_session
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Listed
-from handlers.tables.models import utc_now
-from handlers.upkeep.reconcile import AHEAD, EVENTS_KEPT, observed, parse_listed
+from handlers.upkeep.drift import observed
+from handlers.upkeep.undelivered import AHEAD, EVENTS_KEPT, parse_listed
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -31,14 +31,21 @@ class Restored:
     event_ids: list[str]
 
 
-def rebuild(since: datetime, accounts: Sequence[str | None], *, quiet: bool) -> Iterator[Restored]:
+def rebuild(since: datetime, accounts: Sequence[str | None], *, owes_nothing: bool) -> Iterator[Restored]:
     """Reads what was made since then into the inbox, page by page; the workers apply it. May be run again at any time.
 
     Raises NotNowError when Stripe stays away, PermanentError when the key may not list.
     """
     for account in accounts:
-        yield from _restored("events", sessions.list_events, _listed_event, max(since, _oldest()), account, quiet)
-        yield from _restored("sessions", sessions.list_sessions, _listed_session, since, account, quiet)
+        yield from _restored(
+            "events",
+            sessions.list_events,
+            _listed_event,
+            max(since, datetime.now(UTC) - EVENTS_KEPT),
+            account,
+            owes_nothing,
+        )
+        yield from _restored("sessions", sessions.list_sessions, _listed_session, since, account, owes_nothing)
 
 
 def _restored(
@@ -47,14 +54,14 @@ def _restored(
     read: Callable[[dict[str, Any], str | None, datetime], VerificationEvent | None],
     since: datetime,
     account: str | None,
-    quiet: bool,
+    owes_nothing: bool,
 ) -> Iterator[Restored]:
-    until, after, more = utc_now() + AHEAD, None, True
+    until, after, more = datetime.now(UTC) + AHEAD, None, True
     while more:
         page = _patiently(partial(list_page, since, until, account, after=after))
         found = (read(item, account, page.asked_at) for item in page.items)
         events = [event for event in found if event]
-        receipt = receive.receive(events, quiet=quiet) if events else receive.Receipt(frozenset(), frozenset())
+        receipt = receive(events, owes_nothing=owes_nothing)
         yield Restored(what, len(page.items), sorted(receipt.accepted))
         more = page.has_more
         after = page.items[-1]["id"] if page.items else None
@@ -80,7 +87,3 @@ def _patiently(request: Callable[[], Listed]) -> Listed:
             log.warning("stripe.awaited", error=str(error))
             time.sleep(2**tries)
     return request()
-
-
-def _oldest() -> datetime:
-    return utc_now() - EVENTS_KEPT

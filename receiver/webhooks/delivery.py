@@ -67,7 +67,9 @@ class Webhook:
         body = await _body(headers.get(b"content-length", b""), receive)
         _verify(body, headers.get(b"stripe-signature", b"").decode("latin-1"), self._secrets)
         try:
-            return parse(body)
+            return parse(orjson.loads(body))
+        except orjson.JSONDecodeError:
+            raise RefusedDeliveryError(400, "the body is not JSON") from None
         except MalformedEventError as error:
             raise RefusedDeliveryError(400, str(error)) from None
 

@@ -10,10 +10,12 @@ from sqlalchemy import event
 
 from config.database import engine
 from config.logs import configure_logging
-from handlers.inbox import process, receive
-from handlers.outbox import perform
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
+from handlers.outbox.perform import perform
+from handlers.queue.claims import due
 from handlers.record.events import VerificationEvent, parse
-from handlers.tables.models import utc_now
+from handlers.tables.models import InboxEvent, OutboxAction
 from tests.bench import load
 from tests.bench.servers import House
 
@@ -42,12 +44,12 @@ def main() -> None:
         parse(request.partition(b"\r\n\r\n")[2]) for _, request in load.deliveries(f"P{datetime.now(UTC):%H%M%S}", 50)
     ]
     ours = [one for one in events if isinstance(one, VerificationEvent)]
-    receive.receive(ours)
-    receive.receive(ours)  # all duplicates
-    process.due(1000, utc_now())
-    for action_id in process.process([one.id for one in ours]):
-        perform.perform(action_id)
-    perform.due(1000, utc_now())
+    receive(ours)
+    receive(ours)  # all duplicates
+    due(InboxEvent, 1000, datetime.now(UTC))
+    for action_id in process([one.id for one in ours]):
+        perform(action_id)
+    due(OutboxAction, 1000, datetime.now(UTC))
     json.dump(plans, sys.stdout)
 
 

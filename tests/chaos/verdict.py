@@ -12,7 +12,7 @@ from typing import Any
 from sqlmodel import Session, select
 
 from config.database import connect
-from handlers.outbox.smtp import _digest
+from handlers.outbox.mails import digest
 from handlers.record.error_codes import OWED, classify
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 from tests.chaos.outside import Accepted, Application, MailServer
@@ -285,4 +285,4 @@ def _key(action: OutboxAction) -> Key:
 
 
 def _message_id(key: Key) -> str:
-    return f"<{_digest(key)}@localhost>"
+    return f"<{digest(key)}@localhost>"

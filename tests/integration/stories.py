@@ -1,17 +1,19 @@
 """What happens at the local Stripe, and its events, delivered as a test wants them."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from sqlalchemy import delete
 from sqlmodel import col
 
 from config.database import transaction
-from handlers.inbox import process
-from handlers.outbox import perform as outbox
+from handlers.inbox.process import process
+from handlers.outbox.perform import perform
+from handlers.queue.claims import due
 from handlers.record.events import VerificationEvent, parse
-from handlers.tables.models import InboxEvent, InboxStatus, utc_now
+from handlers.tables.models import InboxEvent, InboxStatus
 from tests.simulator.client import Simulator
-from tests.support import facts, shapes
+from tests.support import facts
 
 
 class Stories:
@@ -43,25 +45,25 @@ class Stories:
 def perform_everything() -> None:
     """Everything owed is done, as far as it can be done now; what waits does not wait for its time."""
     facts.end_all_leases()
-    for action_id in outbox.due(1000, utc_now()):
-        perform([action_id])
+    for action_id in facts.due_actions():
+        perform_all([action_id])
 
 
-def perform(action_ids: Iterable[int]) -> None:
+def perform_all(action_ids: Iterable[int]) -> None:
     """These actions, and what they release, as the tasks do it."""
     queue = list(action_ids)
     for _ in range(100):
         if not queue:
             return
-        queue += outbox.perform(queue.pop(0))
+        queue += perform(queue.pop(0))
     raise AssertionError("one action calls for another without an end")
 
 
 def process_everything() -> None:
     """What was received is processed, as far as that can be done now; what waits does not wait for its time."""
     facts.end_all_leases()
-    never_tried, tried_before = process.due(1000, utc_now())
-    process.process(never_tried + tried_before)
+    never_tried, tried_before = due(InboxEvent, 1000, datetime.now(UTC))
+    process(never_tried + tried_before)
 
 
 def by_name(session_id: str) -> dict[str, list[str]]:
@@ -79,6 +81,6 @@ def purge() -> None:
 
 
 def _parsed(body: object) -> VerificationEvent:
-    parsed = parse(shapes.as_body(body))
+    parsed = parse(body)
     assert isinstance(parsed, VerificationEvent)
     return parsed

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from handlers.outbox import application as app_callback
-from handlers.outbox import perform as outbox
+from handlers.outbox.perform import perform
+from handlers.outbox.turns import release_next
 from handlers.queue import claims
 from handlers.tables.models import ActionStatus, OutboxAction
-from tests.integration.stories import perform, perform_everything
+from tests.integration.stories import perform_all, perform_everything
 from tests.property.outside import SECRET, Application
 from tests.support import databases, facts
 from tests.support.facts import NOON, event
@@ -45,7 +45,7 @@ def _id(action: OutboxAction) -> int:
 
 def test_a_change_is_told_as_the_standard_webhooks_library_verifies_it(application: Application) -> None:
     (telling,) = _changes("verified")
-    perform([_id(telling)])
+    perform_all([_id(telling)])
     (caught,) = application.caught
     message: dict[str, Any] = Webhook(SECRET).verify(caught.body, caught.headers)
     assert message == {
@@ -64,7 +64,7 @@ def test_a_change_is_told_as_the_standard_webhooks_library_verifies_it(applicati
 
 
 def test_a_changed_body_or_another_secret_is_noticed(application: Application) -> None:
-    perform([_id(telling) for telling in _changes("verified")])
+    perform_all([_id(telling) for telling in _changes("verified")])
     (caught,) = application.caught
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(caught.body.replace(b"verified", b"canceled"), caught.headers)
@@ -148,8 +148,8 @@ def test_a_refused_change_is_not_due_at_once(application: Application, environme
     environment.setattr(claims, "backoff", lambda _: timedelta(seconds=40))
     application.status = 503
     (telling,) = _changes("verified")
-    assert outbox.perform(_id(telling)) == []
-    assert outbox.perform(_id(telling)) == []
+    assert perform(_id(telling)) == []
+    assert perform(_id(telling)) == []
     assert len(application.caught) == 1
     assert facts.action(_id(telling)).due_at > datetime.now(UTC) + timedelta(seconds=30)
 
@@ -184,19 +184,19 @@ def test_a_redirect_is_not_followed(application: Application, environment: pytes
 
 def test_a_lower_number_that_is_pending_holds_the_higher_ones(application: Application) -> None:
     first, second, third = _changes("created", "processing", "verified")
-    perform([_id(third), _id(second)])
+    perform_all([_id(third), _id(second)])
     assert application.caught == []
     waiting = facts.action(_id(second))
     assert (waiting.status, waiting.waits) == (ActionStatus.PENDING, 1)
-    perform([_id(first)])
+    perform_all([_id(first)])
     assert application.taken["vs_1"] == [1, 2, 3]
 
 
 def test_a_lower_number_that_is_tried_again_holds_the_higher_ones_without_a_rush(application: Application) -> None:
     first, second = _changes("created", "verified")
     application.status = 500
-    assert outbox.perform(_id(first)) == []
-    assert outbox.perform(_id(second)) == [], "it would be performed again and again"
+    assert perform(_id(first)) == []
+    assert perform(_id(second)) == [], "it would be performed again and again"
     application.status = 200
     perform_everything()
     perform_everything()
@@ -208,30 +208,30 @@ def test_a_dead_one_blocks_nobody(application: Application, environment: pytest.
     databases.forget_process_state()
     application.status = 500
     first, second = _changes("created", "verified")
-    perform([_id(second)])
-    released = outbox.perform(_id(first))
+    perform_all([_id(second)])
+    released = perform(_id(first))
     assert facts.action(_id(first)).status == ActionStatus.DEAD
     assert released == [_id(second)]
     application.status = 200
-    perform(released)
+    perform_all(released)
     assert application.taken["vs_1"] == [2]
 
 
 def test_another_session_is_not_held(application: Application) -> None:
     application.status = 500
-    perform([_id(telling) for telling in _changes("created")])
+    perform_all([_id(telling) for telling in _changes("created")])
     application.status = 200
-    perform(facts.applied(event("verified", session_id="vs_2", report="vr_1")))
+    perform_all(facts.applied(event("verified", session_id="vs_2", report="vr_1")))
     assert application.taken == {"vs_2": [1]}
 
 
 def test_what_is_on_its_way_is_not_released_to_somebody_else(application: Application) -> None:
     first, second = _changes("created", "verified")
-    perform([_id(second)])
+    perform_all([_id(second)])
     released_meanwhile: list[int] = []
-    outbox.perform(_id(first))
-    application.meanwhile = lambda: released_meanwhile.extend(app_callback.release_next("vs_1"))
-    perform([_id(second)])
+    perform(_id(first))
+    application.meanwhile = lambda: released_meanwhile.extend(release_next(facts.action(_id(first))))
+    perform_all([_id(second)])
     assert released_meanwhile == []
     assert application.taken["vs_1"] == [1, 2]
 
@@ -241,20 +241,22 @@ def test_one_that_finds_a_lower_number_pending_just_before_that_is_done_is_not_l
 ) -> None:
     first, second = _changes("created", "verified")
 
-    def give_up_late(claim: claims.Claim, error: Exception) -> None:
-        environment.setattr("handlers.outbox.perform.give_up", claims.give_up)
-        perform([_id(first)])
-        claims.give_up(claim, error)
+    give_up = claims.give_up
 
-    environment.setattr("handlers.outbox.perform.give_up", give_up_late)
-    perform([_id(second)])
+    def give_up_late(claim: claims.Claim, error: Exception) -> None:
+        environment.setattr(claims, "give_up", give_up)
+        perform_all([_id(first)])
+        give_up(claim, error)
+
+    environment.setattr(claims, "give_up", give_up_late)
+    perform_all([_id(second)])
     assert application.taken["vs_1"] == [1, 2]
 
 
 def test_ten_changes_are_told_in_the_order_of_their_numbers_not_of_their_digits(application: Application) -> None:
     _changes("created", *("processing", "requires_input") * 5)
     for telling in reversed(_tellings()):
-        perform([_id(telling)])
+        perform_all([_id(telling)])
     assert application.taken["vs_1"] == list(range(1, 12))
 
 

@@ -1,17 +1,18 @@
 """The operator's commands, as real processes: what they show, what they mend, and what their exit status says."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
 from config.database import transaction
-from handlers.inbox import process, receive
-from handlers.operator import retry_discard
+from handlers.inbox.process import claim_events, process, process_together
+from handlers.inbox.receive import receive
 from handlers.operator.queries import Filter
-from handlers.outbox import perform
-from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, Outcome, utc_now
+from handlers.operator.retry_discard import discard_rows
+from handlers.record.decide import Outcome
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
 from tests.support import facts
 from tests.support.facts import NOON, event
 from tests.support.operator import command
@@ -30,11 +31,11 @@ def test_status_of_an_empty_service_is_good() -> None:
 
 
 def test_status_counts_what_waits_and_fails_when_it_waited_too_long() -> None:
-    receive.receive([event("created"), event("verified", NOON + 1)])
+    receive([event("created"), event("verified", NOON + 1)])
     said = command("status", "--json")
     assert (said.code, said.json["events"]["waiting"], said.json["events"]["due"]) == (0, 2, 2)
     assert said.json["last_five_minutes"]["events_received"] == 2
-    _move(InboxEvent, received_at=utc_now() - timedelta(minutes=6))
+    _move(InboxEvent, received_at=datetime.now(UTC) - timedelta(minutes=6))
     assert command("status").code == 1
     assert command("status", BACKLOG_SECONDS="3600").code == 0
 
@@ -47,7 +48,7 @@ def test_status_fails_when_something_is_dead() -> None:
 
 def test_events_are_found_by_each_filter() -> None:
     facts.applied(event("created", session_id="vs_a"), event("verified", NOON + 1, session_id="vs_b"))
-    receive.receive([event("processing", session_id="vs_c")])
+    receive([event("processing", session_id="vs_c")])
     assert len(command("events", "--json").json) == 3
     for words, session_id in (
         (("--kind", "verified"), "vs_b"),
@@ -122,7 +123,7 @@ def test_retry_gives_a_dead_event_all_its_tries_again_and_keeps_the_fence() -> N
     assert (said.code, said.json) == (0, {"retried": {"events": [event_id]}})
     row = facts.event_row(event_id)
     assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 8, 8)
-    process.process([event_id])
+    process([event_id])
     assert facts.event_row(event_id).status == InboxStatus.PROCESSED
     assert facts.record().status == "verified"
 
@@ -131,7 +132,7 @@ def test_retry_takes_many_ids_of_both_kinds() -> None:
     event_id, action_id = _dead_event(), _dead_action()
     said = command("retry", event_id, str(action_id), "--json")
     assert said.json == {"retried": {"events": [event_id], "actions": [action_id]}}
-    assert perform.due(10, utc_now()) == [action_id]
+    assert facts.due_actions() == [action_id]
 
 
 def test_retry_by_filter_takes_what_matches_and_is_dead() -> None:
@@ -159,21 +160,21 @@ def test_discard_ends_a_dead_action_with_a_reason_and_keeps_the_row() -> None:
 
 
 def test_discard_by_id_ends_a_waiting_event_too_but_by_filter_only_dead_ones() -> None:
-    receive.receive([event("created", session_id="vs_a")])
+    receive([event("created", session_id="vs_a")])
     dead = _dead_event()
     assert command("discard", "--all", "--reason", "test", "--json").json["discarded"]["events"] == [dead]
     waiting = event("created", session_id="vs_a").id
     assert command("discard", waiting, "--reason", "test").code == 0
     assert facts.event_row(waiting).outcome == Outcome.IGNORED
-    assert process.process([waiting]) == []
+    assert process([waiting]) == []
 
 
 def test_whoever_works_on_a_discarded_event_changes_nothing() -> None:
     said = event("verified")
-    receive.receive([said])
-    [work] = process._claim([said.id], first_attempt=True)
-    retry_discard.discard(InboxEvent, Filter(ids=[said.id]), "test")
-    assert process._process_together([work]) == []
+    receive([said])
+    [work] = claim_events([said.id], first_attempt=True)
+    discard_rows(InboxEvent, Filter(ids=[said.id]), "test")
+    assert process_together([work]) == []
     assert facts.event_row(said.id).outcome == Outcome.IGNORED
     assert facts.count_records() == 0
 
@@ -193,7 +194,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
 
 def _dead_event(**values: object) -> str:
     said = event("verified", code=None)
-    receive.receive([said])
+    receive([said])
     _move(InboxEvent, said.id, **{"status": "dead", "attempts": 8, "last_error": "OverflowError", **values})
     return said.id
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -12,10 +13,12 @@ from sqlalchemy import Connection, event
 
 from config import broker
 from config.database import engine
-from handlers.inbox import process, receive
-from handlers.outbox import perform
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
+from handlers.outbox.perform import perform
+from handlers.queue.claims import due
 from handlers.record.events import VerificationEvent
-from handlers.tables.models import utc_now
+from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.webhooks.intake import Intake
 from receiver.webhooks.wire import Wire
 from tests.support import facts
@@ -82,7 +85,7 @@ def stories(sessions: int, name: str = "vs") -> list[VerificationEvent]:
 
 def received(sessions: int, name: str = "vs") -> list[str]:
     events = stories(sessions, name)
-    receive.receive(events)
+    receive(events)
     return [one.id for one in events]
 
 
@@ -90,15 +93,15 @@ def received(sessions: int, name: str = "vs") -> list[str]:
 def test_a_batch_of_any_size_is_stored_with_one_statement_and_one_commit(sessions: int) -> None:
     engine().connect().close()
     with counted() as costs:
-        assert len(receive.receive(stories(sessions)).accepted) == 3 * sessions
+        assert len(receive(stories(sessions)).accepted) == 3 * sessions
     assert len(costs.statements) == 1, costs.statements
     assert costs.round_trips == (1 if is_postgres() else 3)
 
 
 def test_a_duplicate_costs_one_more_statement() -> None:
-    receive.receive(stories(1))
+    receive(stories(1))
     with counted() as costs:
-        receive.receive(stories(1))
+        receive(stories(1))
     assert len(costs.statements) == 2, costs.statements
 
 
@@ -128,7 +131,7 @@ def test_a_batch_travels_in_messages_of_fifty(environment: pytest.MonkeyPatch) -
 def test_a_batch_of_any_size_is_applied_with_seven_statements_in_one_transaction(sessions: int) -> None:
     event_ids = received(sessions)
     with counted() as costs:
-        assert len(process.process(event_ids)) == sessions
+        assert len(process(event_ids)) == sessions
     # claim · records made · records locked · submissions · actions · events finished · records written
     assert len(costs.statements) == 7, costs.statements
     assert costs.transactions == (1 if is_postgres() else 2)
@@ -137,24 +140,24 @@ def test_a_batch_of_any_size_is_applied_with_seven_statements_in_one_transaction
 def test_an_event_alone_takes_no_more() -> None:
     *_, verified = received(1)
     with counted() as costs:
-        process.process([verified])
+        process([verified])
     assert len(costs.statements) == 7, costs.statements
     assert costs.round_trips == (9 if is_postgres() else 11)
 
 
 def test_a_message_that_only_repeats_one_costs_two_statements() -> None:
     event_ids = received(20)
-    process.process(event_ids)
+    process(event_ids)
     with counted() as costs:
-        assert process.process(event_ids) == []
+        assert process(event_ids) == []
     assert len(costs.statements) == 2, costs.statements
 
 
 def test_an_action_is_claimed_and_ended_with_three_statements() -> None:
-    action_ids = process.process(received(1))
+    action_ids = process(received(1))
     with counted() as costs:
         for action_id in action_ids:
-            perform.perform(action_id)
+            perform(action_id)
     # claim · its record · the end
     assert len(costs.statements) == 3, costs.statements
     assert costs.round_trips == (5 if is_postgres() else 7)
@@ -163,7 +166,7 @@ def test_an_action_is_claimed_and_ended_with_three_statements() -> None:
 def test_a_quiet_sweep_reads_twice_and_writes_nothing() -> None:
     received(1)
     with counted() as costs:
-        process.due(1000, utc_now())
-        perform.due(1000, utc_now())
+        due(InboxEvent, 1000, datetime.now(UTC))
+        due(OutboxAction, 1000, datetime.now(UTC))
     assert [statement.split()[0] for statement in costs.statements] == ["SELECT", "SELECT"]
     assert costs.round_trips == (2 if is_postgres() else 6)

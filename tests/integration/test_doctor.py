@@ -2,15 +2,15 @@
 
 import socket
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text, update
 
 from config.database import transaction
 from config.settings import settings
-from handlers.inbox import receive
-from handlers.tables.models import InboxEvent, utc_now
+from handlers.inbox.receive import receive
+from handlers.tables.models import InboxEvent
 from tests.simulator.client import Simulator
 from tests.support import databases
 from tests.support.facts import event
@@ -128,10 +128,10 @@ def test_missing_migrations_are_found() -> None:
 
 
 def test_an_event_that_waits_too_long_is_found() -> None:
-    receive.receive([event("created")])
+    receive([event("created")])
     assert _levels("database") == {"OK"}
     with transaction() as session:
-        session.connection().execute(update(InboxEvent).values(received_at=utc_now() - timedelta(hours=1)))
+        session.connection().execute(update(InboxEvent).values(received_at=datetime.now(UTC) - timedelta(hours=1)))
     assert "FAIL" in _levels("database")
 
 

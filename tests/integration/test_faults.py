@@ -12,10 +12,11 @@ from sqlalchemy.exc import OperationalError
 
 from config.database import statement
 from config.settings import settings
-from handlers.inbox import apply, process, receive
-from handlers.outbox import perform
+from handlers.inbox import apply, process
+from handlers.inbox.receive import receive
+from handlers.outbox.perform import perform
 from handlers.queue import claims, failures
-from handlers.stripe_api import sessions
+from handlers.stripe_api import client
 from handlers.tables.models import ActionStatus, InboxStatus
 from tests.support import databases, facts
 from tests.support.facts import event
@@ -74,9 +75,9 @@ def _buried_at_the_first_failure(environment: pytest.MonkeyPatch) -> None:
 def test_a_database_that_fails_under_a_batch_makes_all_of_it_wait(environment: pytest.MonkeyPatch) -> None:
     _buried_at_the_first_failure(environment)
     said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(3)]
-    receive.receive(said)
+    receive(said)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "lock", _raise_gone)
+        patch.setattr(apply, "_lock", _raise_gone)
         assert process.process([one.id for one in said]) == []
     rows = [facts.event_row(one.id) for one in said]
     assert {(row.status, row.attempts, row.waits, row.last_error) for row in rows} == {
@@ -91,9 +92,9 @@ def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment
     environment.setattr(claims, "statement", Away(times=3))
     environment.setattr(claims, "_PAUSE", 0.01)
     said = event("verified")
-    receive.receive([said])
+    receive([said])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "lock", _raise_gone)
+        patch.setattr(apply, "_lock", _raise_gone)
         process.process([said.id])
     row = facts.event_row(said.id)
     assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 1, 1)
@@ -103,7 +104,7 @@ def test_what_was_done_is_written_down_when_the_database_is_back(environment: py
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     environment.setattr(claims, "statement", Away(times=3))
     environment.setattr(claims, "_PAUSE", 0.01)
-    perform.perform(action_id)
+    perform(action_id)
     assert (facts.action(action_id).status, facts.action(action_id).attempts) == (ActionStatus.DONE, 1)
     assert len(list((settings().var_dir / "mail").iterdir())) == 1
 
@@ -113,7 +114,7 @@ def test_a_database_that_stays_away_keeps_no_thread_for_ever(environment: pytest
     environment.setattr(claims, "statement", Away(times=1000))
     environment.setattr(claims, "_PAUSE", 0.01)
     environment.setattr(claims, "_WRITTEN_WITHIN", 0.05)
-    perform.perform(action_id)
+    perform(action_id)
     assert facts.action(action_id).status == ActionStatus.PENDING
 
 
@@ -122,9 +123,9 @@ def test_a_shutdown_waits_for_no_database(environment: pytest.MonkeyPatch) -> No
     environment.setattr(claims, "statement", Away(times=1000))
     environment.setattr(claims, "_PAUSE", 3600.0)
     said = event("verified")
-    receive.receive([said])
+    receive([said])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "lock", _raise_gone)
+        patch.setattr(apply, "_lock", _raise_gone)
         process.process([said.id])
     assert facts.event_row(said.id).status == InboxStatus.RECEIVED
 
@@ -132,7 +133,7 @@ def test_a_shutdown_waits_for_no_database(environment: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("stripe_server", "stopping")
 def test_events_that_a_shutdown_interrupts_go_back_and_count_no_failure(environment: pytest.MonkeyPatch) -> None:
     _buried_at_the_first_failure(environment)
-    receive.receive([facts.thin("verified")])
+    receive([facts.thin("verified")])
     assert process.process(["evt_thin"]) == []
     row = facts.event_row("evt_thin")
     assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 1, 1)
@@ -142,7 +143,7 @@ def test_events_that_a_shutdown_interrupts_go_back_and_count_no_failure(environm
 @pytest.mark.usefixtures("stopping")
 def test_a_shutdown_begins_no_action_and_no_second_attempt() -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    assert perform.perform(action_id) == []
+    assert perform(action_id) == []
     assert facts.action(action_id).attempts == 0
 
 
@@ -152,10 +153,10 @@ def test_a_stripe_that_answers_nobody_holds_one_event_up_and_lets_the_others_wai
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environment.setenv("STRIPE_API_KEY", "sk_test_made_up_for_tests")
         environment.setenv("STRIPE_API_BASE", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        environment.setattr(sessions, "_TIMEOUT_SECONDS", (0.2, 0.2))
+        environment.setattr(client, "_TIMEOUT_SECONDS", (0.2, 0.2))
         databases.forget_process_state()
         said = [facts.thin("verified", session_id=f"vs_{n}", event_id=f"evt_{n}") for n in range(20)]
-        receive.receive(said)
+        receive(said)
         began = time.monotonic()
         assert process.process([one.id for one in said]) == []
         assert time.monotonic() - began < 20 * 0.2
@@ -172,7 +173,7 @@ def test_a_batch_that_a_slow_stripe_holds_up_goes_back_before_its_lease_is_over(
 ) -> None:
     environment.setattr(process, "_TURNS", timedelta(0))
     said = [facts.thin("verified", session_id=f"vs_{n}", event_id=f"evt_{n}") for n in range(3)]
-    receive.receive(said)
+    receive(said)
     assert process.process([one.id for one in said]) == []
     assert stripe_server.asked == []
     assert {(row.attempts, row.waits) for row in (facts.event_row(one.id) for one in said)} == {(1, 1)}
@@ -180,8 +181,8 @@ def test_a_batch_that_a_slow_stripe_holds_up_goes_back_before_its_lease_is_over(
 
 @pytest.mark.usefixtures("stripe_server", "stopping")
 def test_a_shutdown_asks_stripe_nothing_more_about_an_event_that_was_tried_before() -> None:
-    receive.receive([facts.thin("verified")])
-    (work,) = process._claim(["evt_thin"], first_attempt=True)
-    assert process._process_alone(work) == []
+    receive([facts.thin("verified")])
+    (work,) = process.claim_events(["evt_thin"], first_attempt=True)
+    assert process.process_alone(work) == []
     row = facts.event_row("evt_thin")
     assert (row.waits, row.last_error) == (1, "the worker was asked to end")

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from handlers.inbox import process, receive
-from handlers.outbox import perform
-from handlers.outbox.smtp import Mail
+from handlers.inbox.process import claim_events, process_together
+from handlers.inbox.receive import receive
+from handlers.outbox.mails import Mail
+from handlers.outbox.perform import claim_action, end_action, perform
 from handlers.queue import claims
 from handlers.queue.claims import Claim
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
@@ -20,8 +21,8 @@ pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 
 # How a worker's attempt may end.
 ENDS: dict[str, Callable[[Claim], None]] = {
-    "done": lambda claim: perform._finish(claim, None),
-    "skipped": lambda claim: perform._finish(claim, "superseded"),
+    "done": lambda claim: end_action(claim, None),
+    "skipped": lambda claim: end_action(claim, "superseded"),
     "put back": lambda claim: claims.give_up(claim, NotNowError("not now")),
     "tried again": lambda claim: claims.give_up(claim, RefusedError("refused")),
     "buried": lambda claim: claims.give_up(claim, PermanentError("never")),
@@ -39,7 +40,7 @@ def _owed_by(told: VerificationEvent) -> list[OutboxAction]:
 
 
 def _claimed(action_id: int) -> Claim:
-    claimed = perform._claim(action_id)
+    claimed = claim_action(action_id)
     assert claimed is not None
     return claimed[0]
 
@@ -84,20 +85,20 @@ def test_a_mail_that_fails_while_its_person_is_forgotten_is_not_tried_again(post
         raise RefusedError("refused")
 
     post_box.behave = forget_and_refuse
-    perform.perform(action_id)
+    perform(action_id)
     facts.end_all_leases()
     assert facts.action(action_id).status == ActionStatus.SKIPPED
-    assert perform.perform(action_id) == []
+    assert perform(action_id) == []
     assert post_box.sent.total() == 0
 
 
 @pytest.mark.parametrize("end", FAILURES)
 def test_an_event_that_somebody_else_has_claimed_since_is_left_to_them(end: str) -> None:
     told = event("verified", report="vr_1")
-    receive.receive([told])
-    (late,) = process._claim([told.id], first_attempt=True)
+    receive([told])
+    (late,) = claim_events([told.id], first_attempt=True)
     facts.end_all_leases()
-    process._claim([told.id], first_attempt=False)
+    claim_events([told.id], first_attempt=False)
     before = facts.event_row(told.id)
     ENDS[end](late.claim)
     assert facts.event_row(told.id) == before
@@ -106,8 +107,8 @@ def test_an_event_that_somebody_else_has_claimed_since_is_left_to_them(end: str)
 @pytest.mark.parametrize("end", FAILURES)
 def test_an_event_that_was_processed_meanwhile_stays_so(end: str) -> None:
     told = event("verified", report="vr_1")
-    receive.receive([told])
-    (late,) = process._claim([told.id], first_attempt=True)
-    assert process._process_together([late])
+    receive([told])
+    (late,) = claim_events([told.id], first_attempt=True)
+    assert process_together([late])
     ENDS[end](late.claim)
     assert facts.event_row(told.id).status == InboxStatus.PROCESSED

@@ -3,16 +3,19 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
 import pytest
 
 from config.database import transaction
-from handlers.inbox import process, receive
-from handlers.queue.claims import Claim
-from handlers.tables.models import InboxEvent, InboxStatus, Outcome, Status, utc_now
+from handlers.inbox.process import claim_events, process, process_alone
+from handlers.inbox.receive import Receipt, _row, receive
+from handlers.queue.claims import Claim, due
+from handlers.record.decide import Outcome
+from handlers.record.events import Status
+from handlers.tables.models import InboxEvent, InboxStatus
 from tests.support import databases, facts
 from tests.support.facts import NOON, event
 from tests.support.servers import FakeStripe
@@ -23,45 +26,45 @@ pytestmark = pytest.mark.usefixtures("database_url")
 
 
 def test_nothing_is_received_and_processed_as_nothing() -> None:
-    assert receive.receive([]) == receive.Receipt(frozenset(), frozenset())
-    assert process.process([]) == []
+    assert receive([]) == Receipt(frozenset(), frozenset())
+    assert process([]) == []
 
 
 def test_an_event_nobody_received_is_not_processed() -> None:
-    assert process.process(["evt_unknown"]) == []
+    assert process(["evt_unknown"]) == []
 
 
 def test_a_received_event_is_kept_as_it_was_said() -> None:
     said = event("requires_input", code="abandoned", report="vr_1", reference="ref", user="u", redaction="processing")
-    receive.receive([said])
+    receive([said])
     row = facts.event_row(said.id)
     assert (row.type, row.session_id, row.created_at) == (said.type, "vs_1", said.created_at)
     assert (row.session_status, row.error_code, row.report_id) == ("requires_input", "abandoned", "vr_1")
     assert (row.client_reference_id, row.user_id, row.redaction) == ("ref", "u", "processing")
     assert (row.status, row.attempts, row.outcome) == (InboxStatus.RECEIVED, 0, None)
-    assert abs(row.received_at - utc_now()) < timedelta(minutes=1)
+    assert abs(row.received_at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 def test_an_event_is_accepted_once() -> None:
     said = event("verified")
-    assert receive.receive([said]).accepted == {said.id}
-    again = receive.receive([said])
-    assert again == receive.Receipt(frozenset(), unprocessed=frozenset({said.id}), duplicates=1)
-    process.process([said.id])
-    assert receive.receive([said]) == receive.Receipt(frozenset(), frozenset(), duplicates=1)
+    assert receive([said]).accepted == {said.id}
+    again = receive([said])
+    assert again == Receipt(frozenset(), unprocessed=frozenset({said.id}), duplicates=1)
+    process([said.id])
+    assert receive([said]) == Receipt(frozenset(), frozenset(), duplicates=1)
 
 
 def test_one_batch_may_hold_an_event_twice() -> None:
     said = event("verified")
-    receipt = receive.receive([said, event("processing"), said])
+    receipt = receive([said, event("processing"), said])
     assert receipt.accepted == {said.id, event("processing").id}
 
 
 def test_a_batch_is_stored_whole_or_not_at_all(database_url: str) -> None:
     databases.refuse(database_url, "inbox_event", "id", "evt_bad")
     with pytest.raises(Exception, match="refuse"):
-        receive.receive([event("verified"), event("verified", session_id="vs_2", event_id="evt_bad")])
-    assert receive.receive([event("verified")]).accepted
+        receive([event("verified"), event("verified", session_id="vs_2", event_id="evt_bad")])
+    assert receive([event("verified")]).accepted
 
 
 def test_a_duplicate_is_applied_once() -> None:
@@ -99,8 +102,8 @@ def test_any_order_of_arrival_comes_to_the_same_record(first: int) -> None:
 
 def test_a_batch_may_hold_a_whole_story_in_any_order() -> None:
     story = [event("verified", NOON + 40, report="vr_2"), event("created"), event("processing", NOON + 10)]
-    receive.receive(story)
-    process.process([one.id for one in story])
+    receive(story)
+    process([one.id for one in story])
     assert facts.record().status == Status.VERIFIED
     assert [one.name for one in facts.actions()] == ["email_verified"]
 
@@ -112,36 +115,36 @@ def test_deliveries_and_failures_without_a_report_are_no_submissions() -> None:
 
 def test_a_claimed_event_is_nobody_elses_until_its_lease_is_over() -> None:
     said = event("verified", report="vr_1")
-    receive.receive([said])
-    assert len(process._claim([said.id], first_attempt=True)) == 1  # and here its worker dies
-    assert process.process([said.id]) == []
-    assert process.due(10, utc_now()) == ([], [])
+    receive([said])
+    assert len(claim_events([said.id], first_attempt=True)) == 1  # and here its worker dies
+    assert process([said.id]) == []
+    assert due(InboxEvent, 10, datetime.now(UTC)) == ([], [])
     facts.end_all_leases()
-    assert process.due(10, utc_now()) == ([], [said.id])
-    assert len(process.process([said.id])) == 1
+    assert due(InboxEvent, 10, datetime.now(UTC)) == ([], [said.id])
+    assert len(process([said.id])) == 1
     assert (facts.event_row(said.id).attempts, facts.event_row(said.id).status) == (2, InboxStatus.PROCESSED)
 
 
 def test_whoever_comes_after_its_lease_writes_nothing() -> None:
     said = event("verified", report="vr_1")
-    receive.receive([said])
-    (slow,) = process._claim([said.id], first_attempt=True)
+    receive([said])
+    (slow,) = claim_events([said.id], first_attempt=True)
     facts.end_all_leases()
-    (fast,) = process._claim([said.id], first_attempt=False)
-    assert process._process_alone(slow) == []
+    (fast,) = claim_events([said.id], first_attempt=False)
+    assert process_alone(slow) == []
     assert facts.count_records() == 0
     assert facts.event_row(said.id).status == InboxStatus.RECEIVED
-    assert len(process._process_alone(fast)) == 1
+    assert len(process_alone(fast)) == 1
 
 
 def test_whoever_comes_after_the_end_writes_nothing() -> None:
     said = event("verified", report="vr_1")
-    receive.receive([said])
-    (slow,) = process._claim([said.id], first_attempt=True)
+    receive([said])
+    (slow,) = claim_events([said.id], first_attempt=True)
     facts.end_all_leases()
-    process.process([said.id])
+    process([said.id])
     before = facts.record()
-    assert process._process_alone(slow) == []
+    assert process_alone(slow) == []
     assert facts.record() == before
     assert facts.event_row(said.id).attempts == 2
 
@@ -150,8 +153,8 @@ def test_a_poisoned_event_waits_alone_and_its_batch_goes_on(database_url: str) -
     databases.refuse(database_url, "verification_record", "session_id", "vs_bad")
     good = [event("verified", session_id=f"vs_{n}", report=f"vr_{n}") for n in range(3)]
     bad = event("verified", session_id="vs_bad", user="c4nary")
-    receive.receive([*good, bad])
-    assert len(process.process([bad.id, *(one.id for one in good)])) == 3
+    receive([*good, bad])
+    assert len(process([bad.id, *(one.id for one in good)])) == 3
     row = facts.event_row(bad.id)
     assert (row.status, row.last_error, row.waits) == (InboxStatus.RECEIVED, "IntegrityError", 0)
 
@@ -163,39 +166,39 @@ def test_an_event_that_fails_each_time_is_buried_after_its_attempts(
     databases.forget_process_state()
     databases.refuse(database_url, "verification_record", "session_id", "vs_bad")
     bad = event("verified", session_id="vs_bad")
-    receive.receive([bad])
+    receive([bad])
     for attempt in (1, 2, 3):
         assert facts.event_row(bad.id).status == InboxStatus.RECEIVED
-        process.process([bad.id])
+        process([bad.id])
         assert facts.event_row(bad.id).attempts == attempt
         facts.end_all_leases()
     row = facts.event_row(bad.id)
     assert (row.status, row.last_error) == (InboxStatus.DEAD, "IntegrityError")
-    assert process.process([bad.id]) == []
-    assert process.due(10, utc_now()) == ([], [])
+    assert process([bad.id]) == []
+    assert due(InboxEvent, 10, datetime.now(UTC)) == ([], [])
 
 
 def test_an_event_that_kills_its_worker_each_time_is_buried(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("EVENT_ATTEMPTS", "2")
     databases.forget_process_state()
     said = event("verified")
-    receive.receive([said])
-    process._claim([said.id], first_attempt=True)
+    receive([said])
+    claim_events([said.id], first_attempt=True)
     facts.end_all_leases()
-    process._claim([said.id], first_attempt=False)
+    claim_events([said.id], first_attempt=False)
     facts.end_all_leases()
-    assert process.process([said.id]) == []
+    assert process([said.id]) == []
     row = facts.event_row(said.id)
     assert (row.status, row.last_error) == (InboxStatus.DEAD, "every attempt ended with its process")
 
 
 def test_an_event_tried_before_is_claimed_alone() -> None:
     said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(3)]
-    receive.receive(said)
-    process._claim([one.id for one in said], first_attempt=True)
+    receive(said)
+    claim_events([one.id for one in said], first_attempt=True)
     facts.end_all_leases()
-    assert process._claim([one.id for one in said], first_attempt=True) == []
-    assert len(process.process([one.id for one in said])) == 3
+    assert claim_events([one.id for one in said], first_attempt=True) == []
+    assert len(process([one.id for one in said])) == 3
 
 
 @pytest.mark.parametrize("status", [401, 409, 429, 500, 503])
@@ -206,16 +209,16 @@ def test_an_event_that_waits_for_stripe_is_never_buried(
     databases.forget_process_state()
     stripe_server.fail_with = status
     said = facts.thin("verified")
-    receive.receive([said])
+    receive([said])
     for _ in range(3):
-        assert process.process([said.id]) == []
+        assert process([said.id]) == []
         facts.end_all_leases()
     row = facts.event_row(said.id)
     assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 3, 3)
     assert row.last_error == f"Stripe answered {status}"
     stripe_server.fail_with = None
     stripe_server.sessions["vs_1"] = {"status": "verified", "last_verification_report": "vr_1"}
-    assert len(process.process([said.id])) == 1
+    assert len(process([said.id])) == 1
     assert facts.record().status == Status.VERIFIED
 
 
@@ -253,8 +256,8 @@ def test_a_redaction_empties_the_rows_of_every_event_of_its_session() -> None:
 
 def test_concurrent_workers_apply_an_event_once() -> None:
     said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(20)]
-    receive.receive(said)
-    owed = _at_once([lambda: process.process([one.id for one in said])] * 6)
+    receive(said)
+    owed = _at_once([lambda: process([one.id for one in said])] * 6)
     assert sorted(action_id for some in owed for action_id in some) == sorted(
         one.id or 0 for n in range(20) for one in facts.actions(f"vs_{n}")
     )
@@ -270,10 +273,10 @@ def test_concurrent_events_of_one_session_end_as_if_they_had_come_in_order() -> 
         event("processing", NOON + 30),
         event("verified", NOON + 40, report="vr_2"),
     ]
-    receive.receive(story)
-    _at_once([partial(process.process, [one.id]) for one in story])
+    receive(story)
+    _at_once([partial(process, [one.id]) for one in story])
     facts.end_all_leases()
-    process.process([one.id for one in story])
+    process([one.id for one in story])
     held = facts.record()
     assert (held.status, held.submissions, held.last_report_id) == ("verified", 2, "vr_2")
     assert {facts.event_row(one.id).status for one in story} == {InboxStatus.PROCESSED}
@@ -281,7 +284,7 @@ def test_concurrent_events_of_one_session_end_as_if_they_had_come_in_order() -> 
 
 def test_concurrent_receivers_of_the_same_events_accept_each_once() -> None:
     said = [event("verified", session_id=f"vs_{n}") for n in range(50)]
-    receipts = _at_once([lambda: receive.receive(said), lambda: receive.receive(said[::-1])] * 3)
+    receipts = _at_once([lambda: receive(said), lambda: receive(said[::-1])] * 3)
     accepted = [event_id for receipt in receipts for event_id in receipt.accepted]
     assert sorted(accepted) == sorted(one.id for one in said)
 
@@ -289,27 +292,27 @@ def test_concurrent_receivers_of_the_same_events_accept_each_once() -> None:
 def test_the_sweep_finds_the_oldest_first_and_no_more_than_it_may() -> None:
     said = [event("verified", session_id=f"vs_{n}") for n in range(5)]
     for one in said:
-        receive.receive([one])
-    never_tried, tried = process.due(3, utc_now())
+        receive([one])
+    never_tried, tried = due(InboxEvent, 3, datetime.now(UTC))
     assert never_tried == [one.id for one in said[:3]]
     assert tried == []
-    assert process.due(10, utc_now() - timedelta(hours=1)) == ([], [])
+    assert due(InboxEvent, 10, datetime.now(UTC) - timedelta(hours=1)) == ([], [])
 
 
 def test_a_claim_counts_only_tries_that_were_the_works_own_fault() -> None:
-    assert Claim(InboxEvent, "evt_1", attempts=5, waits=3).tries == 2
+    assert Claim(InboxEvent, "evt_1", "", datetime.now(UTC), attempts=5, waits=3).tries == 2
 
 
 def test_a_transaction_that_raises_leaves_nothing() -> None:
     def write_and_fail() -> None:
         with transaction() as session:
-            session.add(InboxEvent(**receive._row(event("verified"), utc_now(), quiet=False)))
+            session.add(InboxEvent(**_row(event("verified"), datetime.now(UTC), owes_nothing=False)))
             session.flush()
             raise RuntimeError("half-way")
 
     with pytest.raises(RuntimeError):
         write_and_fail()
-    assert receive.receive([event("verified")]).accepted
+    assert receive([event("verified")]).accepted
 
 
 def _at_once(calls: list[Callable[[], T]]) -> list[T]:

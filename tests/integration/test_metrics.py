@@ -4,7 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,11 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from config.database import transaction
-from handlers.inbox import process as inbox
-from handlers.inbox import receive
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
 from handlers.metrics import counting, exposition
-from handlers.outbox import perform
-from handlers.tables.models import InboxEvent, utc_now
+from handlers.outbox.perform import perform
+from handlers.tables.models import InboxEvent
 from receiver.app import app
 from tests.support import databases, facts, shapes
 from tests.support.facts import NOON, event
@@ -90,12 +90,12 @@ def test_what_was_given_up_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> No
     def refuse(*_: object, **__: object) -> None:
         raise OverflowError
 
-    monkeypatch.setattr("handlers.inbox.process.decide", refuse)
+    monkeypatch.setattr("handlers.inbox.apply.decide", refuse)
     said = event("verified")
-    receive.receive([said])
+    receive([said])
     with transaction() as session:
         session.connection().execute(update(InboxEvent).values(attempts=7))
-    inbox.process([said.id])
+    process([said.id])
     found = _samples(exposition.exposition())
     assert found['identity_events_total{type="identity.verification_session.verified",outcome="dead"}'] == 1
     assert found["identity_events_dead"] == 1
@@ -111,9 +111,9 @@ def test_buckets_add_up() -> None:
 
 
 def test_gauges_tell_what_waits() -> None:
-    receive.receive([event("created"), event("verified", NOON + 1)])
+    receive([event("created"), event("verified", NOON + 1)])
     with transaction() as session:
-        then = utc_now() - timedelta(minutes=10)
+        then = datetime.now(UTC) - timedelta(minutes=10)
         session.connection().execute(update(InboxEvent).values(received_at=then))
     found = _samples(exposition.exposition())
     assert (found["identity_events_waiting"], found["identity_events_due"]) == (2, 2)
@@ -121,8 +121,8 @@ def test_gauges_tell_what_waits() -> None:
 
 
 def test_what_several_processes_count_adds_up_and_outlives_them() -> None:
-    for process in range(3):
-        for _ in range(process + 1):
+    for number in range(3):
+        for _ in range(number + 1):
             counting.count("identity_recovered_events_total")
         counting.flush()
     counting.count("identity_recovered_events_total", 4)
@@ -166,11 +166,11 @@ def test_figures_wait_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch
 
 def test_the_backlog_is_well_until_something_has_waited_too_long(client: TestClient) -> None:
     assert client.get("/health/backlog").status_code == 200
-    receive.receive([event("created")])
+    receive([event("created")])
     answer = client.get("/health/backlog")
     assert (answer.status_code, answer.json()["actions_oldest_seconds"]) == (200, 0.0)
     with transaction() as session:
-        session.connection().execute(update(InboxEvent).values(received_at=utc_now() - timedelta(seconds=301)))
+        session.connection().execute(update(InboxEvent).values(received_at=datetime.now(UTC) - timedelta(seconds=301)))
     answer = client.get("/health/backlog")
     assert answer.status_code == 503
     assert answer.json()["events_oldest_seconds"] > 300
@@ -204,7 +204,7 @@ def test_the_dashboard_shows_every_metric() -> None:
 def _do_everything() -> None:
     """One event applied, one stale, one action ended."""
     for action_id in facts.applied(event("verified", NOON + 5), event("created")):
-        perform.perform(action_id)
+        perform(action_id)
 
 
 def _samples(text: str) -> dict[str, float]:

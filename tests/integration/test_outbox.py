@@ -2,15 +2,17 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from config.database import transaction
 from config.settings import settings
-from handlers.outbox import perform as outbox
-from handlers.record.decide import Owed
-from handlers.tables.models import ActionStatus, OutboxAction, utc_now
+from handlers.outbox.perform import claim_action, end_action, perform
+from handlers.owed.kinds import Owed
+from handlers.owed.owe import owe
+from handlers.queue.claims import due
+from handlers.tables.models import ActionStatus, OutboxAction
 from tests.support import databases, facts
 from tests.support.facts import NOON, event
 from tests.support.servers import FakeStripe
@@ -33,7 +35,7 @@ def _set(environment: pytest.MonkeyPatch, **variables: str) -> None:
 
 def _owe(*owed: Owed) -> list[int]:
     with transaction() as session:
-        return outbox.owe(session, [("vs_1", list(owed))])
+        return owe(session, [("vs_1", list(owed))])
 
 
 def _mails() -> list[str]:
@@ -54,13 +56,13 @@ def test_a_key_is_owed_once() -> None:
 
 
 def test_what_is_owed_wins_over_what_is_only_written_down_in_one_batch() -> None:
-    skipped = Owed(VERIFIED.name, VERIFIED.cause, skipped="superseded")
+    skipped = Owed(VERIFIED.kind, VERIFIED.cause, skipped="superseded")
     assert len(_owe(skipped, VERIFIED)) == 1
     assert [one.status for one in facts.actions()] == [ActionStatus.PENDING]
 
 
 def test_what_stood_as_skipped_and_is_owed_again_becomes_pending() -> None:
-    assert _owe(Owed(VERIFIED.name, VERIFIED.cause, skipped="superseded")) == []
+    assert _owe(Owed(VERIFIED.kind, VERIFIED.cause, skipped="superseded")) == []
     (written,) = facts.actions()
     assert (written.status, written.reason) == (ActionStatus.SKIPPED, "superseded")
     assert _owe(VERIFIED) == [written.id]
@@ -73,7 +75,7 @@ def test_what_is_done_dead_or_pending_is_left_alone(status: ActionStatus) -> Non
     (action_id,) = _owe(VERIFIED)
     with transaction() as session:
         session.get_one(OutboxAction, action_id).status = status
-    assert _owe(VERIFIED, Owed(VERIFIED.name, VERIFIED.cause, skipped="superseded")) == []
+    assert _owe(VERIFIED, Owed(VERIFIED.kind, VERIFIED.cause, skipped="superseded")) == []
     assert facts.action(action_id).status == status
 
 
@@ -91,37 +93,37 @@ def test_concurrent_writers_owe_a_key_once() -> None:
 
 def test_an_owed_mail_is_written_once() -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    outbox.perform(action_id)
-    outbox.perform(action_id)
+    perform(action_id)
+    perform(action_id)
     done = facts.action(action_id)
     assert (done.status, done.attempts, done.last_error) == (ActionStatus.DONE, 1, None)
     assert len(_mails()) == 1
 
 
 def test_an_action_nobody_wrote_down_is_not_performed() -> None:
-    assert outbox.perform(4711) == []
+    assert perform(4711) == []
 
 
 def test_a_claimed_action_is_nobody_elses_until_its_lease_is_over() -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    assert outbox._claim(action_id)  # and here its worker dies
-    outbox.perform(action_id)
+    assert claim_action(action_id)  # and here its worker dies
+    perform(action_id)
     assert _mails() == []
-    assert outbox.due(10, utc_now()) == []
+    assert due(OutboxAction, 10, datetime.now(UTC)) == ([], [])
     facts.end_all_leases()
-    assert outbox.due(10, utc_now()) == [action_id]
-    outbox.perform(action_id)
+    assert due(OutboxAction, 10, datetime.now(UTC)) == ([], [action_id])
+    perform(action_id)
     assert (facts.action(action_id).status, facts.action(action_id).attempts) == (ActionStatus.DONE, 2)
 
 
 def test_whoever_comes_after_its_lease_writes_nothing() -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    slow = outbox._claim(action_id)
+    slow = claim_action(action_id)
     facts.end_all_leases()
-    outbox.perform(action_id)
+    perform(action_id)
     before = facts.action(action_id)
     assert slow
-    outbox._finish(slow[0], "no address")
+    end_action(slow[0], "no address")
     assert facts.action(action_id) == before
 
 
@@ -129,19 +131,19 @@ def test_concurrent_workers_do_it_once() -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     barrier = threading.Barrier(6)
 
-    def perform(_: int) -> None:
+    def perform_with_the_others(_: int) -> None:
         barrier.wait()
-        outbox.perform(action_id)
+        perform(action_id)
 
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(perform, range(6)))
+        list(pool.map(perform_with_the_others, range(6)))
     assert (facts.action(action_id).status, facts.action(action_id).attempts) == (ActionStatus.DONE, 1)
 
 
 def test_a_prompt_is_superseded_once_the_person_has_submitted_again() -> None:
     (action_id,) = facts.applied(event("requires_input", code="document_expired", report="vr_1"))
     facts.applied(event("processing", NOON + 60))
-    outbox.perform(action_id)
+    perform(action_id)
     done = facts.action(action_id)
     assert (done.status, done.reason) == (ActionStatus.SKIPPED, "superseded")
     assert _mails() == []
@@ -151,16 +153,16 @@ def test_a_superseded_prompt_is_owed_again_when_its_state_comes_back() -> None:
     failed = event("requires_input", code="abandoned")
     (action_id,) = facts.applied(failed)
     facts.applied(event("processing", NOON + 60))
-    outbox.perform(action_id)
+    perform(action_id)
     assert facts.applied(event("requires_input", NOON + 120, code="abandoned")) == [action_id]
-    outbox.perform(action_id)
+    perform(action_id)
     assert facts.action(action_id).status == ActionStatus.DONE
 
 
 def test_a_redacted_person_gets_no_mail() -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     facts.applied(event("redacted", NOON + 60))
-    outbox.perform(action_id)
+    perform(action_id)
     assert (facts.action(action_id).status, facts.action(action_id).reason) == (ActionStatus.SKIPPED, "redacted")
     assert _mails() == []
 
@@ -168,7 +170,7 @@ def test_a_redacted_person_gets_no_mail() -> None:
 def test_without_an_address_nothing_is_sent_and_nothing_is_wrong(environment: pytest.MonkeyPatch) -> None:
     _set(environment, EMAIL_LOOKUP="tests.support.lookups:nobody")
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    outbox.perform(action_id)
+    perform(action_id)
     assert (facts.action(action_id).status, facts.action(action_id).reason) == (ActionStatus.SKIPPED, "no address")
 
 
@@ -176,7 +178,7 @@ def test_without_a_key_or_a_lookup_there_is_no_address(environment: pytest.Monke
     environment.delenv("EMAIL_LOOKUP")
     databases.forget_process_state()
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    outbox.perform(action_id)
+    perform(action_id)
     assert facts.action(action_id).reason == "no address"
 
 
@@ -184,17 +186,17 @@ def test_a_look_up_that_fails_is_tried_again_and_quoted_nowhere() -> None:
     with pytest.MonkeyPatch.context() as environment:
         _set(environment, EMAIL_LOOKUP="tests.support.lookups:broken")
         (action_id,) = facts.applied(event("verified", report="vr_1", user="u"))
-        outbox.perform(action_id)
+        perform(action_id)
     failed = facts.action(action_id)
     assert (failed.status, failed.last_error) == (ActionStatus.PENDING, "RuntimeError")
-    assert failed.due_at > utc_now() - timedelta(seconds=5)
+    assert failed.due_at > datetime.now(UTC) - timedelta(seconds=5)
 
 
 @pytest.mark.parametrize("lookup", ["no_such_module:lookup", "tests.support.lookups:no_such_function"])
 def test_a_look_up_that_does_not_exist_is_told_in_the_row(lookup: str, environment: pytest.MonkeyPatch) -> None:
     _set(environment, EMAIL_LOOKUP=lookup)
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    outbox.perform(action_id)
+    perform(action_id)
     assert facts.action(action_id).last_error in ("ModuleNotFoundError", "AttributeError")
 
 
@@ -205,7 +207,7 @@ def test_the_address_comes_from_stripe_at_the_moment_of_sending(
     databases.forget_process_state()
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     stripe_server.sessions["vs_1"] = {"provided_details": {"email": "anna@example.com"}}
-    outbox.perform(action_id)
+    perform(action_id)
     assert facts.action(action_id).status == ActionStatus.DONE
     (mail,) = (settings().var_dir / "mail").iterdir()
     assert b"To: anna@example.com" in mail.read_bytes()
@@ -218,7 +220,7 @@ def test_a_mail_that_waits_for_stripe_is_not_buried(stripe_server: FakeStripe, e
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     stripe_server.fail_with = 500
     for _ in range(3):
-        outbox.perform(action_id)
+        perform(action_id)
         facts.end_all_leases()
     waiting = facts.action(action_id)
     assert (waiting.status, waiting.attempts, waiting.waits) == (ActionStatus.PENDING, 3, 3)
@@ -229,7 +231,7 @@ def test_an_action_that_fails_each_time_is_buried(environment: pytest.MonkeyPatc
     _set(environment, EMAIL_LOOKUP="tests.support.lookups:broken", ACTION_ATTEMPTS="2")
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     for _ in range(3):
-        outbox.perform(action_id)
+        perform(action_id)
         facts.end_all_leases()
     assert (facts.action(action_id).status, facts.action(action_id).attempts) == (ActionStatus.DEAD, 2)
 
@@ -238,20 +240,19 @@ def test_an_action_that_kills_its_worker_each_time_is_buried(environment: pytest
     _set(environment, ACTION_ATTEMPTS="2")
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     for _ in range(2):
-        assert outbox._claim(action_id)
+        assert claim_action(action_id)
         facts.end_all_leases()
-    outbox.perform(action_id)
+    perform(action_id)
     dead = facts.action(action_id)
     assert (dead.status, dead.last_error) == (ActionStatus.DEAD, "every attempt ended with its process")
     assert _mails() == []
 
 
 def test_an_action_of_a_newer_version_is_buried_and_not_lost_in_silence() -> None:
-    facts.applied(event("created"))
-    (action_id,) = _owe(Owed("send_postcard", "requires_input::"))
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
     with transaction() as session:
-        session.get_one(OutboxAction, action_id).cause = "requires_input::"
-    outbox.perform(action_id)
+        session.get_one(OutboxAction, action_id).name = "send_postcard"
+    perform(action_id)
     assert facts.action(action_id).status == ActionStatus.DEAD
     assert "send_postcard" in (facts.action(action_id).last_error or "")
 
@@ -260,11 +261,11 @@ def test_a_full_disk_makes_a_mail_wait() -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     settings().var_dir.mkdir(parents=True, exist_ok=True)
     (settings().var_dir / "mail").touch()  # no folder can be made there
-    outbox.perform(action_id)
+    perform(action_id)
     assert facts.action(action_id).status == ActionStatus.PENDING
     (settings().var_dir / "mail").unlink()
     facts.end_all_leases()
-    outbox.perform(action_id)
+    perform(action_id)
     assert facts.action(action_id).status == ActionStatus.DONE
 
 
@@ -275,5 +276,5 @@ def test_an_address_that_stripe_has_redacted_meanwhile_is_none(
     databases.forget_process_state()
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     stripe_server.sessions["vs_1"] = {"provided_details": {"email": "[redacted]"}}
-    outbox.perform(action_id)
+    perform(action_id)
     assert (facts.action(action_id).status, facts.action(action_id).reason) == (ActionStatus.SKIPPED, "no address")

@@ -11,7 +11,7 @@ from config.database import transaction
 from handlers.outbox import outputs
 from handlers.stripe_api import sessions
 from handlers.tables.models import ActionStatus, VerifiedOutput
-from tests.integration.stories import Stories, by_name, perform, perform_everything
+from tests.integration.stories import Stories, by_name, perform_all, perform_everything
 from tests.support import databases, facts
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
@@ -46,7 +46,7 @@ def _kept(session_id: str) -> VerifiedOutput | None:
 def test_what_is_named_is_kept_and_nothing_else(stripe: Stories) -> None:
     session_id = _verified(stripe)
     perform_everything()
-    assert outputs.read(session_id) == {"first_name": "Jenny", "dob": {"day": 1, "month": 1, "year": 1901}}
+    assert outputs.read_outputs(session_id) == {"first_name": "Jenny", "dob": {"day": 1, "month": 1, "year": 1901}}
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_every_output_can_be_named(stripe: Stories, environment: pytest.MonkeyPa
     stripe.later().simulator.passed(session_id)
     stripe.deliver(session_id)
     perform_everything()
-    assert (outputs.read(session_id) or {}).keys() == {name}
+    assert (outputs.read_outputs(session_id) or {}).keys() == {name}
 
 
 def test_nothing_is_asked_for_unless_it_is_wanted(stripe: Stories, environment: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_nothing_is_asked_for_unless_it_is_wanted(stripe: Stories, environment: 
     session_id = _verified(stripe)
     perform_everything()
     assert "keep_outputs" not in by_name(session_id)
-    assert outputs.read(session_id) is None
+    assert outputs.read_outputs(session_id) is None
 
 
 def test_the_table_holds_no_clear_text(stripe: Stories, database_url: str) -> None:
@@ -85,7 +85,7 @@ def test_only_the_restricted_key_asks_for_them(stripe: Stories) -> None:
     stripe.simulator.keys(key=stripe.simulator.restricted_key, permissions=["identity_product_read"])
     perform_everything()
     assert by_name(session_id)["keep_outputs"] == [ActionStatus.SKIPPED]
-    assert outputs.read(session_id) is None
+    assert outputs.read_outputs(session_id) is None
 
 
 def test_keys_rotate_without_a_loss(stripe: Stories, environment: pytest.MonkeyPatch) -> None:
@@ -94,13 +94,13 @@ def test_keys_rotate_without_a_loss(stripe: Stories, environment: pytest.MonkeyP
     _want(environment, "first_name", f"{NEW},{OLD}")
     after = _verified(stripe)
     perform_everything()
-    assert [(outputs.read(one) or {})["first_name"] for one in (before, after)] == ["Jenny", "Jenny"]
+    assert [(outputs.read_outputs(one) or {})["first_name"] for one in (before, after)] == ["Jenny", "Jenny"]
     kept = _kept(after)
     assert kept is not None
     assert Fernet(NEW).decrypt(kept.ciphertext)
     _want(environment, "first_name", NEW)
     with pytest.raises(InvalidToken):
-        outputs.read(before)
+        outputs.read_outputs(before)
 
 
 def test_stripe_down_makes_it_wait(stripe: Stories) -> None:
@@ -130,15 +130,15 @@ def test_a_second_verification_replaces_what_was_kept(stripe: Stories) -> None:
 def test_a_verification_that_was_taken_back_meanwhile_leaves_nothing(stripe: Stories) -> None:
     session_id = _verified(stripe)
     with _meanwhile(stripe, session_id, stripe.simulator.override):
-        perform(_ids(session_id))
-    assert outputs.read(session_id) is None
+        perform_all(_ids(session_id))
+    assert outputs.read_outputs(session_id) is None
     assert by_name(session_id)["keep_outputs"] == [ActionStatus.SKIPPED]
 
 
 def test_a_redaction_wipes_them(stripe: Stories) -> None:
     session_id = _verified(stripe)
     perform_everything()
-    assert outputs.read(session_id)
+    assert outputs.read_outputs(session_id)
     stripe.later().simulator.redact(session_id)
     stripe.deliver(session_id)
     assert _kept(session_id) is None
@@ -149,7 +149,7 @@ def test_a_redaction_wipes_them(stripe: Stories) -> None:
 def test_a_redaction_while_they_are_fetched_keeps_nothing(stripe: Stories) -> None:
     session_id = _verified(stripe)
     with _meanwhile(stripe, session_id, stripe.simulator.redact):
-        perform(_ids(session_id))
+        perform_all(_ids(session_id))
     assert _kept(session_id) is None
     assert by_name(session_id)["keep_outputs"] == [ActionStatus.SKIPPED]
 

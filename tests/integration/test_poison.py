@@ -10,8 +10,9 @@ from sqlmodel import col, select
 
 from config import broker
 from config.database import transaction
-from handlers.inbox import receive
-from handlers.tables.models import InboxEvent, InboxStatus, Status
+from handlers.inbox.receive import receive
+from handlers.record.events import Status
+from handlers.tables.models import InboxEvent, InboxStatus
 from tests.support import databases, facts, shapes
 from tests.support.facts import event, payload
 from tests.support.servers import running_receiver
@@ -99,7 +100,7 @@ def test_what_can_never_be_applied_is_buried_with_its_reason_while_everything_el
     databases.refuse(database_url, "verification_record", "session_id", "vs_bad")
     said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(20)]
     bad = event("verified", session_id="vs_bad", event_id="evt_vs_1_a_bad_one")
-    receive.receive([*said, bad])
+    receive([*said, bad])
     for attempt in range(1, 4):
         tasks.process_events([*(one.id for one in said), bad.id])
         assert {facts.record(f"vs_{n}").status for n in range(20)} == {Status.VERIFIED}
@@ -108,7 +109,7 @@ def test_what_can_never_be_applied_is_buried_with_its_reason_while_everything_el
     row = facts.event_row(bad.id)
     assert (row.status, row.last_error, row.attempts) == (InboxStatus.DEAD, "IntegrityError", 3)
     later = event("created", session_id="vs_later")
-    receive.receive([later])
+    receive([later])
     tasks.process_events([later.id, bad.id])
     assert facts.record("vs_later").status == Status.REQUIRES_INPUT
     assert facts.event_row(bad.id).attempts == 3

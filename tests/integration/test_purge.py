@@ -1,15 +1,15 @@
 """What was done long ago goes; what could still matter stays; a late duplicate does no harm."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import update
 
 from config.database import transaction
-from handlers.inbox import receive
+from handlers.inbox.receive import receive
 from handlers.operator.queries import Filter, find_actions, find_events
-from handlers.outbox import perform
-from handlers.tables.models import InboxEvent, OutboxAction, VerifiedOutput, utc_now
+from handlers.outbox.perform import perform
+from handlers.tables.models import InboxEvent, OutboxAction, VerifiedOutput
 from handlers.upkeep import purge
 from handlers.upkeep.purge import Purged
 from tests.support import databases, facts
@@ -35,7 +35,7 @@ def test_what_was_processed_and_done_long_ago_goes_and_the_record_stays() -> Non
 
 def test_what_is_young_or_unfinished_stays() -> None:
     facts.applied(event("verified"))
-    receive.receive([event("created", session_id="vs_2")])
+    receive([event("created", session_id="vs_2")])
     _age(29)
     assert purge.purge() == Purged()
     _age(300)
@@ -98,18 +98,20 @@ def test_an_alert_is_not_raised_again_by_a_late_duplicate_of_a_purged_event(envi
 
 def test_verified_outputs_go_after_their_own_time() -> None:
     with transaction() as session:
-        session.add(VerifiedOutput(session_id="vs_1", ciphertext="x", fetched_at=utc_now() - timedelta(days=31)))
-        session.add(VerifiedOutput(session_id="vs_2", ciphertext="x", fetched_at=utc_now()))
+        session.add(
+            VerifiedOutput(session_id="vs_1", ciphertext="x", fetched_at=datetime.now(UTC) - timedelta(days=31))
+        )
+        session.add(VerifiedOutput(session_id="vs_2", ciphertext="x", fetched_at=datetime.now(UTC)))
     assert purge.purge() == Purged(outputs=1)
 
 
 def _done(*events: object) -> None:
     for action_id in facts.applied(*events):  # type: ignore[arg-type]
-        perform.perform(action_id)
+        perform(action_id)
 
 
 def _age(days: float) -> None:
-    then = utc_now() - timedelta(days=days)
+    then = datetime.now(UTC) - timedelta(days=days)
     _set(InboxEvent, received_at=then)
     _set(OutboxAction, created_at=then)
     with transaction() as session:

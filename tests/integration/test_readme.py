@@ -17,17 +17,17 @@ from handlers.outbox.perform import perform
 from handlers.record.events import parse
 from handlers.tables.schema import migrate
 from tests.support.shapes import event, session
-import orjson
 
 migrate()
-happened = event("evt_1", "processing", 1795180000, session("vs_1", "processing"))
-receive([parse(orjson.dumps(happened))])
-for action_id in process(["evt_1"]):
+verified = event("evt_1", "verified", 1795180000, session("vs_1", "verified", report="vr_1"))
+redacted = event("evt_2", "redacted", 1795180060, session("vs_1", "verified", redaction="redacted"))
+receive([parse(verified), parse(redacted)])
+for action_id in process(["evt_1", "evt_2"]):
     perform(action_id)
 """
 
 
-def test_the_example_of_a_new_action_sends_its_mail(tmp_path: Path) -> None:
+def test_the_example_of_a_new_action_sends_its_mail_about_a_person_who_is_forgotten(tmp_path: Path) -> None:
     for package in PACKAGES:
         shutil.copytree(
             ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("node_modules", "__pycache__")
@@ -38,14 +38,13 @@ def test_the_example_of_a_new_action_sends_its_mail(tmp_path: Path) -> None:
     for path, content in re.findall(r"`(handlers/outbox/templates/\S+)`[^\n]*:\n\n```\w+\n(.*?)```", readme, re.DOTALL):
         (tmp_path / path).write_text(content)
 
-    environment = {"VAR_DIR": "var", "EMAIL_LOOKUP": "lookup:lookup"}
-    (tmp_path / "lookup.py").write_text("def lookup(record):\n    return 'anna@example.com'\n")
+    environment = {"VAR_DIR": "var", "REVIEW_EMAIL": "review@example.com"}
     subprocess.run([sys.executable, "-c", APPLY_AND_PERFORM], cwd=tmp_path, env=environment, check=True)
 
     (mail,) = (tmp_path / "var" / "mail").glob("*.eml")
     message = message_from_bytes(mail.read_bytes(), policy=policy.default)
-    assert message["Subject"] == "We have your documents"
-    assert "your documents have arrived" in message.get_body(("html",)).get_content()  # type: ignore[union-attr]  # it is there
+    assert (message["To"], message["Subject"]) == ("review@example.com", "Verified: vs_1")
+    assert "has been verified" in message.get_body(("html",)).get_content()  # type: ignore[union-attr]  # it is there
 
 
 def _change(path: Path, change: str) -> None:

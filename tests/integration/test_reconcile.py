@@ -5,23 +5,24 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
 from config.database import transaction
-from handlers.inbox import receive
+from handlers.inbox.receive import receive
 from handlers.metrics import exposition
 from handlers.operator.queries import Filter, find_actions, find_events
 from handlers.record.events import parse
-from handlers.tables.models import VerificationRecord, utc_now
+from handlers.tables.models import VerificationRecord
 from handlers.upkeep import progress
+from handlers.upkeep.allowance import Report
 from handlers.upkeep.rebuild import rebuild
-from handlers.upkeep.reconcile import Report, reconcile
+from handlers.upkeep.reconcile import reconcile
 from tests.simulator.client import Simulator
-from tests.support import databases, facts, shapes
+from tests.support import databases, facts
 from tests.support.operator import command, stripe_in_use, work
 
 pytestmark = pytest.mark.usefixtures("database_url")
@@ -92,7 +93,7 @@ def test_more_than_a_page_is_fetched_in_time_order_and_whole(simulator: Simulato
 
 def test_more_than_a_page_within_one_second_is_fetched_too(simulator: Simulator) -> None:
     simulator.endpoint(NOWHERE)
-    simulator.clock(frozen=float(int(utc_now().timestamp()) - 600))
+    simulator.clock(frozen=float(int(datetime.now(UTC).timestamp()) - 600))
     simulator.run(80, "passes")
     assert len(reconcile().recovered) == 240
 
@@ -112,7 +113,7 @@ def test_a_rate_limit_ends_a_run_and_the_next_one_goes_on(simulator: Simulator) 
 def test_a_used_up_share_of_requests_ends_a_run_and_the_next_one_goes_on(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlers.upkeep.reconcile.REQUESTS", 3)
+    monkeypatch.setattr("handlers.upkeep.allowance.REQUESTS", 3)
     simulator.endpoint(NOWHERE)
     for hours_ago in (600, 400, 200, 5):
         simulator.clock(offset=-3600.0 * hours_ago)
@@ -151,7 +152,9 @@ def test_what_comes_late_after_a_mended_drift_changes_and_owes_nothing(simulator
 def test_a_session_that_only_an_unread_event_speaks_of_gets_its_status(simulator: Simulator) -> None:
     session_id = simulator.create()
     with transaction() as session:
-        row = VerificationRecord(session_id=session_id, livemode=False, created_at=utc_now(), updated_at=utc_now())
+        row = VerificationRecord(
+            session_id=session_id, livemode=False, created_at=datetime.now(UTC), updated_at=datetime.now(UTC)
+        )
         session.add(row)
     assert [one.ours for one in reconcile(bounded=False).drifted] == ["unknown"]
     work()
@@ -190,10 +193,10 @@ def test_a_session_is_compared_once_it_has_settled_and_then_ever_more_rarely(sim
     _receive(simulator.events(session_id)[0]["body"])
     work()
     assert reconcile().compared == 0
-    _move(session_id, updated_at=utc_now() - timedelta(days=4), compare_at=utc_now())
+    _move(session_id, updated_at=datetime.now(UTC) - timedelta(days=4), compare_at=datetime.now(UTC))
     assert reconcile().compared == 1
     assert reconcile().compared == 0
-    wait = facts.record(session_id).compare_at - utc_now()  # type: ignore[operator]  # set by the run
+    wait = facts.record(session_id).compare_at - datetime.now(UTC)  # type: ignore[operator]  # set by the run
     assert timedelta(days=1.9) < wait < timedelta(days=2.1)
 
 
@@ -235,13 +238,13 @@ def test_a_run_leaves_a_mark(simulator: Simulator) -> None:
     reconcile()
     mark = progress.reached("reconcile")
     assert mark
-    assert utc_now() - mark < timedelta(minutes=1)
+    assert datetime.now(UTC) - mark < timedelta(minutes=1)
 
 
 def test_a_wiped_database_is_rebuilt_without_a_mail(simulator: Simulator) -> None:
     with _earlier(simulator):
         ids = simulator.run(120, "mixed")
-    listed = list(rebuild(utc_now() - timedelta(days=1), [None], quiet=True))
+    listed = list(rebuild(datetime.now(UTC) - timedelta(days=1), [None], owes_nothing=True))
     assert sum(page.listed for page in listed if page.what == "sessions") == 120
     assert work() == []
     assert {action.status for action in find_actions(Filter(), None)} == {"skipped"}
@@ -258,7 +261,7 @@ def test_a_wiped_database_is_rebuilt_without_a_mail(simulator: Simulator) -> Non
 def test_a_rebuild_may_be_repeated_and_live_events_go_on_as_ever(simulator: Simulator) -> None:
     session_id = _verified(simulator)
     for _ in range(2):
-        list(rebuild(utc_now() - timedelta(days=1), [None], quiet=True))
+        list(rebuild(datetime.now(UTC) - timedelta(days=1), [None], owes_nothing=True))
         work()
     with _earlier(simulator, seconds=-10.0):
         simulator.override(session_id, "requires_input")
@@ -271,7 +274,7 @@ def test_sessions_older_than_any_event_are_rebuilt_from_what_they_are_now(simula
     with _earlier(simulator, seconds=40 * 86400.0):
         session_id = simulator.create()
         simulator.passed(session_id)
-    pages = list(rebuild(utc_now() - timedelta(days=60), [None], quiet=False))
+    pages = list(rebuild(datetime.now(UTC) - timedelta(days=60), [None], owes_nothing=False))
     assert [(page.what, page.listed) for page in pages] == [("events", 0), ("sessions", 1)]
     assert len(work()) == 1
     assert facts.record(session_id).status == "verified"
@@ -332,8 +335,8 @@ def _known_but_untold(simulator: Simulator) -> str:
 
 
 def _receive(body: dict[str, object]) -> None:
-    event = parse(shapes.as_body(body))
-    receive.receive([event])  # type: ignore[list-item]  # never a foreign one
+    event = parse(body)
+    receive([event])  # type: ignore[list-item]  # never a foreign one
 
 
 def _move(session_id: str, **values: object) -> None:

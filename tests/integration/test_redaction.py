@@ -1,6 +1,7 @@
 """A redacted person is forgotten in every table, whatever came before and whatever comes after."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import permutations
 from typing import Any
 
@@ -8,10 +9,11 @@ import pytest
 from cryptography.fernet import Fernet
 
 from config.database import transaction
-from handlers.inbox import process, receive
+from handlers.inbox.process import claim_events, process, process_together
+from handlers.inbox.receive import receive
 from handlers.outbox import outputs
 from handlers.record.events import VerificationEvent
-from handlers.tables.models import ActionStatus, InboxStatus, VerifiedOutput, utc_now
+from handlers.tables.models import ActionStatus, InboxStatus, VerifiedOutput
 from tests.integration.stories import Stories, by_name, perform_everything, process_everything, purge
 from tests.property.lifecycles import as_twin
 from tests.property.outside import Application, PostBox
@@ -34,7 +36,7 @@ def _redacted(at: int = NOON + 100) -> VerificationEvent:
 
 def _keep_output(session_id: str = "vs_1") -> None:
     with transaction() as session:
-        session.add(VerifiedOutput(session_id=session_id, ciphertext="c4nary", fetched_at=utc_now()))
+        session.add(VerifiedOutput(session_id=session_id, ciphertext="c4nary", fetched_at=datetime.now(UTC)))
 
 
 def test_before_it_the_person_is_in_the_tables_so_that_these_tests_see_something(database_url: str) -> None:
@@ -77,8 +79,8 @@ def test_no_order_of_arrival_leaves_or_brings_back_anything(database_url: str, o
 
 def test_one_batch_with_the_redaction_in_it_leaves_nothing(database_url: str) -> None:
     story = [_failed(), _redacted(), event("verified", NOON + 200, report="vr_2", **PERSONAL)]
-    receive.receive(story)
-    process.process([one.id for one in story])
+    receive(story)
+    process([one.id for one in story])
     assert "c4nary" not in databases.dump(database_url)
 
 
@@ -148,7 +150,7 @@ def test_a_redaction_that_has_only_begun_is_seen_in_a_retrieve(stripe: Stories, 
 
 def test_an_event_received_before_and_processed_after_it_is_emptied(database_url: str) -> None:
     late = _failed()
-    receive.receive([late])
+    receive([late])
     facts.applied(_redacted())
     assert "c4nary" not in databases.dump(database_url), "what waits is emptied too"
     process_everything()
@@ -158,10 +160,10 @@ def test_an_event_received_before_and_processed_after_it_is_emptied(database_url
 
 def test_an_event_that_was_in_work_during_the_redaction_leaves_nothing(database_url: str) -> None:
     late = _failed()
-    receive.receive([late])
-    held = process._claim([late.id], first_attempt=True)
+    receive([late])
+    held = claim_events([late.id], first_attempt=True)
     facts.applied(_redacted())
-    process._process_together(held)
+    process_together(held)
     assert facts.event_row(late.id).status == InboxStatus.PROCESSED
     assert "c4nary" not in databases.dump(database_url)
 
@@ -170,8 +172,8 @@ def test_an_event_buried_before_it_is_emptied(database_url: str, environment: py
     environment.setenv("EVENT_ATTEMPTS", "1")
     databases.forget_process_state()
     dead = _failed()
-    receive.receive([dead])
-    process._claim([dead.id], first_attempt=True)
+    receive([dead])
+    claim_events([dead.id], first_attempt=True)
     process_everything()
     assert facts.event_row(dead.id).status == InboxStatus.DEAD
     facts.applied(_redacted())
@@ -190,4 +192,4 @@ def test_outputs_are_kept_no_more(stripe: Stories, environment: pytest.MonkeyPat
     facts.applied(*reversed(stripe.news(session_id)))
     perform_everything()
     assert by_name(session_id)["keep_outputs"] == [ActionStatus.SKIPPED]
-    assert outputs.read(session_id) is None
+    assert outputs.read_outputs(session_id) is None

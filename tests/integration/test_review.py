@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from config.settings import settings
-from handlers.outbox import registry, smtp
-from handlers.outbox.smtp import Mail
-from handlers.stripe_api import sessions
-from handlers.tables.models import ActionStatus, Status
+from handlers.outbox import mails
+from handlers.outbox.mails import Mail, render
+from handlers.record.events import Status
+from handlers.tables.models import ActionStatus
 from tests.integration.stories import Stories, by_name, perform_everything
 from tests.property.outside import Application, PostBox
 from tests.support import databases, facts
@@ -17,16 +17,16 @@ pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 
 
 @pytest.fixture
-def mails(environment: pytest.MonkeyPatch, post_box: PostBox) -> list[Mail]:
+def sent(environment: pytest.MonkeyPatch, post_box: PostBox) -> list[Mail]:
     """Every mail as it would be sent."""
     assert post_box
-    sent: list[Mail] = []
-    environment.setattr(registry, "send", sent.append)
-    return sent
+    mails_sent: list[Mail] = []
+    environment.setattr(mails, "send", mails_sent.append)
+    return mails_sent
 
 
 def _text(mail: Mail) -> str:
-    message = smtp.render(mail)
+    message = render(mail)
     return "\n".join([*message.values(), *(str(part.get_content()) for part in message.iter_parts())])
 
 
@@ -40,46 +40,46 @@ def _failed(stripe: Stories, times: int, code: str = "document_unverified_other"
     return session_id
 
 
-def test_a_fraud_signal_goes_to_the_reviewer_and_never_to_the_person(stripe: Stories, mails: list[Mail]) -> None:
+def test_a_fraud_signal_goes_to_the_reviewer_and_never_to_the_person(stripe: Stories, sent: list[Mail]) -> None:
     session_id = _failed(stripe, 1, "selfie_manipulated")
     perform_everything()
-    (alert,) = mails
+    (alert,) = sent
     assert (alert.template, alert.recipient) == ("alert_review", "review@example.com")
     assert session_id in _text(alert)
     assert "selfie_manipulated" in _text(alert)
     assert by_name(session_id).keys() == {"alert_review", "notify_app"}
 
 
-def test_a_later_mail_says_nothing_of_an_earlier_fraud_signal(stripe: Stories, mails: list[Mail]) -> None:
+def test_a_later_mail_says_nothing_of_an_earlier_fraud_signal(stripe: Stories, sent: list[Mail]) -> None:
     session_id = _failed(stripe, 1, "selfie_manipulated")
     stripe.later().simulator.fail(session_id, "document_expired")
     stripe.deliver(session_id)
     perform_everything()
-    to_the_person = [mail for mail in mails if mail.recipient != "review@example.com"]
+    to_the_person = [mail for mail in sent if mail.recipient != "review@example.com"]
     assert [mail.template for mail in to_the_person] == ["email_retry_prompt"]
     for word in ("manipulat", "fraud", "selfie"):
         assert word not in _text(to_the_person[0]).lower()
 
 
-def test_a_fraud_signal_that_arrives_late_is_still_reviewed(stripe: Stories, mails: list[Mail]) -> None:
+def test_a_fraud_signal_that_arrives_late_is_still_reviewed(stripe: Stories, sent: list[Mail]) -> None:
     session_id = stripe.simulator.create(email="jenny@example.com")
     stripe.later().simulator.fail(session_id, "selfie_manipulated")
     stripe.later().simulator.submit(session_id)
     stripe.later().simulator.passed(session_id)
     facts.applied(*reversed(stripe.news(session_id)))
     perform_everything()
-    assert sorted(mail.template for mail in mails) == ["alert_review", "email_verified"]
+    assert sorted(mail.template for mail in sent) == ["alert_review", "email_verified"]
     assert facts.record(session_id).status == Status.VERIFIED
 
 
 def test_without_a_reviewer_nobody_is_alerted(
-    stripe: Stories, mails: list[Mail], environment: pytest.MonkeyPatch
+    stripe: Stories, sent: list[Mail], environment: pytest.MonkeyPatch
 ) -> None:
     environment.delenv("REVIEW_EMAIL")
     databases.forget_process_state()
     session_id = _failed(stripe, 1, "selfie_manipulated")
     perform_everything()
-    assert mails == []
+    assert sent == []
     assert by_name(session_id)["alert_review"] == [ActionStatus.SKIPPED]
 
 
@@ -225,18 +225,18 @@ def test_a_late_failure_does_not_take_a_verification_back(stripe: Stories, post_
     assert {key[1] for key in post_box.sent} == {"email_verified"}
 
 
-def test_the_reviewers_link_leads_to_the_mode_of_the_session(mails: list[Mail]) -> None:
+def test_the_reviewers_link_leads_to_the_mode_of_the_session(sent: list[Mail]) -> None:
     for livemode in (False, True):
         facts.applied(
             facts.event("requires_input", session_id=f"vs_{livemode}", code="selfie_manipulated", livemode=livemode)
         )
     perform_everything()
-    links: dict[str, Any] = {mail.key[0]: mail.words["dashboard"] for mail in mails}
+    links: dict[str, Any] = {mail.key[0]: mail.words["dashboard"] for mail in sent}
     assert links == {"vs_False": "https://dashboard.stripe.com/test/", "vs_True": "https://dashboard.stripe.com/"}
 
 
 def test_without_a_key_nothing_is_canceled_and_the_alert_goes_out(post_box: PostBox) -> None:
-    assert not sessions.has_key()
+    assert not settings().stripe_api_key
     for number in range(settings().submission_limit):
         facts.applied(
             facts.event("requires_input", facts.NOON + number, code="document_expired", report=f"vr_{number}")

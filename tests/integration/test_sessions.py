@@ -2,7 +2,7 @@
 
 import pytest
 
-from handlers.tables.models import Status
+from handlers.record.events import Status
 from tests.integration.stories import Stories, perform_everything
 from tests.property.outside import Application, PostBox
 from tests.support import facts

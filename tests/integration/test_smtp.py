@@ -14,8 +14,9 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from config.settings import settings
-from handlers.outbox import perform, smtp
-from handlers.outbox.smtp import Mail, send
+from handlers.outbox import smtp
+from handlers.outbox.mails import Mail, send
+from handlers.outbox.perform import perform
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
 from handlers.tables.models import ActionStatus
 from tests.support import databases, facts
@@ -271,20 +272,20 @@ class TestAsAnAction:
     def test_a_mail_refused_for_now_is_due_again_and_sent_with_the_same_message_id(self, server: Mailbox) -> None:
         (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
         server.mail_answer = "451 later, vs_1@example.com"
-        perform.perform(action_id)
+        perform(action_id)
         waiting = facts.action(action_id)
         assert (waiting.status, waiting.waits) == (ActionStatus.PENDING, 0)
         assert waiting.last_error == "the SMTP server answered 451"
         server.mail_answer = "250 OK"
         facts.end_all_leases()
-        perform.perform(action_id)
+        perform(action_id)
         assert facts.action(action_id).status == ActionStatus.DONE
         assert len(server.mails) == 1
 
     def test_an_address_that_does_not_exist_buries_the_mail_at_once(self, server: Mailbox) -> None:
         (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
         server.recipient_answer = "550 no such user"
-        perform.perform(action_id)
+        perform(action_id)
         buried = facts.action(action_id)
         assert (buried.status, buried.attempts) == (ActionStatus.DEAD, 1)
         assert buried.last_error == "the SMTP server answered 550"
@@ -294,7 +295,7 @@ class TestAsAnAction:
         _use(environment, "smtp://127.0.0.1:1")
         (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
         for _ in range(3):
-            perform.perform(action_id)
+            perform(action_id)
             facts.end_all_leases()
         waiting = facts.action(action_id)
         assert (waiting.status, waiting.attempts, waiting.waits) == (ActionStatus.PENDING, 3, 3)

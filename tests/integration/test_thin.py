@@ -3,13 +3,16 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import structlog
 
-from handlers.inbox import process, receive
-from handlers.tables.models import ActionStatus, InboxStatus, Outcome, Status, utc_now
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
+from handlers.record.decide import Outcome
+from handlers.record.events import Status
+from handlers.tables.models import ActionStatus, InboxStatus
 from receiver.webhooks import delivery
 from tests.integration.stories import Stories, by_name, perform_everything, process_everything
 from tests.property.outside import PostBox
@@ -78,12 +81,12 @@ def test_an_event_waits_while_stripe_cannot_answer_and_others_go_on(stripe: Stor
     told = stripe.news(session_id, thin=True)[-1]
     other = event("verified", session_id="vs_other", report="vr_1")
     stripe.simulator.fault(status, count=None, path=session_id)
-    receive.receive([told, other])
-    process.process([told.id, other.id])
+    receive([told, other])
+    process([told.id, other.id])
     waiting = facts.event_row(told.id)
     assert (waiting.status, waiting.attempts, waiting.waits) == (InboxStatus.RECEIVED, 1, 1)
     assert waiting.last_error == f"Stripe answered {status}"
-    assert waiting.due_at < utc_now() + timedelta(seconds=61)
+    assert waiting.due_at < datetime.now(UTC) + timedelta(seconds=61)
     assert facts.record("vs_other").status == Status.VERIFIED
     stripe.simulator.clear_faults()
     process_everything()
@@ -102,14 +105,14 @@ def test_an_event_waits_while_stripe_cannot_be_reached(stripe: Stories, environm
 def test_a_slow_answer_holds_its_own_event_and_no_other_worker(
     stripe: Stories, environment: pytest.MonkeyPatch
 ) -> None:
-    environment.setattr("handlers.stripe_api.sessions._TIMEOUT_SECONDS", (0.5, 0.5))
+    environment.setattr("handlers.stripe_api.client._TIMEOUT_SECONDS", (0.5, 0.5))
     told = stripe.news(_verified(stripe), thin=True)[-1]
     other = event("verified", session_id="vs_other", report="vr_1")
     stripe.simulator.fault(hang=True, path=told.session_id)
-    receive.receive([told, other])
+    receive([told, other])
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(process.process, [told.id])
-        assert process.process([other.id])
+        slow = pool.submit(process, [told.id])
+        assert process([other.id])
         assert not slow.done()
         assert slow.result() == []
     assert facts.event_row(told.id).last_error == "Stripe was not reached"
@@ -118,12 +121,12 @@ def test_a_slow_answer_holds_its_own_event_and_no_other_worker(
 def test_delays_grow_and_differ_so_that_nobody_comes_back_with_all_the_others(stripe: Stories) -> None:
     told = stripe.news(_verified(stripe), thin=True)[-1]
     stripe.simulator.fault(500, count=None)
-    receive.receive([told])
+    receive([told])
     delays = []
     for _ in range(8):
         facts.end_all_leases()
-        process.process([told.id])
-        delays.append((facts.event_row(told.id).due_at - utc_now()).total_seconds())
+        process([told.id])
+        delays.append((facts.event_row(told.id).due_at - datetime.now(UTC)).total_seconds())
     assert all(delay <= min(60, 2 * 2**attempt) for attempt, delay in enumerate(delays))
     assert len({round(delay, 3) for delay in delays}) > 4
 

@@ -9,40 +9,25 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import combinations_with_replacement
-from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from handlers.inbox.apply import reports_in
-from handlers.record.decide import Owed, decide
-from handlers.record.events import VerificationEvent
-from handlers.record.ordering import Seen, answer
-from handlers.tables.models import VerificationRecord
+from handlers.owed.kinds import Owed
+from handlers.record.decide import decide
+from handlers.record.events import SessionState, VerificationEvent
+from handlers.record.ordering import RecordState, Seen, answered, seen_in
 from tests.property.lifecycles import LifeCycle, as_thin, as_twin, life_cycles
 
 LIMIT = 2  # low enough for life cycles of six events to reach it
-
-# What a record is at the end: all that must not depend on the order. (change_number counts the changes that were seen.)
-_FIELDS = (
-    "status",
-    "last_error_code",
-    "last_error_reason",
-    "last_report_id",
-    "client_reference_id",
-    "user_id",
-    "redacted_at",
-    "applied_at",
-    "applied_rank",
-)
 
 
 class Came(NamedTuple):
     """What deliveries have come to so far."""
 
-    record: tuple[Any, ...]
-    change_number: int
+    record: RecordState  # its changes count those that were seen, which depends on the order
+    texts: SessionState | None  # whose texts the record holds; None also when they were wiped
     reports: frozenset[str]
     actions: frozenset[tuple[str, str, bool]]  # name, cause, whether it is skipped
 
@@ -52,7 +37,7 @@ class Came(NamedTuple):
         return frozenset((name, cause) for name, cause, _ in self.actions if name != "notify_app")
 
 
-NOTHING = Came((None,) * (len(_FIELDS) - 1) + (0,), 0, frozenset(), frozenset())
+NOTHING = Came(RecordState(), None, frozenset(), frozenset())
 
 # Given how many of the true events have happened at least, the states Stripe may answer with, and when it was asked.
 Answers = Callable[[int], Iterable[tuple[VerificationEvent, datetime]]]
@@ -129,28 +114,28 @@ def _deliver(came: Came, event: VerificationEvent, happened: int, answers: Answe
     assert answers is not None
     for told, asked_at in answers(happened):
         assert told.state is not None
-        seen = answer(event, told.state, asked_at)
+        seen = answered(event, told.state, asked_at)
         settled = _decide(came, event, seen, can_ask=True)
         if settled is not None:  # else it waits, is asked again later, and comes to what a later answer says
             yield settled
 
 
 def _decide(came: Came, event: VerificationEvent, seen: Seen | None, *, can_ask: bool) -> Came | None:
-    reports = came.reports | reports_in(event, seen)
-    record = cast(VerificationRecord, SimpleNamespace(**dict(zip(_FIELDS, came.record, strict=True))))
-    record.change_number, record.submissions, record.client_reference_trusted = came.change_number, len(reports), True
-    decision = decide(record, event, seen, can_ask=can_ask, limit=LIMIT)
+    shown = seen_in(event)
+    reports = came.reports | {one.submitted for one in (shown, seen) if one and one.submitted}
+    record = replace(came.record, submissions=len(reports))
+    decision = decide(record, event, shown, seen, can_ask=can_ask, limit=LIMIT)
     if decision is None:
         return None
-    fields = tuple(getattr(record, name) for name in _FIELDS)
-    return Came(fields, record.change_number, reports, _written(came.actions, decision.owed))
+    texts = None if decision.record.redacted_at else decision.texts or came.texts
+    return Came(decision.record, texts, reports, _written(came.actions, decision.owed))
 
 
 def _written(actions: frozenset[tuple[str, str, bool]], owed: Iterable[Owed]) -> frozenset[tuple[str, str, bool]]:
     # As outbox.owe: what is skipped may become pending, and nothing else changes.
     standing = {(name, cause): skipped for name, cause, skipped in actions}
     for one in owed:
-        standing[one.name, one.cause] = standing.get((one.name, one.cause), True) and one.skipped is not None
+        standing[one.kind, one.cause] = standing.get((one.kind, one.cause), True) and one.skipped is not None
     return frozenset((name, cause, skipped) for (name, cause), skipped in standing.items())
 
 
@@ -214,14 +199,15 @@ def check_nobody_to_ask(life_cycle: LifeCycle) -> Tally:
     """Thin notifications without a key change and owe nothing, but a redaction is obeyed."""
     tally = Tally()
     for end in ends([as_thin(event) for event in life_cycle.events], None, tally):
-        _same(life_cycle, "status", end.record[0], None)
+        _same(life_cycle, "status", end.record.status, None)
         _same(life_cycle, "keys", end.keys, frozenset())
     return tally
 
 
 def _agree(life_cycle: LifeCycle, end: Came, truth: Came, *, marks: bool) -> None:
     if marks:
-        _same(life_cycle, "record", end.record, truth.record)
+        same = replace(end.record, changes=truth.record.changes)
+        _same(life_cycle, "record", same, truth.record)
     _same(life_cycle, "record", _outline(end), _outline(truth))
     _same(life_cycle, "submissions", end.reports, truth.reports)
     _same(life_cycle, "action keys", end.keys, truth.keys)
@@ -230,16 +216,13 @@ def _agree(life_cycle: LifeCycle, end: Came, truth: Came, *, marks: bool) -> Non
 
 
 def _outline(came: Came) -> tuple[Any, ...]:
-    return (*came.record[: _FIELDS.index("redacted_at")], _is_redacted(came))
-
-
-def _is_redacted(came: Came) -> bool:
-    return came.record[_FIELDS.index("redacted_at")] is not None
+    texts = came.texts and (came.texts.error_reason, came.texts.client_reference_id, came.texts.user_id)
+    return (*came.record.outline, texts, came.record.redacted_at is not None)
 
 
 def _owed_at_the_end(came: Came) -> frozenset[tuple[str, str, bool]]:
-    status, code, _, report, *_ = came.record
-    if _is_redacted(came):  # what was done before the redaction, and dropped after it, differs
+    status, code, report = came.record.outline
+    if came.record.redacted_at:  # what was done before the redaction, and dropped after it, differs
         return frozenset()
     cause = "canceled" if status == "canceled" else f"{status}:{code or ''}:{report or ''}"
     at_limit = status == "requires_input" and len(came.reports) >= LIMIT

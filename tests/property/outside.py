@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from handlers.outbox import registry
-from handlers.outbox.smtp import Mail
+from handlers.outbox import mails
+from handlers.outbox.mails import Mail
 from tests.simulator.catcher import Catcher, Caught
 from tests.support import databases
 
@@ -27,7 +27,7 @@ class PostBox:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, mail: Mail) -> None:
-        """In the place of handlers.mailer.send."""
+        """In the place of handlers.outbox.mails.send."""
         self.behave(mail)
         with self._lock:
             self.sent[mail.key] += 1
@@ -59,7 +59,7 @@ def outside(environment: pytest.MonkeyPatch) -> Iterator[tuple[PostBox, Applicat
     post_box, application = PostBox(), Application()
     with databases.unsynced(), Catcher(application.answer) as catcher:
         application.catcher = catcher
-        environment.setattr(registry, "send", post_box.send)
+        environment.setattr(mails, "send", post_box.send)
         environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
         environment.setenv("REVIEW_EMAIL", "review@example.com")
         environment.setenv("APP_CALLBACK_URL", catcher.url)

@@ -6,15 +6,19 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import structlog
 from sqlalchemy import text
 
 from config.database import transaction
-from handlers.inbox import process, receive
-from handlers.outbox import perform
+from handlers.inbox.apply import Work
+from handlers.inbox.process import claim_events, process, process_together
+from handlers.inbox.receive import receive
+from handlers.outbox.perform import perform
+from handlers.queue.claims import due
 from handlers.record.events import VerificationEvent
-from handlers.tables.models import ActionStatus, InboxStatus, utc_now
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus
 from tests.property.lifecycles import LifeCycle, as_twin, life_cycles
 from tests.property.model import PERSONAL, Truth, told_of, truth
 from tests.property.outside import Application, PostBox
@@ -73,11 +77,11 @@ class Rounds:
         story = told_of(session_id, life_cycle)
         copies = [as_twin(event) for event in self.random.sample(story, 2)]
         events = story + copies
-        receive.receive(self._shuffled(events))
+        receive(self._shuffled(events))
         late = self._slow_worker(events)
         barrier = threading.Barrier(WORKERS)
         workers = [self.pool.submit(self._work, barrier, self._shuffled(events)) for _ in range(WORKERS)]
-        stray = [self.pool.submit(process._process_together, [work]) for work in late]
+        stray = [self.pool.submit(process_together, [work]) for work in late]
         for one in workers + stray:
             one.result()
         self._sweep()
@@ -88,11 +92,11 @@ class Rounds:
     def _shuffled(self, events: Sequence[VerificationEvent]) -> list[VerificationEvent]:
         return self.random.sample(list(events), len(events))
 
-    def _slow_worker(self, events: Sequence[VerificationEvent]) -> list[process._Work]:
+    def _slow_worker(self, events: Sequence[VerificationEvent]) -> list[Work]:
         """In every third round somebody holds a claim whose lease is over, and goes on none the less."""
         if self.tally.rounds % 3:
             return []
-        late = process._claim([self.random.choice(events).id], first_attempt=True)
+        late = claim_events([self.random.choice(events).id], first_attempt=True)
         facts.end_all_leases()
         return late
 
@@ -100,16 +104,16 @@ class Rounds:
         """As a worker of its own: redelivered events in messages of any size, then what they owe."""
         barrier.wait()
         middle = len(events) // 2
-        receive.receive(events[:middle])
+        receive(events[:middle])
         for batch in (events[:1], events[1:middle], events[middle:]):
-            _perform(process.process([event.id for event in batch]))
+            _perform(process([event.id for event in batch]))
 
     def _sweep(self) -> None:
         """As the clock does once every lease and every waiting is over, until nothing is left."""
         for _ in range(20):
             facts.end_all_leases()
-            never_tried, tried_before = process.due(1000, utc_now())
-            owed = process.process(never_tried + tried_before) + perform.due(1000, utc_now())
+            never_tried, tried_before = due(InboxEvent, 1000, datetime.now(UTC))
+            owed = process(never_tried + tried_before) + facts.due_actions()
             if not (never_tried or tried_before or owed):
                 return
             _perform(owed)
@@ -159,5 +163,5 @@ def _perform(action_ids: list[int]) -> None:
     for _ in range(50):  # times a message leads to another one; without an end it would keep every worker busy
         if not action_ids:
             return
-        action_ids = [released for action_id in action_ids for released in perform.perform(action_id)]
+        action_ids = [released for action_id in action_ids for released in perform(action_id)]
     raise AssertionError("one action calls for another without an end")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hypothesis import strategies as st
@@ -13,10 +13,11 @@ from sqlalchemy import delete, event, select
 from sqlmodel import Session, SQLModel, col
 
 from config.database import transaction
-from handlers.inbox import process as inbox
-from handlers.inbox import receive
-from handlers.outbox import perform as outbox
-from handlers.outbox.smtp import Mail
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
+from handlers.outbox.mails import Mail
+from handlers.outbox.perform import perform
+from handlers.queue.claims import due
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
 from handlers.record.events import RANKS, VerificationEvent
 from handlers.tables.models import (
@@ -27,7 +28,6 @@ from handlers.tables.models import (
     Submission,
     VerificationRecord,
     VerifiedOutput,
-    utc_now,
 )
 from tests.property.lifecycles import as_thin, as_twin, life_cycles
 from tests.property.model import PERSONAL, truth
@@ -178,7 +178,7 @@ class Machine(RuleBasedStateMachine):
         self.something_happens(number, seconds, form)
         news = [event_id for event_id in self.waiting if event_id not in before]
         self._deliver([self.waiting[event_id] for event_id in news])
-        _perform_all(inbox.process(news))
+        _perform_all(process(news))
 
     @rule(status=st.sampled_from([None, None, 429, 500]))
     def stripe_answers_or_not(self, status: int | None) -> None:
@@ -195,7 +195,7 @@ class Machine(RuleBasedStateMachine):
 
     def _deliver(self, events: list[VerificationEvent]) -> None:
         held = {row.id: row.status for row in _tables().events}
-        receipt = receive.receive(events)
+        receipt = receive(events)
         distinct = {one.id: one for one in events}
         assert receipt.accepted == distinct.keys() - held.keys(), "what is known is no news"
         assert receipt.unprocessed == {one for one in distinct if held.get(one) == InboxStatus.RECEIVED}
@@ -217,7 +217,7 @@ class Machine(RuleBasedStateMachine):
         event_ids = data.draw(_some(self.delivered))
         self.commits.crash_at(crash, after=after)
         with suppress(CrashError):
-            inbox.process(event_ids)
+            process(event_ids)
         self.commits.crash_at(0, after=False)
 
     @rule(data=st.data(), answer=st.sampled_from(["ok", "ok", "refused", "never", "not now"]), takes=st.booleans())
@@ -246,7 +246,7 @@ class Machine(RuleBasedStateMachine):
         before = self.post_box.sent[key]
         self.commits.crash_at(crash, after=after)
         try:
-            outbox.perform(action.id or 0)
+            perform(action.id or 0)
         except CrashError:
             if self.post_box.sent[key] > before and facts.action(action.id or 0).status == ActionStatus.PENDING:
                 self.window[key] += 1
@@ -261,12 +261,12 @@ class Machine(RuleBasedStateMachine):
     @rule(size=st.integers(1, 4))
     def sweep(self, size: int) -> None:
         """The clock publishes what is due, and workers take it."""
-        never_tried, tried_before = inbox.due(1000, utc_now())
+        never_tried, tried_before = due(InboxEvent, 1000, datetime.now(UTC))
         for start in range(0, len(never_tried), size):
-            _perform_all(inbox.process(never_tried[start : start + size]))
+            _perform_all(process(never_tried[start : start + size]))
         for event_id in tried_before:
-            _perform_all(inbox.process([event_id]))
-        _perform_all(outbox.due(1000, utc_now()))
+            _perform_all(process([event_id]))
+        _perform_all(facts.due_actions())
 
     @rule()
     def everything_arrives(self) -> None:
@@ -416,7 +416,7 @@ def _perform_all(action_ids: list[int]) -> None:
     for _ in range(50):
         if not action_ids:
             return
-        action_ids = [released for action_id in action_ids for released in outbox.perform(action_id)]
+        action_ids = [released for action_id in action_ids for released in perform(action_id)]
     raise AssertionError("one action calls for another without an end")
 
 

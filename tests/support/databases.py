@@ -17,8 +17,8 @@ from sqlmodel import SQLModel
 
 from config import database, settings
 from handlers.metrics import counting
-from handlers.outbox import registry
-from handlers.stripe_api import sessions
+from handlers.outbox import mails
+from handlers.stripe_api import client
 from handlers.tables import schema
 
 # Read before any fixture clears the environment.
@@ -49,7 +49,7 @@ def forget_process_state() -> None:
     """As in a fresh process: no settings read, no engine open."""
     if database.engine.cache_info().currsize:
         database.engine().dispose()
-    for remembered in (database.engine, settings.settings, registry._email_lookup, sessions._client):
+    for remembered in (database.engine, settings.settings, mails.email_lookup, client.client):
         remembered.cache_clear()
     counting._counted.clear()
 

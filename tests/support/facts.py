@@ -7,17 +7,11 @@ from sqlalchemy import update
 from sqlmodel import col, select
 
 from config.database import transaction
-from handlers.inbox import process, receive
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
+from handlers.queue.claims import due
 from handlers.record.events import VerificationEvent, parse
-from handlers.tables.models import (
-    ActionStatus,
-    InboxEvent,
-    InboxStatus,
-    OutboxAction,
-    Submission,
-    VerificationRecord,
-    utc_now,
-)
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, Submission, VerificationRecord
 from tests.support import shapes
 
 NOON = 1_794_830_400
@@ -32,7 +26,7 @@ def payload(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str =
 
 def event(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str = "", **fields: Any) -> VerificationEvent:
     """The same, parsed."""
-    parsed = parse(shapes.as_body(payload(kind, at, session_id, event_id, **fields)))
+    parsed = parse(payload(kind, at, session_id, event_id, **fields))
     assert isinstance(parsed, VerificationEvent)
     return parsed
 
@@ -40,7 +34,7 @@ def event(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str = "
 def thin(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str = "evt_thin") -> VerificationEvent:
     """A thin notification, parsed."""
     created = datetime.fromtimestamp(at, UTC).isoformat()
-    parsed = parse(shapes.as_body(shapes.thin(event_id, kind, created, session_id)))
+    parsed = parse(shapes.thin(event_id, kind, created, session_id))
     assert isinstance(parsed, VerificationEvent)
     return parsed
 
@@ -49,8 +43,8 @@ def applied(*events: VerificationEvent) -> list[int]:
     """Receives and processes events one after the other; returns what is owed now."""
     owed: list[int] = []
     for one in events:
-        receive.receive([one])
-        owed += process.process([one.id])
+        receive([one])
+        owed += process([one.id])
     return owed
 
 
@@ -97,9 +91,15 @@ def reports(session_id: str = "vs_1") -> set[str]:
         return set(session.exec(select(Submission.report_id).where(Submission.session_id == session_id)).all())
 
 
+def due_actions() -> list[int]:
+    """The ids of the actions that a worker could take now."""
+    never_tried, tried_before = due(OutboxAction, 1000, datetime.now(UTC))
+    return [*never_tried, *tried_before]
+
+
 def end_all_leases() -> None:
     """Time has passed: whatever is unfinished is due again."""
-    past = utc_now() - timedelta(minutes=5)
+    past = datetime.now(UTC) - timedelta(minutes=5)
     with transaction() as session:
         connection = session.connection()
         connection.execute(update(InboxEvent).where(col(InboxEvent.status) == InboxStatus.RECEIVED).values(due_at=past))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from handlers.inbox import process
+from handlers.inbox.process import process
 from handlers.operator.queries import Filter, find_events
 from handlers.tables.models import InboxStatus
 from tests.simulator.client import Simulator
@@ -56,4 +56,4 @@ def stripe_in_use(simulator: Simulator, environment: pytest.MonkeyPatch) -> Iter
 def work() -> list[int]:
     """What a worker does: processes all that waits; returns what is owed now."""
     waiting = find_events(Filter(status=InboxStatus.RECEIVED), None)
-    return process.process([event.id for event in waiting])
+    return process([event.id for event in waiting])

@@ -5,7 +5,7 @@ import typing
 import pytest
 from stripe.identity import VerificationSession
 
-from handlers.outbox.registry import ACTIONS
+from handlers.outbox.registry import REGISTRY
 from handlers.record.error_codes import _CLASSES, OWED, ErrorClass, classify
 
 
@@ -15,7 +15,7 @@ def test_the_table_holds_exactly_the_codes_of_stripes_sdk() -> None:
 
 def test_every_class_owes_an_action_that_exists() -> None:
     assert set(OWED) == set(ErrorClass)
-    assert set(OWED.values()) <= set(ACTIONS)
+    assert set(OWED.values()) <= set(REGISTRY)
 
 
 @pytest.mark.parametrize("code", [None, "", "address_mismatch", "x" * 5000])

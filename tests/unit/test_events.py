@@ -29,7 +29,7 @@ def _event(kind: str = "requires_input", **session_fields: Any) -> dict[str, Any
 
 
 def _parse(payload: Any) -> VerificationEvent:
-    event = parse(json.dumps(payload).encode())
+    event = parse(payload)
     assert isinstance(event, VerificationEvent)
     return event
 
@@ -121,37 +121,29 @@ def test_what_nobody_has_seen_yet_does_no_harm() -> None:
     ],
 )
 def test_another_type_is_foreign(payload: dict[str, Any]) -> None:
-    assert parse(json.dumps(payload).encode()) == ForeignEvent(id="evt_1", type=payload["type"])
+    assert parse(payload) == ForeignEvent(id="evt_1", type=payload["type"])
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b"{",
-        b"[1]",
-        b"null",
-        b'"x"',
-        b"1",
-        b"true",
-        b"{}",
-        b"NaN",
-        b"\xff\xfe",
-        b'{"id": "\xc3\x28"}',
-        b'{"id": "evt_1", "type": "\\ud800"}',
-        b'{"a":' * 5000 + b"1" + b"}" * 5000,
-        b"[" * 100_000,
-        b'{"type": 1, "id": "evt_1"}',
-        b'{"type": "charge.succeeded"}',
-        b'{"type": "charge.succeeded", "id": 7}',
-        b'{"type": "charge.succeeded", "id": ""}',
-        b'{"type": "charge.succeeded", "id": "evt 1"}',
-        b'{"type": "charge.succeeded", "id": "evt_1\\n"}',
-        b'{"type": "charge.succeeded", "id": "evt_\\u0000"}',
-        b'{"type": "charge\\u0000", "id": "evt_1"}',
+        [1],
+        None,
+        "x",
+        1,
+        True,
+        {},
+        {"type": 1, "id": "evt_1"},
+        {"type": "charge.succeeded"},
+        {"type": "charge.succeeded", "id": 7},
+        {"type": "charge.succeeded", "id": ""},
+        {"type": "charge.succeeded", "id": "evt 1"},
+        {"type": "charge.succeeded", "id": "evt_1\n"},
+        {"type": "charge.succeeded", "id": "evt_\0"},
+        {"type": "charge\0", "id": "evt_1"},
     ],
 )
-def test_a_body_that_is_no_event_is_refused(body: bytes) -> None:
+def test_what_is_no_event_is_refused(body: object) -> None:
     with pytest.raises(MalformedEventError):
         parse(body)
 
@@ -220,9 +212,8 @@ def test_a_field_of_the_wrong_shape_is_refused_by_name_and_never_quoted(path: st
 
 
 def test_a_number_too_large_for_any_type_is_refused() -> None:
-    body = json.dumps(_event()).replace(str(CREATED), "1" + "0" * 308).encode()
     with pytest.raises(MalformedEventError):
-        parse(body)
+        parse(_event() | {"created": 10**308})
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from config.settings import settings
-from handlers.outbox import smtp
-from handlers.outbox.registry import ACTIONS, _retry_url
-from handlers.outbox.smtp import Mail, render, send
+from handlers.outbox import mails
+from handlers.outbox.mails import Mail, render, retry_url_for, send
+from handlers.outbox.registry import REGISTRY
 from handlers.queue.failures import PermanentError
 from handlers.record.error_codes import ErrorClass
 from handlers.tables.models import VerificationRecord
@@ -42,10 +42,10 @@ def _parts(message: EmailMessage) -> tuple[str, str]:
 
 
 def test_every_template_is_rendered_here() -> None:
-    folder = Path(smtp.__file__).parent / "templates"
+    folder = Path(mails.__file__).parent / "templates"
     assert {path.stem for path in folder.glob("*.txt")} == set(WORDS)
     assert {path.stem for path in folder.glob("*.html")} == {*WORDS, "layout"}
-    assert set(WORDS) <= set(ACTIONS)
+    assert set(WORDS) <= set(REGISTRY)
 
 
 @pytest.mark.parametrize("template", WORDS)
@@ -152,14 +152,14 @@ def test_without_a_link_the_person_is_asked_to_come_back() -> None:
 def test_a_retry_link_holds_what_a_stranger_typed_only_as_text(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("RETRY_URL", "https://app.example/{session_id}?ref={client_reference_id}")
     record = VerificationRecord(session_id="vs_1", livemode=False, client_reference_id='x&admin=1#/../"><b>{0}')
-    link = _retry_url(record)
+    link = retry_url_for(record)
     assert link == "https://app.example/vs_1?ref=x%26admin%3D1%23%2F..%2F%22%3E%3Cb%3E%7B0%7D"
     assert link in _parts(render(_mail("email_retry_prompt", retry_url=link)))[0]
 
 
 def test_without_a_reference_the_link_has_an_empty_one(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("RETRY_URL", "https://app.example/{session_id}?ref={client_reference_id}")
-    assert _retry_url(VerificationRecord(session_id="vs_1", livemode=False)) == "https://app.example/vs_1?ref="
+    assert retry_url_for(VerificationRecord(session_id="vs_1", livemode=False)) == "https://app.example/vs_1?ref="
 
 
 def test_without_an_smtp_server_a_mail_is_one_private_file() -> None:

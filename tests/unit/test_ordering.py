@@ -6,21 +6,17 @@ from typing import Any
 
 import pytest
 
-from handlers.record.events import RANKS, SessionState, VerificationEvent, parse
-from handlers.record.ordering import Order, Seen, answer, order, order_by_rank, snapshot
-from handlers.tables.models import Status, VerificationRecord
+from handlers.record.events import RANKS, SessionState, Status, VerificationEvent, parse
+from handlers.record.ordering import Order, RecordState, Seen, answered, order, order_by_rank, seen_in
 from tests.support import shapes
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 
-def _record(kind: str, at: datetime = NOON, code: str | None = None, report: str | None = None) -> VerificationRecord:
+def _record(kind: str, at: datetime = NOON, code: str | None = None, report: str | None = None) -> RecordState:
     status = Status.REQUIRES_INPUT if kind == "created" else Status(kind)
-    record = VerificationRecord(session_id="vs_1", livemode=False, status=status, created_at=NOON, updated_at=NOON)
-    record.applied_at, record.applied_rank = at, RANKS[kind]
-    record.last_error_code, record.last_report_id = code, report
-    return record
+    return RecordState(status=status, error_code=code, report_id=report, stamp=at, rank=RANKS[kind])
 
 
 def _seen(
@@ -33,7 +29,7 @@ def _seen(
 
 @pytest.mark.parametrize("kind", RANKS)
 def test_anything_is_newer_than_nothing(kind: str) -> None:
-    empty = VerificationRecord(session_id="vs_1", livemode=False)
+    empty = RecordState()
     assert order(empty, _seen(kind)) is Order.NEWER
     assert order_by_rank(empty, _seen(kind)) is Order.NEWER
 
@@ -89,12 +85,12 @@ def test_between_two_failures_of_one_second_any_order_of_arrival_ends_alike() ->
         for seen in arrival:
             if order_by_rank(record, seen) is Order.NEWER:
                 record = _record(seen.kind, seen.stamp, seen.state.error_code, seen.state.report_id)
-        ends.add((record.last_report_id, record.last_error_code))
+        ends.add((record.report_id, record.error_code))
     assert ends == {("vr_2", "b")}
 
 
 def test_requires_input_without_an_error_ranks_as_created() -> None:
-    asked = answer(_event("processing"), SessionState(status="requires_input"), NOON)
+    asked = answered(_event("processing"), SessionState(status="requires_input"), NOON)
     assert asked is not None
     assert asked.kind == "created"
 
@@ -102,7 +98,7 @@ def test_requires_input_without_an_error_ranks_as_created() -> None:
 def test_an_answer_is_not_older_than_the_event_that_asked() -> None:
     event = _event("processing")
     early, late = (
-        answer(event, SessionState(status="verified"), event.created_at + apart) for apart in (-SECOND, SECOND)
+        answered(event, SessionState(status="verified"), event.created_at + apart) for apart in (-SECOND, SECOND)
     )
     assert early is not None
     assert late is not None
@@ -110,16 +106,16 @@ def test_an_answer_is_not_older_than_the_event_that_asked() -> None:
 
 
 def test_an_answer_with_a_status_nobody_knows_settles_nothing() -> None:
-    assert answer(_event("processing"), SessionState(status="on_hold"), NOON) is None
+    assert answered(_event("processing"), SessionState(status="on_hold"), NOON) is None
 
 
 def test_a_redaction_and_a_thin_notification_show_no_state() -> None:
-    assert snapshot(_event("redacted")) is None
-    assert snapshot(_parse(shapes.thin("evt_1", "verified", "2026-11-20T12:00:00Z", "vs_1"))) is None
+    assert seen_in(_event("redacted")) is None
+    assert seen_in(_parse(shapes.thin("evt_1", "verified", "2026-11-20T12:00:00Z", "vs_1"))) is None
 
 
 def _last(arrival: tuple[Seen, ...]) -> str:
-    record, kind = VerificationRecord(session_id="vs_1", livemode=False), ""
+    record, kind = RecordState(), ""
     for seen in arrival:
         if order_by_rank(record, seen) is Order.NEWER:
             record, kind = _record(seen.kind, seen.stamp, seen.state.error_code, seen.state.report_id), seen.kind
@@ -131,6 +127,6 @@ def _event(kind: str) -> VerificationEvent:
 
 
 def _parse(payload: dict[str, Any]) -> VerificationEvent:
-    event = parse(shapes.as_body(payload))
+    event = parse(payload)
     assert isinstance(event, VerificationEvent)
     return event

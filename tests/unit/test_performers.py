@@ -5,22 +5,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from handlers.outbox import perform as outbox
+from handlers.outbox import perform
 from tests.support.waiting import wait_until
-from worker.performers import Performers
 
 
 def test_a_hanging_server_holds_only_some_threads_and_nothing_is_done_twice(environment: pytest.MonkeyPatch) -> None:
     go, inside, done = threading.Event(), threading.Semaphore(0), []
 
-    def perform(action_id: int) -> list[int]:
+    def do(action_id: int) -> list[int]:
         inside.release()
         assert go.wait(20)
         done.append(action_id)
         return []
 
-    environment.setattr(outbox, "perform", perform)
-    performers = Performers(most=2)
+    environment.setattr(perform, "perform", do)
+    performers = perform.Performers(2, hand_on=lambda _: None)
     with ThreadPoolExecutor(8) as pool:
         tasks = [pool.submit(performers.perform, [number, number + 1]) for number in range(6)]
         wait_until(lambda: sum(task.done() for task in tasks) == 4)

@@ -9,8 +9,9 @@ from typing import Any
 
 from config.broker import publish_actions, publish_events
 from handlers.metrics import counting
-from handlers.operator import retry_discard
-from handlers.operator.queries import Filter, Table
+from handlers.operator.queries import Filter
+from handlers.operator.retry_discard import discard_rows, retry_rows
+from handlers.queue.claims import Table
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.tables.models import InboxStatus
 from handlers.upkeep.purge import purge as purge_now
@@ -38,7 +39,7 @@ def discard_options(parser: argparse.ArgumentParser) -> None:
 
 def retry(arguments: argparse.Namespace) -> int:
     """Makes dead rows due again, all their tries before them; 1 when there was none."""
-    return _mend(arguments, "retried", retry_discard.retry)
+    return _mend(arguments, "retried", retry_rows)
 
 
 def discard(arguments: argparse.Namespace) -> int:
@@ -46,9 +47,7 @@ def discard(arguments: argparse.Namespace) -> int:
 
     def end(table: Table, wanted: Filter) -> list[Any]:
         is_named = bool(wanted.ids)
-        return retry_discard.discard(
-            table, wanted if is_named else replace(wanted, status=InboxStatus.DEAD), arguments.reason
-        )
+        return discard_rows(table, wanted if is_named else replace(wanted, status=InboxStatus.DEAD), arguments.reason)
 
     return _mend(arguments, "discarded", end)
 
@@ -88,7 +87,7 @@ def rebuild(arguments: argparse.Namespace) -> int:
     counts = {"events listed": 0, "new events": 0, "sessions listed": 0, "new sessions": 0}
     stopped = None
     try:
-        for page in read_back(arguments.since, [None, *arguments.account], quiet=arguments.quiet):
+        for page in read_back(arguments.since, [None, *arguments.account], owes_nothing=arguments.quiet):
             publish_events(page.event_ids)
             counts[f"{page.what} listed"] += page.listed
             counts[f"new {page.what}"] += len(page.event_ids)

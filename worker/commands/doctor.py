@@ -13,9 +13,9 @@ from config.defaults import webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from handlers.operator.queries import backlog
-from handlers.outbox import smtp
+from handlers.outbox.smtp import check_smtp
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError, describe
-from handlers.stripe_api import sessions
+from handlers.stripe_api import account
 from handlers.tables.models import InboxEvent, OutboxAction
 from handlers.tables.schema import is_at_head
 from worker.commands import endpoint
@@ -85,12 +85,12 @@ def _secrets() -> Iterator[tuple[str, str]]:
 
 
 def _stripe() -> Iterator[tuple[str, str]]:
-    if not sessions.has_key():
+    if not settings().stripe_api_key:
         yield "WARN", "no STRIPE_API_KEY: no reconcile, no addresses from Stripe, thin events are ignored"
         return
     mode = "live" if settings().livemode else "test"
     try:
-        skew = abs((sessions.now() - datetime.now(UTC)).total_seconds())
+        skew = abs((account.stripe_now() - datetime.now(UTC)).total_seconds())
     except (NotNowError, PermanentError) as error:
         yield "FAIL", f"{error}: is STRIPE_API_KEY ({mode} mode) right and not revoked, and the network open?"
         return
@@ -101,11 +101,11 @@ def _stripe() -> Iterator[tuple[str, str]]:
 
 
 def _endpoint() -> Iterator[tuple[str, str]]:
-    if not sessions.has_key() or not settings().public_url:
+    if not settings().stripe_api_key or not settings().public_url:
         yield "WARN", "not checked: needs STRIPE_API_KEY and PUBLIC_URL"
         return
     try:
-        found = endpoint.ours(sessions.list_endpoints())
+        found = endpoint.ours(account.list_endpoints())
     except PermanentError as error:
         yield "WARN", f"not checked: {error}; give the key the permission to read webhook endpoints"
         return
@@ -157,7 +157,7 @@ def _mail() -> Iterator[tuple[str, str]]:
         yield "WARN", "no SMTP_URL: mails are written to files under VAR_DIR/mail"
         return
     try:
-        smtp.check()
+        check_smtp()
     except (NotNowError, RefusedError, PermanentError) as error:
         yield "FAIL", f"{error}: see SMTP_URL"
     else:
@@ -167,10 +167,10 @@ def _mail() -> Iterator[tuple[str, str]]:
 def _lookup() -> Iterator[tuple[str, str]]:
     module, _, name = settings().email_lookup.partition(":")
     if not module:
-        source = (
-            "Stripe" if sessions.has_key() else "nowhere: set STRIPE_API_KEY or EMAIL_LOOKUP, or nobody gets a mail"
-        )
-        yield "OK" if sessions.has_key() else "WARN", f"addresses come from {source}"
+        if settings().stripe_api_key:
+            yield "OK", "addresses come from Stripe"
+        else:
+            yield "WARN", "nobody gets a mail, as no address is known: set STRIPE_API_KEY or EMAIL_LOOKUP"
         return
     try:
         found = callable(getattr(import_module(module), name))

@@ -7,7 +7,7 @@ from typing import Any
 from config.settings import settings
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.record.events import EVENT_TYPES
-from handlers.stripe_api import sessions
+from handlers.stripe_api import account
 from worker.commands.printing import print_json
 
 _SELECTABLE_BY_NAME_ONLY = "identity.verification_session.redacted"
@@ -21,7 +21,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0 when the endpoint is (now) there and complete, 1 when not, 2 when nobody can be asked."""
-    if not sessions.has_key() or not settings().public_url:
+    if not settings().stripe_api_key or not settings().public_url:
         print("STRIPE_API_KEY and PUBLIC_URL must be set: the endpoint is PUBLIC_URL/webhooks/stripe.", file=sys.stderr)
         return 2
     try:
@@ -59,11 +59,11 @@ def _selects(endpoint: dict[str, Any], name: str) -> bool:
 
 
 def _create(arguments: argparse.Namespace) -> int:
-    if existing := ours(sessions.list_endpoints()):
+    if existing := ours(account.list_endpoints()):
         ids = ", ".join(endpoint["id"] for endpoint in existing)
         print(f"{ids} leads to {url()} already: python -m worker endpoint check", file=sys.stderr)
         return 1
-    endpoint_id, secret = sessions.create_endpoint(url(), connect=arguments.connect)
+    endpoint_id, secret = account.create_endpoint(url(), connect=arguments.connect)
     if arguments.json:
         print_json({"id": endpoint_id, "url": url(), "secret": secret})
     else:
@@ -73,7 +73,7 @@ def _create(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    found = [{"id": one["id"], "url": one["url"], "faults": faults(one)} for one in ours(sessions.list_endpoints())]
+    found = [{"id": one["id"], "url": one["url"], "faults": faults(one)} for one in ours(account.list_endpoints())]
     if arguments.json:
         print_json(found)
     else:

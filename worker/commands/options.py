@@ -3,7 +3,8 @@
 import argparse
 from datetime import UTC, datetime, timedelta
 
-from handlers.operator.queries import Filter, Table
+from handlers.operator.queries import Filter
+from handlers.queue.claims import Table
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
 
 TABLES: dict[str, Table] = {"events": InboxEvent, "actions": OutboxAction}

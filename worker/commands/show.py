@@ -3,13 +3,13 @@
 import argparse
 import sys
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length
 from config.settings import settings
 from handlers.operator.queries import Filter, backlog, find_actions, find_events, find_records, rates, records_by_status
-from handlers.tables.models import InboxEvent, InboxStatus, OutboxAction, VerificationRecord, utc_now
+from handlers.tables.models import InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 from handlers.upkeep import progress
 from handlers.upkeep.reconcile import RUN
 from worker.commands.options import add_filters, chosen
@@ -18,7 +18,7 @@ from worker.commands.printing import print_json, print_pairs, print_rows
 _RATES_OVER = timedelta(minutes=5)
 # The columns a person may see: none of them holds a name, an address or a text about a document.
 _EVENT: tuple[str, ...] = ("id", "type", "session_id", "account", "livemode", "created_at", "received_at", "status")
-_EVENT += ("outcome", "attempts", "waits", "due_at", "last_error", "processed_at", "quiet")
+_EVENT += ("outcome", "attempts", "waits", "due_at", "last_error", "processed_at", "owes_nothing")
 _EVENT += ("session_status", "error_code", "report_id")
 _ACTION: tuple[str, ...] = ("id", "session_id", "name", "cause", "status", "reason", "attempts", "waits", "due_at")
 _ACTION += ("last_error", "created_at", "done_at")
@@ -146,13 +146,13 @@ def _event_history(event: InboxEvent) -> list[dict[str, Any]]:
     lines = [{"at": event.created_at, "what": "happened at Stripe"}, {"at": event.received_at, "what": "received"}]
     if event.attempts:
         tries = f"tried {event.attempts} times, {event.waits} of them spoiled by others"
-        lines.append({"at": event.processed_at or utc_now(), "what": _joined(tries, event.last_error)})
+        lines.append({"at": event.processed_at or datetime.now(UTC), "what": _joined(tries, event.last_error)})
     if event.processed_at:
         lines.append({"at": event.processed_at, "what": f"processed: {event.outcome}"})
     elif event.status == InboxStatus.RECEIVED:
         lines.append({"at": event.due_at, "what": "due"})
     else:
-        lines.append({"at": utc_now(), "what": f"dead: python -m worker retry {event.id}"})
+        lines.append({"at": datetime.now(UTC), "what": f"dead: python -m worker retry {event.id}"})
     owed = find_actions(Filter(session_id=event.session_id, since=event.received_at), None)
     return lines + [
         {"at": action.created_at, "what": f"its session owed {action.name} for {action.cause}: {action.status}"}

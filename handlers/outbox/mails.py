@@ -1,0 +1,168 @@
+"""The mails: one function each, what it says, to whom, and by which way it goes."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.errors import NonASCIILocalPartDefect
+from email.message import EmailMessage
+from email.utils import formatdate, parseaddr
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from config.settings import settings
+from handlers.outbox.smtp import send_by_smtp
+from handlers.queue.failures import PermanentError, unless_stopping
+from handlers.record.error_codes import classify
+from handlers.stripe_api import sessions
+from handlers.tables.models import OutboxAction, VerificationRecord
+
+_templates = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=select_autoescape(["html"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mail:
+    """One mail to one person: a template's name, and the key of what is owed, from which its Message-ID follows."""
+
+    template: str
+    recipient: str = field(repr=False)
+    key: tuple[str, str, str]
+    words: Mapping[str, str | None] = field(repr=False)
+
+
+def email_verified(action: OutboxAction, record: VerificationRecord) -> str | None:
+    """Tells the person that the verification has succeeded."""
+    return _to_the_person(action, record)
+
+
+def email_retry_prompt(action: OutboxAction, record: VerificationRecord) -> str | None:
+    """Asks the person to try again, says what was wrong, and links to the main application."""
+    return _to_the_person(
+        action,
+        record,
+        error_class=classify(record.last_error_code),
+        reason=record.last_error_reason,  # Stripe: may be shown to the user
+        retry_url=retry_url_for(record),
+    )
+
+
+def email_canceled(action: OutboxAction, record: VerificationRecord) -> str | None:
+    """Tells the person that the verification has ended."""
+    return _to_the_person(action, record)
+
+
+def email_alternative(action: OutboxAction, record: VerificationRecord) -> str | None:
+    """Offers another way, where no retry can help: consent declined, country not supported, under age."""
+    return _to_the_person(action, record, error_class=classify(record.last_error_code))
+
+
+def alert_review(action: OutboxAction, record: VerificationRecord) -> str | None:
+    """Asks REVIEW_EMAIL to look at a session: a fraud signal, or too many submissions."""
+    return to_the_reviewer(action, record, submissions=str(record.submissions))
+
+
+def to_the_reviewer(action: OutboxAction, record: VerificationRecord, **words: str | None) -> str | None:
+    """Sends an action's template to REVIEW_EMAIL, with the session's id, the cause and where to look."""
+    if not settings().review_email:
+        return "no REVIEW_EMAIL"
+    dashboard = "https://dashboard.stripe.com/" + ("" if record.livemode else "test/")
+    about = {"session_id": record.session_id, "cause": action.cause, "dashboard": dashboard}
+    send(Mail(template=action.name, recipient=settings().review_email, key=_key(action), words={**about, **words}))
+    return None
+
+
+def send(mail: Mail) -> None:
+    """Sends by SMTP_URL, or writes an .eml file under VAR_DIR/mail. Raises as `render` and `send_by_smtp` do."""
+    message = render(mail)
+    unless_stopping()
+    if settings().smtp_url:
+        send_by_smtp(message)
+        return
+    folder = settings().var_dir / "mail"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / f"{message['Message-ID'].strip('<>').partition('@')[0]}.eml"
+    unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+    unfinished.write_bytes(bytes(message))
+    unfinished.replace(path)  # a mail written twice is one file
+
+
+def render(mail: Mail) -> EmailMessage:
+    """The mail with its plain-text and HTML parts; the first line of the text template is the subject.
+
+    Raises PermanentError for a recipient that is no address.
+    """
+    sender_name, sender = parseaddr(settings().mail_from)
+    words = {**mail.words, "sender": sender_name or sender}
+    subject, _, text = _templates.get_template(f"{mail.template}.txt").render(words).partition("\n")
+    message = EmailMessage()
+    _address(message, mail.recipient)
+    message["From"] = settings().mail_from
+    message["Subject"] = subject.removeprefix("Subject: ").strip()
+    message["Date"] = formatdate()
+    message["Message-ID"] = f"<{digest(mail.key)}@{sender.rpartition('@')[2]}>"
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(text.strip() + "\n")
+    message.add_alternative(_templates.get_template(f"{mail.template}.html").render(words), subtype="html")
+    return message
+
+
+def digest(key: tuple[str, str, str]) -> str:
+    """The Message-ID's part before the @: one for all mails that are sent because of one action."""
+    return hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
+
+
+def _to_the_person(action: OutboxAction, record: VerificationRecord, **words: str | None) -> str | None:
+    if settings().email_lookup:
+        recipient = email_lookup()(record)
+    elif settings().stripe_api_key:
+        recipient = sessions.retrieve_email(record.session_id, record.account)
+    else:
+        recipient = None
+    if recipient is None:
+        return "no address"
+    send(Mail(template=action.name, recipient=recipient, key=_key(action), words=words))
+    return None
+
+
+def _key(action: OutboxAction) -> tuple[str, str, str]:
+    return action.session_id, action.name, action.cause
+
+
+@cache
+def email_lookup() -> Callable[[VerificationRecord], str | None]:
+    """What EMAIL_LOOKUP names. Raises what its import raises."""
+    module, _, name = settings().email_lookup.partition(":")
+    lookup: Callable[[VerificationRecord], str | None] = getattr(import_module(module), name)
+    return lookup
+
+
+def retry_url_for(record: VerificationRecord) -> str | None:
+    """RETRY_URL for one person; None without it."""
+    if not settings().retry_url:
+        return None
+    return settings().retry_url.format(
+        session_id=quote(record.session_id, safe=""),
+        client_reference_id=quote(record.client_reference_id or "", safe=""),
+    )
+
+
+def _address(message: EmailMessage, recipient: str) -> None:
+    try:
+        message["To"] = recipient
+        header = message["To"]
+        dirt = [defect for defect in header.defects if not isinstance(defect, NonASCIILocalPartDefect)]
+    except (ValueError, IndexError):  # a line break; a bare domain
+        raise PermanentError("the recipient's address is not valid") from None
+    if dirt or len(header.addresses) != 1 or not header.addresses[0].domain:
+        raise PermanentError("the recipient's address is not valid")

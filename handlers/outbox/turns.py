@@ -1,0 +1,44 @@
+"""Actions of a kind that is done in order: each waits for the one of its session with the next lower number."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import ColumnElement, Integer, cast, func, select, update
+from sqlmodel import col
+
+from config.database import transaction
+from handlers.queue.failures import NotNowError
+from handlers.tables.models import ActionStatus, OutboxAction
+
+_WAITS = "a lower change number is pending"
+_NUMBER = cast(col(OutboxAction.cause), Integer)
+
+
+def unless_lower_is_pending(action: OutboxAction) -> None:
+    """Raises NotNowError while a lower one of the same session and kind is not done."""
+    lower = select(col(OutboxAction.id)).where(*_pending(action), int(action.cause) > _NUMBER)
+    with transaction() as session:
+        if session.scalars(lower.limit(1)).first() is not None:
+            raise NotNowError(_WAITS)
+
+
+def release_next(action: OutboxAction) -> list[int]:
+    """Makes the lowest pending one of this session and kind due, if it has waited for a lower one; returns its id."""
+    lowest = select(func.min(_NUMBER)).where(*_pending(action)).scalar_subquery()
+    release = (
+        update(OutboxAction)
+        # Only what was put back: a claim clears last_error, and what is on its way stays with its worker.
+        .where(*_pending(action), lowest == _NUMBER, col(OutboxAction.last_error) == _WAITS)
+        .values(due_at=datetime.now(UTC))
+        .returning(col(OutboxAction.id))
+        .execution_options(synchronize_session=False)
+    )
+    with transaction() as session:
+        return [action_id for action_id in session.scalars(release) if action_id is not None]
+
+
+def _pending(action: OutboxAction) -> tuple[ColumnElement[bool], ...]:
+    return (
+        col(OutboxAction.session_id) == action.session_id,
+        col(OutboxAction.name) == action.name,
+        col(OutboxAction.status) == ActionStatus.PENDING,
+    )

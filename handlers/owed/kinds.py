@@ -1,0 +1,39 @@
+"""KINDS: one row per kind of action, with all that it may and may not do."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """What holds for every action of a kind; what is not said does not hold."""
+
+    setting: str | None = None  # the setting that asks for it: while that is empty it is not even written down
+    survives_redaction: bool = False  # still owed when the person is forgotten
+    survives_superseding: bool = False  # still owed when the record has moved on
+    dropped_at_limit: bool = False  # no longer owed when the submissions are used up
+    owed_at_limit: bool = False  # owed because they are used up
+    kept_by_purge: bool = False  # an old event would owe it again
+    in_order: bool = False  # told in the order of its causes, which are numbers
+
+
+KINDS: dict[str, Kind] = {
+    "email_verified": Kind(),
+    "email_retry_prompt": Kind(dropped_at_limit=True),
+    "email_canceled": Kind(),
+    "email_alternative": Kind(),
+    "alert_review": Kind(survives_superseding=True, owed_at_limit=True, kept_by_purge=True),
+    "cancel_session": Kind(owed_at_limit=True, kept_by_purge=True),
+    "keep_outputs": Kind(setting="verified_outputs"),
+    "notify_app": Kind(setting="app_callback_url", survives_redaction=True, survives_superseding=True, in_order=True),
+}
+LIMIT_CAUSE = "submission_limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """An action owed because of a state; with a reason in skipped it is only written down."""
+
+    kind: str  # a key of KINDS
+    cause: str
+    skipped: str | None = None
+    payload: str | None = None  # JSON: what must be told as it was when it became owed

@@ -1,0 +1,137 @@
+"""The way of one event: `make way` prints the files and functions of ours that one `verified` passes, in order.
+
+One process does all of it, from the POST to the mail, on SQLite and an embedded Redis; what Python calls is recorded by
+the interpreter's own profiler. An event before it has opened and compiled what is opened and compiled once.
+"""
+
+import asyncio
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from config.defaults import start_redis
+from handlers.tables.schema import migrate
+from receiver.app import app
+from tests.support import shapes
+from tests.support.waiting import PATIENCE
+from worker.app import celery_app
+
+ROOT = Path(__file__).parents[2]
+_OURS = tuple(f"{ROOT}/{package}/" for package in ("config", "handlers", "receiver", "worker"))
+MOST_FILES, MOST_FUNCTIONS, MOST_CHANGES = 18, 95, 65  # beyond that nobody follows it
+
+
+@dataclass
+class Way:
+    """Every call of a function of ours, in the order of the calls, whichever thread made them."""
+
+    calls: list[tuple[str, str]] = field(default_factory=list)  # file, function
+
+    @property
+    def files(self) -> list[str]:
+        """Each file once, in the order of arrival."""
+        return list(dict.fromkeys(file for file, _ in self.calls))
+
+    @property
+    def functions(self) -> list[tuple[str, str]]:
+        """Each function once, in the order of arrival."""
+        return list(dict.fromkeys(self.calls))
+
+    @property
+    def changes(self) -> int:
+        """How often one call is of another file than the one before."""
+        return sum(one[0] != other[0] for one, other in zip(self.calls, self.calls[1:], strict=False))
+
+
+class _Recorder:
+    """Notes the calls of all threads that start after it, while it is on."""
+
+    def __init__(self) -> None:
+        self.way = Way()
+        self.is_on = False
+        threading.setprofile(self._note)
+        sys.setprofile(self._note)
+
+    def end(self) -> Way:
+        """What was noted."""
+        threading.setprofile(None)
+        sys.setprofile(None)
+        return self.way
+
+    def _note(self, frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if self.is_on and event == "call" and code.co_filename.startswith(_OURS) and code.co_filename.endswith(".py"):
+            self.way.calls.append((code.co_filename.removeprefix(f"{ROOT}/"), code.co_qualname))
+
+
+def walk() -> Way:
+    """Posts one event, works off what it publishes, and returns the way it went."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"VAR_DIR": folder, "STRIPE_WEBHOOK_SECRET": shapes.SECRET, "LOG_LEVEL": "error"}
+        os.environ |= {"EMAIL_LOOKUP": "tests.support.lookups:everybody"}
+        server = start_redis(Path(folder))
+        try:
+            migrate()
+            recorder = _Recorder()
+            asyncio.run(_deliver(Path(folder), recorder))
+            return recorder.end()
+        finally:
+            server.stop()
+
+
+async def _deliver(folder: Path, recorder: _Recorder) -> None:
+    async with app.router.lifespan_context(app):
+        await _one_event("vs_1")
+        recorder.is_on = True
+        await _one_event("vs_2")
+        recorder.is_on = False
+    assert len(list((folder / "mail").glob("*.eml"))) == 2, "the events sent no mail"
+
+
+async def _one_event(session_id: str) -> None:
+    about = shapes.session(session_id, "verified", report=f"vr_{session_id}")
+    body = shapes.as_body(shapes.event(f"evt_{session_id}", "verified", int(time.time()), about))
+    headers = [(b"stripe-signature", shapes.signature(body).encode()), (b"content-length", b"%d" % len(body))]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        assert message.get("status", 200) == 200
+
+    await app({"type": "http", "method": "POST", "path": "/webhooks/stripe", "headers": headers}, receive, send)
+    for queue in ("events", "outbox"):
+        await asyncio.to_thread(_work_off, queue)
+
+
+def _work_off(queue: str) -> None:
+    """What a worker does with the next message, when it comes."""
+    deadline = time.monotonic() + PATIENCE
+    with celery_app.connection_for_read() as connection:
+        while (message := connection.default_channel.basic_get(queue)) is None:
+            assert time.monotonic() < deadline, f"nothing was published to {queue}"
+            time.sleep(0.01)
+        message.ack()
+    celery_app.tasks[message.headers["task"]](*message.decode()[0])
+
+
+def main() -> int:
+    """Prints the way; 1 when it is longer than it may be."""
+    way = walk()
+    for file in way.files:
+        functions = ", ".join(name for other, name in way.functions if other == file)
+        print(f"{file}: {functions}")
+    print(f"{len(way.files)} files, {len(way.functions)} functions, {way.changes} changes of file")
+    is_short = len(way.files) <= MOST_FILES and len(way.functions) <= MOST_FUNCTIONS and way.changes <= MOST_CHANGES
+    return 0 if is_short else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
