@@ -3,14 +3,13 @@
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 from celery import Celery
 
 from config.defaults import redis_url
-from config.messages import push
 from config.settings import settings
 
 EVENTS_PER_MESSAGE = 50  # a batch costs Redis what one id costs; more would keep one worker thread too long
@@ -21,11 +20,11 @@ CLOCK_QUEUE = "clock"
 EVENTS_QUEUE = "events"
 ACTIONS_QUEUE = "outbox"
 TICKS_WAITING = 10  # Redis does not drop expired messages: without a bound a stopped worker finds a day's worth
-BACKLOG = (
-    2000  # messages a queue, some 4 MB: while more wait no worker takes them, and Redis must not be full when one does
-)
-ENOUGH = 40  # messages: while more events wait, workers have enough to do, and more messages would only repeat them
-QUIET = 5.0  # seconds without a try after a failure: the sweep publishes what was left out
+# Messages a queue, some 4 MB: while more wait no worker takes them, and Redis must not be full when one does.
+MOST_WAITING = 2000
+# Messages: while more events wait, workers have enough to do, and more messages would only repeat them.
+KEEPS_WORKERS_BUSY = 40
+SILENT_SECONDS = 5.0  # without a try after a failure: the sweep publishes what was left out
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -102,7 +101,7 @@ def publish_tick(task_name: str) -> bool:
     """Asks a worker for one of the schedule's tasks, unless enough of them already wait for a worker to come back."""
     if queue_length(CLOCK_QUEUE) >= TICKS_WAITING:
         return False
-    return _reached(lambda producer: push(producer.channel, CLOCK_QUEUE, task_name, [[]]))
+    return _reached(lambda producer: _send(producer, CLOCK_QUEUE, task_name))
 
 
 def queue_length(queue: str) -> int:
@@ -141,11 +140,12 @@ def _connection(url: str) -> dict[str, Any]:
 
 def _publish(queue: str, task_name: str, ids: Sequence[str] | Sequence[int], per_message: int) -> bool:
     def send(producer: Any) -> None:
-        if _waiting[queue].length(producer) >= BACKLOG:
+        if _waiting[queue].length(producer) >= MOST_WAITING:
             return
-        if queue == ACTIONS_QUEUE and _waiting[EVENTS_QUEUE].length(producer) > ENOUGH:
+        if queue == ACTIONS_QUEUE and _waiting[EVENTS_QUEUE].length(producer) > KEEPS_WORKERS_BUSY:
             return
-        push(producer.channel, queue, task_name, ([batch] for batch in _batches(ids, per_message)))
+        for start in range(0, len(ids), per_message):
+            _send(producer, queue, task_name, list(ids[start : start + per_message]))
 
     return not ids or _reached(send)
 
@@ -173,17 +173,18 @@ def _length(producer: Any, queue: str) -> int:
     return int(producer.channel.queue_declare(queue).message_count)
 
 
-def _batches(ids: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    return (list(ids[start : start + size]) for start in range(0, len(ids), size))
+def _send(producer: Any, queue: str, task_name: str, *arguments: object) -> None:
+    # With a producer that is held: a pool's, and a connection's, would be looked for with each message.
+    celery_app.send_task(task_name, arguments, queue=queue, producer=producer, retry=False)
 
 
 def _reached(use: Callable[[Any], object]) -> bool:
     """Whether `use` went through with a producer; never raises, never waits for more than the timeouts above."""
-    if _outage.quiet():
+    if _outage.is_fresh():
         return False
     try:
         with celery_app.producer_or_acquire() as producer:
-            if _outage.quiet():  # another thread has just found out, while this one waited for a producer
+            if _outage.is_fresh():  # another thread has just found out, while this one waited for a producer
                 return False
             use(producer)
     except Exception as error:  # kombu's, redis-py's or the server's: the sweep does what was left out
@@ -199,24 +200,24 @@ class _Outage:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lasts = False
-        self._quiet_until = 0.0
+        self._silent_until = 0.0
 
-    def quiet(self) -> bool:
-        return time.monotonic() < self._quiet_until
+    def is_fresh(self) -> bool:
+        return time.monotonic() < self._silent_until
 
     def found(self, error: Exception) -> None:
         with self._lock:
             begins, self._lasts = not self._lasts, True
-            self._quiet_until = time.monotonic() + QUIET
+            self._silent_until = time.monotonic() + SILENT_SECONDS
         if begins:
-            log.warning("broker.unreachable", error=type(error).__name__, quiet_seconds=QUIET)
+            log.warning("broker.unreachable", error=type(error).__name__, silent_seconds=SILENT_SECONDS)
 
     def ended(self) -> None:
         if not self._lasts:
             return
         with self._lock:
             ends, self._lasts = self._lasts, False
-            self._quiet_until = 0.0
+            self._silent_until = 0.0
         if ends:
             log.info("broker.recovered")
 

@@ -8,8 +8,8 @@ import structlog
 
 from config.broker import (
     ACTIONS_QUEUE,
-    ENOUGH,
     EVENTS_QUEUE,
+    KEEPS_WORKERS_BUSY,
     celery_app,
     publish_actions,
     publish_events,
@@ -50,7 +50,7 @@ def perform_actions(action_ids: list[int]) -> None:
 @celery_app.task(name="sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """Publishes whatever is due and was not done: lost messages, lost workers, times of waiting that are over."""
-    if queue_length(EVENTS_QUEUE) > ENOUGH:
+    if queue_length(EVENTS_QUEUE) > KEEPS_WORKERS_BUSY:
         return
     before = datetime.now(UTC) - _GRACE
     with _left_to_the_sweep():
@@ -58,7 +58,7 @@ def sweep() -> None:
         publish_events(never_tried)
         for event_id in tried_before[:_ALONE_MOST]:
             publish_events([event_id])
-        if queue_length(ACTIONS_QUEUE) <= ENOUGH:
+        if queue_length(ACTIONS_QUEUE) <= KEEPS_WORKERS_BUSY:
             new, again = due(OutboxAction, _SWEEP_MOST, before)
             publish_actions([*new, *again])
 

@@ -148,7 +148,7 @@ def _touch(row: VerificationRecord) -> None:
 def _owed(work: Work, decision: Decision) -> list[Owed]:
     if not work.owes_nothing:
         return decision.owed
-    return [replace(one, skipped=one.skipped or "quiet") for one in decision.owed]
+    return [replace(one, skipped=one.skipped or "read back from Stripe") for one in decision.owed]
 
 
 def _forget(session: Session, session_ids: Sequence[str]) -> None:

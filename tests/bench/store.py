@@ -14,7 +14,7 @@ _USUAL = (
 )
 _EVENTS = """
 INSERT INTO inbox_event (id, type, session_id, livemode, created_at, received_at, status, outcome, attempts, waits,
-  due_at, quiet, has_flow, processed_at, session_status, client_reference_id, user_id)
+  due_at, owes_nothing, has_flow, processed_at, session_status, client_reference_id, user_id)
 SELECT 'evt_1Old' || n, 'identity.verification_session.' || k, 'vs_1Old' || n % {records}, false, t, t, 'processed',
   'applied', 1, 0, t, false, false, t, 'requires_input', 'user_' || n % {records}, 'user_' || n % {records}
 FROM (SELECT n, now() - interval '60 days' * random() AS t,

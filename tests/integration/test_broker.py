@@ -34,7 +34,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisSer
     before = celery_app.conf.broker_url
     monkeypatch.setattr(celery_app.amqp, "_producer_pool", None)
     monkeypatch.setattr(broker, "_outage", broker._Outage())
-    monkeypatch.setattr(broker, "QUIET", 0.0)
+    monkeypatch.setattr(broker, "SILENT_SECONDS", 0.0)
     _a_second_later(monkeypatch)
     server = start_redis(tmp_path)
     broker.connect_to(server.url)
@@ -56,7 +56,7 @@ def test_ids_travel_in_batches_by_queue() -> None:
 @pytest.mark.usefixtures("server")
 def test_a_stopped_worker_does_not_let_redis_fill_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would find a Redis without memory, and could take nothing from it."""
-    monkeypatch.setattr(broker, "BACKLOG", 3)
+    monkeypatch.setattr(broker, "MOST_WAITING", 3)
     assert publish_events([f"evt_{number}" for number in range(200)])
     assert publish_actions(range(31))
     _a_second_later(monkeypatch)
@@ -68,7 +68,7 @@ def test_a_stopped_worker_does_not_let_redis_fill_up(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("server")
 def test_actions_wait_while_many_events_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker, "ENOUGH", 3)
+    monkeypatch.setattr(broker, "KEEPS_WORKERS_BUSY", 3)
     assert publish_events([f"evt_{number}" for number in range(200)])
     _a_second_later(monkeypatch)
     assert publish_actions([1])
@@ -101,7 +101,7 @@ def test_a_frozen_redis_costs_one_timeout_and_then_nothing(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert publish_events(["evt_1"])
-    monkeypatch.setattr(broker, "QUIET", 60.0)
+    monkeypatch.setattr(broker, "SILENT_SECONDS", 60.0)
     server.process.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     assert not publish_events(["evt_2"])

@@ -120,7 +120,7 @@ def test_everything_that_waits_is_one_commit() -> None:
 
 def test_a_batch_travels_in_messages_of_fifty(environment: pytest.MonkeyPatch) -> None:
     sent: list[list[str]] = []
-    environment.setattr(broker, "push", lambda _, __, ___, calls: sent.extend(ids for (ids,) in calls))
+    environment.setattr(broker, "_send", lambda _, __, ___, ids: sent.append(ids))
     environment.setattr(broker, "_reached", lambda use: use(Mock()) or True)
     environment.setattr(broker, "_length", lambda _, __: 0)
     broker.publish_events([f"evt_{number}" for number in range(120)])

@@ -248,7 +248,7 @@ def test_a_wiped_database_is_rebuilt_without_a_mail(simulator: Simulator) -> Non
     assert sum(page.listed for page in listed if page.what == "sessions") == 120
     assert work() == []
     assert {action.status for action in find_actions(Filter(), None)} == {"skipped"}
-    assert "quiet" in {action.reason for action in find_actions(Filter(), None)}
+    assert "read back from Stripe" in {action.reason for action in find_actions(Filter(), None)}
     truths = simulator.truth()["sessions"]
     assert len(truths) == len(ids)
     for truth in truths:
