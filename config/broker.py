@@ -76,7 +76,9 @@ _CELERY = {
 }
 
 celery_app: Any = Celery("identity")
-celery_app.add_defaults(lambda: {**_CELERY, **_connection(settings().redis_url or redis_url(settings().var_dir))})
+celery_app.add_defaults(
+    lambda: {**_CELERY, **_connection(settings().redis_url.get_secret_value() or redis_url(settings().var_dir))}
+)
 
 
 def connect_to(url: str) -> None:

@@ -34,7 +34,7 @@ DYING_WITH_PARENT = [sys.executable, "-ISc", _PRCTL] if sys.platform == "linux" 
 def webhook_secrets(settings: Settings) -> tuple[str, ...]:
     """The signing secrets to try. Without any, one is generated and kept, for the embedded database only."""
     if settings.stripe_webhook_secret:
-        return settings.stripe_webhook_secret
+        return tuple(secret.get_secret_value() for secret in settings.stripe_webhook_secret)
     if not settings.embedded_database:
         raise SettingsError(
             "STRIPE_WEBHOOK_SECRET is not set: copy the endpoint's signing secret (whsec_…) from Stripe's dashboard"

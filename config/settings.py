@@ -1,17 +1,97 @@
 """Every environment variable this service reads: read once, validated, frozen."""
 
-import base64
-import os
+import logging
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+logging.getLogger("pydantic_settings").disabled = True  # with PYDANTIC_SETTINGS_DEBUG it logs every value it reads
+
+
+class SettingsError(Exception):
+    """What cannot be used; the message names each setting on a line of its own, and never shows a value."""
+
+
+def _matching(pattern: str, sentence: str) -> BeforeValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(sentence)
+        return text
+
+    return BeforeValidator(check)
+
+
+def _url(*schemes: str) -> BeforeValidator:
+    def check(text: str) -> str:
+        try:
+            parts = urlsplit(text)
+            _ = parts.port  # a password with a slash in it ends up here
+        except ValueError:  # its sentences quote the URL
+            raise ValueError("is not a URL: reserved characters in a password are written as %2F") from None
+        if parts.scheme not in schemes:
+            raise ValueError(f"must be a URL that starts with {', '.join(f'{scheme}:' for scheme in schemes)}")
+        return text
+
+    return BeforeValidator(check)
+
+
+def _needed_by(other: str) -> WrapValidator:
+    """For a field below `other`, with validate_default: what is not given is not checked any further."""
+
+    def check(value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        if value:
+            return validate(value)
+        if info.data.get(other, True):  # the value of a setting that is refused itself is missing here
+            raise ValueError(f"must be set, as {other.upper()} is")
+        return value
+
+    return WrapValidator(check)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()] or [text]
+
+
+_SEVERAL = BeforeValidator(_parts)
+_UNSET = SecretStr("")
+_EVEN_UNSET = Field(validate_default=True)
+_WebUrl = Annotated[SecretStr, _url("https", "http")]
+_Address = Annotated[str, _matching(r"[^\r\n]*[^\s<>@]+@[^\s<>@]+>?", "must be an address: Name <name@example.com>")]
+_WebhookSecret = Annotated[
+    SecretStr,
+    _matching(r"whsec_[!-~]{8,}", "must be one or several signing secrets that start with whsec_, separated by commas"),
+]
+_CallbackSecret = Annotated[
+    SecretStr,
+    _matching(
+        r"whsec_([A-Za-z0-9+/]{4}){8,}([A-Za-z0-9+/]{2,3}={0,2})?",
+        "must be whsec_ and a key of 24 bytes or more in base64, as the Standard Webhooks scheme has it",
+    ),
+]
+_FernetKey = Annotated[
+    SecretStr,
+    _matching(
+        r"[A-Za-z0-9+/_-]{43}=",
+        "must be one or several Fernet keys (32 bytes in URL-safe base64), the newest first",
+    ),
+]
 # VerificationSession.VerifiedOutputs of stripe-python 16.1.0.
-OUTPUT_NAMES = {
+_Output = Literal[
     "address",
     "dob",
     "email",
@@ -23,45 +103,71 @@ OUTPUT_NAMES = {
     "sex",
     "unparsed_place_of_birth",
     "unparsed_sex",
-}
+]
 
 
-class SettingsError(Exception):
-    """A setting that cannot be used; the message names it and never shows a secret's value."""
+class Settings(BaseSettings):
+    """The environment as values, in the order of README's table, which repeats the defaults.
 
+    A SecretStr is shown nowhere; each URL is one, since it may hold a password.
+    """
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """The environment as values. Defaults are as the environment would spell them; README's table repeats them."""
+    model_config = SettingsConfigDict(
+        frozen=True,
+        alias_generator=str.upper,
+        case_sensitive=True,
+        enable_decoding=False,  # of JSON: several values are separated by commas
+        validate_default=False,
+        hide_input_in_errors=True,
+    )
 
+    database_url: Annotated[SecretStr, _url("postgres", "postgresql", "sqlite")] = _UNSET
+    redis_url: Annotated[SecretStr, _url("redis", "rediss", "redis+socket", "memory")] = _UNSET
+    stripe_webhook_secret: Annotated[tuple[_WebhookSecret, ...], _SEVERAL] = ()
+    stripe_api_key: Annotated[
+        SecretStr, _matching(r"[sr]k_(test|live)_\w+", "must be a secret or restricted key: sk_test_…, rk_live_…")
+    ] = _UNSET
+    stripe_api_base: _WebUrl = SecretStr("https://api.stripe.com")
+    smtp_url: Annotated[SecretStr, _url("smtp", "smtps")] = _UNSET
+    mail_from: _Address = "Identity verification <identity@localhost>"
+    retry_url: Annotated[
+        _WebUrl,
+        _matching(
+            r"([^{}]|{session_id}|{client_reference_id})*",
+            "may only hold the placeholders {session_id} and {client_reference_id}",
+        ),
+    ] = _UNSET
+    email_lookup: Annotated[str, _matching(r"[\w.]+:\w+", "must name a callable as package.module:function")] = ""
+    review_email: _Address = ""
+    submission_limit: Annotated[int, Field(ge=1, le=1000)] = 3
+    app_callback_url: _WebUrl = _UNSET
+    app_callback_secret: Annotated[_CallbackSecret, _needed_by("app_callback_url"), _EVEN_UNSET] = _UNSET
+    verified_outputs: Annotated[tuple[_Output, ...], _SEVERAL] = ()
+    verified_outputs_key: Annotated[tuple[_FernetKey, ...], _SEVERAL, _needed_by("verified_outputs"), _EVEN_UNSET] = ()
+    stripe_restricted_key: Annotated[
+        SecretStr,
+        _matching(r"rk_(test|live)_\w+", "must be a restricted key: rk_test_… or rk_live_…"),
+        _needed_by("verified_outputs"),
+        _EVEN_UNSET,
+    ] = _UNSET
+    verified_outputs_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    event_attempts: Annotated[int, Field(ge=1, le=1000)] = 8
+    action_attempts: Annotated[int, Field(ge=1, le=10000)] = 100
+    backoff_seconds: Annotated[int, Field(ge=1, le=86400)] = 60
+    reconcile_seconds: Annotated[int, Field(ge=60, le=86400)] = 900  # a run may take 15 s and 200 of Stripe's calls
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    backlog_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
+    public_url: _WebUrl = _UNSET
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
     var_dir: Path = Path("var")
-    database_url: str = field(default="", repr=False)
-    redis_url: str = field(default="", repr=False)
-    stripe_webhook_secret: tuple[str, ...] = field(default=(), repr=False)
-    stripe_api_key: str = field(default="", repr=False)
-    stripe_api_base: str = "https://api.stripe.com"
-    smtp_url: str = field(default="", repr=False)
-    mail_from: str = "Identity verification <identity@localhost>"
-    retry_url: str = ""
-    email_lookup: str = ""
-    review_email: str = ""
-    submission_limit: int = 3
-    app_callback_url: str = field(default="", repr=False)
-    app_callback_secret: str = field(default="", repr=False)
-    stripe_restricted_key: str = field(default="", repr=False)
-    verified_outputs: tuple[str, ...] = ()
-    verified_outputs_key: tuple[str, ...] = field(default=(), repr=False)
-    verified_outputs_days: int = 30
-    event_attempts: int = 8
-    action_attempts: int = 100
-    backoff_seconds: int = 60
-    reconcile_seconds: int = 900
-    retention_days: int = 30
-    backlog_seconds: int = 300
-    public_url: str = ""
-    port: int = 8000
-    log_format: str = "auto"
-    log_level: str = "info"
+    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(str.lower)] = "auto"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = "info"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_blanks(cls, variables: dict[str, str]) -> dict[str, str]:
+        """An empty variable counts as unset."""
+        return {name: text.strip() for name, text in variables.items() if text.strip()}
 
     @property
     def embedded_database(self) -> bool:
@@ -73,169 +179,35 @@ class Settings:
         """DATABASE_URL as SQLAlchemy wants it: Heroku says postgres://, and the driver is psycopg 3."""
         if self.embedded_database:
             return f"sqlite:///{(self.var_dir / 'identity.db').absolute()}"
-        return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self.database_url)
+        return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self.database_url.get_secret_value())
 
     @property
     def livemode(self) -> bool | None:
         """Whether STRIPE_API_KEY is for live mode; None without a key."""
-        return self.stripe_api_key.partition("_")[2].startswith("live_") if self.stripe_api_key else None
+        key = self.stripe_api_key.get_secret_value()
+        return key.partition("_")[2].startswith("live_") if key else None
 
     @property
     def base_url(self) -> str:
         """Where this service is reached: PUBLIC_URL, or this machine's own port."""
-        return self.public_url or f"http://127.0.0.1:{self.port}"
-
-
-def load(environ: Mapping[str, str]) -> Settings:
-    """Settings from an environment; an empty variable counts as unset. Raises SettingsError for the first bad value."""
-    values: dict[str, Any] = {}
-    for setting in fields(Settings):
-        name = setting.name.upper()
-        text = environ.get(name, "").strip()
-        if text:
-            values[setting.name] = _parse(name, text)
-    loaded = Settings(**values)
-    for name, needed in (
-        ("APP_CALLBACK_URL", "APP_CALLBACK_SECRET"),
-        ("VERIFIED_OUTPUTS", "VERIFIED_OUTPUTS_KEY"),
-        ("VERIFIED_OUTPUTS", "STRIPE_RESTRICTED_KEY"),
-    ):
-        if getattr(loaded, name.lower()) and not getattr(loaded, needed.lower()):
-            raise SettingsError(f"{name} is set, and needs {needed} to be set too")
-    return loaded
+        return self.public_url.get_secret_value() or f"http://127.0.0.1:{self.port}"
 
 
 @cache
 def settings() -> Settings:
-    """This process's settings."""
-    return load(os.environ)
-
-
-def _parse(name: str, text: str) -> Any:
+    """This process's settings. Raises SettingsError for all that is wrong, in the order above."""
     try:
-        return _PARSERS[name](text)
-    except ValueError as error:
-        raise SettingsError(f"{name} {error}") from None
+        return Settings()
+    except ValidationError as error:
+        sentences = dict.fromkeys(map(_sentence, error.errors()))
+    # Not inside the block above: pydantic's error holds the values, and must not be the context of ours.
+    raise SettingsError("\n".join(sentences))
 
 
-def _url(*schemes: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if _scheme(text) not in schemes:
-            raise ValueError(f"must be a URL that starts with {', '.join(f'{s}:' for s in schemes)}")
-        return text
-
-    return parse
-
-
-def _scheme(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        _ = parts.port  # a password with a slash in it ends up here
-        return parts.scheme
-    except ValueError:  # its sentences quote the URL
-        raise ValueError("is not a URL: reserved characters in a password are written as %2F") from None
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in words:
-            raise ValueError(f"must be one of {', '.join(words)}, not {text!r}")
-        return text.lower()
-
-    return parse
-
-
-def _matching(pattern: str, sentence: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(sentence)
-        return text
-
-    return parse
-
-
-def _webhook_secrets(text: str) -> tuple[str, ...]:
-    secrets = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not all(re.fullmatch(r"whsec_[!-~]{8,}", secret) for secret in secrets) or not secrets:
-        raise ValueError("must be one or several signing secrets that start with whsec_, separated by commas")
-    return secrets
-
-
-def _callback_secret(text: str) -> str:
-    if not text.startswith("whsec_") or len(_decoded(text.removeprefix("whsec_"))) < 24:
-        raise ValueError(
-            "must be whsec_ and a key of 24 bytes or more in base64, as the Standard Webhooks scheme has it"
-        )
-    return text
-
-
-def _output_names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(","))
-    if unknown := set(names) - OUTPUT_NAMES:
-        raise ValueError(f"names {', '.join(sorted(unknown))}; known are {', '.join(sorted(OUTPUT_NAMES))}")
-    return names
-
-
-def _fernet_keys(text: str) -> tuple[str, ...]:
-    keys = tuple(part.strip() for part in text.split(","))
-    if not all(len(_decoded(key)) == 32 for key in keys):
-        raise ValueError("must be one or several Fernet keys (32 bytes in URL-safe base64), the newest first")
-    return keys
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(
-            text + "=" * (-len(text) % 4), altchars="-_" if set("-_") & set(text) else None, validate=True
-        )
-    except ValueError:
-        return b""
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise ValueError(f"must be a whole number from {least} to {most}, not {text!r}")
-        return int(text)
-
-    return parse
-
-
-def _retry_url(text: str) -> str:
-    if not re.fullmatch(r"([^{}]|{session_id}|{client_reference_id})*", text):
-        raise ValueError("may only hold the placeholders {session_id} and {client_reference_id}")
-    return _url("https", "http")(text)
-
-
-_ADDRESS = _matching(r"[^\r\n]*[^\s<>@]+@[^\s<>@]+>?", "must be an address: Name <name@example.com>")
-
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "VAR_DIR": Path,
-    "DATABASE_URL": _url("postgres", "postgresql", "sqlite"),
-    "REDIS_URL": _url("redis", "rediss", "redis+socket", "memory"),
-    "STRIPE_WEBHOOK_SECRET": _webhook_secrets,
-    "STRIPE_API_KEY": _matching(r"[sr]k_(test|live)_\w+", "must be a secret or restricted key: sk_test_…, rk_live_…"),
-    "STRIPE_API_BASE": _url("https", "http"),
-    "SMTP_URL": _url("smtp", "smtps"),
-    "MAIL_FROM": _ADDRESS,
-    "RETRY_URL": _retry_url,
-    "EMAIL_LOOKUP": _matching(r"[\w.]+:\w+", "must name a callable as package.module:function"),
-    "REVIEW_EMAIL": _ADDRESS,
-    "SUBMISSION_LIMIT": _whole(1, 1000),
-    "APP_CALLBACK_URL": _url("https", "http"),
-    "APP_CALLBACK_SECRET": _callback_secret,
-    "STRIPE_RESTRICTED_KEY": _matching(r"rk_(test|live)_\w+", "must be a restricted key: rk_test_… or rk_live_…"),
-    "VERIFIED_OUTPUTS": _output_names,
-    "VERIFIED_OUTPUTS_KEY": _fernet_keys,
-    "VERIFIED_OUTPUTS_DAYS": _whole(1, 3650),
-    "EVENT_ATTEMPTS": _whole(1, 1000),
-    "ACTION_ATTEMPTS": _whole(1, 10000),
-    "BACKOFF_SECONDS": _whole(1, 86400),
-    "RECONCILE_SECONDS": _whole(60, 86400),  # a run may take 15 s and 200 of Stripe's calls
-    "RETENTION_DAYS": _whole(1, 3650),
-    "BACKLOG_SECONDS": _whole(1, 86400),
-    "PUBLIC_URL": _url("https", "http"),
-    "PORT": _whole(1, 65535),
-    "LOG_FORMAT": _one_of("auto", "console", "json"),
-    "LOG_LEVEL": _one_of("debug", "info", "warning", "error"),
-}
+def _sentence(fault: ErrorDetails) -> str:
+    name = str(fault["loc"][0]).upper()  # of a default, it is the field's
+    field = Settings.model_fields[name.lower()]
+    if field.annotation is int:
+        least, most = field.metadata
+        return f"{name} must be a whole number from {least.ge} to {most.le}"
+    return f"{name} {fault['msg'].removeprefix('Value error, ').replace('Input should', 'must')}"

@@ -1,7 +1,6 @@
 """Fixtures: each test in an environment, a folder and, if it asks for one, a database of its own."""
 
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -22,8 +21,8 @@ def _templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """No setting but VAR_DIR, and nothing remembered of another test's."""
-    for field in fields(Settings):
-        monkeypatch.delenv(field.name.upper(), raising=False)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("VAR_DIR", str(tmp_path / "var"))
     databases.forget_process_state()
     yield monkeypatch

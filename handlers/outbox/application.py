@@ -26,12 +26,12 @@ def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
         "Content-Type": "application/json",
         "webhook-id": message_id,
         "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": Webhook(settings().app_callback_secret).sign(message_id, now, body),
+        "webhook-signature": Webhook(settings().app_callback_secret.get_secret_value()).sign(message_id, now, body),
     }
     try:
         # stream: an answer's body is not waited for; no redirects: the signature is for this address alone.
         with requests.post(
-            settings().app_callback_url,
+            settings().app_callback_url.get_secret_value(),
             body,
             headers=headers,
             timeout=_TIMEOUT_SECONDS,

@@ -149,9 +149,10 @@ def email_lookup() -> Callable[[VerificationRecord], str | None]:
 
 def retry_url_for(record: VerificationRecord) -> str | None:
     """RETRY_URL for one person; None without it."""
-    if not settings().retry_url:
+    template = settings().retry_url.get_secret_value()
+    if not template:
         return None
-    return settings().retry_url.format(
+    return template.format(
         session_id=quote(record.session_id, safe=""),
         client_reference_id=quote(record.client_reference_id or "", safe=""),
     )

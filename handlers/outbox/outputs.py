@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SecretStr
 from sqlmodel import col, select
 
 from config.database import insert_into, transaction
@@ -51,7 +52,7 @@ def read_outputs(session_id: str) -> dict[str, Any] | None:
     return found
 
 
-def _cipher(keys: Sequence[str]) -> "MultiFernet":
+def _cipher(keys: Sequence[SecretStr]) -> "MultiFernet":
     fernet = import_module("cryptography.fernet")  # six megabytes, for those only who keep outputs
-    cipher: MultiFernet = fernet.MultiFernet([fernet.Fernet(key) for key in keys])
+    cipher: MultiFernet = fernet.MultiFernet([fernet.Fernet(key.get_secret_value()) for key in keys])
     return cipher

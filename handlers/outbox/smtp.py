@@ -25,12 +25,12 @@ def send_by_smtp(message: EmailMessage) -> None:
     Raises PermanentError where this mail can never be sent, NotNowError where the server cannot be reached, and
     RefusedError where it refused for now.
     """
-    _use_smtp(urlsplit(settings().smtp_url), lambda smtp: smtp.send_message(message))
+    _use_smtp(urlsplit(settings().smtp_url.get_secret_value()), lambda smtp: smtp.send_message(message))
 
 
 def check_smtp() -> None:
     """Connects and logs in as for a mail. Raises as `send_by_smtp` does."""
-    _use_smtp(urlsplit(settings().smtp_url), smtplib.SMTP.noop)
+    _use_smtp(urlsplit(settings().smtp_url.get_secret_value()), smtplib.SMTP.noop)
 
 
 def _use_smtp(server: SplitResult, use: Callable[[smtplib.SMTP], object]) -> None:

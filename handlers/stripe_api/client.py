@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import stripe
+from pydantic import SecretStr
 
 from config.settings import settings
 from handlers.queue.failures import NotNowError, PermanentError
@@ -17,11 +18,11 @@ _SILENT_SECONDS = 5.0  # about as long as a try that nobody answers: half of the
 
 
 @cache
-def client(key: str) -> stripe.StripeClient:
+def client(key: SecretStr) -> stripe.StripeClient:
     """This process's client for a key."""
     return stripe.StripeClient(
-        key,
-        base_addresses={"api": settings().stripe_api_base},
+        key.get_secret_value(),
+        base_addresses={"api": settings().stripe_api_base.get_secret_value()},
         max_network_retries=0,  # a wait is written down and taken up again; nobody blocks for it
         http_client=_Wary(timeout=_TIMEOUT_SECONDS),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import stripe
+from pydantic import SecretStr
 
 from config.settings import settings
 from handlers.queue.failures import PermanentError
@@ -121,7 +122,7 @@ def _list(call: Callable[..., Any], params: dict[str, Any], account: str | None)
 
 
 def _retrieve(
-    session_id: str, account: str | None, expand: Sequence[str], key: str = ""
+    session_id: str, account: str | None, expand: Sequence[str], key: SecretStr | None = None
 ) -> tuple[dict[str, Any], datetime] | None:
     try:
         session = client(key or settings().stripe_api_key).v1.identity.verification_sessions.retrieve(

@@ -10,7 +10,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from config.settings import Settings, load
+from config.settings import Settings, settings
 from handlers.tables.schema import migrate
 from tests.chaos import faults, services
 from tests.chaos.faults import Scene
@@ -96,11 +95,11 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, s
         _expect_deliveries(simulator, int(environment["PORT"]))
         longest = 4.0 if options.minutes < 2 else 8.0 if options.minutes < 5 else 15.0
         scene = Scene(platform, mail, application, simulator, longest, postgres, redis)
-        yield scene, load(environment).sqlalchemy_url, [dyno.log for dyno in dynos]
+        yield scene, settings().sqlalchemy_url, [dyno.log for dyno in dynos]
 
 
 def _environment(folder: Path, simulator: Simulator, mail: MailServer, application: Application) -> dict[str, str]:
-    ours = {setting.name.upper() for setting in fields(Settings)}
+    ours = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in ours} | {
         "VAR_DIR": str(folder / "var"),
         "PORT": str(free_port()),

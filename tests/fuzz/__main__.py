@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ def receiver() -> Iterator[Receiver]:
     """The real process on an SQLite file of its own, without a broker."""
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir="/tmp") as name:
         folder, port = Path(name), free_port()
-        ours = {setting.name.upper() for setting in fields(Settings)}
+        ours = {name.upper() for name in Settings.model_fields}
         environment = {name: value for name, value in os.environ.items() if name not in ours}
         environment |= {"VAR_DIR": name, "PORT": str(port), "STRIPE_WEBHOOK_SECRET": SECRET, "LOG_FORMAT": "json"}
         environment |= {"LOG_LEVEL": "warning"}

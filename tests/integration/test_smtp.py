@@ -236,7 +236,7 @@ def test_a_wrong_password_makes_every_mail_wait_and_is_not_shown(
 
 
 def test_a_server_without_a_login_gets_no_mail(server: Mailbox, environment: pytest.MonkeyPatch) -> None:
-    port = settings().smtp_url.rpartition(":")[2]
+    port = settings().smtp_url.get_secret_value().rpartition(":")[2]
     _use(environment, f"smtp://user:c4nary@127.0.0.1:{port}")
     with pytest.raises(NotNowError, match="offers no"):
         send(MAIL)

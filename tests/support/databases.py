@@ -66,7 +66,7 @@ def fresh_database(folder: Path, *, migrated: bool = True) -> Iterator[str]:
 
 def dump(url: str) -> str:
     """Every value of every table, as text."""
-    reader = database.connect(settings.load({"DATABASE_URL": url}).sqlalchemy_url)
+    reader = database.connect(sqlalchemy_url(url))
     with reader.connect() as connection:
         names = [table.name for table in SQLModel.metadata.sorted_tables]
         rows: list[Any] = [row for name in names for row in connection.execute(text(f"SELECT * FROM {name}"))]  # noqa: S608  # our own names
@@ -101,7 +101,7 @@ def read_only(url: str) -> Iterator[None]:
 @contextmanager
 def locked(url: str) -> Iterator[None]:
     """Nobody can write to the inbox until the block ends."""
-    holder = database.connect(settings.load({"DATABASE_URL": url}).sqlalchemy_url)
+    holder = database.connect(sqlalchemy_url(url))
     with holder.begin() as connection:  # on SQLite BEGIN IMMEDIATE is the lock
         if SERVER_URL:
             connection.execute(text("LOCK TABLE inbox_event IN EXCLUSIVE MODE"))
@@ -123,7 +123,7 @@ def refuse(url: str, table: str, column: str, value: str) -> None:
 
 def sqlalchemy_url(url: str) -> str:
     """A DATABASE_URL as SQLAlchemy wants it."""
-    return settings.load({"DATABASE_URL": url}).sqlalchemy_url
+    return settings.Settings.model_validate({"DATABASE_URL": url}).sqlalchemy_url
 
 
 def _execute(url: str, statement: str) -> None:

@@ -10,7 +10,6 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import fields
 from email import message_from_bytes, policy
 from pathlib import Path
 from types import TracebackType
@@ -120,7 +119,7 @@ class Service:
 
 def without_settings() -> dict[str, str]:
     """This process's environment without any of the service's settings, which would point it elsewhere."""
-    ours = {field.name.upper() for field in fields(Settings)}
+    ours = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 

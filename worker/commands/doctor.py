@@ -51,11 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine() -> Iterator[Finding]:
-    """All findings, in the order of CHECKS; with settings that cannot be read, only that one."""
+    """All findings, in the order of CHECKS; with settings that cannot be read, only those."""
     try:
         settings()
     except SettingsError as error:
-        yield Finding("FAIL", "settings", str(error))
+        yield from (Finding("FAIL", "settings", line) for line in str(error).splitlines())
         return
     for what, check in CHECKS.items():
         try:
@@ -135,7 +135,7 @@ def _database() -> Iterator[tuple[str, str]]:
 
 
 def _redis() -> Iterator[tuple[str, str]]:
-    if settings().redis_url.startswith("memory:"):
+    if settings().redis_url.get_secret_value().startswith("memory:"):
         yield "OK", "not in use"
         return
     found = broker.server_info()

@@ -34,7 +34,7 @@ def _run(chosen: Settings) -> int:
     webhook_secrets(chosen)
     _refuse_taken_port(chosen.port)
     migrate()
-    if chosen.redis_url.startswith("memory:") or not (chosen.redis_url or redis_binary()):
+    if chosen.redis_url.get_secret_value().startswith("memory:") or not (chosen.redis_url or redis_binary()):
         return _run_together(chosen)
     server = None if chosen.redis_url else start_redis(chosen.var_dir)
     try:
@@ -90,12 +90,12 @@ def _report(chosen: Settings, broker: str) -> str:
 def _database(chosen: Settings) -> str:
     if chosen.embedded_database:
         return f"{chosen.sqlalchemy_url.removeprefix('sqlite:///')}, as DATABASE_URL is not set"
-    return _without_credentials(chosen.database_url)
+    return _without_credentials(chosen.database_url.get_secret_value())
 
 
 def _broker(chosen: Settings, server: RedisServer | None) -> str:
     if server is None:
-        return _without_credentials(chosen.redis_url)
+        return _without_credentials(chosen.redis_url.get_secret_value())
     return f"{redis_binary()} on {urlsplit(server.url).path}, as REDIS_URL is not set"
 
 
