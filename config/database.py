@@ -43,6 +43,7 @@ _POSTGRES_CONNECT: dict[str, Any] = {
     "tcp_user_timeout": 10000,
 }
 _SQLITE_BUSY_SECONDS = 10
+_most_connections = 10  # of a process that is no worker
 
 # What says nothing against the work itself: no connection, a deadlock, a timeout, a full disk, a replica.
 DATABASE_TROUBLE = (
@@ -76,7 +77,13 @@ class UtcDateTime(TypeDecorator[datetime]):
 @cache
 def engine() -> Engine:
     """This process's engine; opened at the first use, so never before a fork."""
-    return connect(settings().sqlalchemy_url)
+    return connect(settings().sqlalchemy_url, settings().database_pool or _most_connections)
+
+
+def keep_connections(most: int) -> None:
+    """How many connections this process may keep to PostgreSQL; before the first use of its engine."""
+    global _most_connections
+    _most_connections = most
 
 
 @contextmanager
@@ -107,10 +114,12 @@ def insert_into(table: type[SQLModel], session: Session) -> "postgresql.Insert |
     return insert
 
 
-def connect(url: str) -> Engine:
+def connect(url: str, most_connections: int = 1) -> Engine:
     """An engine for a PostgreSQL or SQLite URL; parameters never show in its errors."""
     if make_url(url).get_backend_name() == "postgresql":
-        engine = create_engine(url, hide_parameters=True, pool_size=10, max_overflow=0, connect_args=_POSTGRES_CONNECT)
+        engine = create_engine(
+            url, hide_parameters=True, pool_size=most_connections, max_overflow=0, connect_args=_POSTGRES_CONNECT
+        )
         event.listen(engine, "handle_error", _leave_a_replica)
         return engine
     _make_folder(make_url(url).database)

@@ -153,6 +153,8 @@ class Settings(BaseSettings):
     verified_outputs_days: Annotated[int, Field(ge=1, le=3650)] = 30
     event_attempts: Annotated[int, Field(ge=1, le=1000)] = 8
     action_attempts: Annotated[int, Field(ge=1, le=10000)] = 100
+    action_threads: Annotated[int, Field(ge=1, le=1000)] = 0  # half of the worker's
+    database_pool: Annotated[int, Field(ge=1, le=1000)] = 0  # as many as the worker has threads, and two
     backoff_seconds: Annotated[int, Field(ge=1, le=86400)] = 60
     reconcile_seconds: Annotated[int, Field(ge=60, le=86400)] = 900  # a run may take 15 s and 200 of Stripe's calls
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30

@@ -9,11 +9,14 @@ from celery import platforms, signals
 from celery.exceptions import CPendingDeprecationWarning
 
 from config.broker import celery_app
+from config.database import keep_connections
 from config.logs import configure_logging
 from config.settings import settings
 from handlers.metrics.counting import start_flushing, stop_flushing
 from handlers.queue import failures
 from worker import clock, reconnect, tasks
+
+_CONNECTIONS_BESIDE = 2  # for what counts, and for what a thread asks while another of its connections is open
 
 __all__ = ["celery_app", "clock", "reconnect", "tasks"]
 
@@ -40,6 +43,12 @@ def configure(**_: Any) -> None:
     # Two lines per task would bury ours, which say what a task did; its failures are louder than this level.
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def fit_to_concurrency(instance: Any, **_: Any) -> None:
+    """Half of a worker's threads may wait for the outside, and none of them waits for a database connection."""
+    tasks.performers.allow(settings().action_threads or max(1, instance.concurrency // 2))
+    keep_connections(settings().database_pool or instance.concurrency + _CONNECTIONS_BESIDE)
 
 
 def silence_advice(**_: Any) -> None:
@@ -74,6 +83,7 @@ def end_counting(**_: Any) -> None:
 
 
 signals.setup_logging.connect(configure, weak=False)
+signals.celeryd_after_setup.connect(fit_to_concurrency, weak=False)
 signals.worker_ready.connect(silence_advice, weak=False)  # setting up the logs switches it on
 signals.worker_ready.connect(begin_counting, weak=False)
 signals.worker_shutting_down.connect(hand_back, weak=False)

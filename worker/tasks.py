@@ -28,7 +28,7 @@ _SWEEP_MOST = 10_000  # ids a sweep of each kind: fewer than the workers finish 
 _ALONE_MOST = 500  # events tried before, each a message by itself
 _GRACE = timedelta(seconds=2)  # what was published a moment ago needs no second message
 
-_performers = Performers(4, publish_actions)
+performers = Performers(publish_actions)
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -44,7 +44,7 @@ def process_events(event_ids: list[str]) -> None:
 def perform_actions(action_ids: list[int]) -> None:
     """Does what is owed."""
     with _left_to_the_sweep():
-        _performers.perform(action_ids)
+        performers.perform(action_ids)
 
 
 @celery_app.task(name="sweep")  # type: ignore[untyped-decorator]

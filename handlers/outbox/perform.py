@@ -30,11 +30,15 @@ class Performers:
     the actions that waited for one of them.
     """
 
-    def __init__(self, most: int, hand_on: Callable[[Sequence[int]], object]) -> None:
-        self._free = threading.Semaphore(most)
+    def __init__(self, hand_on: Callable[[Sequence[int]], object], most: int = 1) -> None:
+        self.allow(most)
         self._hand_on = hand_on
         self._waiting: dict[int, None] = {}  # in order, and each once however often the sweep names it
         self._lock = threading.Lock()
+
+    def allow(self, most: int) -> None:
+        """How many threads at a time; before any of them is at work."""
+        self._free = threading.Semaphore(most)
 
     def perform(self, action_ids: Sequence[int]) -> None:
         """Performs them now, or leaves them to the threads that are at it; what those leave, the sweep finds."""

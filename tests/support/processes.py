@@ -45,11 +45,13 @@ class Service:
         """Where Stripe delivers to."""
         return f"http://127.0.0.1:{self.port}/webhooks/stripe"
 
-    def start(self, *names: str) -> None:
+    def start(self, *names: str, concurrency: int = 8) -> None:
         """Starts processes of the Procfile, and waits until they work."""
         marks = {name: len(self.log(name)) for name in names}
         for name in names:
-            self._processes[name] = self._spawn(name)
+            self._processes[name] = self._spawn(
+                COMMANDS[name].replace("--concurrency 8", f"--concurrency {concurrency}"), name
+            )
         for name in names:
             wait_until(lambda name=name: self._is_ready(name, marks[name]), lambda name=name: self.log(name))  # type: ignore[misc]
 
@@ -101,8 +103,8 @@ class Service:
         """The mails written."""
         return sorted((self.folder / "mail").glob("*.eml"))
 
-    def _spawn(self, name: str) -> subprocess.Popen[bytes]:
-        command = shlex.split(COMMANDS[name].replace("${PORT:+--host 0.0.0.0}", ""))
+    def _spawn(self, line: str, name: str) -> subprocess.Popen[bytes]:
+        command = shlex.split(line.replace("${PORT:+--host 0.0.0.0}", ""))
         assert command[0] == "python"
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(

@@ -103,6 +103,7 @@ class Mailbox:
         self.recipient_answers: dict[str, str] = {}  # of some
         self.mail_answer = "250 OK"
         self.hangs = False
+        self.hanging = 0
 
     async def handle_RCPT(  # noqa: N802  # aiosmtpd's name
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
@@ -116,7 +117,11 @@ class Mailbox:
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
         """Takes or refuses a mail."""
         if self.hangs:
-            await asyncio.sleep(3600)
+            self.hanging += 1
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                self.hanging -= 1
         if self.mail_answer.startswith("250"):
             self.mails.append(envelope)
         return self.mail_answer

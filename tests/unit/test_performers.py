@@ -19,7 +19,7 @@ def test_a_hanging_server_holds_only_some_threads_and_nothing_is_done_twice(envi
         return []
 
     environment.setattr(perform, "perform", do)
-    performers = perform.Performers(2, hand_on=lambda _: None)
+    performers = perform.Performers(lambda _: None, most=2)
     with ThreadPoolExecutor(8) as pool:
         tasks = [pool.submit(performers.perform, [number, number + 1]) for number in range(6)]
         wait_until(lambda: sum(task.done() for task in tasks) == 4)
