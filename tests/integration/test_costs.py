@@ -1,6 +1,7 @@
 """What an event costs, in what can be counted without a clock: statements, round trips, commits, messages."""
 
 import asyncio
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.webhooks.intake import Intake
 from receiver.webhooks.wire import Wire
 from tests.support import facts
+from worker.commands import show
 
 SIZES = (2, 50)  # sessions in a batch, each with three events
 
@@ -170,3 +172,11 @@ def test_a_quiet_sweep_reads_twice_and_writes_nothing() -> None:
         due(OutboxAction, 1000, datetime.now(UTC))
     assert [statement.split()[0] for statement in costs.statements] == ["SELECT", "SELECT"]
     assert costs.round_trips == (2 if is_postgres() else 6)
+
+
+@pytest.mark.parametrize("json", [True, False])
+def test_status_asks_each_question_once(json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with counted() as costs:
+        show.status(Namespace(json=json))
+    assert len(costs.statements) == 11
+    assert "queue_messages" in capsys.readouterr().out

@@ -30,7 +30,7 @@ _RECORD += ("redacted_at", "created_at", "updated_at")
 def status(arguments: argparse.Namespace) -> int:
     """Counts, ages, rates; 1 when something is dead or has waited too long."""
     events, actions = backlog(InboxEvent), backlog(OutboxAction)
-    found = {
+    found: dict[str, Any] = {
         "events": asdict(events),
         "actions": asdict(actions),
         "last_five_minutes": rates(_RATES_OVER),
@@ -41,10 +41,10 @@ def status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(found)
     else:
-        lines = [{"": "events", **asdict(events)}, {"": "actions", **asdict(actions)}]
+        lines = [{"": name, **found[name]} for name in ("events", "actions")]
         print_rows(lines, ("", "waiting", "due", "dead", "oldest_seconds"))
-        print_pairs(rates(_RATES_OVER), "\nin the last five minutes")
-        print_pairs(records_by_status(), "\nsessions")
+        print_pairs(found["last_five_minutes"], "\nin the last five minutes")
+        print_pairs(found["sessions"], "\nsessions")
         print_pairs({name: found[name] for name in ("queue_messages", "reconciled_at")}, "\nbeside")
     late = max(events.oldest_seconds, actions.oldest_seconds) > settings().backlog_seconds
     return 1 if events.dead or actions.dead or late else 0
