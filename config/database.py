@@ -1,8 +1,6 @@
 """The engine, transaction(): the one way to a session, and how moments are stored."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -12,16 +10,16 @@ import psycopg
 from sqlalchemy import (
     Connection,
     DateTime,
-    Dialect,
     Engine,
     ExceptionContext,
-    TypeDecorator,
     create_engine,
     event,
     make_url,
 )
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import sessionmaker
 from sqlmodel import Session, SQLModel
 
 from config.settings import settings
@@ -43,6 +41,10 @@ _POSTGRES_CONNECT: dict[str, Any] = {
     "tcp_user_timeout": 10000,
 }
 _SQLITE_BUSY_SECONDS = 10
+# SQLite has no times: a text that sorts as they do, and says that it is UTC.
+_SQLITE_MOMENT = "%(year)04d-%(month)02d-%(day)02d %(hour)02d:%(minute)02d:%(second)02d.%(microsecond)06d+00:00"
+# A moment in UTC, and never in another zone.
+UtcDateTime = DateTime(timezone=True).with_variant(sqlite.DATETIME(storage_format=_SQLITE_MOMENT), "sqlite")  # type: ignore[no-untyped-call]
 _most_connections = 10  # of a process that is no worker
 
 # What says nothing against the work itself: no connection, a deadlock, a timeout, a full disk, a replica.
@@ -57,23 +59,6 @@ DATABASE_TROUBLE = (
 )
 
 
-class UtcDateTime(TypeDecorator[datetime]):
-    """A moment in UTC: timestamptz on PostgreSQL; SQLite has no zones, so they are cut off and put back."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None or dialect.name != "sqlite":
-            return value
-        return value.astimezone(UTC).replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, _: Dialect) -> datetime | None:
-        if value is None or value.tzinfo:
-            return value
-        return value.replace(tzinfo=UTC)
-
-
 @cache
 def engine() -> Engine:
     """This process's engine; opened at the first use, so never before a fork."""
@@ -86,18 +71,14 @@ def keep_connections(most: int) -> None:
     _most_connections = most
 
 
-@contextmanager
-def transaction() -> Iterator[Session]:
+def transaction() -> AbstractContextManager[Session]:
     """A session whose changes are committed at the end of the block, or rolled back when it raises."""
-    with Session(engine(), expire_on_commit=False) as session, session.begin():
-        yield session
+    return _sessions(engine()).begin()
 
 
-@contextmanager
-def statement() -> Iterator[Connection]:
+def statement() -> AbstractContextManager[Connection]:
     """A connection for a single statement, which is a transaction by itself: no round trips for BEGIN and COMMIT."""
-    with _committing(engine()).begin() as connection:
-        yield connection
+    return _committing(engine()).begin()
 
 
 async def connect_async() -> psycopg.AsyncConnection[Any]:
@@ -127,6 +108,11 @@ def connect(url: str, most_connections: int = 1) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
+
+
+@cache
+def _sessions(engine: Engine) -> sessionmaker[Session]:
+    return sessionmaker(engine, class_=Session, expire_on_commit=False)
 
 
 @cache

@@ -1,7 +1,7 @@
 """Rows inserted where they are new: one statement with one parameter, however many rows there are."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -56,4 +56,4 @@ def _sqlite_json(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def _as_sqlalchemy_stores_it(moment: datetime) -> str:
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    return moment.isoformat(" ", "microseconds")

@@ -1,7 +1,5 @@
 """The tasks: shallow, by name, with ids for arguments."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -36,15 +34,19 @@ log = structlog.stdlib.get_logger(__name__)
 @celery_app.task(name="process_events")  # type: ignore[untyped-decorator]  # celery ships no types
 def process_events(event_ids: list[str]) -> None:
     """Applies events, then hands on what they owe."""
-    with _left_to_the_sweep():
+    try:
         publish_actions(process(event_ids))
+    except DATABASE_TROUBLE as error:
+        _leave_to_the_sweep(error)
 
 
 @celery_app.task(name="perform_actions")  # type: ignore[untyped-decorator]
 def perform_actions(action_ids: list[int]) -> None:
     """Does what is owed."""
-    with _left_to_the_sweep():
+    try:
         performers.perform(action_ids)
+    except DATABASE_TROUBLE as error:
+        _leave_to_the_sweep(error)
 
 
 @celery_app.task(name="sweep")  # type: ignore[untyped-decorator]
@@ -53,7 +55,7 @@ def sweep() -> None:
     if queue_length(EVENTS_QUEUE) > KEEPS_WORKERS_BUSY:
         return
     before = datetime.now(UTC) - _GRACE
-    with _left_to_the_sweep():
+    try:
         never_tried, tried_before = due(InboxEvent, _SWEEP_MOST, before)
         publish_events(never_tried)
         for event_id in tried_before[:_ALONE_MOST]:
@@ -61,6 +63,8 @@ def sweep() -> None:
         if queue_length(ACTIONS_QUEUE) <= KEEPS_WORKERS_BUSY:
             new, again = due(OutboxAction, _SWEEP_MOST, before)
             publish_actions([*new, *again])
+    except DATABASE_TROUBLE as error:
+        _leave_to_the_sweep(error)
 
 
 @celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]
@@ -75,10 +79,6 @@ def purge() -> None:
     retention.purge()
 
 
-@contextmanager
-def _left_to_the_sweep() -> Iterator[None]:
+def _leave_to_the_sweep(error: Exception) -> None:
     """One line instead of a traceback while the database is away: its rows are still due when it is back."""
-    try:
-        yield
-    except DATABASE_TROUBLE as error:
-        log.warning("task.left_to_the_sweep", error=describe(error))
+    log.warning("task.left_to_the_sweep", error=describe(error))

@@ -1,5 +1,6 @@
 """What one transaction does with events: their records, what these owe, and the events' own ends."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from config.database import transaction
 from config.inserts import insert_new
 from config.settings import settings
 from handlers.metrics import counting
-from handlers.owed.kinds import KINDS, Owed
+from handlers.owed.kinds import KINDS
 from handlers.owed.owe import owe
 from handlers.queue.claims import Claim, LostClaimError, change_claimed
 from handlers.record.decide import Decision, Outcome, decide
@@ -66,33 +67,42 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
     Returns the works that only Stripe can settle, untouched, and the ids of the actions that are to be done now.
     """
     decided: list[tuple[Work, Decision]] = []
+    limit, now = settings().submission_limit, datetime.now(UTC)
     with transaction() as session:
-        rows = _lock(session, works)
-        _count_submissions(session, rows, works)
-        before = {session_id: row.state for session_id, row in rows.items()}
-        states, texts = dict(before), dict[str, SessionState]()
+        rows = _lock(session, works, now)
+        states = _submitted(session, rows, works)
+        texts: dict[str, SessionState] = {}
         for work in works:
-            session_id, limit = work.event.session_id, settings().submission_limit
-            decision = decide(
-                states[session_id], work.event, work.shown, work.answer, can_ask=work.can_ask, limit=limit
-            )
-            if decision:
-                decided.append((work, decision))
-                states[session_id] = decision.record
-                texts |= {session_id: decision.texts} if decision.texts else {}
+            session_id = work.event.session_id
+            state = states[session_id]
+            decision = decide(state, work.event, work.shown, work.answer, can_ask=work.can_ask, limit=limit)
+            if decision is None:
+                continue
+            if work.owes_nothing:
+                owed_as_skipped = [
+                    replace(one, skipped=one.skipped or "read back from Stripe") for one in decision.owed
+                ]
+                decision = replace(decision, owed=owed_as_skipped)
+            decided.append((work, decision))
+            states[session_id] = decision.record
+            if decision.texts:
+                texts[session_id] = decision.texts
         for session_id, row in rows.items():
-            _write(row, before[session_id], states[session_id], texts.get(session_id))
-        owed = owe(session, [(work.event.session_id, _owed(work, decision)) for work, decision in decided])
-        _forget(session, [session_id for session_id, state in states.items() if state.redacted_at])
-        _end(session, decided)
+            _write(row, states[session_id], texts.get(session_id), now)
+        to_do = owe(session, [(work.event.session_id, decision.owed) for work, decision in decided])
+        if redacted := [session_id for session_id, state in states.items() if state.redacted_at]:
+            _forget(session, redacted, now)
+        _end(session, decided, now)
     for work, decision in decided:
-        _tell(work, decision.outcome)
+        event, outcome = work.event, decision.outcome
+        counting.count_end("event", event.type, outcome)
+        counting.observe("identity_event_age_seconds", (now - work.claim.since).total_seconds())
+        log.info(f"event.{outcome}", event_id=event.id, session_id=event.session_id, type=event.type)
     settled = {work.claim.id for work, _ in decided}
-    return [work for work in works if work.claim.id not in settled], owed
+    return [work for work in works if work.claim.id not in settled], to_do
 
 
-def _lock(session: Session, works: Sequence[Work]) -> dict[str, VerificationRecord]:
-    now = datetime.now(UTC)
+def _lock(session: Session, works: Sequence[Work], now: datetime) -> dict[str, VerificationRecord]:
     by_session = {work.event.session_id: work.event for work in works}
     rows = [
         {
@@ -112,7 +122,8 @@ def _lock(session: Session, works: Sequence[Work]) -> dict[str, VerificationReco
     return {record.session_id: record for record in session.scalars(_LOCK, {"session_ids": list(by_session)})}
 
 
-def _count_submissions(session: Session, rows: dict[str, VerificationRecord], works: Sequence[Work]) -> None:
+def _submitted(session: Session, rows: dict[str, VerificationRecord], works: Sequence[Work]) -> dict[str, RecordState]:
+    """The records' states, with the reports counted that were not known yet."""
     reports = {
         (work.event.session_id, seen.submitted)
         for work in works
@@ -120,40 +131,29 @@ def _count_submissions(session: Session, rows: dict[str, VerificationRecord], wo
         if seen and seen.submitted
     }
     new = [{"session_id": session_id, "report_id": report_id} for session_id, report_id in sorted(reports)]
-    for session_id in insert_new(session.connection(), Submission, new):
-        rows[session_id].submissions += 1
-        _touch(rows[session_id])
+    counts = Counter(insert_new(session.connection(), Submission, new) if new else ())
+    return {
+        session_id: replace(row.state, submissions=row.submissions + counts[session_id])
+        for session_id, row in rows.items()
+    }
 
 
-def _write(row: VerificationRecord, before: RecordState, after: RecordState, texts: SessionState | None) -> None:
-    if texts is None and after == before:
+def _write(row: VerificationRecord, state: RecordState, texts: SessionState | None, now: datetime) -> None:
+    if texts is None and state == row.state:
         return
-    row.status, row.last_error_code, row.last_report_id = after.outline
-    row.applied_at, row.applied_rank = after.stamp, after.rank
-    row.redacted_at, row.change_number = after.redacted_at, after.changes
+    row.status, row.last_error_code, row.last_report_id = state.status, state.error_code, state.report_id
+    row.applied_at, row.applied_rank, row.redacted_at = state.stamp, state.rank, state.redacted_at
+    row.submissions, row.change_number = state.submissions, state.changes
     if texts:
         row.client_reference_trusted = not texts.has_flow
         row.last_error_reason = texts.error_reason
         row.client_reference_id, row.user_id = texts.client_reference_id, texts.user_id
-    if after.redacted_at:
+    if state.redacted_at:
         row.last_error_reason = row.client_reference_id = row.user_id = None
-    _touch(row)
+    row.updated_at, row.compare_at = now, now + SETTLES_WITHIN
 
 
-def _touch(row: VerificationRecord) -> None:
-    row.updated_at = datetime.now(UTC)
-    row.compare_at = row.updated_at + SETTLES_WITHIN
-
-
-def _owed(work: Work, decision: Decision) -> list[Owed]:
-    if not work.owes_nothing:
-        return decision.owed
-    return [replace(one, skipped=one.skipped or "read back from Stripe") for one in decision.owed]
-
-
-def _forget(session: Session, session_ids: Sequence[str]) -> None:
-    if not session_ids:
-        return
+def _forget(session: Session, session_ids: Sequence[str], now: datetime) -> None:
     personal = or_(*(getattr(InboxEvent, name).is_not(None) for name in _PERSONAL))
     events = update(InboxEvent).where(col(InboxEvent.session_id).in_(session_ids), personal)
     session.connection().execute(events.values(dict.fromkeys(_PERSONAL)))
@@ -163,20 +163,13 @@ def _forget(session: Session, session_ids: Sequence[str]) -> None:
         col(OutboxAction.status) == ActionStatus.PENDING,
         col(OutboxAction.name).not_in(_OUTLIVES_REDACTION),
     )
-    skipped = {"status": ActionStatus.SKIPPED, "reason": "redacted", "done_at": datetime.now(UTC)}
+    skipped = {"status": ActionStatus.SKIPPED, "reason": "redacted", "done_at": now}
     session.connection().execute(actions.values(skipped))
 
 
-def _end(session: Session, decided: Sequence[tuple[Work, Decision]]) -> None:
+def _end(session: Session, decided: Sequence[tuple[Work, Decision]], now: datetime) -> None:
     for outcome in Outcome:
         claims = [work.claim for work, decision in decided if decision.outcome is outcome]
-        end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": datetime.now(UTC)}
-        if claims and change_claimed(session.connection(), claims, **end, last_error=None) != len(claims):
+        end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": now, "last_error": None}
+        if claims and change_claimed(session.connection(), claims, **end) != len(claims):
             raise LostClaimError
-
-
-def _tell(work: Work, outcome: Outcome) -> None:
-    age = (datetime.now(UTC) - work.claim.since).total_seconds()
-    counting.count_end("event", work.event.type, outcome)
-    counting.observe("identity_event_age_seconds", age)
-    log.info(f"event.{outcome}", event_id=work.event.id, session_id=work.event.session_id, type=work.event.type)

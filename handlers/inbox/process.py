@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import attrgetter
 
 import structlog
 from sqlalchemy import select
@@ -37,7 +38,8 @@ def process(event_ids: Sequence[str]) -> list[int]:
     """
     together = claim_events(event_ids, first_attempt=True)
     owed = process_together(together)
-    for event_id in _tried_before(set(event_ids) - {work.event.id for work in together}):
+    others = set(event_ids) - {work.event.id for work in together}
+    for event_id in _tried_before(others) if others else ():
         if stopping.is_set():  # another worker's sweep takes them
             break
         for work in claim_events([event_id], first_attempt=False):
@@ -47,23 +49,17 @@ def process(event_ids: Sequence[str]) -> list[int]:
 
 def claim_events(event_ids: Sequence[str], *, first_attempt: bool) -> list[Work]:
     """Takes those that are due and that nobody holds, for their first attempt or for a later one; in Stripe's order."""
-    with statement() as connection:
-        claimed = claim(connection, InboxEvent, event_ids, first_attempt=first_attempt)
-    works = []
-    # What is older than what was applied a moment ago would be stale, and its mail superseded.
-    for held, row in sorted(claimed, key=lambda pair: (pair[1].created_at, pair[1].id)):
+    works, can_ask = [], bool(settings().stripe_api_key)
+    for held, row in claim(InboxEvent, event_ids, first_attempt=first_attempt):
         event = event_in(row)
-        can_ask = bool(settings().stripe_api_key)
-        works.append(
-            Work(claim=held, event=event, shown=seen_in(event), can_ask=can_ask, owes_nothing=row.owes_nothing)
-        )
-    return works
+        shown = seen_in(event)
+        works.append(Work(claim=held, event=event, shown=shown, can_ask=can_ask, owes_nothing=row.owes_nothing))
+    # What is older than what was applied a moment ago would be stale, and its mail superseded.
+    return sorted(works, key=attrgetter("event.created_at", "event.id"))
 
 
 def _tried_before(event_ids: set[str]) -> list[str]:
     """Those that wait for another attempt: none at all, when a message only repeats one that was worked off."""
-    if not event_ids:
-        return []
     waiting = (
         select(col(InboxEvent.id))
         .where(
@@ -93,7 +89,7 @@ def process_together(works: list[Work]) -> list[int]:
             log.warning("batch.split", events=len(together), error=describe(error))
             unsettled = together
         alone += unsettled
-    return owed + _process_in_turn(alone)
+    return owed + _process_in_turn(alone) if alone else owed
 
 
 def _process_in_turn(works: list[Work]) -> list[int]:

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from config.settings import settings
 from handlers.outbox.smtp import send_by_smtp
-from handlers.queue.failures import PermanentError, unless_stopping
+from handlers.queue.failures import NotNowError, PermanentError, stopping
 from handlers.record.error_codes import classify
 from handlers.stripe_api import sessions
 from handlers.tables.models import OutboxAction, VerificationRecord
@@ -85,7 +85,8 @@ def to_the_reviewer(action: OutboxAction, record: VerificationRecord, **words: s
 def send(mail: Mail) -> None:
     """Sends by SMTP_URL, or writes an .eml file under VAR_DIR/mail. Raises as `render` and `send_by_smtp` do."""
     message = render(mail)
-    unless_stopping()
+    if stopping.is_set():
+        raise NotNowError("the worker was asked to end")
     if settings().smtp_url:
         send_by_smtp(message)
         return

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import structlog
+from sqlalchemy import bindparam, select
+from sqlmodel import col
 
-from config.database import transaction
+from config.database import statement
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.outbox import turns
@@ -20,6 +22,9 @@ from handlers.tables.models import ActionStatus, OutboxAction, VerificationRecor
 
 log = structlog.stdlib.get_logger(__name__)
 
+_RECORD = select(*VerificationRecord.__table__.columns).where(  # type: ignore[attr-defined]  # SQLModel hides it
+    col(VerificationRecord.session_id) == bindparam("session_id")
+)
 _TURN = 120.0  # seconds for one message, below the visibility timeout, after which Redis would hand it out again
 
 
@@ -82,10 +87,10 @@ def perform(action_id: int) -> list[int]:
 
 def claim_action(action_id: int) -> tuple[Claim, OutboxAction, VerificationRecord] | None:
     """Takes an action that is due and that nobody holds, with its record; None for any other."""
-    with transaction() as session:
-        for held, row in claim(session.connection(), OutboxAction, [action_id]):
-            action = OutboxAction(**row._mapping)
-            return held, action, session.get_one(VerificationRecord, action.session_id)
+    for held, row in claim(OutboxAction, [action_id]):
+        with statement() as connection:
+            record = connection.execute(_RECORD, {"session_id": row.session_id}).one()
+        return held, OutboxAction(**row._mapping), VerificationRecord(**record._mapping)
     return None
 
 

@@ -32,7 +32,7 @@ def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]]) -> list[int]:
                 continue
             if key not in wanted or wanted[key].skipped:
                 wanted[key] = one
-    rows = [_row(session_id, one, now) for (session_id, _, _), one in sorted(wanted.items(), key=lambda item: item[0])]
+    rows = [_row(key[0], wanted[key], now) for key in sorted(wanted)]  # one order for all workers: no deadlock
     written = insert_or(session.connection(), OutboxAction, rows, on_conflict=_OWED_AGAIN, returning="id, status")
     return [row.id for row in written if row.status == ActionStatus.PENDING]
 

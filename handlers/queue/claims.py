@@ -55,17 +55,20 @@ class LostClaimError(Exception):
     """Somebody else has claimed or finished the row meanwhile: what was done under the old claim must not stay."""
 
 
-def claim(
-    connection: Connection, table: Table, ids: Sequence[Any], *, first_attempt: bool | None = None
-) -> list[tuple[Claim, Row[Any]]]:
+def claim(table: Table, ids: Sequence[Any], *, first_attempt: bool | None = None) -> list[tuple[Claim, Row[Any]]]:
     """Takes those of these rows that are due and that nobody holds, with all their columns.
 
     Only those never tried before, only the others, or (None) both.
     """
     now = datetime.now(UTC)
     parameters = {"ids": ids, "now": now, "leased_until": now + LEASE}
-    rows = connection.execute(_claiming(table, first_attempt), parameters).all()
-    return [(_claim_on(table, row), row) for row in rows]
+    with statement() as connection:
+        rows = connection.execute(_claiming(table, first_attempt), parameters).all()
+    claims = []
+    for row in rows:
+        kind, since = row._mapping[table.KIND], row._mapping[table.SINCE]
+        claims.append((Claim(table, row.id, kind, since, row.attempts, row.waits), row))
+    return claims
 
 
 def due(table: Table, limit: int, before: datetime) -> tuple[list[Any], list[Any]]:
@@ -157,11 +160,6 @@ def _bury(claim: Claim, reason: str) -> None:
     if write_down([claim], status=claim.table.DEAD, last_error=reason):
         counting.count_end(claim.table.NOUN, claim.kind, claim.table.DEAD)
         log.error(f"{claim.table.NOUN}.buried", attempts=claim.attempts, error=reason)
-
-
-def _claim_on(table: Table, row: Row[Any]) -> Claim:
-    kind, since = row._mapping[table.KIND], row._mapping[table.SINCE]
-    return Claim(table, row.id, kind, since, row.attempts, row.waits)
 
 
 # Statements are built once: building one costs more than running it.

@@ -62,7 +62,7 @@ def decide(
         if can_ask:
             return None
         place = order_by_rank(record, latest)
-    if any(seen and seen.state.redaction for seen in (shown, answer)):
+    if (shown and shown.state.redaction) or (answer and answer.state.redaction):
         record = _redacted(record, event)
     stale = [] if shown is None or shown is latest else _passed_over(record, shown)
     if place is Order.STALE:
@@ -83,7 +83,7 @@ def why_not_owed(record: RecordState, kind: str, cause: str, limit: int = 3) -> 
     at_limit = record.status == Status.REQUIRES_INPUT and record.submissions >= limit
     if cause == LIMIT_CAUSE:
         return None if at_limit else "superseded"
-    if cause != _cause(*record.outline):
+    if cause != _cause(record.status, record.error_code, record.report_id):
         return "superseded"
     return "submission limit" if at_limit and row.dropped_at_limit else None
 
@@ -133,7 +133,8 @@ def _redacted(record: RecordState, event: VerificationEvent) -> RecordState:
 def _applied(record: RecordState, seen: Seen) -> tuple[RecordState, list[Owed]]:
     meaning, state = HANDLERS[seen.kind](seen.state), seen.state
     # An untried session and a failed one are both requires_input, and the application must tell them apart.
-    is_change = record.stamp is None or (meaning.status, state.error_code) != (record.status, record.error_code)
+    before, now = (record.status, record.error_code), (meaning.status, state.error_code)
+    is_change = record.stamp is None or now != before
     after = replace(
         record,
         status=meaning.status,
@@ -143,9 +144,9 @@ def _applied(record: RecordState, seen: Seen) -> tuple[RecordState, list[Owed]]:
         rank=RANKS[seen.kind],
         changes=record.changes + is_change,
     )
-    if record.stamp and after.outline == record.outline:
+    if not is_change and after.report_id == record.report_id:
         return after, []
-    owed = _owed(after, meaning.owes, _cause(*after.outline), is_superseded=False)
+    owed = _owed(after, meaning.owes, _cause(*now, after.report_id), is_superseded=False)
     if is_change:
         told = json.dumps({"status": after.status, "error_code": after.error_code})
         owed.append(Owed("notify_app", str(after.changes), payload=told))

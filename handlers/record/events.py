@@ -60,11 +60,10 @@ class VerificationEvent:
     livemode: bool
     created_at: datetime  # Stripe's clock, whole seconds
     state: SessionState | None
+    kind: str = field(init=False)  # the last word of the type: one of KINDS
 
-    @property
-    def kind(self) -> str:
-        """The last word of the type: one of KINDS."""
-        return self.type.rpartition(".")[2]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self.type.rpartition(".")[2])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

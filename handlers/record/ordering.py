@@ -15,7 +15,7 @@ class Order(StrEnum):
     AMBIGUOUS = "ambiguous"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class RecordState:
     """All of a record that anything is decided by."""
 
@@ -28,11 +28,6 @@ class RecordState:
     submissions: int = 0
     changes: int = 0  # of (status, error_code)
 
-    @property
-    def outline(self) -> tuple[Status | None, str | None, str | None]:
-        """What makes it another state, and so owes something."""
-        return self.status, self.error_code, self.report_id
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
@@ -41,19 +36,15 @@ class Seen:
     kind: str  # a key of RANKS
     stamp: datetime  # Stripe's clock, whole seconds; of an answer, a lower bound
     state: SessionState
+    submitted: str | None = None  # the report that was made
     is_answer: bool = False
-
-    @property
-    def submitted(self) -> str | None:
-        """The report that was made; while it is processed, a session still names the report before."""
-        return None if self.kind in ("created", "processing") else self.state.report_id
 
 
 def seen_in(event: VerificationEvent) -> Seen | None:
     """The state an event shows: none if it is thin, and none that moves the record if it is a redaction."""
     if event.state is None or event.kind == "redacted":
         return None
-    return Seen(kind=_kind(event.kind, event.state), stamp=event.created_at, state=event.state)
+    return _seen(event.kind, event.created_at, event.state)
 
 
 def answered(event: VerificationEvent, state: SessionState, asked_at: datetime) -> Seen | None:
@@ -61,7 +52,7 @@ def answered(event: VerificationEvent, state: SessionState, asked_at: datetime) 
     if state.status not in list(Status):
         return None
     stamp = max(event.created_at, asked_at.replace(microsecond=0))
-    return Seen(kind=_kind(state.status, state), stamp=stamp, state=state, is_answer=True)
+    return _seen(state.status, stamp, state, is_answer=True)
 
 
 def order(record: RecordState, seen: Seen) -> Order:
@@ -109,6 +100,9 @@ def order_by_rank(record: RecordState, seen: Seen) -> Order:
     return Order.NEWER if new >= known else Order.STALE
 
 
-def _kind(kind: str, state: SessionState) -> str:
+def _seen(kind: str, stamp: datetime, state: SessionState, *, is_answer: bool = False) -> Seen:
     # `requires_input` without an error is a session that nobody has tried yet: it ranks and acts as created.
-    return "created" if kind == "requires_input" and not state.error_code else kind
+    kind = "created" if kind == "requires_input" and not state.error_code else kind
+    # While it is processed, a session still names the report before.
+    submitted = None if kind in ("created", "processing") else state.report_id
+    return Seen(kind=kind, stamp=stamp, state=state, submitted=submitted, is_answer=is_answer)

@@ -2,9 +2,10 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import BigInteger, Index, Integer, String, UniqueConstraint, text
+from sqlalchemy.orm import composite
 from sqlmodel import Field, SQLModel
 
 from config.database import UtcDateTime
@@ -134,19 +135,17 @@ class VerificationRecord(SQLModel, table=True):
     created_at: datetime = _moment()
     updated_at: datetime = _moment()
 
-    @property
-    def state(self) -> RecordState:
-        """All of it that anything is decided by."""
-        return RecordState(
-            status=self.status,
-            error_code=self.last_error_code,
-            report_id=self.last_report_id,
-            stamp=self.applied_at,
-            rank=self.applied_rank,
-            redacted_at=self.redacted_at,
-            submissions=self.submissions,
-            changes=self.change_number,
-        )
+    if TYPE_CHECKING:  # read only: all of it that anything is decided by
+        state: RecordState = RecordState()
+
+
+# In the order of RecordState's fields.
+_STATE: tuple[str, ...] = ("status", "last_error_code", "last_report_id", "applied_at", "applied_rank", "redacted_at")
+_STATE += ("submissions", "change_number")
+VerificationRecord.state = composite(  # type: ignore[assignment]  # of an instance it is the value
+    RecordState,
+    *(VerificationRecord.__table__.c[name] for name in _STATE),  # type: ignore[attr-defined]  # SQLModel hides it
+)
 
 
 class Submission(SQLModel, table=True):

@@ -76,7 +76,7 @@ def _non_final(*, only_due: bool) -> list[str]:
 
 
 def _differs(record: VerificationRecord, state: SessionState) -> bool:
-    ours = *record.state.outline, record.redacted_at is not None
+    ours = record.status, record.last_error_code, record.last_report_id, record.redacted_at is not None
     return ours != (state.status, state.error_code, state.report_id, state.redaction is not None)
 
 

@@ -162,7 +162,7 @@ def test_an_action_is_claimed_and_ended_with_three_statements() -> None:
             perform(action_id)
     # claim · its record · the end
     assert len(costs.statements) == 3, costs.statements
-    assert costs.round_trips == (5 if is_postgres() else 7)
+    assert costs.round_trips == (3 if is_postgres() else 9)
 
 
 def test_a_quiet_sweep_reads_twice_and_writes_nothing() -> None:

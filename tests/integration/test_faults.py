@@ -3,19 +3,18 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from config.database import statement
 from config.settings import settings
 from handlers.inbox import apply, process
 from handlers.inbox.receive import receive
 from handlers.outbox.perform import perform
 from handlers.queue import claims, failures
+from handlers.queue.claims import change_claimed
 from handlers.stripe_api import client
 from handlers.tables.models import ActionStatus, InboxStatus
 from tests.support import databases, facts
@@ -41,21 +40,16 @@ def stopping() -> Iterator[None]:
 
 
 class Away:
-    """A database that is away for some statements, and then back."""
+    """A database that is away while some ends are written down, and then back."""
 
     def __init__(self, times: int) -> None:
         self.times = times
 
-    def __call__(self) -> AbstractContextManager[Connection]:
-        return self._statement()
-
-    @contextmanager
-    def _statement(self) -> Iterator[Connection]:
+    def __call__(self, *arguments: Any, **values: Any) -> int:
         if self.times:
             self.times -= 1
             raise _gone()
-        with statement() as connection:
-            yield connection
+        return change_claimed(*arguments, **values)
 
 
 def _gone(*_: object) -> OperationalError:
@@ -89,7 +83,7 @@ def test_a_database_that_fails_under_a_batch_makes_all_of_it_wait(environment: p
 
 def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment: pytest.MonkeyPatch) -> None:
     _buried_at_the_first_failure(environment)
-    environment.setattr(claims, "statement", Away(times=3))
+    environment.setattr(claims, "change_claimed", Away(times=3))
     environment.setattr(claims, "_PAUSE", 0.01)
     said = event("verified")
     receive([said])
@@ -102,7 +96,7 @@ def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment
 
 def test_what_was_done_is_written_down_when_the_database_is_back(environment: pytest.MonkeyPatch) -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    environment.setattr(claims, "statement", Away(times=3))
+    environment.setattr(claims, "change_claimed", Away(times=3))
     environment.setattr(claims, "_PAUSE", 0.01)
     perform(action_id)
     assert (facts.action(action_id).status, facts.action(action_id).attempts) == (ActionStatus.DONE, 1)
@@ -111,7 +105,7 @@ def test_what_was_done_is_written_down_when_the_database_is_back(environment: py
 
 def test_a_database_that_stays_away_keeps_no_thread_for_ever(environment: pytest.MonkeyPatch) -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    environment.setattr(claims, "statement", Away(times=1000))
+    environment.setattr(claims, "change_claimed", Away(times=1000))
     environment.setattr(claims, "_PAUSE", 0.01)
     environment.setattr(claims, "_WRITTEN_WITHIN", 0.05)
     perform(action_id)
@@ -120,7 +114,7 @@ def test_a_database_that_stays_away_keeps_no_thread_for_ever(environment: pytest
 
 @pytest.mark.usefixtures("stopping")
 def test_a_shutdown_waits_for_no_database(environment: pytest.MonkeyPatch) -> None:
-    environment.setattr(claims, "statement", Away(times=1000))
+    environment.setattr(claims, "change_claimed", Away(times=1000))
     environment.setattr(claims, "_PAUSE", 3600.0)
     said = event("verified")
     receive([said])

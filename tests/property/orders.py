@@ -217,11 +217,12 @@ def _agree(life_cycle: LifeCycle, end: Came, truth: Came, *, marks: bool) -> Non
 
 def _outline(came: Came) -> tuple[Any, ...]:
     texts = came.texts and (came.texts.error_reason, came.texts.client_reference_id, came.texts.user_id)
-    return (*came.record.outline, texts, came.record.redacted_at is not None)
+    record = came.record
+    return record.status, record.error_code, record.report_id, texts, record.redacted_at is not None
 
 
 def _owed_at_the_end(came: Came) -> frozenset[tuple[str, str, bool]]:
-    status, code, report = came.record.outline
+    status, code, report = came.record.status, came.record.error_code, came.record.report_id
     if came.record.redacted_at:  # what was done before the redaction, and dropped after it, differs
         return frozenset()
     cause = "canceled" if status == "canceled" else f"{status}:{code or ''}:{report or ''}"

@@ -65,7 +65,8 @@ def test_each_event_becomes_the_records_status_and_owes_its_mail(
 
 def test_a_failure_is_kept_with_its_code_report_and_texts() -> None:
     decision = _decide(_event("requires_input", code="document_expired", report="vr_1", reference="ref", user="u"))
-    assert decision.record.outline == (Status.REQUIRES_INPUT, "document_expired", "vr_1")
+    record = decision.record
+    assert (record.status, record.error_code, record.report_id) == (Status.REQUIRES_INPUT, "document_expired", "vr_1")
     assert decision.texts is not None
     assert decision.texts.error_reason == reason("document_expired")
     assert (decision.texts.client_reference_id, decision.texts.user_id) == ("ref", "u")
