@@ -11,7 +11,7 @@ from starlette.responses import Response
 from config import broker
 from config.database import DATABASE_TROUBLE, engine
 from config.settings import settings
-from handlers.metrics.exposition import CONTENT_TYPE, exposition
+from handlers.metrics.exposition import exposition
 from handlers.operator import queries
 from handlers.tables.models import InboxEvent, OutboxAction
 
@@ -42,13 +42,13 @@ async def backlog(_: Request) -> Response:
     return _json(503 if max(ages.values()) > settings().backlog_seconds else 200, ages)
 
 
-async def metrics(_: Request) -> Response:
+async def metrics(request: Request) -> Response:
     """GET /metrics: what all web and worker processes have counted, and what waits in the tables."""
     try:
-        text = await asyncio.to_thread(exposition)
+        content, content_type = await asyncio.to_thread(exposition, request.headers.get("accept", ""))
     except DATABASE_TROUBLE:
         return _json(503, {"database": "unreachable"})
-    return Response(text, media_type=CONTENT_TYPE)
+    return Response(content, media_type=content_type)
 
 
 async def _in_time(answers: Callable[[], bool]) -> bool:

@@ -95,8 +95,8 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
         _end(session, decided, now)
     for work, decision in decided:
         event, outcome = work.event, decision.outcome
-        counting.count_end("event", event.type, outcome)
-        counting.observe("identity_event_age_seconds", (now - work.claim.since).total_seconds())
+        counting.ENDED_EVENTS.labels(type=event.type, outcome=outcome).inc()
+        counting.EVENT_AGE_SECONDS.observe((now - work.claim.since).total_seconds())
         log.info(f"event.{outcome}", event_id=event.id, session_id=event.session_id, type=event.type)
     settled = {work.claim.id for work, _ in decided}
     return [work for work in works if work.claim.id not in settled], to_do

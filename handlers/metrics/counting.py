@@ -1,86 +1,73 @@
 """Counters and histograms of all processes: counted in memory, added up in the database every few seconds.
 
 Web and workers are many processes on several machines, and only web has a port. What each counts is therefore added
-to the rows of one small table by a thread of its own, one transaction for all of it and none when nothing happened, so
-that any web process can show the sum for all of them, across restarts. An event costs dictionary additions only. What a
-killed process had not yet written, at most FLUSH_SECONDS of it, is lost: these are figures, not the record.
+to the rows of one small table by a thread of its own, one statement for all of it and none when nothing happened, so
+that any web process can show the sum for all of them, across restarts. What a killed process had not yet written, at
+most FLUSH_SECONDS of it, is lost: these are figures, not the record.
 """
 
 import threading
-from bisect import bisect_left
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from config.database import insert_into, transaction
+from config.database import statement
+from config.inserts import insert_or
 from handlers.queue.failures import describe
 from handlers.tables.models import Metric
 
 FLUSH_SECONDS = 5.0  # well below the 15 s or more between two scrapes
+_ADDED = "(name, labels) DO UPDATE SET value = metric.value + excluded.value"
+_AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 
 log = structlog.stdlib.get_logger(__name__)
 
+# What this process has counted; labels come from closed vocabularies of ours.
+COUNTED = CollectorRegistry()
+DELIVERIES = Counter(
+    "identity_deliveries_total",
+    "Deliveries answered, by outcome and, where refused, reason.",
+    ("outcome", "reason"),
+    registry=COUNTED,
+)
+ENDED_EVENTS = Counter(
+    "identity_events_total", "Events processed or given up, by type and outcome.", ("type", "outcome"), registry=COUNTED
+)
+ENDED_ACTIONS = Counter(
+    "identity_actions_total", "Actions that came to an end, by name and status.", ("name", "status"), registry=COUNTED
+)
+ENDED = {"event": ENDED_EVENTS, "action": ENDED_ACTIONS}  # labels: what kind it was, and how it ended
+RECOVERED_EVENTS = Counter(
+    "identity_recovered_events_total",
+    "Events that Stripe could not deliver and reconcile has fetched.",
+    registry=COUNTED,
+)
+DRIFTED_SESSIONS = Counter(
+    "identity_drifted_sessions_total", "Sessions that reconcile found otherwise at Stripe.", registry=COUNTED
+)
+ACCEPT_SECONDS = Histogram(
+    "identity_accept_seconds",
+    "From a delivery's arrival to its committed row.",
+    buckets=(0.001, 0.0025, 0.005, *_AGES[:10]),
+    registry=COUNTED,
+)
+EVENT_AGE_SECONDS = Histogram(
+    "identity_event_age_seconds", "From an event's receipt to its processing.", buckets=_AGES, registry=COUNTED
+)
+ACTION_AGE_SECONDS = Histogram(
+    "identity_action_age_seconds", "From an action's being owed to its end.", buckets=_AGES, registry=COUNTED
+)
+# A process's start says nothing of rows that all processes share.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
 
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """What it is about, and the upper bounds of its buckets, in seconds."""
-
-    words: str
-    bounds: tuple[float, ...]
-
-
-_AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
-
-COUNTERS = {
-    "identity_deliveries_total": "Deliveries answered, by outcome and, where refused, reason.",
-    "identity_events_total": "Events processed or given up, by type and outcome.",
-    "identity_actions_total": "Actions that came to an end, by name and status.",
-    "identity_recovered_events_total": "Events that Stripe could not deliver and reconcile has fetched.",
-    "identity_drifted_sessions_total": "Sessions that reconcile found otherwise at Stripe.",
-}
-HISTOGRAMS = {
-    "identity_accept_seconds": Histogram(
-        "From a delivery's arrival to its committed row.", (0.001, 0.0025, 0.005, *_AGES[:10])
-    ),
-    "identity_event_age_seconds": Histogram("From an event's receipt to its processing.", _AGES),
-    "identity_action_age_seconds": Histogram("From an action's being owed to its end.", _AGES),
-}
-
-_Key = tuple[str, tuple[tuple[str, str], ...]]  # a name and labels; text is made of them when they are written down
-
-_BUCKETS: dict[str, list[_Key]] = {
-    name: [(f"{name}_bucket", (("le", bound),)) for bound in (*map(str, histogram.bounds), "+Inf")]
-    for name, histogram in HISTOGRAMS.items()
-}
+_Row = tuple[str, str]  # its name and labels
 
 _lock = threading.Lock()
-_counted: defaultdict[_Key, float] = defaultdict(float)
+_written: defaultdict[_Row, float] = defaultdict(float)
 _thread: threading.Thread | None = None
 _ended = threading.Event()
-
-
-def count(name: str, by: float = 1, /, **labels: str) -> None:
-    """Raises a counter; its labels come from closed vocabularies of ours."""
-    key = (name, tuple(labels.items()))
-    with _lock:
-        _counted[key] += by
-
-
-def count_end(noun: str, kind: str, end: str) -> None:
-    """An event or an action has come to an end."""
-    if noun == "event":
-        count("identity_events_total", type=kind, outcome=end)
-    else:
-        count("identity_actions_total", name=kind, status=end)
-
-
-def observe(name: str, seconds: float) -> None:
-    """Notes a duration."""
-    bucket = _BUCKETS[name][bisect_left(HISTOGRAMS[name].bounds, seconds)]
-    with _lock:
-        _counted[bucket] += 1
-        _counted[f"{name}_sum", ()] += max(seconds, 0.0)
 
 
 def start_flushing() -> None:
@@ -101,30 +88,43 @@ def stop_flushing() -> None:
 
 
 def flush() -> None:
-    """Adds what was counted to the database's rows; keeps it for the next time when that fails."""
+    """Adds what was counted since the last time to the database's rows; keeps it for the next time when that fails."""
     with _lock:
-        counted = dict(sorted(_counted.items()))  # one order for all processes: no deadlock
-        _counted.clear()
-    if not counted:
+        # Only what grew: a clock behind another's makes an age negative, and a row never falls.
+        grown = {row: value for row, value in sorted(_rows()) if value > _written[row]}
+        added = {row: value - _written[row] for row, value in grown.items()}
+        _written.update(grown)
+    if not added:
         return
     try:
-        _write(counted)
+        _write(added)
     except Exception as error:  # figures must never disturb the work
         log.warning("metrics.kept_back", error=describe(error))
         with _lock:
-            for key, by in counted.items():
-                _counted[key] += by
+            for row, value in added.items():
+                _written[row] -= value
 
 
-def _write(counted: dict[_Key, float]) -> None:
-    rows = [
-        {"name": name, "labels": ",".join(f'{label}="{text}"' for label, text in labels), "value": value}
-        for (name, labels), value in counted.items()
-    ]
-    with transaction() as session:
-        insert = insert_into(Metric, session)
-        added = {"value": Metric.value + insert.excluded.value}
-        session.connection().execute(insert.on_conflict_do_update(index_elements=["name", "labels"], set_=added), rows)
+def _rows() -> Iterator[tuple[_Row, float]]:
+    """Each bucket without those below it: an observation adds to one row, and the total is the buckets' sum."""
+    for metric in COUNTED.collect():
+        below = 0.0
+        for sample in metric.samples:
+            labels = ",".join(f'{label}="{text}"' for label, text in sample.labels.items())
+            if sample.name.endswith("_count"):
+                below = 0.0
+            elif "le" in sample.labels:
+                yield (sample.name, labels), sample.value - below
+                below = sample.value
+            else:
+                yield (sample.name, labels), sample.value
+
+
+def _write(added: dict[_Row, float]) -> None:
+    # Sorted by their key, as in every process: no deadlock.
+    rows = [{"name": name, "labels": labels, "value": value} for (name, labels), value in added.items()]
+    with statement() as connection:
+        insert_or(connection, Metric, rows, on_conflict=_ADDED, returning="name")
 
 
 def _flush_on() -> None:

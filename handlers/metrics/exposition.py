@@ -1,11 +1,13 @@
-"""The metrics as text that Prometheus reads: counters and histograms of all processes, gauges read from the tables.
+"""The metrics as Prometheus reads them: counters and histograms of all processes, gauges read from the tables."""
 
-https://prometheus.io/docs/instrumenting/exposition_formats/, text format 0.0.4.
-"""
-
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import accumulate
 
+from prometheus_client import core
+from prometheus_client.exposition import choose_encoder
 from sqlalchemy import select
 from sqlmodel import col
 
@@ -14,7 +16,6 @@ from handlers.metrics import counting
 from handlers.operator.queries import backlog
 from handlers.tables.models import InboxEvent, Metric, OutboxAction
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GAUGES = {
     "identity_events_waiting": "Events received and not processed.",
     "identity_events_due": "Events that a worker could take now.",
@@ -25,53 +26,68 @@ GAUGES = {
     "identity_actions_dead": "Actions given up.",
     "identity_actions_oldest_seconds": "Age of the oldest action not done.",
 }
+_OPENMETRICS = "application/openmetrics-text"
+# As handlers/metrics/counting.py writes it; no text of ours has a quote in it.
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+_Counted = defaultdict[str, dict[str, float]]  # by name, then by labels
 
 
-def exposition() -> str:
-    """All metrics at this moment; what other processes counted in their last seconds is not in it yet."""
+def exposition(accept: str = "") -> tuple[bytes, str]:
+    """All metrics at this moment, and their content type: OpenMetrics where an Accept header names it, else plain text.
+
+    What other processes counted in their last seconds is not in it yet.
+    """
     counting.flush()
-    found = _counted()
-    lines = [*_counters(found), *_histograms(found), *_gauges()]
-    return "\n".join(lines) + "\n"
+    # The library's own reading of the header fails for a version that is no number, such as "1.0.0" in its quotes.
+    encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accept else "")
+    return encode(_Metrics()), content_type
 
 
-def _counted() -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+class _Metrics:
+    """What a scrape collects."""
+
+    def collect(self) -> Iterator[core.Metric]:
+        counted = _counted()
+        for own in counting.COUNTED.collect():  # only what there is to count: the figures are those of all processes
+            yield _histogram(own, counted) if own.type == "histogram" else _counter(own, counted)
+        yield from _gauges()
+
+
+def _counted() -> _Counted:
+    counted: _Counted = defaultdict(dict)
     with transaction() as session:
-        for row in session.execute(select(col(Metric.name), col(Metric.labels), col(Metric.value))):
-            found.setdefault(row.name, {})[row.labels] = row.value
-    return found
+        rows = select(col(Metric.name), col(Metric.labels), col(Metric.value))
+        for row in session.execute(rows.order_by(col(Metric.name), col(Metric.labels))):
+            counted[row.name][row.labels] = row.value
+    return counted
 
 
-def _counters(found: dict[str, dict[str, float]]) -> Iterator[str]:
-    for name, words in counting.COUNTERS.items():
-        yield from _head(name, "counter", words)
-        for labels, value in sorted(found.get(name, {}).items()):
-            yield f"{name}{{{labels}}} {value}" if labels else f"{name} {value}"
+def _counter(own: core.Metric, counted: _Counted) -> core.Metric:
+    name = f"{own.name}_total"
+    rows = [core.Sample(name, dict(_LABEL.findall(labels)), value) for labels, value in counted[name].items()]
+    # One without labels begins at zero: for Prometheus, what begins at one has never grown, and no alert fires.
+    own.samples = rows or [sample._replace(value=0.0) for sample in own.samples]
+    return own
 
 
-def _histograms(found: dict[str, dict[str, float]]) -> Iterator[str]:
-    for name, histogram in counting.HISTOGRAMS.items():
-        yield from _head(name, "histogram", histogram.words)
-        buckets, total = found.get(f"{name}_bucket", {}), 0.0
-        for bound in (*map(str, histogram.bounds), "+Inf"):
-            total += buckets.get(f'le="{bound}"', 0.0)
-            yield f'{name}_bucket{{le="{bound}"}} {total}'
-        yield f"{name}_sum {found.get(f'{name}_sum', {}).get('', 0.0)}"
-        yield f"{name}_count {total}"
+def _histogram(own: core.Metric, counted: _Counted) -> core.Metric:
+    bounds = [sample.labels["le"] for sample in own.samples if "le" in sample.labels]
+    buckets = counted[f"{own.name}_bucket"]
+    totals = accumulate(buckets.get(f'le="{bound}"', 0.0) for bound in bounds)
+    return core.HistogramMetricFamily(
+        own.name,
+        own.documentation,
+        buckets=list(zip(bounds, totals, strict=True)),
+        sum_value=counted[f"{own.name}_sum"].get("", 0.0),
+    )
 
 
-def _gauges() -> Iterator[str]:
+def _gauges() -> Iterator[core.Metric]:
     values = {
         f"identity_{noun}_{name}": value
         for noun, table in (("events", InboxEvent), ("actions", OutboxAction))
         for name, value in asdict(backlog(table)).items()
     }
     for name, words in GAUGES.items():
-        yield from _head(name, "gauge", words)
-        yield f"{name} {values[name]}"
-
-
-def _head(name: str, kind: str, words: str) -> Iterator[str]:
-    yield f"# HELP {name} {words}"
-    yield f"# TYPE {name} {kind}"
+        yield core.GaugeMetricFamily(name, words, value=values[name])

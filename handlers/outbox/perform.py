@@ -101,8 +101,8 @@ def end_action(held: Claim, reason: str | None) -> None:
     if not write_down([held], status=status, reason=reason, done_at=datetime.now(UTC), last_error=None):
         log.warning("action.unrecorded")
         return
-    counting.count_end("action", held.kind, status)
-    counting.observe("identity_action_age_seconds", (datetime.now(UTC) - held.since).total_seconds())
+    counting.ENDED_ACTIONS.labels(name=held.kind, status=status).inc()
+    counting.ACTION_AGE_SECONDS.observe((datetime.now(UTC) - held.since).total_seconds())
     log.info(f"action.{status}", **({"reason": reason} if reason else {}))
 
 

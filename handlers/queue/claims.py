@@ -158,7 +158,7 @@ def change_claimed(connection: Connection, claims: Sequence[Claim], **values: An
 def _bury(claim: Claim, reason: str) -> None:
     """Nothing more is tried until an operator says so."""
     if write_down([claim], status=claim.table.DEAD, last_error=reason):
-        counting.count_end(claim.table.NOUN, claim.kind, claim.table.DEAD)
+        counting.ENDED[claim.table.NOUN].labels(claim.kind, claim.table.DEAD).inc()
         log.error(f"{claim.table.NOUN}.buried", attempts=claim.attempts, error=reason)
 
 

@@ -84,7 +84,7 @@ def _take_in(record: VerificationRecord, retrieved: Retrieved, report: Report) -
     ours = _words(record.status, record.last_error_code)
     theirs = _words(retrieved.state.status, retrieved.state.error_code)
     report.drifted.append(Drift(record.session_id, ours, theirs))
-    counting.count("identity_drifted_sessions_total")
+    counting.DRIFTED_SESSIONS.inc()
     log.warning("session.drifted", session_id=record.session_id, ours=ours, theirs=theirs)
     event = observed(record.session_id, record.account, record.livemode, retrieved.state, retrieved.asked_at)
     if event:

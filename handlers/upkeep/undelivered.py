@@ -86,7 +86,7 @@ def _take_in(items: list[dict[str, Any]], account: str | None, report: Report) -
     report.recovered += sorted(receipt.accepted)
     report.to_process += sorted(receipt.accepted | receipt.unprocessed)
     if receipt.accepted:
-        counting.count("identity_recovered_events_total", len(receipt.accepted))
+        counting.RECOVERED_EVENTS.inc(len(receipt.accepted))
     for event_id in sorted(receipt.accepted):
         log.warning("event.recovered", event_id=event_id)
 

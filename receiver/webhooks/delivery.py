@@ -54,12 +54,12 @@ class Webhook:
             reason = _why_ignored(event)
             outcome = "ignored" if isinstance(event, ForeignEvent) or reason else await self._take_in(event)
         except RefusedDeliveryError as refused:
-            counting.count("identity_deliveries_total", outcome="refused", reason=refused.reason)
+            counting.DELIVERIES.labels(outcome="refused", reason=refused.reason).inc()
             log.warning("delivery.refused", status=refused.status, reason=refused.reason)
             await _answer(send, refused.status, {"error": refused.reason})
         else:
-            counting.count("identity_deliveries_total", outcome=outcome, reason=reason)
-            counting.observe("identity_accept_seconds", time.monotonic() - started)
+            counting.DELIVERIES.labels(outcome=outcome, reason=reason).inc()
+            counting.ACCEPT_SECONDS.observe(time.monotonic() - started)
             await _answer(send, 200, {"event": event.id, "outcome": outcome})
 
     async def _verified_event(self, scope: Scope, receive: Receive) -> VerificationEvent | ForeignEvent:

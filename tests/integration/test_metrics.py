@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
@@ -22,19 +24,20 @@ from tests.support import databases, facts, shapes
 from tests.support.facts import NOON, event
 
 DOCS = Path(__file__).parents[2] / "docs"
-# https://prometheus.io/docs/instrumenting/exposition_formats/
-_SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="[^"\\]*",?)*)\})? (\S+)')
 _NAME = re.compile(r"\bidentity_[a-z_]+")
 SECRET = "whsec_made_up_for_tests"
+# As Prometheus 3 sends it.
+SCRAPER = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+NAMES = {
+    *(metric.name + "_total" * (metric.type == "counter") for metric in counting.COUNTED.collect()),
+    *exposition.GAUGES,
+}
 
 pytestmark = pytest.mark.usefixtures("database_url")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_counted() -> Iterator[None]:
-    counting._counted.clear()
-    yield
-    counting._counted.clear()
 
 
 @pytest.fixture
@@ -49,16 +52,24 @@ def test_before_anything_happened_every_metric_is_announced(client: TestClient) 
     answer = client.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    for name in (*counting.COUNTERS, *counting.HISTOGRAMS, *exposition.GAUGES):
-        assert f"# TYPE {name} " in answer.text
-    assert _samples(answer.text)["identity_events_waiting"] == 0
+    assert set(re.findall(r"^# TYPE (\S+)", answer.text, re.MULTILINE)) == NAMES
+    assert set(_samples(answer.text).values()) == {0.0}
+    assert "identity_drifted_sessions_total" in _samples(answer.text)  # else its first step up would be none
 
 
-def test_every_line_is_one_that_prometheus_reads(client: TestClient) -> None:
+def test_whoever_asks_for_openmetrics_gets_the_same_figures_in_it(client: TestClient) -> None:
     client.post("/webhooks/stripe", content=b"forged")
     _do_everything()
-    for line in client.get("/metrics").text.splitlines():
-        assert line.startswith(("# HELP ", "# TYPE ")) or _SAMPLE.fullmatch(line), line
+    plain, asked = client.get("/metrics"), client.get("/metrics", headers={"Accept": SCRAPER})
+    assert asked.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    strictly_read = openmetrics.text_string_to_metric_families(asked.text)  # type: ignore[no-untyped-call]
+    assert list(strictly_read) == list(text_string_to_metric_families(plain.text))
+
+
+@pytest.mark.parametrize("version", ['"1.0.0"', "latest", "2.0.0"])
+def test_a_scraper_that_names_another_version_still_gets_its_metrics(client: TestClient, version: str) -> None:
+    answer = client.get("/metrics", headers={"Accept": f"application/openmetrics-text;version={version}"})
+    assert (answer.status_code, answer.text[-6:]) == (200, "# EOF\n")
 
 
 def test_deliveries_are_counted_by_outcome_and_reason(client: TestClient) -> None:
@@ -79,8 +90,8 @@ def test_deliveries_are_counted_by_outcome_and_reason(client: TestClient) -> Non
 def test_events_and_actions_are_counted_by_what_became_of_them() -> None:
     _do_everything()
     found = _samples(exposition.exposition())
-    assert found['identity_events_total{type="identity.verification_session.verified",outcome="applied"}'] == 1
-    assert found['identity_events_total{type="identity.verification_session.created",outcome="stale"}'] == 1
+    assert found['identity_events_total{outcome="applied",type="identity.verification_session.verified"}'] == 1
+    assert found['identity_events_total{outcome="stale",type="identity.verification_session.created"}'] == 1
     assert found['identity_actions_total{name="email_verified",status="skipped"}'] == 1
     assert found["identity_event_age_seconds_count"] == 2
     assert found["identity_action_age_seconds_count"] == 1
@@ -97,17 +108,32 @@ def test_what_was_given_up_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> No
         session.connection().execute(update(InboxEvent).values(attempts=7))
     process([said.id])
     found = _samples(exposition.exposition())
-    assert found['identity_events_total{type="identity.verification_session.verified",outcome="dead"}'] == 1
+    assert found['identity_events_total{outcome="dead",type="identity.verification_session.verified"}'] == 1
     assert found["identity_events_dead"] == 1
 
 
 def test_buckets_add_up() -> None:
     for seconds in (0.004, 0.01, 0.02, 3.0, 100_000.0):
-        counting.observe("identity_event_age_seconds", seconds)
+        counting.EVENT_AGE_SECONDS.observe(seconds)
     found = _samples(exposition.exposition())
     by_bound = {le: found[f'identity_event_age_seconds_bucket{{le="{le}"}}'] for le in ("0.01", "0.025", "5.0", "+Inf")}
     assert by_bound == {"0.01": 2, "0.025": 3, "5.0": 4, "+Inf": 5}
     assert found["identity_event_age_seconds_sum"] == pytest.approx(100_003.034)
+
+
+def test_an_observation_adds_to_one_bucket_row_alone_and_the_next_to_another() -> None:
+    for seconds in (0.02, 3.0):
+        counting.EVENT_AGE_SECONDS.observe(seconds)
+        counting.flush()
+    assert exposition._counted()["identity_event_age_seconds_bucket"] == {'le="0.025"': 1.0, 'le="5.0"': 1.0}
+
+
+def test_an_age_below_nought_lowers_no_figure() -> None:
+    for seconds in (2.0, -3.0):  # a worker whose clock is behind web's
+        counting.ACTION_AGE_SECONDS.observe(seconds)
+        found = _samples(exposition.exposition())
+        assert found["identity_action_age_seconds_sum"] == pytest.approx(2.0)
+    assert found["identity_action_age_seconds_count"] == 2
 
 
 def test_gauges_tell_what_waits() -> None:
@@ -123,22 +149,22 @@ def test_gauges_tell_what_waits() -> None:
 def test_what_several_processes_count_adds_up_and_outlives_them() -> None:
     for number in range(3):
         for _ in range(number + 1):
-            counting.count("identity_recovered_events_total")
+            counting.RECOVERED_EVENTS.inc()
         counting.flush()
-    counting.count("identity_recovered_events_total", 4)
+    counting.RECOVERED_EVENTS.inc(4)
     assert _samples(exposition.exposition())["identity_recovered_events_total"] == 10
 
 
 def test_the_end_of_a_process_writes_down_its_last_seconds_and_leaves_no_thread() -> None:
     counting.start_flushing()
-    counting.count("identity_recovered_events_total")
+    counting.RECOVERED_EVENTS.inc()
     counting.stop_flushing()
     assert exposition._counted()["identity_recovered_events_total"] == {"": 1.0}
     assert "metrics" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_processes_that_write_at_once_lose_nothing() -> None:
-    rows: dict[counting._Key, float] = {(f"identity_{number}_total", ()): 1.0 for number in range(30)}
+    rows = {(f"identity_{number}_total", ""): 1.0 for number in range(30)}
 
     def write() -> None:
         for _ in range(20):
@@ -153,15 +179,39 @@ def test_processes_that_write_at_once_lose_nothing() -> None:
     assert {values[""] for values in found.values()} == {80.0}
 
 
+def test_what_is_counted_while_others_write_is_written_once() -> None:
+    def count() -> None:
+        for _ in range(2000):
+            counting.DELIVERIES.labels(outcome="accepted", reason="").inc()
+            counting.ACCEPT_SECONDS.observe(0.25)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        writers = [threading.Thread(target=counting.flush) for _ in range(2)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+    found = _samples(exposition.exposition())
+    assert found['identity_deliveries_total{outcome="accepted",reason=""}'] == 8000
+    assert found["identity_accept_seconds_count"] == 8000
+    assert found["identity_accept_seconds_sum"] == pytest.approx(2000.0)
+
+
 def test_figures_wait_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
         raise OSError
 
-    counting.count("identity_recovered_events_total")
+    counting.RECOVERED_EVENTS.inc()
     with monkeypatch.context() as patch:
         patch.setattr(counting, "_write", fail)
         counting.flush()
-    assert _samples(exposition.exposition())["identity_recovered_events_total"] == 1
+        counting.flush()
+    counting.RECOVERED_EVENTS.inc()
+    for _ in range(2):
+        assert _samples(exposition.exposition())["identity_recovered_events_total"] == 2
 
 
 def test_the_backlog_is_well_until_something_has_waited_too_long(client: TestClient) -> None:
@@ -186,18 +236,17 @@ def test_without_a_database_both_say_so(client: TestClient, database_url: str) -
 
 @pytest.mark.parametrize("file", ["alerts.yml", "grafana-dashboard.json"])
 def test_alerts_and_dashboard_name_only_metrics_there_are(file: str) -> None:
-    histograms = {f"{name}_{part}" for name in counting.HISTOGRAMS for part in ("bucket", "sum", "count")}
-    there_are = {*counting.COUNTERS, *histograms, *exposition.GAUGES}
+    samples = {sample.name for metric in counting.COUNTED.collect() for sample in metric.samples}
     named = set(_NAME.findall((DOCS / file).read_text()))
     assert named
-    assert named <= there_are
+    assert named <= NAMES | samples
 
 
 def test_the_dashboard_shows_every_metric() -> None:
     text = (DOCS / "grafana-dashboard.json").read_text()
     panels = json.loads(text)["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
-    for name in (*counting.COUNTERS, *counting.HISTOGRAMS, *exposition.GAUGES):
+    for name in NAMES:
         assert name in text
 
 
@@ -207,6 +256,7 @@ def _do_everything() -> None:
         perform(action_id)
 
 
-def _samples(text: str) -> dict[str, float]:
+def _samples(shown: str | tuple[bytes, str]) -> dict[str, float]:
+    text = shown if isinstance(shown, str) else shown[0].decode()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}

@@ -33,6 +33,7 @@ OWNERS = {
     "pydantic_settings": ("config/settings.py",),
     "alembic": ("handlers/tables/schema.py", "handlers/tables/migrations/"),
     "cryptography": ("handlers/outbox/outputs.py",),
+    "prometheus_client": ("handlers/metrics/",),
     "standardwebhooks": ("handlers/outbox/application.py",),
 }
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
