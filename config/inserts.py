@@ -1,4 +1,7 @@
-"""Rows inserted where they are new: one statement with one parameter, however many rows there are."""
+"""Rows inserted where they are new: one statement with one parameter, however many rows there are.
+
+No library does this on both databases: docs/decisions/0009.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime

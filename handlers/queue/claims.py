@@ -1,4 +1,7 @@
-"""Claims on rows of the inbox and the outbox: taken with a lease, fenced by their attempt's number, and ended."""
+"""Claims on rows of the inbox and the outbox: taken with a lease, fenced by their attempt's number, and ended.
+
+No library does this on tables that are not its own, and on both databases: docs/decisions/0007.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
