@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from handlers.outbox.registry import REGISTRY
+from handlers.owed.kinds import KINDS
 from worker.app import celery_app
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,16 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_handlers_do_not_know_how_work_travels() -> None:
     for path in (ROOT / "handlers").rglob("*.py"):
         assert not any(name.startswith("config.broker") for name in _imports(path)), _name(path)
+
+
+@pytest.mark.parametrize(("room", "other"), [("inbox", "outbox"), ("outbox", "inbox")])
+def test_inbox_and_outbox_never_import_each_other(room: str, other: str) -> None:
+    for path in (ROOT / "handlers" / room).rglob("*.py"):
+        assert not any(name.startswith(f"handlers.{other}.") for name in _imports(path)), _name(path)
+
+
+def test_every_kind_of_action_has_a_row_and_a_function() -> None:
+    assert REGISTRY.keys() == KINDS.keys()
 
 
 def test_what_an_event_means_is_pure() -> None:
