@@ -1,0 +1,1 @@
+"""What shows that it works, and what it stands on."""
