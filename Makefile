@@ -5,8 +5,19 @@ PORT ?= 8000
 STRIPE_PORT ?= 12111
 STRIPE_KEY = sk_test_simulator0000000000000000
 STRIPE_SECRET = whsec_simulator00000000000000000000
+LOCKS = requirements.txt requirements-dev.txt
+# uv compiles for the oldest Python that pyproject.toml promises, whichever runs it, and asks pip's index if it has none of its own.
+UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}}" \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --python $(BIN)/python \
+	--generate-hashes --no-header --no-annotate
+define compile
+	@mkdir -p var/lock && cp $(LOCKS) var/lock
+	@$(UV) $(1) pyproject.toml --output-file var/lock/requirements.txt
+	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
+endef
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run stripe test test-postgres e2e proof chaos fuzz bench bench-peers bench-tools check
+.PHONY: help install dev demo run stripe test test-postgres e2e proof chaos fuzz bench bench-peers bench-tools check \
+	lock lock-check upgrade
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +60,18 @@ check: dev ## Format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+lock: dev ## Writes what pyproject.toml asks for into both lock files; what is locked and still fits stays
+	$(call compile)
+	@install -C -m 644 $(LOCKS:%=var/lock/%) .
+
+upgrade: dev ## The same, and raises all that is locked, or one package: P=ruff
+	$(call compile,$(if $(P),--upgrade-package $(P),--upgrade))
+	@install -C -m 644 $(LOCKS:%=var/lock/%) .
+
+lock-check: dev ## Fails where `make lock` would change a lock file
+	$(call compile)
+	@for lock in $(LOCKS); do diff $$lock var/lock/$$lock || { echo "$$lock is stale: make lock"; exit 1; }; done
 
 bench: dev bench-tools ## Measures beside the limits, with Debian's wrk and PostgreSQL; QUICK=--quick takes about two minutes
 	@$(BIN)/python -m tests.bench $(QUICK)
