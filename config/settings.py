@@ -1,6 +1,7 @@
 """Every environment variable this service reads: read once, validated, frozen."""
 
 import logging
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -104,6 +105,9 @@ _Output = Literal[
     "unparsed_place_of_birth",
     "unparsed_sex",
 ]
+
+# Heroku's dyno metadata tells the first, formerly the second; builds elsewhere tell the third.
+COMMIT_NAMES = ("HEROKU_BUILD_COMMIT", "HEROKU_SLUG_COMMIT", "SOURCE_VERSION")
 
 
 class Settings(BaseSettings):
@@ -213,3 +217,8 @@ def _sentence(fault: ErrorDetails) -> str:
         least, most = field.metadata
         return f"{name} must be a whole number from {least.ge} to {most.le}"
     return f"{name} {fault['msg'].removeprefix('Value error, ').replace('Input should', 'must')}"
+
+
+def running_commit() -> str:
+    """The commit that runs, where the platform tells it; it is no setting, since nobody sets it."""
+    return next((os.environ[name] for name in COMMIT_NAMES if os.environ.get(name)), "")

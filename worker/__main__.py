@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from config.database import DATABASE_TROUBLE
 from config.logs import configure_logging
 from config.settings import SettingsError
+from config.version import running_version
 from handlers.queue.failures import describe
 from worker.commands import change, doctor, endpoint, service, show
 
@@ -62,6 +63,7 @@ def main() -> int:
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     described = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    described.add_argument("--version", action="version", version=running_version())
     commands = described.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(name, help=command.words, description=command.words)
