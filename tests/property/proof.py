@@ -7,7 +7,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ON_A_DATABASE = ("tests/property/test_state_machine.py", "tests/integration/test_concurrency.py")
+ON_A_DATABASE = (
+    "--timeout=0",  # at full depth one test takes many minutes
+    "tests/property/test_state_machine.py",
+    "tests/integration/test_concurrency.py",
+)
 STEPS = {
     "every order of every life cycle": ("-m", "tests.property.orders"),
     "anything in any succession, on SQLite": ("-m", "pytest", "-q", *ON_A_DATABASE),
