@@ -1,6 +1,7 @@
-# `make` lists the targets. PYTHON is any Python from 3.11 to 3.14.
+# `make` lists the targets. PYTHON is any Python from 3.11 to 3.14, VENV where its packages go.
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.14,$(shell $(p) -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && echo $(p))))
-BIN = .venv/bin
+VENV = .venv
+BIN = $(VENV)/bin
 PORT ?= 8000
 STRIPE_PORT ?= 12111
 STRIPE_KEY = sk_test_simulator0000000000000000
@@ -16,15 +17,15 @@ define compile
 	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
 endef
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run stripe test test-postgres e2e proof chaos fuzz bench bench-peers bench-tools check \
-	lock lock-check upgrade
+.PHONY: help install dev demo run stripe test test-postgres e2e proof chaos fuzz bench bench-peers bench-tools ci \
+	check lock lock-check upgrade
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: .venv/service ## Creates .venv with everything the service needs
+install: $(VENV)/service ## Creates .venv with everything the service needs
 
-dev: .venv/dev ## Adds what tests and checks need
+dev: $(VENV)/dev ## Adds what tests and checks need
 
 demo: install ## Shows the service at work: people at a local Stripe, on SQLite and an embedded Redis
 	@$(BIN)/python -m tests.demo
@@ -56,6 +57,9 @@ fuzz: dev ## Sends 100,000 requests to a receiver, nearly all of them wrong: FUZ
 chaos: dev ## Kills, freezes and fills everything under load, and compares the end with the truth: CHAOS="--minutes 10 --sessions 3000"
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
+ci: ## Does what CI does: on Debian as root, installs what is missing, then runs all but the benches and the proof
+	@.ci/run
+
 check: dev ## Format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -82,15 +86,15 @@ bench-peers: dev bench-tools ## Measures beside dj-stripe and pinax-stripe-light
 bench-tools:
 	@command -v wrk > /dev/null && ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { apt-get update -qq && apt-get install -qq --no-install-recommends wrk postgresql; }
 
-.venv/service: requirements.txt
+$(VENV)/service: requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 with its venv module is needed, and none was found"; exit 1; }
-	@echo "Installing what the service needs into .venv, once: about half a minute."
-	@$(PYTHON) -m venv .venv
+	@echo "Installing what the service needs into $(VENV), once: about half a minute."
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
 	@touch $@
 
-.venv/dev: .venv/service requirements-dev.txt
-	@echo "Installing what its tests need into .venv."
+$(VENV)/dev: $(VENV)/service requirements-dev.txt
+	@echo "Installing what its tests need into $(VENV)."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
 	@touch $@
 
