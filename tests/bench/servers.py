@@ -17,9 +17,10 @@ from typing import Any
 
 import psycopg
 
-from config.defaults import DYING_WITH_PARENT, start_redis
 from tests.bench import noop
 from tests.bench.load import SECRET
+from worker.run.broker import start_redis
+from worker.run.processes import DYING_WITH_PARENT
 
 _PATIENCE = 30.0  # seconds for anything to start or to stop
 _WAL_FILES = 60

@@ -253,8 +253,8 @@ EMBEDDED: dict[str, Fault] = {
     "worker killed": partial(_kill_part, "worker --pool"),
     "worker killed as a mail is accepted": partial(_kill_the_sender, partial(_kill_part, "worker --pool")),
     "clock killed": partial(_kill_part, "worker.app beat"),
-    "Redis killed": partial(_kill_part, "redis-server"),
-    "Redis frozen": partial(_freeze_part, "redis-server"),
+    "Redis killed": partial(_kill_part, "redis.sock"),
+    "Redis frozen": partial(_freeze_part, "redis.sock"),
     "restart": _deploy,
     "disk full": _fill_disk,
 }

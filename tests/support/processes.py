@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from config.defaults import RedisServer, start_redis
 from tests.support import shapes
 from tests.support.waiting import wait_until
+from worker.run.broker import RedisServer, start_redis
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = dict(re.findall(r"^(\w+): *(.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE))

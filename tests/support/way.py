@@ -16,12 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from config.defaults import start_redis
 from handlers.tables.schema import migrate
 from receiver.app import app
 from tests.support import shapes
 from tests.support.waiting import PATIENCE
 from worker.app import celery_app
+from worker.run.broker import start_redis
 
 ROOT = Path(__file__).parents[2]
 _OURS = tuple(f"{ROOT}/{package}/" for package in ("config", "handlers", "receiver", "worker"))

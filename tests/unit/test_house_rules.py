@@ -31,7 +31,7 @@ OWNERS = {
     ),
     "smtplib": ("handlers/outbox/smtp.py",),
     "jinja2": ("handlers/outbox/mails.py",),
-    "redis": ("config/defaults.py",),
+    "redis": ("worker/run/broker.py",),
     "pydantic_settings": ("config/settings.py",),
     "alembic": ("handlers/tables/schema.py", "handlers/tables/migrations/"),
     "cryptography": ("handlers/outbox/outputs.py",),

@@ -148,8 +148,8 @@ def _redis() -> Iterator[tuple[str, str]]:
         yield "OK", f"reached; evicts nothing (maxmemory-policy {policy}, maxmemory {found.get('maxmemory', 0)})"
     else:
         yield "WARN", f"maxmemory-policy {policy} throws messages away when full: set it to noeviction"
-    kept = found.get("aof_enabled") or found.get("rdb_last_save_time")
-    yield "OK", "it keeps its messages on disk" if kept else "it keeps nothing on disk: the sweep sends anew"
+    kept = found.get("aof_enabled")
+    yield "OK", "it keeps an append-only file" if kept else "it keeps no append-only file: the sweep sends anew"
 
 
 def _mail() -> Iterator[tuple[str, str]]:

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from config.defaults import RedisServer, redis_binary, start_redis, webhook_secret_path, webhook_secrets
+from config.defaults import webhook_secret_path, webhook_secrets
 from config.settings import Settings, SettingsError, settings
 from handlers.record.events import EVENT_TYPES
 from handlers.tables.schema import migrate
+from worker.run.broker import RedisServer, redis_binary, start_redis
 from worker.run.processes import supervise
 from worker.run.together import run_together
 
@@ -34,7 +35,7 @@ def _run(chosen: Settings) -> int:
     webhook_secrets(chosen)
     _refuse_taken_port(chosen.port)
     migrate()
-    if chosen.redis_url.get_secret_value().startswith("memory:") or not (chosen.redis_url or redis_binary()):
+    if chosen.redis_url.get_secret_value().startswith("memory:"):
         return _run_together(chosen)
     server = None if chosen.redis_url else start_redis(chosen.var_dir)
     try:
@@ -46,8 +47,7 @@ def _run(chosen: Settings) -> int:
 
 
 def _run_together(chosen: Settings) -> int:
-    why = "as REDIS_URL says" if chosen.redis_url else "as REDIS_URL is not set and no redis-server was found"
-    print(_report(chosen, f"memory of this one process, {why}"), flush=True)
+    print(_report(chosen, "memory of this one process, as REDIS_URL says"), flush=True)
     run_together(chosen.port)
     return 0
 
