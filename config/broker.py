@@ -41,7 +41,6 @@ _REDIS_OPTIONS = {
     "health_check_interval": 10,
     "max_retries": 0,  # without it a refused connection is tried again for six seconds
 }
-_MEMORY_OPTIONS = {"polling_interval": 0.005}  # seconds; the default of one would be every message's delay
 _CELERY = {
     # Ids in, nothing out.
     "task_ignore_result": True,
@@ -79,11 +78,6 @@ celery_app: Any = Celery("identity")
 celery_app.add_defaults(
     lambda: {**_CELERY, **_connection(settings().redis_url.get_secret_value() or redis_url(settings().var_dir))}
 )
-
-
-def connect_to(url: str) -> None:
-    """Points this process's Celery app at another broker than the settings say; before anything uses it."""
-    celery_app.conf.update(_connection(url))
 
 
 def publish_events(event_ids: Sequence[str]) -> bool:
@@ -135,7 +129,7 @@ def _connection(url: str) -> dict[str, Any]:
     unverified = url.startswith("rediss:") and "ssl_cert_reqs" not in url
     return {
         "broker_url": url,
-        "broker_transport_options": _MEMORY_OPTIONS if url.startswith("memory:") else _REDIS_OPTIONS,
+        "broker_transport_options": _REDIS_OPTIONS,
         "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_NONE} if unverified else None,
     }
 

@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     )
 
     database_url: Annotated[SecretStr, _url("postgres", "postgresql", "sqlite")] = _UNSET
-    redis_url: Annotated[SecretStr, _url("redis", "rediss", "redis+socket", "memory")] = _UNSET
+    redis_url: Annotated[SecretStr, _url("redis", "rediss", "redis+socket")] = _UNSET
     stripe_webhook_secret: Annotated[tuple[_WebhookSecret, ...], _SEVERAL] = ()
     stripe_api_key: Annotated[
         SecretStr, _matching(r"[sr]k_(test|live)_\w+", "must be a secret or restricted key: sk_test_…, rk_live_…")

@@ -39,10 +39,9 @@ class ReconnectGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base
         super().__init__(consumer, **options)
 
     def start(self, consumer: Any) -> None:
-        """Watches the new channel; the memory transport has no event loop and nothing to reconnect."""
+        """Watches the new channel."""
         self._suspects = set()
-        if consumer.hub is not None:
-            self._timer_entry = consumer.timer.call_repeatedly(LOOKS_EVERY, self._look, (consumer,))
+        self._timer_entry = consumer.timer.call_repeatedly(LOOKS_EVERY, self._look, (consumer,))
 
     def stop(self, consumer: Any) -> None:
         """Leaves the old channel alone."""

@@ -35,9 +35,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisSer
     monkeypatch.setattr(broker, "SILENT_SECONDS", 0.0)
     _a_second_later(monkeypatch)
     server = start_redis(tmp_path)
-    broker.connect_to(server.url)
+    celery_app.conf.broker_url = server.url
     yield server
-    broker.connect_to(before)
+    celery_app.conf.broker_url = before
     server.process.send_signal(signal.SIGCONT)
     server.stop()
 

@@ -24,6 +24,7 @@ from receiver.webhooks.intake import Intake
 from tests.support import databases, facts, shapes
 from tests.support.servers import running_receiver
 from tests.support.waiting import wait_until
+from worker.run.broker import start_redis
 
 OLD_SECRET = "whsec_rolled_last_week"
 
@@ -74,12 +75,21 @@ class Client:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
 
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = start_redis(tmp_path_factory.mktemp("redis"))
+    yield server.url
+    server.stop()
+
+
 @pytest.fixture
-def prepared(environment: pytest.MonkeyPatch, database_url: str) -> Iterator[str]:
+def prepared(environment: pytest.MonkeyPatch, database_url: str, redis_url: str) -> Iterator[str]:
     environment.setenv("STRIPE_WEBHOOK_SECRET", f"{OLD_SECRET},{shapes.SECRET}")
     databases.forget_process_state()
     before = broker.celery_app.conf.broker_url
-    use_broker("memory://")
+    use_broker(redis_url)
+    with broker.celery_app.connection_for_write() as connection:
+        connection.default_channel.queue_purge(broker.EVENTS_QUEUE)
     yield database_url
     use_broker(before)  # others publish from this process too
 
@@ -94,13 +104,10 @@ def client(prepared: str) -> Iterator[Client]:
 def use_broker(url: str) -> None:
     """As in a fresh process that has never published."""
     pools.reset()  # type: ignore[no-untyped-call]  # kombu ships no types
-    broker.connect_to(url)
+    broker.celery_app.conf.broker_url = url
     broker.celery_app._pool = None
     broker.celery_app.amqp._producer_pool = None
     broker._outage.__init__()  # type: ignore[misc]  # there is one for the process
-    if url.startswith("memory:"):
-        with broker.celery_app.connection_for_write() as connection:
-            connection.default_channel.queue_purge(broker.EVENTS_QUEUE)
 
 
 def _stored() -> set[str]:

