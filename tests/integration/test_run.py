@@ -222,18 +222,18 @@ def test_a_taken_port_and_a_folder_in_use_are_said_before_anything_starts(start:
 
 
 @pytest.mark.parametrize("asked", [1, 2])
-def test_a_process_that_does_not_end_is_killed(asked: int) -> None:
+def test_processes_that_do_not_end_are_killed(asked: int) -> None:
     """After the patience, or at once when asked again."""
     patience = 0.5 if asked == 1 else 60.0
     script = f"""
 from worker.run import processes as supervisor
 supervisor.PATIENCE = {patience}
 stubborn = "python -c 'import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)'"
-raise SystemExit(supervisor.supervise({{"stubborn": stubborn}}, {{}}))
+raise SystemExit(supervisor.supervise(dict.fromkeys(("one", "two"), stubborn), {{}}))
 """
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None
-    assert process.stdout.readline() == b"stubborn | 1\n"
+    assert {process.stdout.readline(), process.stdout.readline()} == {b"one | 1\n", b"two | 1\n"}
     for _ in range(asked):
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)  # two signals at once are one to the kernel
@@ -241,14 +241,22 @@ raise SystemExit(supervisor.supervise({{"stubborn": stubborn}}, {{}}))
     process.stdout.close()
 
 
+def test_what_a_child_leaves_behind_is_not_waited_for(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    began = time.monotonic()
+    assert _supervise({"a": "sh -c 'setsid sleep 5 & echo started; exit 4'"}) == 4
+    assert time.monotonic() - began < 4
+    assert capfdbinary.readouterr().out == b"a | started\n"
+
+
 def test_lines_are_whole_and_carry_their_process_name(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert _supervise({"a": "sh -c 'printf %s $WORD; sleep 0.2; echo s; printf end; exit 3'"}, WORD="x y") == 3
+    assert capfdbinary.readouterr().out == b"a | xys\na | end\n"
+
+
+def _supervise(commands: dict[str, str], **variables: str) -> int:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        code = supervisor.supervise(
-            {"a": "sh -c 'printf %s $WORD; sleep 0.2; echo s; printf end; exit 3'"}, {"WORD": "x y"}
-        )
+        return supervisor.supervise(commands, variables)
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
             signal.signal(number, handler)
-    assert code == 3
-    assert capfdbinary.readouterr().out == b"a | xys\na | end\n"

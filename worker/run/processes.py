@@ -1,4 +1,8 @@
-"""Runs a Procfile's commands in the foreground: prefixed lines, and one end for all of them."""
+"""Runs a Procfile's commands in the foreground: prefixed lines, and one end for all of them.
+
+Not honcho: its patience begins when a first child has ended, so that it never kills children that all ignore SIGTERM,
+and its processes that read the lines outlive a parent that is killed.
+"""
 
 import contextlib
 import os
