@@ -1,5 +1,5 @@
 # `make` lists the targets. PYTHON is any Python from 3.11 to 3.14, VENV where its packages go.
-PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.14,$(shell $(p) -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && echo $(p))))
+PYTHON ?= $(shell .ci/find-python)
 VENV = .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
