@@ -17,7 +17,7 @@ define compile
 	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
 endef
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run stripe test test-postgres e2e proof chaos fuzz bench bench-peers bench-tools ci \
+.PHONY: help install dev demo run stripe test test-postgres e2e proof chaos fuzz bench bench-peers bench-tools ci \ way
 	check lock lock-check upgrade
 
 help: ## Lists the targets
@@ -50,6 +50,9 @@ proof: dev ## Tries every order, any succession and many workers at full depth, 
 	@$(BIN)/python -m tests.property.proof
 e2e: dev tests/e2e/node_modules/.installed ## Runs the service with the official Stripe CLI and a browser; installs these first
 	@$(BIN)/python -m pytest -m e2e
+
+way: dev ## Prints the files and functions of ours that one event passes, from the POST to the mail
+	@$(BIN)/python -m tests.support.way
 
 fuzz: dev ## Sends 100,000 requests to a receiver, nearly all of them wrong: FUZZ="--requests 1000000 --seed 7"
 	@$(BIN)/python -m tests.fuzz $(FUZZ)

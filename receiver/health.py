@@ -61,8 +61,8 @@ async def _in_time(answers: Callable[[], bool]) -> bool:
 
 def _oldest_ages() -> dict[str, float]:
     return {
-        "events_oldest_seconds": round(queries.backlog(InboxEvent).oldest_seconds, 1),
-        "actions_oldest_seconds": round(queries.backlog(OutboxAction).oldest_seconds, 1),
+        "events_oldest_seconds": round(queries.backlog_of(InboxEvent).oldest_seconds, 1),
+        "actions_oldest_seconds": round(queries.backlog_of(OutboxAction).oldest_seconds, 1),
     }
 
 

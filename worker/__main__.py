@@ -24,8 +24,8 @@ class Command:
 
 
 COMMANDS = {
-    "run": Command(service.run, "web, worker and clock together in the foreground", json=False),
-    "migrate": Command(service.migrate, "bring the database's schema up to date", json=False),
+    "run": Command(service.run_service, "web, worker and clock together in the foreground", json=False),
+    "migrate": Command(service.migrate_schema, "bring the database's schema up to date", json=False),
     "status": Command(show.status, "what waits, what is dead, how fast it goes (exit 1: something needs you)"),
     "session": Command(show.session, "what happened to this person's verification", show.session_options),
     "events": Command(show.events, "the latest events", show.events_options),
@@ -33,12 +33,14 @@ COMMANDS = {
     "dead": Command(show.dead, "what was given up (exit 1: there is some)"),
     "retry": Command(change.retry, "try dead events and actions again", change.retry_options),
     "discard": Command(change.discard, "end dead events and actions, and keep the rows", change.discard_options),
-    "replay": Command(service.replay, "sign events again and post them", service.replay_options, json=False),
-    "reconcile": Command(change.reconcile, "fetch from Stripe what never arrived, and compare sessions"),
-    "rebuild": Command(change.rebuild, "fill a wiped database from Stripe", change.rebuild_options),
-    "purge": Command(change.purge, "delete what RETENTION_DAYS lets go; the clock does it every hour"),
-    "endpoint": Command(endpoint.run, "register the webhook endpoint at Stripe, or check it", endpoint.options),
-    "doctor": Command(doctor.run, "check the whole set-up, and say what to do (exit 1: something fails)"),
+    "replay": Command(service.replay_file, "sign events again and post them", service.replay_options, json=False),
+    "reconcile": Command(change.reconcile_now, "fetch from Stripe what never arrived, and compare sessions"),
+    "rebuild": Command(change.rebuild_now, "fill a wiped database from Stripe", change.rebuild_options),
+    "purge": Command(change.purge_now, "delete what RETENTION_DAYS lets go; the clock does it every hour"),
+    "endpoint": Command(
+        endpoint.manage_endpoint, "register the webhook endpoint at Stripe, or check it", endpoint.endpoint_options
+    ),
+    "doctor": Command(doctor.diagnose, "check the whole set-up, and say what to do (exit 1: something fails)"),
 }
 
 
@@ -47,7 +49,7 @@ def main() -> int:
     arguments = parser().parse_args()
     command: Command = arguments.command
     try:
-        if command.run is not doctor.run:  # which says itself what is wrong with the settings
+        if command.run is not doctor.diagnose:  # which says itself what is wrong with the settings
             configure_logging()
         return command.run(arguments)
     except SettingsError as error:

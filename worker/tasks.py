@@ -19,8 +19,8 @@ from handlers.outbox.perform import Performers
 from handlers.queue.claims import due
 from handlers.queue.failures import describe
 from handlers.tables.models import InboxEvent, OutboxAction
-from handlers.upkeep import purge as retention
-from handlers.upkeep import reconcile as stripe_side
+from handlers.upkeep.purge import purge
+from handlers.upkeep.reconcile import reconcile
 
 _SWEEP_MOST = 10_000  # ids a sweep of each kind: fewer than the workers finish until the next would be their pace
 _ALONE_MOST = 500  # events tried before, each a message by itself
@@ -68,15 +68,15 @@ def sweep() -> None:
 
 
 @celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]
-def reconcile() -> None:
+def reconcile_with_stripe() -> None:
     """Asks Stripe for what never arrived."""
-    publish_events(stripe_side.reconcile().to_process)
+    publish_events(reconcile().to_process)
 
 
 @celery_app.task(name="purge")  # type: ignore[untyped-decorator]
-def purge() -> None:
+def purge_finished() -> None:
     """Deletes what retention lets go."""
-    retention.purge()
+    purge()
 
 
 def _leave_to_the_sweep(error: Exception) -> None:

@@ -69,7 +69,7 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
     decided: list[tuple[Work, Decision]] = []
     limit, now = settings().submission_limit, datetime.now(UTC)
     with transaction() as session:
-        rows = _lock(session, works, now)
+        rows = _lock_records(session, works, now)
         states = _submitted(session, rows, works)
         texts: dict[str, SessionState] = {}
         for work in works:
@@ -88,7 +88,7 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
             if decision.texts:
                 texts[session_id] = decision.texts
         for session_id, row in rows.items():
-            _write(row, states[session_id], texts.get(session_id), now)
+            _write_record(row, states[session_id], texts.get(session_id), now)
         to_do = owe(session, [(work.event.session_id, decision.owed) for work, decision in decided])
         if redacted := [session_id for session_id, state in states.items() if state.redacted_at]:
             _forget(session, redacted, now)
@@ -102,7 +102,7 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
     return [work for work in works if work.claim.id not in settled], to_do
 
 
-def _lock(session: Session, works: Sequence[Work], now: datetime) -> dict[str, VerificationRecord]:
+def _lock_records(session: Session, works: Sequence[Work], now: datetime) -> dict[str, VerificationRecord]:
     by_session = {work.event.session_id: work.event for work in works}
     rows = [
         {
@@ -138,7 +138,7 @@ def _submitted(session: Session, rows: dict[str, VerificationRecord], works: Seq
     }
 
 
-def _write(row: VerificationRecord, state: RecordState, texts: SessionState | None, now: datetime) -> None:
+def _write_record(row: VerificationRecord, state: RecordState, texts: SessionState | None, now: datetime) -> None:
     if texts is None and state == row.state:
         return
     row.status, row.last_error_code, row.last_report_id = state.status, state.error_code, state.report_id

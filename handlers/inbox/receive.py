@@ -57,7 +57,7 @@ def insertion(dialect: str, events: Sequence[VerificationEvent], *, owes_nothing
     now = datetime.now(UTC)
     distinct = {event.id: event for event in events}
     in_order = sorted(distinct)  # one order for all writers: no deadlock
-    rows = [_row(distinct[event_id], now, owes_nothing=owes_nothing) for event_id in in_order]
+    rows = [_event_row(distinct[event_id], now, owes_nothing=owes_nothing) for event_id in in_order]
     return inserts.insertion(dialect, InboxEvent, rows, on_conflict="DO NOTHING", returning="id")
 
 
@@ -74,7 +74,7 @@ def event_in(row: Row[Any]) -> VerificationEvent:
     return VerificationEvent(**fields, state=None if is_thin else state)
 
 
-def _row(event: VerificationEvent, now: datetime, *, owes_nothing: bool) -> dict[str, Any]:
+def _event_row(event: VerificationEvent, now: datetime, *, owes_nothing: bool) -> dict[str, Any]:
     state = event.state or SessionState(status=None)
     return {
         **{name: getattr(event, name) for name in _EVENT},

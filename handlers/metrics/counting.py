@@ -97,7 +97,7 @@ def flush() -> None:
     if not added:
         return
     try:
-        _write(added)
+        _add_up(added)
     except Exception as error:  # figures must never disturb the work
         log.warning("metrics.kept_back", error=describe(error))
         with _lock:
@@ -120,7 +120,7 @@ def _rows() -> Iterator[tuple[_Row, float]]:
                 yield (sample.name, labels), sample.value
 
 
-def _write(added: dict[_Row, float]) -> None:
+def _add_up(added: dict[_Row, float]) -> None:
     # Sorted by their key, as in every process: no deadlock.
     rows = [{"name": name, "labels": labels, "value": value} for (name, labels), value in added.items()]
     with statement() as connection:

@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from config.database import transaction
 from handlers.metrics import counting
-from handlers.operator.queries import backlog
+from handlers.operator.queries import backlog_of
 from handlers.tables.models import InboxEvent, Metric, OutboxAction
 
 GAUGES = {
@@ -87,7 +87,7 @@ def _gauges() -> Iterator[core.Metric]:
     values = {
         f"identity_{noun}_{name}": value
         for noun, table in (("events", InboxEvent), ("actions", OutboxAction))
-        for name, value in asdict(backlog(table)).items()
+        for name, value in asdict(backlog_of(table)).items()
     }
     for name, words in GAUGES.items():
         yield core.GaugeMetricFamily(name, words, value=values[name])

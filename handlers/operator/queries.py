@@ -39,7 +39,7 @@ class Filter:
     since: datetime | None = None
 
 
-def backlog(table: Table) -> Backlog:
+def backlog_of(table: Table) -> Backlog:
     """Read from the partial indexes alone, so cheap however much is kept."""
     now = datetime.now(UTC)
     waits = col(table.status) == table.UNFINISHED
@@ -78,14 +78,14 @@ def records_by_status() -> dict[str, int]:
 
 def find_events(wanted: Filter, limit: int | None) -> list[InboxEvent]:
     """The latest events that match, newest first."""
-    statement = _matching(select(InboxEvent), InboxEvent, wanted)
+    statement = _chosen(select(InboxEvent), InboxEvent, wanted)
     with transaction() as session:
         return list(session.scalars(statement.order_by(col(InboxEvent.received_at).desc()).limit(limit)))
 
 
 def find_actions(wanted: Filter, limit: int | None) -> list[OutboxAction]:
     """The latest actions that match, newest first."""
-    statement = _matching(select(OutboxAction), OutboxAction, wanted)
+    statement = _chosen(select(OutboxAction), OutboxAction, wanted)
     with transaction() as session:
         return list(session.scalars(statement.order_by(col(OutboxAction.id).desc()).limit(limit)))
 
@@ -120,7 +120,7 @@ def conditions(table: Table, wanted: Filter) -> list[Any]:
     return found
 
 
-def _matching(statement: Select[Any], table: Table, wanted: Filter) -> Select[Any]:
+def _chosen(statement: Select[Any], table: Table, wanted: Filter) -> Select[Any]:
     return statement.where(*conditions(table, wanted))
 
 

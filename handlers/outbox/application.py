@@ -19,7 +19,7 @@ _TIMEOUT_SECONDS = (3.0, 10.0)
 
 def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
     """Posts one change; 2xx ends it. Raises RefusedError for any other answer, NotNowError where there is none."""
-    body = _body(action, record)
+    body = _message(action, record)
     message_id = _message_id(action)
     now = datetime.now(UTC)
     headers = {
@@ -46,7 +46,7 @@ def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
     return None
 
 
-def _body(action: OutboxAction, record: VerificationRecord) -> str:
+def _message(action: OutboxAction, record: VerificationRecord) -> str:
     change = {
         "session_id": action.session_id,
         "change_number": int(action.cause),

@@ -35,7 +35,7 @@ def check_smtp() -> None:
 
 def _use_smtp(server: SplitResult, use: Callable[[smtplib.SMTP], object]) -> None:
     try:
-        with _connection(server) as smtp:
+        with _conversation(server) as smtp:
             _log_in(smtp, server)
             use(smtp)
     except smtplib.SMTPRecipientsRefused as error:
@@ -51,7 +51,7 @@ def _use_smtp(server: SplitResult, use: Callable[[smtplib.SMTP], object]) -> Non
 
 
 @contextmanager
-def _connection(server: SplitResult) -> Iterator[smtplib.SMTP]:
+def _conversation(server: SplitResult) -> Iterator[smtplib.SMTP]:
     host = server.hostname or "localhost"
     smtp: smtplib.SMTP
     if server.scheme == "smtps":

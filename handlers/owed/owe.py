@@ -32,12 +32,12 @@ def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]]) -> list[int]:
                 continue
             if key not in wanted or wanted[key].skipped:
                 wanted[key] = one
-    rows = [_row(key[0], wanted[key], now) for key in sorted(wanted)]  # one order for all workers: no deadlock
+    rows = [_action_row(key[0], wanted[key], now) for key in sorted(wanted)]  # one order for all workers: no deadlock
     written = insert_or(session.connection(), OutboxAction, rows, on_conflict=_OWED_AGAIN, returning="id, status")
     return [row.id for row in written if row.status == ActionStatus.PENDING]
 
 
-def _row(session_id: str, owed: Owed, now: datetime) -> dict[str, Any]:
+def _action_row(session_id: str, owed: Owed, now: datetime) -> dict[str, Any]:
     return {
         "session_id": session_id,
         "name": owed.kind,

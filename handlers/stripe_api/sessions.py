@@ -75,7 +75,7 @@ def retrieve_outputs(session_id: str, account: str | None, names: Sequence[str])
     return {name: outputs[name] for name in names if outputs.get(name) is not None}
 
 
-def cancel_session(session_id: str, account: str | None, idempotency_key: str) -> bool:
+def cancel(session_id: str, account: str | None, idempotency_key: str) -> bool:
     """Cancels a session that waits for input; False where Stripe does not let it be canceled (any more)."""
     with_key: stripe.RequestOptions = {**options(account), "idempotency_key": idempotency_key}
     try:

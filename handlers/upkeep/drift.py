@@ -35,7 +35,7 @@ def compare_sessions(report: Report, spend: Spend, *, bounded: bool) -> None:
             log.error("session.unreadable", session_id=session_id, error=str(error))
         else:
             if retrieved and _differs(record, retrieved.state):
-                _take_in(record, retrieved, report)
+                _take_over(record, retrieved, report)
         _compare_later(record)
         report.compared += 1
 
@@ -80,7 +80,7 @@ def _differs(record: VerificationRecord, state: SessionState) -> bool:
     return ours != (state.status, state.error_code, state.report_id, state.redaction is not None)
 
 
-def _take_in(record: VerificationRecord, retrieved: Retrieved, report: Report) -> None:
+def _take_over(record: VerificationRecord, retrieved: Retrieved, report: Report) -> None:
     ours = _words(record.status, record.last_error_code)
     theirs = _words(retrieved.state.status, retrieved.state.error_code)
     report.drifted.append(Drift(record.session_id, ours, theirs))

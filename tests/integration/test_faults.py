@@ -71,7 +71,7 @@ def test_a_database_that_fails_under_a_batch_makes_all_of_it_wait(environment: p
     said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(3)]
     receive(said)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "_lock", _raise_gone)
+        patch.setattr(apply, "_lock_records", _raise_gone)
         assert process.process([one.id for one in said]) == []
     rows = [facts.event_row(one.id) for one in said]
     assert {(row.status, row.attempts, row.waits, row.last_error) for row in rows} == {
@@ -88,7 +88,7 @@ def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment
     said = event("verified")
     receive([said])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "_lock", _raise_gone)
+        patch.setattr(apply, "_lock_records", _raise_gone)
         process.process([said.id])
     row = facts.event_row(said.id)
     assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 1, 1)
@@ -119,7 +119,7 @@ def test_a_shutdown_waits_for_no_database(environment: pytest.MonkeyPatch) -> No
     said = event("verified")
     receive([said])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "_lock", _raise_gone)
+        patch.setattr(apply, "_lock_records", _raise_gone)
         process.process([said.id])
     assert facts.event_row(said.id).status == InboxStatus.RECEIVED
 

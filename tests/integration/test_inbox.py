@@ -11,7 +11,7 @@ import pytest
 
 from config.database import transaction
 from handlers.inbox.process import claim_events, process, process_alone
-from handlers.inbox.receive import Receipt, _row, receive
+from handlers.inbox.receive import Receipt, _event_row, receive
 from handlers.queue.claims import Claim, due
 from handlers.record.decide import Outcome
 from handlers.record.events import Status
@@ -306,7 +306,7 @@ def test_a_claim_counts_only_tries_that_were_the_works_own_fault() -> None:
 def test_a_transaction_that_raises_leaves_nothing() -> None:
     def write_and_fail() -> None:
         with transaction() as session:
-            session.add(InboxEvent(**_row(event("verified"), datetime.now(UTC), owes_nothing=False)))
+            session.add(InboxEvent(**_event_row(event("verified"), datetime.now(UTC), owes_nothing=False)))
             session.flush()
             raise RuntimeError("half-way")
 

@@ -168,7 +168,7 @@ def test_processes_that_write_at_once_lose_nothing() -> None:
 
     def write() -> None:
         for _ in range(20):
-            counting._write(rows)
+            counting._add_up(rows)
 
     writers = [threading.Thread(target=write) for _ in range(4)]
     for writer in writers:
@@ -206,7 +206,7 @@ def test_figures_wait_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch
 
     counting.RECOVERED_EVENTS.inc()
     with monkeypatch.context() as patch:
-        patch.setattr(counting, "_write", fail)
+        patch.setattr(counting, "_add_up", fail)
         counting.flush()
         counting.flush()
     counting.RECOVERED_EVENTS.inc()

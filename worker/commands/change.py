@@ -14,9 +14,9 @@ from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.queue.claims import Table
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.tables.models import InboxStatus
-from handlers.upkeep.purge import purge as purge_now
-from handlers.upkeep.rebuild import rebuild as read_back
-from handlers.upkeep.reconcile import reconcile as reconcile_now
+from handlers.upkeep.purge import purge
+from handlers.upkeep.rebuild import rebuild
+from handlers.upkeep.reconcile import reconcile
 from worker.commands.options import TABLES, add_filters, chosen, moment
 from worker.commands.printing import print_json, print_pairs, print_rows
 
@@ -52,9 +52,9 @@ def discard(arguments: argparse.Namespace) -> int:
     return _mend(arguments, "discarded", end)
 
 
-def reconcile(arguments: argparse.Namespace) -> int:
+def reconcile_now(arguments: argparse.Namespace) -> int:
     """Everything Stripe has and we have not; 1 when it could not be finished."""
-    report = reconcile_now(bounded=False)
+    report = reconcile(bounded=False)
     publish_events(report.to_process)
     counting.flush()
     if arguments.json:
@@ -82,12 +82,12 @@ def rebuild_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def rebuild(arguments: argparse.Namespace) -> int:
+def rebuild_now(arguments: argparse.Namespace) -> int:
     """Reads sessions and events back from Stripe; 1 when Stripe stopped it."""
     counts = {"events listed": 0, "new events": 0, "sessions listed": 0, "new sessions": 0}
     stopped = None
     try:
-        for page in read_back(arguments.since, [None, *arguments.account], owes_nothing=arguments.quiet):
+        for page in rebuild(arguments.since, [None, *arguments.account], owes_nothing=arguments.quiet):
             publish_events(page.event_ids)
             counts[f"{page.what} listed"] += page.listed
             counts[f"new {page.what}"] += len(page.event_ids)
@@ -104,9 +104,9 @@ def rebuild(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def purge(arguments: argparse.Namespace) -> int:
+def purge_now(arguments: argparse.Namespace) -> int:
     """Deletes what retention lets go."""
-    purged = asdict(purge_now())
+    purged = asdict(purge())
     if arguments.json:
         print_json(purged)
     else:

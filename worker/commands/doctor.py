@@ -12,7 +12,7 @@ from config.database import DATABASE_TROUBLE
 from config.defaults import webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
-from handlers.operator.queries import backlog
+from handlers.operator.queries import backlog_of
 from handlers.outbox.smtp import check_smtp
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError, describe
 from handlers.stripe_api import account
@@ -38,7 +38,7 @@ class Finding:
 Check = Callable[[], Iterator[tuple[str, str]]]
 
 
-def run(arguments: argparse.Namespace) -> int:
+def diagnose(arguments: argparse.Namespace) -> int:
     """0 unless something fails."""
     with suppress(SettingsError):  # the first finding
         configure_logging()
@@ -126,7 +126,7 @@ def _database() -> Iterator[tuple[str, str]]:
         yield "FAIL", "migrations are missing: python -m worker migrate"
         return
     yield "OK", "all migrations are applied"
-    for name, found in {"event": backlog(InboxEvent), "action": backlog(OutboxAction)}.items():
+    for name, found in {"event": backlog_of(InboxEvent), "action": backlog_of(OutboxAction)}.items():
         late = found.oldest_seconds > settings().backlog_seconds
         advice = ": does a worker run? python -m worker status" if late else ""
         yield "FAIL" if late else "OK", f"the oldest waiting {name} is {found.oldest_seconds:.0f} s old{advice}"

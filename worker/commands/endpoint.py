@@ -13,13 +13,13 @@ from worker.commands.printing import print_json
 _SELECTABLE_BY_NAME_ONLY = "identity.verification_session.redacted"
 
 
-def options(parser: argparse.ArgumentParser) -> None:
+def endpoint_options(parser: argparse.ArgumentParser) -> None:
     """Create or check."""
     parser.add_argument("what", choices=("create", "check"))
     parser.add_argument("--connect", action="store_true", help="create: for events of connected accounts")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def manage_endpoint(arguments: argparse.Namespace) -> int:
     """0 when the endpoint is (now) there and complete, 1 when not, 2 when nobody can be asked."""
     if not settings().stripe_api_key or not settings().public_url:
         print("STRIPE_API_KEY and PUBLIC_URL must be set: the endpoint is PUBLIC_URL/webhooks/stripe.", file=sys.stderr)

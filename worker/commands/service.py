@@ -6,20 +6,19 @@ from pathlib import Path
 
 from config.defaults import webhook_secrets
 from config.settings import settings
-from handlers.tables.schema import migrate as apply_migrations
-from worker.commands.replay import UnreadableError, read
-from worker.commands.replay import replay as post
-from worker.run.foreground import run as run_all
+from handlers.tables.schema import migrate
+from worker.commands.replay import UnreadableError, read, replay
+from worker.run.foreground import run
 
 
-def run(_: argparse.Namespace) -> int:
+def run_service(_: argparse.Namespace) -> int:
     """Until Ctrl-C."""
-    return run_all()
+    return run()
 
 
-def migrate(_: argparse.Namespace) -> int:
+def migrate_schema(_: argparse.Namespace) -> int:
     """Applies what is missing."""
-    apply_migrations()
+    migrate()
     print("The schema is up to date.")
     return 0
 
@@ -30,12 +29,12 @@ def replay_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", metavar="URL", help="the receiver (default: the one on this machine)")
 
 
-def replay(arguments: argparse.Namespace) -> int:
+def replay_file(arguments: argparse.Namespace) -> int:
     """Posts events; 1 when one was refused."""
     url = arguments.to or f"{settings().base_url}/webhooks/stripe"
     try:
         text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text()
-        outcomes = post(read(text), url, webhook_secrets(settings())[0])
+        outcomes = replay(read(text), url, webhook_secrets(settings())[0])
     except UnreadableError as error:
         print(f"{arguments.file}: {error}", file=sys.stderr)
         return 2

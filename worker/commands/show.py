@@ -8,7 +8,15 @@ from typing import Any
 
 from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length
 from config.settings import settings
-from handlers.operator.queries import Filter, backlog, find_actions, find_events, find_records, rates, records_by_status
+from handlers.operator.queries import (
+    Filter,
+    backlog_of,
+    find_actions,
+    find_events,
+    find_records,
+    rates,
+    records_by_status,
+)
 from handlers.tables.models import InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 from handlers.upkeep import progress
 from handlers.upkeep.reconcile import RUN
@@ -29,7 +37,7 @@ _RECORD += ("redacted_at", "created_at", "updated_at")
 
 def status(arguments: argparse.Namespace) -> int:
     """Counts, ages, rates; 1 when something is dead or has waited too long."""
-    events, actions = backlog(InboxEvent), backlog(OutboxAction)
+    events, actions = backlog_of(InboxEvent), backlog_of(OutboxAction)
     found: dict[str, Any] = {
         "events": asdict(events),
         "actions": asdict(actions),
