@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -46,6 +47,7 @@ _SQLITE_MOMENT = "%(year)04d-%(month)02d-%(day)02d %(hour)02d:%(minute)02d:%(sec
 # A moment in UTC, and never in another zone.
 UtcDateTime = DateTime(timezone=True).with_variant(sqlite.DATETIME(storage_format=_SQLITE_MOMENT), "sqlite")  # type: ignore[no-untyped-call]
 _most_connections = 10  # of a process that is no worker
+_opening = Lock()
 
 # What says nothing against the work itself: no connection, a deadlock, a timeout, a full disk, a replica.
 DATABASE_TROUBLE = (
@@ -59,10 +61,10 @@ DATABASE_TROUBLE = (
 )
 
 
-@cache
 def engine() -> Engine:
     """This process's engine; opened at the first use, so never before a fork."""
-    return connect(settings().sqlalchemy_url, settings().database_pool or _most_connections)
+    with _opening:  # or each of the threads that come first would open one
+        return _engine()
 
 
 def keep_connections(most: int) -> None:
@@ -113,6 +115,11 @@ def connect(url: str, most_connections: int = 1) -> Engine:
 @cache
 def _sessions(engine: Engine) -> sessionmaker[Session]:
     return sessionmaker(engine, class_=Session, expire_on_commit=False)
+
+
+@cache
+def _engine() -> Engine:
+    return connect(settings().sqlalchemy_url, settings().database_pool or _most_connections)
 
 
 @cache

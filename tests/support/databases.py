@@ -47,9 +47,9 @@ def unsynced() -> Iterator[None]:
 
 def forget_process_state() -> None:
     """As in a fresh process: no settings read, no engine open."""
-    if database.engine.cache_info().currsize:
+    if database._engine.cache_info().currsize:
         database.engine().dispose()
-    for remembered in (database.engine, settings.settings, mails.email_lookup, client.client):
+    for remembered in (database._engine, settings.settings, mails.email_lookup, client.client):
         remembered.cache_clear()
     counting._written.update(counting._rows())  # so that the next database gets none of it
 
