@@ -42,8 +42,8 @@ def test_every_target_that_a_page_names_is_there(page: Path) -> None:
 
 
 def test_every_target_that_tests_or_measures_is_explained() -> None:
-    explained = set(re.findall(r"^\| `make ([a-z0-9-]+)", CONTRIBUTING, re.MULTILINE))
-    assert explained >= TARGETS - {"help", "install", "dev", "run", "stripe"}
+    rows = " ".join(re.findall(r"^\| `make .*", CONTRIBUTING, re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z0-9-]+)`", rows)) >= TARGETS - {"help", "install", "dev", "run", "stripe"}
 
 
 def test_the_map_shows_every_room_with_the_sentence_of_its_package() -> None:
