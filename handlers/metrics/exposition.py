@@ -12,6 +12,8 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from config.database import transaction
+from config.settings import running_commit
+from config.version import VERSION
 from handlers.metrics import counting
 from handlers.operator.queries import backlog_of
 from handlers.tables.models import InboxEvent, Metric, OutboxAction
@@ -52,6 +54,8 @@ class _Metrics:
         for own in counting.COUNTED.collect():  # only what there is to count: the figures are those of all processes
             yield _histogram(own, counted) if own.type == "histogram" else _counter(own, counted)
         yield from _gauges()
+        build = {"version": VERSION, "commit": running_commit()}
+        yield core.InfoMetricFamily("identity_build", "What runs in the web process that was asked.", build)
 
 
 def _counted() -> _Counted:

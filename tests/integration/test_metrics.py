@@ -14,6 +14,8 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from config.database import transaction
+from config.settings import running_commit
+from config.version import VERSION
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import counting, exposition
@@ -52,9 +54,12 @@ def test_before_anything_happened_every_metric_is_announced(client: TestClient) 
     answer = client.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    assert set(re.findall(r"^# TYPE (\S+)", answer.text, re.MULTILINE)) == NAMES
-    assert set(_samples(answer.text).values()) == {0.0}
-    assert "identity_drifted_sessions_total" in _samples(answer.text)  # else its first step up would be none
+    assert set(re.findall(r"^# TYPE (\S+)", answer.text, re.MULTILINE)) == NAMES | {"identity_build_info"}
+    found = _samples(answer.text)
+    assert {name for name, value in found.items() if value} == {
+        f'identity_build_info{{commit="{running_commit()}",version="{VERSION}"}}'
+    }
+    assert "identity_drifted_sessions_total" in found  # else its first step up would be none
 
 
 def test_whoever_asks_for_openmetrics_gets_the_same_figures_in_it(client: TestClient) -> None:
@@ -63,7 +68,8 @@ def test_whoever_asks_for_openmetrics_gets_the_same_figures_in_it(client: TestCl
     plain, asked = client.get("/metrics"), client.get("/metrics", headers={"Accept": SCRAPER})
     assert asked.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     strictly_read = openmetrics.text_string_to_metric_families(asked.text)  # type: ignore[no-untyped-call]
-    assert list(strictly_read) == list(text_string_to_metric_families(plain.text))
+    expected = [metric.samples for metric in text_string_to_metric_families(plain.text)]
+    assert [metric.samples for metric in strictly_read] == expected
 
 
 @pytest.mark.parametrize("version", ['"1.0.0"', "latest", "2.0.0"])
