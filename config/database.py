@@ -1,14 +1,18 @@
 """The engine, transaction(): the one way to a session, and how moments are stored."""
 
+import socket
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib import import_module
+from itertools import cycle
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import psycopg
 from sqlalchemy import (
+    URL,
     Connection,
     DateTime,
     Engine,
@@ -23,7 +27,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import sessionmaker
 from sqlmodel import Session, SQLModel
 
-from config.settings import settings
+from config.settings import SettingsError, settings
 
 if TYPE_CHECKING:
     import sqlite3
@@ -32,8 +36,8 @@ if TYPE_CHECKING:
 
 # Shorter than every lease, so that a stuck statement ends before somebody else takes the work over.
 _POSTGRES_OPTIONS = "-c statement_timeout=15000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=30000"
-_POSTGRES_CONNECT: dict[str, Any] = {
-    "options": _POSTGRES_OPTIONS,
+# In libpq's words, where DATABASE_URL leaves them open.
+_POSTGRES_DEFAULTS = {
     "connect_timeout": 5,
     # A cut cable is noticed in about 10 s instead of the kernel's two hours.
     "keepalives_idle": 5,
@@ -41,6 +45,20 @@ _POSTGRES_CONNECT: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10000,
 }
+_SOCKET_OPTIONS = {
+    "keepalives_idle": "TCP_KEEPIDLE",
+    "keepalives_interval": "TCP_KEEPINTVL",
+    "keepalives_count": "TCP_KEEPCNT",
+    "tcp_user_timeout": "TCP_USER_TIMEOUT",
+}
+# What asyncpg takes from a URL as libpq does.
+_IN_ASYNCPGS_URL = (
+    *("user", "password", "passfile", "dbname", "target_session_attrs", "sslmode", "sslnegotiation", "sslcert"),
+    *("sslkey", "sslpassword", "sslrootcert", "sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version"),
+)
+_IN_SERVER_SETTINGS = ("options", "application_name")
+# asyncpg speaks UTF-8 whatever client_encoding says, and so the texts are the same.
+_POSTGRES_WORDS = {*_IN_ASYNCPGS_URL, *_IN_SERVER_SETTINGS, *_POSTGRES_DEFAULTS, "host", "port", "client_encoding"}
 _SQLITE_BUSY_SECONDS = 10
 # SQLite has no times: a text that sorts as they do, and says that it is UTC.
 _SQLITE_MOMENT = "%(year)04d-%(month)02d-%(day)02d %(hour)02d:%(minute)02d:%(second)02d.%(microsecond)06d+00:00"
@@ -83,11 +101,31 @@ def statement() -> AbstractContextManager[Connection]:
     return _committing(engine()).begin()
 
 
-async def connect_async() -> psycopg.AsyncConnection[Any]:
-    """A connection to PostgreSQL for an event loop; each statement is a transaction by itself."""
-    _, address = engine().dialect.create_connect_args(engine().url)
-    options = {**address, **_POSTGRES_CONNECT, "client_encoding": "utf8"}
-    return await psycopg.AsyncConnection.connect(**options, autocommit=True)
+def asyncpg_addresses() -> list[dict[str, Any]]:
+    """What asyncpg.connect takes for each host of DATABASE_URL; of a list the first could use the others' time up."""
+    address = _libpq_address()
+    hosts, ports = (str(address.get(word, "")).split(",") for word in ("host", "port"))
+    said = {word: address[word] for word in _IN_ASYNCPGS_URL if word in address}
+    for_all = {
+        "dsn": f"postgresql://?{urlencode(said)}",
+        "ssl": True if said.get("sslrootcert") == "system" else None,  # which asyncpg would take for a file
+        "server_settings": {word: address[word] for word in _IN_SERVER_SETTINGS if word in address},
+        "timeout": int(address["connect_timeout"]) or None,
+    }
+    return [
+        {**for_all, "host": host or None, "port": port or None} for host, port in zip(hosts, cycle(ports), strict=False)
+    ]
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """What libpq does to its own sockets."""
+    if connection.family == socket.AF_UNIX:
+        return
+    address = _libpq_address()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for word, option in _SOCKET_OPTIONS.items():
+        if hasattr(socket, option):  # not on every system
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), int(address[word]))
 
 
 def insert_into(table: type[SQLModel], session: Session) -> "postgresql.Insert | sqlite.Insert":
@@ -101,7 +139,11 @@ def connect(url: str, most_connections: int = 1) -> Engine:
     """An engine for a PostgreSQL or SQLite URL; parameters never show in its errors."""
     if make_url(url).get_backend_name() == "postgresql":
         engine = create_engine(
-            url, hide_parameters=True, pool_size=most_connections, max_overflow=0, connect_args=_POSTGRES_CONNECT
+            url,
+            hide_parameters=True,
+            pool_size=most_connections,
+            max_overflow=0,
+            connect_args=_connect_args(make_url(url)),
         )
         event.listen(engine, "handle_error", _leave_a_replica)
         return engine
@@ -127,6 +169,22 @@ def _committing(engine: Engine) -> Engine:
     # SQLite makes no round trips, and its BEGIN IMMEDIATE is what waits for the other writer.
     is_postgres = engine.dialect.name == "postgresql"
     return engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgres else engine
+
+
+def _libpq_address() -> dict[str, Any]:
+    """DATABASE_URL in libpq's words, as the engine's connections have it."""
+    _, address = engine().dialect.create_connect_args(engine().url)
+    return {**address, **_connect_args(engine().url)}
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    """What is ours of it. Raises SettingsError where one of web's two drivers would not do as the URL says."""
+    if unknown := set(url.query) - _POSTGRES_WORDS:
+        raise SettingsError(
+            f"DATABASE_URL names parameters that cannot be followed here; leave them out: {', '.join(sorted(unknown))}"
+        )
+    ours = {word: value for word, value in _POSTGRES_DEFAULTS.items() if word not in url.query}
+    return {**ours, "options": f"{_POSTGRES_OPTIONS} {url.query.get('options', '')}".rstrip()}
 
 
 def _leave_a_replica(context: ExceptionContext) -> None:

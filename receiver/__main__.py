@@ -9,6 +9,7 @@ import sys
 import uvicorn
 from starlette.applications import Starlette
 
+from config.database import engine
 from config.defaults import webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
@@ -25,6 +26,7 @@ def main() -> int:
     host = parser.parse_args().host
     try:
         webhook_secrets(settings())
+        engine()
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

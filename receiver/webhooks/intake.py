@@ -7,7 +7,7 @@ import structlog
 
 from config.database import DATABASE_TROUBLE
 from handlers.inbox.receive import Receipt
-from handlers.queue.failures import describe
+from handlers.queue.failures import NotNowError, describe
 from handlers.record.events import VerificationEvent
 from receiver.webhooks.publisher import Publisher
 from receiver.webhooks.storage import storage
@@ -97,7 +97,7 @@ class Intake:
         """One result an event, in their order. Never raises."""
         try:
             receipt = await self._storage.receive(events)
-        except DATABASE_TROUBLE as error:
+        except (NotNowError, *DATABASE_TROUBLE) as error:
             log.error("events.not_stored", events=len(events), error=describe(error))
             return [UnavailableError() for _ in events]
         except Exception as error:

@@ -1,29 +1,34 @@
 """How a batch gets into the inbox: on PostgreSQL from the event loop itself, on SQLite from a thread."""
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
+import asyncpg
 import orjson
-import psycopg
 
+from config.database import asyncpg_addresses, keep_alive
 from config.settings import settings
 from handlers.inbox import receive as arrivals
 from handlers.inbox.receive import Receipt
+from handlers.queue.failures import NotNowError
 from handlers.record.events import VerificationEvent
-from receiver.webhooks.wire import Wire
 
 _UNPROCESSED = (
     "SELECT id FROM inbox_event WHERE id = ANY(ARRAY(SELECT json_array_elements_text(%s))) AND status = 'received'"
 )
+_THE_EVENTS_FAULT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+_ANOTHER_HOST_MAY_DO = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
 
 
 class Storage(Protocol):
     """The inbox, as the one writer of a web process sees it."""
 
     async def receive(self, events: Sequence[VerificationEvent]) -> Receipt:
-        """As handlers.arrivals.receive."""
+        """As handlers.inbox.receive.receive; trouble with the database is a NotNowError or one of DATABASE_TROUBLE."""
 
     async def close(self) -> None:
         """Nothing more will come."""
@@ -38,7 +43,8 @@ class _OnTheLoop:
     """A connection of the event loop's own: no thread has to be woken for a batch, and none takes its turn from it."""
 
     def __init__(self) -> None:
-        self._wire: Wire | None = None
+        self._connection: asyncpg.Connection | None = None
+        self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
 
     async def receive(self, events: Sequence[VerificationEvent]) -> Receipt:
         accepted = await self._ids(*arrivals.insertion("postgresql", events))
@@ -47,23 +53,47 @@ class _OnTheLoop:
         return Receipt(accepted, unprocessed, len(events) - len(accepted))
 
     async def close(self) -> None:
-        if self._wire:
-            self._wire.close()
+        self._leave()
 
     async def _ids(self, statement: str, parameter: str) -> frozenset[str]:
-        wire = await self._connected()
-        try:
-            return frozenset(await wire.column(statement, parameter))
-        except psycopg.OperationalError:
-            if not wire.closed:
-                raise
-            # The server was restarted behind an idle connection's back: a new one may do, and Stripe's next try is far.
-            return frozenset(await (await self._connected()).column(statement, parameter))
+        if self._connection:
+            # A restart, a failover or a pooler has made it useless? A new one may do, and Stripe's next try is far.
+            with suppress(NotNowError):
+                return await self._ask(statement, parameter)
+        return await self._ask(statement, parameter)
 
-    async def _connected(self) -> Wire:
-        if self._wire is None or self._wire.closed:
-            self._wire = await Wire.connect()
-        return self._wire
+    async def _ask(self, statement: str, parameter: str) -> frozenset[str]:
+        """A transaction by itself; whatever fails but for its data, and whoever stops waiting, ends the connection."""
+        try:
+            if self._connection is None:
+                self._connection = await _connected()
+                keep_alive(self._connection._transport.get_extra_info("socket"))  # there is no public way to it
+            if statement not in self._prepared:
+                # By its text: behind a pooler the same name must never mean another statement, as asyncpg's own may.
+                name = f"identity_{hashlib.sha256(statement.encode()).hexdigest()[:32]}"
+                self._prepared[statement] = await self._connection.prepare(statement.replace("%s", "$1"), name=name)
+            return frozenset(row[0] for row in await self._prepared[statement].fetch(parameter))
+        except _THE_EVENTS_FAULT:
+            raise
+        except Exception as error:
+            self._leave()
+            raise NotNowError(type(error).__name__) from error
+        except asyncio.CancelledError:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        if self._connection:
+            self._connection.terminate()
+        self._connection, self._prepared = None, {}
+
+
+async def _connected() -> asyncpg.Connection:
+    *others, last = asyncpg_addresses()
+    for address in others:
+        with suppress(*_ANOTHER_HOST_MAY_DO):
+            return await asyncpg.connect(**address)
+    return await asyncpg.connect(**last)
 
 
 class _InAThread:

@@ -21,7 +21,7 @@ from handlers.queue.claims import due
 from handlers.record.events import VerificationEvent
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.webhooks.intake import Intake
-from receiver.webhooks.wire import Wire
+from receiver.webhooks.storage import _OnTheLoop
 from tests.support import facts
 from worker.commands import show
 
@@ -54,15 +54,15 @@ def counted() -> Iterator[Costs]:
         commits_itself = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
         costs.transactions += not commits_itself
 
-    async def asked(wire: Wire, statement: str, parameter: str) -> list[str]:
+    async def asked(storage: _OnTheLoop, statement: str, parameter: str) -> frozenset[str]:
         executed(None, None, statement)  # a transaction by itself
-        return await by_itself(wire, statement, parameter)
+        return await by_itself(storage, statement, parameter)
 
-    by_itself = Wire.column
+    by_itself = _OnTheLoop._ask
     event.listen(engine(), "before_cursor_execute", executed)
     event.listen(engine(), "begin", begun)
     try:
-        with patch.object(Wire, "column", asked):
+        with patch.object(_OnTheLoop, "_ask", asked):
             yield costs
     finally:
         event.remove(engine(), "before_cursor_execute", executed)

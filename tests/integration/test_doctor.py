@@ -127,6 +127,12 @@ def test_missing_migrations_are_found() -> None:
     assert _levels("database") == {"FAIL"}
 
 
+def test_a_database_url_that_cannot_be_followed_is_said(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("DATABASE_URL", "postgres://u:p@h/d?channel_binding=require")
+    databases.forget_process_state()
+    assert [finding.words for finding in examine() if "channel_binding" in finding.words] != []
+
+
 def test_an_event_that_waits_too_long_is_found() -> None:
     receive([event("created")])
     assert _levels("database") == {"OK"}

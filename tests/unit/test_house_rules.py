@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "worker": {"worker", "handlers", "config"},
 }
 OWNERS = {
+    "asyncpg": ("receiver/webhooks/storage.py",),
     "starlette": ("receiver/",),
     "uvicorn": ("receiver/__main__.py",),
     "celery": ("config/broker.py", "worker/"),

@@ -60,6 +60,8 @@ def examine() -> Iterator[Finding]:
     for what, check in CHECKS.items():
         try:
             yield from (Finding(level, what, words) for level, words in check())
+        except SettingsError as error:
+            yield Finding("FAIL", what, str(error))
         except Exception as error:  # the next check may still say something
             yield Finding("FAIL", what, f"could not be checked: {describe(error)}")
 
@@ -73,11 +75,7 @@ def _settings() -> Iterator[tuple[str, str]]:
 
 
 def _secrets() -> Iterator[tuple[str, str]]:
-    try:
-        count = len(webhook_secrets(settings()))
-    except SettingsError as error:
-        yield "FAIL", str(error)
-        return
+    count = len(webhook_secrets(settings()))
     if settings().stripe_webhook_secret:
         yield "OK", f"{count} in STRIPE_WEBHOOK_SECRET"
     else:
