@@ -40,7 +40,6 @@ class Intake:
         self._in_work: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._closing = False
-        self._given_up = False
         self._storage = storage()
         self._publisher = Publisher()
         self._writer = asyncio.create_task(self._write())
@@ -69,26 +68,16 @@ class Intake:
                 await self._wake.wait()
                 continue
             self._in_work, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
-            overdue = self._loop.call_later(_ANSWER_SECONDS, self._give_up)
             try:
-                stored = await self._store([event for event, _ in self._in_work])
-            except asyncio.CancelledError:
-                if not self._given_up:
-                    raise
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    stored = await self._store([event for event, _ in self._in_work])
+            except TimeoutError:
                 stored = self._refuse_all()
-            overdue.cancel()
             for (_, committed), result in zip(self._in_work, stored, strict=True):
                 _answer(committed, result)
 
-    def _give_up(self) -> None:
-        """One timer for a batch instead of one for each that waits, or a task's own timeout for three times as much."""
-        self._given_up = True
-        self._writer.cancel()
-
     def _refuse_all(self) -> list[_Stored]:
         """What came later, too: it is refused the sooner."""
-        self._given_up = False
-        self._writer.uncancel()
         self._in_work, self._waiting = [*self._in_work, *self._waiting], []
         log.error("events.not_stored", events=len(self._in_work), error="no answer in time")
         return [UnavailableError() for _ in self._in_work]
