@@ -1,8 +1,5 @@
 """The web process: uvicorn with our application, on PORT."""
 
-import receiver.light  # noqa: F401
-
-# isort: split
 import argparse
 import sys
 
@@ -33,7 +30,7 @@ def main() -> int:
     configure_logging()
     # Not uvicorn's command line: it cannot be told to leave logging alone.
     uvicorn.run(
-        "receiver.__main__:application",
+        "receiver.__main__:application",  # by name: WEB_CONCURRENCY's processes import it for themselves
         factory=True,
         host=host,
         port=settings().port,

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cryptography.fernet import Fernet, MultiFernet
 from pydantic import SecretStr
 from sqlmodel import col, select
 
@@ -14,9 +14,6 @@ from config.settings import settings
 from handlers.record.events import Status
 from handlers.stripe_api import sessions
 from handlers.tables.models import OutboxAction, VerificationRecord, VerifiedOutput
-
-if TYPE_CHECKING:
-    from cryptography.fernet import MultiFernet
 
 
 def keep_outputs(_: OutboxAction, record: VerificationRecord) -> str | None:
@@ -52,7 +49,5 @@ def read_outputs(session_id: str) -> dict[str, Any] | None:
     return found
 
 
-def _cipher(keys: Sequence[SecretStr]) -> "MultiFernet":
-    fernet = import_module("cryptography.fernet")  # six megabytes, for those only who keep outputs
-    cipher: MultiFernet = fernet.MultiFernet([fernet.Fernet(key.get_secret_value()) for key in keys])
-    return cipher
+def _cipher(keys: Sequence[SecretStr]) -> MultiFernet:
+    return MultiFernet([Fernet(key.get_secret_value()) for key in keys])

@@ -11,7 +11,7 @@ from tests.bench.report import Report
 from tests.bench.servers import House
 
 _MODULES = {"web": "receiver.app", "worker": "worker.app", "clock": "worker.app"}
-_MOST_MB = {"web": 90, "worker": 110, "clock": 0}
+_MOST_MB = {"web": 120, "worker": 120, "clock": 0}
 _READY_SECONDS = 1.5
 
 

@@ -25,7 +25,6 @@ OWNERS = {
     "uvicorn": ("receiver/__main__.py",),
     "celery": ("config/broker.py", "worker/"),
     "stripe": (
-        "receiver/light.py",
         "receiver/webhooks/delivery.py",
         "handlers/stripe_api/",
         "worker/commands/replay.py",
