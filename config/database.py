@@ -3,7 +3,6 @@
 import socket
 from contextlib import AbstractContextManager
 from functools import cache
-from importlib import import_module
 from itertools import cycle
 from pathlib import Path
 from threading import Lock
@@ -25,14 +24,12 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import sessionmaker
-from sqlmodel import Session, SQLModel
+from sqlmodel import Session
 
 from config.settings import SettingsError, settings
 
 if TYPE_CHECKING:
     import sqlite3
-
-    from sqlalchemy.dialects import postgresql, sqlite
 
 # Shorter than every lease, so that a stuck statement ends before somebody else takes the work over.
 _POSTGRES_OPTIONS = "-c statement_timeout=15000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=30000"
@@ -126,13 +123,6 @@ def keep_alive(connection: socket.socket) -> None:
     for word, option in _SOCKET_OPTIONS.items():
         if hasattr(socket, option):  # not on every system
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), int(address[word]))
-
-
-def insert_into(table: type[SQLModel], session: Session) -> "postgresql.Insert | sqlite.Insert":
-    """An INSERT that knows ON CONFLICT, in the dialect of the session's database."""
-    dialect = import_module(f"sqlalchemy.dialects.{session.get_bind().dialect.name}")  # the other one stays unread
-    insert: postgresql.Insert | sqlite.Insert = dialect.insert(table)
-    return insert
 
 
 def connect(url: str, most_connections: int = 1) -> Engine:

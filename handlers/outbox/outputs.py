@@ -9,11 +9,14 @@ from cryptography.fernet import Fernet, MultiFernet
 from pydantic import SecretStr
 from sqlmodel import col, select
 
-from config.database import insert_into, transaction
+from config.database import transaction
+from config.inserts import insert_or
 from config.settings import settings
 from handlers.record.events import Status
 from handlers.stripe_api import sessions
 from handlers.tables.models import OutboxAction, VerificationRecord, VerifiedOutput
+
+_KEPT_ANEW = "(session_id) DO UPDATE SET ciphertext = excluded.ciphertext, fetched_at = excluded.fetched_at"
 
 
 def keep_outputs(_: OutboxAction, record: VerificationRecord) -> str | None:
@@ -31,8 +34,7 @@ def keep_outputs(_: OutboxAction, record: VerificationRecord) -> str | None:
         if current.status != Status.VERIFIED:
             return "superseded"
         row = {"session_id": record.session_id, "ciphertext": ciphertext, "fetched_at": datetime.now(UTC)}
-        insert = insert_into(VerifiedOutput, session).values(row)
-        session.connection().execute(insert.on_conflict_do_update(index_elements=["session_id"], set_=row))
+        insert_or(session.connection(), VerifiedOutput, [row], on_conflict=_KEPT_ANEW, returning="session_id")
     return None
 
 

@@ -2,8 +2,11 @@
 
 from datetime import datetime
 
-from config.database import insert_into, transaction
+from config.database import statement, transaction
+from config.inserts import insert_or
 from handlers.tables.models import Bookmark
+
+_MOVED = "(name) DO UPDATE SET reached = excluded.reached"
 
 
 def reached(name: str) -> datetime | None:
@@ -15,7 +18,5 @@ def reached(name: str) -> datetime | None:
 
 def move(name: str, to: datetime) -> None:
     """Where the next run begins."""
-    with transaction() as session:
-        row = {"name": name, "reached": to}
-        insert = insert_into(Bookmark, session).values(row)
-        session.connection().execute(insert.on_conflict_do_update(index_elements=["name"], set_=row))
+    with statement() as connection:
+        insert_or(connection, Bookmark, [{"name": name, "reached": to}], on_conflict=_MOVED, returning="name")
