@@ -8,18 +8,14 @@ from contextlib import suppress
 from typing import Protocol
 
 import asyncpg
-import orjson
 
 from config.database import asyncpg_addresses, keep_alive
 from config.settings import settings
-from handlers.inbox import receive as arrivals
+from handlers.inbox import receive
 from handlers.inbox.receive import Receipt
 from handlers.queue.failures import NotNowError
 from handlers.record.events import VerificationEvent
 
-_UNPROCESSED = (
-    "SELECT id FROM inbox_event WHERE id = ANY(ARRAY(SELECT json_array_elements_text(%s))) AND status = 'received'"
-)
 _THE_EVENTS_FAULT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 _ANOTHER_HOST_MAY_DO = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
 
@@ -47,10 +43,10 @@ class _OnTheLoop:
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
 
     async def receive(self, events: Sequence[VerificationEvent]) -> Receipt:
-        accepted = await self._ids(*arrivals.insertion("postgresql", events))
+        accepted = await self._ids(*receive.insertion("postgresql", events))
         known = {event.id for event in events} - accepted
-        unprocessed = await self._ids(_UNPROCESSED, orjson.dumps(sorted(known)).decode()) if known else frozenset[str]()
-        return Receipt(accepted, unprocessed, len(events) - len(accepted))
+        left = await self._ids(*receive.unprocessed("postgresql", known)) if known else frozenset[str]()
+        return Receipt(accepted, left, len(events) - len(accepted))
 
     async def close(self) -> None:
         self._leave()
@@ -103,7 +99,7 @@ class _InAThread:
         self._thread = ThreadPoolExecutor(1, "intake")
 
     async def receive(self, events: Sequence[VerificationEvent]) -> Receipt:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, arrivals.receive, events)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, receive.receive, events)
 
     async def close(self) -> None:
         self._thread.shutdown()
