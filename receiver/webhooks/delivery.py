@@ -44,13 +44,14 @@ class Webhook:
     def __init__(self, secrets: tuple[str, ...], intake: Intake) -> None:
         self._secrets = secrets
         self._intake = intake
+        self._livemode = settings().livemode
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one delivery."""
         started = time.monotonic()
         try:
             event = await self._verified_event(scope, receive)
-            reason = _why_ignored(event)
+            reason = _why_ignored(event, self._livemode)
             outcome = "ignored" if isinstance(event, ForeignEvent) or reason else await self._take_in(event)
         except RefusedDeliveryError as refused:
             counting.DELIVERIES.labels(outcome="refused", reason=refused.reason).inc()
@@ -81,11 +82,11 @@ class Webhook:
             raise RefusedDeliveryError(503, "the event could not be stored now") from None
 
 
-def _why_ignored(event: VerificationEvent | ForeignEvent) -> str:
-    """Empty for an event that is this service's."""
+def _why_ignored(event: VerificationEvent | ForeignEvent, livemode: bool | None) -> str:
+    """Empty for an event that is this service's; livemode is the key's."""
     if isinstance(event, ForeignEvent):
         return "foreign type"
-    if settings().livemode not in (None, event.livemode):
+    if livemode not in (None, event.livemode):
         # Test and live events can reach one address; what the key cannot ask about is not this service's.
         log.warning("event.other_mode", event_id=event.id, livemode=event.livemode)
         return "other mode"
@@ -93,24 +94,20 @@ def _why_ignored(event: VerificationEvent | ForeignEvent) -> str:
 
 
 async def _body(declared: bytes, receive: Receive) -> bytes:
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            return await _read(declared, receive)
-    except TimeoutError:
-        raise RefusedDeliveryError(400, "the body did not arrive in time") from None
-
-
-async def _read(declared: bytes, receive: Receive) -> bytes:
-    body, more = b"", True
     if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
         raise RefusedDeliveryError(413, "the body is too large")
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RefusedDeliveryError(400, "the sender went away")
-        body, more = body + message.get("body", b""), message.get("more_body", False)
-        if len(body) > MAX_BODY_BYTES:
-            raise RefusedDeliveryError(413, "the body is too large")
+    body, more = b"", True
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise RefusedDeliveryError(400, "the sender went away")
+                body, more = body + message.get("body", b""), message.get("more_body", False)
+                if len(body) > MAX_BODY_BYTES:
+                    raise RefusedDeliveryError(413, "the body is too large")
+    except TimeoutError:
+        raise RefusedDeliveryError(400, "the body did not arrive in time") from None
     return body
 
 

@@ -74,7 +74,7 @@ class Intake:
             except TimeoutError:
                 stored = self._refuse_all()
             for (_, committed), result in zip(self._in_work, stored, strict=True):
-                _answer(committed, result)
+                _settle(committed, result)
 
     def _refuse_all(self) -> list[_Stored]:
         """What came later, too: it is refused the sooner."""
@@ -98,7 +98,7 @@ class Intake:
         return _outcomes(events, receipt)
 
 
-def _answer(committed: asyncio.Future[str], stored: _Stored) -> None:
+def _settle(committed: asyncio.Future[str], stored: _Stored) -> None:
     if committed.done():  # its request has gone away
         return
     if isinstance(stored, str):

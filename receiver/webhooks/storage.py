@@ -2,9 +2,10 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import asyncpg
@@ -23,7 +24,7 @@ _ANOTHER_HOST_MAY_DO = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetSe
 class Storage(Protocol):
     """The inbox, as the one writer of a web process sees it."""
 
-    async def receive(self, events: Sequence[VerificationEvent]) -> Receipt:
+    def receive(self, events: Sequence[VerificationEvent], /) -> Awaitable[Receipt]:
         """As handlers.inbox.receive.receive; trouble with the database is a NotNowError or one of DATABASE_TROUBLE."""
 
     async def close(self) -> None:
@@ -42,7 +43,7 @@ class _OnTheLoop:
         self._connection: asyncpg.Connection | None = None
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
 
-    async def receive(self, events: Sequence[VerificationEvent]) -> Receipt:
+    async def receive(self, events: Sequence[VerificationEvent], /) -> Receipt:
         accepted = await self._ids(*receive.insertion("postgresql", events))
         known = {event.id for event in events} - accepted
         left = await self._ids(*receive.unprocessed("postgresql", known)) if known else frozenset[str]()
@@ -97,9 +98,8 @@ class _InAThread:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "intake")
-
-    async def receive(self, events: Sequence[VerificationEvent]) -> Receipt:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, receive.receive, events)
+        in_thread = asyncio.get_running_loop().run_in_executor
+        self.receive = partial(in_thread, self._thread, receive.receive)  # type: ignore[arg-type]  # the rest follows
 
     async def close(self) -> None:
         self._thread.shutdown()

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import structlog
 
+from config.settings import settings
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.record.decide import Outcome
@@ -196,11 +197,11 @@ def test_the_other_modes_events_are_not_ours_and_that_is_said(
     databases.forget_process_state()
     told = replace(event("verified") if form == "snapshot" else facts.thin("verified"), livemode=livemode)
     with structlog.testing.capture_logs() as lines:
-        assert delivery._why_ignored(told) == ("" if livemode == ("live" in key) else "other mode")
+        assert delivery._why_ignored(told, settings().livemode) == ("" if livemode == ("live" in key) else "other mode")
     said = [(line["event"], line["event_id"]) for line in lines]
     assert said == ([] if livemode == ("live" in key) else [("event.other_mode", told.id)])
 
 
 def test_without_a_key_both_modes_are_ours() -> None:
-    assert delivery._why_ignored(event("verified", livemode=True)) == ""
-    assert delivery._why_ignored(event("verified", livemode=False)) == ""
+    assert delivery._why_ignored(event("verified", livemode=True), settings().livemode) == ""
+    assert delivery._why_ignored(event("verified", livemode=False), settings().livemode) == ""
