@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import import_module
 
 from config import broker
 from config.database import DATABASE_TROUBLE
@@ -13,6 +12,7 @@ from config.defaults import webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from handlers.operator.queries import backlog_of
+from handlers.outbox.mails import email_lookup
 from handlers.outbox.smtp import check_smtp
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError, describe
 from handlers.stripe_api import account
@@ -160,15 +160,14 @@ def _mail() -> Iterator[tuple[str, str]]:
 
 
 def _lookup() -> Iterator[tuple[str, str]]:
-    module, _, name = settings().email_lookup.partition(":")
-    if not module:
+    if not settings().email_lookup:
         if settings().stripe_api_key:
             yield "OK", "addresses come from Stripe"
         else:
             yield "WARN", "nobody gets a mail, as no address is known: set STRIPE_API_KEY or EMAIL_LOOKUP"
         return
     try:
-        found = callable(getattr(import_module(module), name))
+        found = callable(email_lookup())
     except Exception as error:  # whatever the module does when it is imported
         yield "FAIL", f"EMAIL_LOOKUP cannot be imported: {type(error).__name__}"
         return
