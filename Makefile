@@ -17,7 +17,7 @@ define compile
 	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
 endef
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run stripe test test-postgres e2e proof chaos fuzz bench bench-peers bench-tools ci \ way
+.PHONY: help install dev demo run stripe test test-postgres e2e proof chaos fuzz bench bench-peers bench-tools ci way \
 	check lock lock-check upgrade
 
 help: ## Lists the targets
