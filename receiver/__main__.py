@@ -23,7 +23,7 @@ def main() -> int:
     host = parser.parse_args().host
     try:
         webhook_secrets(settings())
-        engine()
+        engine()  # says what DATABASE_URL asks in vain
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

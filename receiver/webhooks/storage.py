@@ -1,4 +1,7 @@
-"""How a batch gets into the inbox: on PostgreSQL from the event loop itself, on SQLite from a thread."""
+"""How a batch gets into the inbox: on PostgreSQL from the event loop itself, on SQLite from a thread.
+
+Why not by psycopg, as everything else: docs/decisions/0012.
+"""
 
 import asyncio
 import hashlib
