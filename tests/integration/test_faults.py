@@ -1,9 +1,10 @@
 """What an outage of the database or a shutdown does to work in progress counts against no event and no action."""
 
+import random
 import socket
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from config.settings import settings
 from handlers.inbox import apply, process
 from handlers.inbox.receive import receive
 from handlers.outbox.perform import perform
+from handlers.outbox.registry import REGISTRY
 from handlers.queue import claims, failures
 from handlers.queue.claims import change_claimed
+from handlers.queue.failures import NotNowError, RefusedError
 from handlers.stripe_api import client
 from handlers.tables.models import ActionStatus, InboxStatus
 from tests.support import databases, facts
@@ -79,6 +82,33 @@ def test_a_database_that_fails_under_a_batch_makes_all_of_it_wait(environment: p
     }
     facts.end_all_leases()
     assert len(process.process([one.id for one in said])) == 3
+
+
+@pytest.mark.parametrize("ids", [["evt_1"], ["evt_1", "evt_2"]], ids=["alone", "together"])
+def test_events_that_are_put_back_wait(environment: pytest.MonkeyPatch, ids: list[str]) -> None:
+    receive([event("verified", event_id=event_id) for event_id in ids])
+    began = _with_the_longest_delay(environment)
+    environment.setattr(apply, "_lock_records", _raise_gone)
+    process.process(ids)
+    assert all(facts.event_row(event_id).due_at >= began + timedelta(seconds=2) for event_id in ids)
+
+
+@pytest.mark.parametrize("error", [NotNowError("not now"), RefusedError("refused"), _gone()], ids=type)
+def test_an_action_that_is_put_back_waits(environment: pytest.MonkeyPatch, error: Exception) -> None:
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    began = _with_the_longest_delay(environment)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    environment.setitem(REGISTRY, "email_verified", fail)
+    perform(action_id)
+    assert facts.action(action_id).due_at >= began + timedelta(seconds=2)
+
+
+def _with_the_longest_delay(environment: pytest.MonkeyPatch) -> datetime:
+    environment.setattr(random, "uniform", lambda _, longest: longest)
+    return datetime.now(UTC)
 
 
 def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,8 @@ def test_a_duplicate_is_applied_once() -> None:
     said = event("verified", report="vr_1")
     assert len(facts.applied(said)) == 1
     assert facts.applied(said) == []
+    facts.end_all_leases()
+    assert facts.applied(said) == []
     assert (facts.record().change_number, facts.event_row(said.id).attempts) == (1, 1)
 
 
@@ -106,6 +108,15 @@ def test_a_batch_may_hold_a_whole_story_in_any_order() -> None:
     process([one.id for one in story])
     assert facts.record().status == Status.VERIFIED
     assert [one.name for one in facts.actions()] == ["email_verified"]
+
+
+def test_a_batch_is_applied_in_stripes_order_so_that_nothing_of_it_is_stale() -> None:
+    later = event("verified", NOON + 40, event_id="evt_1", report="vr_1")
+    earlier = event("requires_input", event_id="evt_2", code="abandoned")
+    receive([later, earlier])
+    process([later.id, earlier.id])
+    assert {facts.event_row(one.id).outcome for one in (later, earlier)} == {Outcome.APPLIED}
+    assert facts.record().status == Status.VERIFIED
 
 
 def test_deliveries_and_failures_without_a_report_are_no_submissions() -> None:

@@ -95,6 +95,8 @@ def test_an_owed_mail_is_written_once() -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     perform(action_id)
     perform(action_id)
+    facts.end_all_leases()
+    perform(action_id)
     done = facts.action(action_id)
     assert (done.status, done.attempts, done.last_error) == (ActionStatus.DONE, 1, None)
     assert len(_mails()) == 1

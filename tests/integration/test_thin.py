@@ -101,6 +101,7 @@ def test_an_event_waits_while_stripe_cannot_be_reached(stripe: Stories, environm
     facts.applied(told)
     assert facts.event_row(told.id).last_error == "Stripe was not reached"
     assert facts.event_row(told.id).waits == 1
+    assert facts.count_records() == 0
 
 
 def test_a_slow_answer_holds_its_own_event_and_no_other_worker(

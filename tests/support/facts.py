@@ -11,7 +11,7 @@ from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.queue.claims import due
 from handlers.record.events import VerificationEvent, parse
-from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, Submission, VerificationRecord
+from handlers.tables.models import InboxEvent, OutboxAction, Submission, VerificationRecord
 from tests.support import shapes
 
 NOON = 1_794_830_400
@@ -101,8 +101,5 @@ def end_all_leases() -> None:
     """Time has passed: whatever is unfinished is due again."""
     past = datetime.now(UTC) - timedelta(minutes=5)
     with transaction() as session:
-        connection = session.connection()
-        connection.execute(update(InboxEvent).where(col(InboxEvent.status) == InboxStatus.RECEIVED).values(due_at=past))
-        connection.execute(
-            update(OutboxAction).where(col(OutboxAction.status) == ActionStatus.PENDING).values(due_at=past)
-        )
+        session.connection().execute(update(InboxEvent).values(due_at=past))
+        session.connection().execute(update(OutboxAction).values(due_at=past))

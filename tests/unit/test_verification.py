@@ -1,11 +1,12 @@
 """What each event means for a record, and what it owes."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from handlers.owed.kinds import Owed
+from handlers.owed.kinds import LIMIT_CAUSE, Owed
 from handlers.record.decide import HANDLERS, Decision, Outcome, decide, why_not_owed
 from handlers.record.events import RANKS, Status, VerificationEvent, parse
 from handlers.record.ordering import RecordState, seen_in
@@ -106,11 +107,22 @@ def test_canceled_is_the_end() -> None:
     assert decision.record.status is Status.CANCELED
 
 
+def test_a_redaction_says_the_status_of_a_session_that_was_only_heard_of() -> None:
+    assert _decide(_event("redacted", status="canceled")).record.status is Status.CANCELED
+    assert _decide(_event("processing"), _event("redacted", status="canceled")).record.status is Status.PROCESSING
+
+
 def test_a_redaction_keeps_the_status_and_owes_nothing() -> None:
     decision = _decide(_event("verified", report="vr_1"), _event("redacted", NOON + 60))
     assert (decision.outcome, _mails(decision)) == (Outcome.APPLIED, [])
     assert decision.record.status is Status.VERIFIED
     assert decision.record.redacted_at == datetime.fromtimestamp(NOON + 60, UTC)
+
+
+@pytest.mark.parametrize("times", [(NOON, NOON + 60), (NOON + 60, NOON)])
+def test_the_person_is_forgotten_since_the_first_event_that_says_so(times: tuple[int, int]) -> None:
+    decision = _decide(*(_event("redacted", at) for at in times))
+    assert decision.record.redacted_at == datetime.fromtimestamp(NOON, UTC)
 
 
 def test_what_is_owed_after_a_redaction_is_written_as_skipped() -> None:
@@ -131,6 +143,23 @@ def test_a_mail_is_no_longer_owed_once_its_state_has_passed() -> None:
     failure, prompt = _event("requires_input", code="abandoned"), ("email_retry_prompt", "requires_input:abandoned:")
     assert why_not_owed(_decide(failure).record, *prompt) is None
     assert why_not_owed(_decide(failure, _event("processing", NOON + 60)).record, *prompt) == "superseded"
+
+
+def test_at_the_limit_a_prompt_is_written_as_skipped_and_the_end_is_owed() -> None:
+    failure = _event("requires_input", code="document_expired", report="vr_3")
+    decision = decide(RecordState(submissions=3), failure, seen_in(failure), limit=3)
+    assert decision is not None
+    owed = {(one.kind, one.cause): one.skipped for one in decision.owed}
+    assert owed["email_retry_prompt", "requires_input:document_expired:vr_3"] == "submission limit"
+    assert owed["cancel_session", LIMIT_CAUSE] is owed["alert_review", LIMIT_CAUSE] is None
+
+
+def test_what_the_limit_owes_is_owed_only_while_it_is_reached_and_input_required() -> None:
+    failure, success = _event("requires_input", code="abandoned"), _event("verified", NOON + 60, report="vr_3")
+    failed, passed = (replace(_decide(*events).record, submissions=3) for events in ([failure], [failure, success]))
+    assert why_not_owed(failed, "cancel_session", LIMIT_CAUSE, limit=3) is None
+    assert why_not_owed(failed, "cancel_session", LIMIT_CAUSE, limit=4) == "superseded"
+    assert why_not_owed(passed, "cancel_session", LIMIT_CAUSE, limit=3) == "superseded"
 
 
 def test_no_mail_is_owed_after_a_redaction() -> None:
