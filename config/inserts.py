@@ -16,6 +16,7 @@ from sqlmodel import SQLModel
 def insert_new(connection: Connection, table: type[SQLModel], rows: Sequence[dict[str, Any]]) -> list[str]:
     """Inserts rows that all name the same columns, in their order; returns the new ones' key (its first column)."""
     key = next(iter(table.__mapper__.primary_key)).name  # type: ignore[attr-defined]
+    # rule: what is there already is not new
     return [row[0] for row in insert_or(connection, table, rows, on_conflict="DO NOTHING", returning=key)]
 
 

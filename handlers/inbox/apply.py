@@ -78,6 +78,7 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
             decision = decide(state, work.event, work.shown, work.answer, can_ask=work.can_ask, limit=limit)
             if decision is None:
                 continue
+            # rule: what is read back quietly owes nothing to be done
             if work.owes_nothing:
                 owed_as_skipped = [
                     replace(one, skipped=one.skipped or "read back from Stripe") for one in decision.owed
@@ -145,25 +146,31 @@ def _write_record(row: VerificationRecord, state: RecordState, texts: SessionSta
     row.applied_at, row.applied_rank, row.redacted_at = state.stamp, state.rank, state.redacted_at
     row.submissions, row.change_number = state.submissions, state.changes
     if texts:
+        # rule: a static link's reference is not trusted
         row.client_reference_trusted = not texts.has_flow
         row.last_error_reason = texts.error_reason
         row.client_reference_id, row.user_id = texts.client_reference_id, texts.user_id
-    if state.redacted_at:
+    if state.redacted_at:  # rule: a redaction wipes the record, and nothing fills it again
         row.last_error_reason = row.client_reference_id = row.user_id = None
+    # rule: a session that has changed is compared with Stripe's
     row.updated_at, row.compare_at = now, now + SETTLES_WITHIN
 
 
 def _forget(session: Session, session_ids: Sequence[str], now: datetime) -> None:
     personal = or_(*(getattr(InboxEvent, name).is_not(None) for name in _PERSONAL))
     events = update(InboxEvent).where(col(InboxEvent.session_id).in_(session_ids), personal)
+    # rule: a redaction wipes the inbox
     session.connection().execute(events.values(dict.fromkeys(_PERSONAL)))
+    # rule: a redaction wipes the outputs
     session.connection().execute(delete(VerifiedOutput).where(col(VerifiedOutput.session_id).in_(session_ids)))
     actions = update(OutboxAction).where(
         col(OutboxAction.session_id).in_(session_ids),
         col(OutboxAction.status) == ActionStatus.PENDING,
+        # rule: what survives a redaction stays owed
         col(OutboxAction.name).not_in(_OUTLIVES_REDACTION),
     )
     skipped = {"status": ActionStatus.SKIPPED, "reason": "redacted", "done_at": now}
+    # rule: a redaction drops what is owed
     session.connection().execute(actions.values(skipped))
 
 
@@ -171,5 +178,6 @@ def _end(session: Session, decided: Sequence[tuple[Work, Decision]], now: dateti
     for outcome in Outcome:
         claims = [work.claim for work, decision in decided if decision.outcome is outcome]
         end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": now, "last_error": None}
+        # rule: an event ends once
         if claims and change_claimed(session.connection(), claims, **end) != len(claims):
             raise LostClaimError

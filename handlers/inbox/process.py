@@ -54,7 +54,7 @@ def claim_events(event_ids: Sequence[str], *, first_attempt: bool) -> list[Work]
         event = event_in(row)
         shown = seen_in(event)
         works.append(Work(claim=held, event=event, shown=shown, can_ask=can_ask, owes_nothing=row.owes_nothing))
-    # What is older than what was applied a moment ago would be stale, and its mail superseded.
+    # rule: a batch is applied in Stripe's order; else its older events would be stale, and their mails superseded
     return sorted(works, key=attrgetter("event.created_at", "event.id"))
 
 
@@ -87,7 +87,7 @@ def process_together(works: list[Work]) -> list[int]:
             return []
         except Exception as error:  # each is tried again alone, and then waits or is buried by itself
             log.warning("batch.split", events=len(together), error=describe(error))
-            unsettled = together
+            unsettled = together  # rule: where a batch fails, each of its events is tried alone
         alone += unsettled
     return owed + _process_in_turn(alone) if alone else owed
 
@@ -96,6 +96,7 @@ def _process_in_turn(works: list[Work]) -> list[int]:
     owed: list[int] = []
     deadline = time.monotonic() + _TURNS.total_seconds()
     for place, work in enumerate(works):
+        # rule: who waits for too long in a batch goes back
         if stopping.is_set() or time.monotonic() > deadline:
             put_back([late.claim for late in works[place:]], NotNowError("its turn did not come in time"))
             break
@@ -116,7 +117,7 @@ def process_alone(work: Work) -> list[int]:
 
 def _settle(work: Work) -> list[int]:
     unless_stopping()
-    if _says_nothing(work):
+    if _says_nothing(work):  # rule: about a thin notification Stripe is asked before a transaction
         work = _asked(work)
     for _ in range(_ROUNDS):
         unsettled, owed = apply([work])
@@ -136,4 +137,5 @@ def _asked(work: Work) -> Work:
     """With Stripe's answer; where it will not say, there is nobody to ask any more."""
     retrieved = sessions.retrieve_state(work.event.session_id, work.event.account)
     answer = answered(work.event, retrieved.state, retrieved.asked_at) if retrieved else None
+    # rule: where Stripe will not say, nobody is asked again
     return replace(work, answer=answer, can_ask=answer is not None)

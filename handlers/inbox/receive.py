@@ -58,6 +58,7 @@ def insertion(dialect: str, events: Sequence[VerificationEvent], *, owes_nothing
     distinct = {event.id: event for event in events}
     in_order = sorted(distinct)  # one order for all writers: no deadlock
     rows = [_event_row(distinct[event_id], now, owes_nothing=owes_nothing) for event_id in in_order]
+    # rule: an event is kept once, by its id
     return inserts.insertion(dialect, InboxEvent, rows, on_conflict="DO NOTHING", returning="id")
 
 

@@ -20,7 +20,7 @@ _TIMEOUT_SECONDS = (3.0, 10.0)
 def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
     """Posts one change; 2xx ends it. Raises RefusedError for any other answer, NotNowError where there is none."""
     body = _message(action, record)
-    message_id = _message_id(action)
+    message_id = _message_id(action)  # rule: the message id is the same at each try
     now = datetime.now(UTC)
     headers = {
         "Content-Type": "application/json",
@@ -29,14 +29,14 @@ def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
         "webhook-signature": Webhook(settings().app_callback_secret.get_secret_value()).sign(message_id, now, body),
     }
     try:
-        # stream: an answer's body is not waited for; no redirects: the signature is for this address alone.
+        # stream: an answer's body is not waited for.
         with requests.post(
             settings().app_callback_url.get_secret_value(),
             body,
             headers=headers,
             timeout=_TIMEOUT_SECONDS,
             stream=True,
-            allow_redirects=False,
+            allow_redirects=False,  # rule: no redirect is followed; the signature is for this address alone
         ) as answer:
             status = answer.status_code
     except requests.RequestException as error:

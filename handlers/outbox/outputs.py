@@ -26,10 +26,10 @@ def keep_outputs(_: OutboxAction, record: VerificationRecord) -> str | None:
         return "no outputs"
     ciphertext = _cipher(settings().verified_outputs_key).encrypt(json.dumps(found).encode()).decode()
     with transaction() as session:
-        # Under the record's lock, so that nothing is kept behind a redaction's back.
+        # Under the record's lock, since a redaction may have come while Stripe answered.
         locked = select(VerificationRecord).where(col(VerificationRecord.session_id) == record.session_id)
         current = session.scalars(locked.with_for_update()).one()
-        if current.redacted_at:
+        if current.redacted_at:  # rule: nothing is kept behind a redaction's back
             return "redacted"
         if current.status != Status.VERIFIED:
             return "superseded"

@@ -82,6 +82,7 @@ def perform(action_id: int) -> list[int]:
         with attempt(held):
             unless_used_up(held)
             end_action(held, _do(action, record))
+        # rule: the end of what is told in order releases the next
         return turns.release_next(action) if action.name in KINDS and KINDS[action.name].in_order else []
 
 
@@ -109,8 +110,9 @@ def end_action(held: Claim, reason: str | None) -> None:
 def _do(action: OutboxAction, record: VerificationRecord) -> str | None:
     if action.name not in KINDS:
         raise PermanentError(f"there is no action {action.name!r}")
+    # rule: what is no longer owed is not done
     if reason := why_not_owed(record.state, action.name, action.cause, settings().submission_limit):
         return reason
-    if KINDS[action.name].in_order:
+    if KINDS[action.name].in_order:  # rule: what is told in order waits for its turn
         turns.unless_lower_is_pending(action)
     return REGISTRY[action.name](action, record)

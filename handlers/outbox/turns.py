@@ -10,13 +10,14 @@ from handlers.queue.failures import NotNowError
 from handlers.tables.models import ActionStatus, OutboxAction
 
 _WAITS = "a lower change number is pending"
-_NUMBER = cast(col(OutboxAction.cause), Integer)
+_NUMBER = cast(col(OutboxAction.cause), Integer)  # rule: change numbers are numbers
 
 
 def unless_lower_is_pending(action: OutboxAction) -> None:
     """Raises NotNowError while a lower one of the same session and kind is not done."""
     lower = select(col(OutboxAction.id)).where(*_pending(action), int(action.cause) > _NUMBER)
     with transaction() as session:
+        # rule: a lower change number is waited for
         if session.scalars(lower.limit(1)).first() is not None:
             raise NotNowError(_WAITS)
 
@@ -40,5 +41,5 @@ def _pending(action: OutboxAction) -> tuple[ColumnElement[bool], ...]:
     return (
         col(OutboxAction.session_id) == action.session_id,
         col(OutboxAction.name) == action.name,
-        col(OutboxAction.status) == ActionStatus.PENDING,
+        col(OutboxAction.status) == ActionStatus.PENDING,  # rule: a dead change blocks nobody
     )

@@ -11,10 +11,11 @@ from config.settings import settings
 from handlers.owed.kinds import KINDS, Owed
 from handlers.tables.models import ActionStatus, OutboxAction
 
+# rule: what is owed again while it is skipped becomes pending again
 _OWED_AGAIN = """
 (session_id, name, cause) DO UPDATE
 SET status = excluded.status, reason = excluded.reason, due_at = excluded.due_at, done_at = excluded.done_at
-WHERE outbox_action.status = 'skipped' AND excluded.status = 'pending'"""
+WHERE outbox_action.status = 'skipped' AND excluded.status = 'pending'"""  # rule: what is done stays done
 
 
 def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]]) -> list[int]:
@@ -28,8 +29,10 @@ def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]]) -> list[int]:
     for session_id, some in owed:
         for one in some:
             setting, key = KINDS[one.kind].setting, (session_id, one.kind, one.cause)
+            # rule: what no setting asks for is not written down
             if setting and not getattr(settings(), setting):
                 continue
+            # rule: of one key owed twice, what is to be done wins
             if key not in wanted or wanted[key].skipped:
                 wanted[key] = one
     rows = [_action_row(key[0], wanted[key], now) for key in sorted(wanted)]  # one order for all workers: no deadlock

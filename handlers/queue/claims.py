@@ -64,6 +64,7 @@ def claim(table: Table, ids: Sequence[Any], *, first_attempt: bool | None = None
     Only those never tried before, only the others, or (None) both.
     """
     now = datetime.now(UTC)
+    # rule: a row under a lease is nobody else's
     parameters = {"ids": ids, "now": now, "leased_until": now + LEASE}
     with statement() as connection:
         rows = connection.execute(_claiming(table, first_attempt), parameters).all()
@@ -107,7 +108,7 @@ def attempt(claim: Claim) -> Iterator[None]:
 
 def unless_used_up(claim: Claim) -> None:
     """Before the work itself: raises PermanentError when every try that there may be has ended with its process."""
-    if claim.tries > claim.most_tries:
+    if claim.tries > claim.most_tries:  # rule: what ends its process is buried at last
         raise PermanentError("every attempt ended with its process")
 
 
@@ -118,6 +119,7 @@ def give_up(claim: Claim, error: Exception) -> None:
     """
     if isinstance(error, (NotNowError, *DATABASE_TROUBLE)):
         put_back([claim], error)
+    # rule: what was tried often enough is buried
     elif isinstance(error, PermanentError) or claim.tries >= claim.most_tries:
         _bury(claim, describe(error))
     else:
@@ -126,7 +128,9 @@ def give_up(claim: Claim, error: Exception) -> None:
 
 def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False) -> None:
     """Makes rows of one first attempt, or one row, due later; unless it was a try, it does not count."""
-    first, due_at = claims[0], datetime.now(UTC) + backoff(claims[0].attempts)
+    first = claims[0]
+    due_at = datetime.now(UTC) + backoff(first.attempts)  # rule: what is put back waits
+    # rule: what the database, Stripe or the network spoils is no try
     waits = first.waits if is_try else first.waits + 1
     if written := write_down(claims, waits=waits, due_at=due_at, last_error=describe(error)):
         noun = first.table.NOUN
@@ -147,6 +151,7 @@ def write_down(claims: Sequence[Claim], **values: Any) -> int:
             with statement() as connection:
                 return change_claimed(connection, claims, **values)
         except DATABASE_TROUBLE as error:
+            # rule: the database is waited for to write down what a try came to
             if time.monotonic() > deadline or stopping.wait(_PAUSE):
                 log.error("claim.left_to_its_lease", error=describe(error))
                 return 0
@@ -170,14 +175,16 @@ def _bury(claim: Claim, reason: str) -> None:
 def _claiming(table: Table, first_attempt: bool | None) -> Executable:
     free: Select[Any] = select(col(table.id)).where(
         col(table.id).in_(bindparam("ids", expanding=True)),
-        col(table.status) == table.UNFINISHED,
-        col(table.due_at) <= bindparam("now"),
+        col(table.status) == table.UNFINISHED,  # rule: what has ended is not claimed
+        col(table.due_at) <= bindparam("now"),  # rule: what is not due is not claimed
     )
-    if first_attempt is not None:
+    if first_attempt is not None:  # rule: what was tried before is tried alone
         free = free.where(col(table.attempts) == 0 if first_attempt else col(table.attempts) > 0)
+    # rule: a claim clears what is left of the try before
     return (
         update(table)
         .where(col(table.id).in_(free.order_by(col(table.id)).with_for_update(skip_locked=True)))
+        # rule: a claim counts an attempt
         .values(attempts=col(table.attempts) + 1, due_at=bindparam("leased_until"), last_error=None)
         .returning(*table.__table__.columns)  # type: ignore[union-attr]
     )
@@ -188,6 +195,6 @@ def _claimed_rows(table: Table) -> Executable:
     """Touches nothing once the claim is lost."""
     return update(table.__table__).where(  # type: ignore[union-attr]
         col(table.id).in_(bindparam("ids", expanding=True)),
-        col(table.attempts) == bindparam("claimed_attempts"),
-        col(table.status) == table.UNFINISHED,
+        col(table.attempts) == bindparam("claimed_attempts"),  # rule: who comes late is fenced by the attempt
+        col(table.status) == table.UNFINISHED,  # rule: what has ended stays as it is
     )

@@ -56,17 +56,21 @@ def decide(
         return Decision(outcome=Outcome.APPLIED, record=forgotten, owed=_limited(forgotten, [], limit))
     latest = answer or shown
     if latest is None:
+        # rule: only Stripe says what a thin notification is about
         return None if can_ask else Decision(outcome=Outcome.IGNORED, record=record, owed=[])
     place = order(record, latest)
     if place is Order.AMBIGUOUS:
         if can_ask:
             return None
         place = order_by_rank(record, latest)
+    # rule: a redaction seen in Stripe's answer counts
     if (shown and shown.state.redaction) or (answer and answer.state.redaction):
         record = _redacted(record, event)
+    # rule: what an answer has overtaken is written down as skipped
     stale = [] if shown is None or shown is latest else _passed_over(record, shown)
-    if place is Order.STALE:
+    if place is Order.STALE:  # rule: a stale event changes no status
         owed = [*stale, *_passed_over(record, latest)]
+        # rule: the limit is judged after a stale event, too
         return Decision(outcome=Outcome.STALE, record=record, owed=_limited(record, owed, limit))
     record, owed = _applied(record, latest)
     owed = _limited(record, [*stale, *owed], limit)
@@ -76,15 +80,19 @@ def decide(
 def why_not_owed(record: RecordState, kind: str, cause: str, limit: int = 3) -> str | None:
     """At the moment of doing: the reason why an action is no longer owed, or None."""
     row = KINDS[kind]
-    if record.redacted_at and not row.survives_redaction:
+    if record.redacted_at and not row.survives_redaction:  # rule: nobody is mailed after a redaction
         return "redacted"
-    if row.survives_superseding:
+    if row.survives_superseding:  # rule: what survives superseding is owed whatever came after it
         return None
+    # rule: the limit holds only while input is required
     at_limit = record.status == Status.REQUIRES_INPUT and record.submissions >= limit
     if cause == LIMIT_CAUSE:
+        # rule: what the limit owes is superseded once the person has passed
         return None if at_limit else "superseded"
+    # rule: an action goes out only while its cause is the record's
     if cause != _cause(record.status, record.error_code, record.report_id):
         return "superseded"
+    # rule: at the limit nobody is prompted
     return "submission limit" if at_limit and row.dropped_at_limit else None
 
 
@@ -125,27 +133,31 @@ HANDLERS: dict[str, Callable[[SessionState], Meaning]] = {
 def _redacted(record: RecordState, event: VerificationEvent) -> RecordState:
     """The person is forgotten; the status and the order mark stay, and events still move them."""
     said = event.state.status if event.state else None
+    # rule: a redaction says the status of a session that was only heard of
     status = Status(said) if record.stamp is None and said in list(Status) else record.status
+    # rule: the first redaction says when
     at = min(record.redacted_at or event.created_at, event.created_at)
     return replace(record, redacted_at=at, status=status)
 
 
 def _applied(record: RecordState, seen: Seen) -> tuple[RecordState, list[Owed]]:
     meaning, state = HANDLERS[seen.kind](seen.state), seen.state
-    # An untried session and a failed one are both requires_input, and the application must tell them apart.
     before, now = (record.status, record.error_code), (meaning.status, state.error_code)
+    # rule: a change is another status or code; untried and failed sessions are both requires_input
     is_change = record.stamp is None or now != before
     after = replace(
         record,
         status=meaning.status,
         error_code=state.error_code,
         report_id=state.report_id,
-        stamp=seen.stamp,
-        rank=RANKS[seen.kind],
-        changes=record.changes + is_change,
+        stamp=seen.stamp,  # rule: the mark's stamp is that of what was applied last
+        rank=RANKS[seen.kind],  # rule: and so is its rank
+        changes=record.changes + is_change,  # rule: the change number rises with each change
     )
+    # rule: what leaves the record as it is owes nothing
     if not is_change and after.report_id == record.report_id:
         return after, []
+    # rule: a cause is a state, and no event or time
     owed = _owed(after, meaning.owes, _cause(*now, after.report_id), is_superseded=False)
     if is_change:
         told = json.dumps({"status": after.status, "error_code": after.error_code})
@@ -157,17 +169,20 @@ def _passed_over(record: RecordState, seen: Seen) -> list[Owed]:
     # The same keys as in its right place, so that what is written down does not depend on the order of arrival.
     meaning = HANDLERS[seen.kind](seen.state)
     cause = _cause(meaning.status, seen.state.error_code, seen.state.report_id)
+    # rule: what a stale event owes is written down as skipped
     return _owed(record, meaning.owes, cause, is_superseded=True)
 
 
 def _owed(record: RecordState, kinds: Iterable[str], cause: str, *, is_superseded: bool) -> list[Owed]:
     return [
+        # rule: a stale event still owes what survives superseding
         Owed(kind, cause, _skipped(record, kind, is_superseded=is_superseded and not KINDS[kind].survives_superseding))
         for kind in kinds
     ]
 
 
 def _skipped(record: RecordState, kind: str, *, is_superseded: bool) -> str | None:
+    # rule: what a redacted session owes is written down as skipped
     if record.redacted_at and not KINDS[kind].survives_redaction:
         return "redacted"
     return "superseded" if is_superseded else None
@@ -177,13 +192,17 @@ def _limited(record: RecordState, owed: list[Owed], limit: int) -> list[Owed]:
     if record.submissions < limit:
         return owed
     dropped = [
+        # rule: a prompt at the limit is written down as skipped
         replace(one, skipped="submission limit") if KINDS[one.kind].dropped_at_limit and not one.skipped else one
         for one in owed
     ]
+    # rule: the limit cancels only while input is required
     moved_on = record.status != Status.REQUIRES_INPUT
+    # rule: the limit owes something itself
     owed_now = (kind for kind, row in KINDS.items() if row.owed_at_limit)
     return [*dropped, *(Owed(kind, LIMIT_CAUSE, _skipped(record, kind, is_superseded=moved_on)) for kind in owed_now)]
 
 
 def _cause(status: Status | None, error_code: str | None, report_id: str | None) -> str:
+    # rule: a cause names the report
     return "canceled" if status == Status.CANCELED else f"{status}:{error_code or ''}:{report_id or ''}"

@@ -51,6 +51,7 @@ def answered(event: VerificationEvent, state: SessionState, asked_at: datetime) 
     """What a retrieve shows; asked_at is Stripe's time then, or earlier. None for a status unknown to us."""
     if state.status not in list(Status):
         return None
+    # rule: an answer is as late as the event and the asking
     stamp = max(event.created_at, asked_at.replace(microsecond=0))
     return _seen(state.status, stamp, state, is_answer=True)
 
@@ -63,19 +64,20 @@ def order(record: RecordState, seen: Seen) -> Order:
     """
     if record.stamp is None:
         return Order.NEWER
-    if Status.CANCELED in (record.status, seen.kind):
+    if Status.CANCELED in (record.status, seen.kind):  # rule: canceled absorbs
         return order_by_rank(record, seen)
-    if seen.stamp < record.stamp:
+    if seen.stamp < record.stamp:  # rule: an older stamp is stale
         return Order.STALE
     same = (RANKS[seen.kind], seen.state.error_code, seen.state.report_id)
-    if same == (record.rank, record.error_code, record.report_id):
+    if same == (record.rank, record.error_code, record.report_id):  # rule: the same state again contradicts nothing
         return Order.NEWER
     if seen.stamp == record.stamp:
-        # A session is created once and first: a tie with that contradicts nothing.
+        # rule: a tie with the creation contradicts nothing; a session is created once and first
         if RANKS["created"] in (RANKS[seen.kind], record.rank):
             return order_by_rank(record, seen)
-        return Order.AMBIGUOUS
+        return Order.AMBIGUOUS  # rule: only Stripe settles a tie
     leaves_verified = record.status == Status.VERIFIED and seen.kind == "processing"
+    # rule: only Stripe says whether a verified session is checked again
     return Order.AMBIGUOUS if leaves_verified and not seen.is_answer else Order.NEWER
 
 
@@ -91,18 +93,18 @@ def order_by_rank(record: RecordState, seen: Seen) -> Order:
         record.error_code or "",
     )
     new = (
-        seen.kind == "canceled",
+        seen.kind == "canceled",  # rule: canceled absorbs by rank, too
         seen.stamp,
-        RANKS[seen.kind],
-        seen.state.report_id or "",
-        seen.state.error_code or "",
+        RANKS[seen.kind],  # rule: rank breaks a tie
+        seen.state.report_id or "",  # rule: the report breaks what rank leaves open
+        seen.state.error_code or "",  # rule: the code breaks what the report leaves open
     )
     return Order.NEWER if new >= known else Order.STALE
 
 
 def _seen(kind: str, stamp: datetime, state: SessionState, *, is_answer: bool = False) -> Seen:
-    # `requires_input` without an error is a session that nobody has tried yet: it ranks and acts as created.
+    # rule: requires_input without an error ranks and acts as created; nobody has tried such a session yet
     kind = "created" if kind == "requires_input" and not state.error_code else kind
     # While it is processed, a session still names the report before.
-    submitted = None if kind in ("created", "processing") else state.report_id
+    submitted = None if kind in ("created", "processing") else state.report_id  # rule: a success names a report, too
     return Seen(kind=kind, stamp=stamp, state=state, submitted=submitted, is_answer=is_answer)

@@ -37,6 +37,7 @@ def options(account: str | None) -> stripe.RequestOptions:
     """The options that ask on behalf of another account; none for our own."""
     if account is None:
         return {}
+    # rule: Stripe is asked in the account's name
     return {"stripe_account": account} if account.startswith("acct_") else {"stripe_context": account}
 
 

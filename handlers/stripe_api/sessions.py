@@ -51,7 +51,9 @@ def retrieve_state(session_id: str, account: str | None) -> Retrieved | None:
         state = parse_session(session)
     except MalformedEventError as error:
         raise PermanentError(f"Stripe's session cannot be read: {error}") from None
-    return Retrieved(state, answered_at - timedelta(seconds=time.monotonic() - started))
+    # rule: an answer's stamp allows for the call's duration
+    asked_at = answered_at - timedelta(seconds=time.monotonic() - started)
+    return Retrieved(state, asked_at)
 
 
 def retrieve_email(session_id: str, account: str | None) -> str | None:
@@ -77,6 +79,7 @@ def retrieve_outputs(session_id: str, account: str | None, names: Sequence[str])
 
 def cancel(session_id: str, account: str | None, idempotency_key: str) -> bool:
     """Cancels a session that waits for input; False where Stripe does not let it be canceled (any more)."""
+    # rule: a cancellation carries an idempotency key
     with_key: stripe.RequestOptions = {**options(account), "idempotency_key": idempotency_key}
     try:
         v1().identity.verification_sessions.cancel(session_id, options=with_key)

@@ -52,6 +52,7 @@ class Webhook:
         try:
             event = await self._verified_event(scope, receive)
             reason = _why_ignored(event, self._livemode)
+            # rule: what is not this service's is not taken in
             outcome = "ignored" if isinstance(event, ForeignEvent) or reason else await self._take_in(event)
         except RefusedDeliveryError as refused:
             counting.DELIVERIES.labels(outcome="refused", reason=refused.reason).inc()
@@ -86,8 +87,8 @@ def _why_ignored(event: VerificationEvent | ForeignEvent, livemode: bool | None)
     """Empty for an event that is this service's; livemode is the key's."""
     if isinstance(event, ForeignEvent):
         return "foreign type"
+    # rule: test and live never mix; both can reach one address, and the key asks about one of them
     if livemode not in (None, event.livemode):
-        # Test and live events can reach one address; what the key cannot ask about is not this service's.
         log.warning("event.other_mode", event_id=event.id, livemode=event.livemode)
         return "other mode"
     return ""
@@ -104,6 +105,7 @@ async def _body(declared: bytes, receive: Receive) -> bytes:
                 if message["type"] == "http.disconnect":
                     raise RefusedDeliveryError(400, "the sender went away")
                 body, more = body + message.get("body", b""), message.get("more_body", False)
+                # rule: a body is bounded, whatever its length was said to be
                 if len(body) > MAX_BODY_BYTES:
                     raise RefusedDeliveryError(413, "the body is too large")
     except TimeoutError:
@@ -117,6 +119,7 @@ def _verify(body: bytes, header: str, secrets: Iterable[str]) -> None:
             break
     else:
         raise RefusedDeliveryError(400, "the signature is missing or does not match")
+    # rule: a signature grows old, and is not good for the future
     if abs(time.time() - int(_TIMESTAMP.findall(header)[0])) > TOLERANCE_SECONDS:
         raise RefusedDeliveryError(400, "the signature's timestamp is too far from now")
 
