@@ -140,8 +140,10 @@ def test_the_cancellation_that_comes_with_a_redaction_mails_nobody_after_it(
 def test_a_redaction_that_has_only_begun_is_seen_in_a_retrieve(stripe: Stories, database_url: str, thin: bool) -> None:
     """It takes Stripe up to four days, and the event comes at its end."""
     session_id = stripe.simulator.create(metadata={"user_id": "c4nary user"}, client_reference_id="c4nary reference")
-    stripe.later().simulator.submit(session_id)
+    stripe.later().simulator.clock(frozen=True)
+    stripe.simulator.submit(session_id)
     stripe.simulator.passed(session_id)  # in the same second: only Stripe can say what came last
+    stripe.simulator.clock(frozen=None)
     stripe.later().simulator.redact(session_id, finish=False)
     stripe.deliver(session_id, thin=thin)
     assert facts.record(session_id).redacted_at is not None
