@@ -80,10 +80,8 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
                 continue
             # rule: what is read back quietly owes nothing to be done
             if work.owes_nothing:
-                owed_as_skipped = [
-                    replace(one, skipped=one.skipped or "read back from Stripe") for one in decision.owed
-                ]
-                decision = replace(decision, owed=owed_as_skipped)
+                skipped = [replace(one, skipped=one.skipped or "read back from Stripe") for one in decision.owed]
+                decision = replace(decision, owed=skipped)
             decided.append((work, decision))
             states[session_id] = decision.record
             if decision.texts:
@@ -97,7 +95,7 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
     for work, decision in decided:
         event, outcome = work.event, decision.outcome
         counting.ENDED_EVENTS.labels(type=event.type, outcome=outcome).inc()
-        counting.EVENT_AGE_SECONDS.observe((now - work.claim.since).total_seconds())
+        counting.EVENT_AGE_SECONDS.observe((datetime.now(UTC) - work.claim.since).total_seconds())
         log.info(f"event.{outcome}", event_id=event.id, session_id=event.session_id, type=event.type)
     settled = {work.claim.id for work, _ in decided}
     return [work for work in works if work.claim.id not in settled], to_do
