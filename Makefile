@@ -17,7 +17,7 @@ define compile
 	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
 endef
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run stripe test test-postgres e2e proof chaos fuzz bench bench-peers bench-tools ci way \
+.PHONY: help install dev demo run stripe test test-postgres e2e proof mutants chaos fuzz bench bench-peers bench-tools ci way \
 	check lock lock-check upgrade
 
 help: ## Lists the targets
@@ -48,6 +48,10 @@ test-postgres: dev ## Runs the database and integration tests on PostgreSQL: DAT
 
 proof: dev ## Tries every order, any succession and many workers at full depth, and breaks each rule once: minutes
 	@$(BIN)/python -m tests.property.proof
+
+mutants: dev ## Breaks the core at random, and shows that the fast tests notice: MUTANTS="--count 24 --seed 7"
+	@$(BIN)/python -m tests.property.mutants $(MUTANTS)
+
 e2e: dev tests/e2e/node_modules/.installed ## Runs the service with the official Stripe CLI and a browser; installs these first
 	@$(BIN)/python -m pytest -m e2e
 

@@ -151,7 +151,7 @@ def _applied(record: RecordState, seen: Seen) -> tuple[RecordState, list[Owed]]:
         error_code=state.error_code,
         report_id=state.report_id,
         stamp=seen.stamp,  # rule: the mark's stamp is that of what was applied last
-        rank=RANKS[seen.kind],  # rule: and so is its rank
+        rank=RANKS[seen.kind],  # rule: the mark's rank is that of the same state
         changes=record.changes + is_change,  # rule: the change number rises with each change
     )
     # rule: what leaves the record as it is owes nothing

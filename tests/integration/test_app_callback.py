@@ -172,14 +172,15 @@ def test_an_application_that_cannot_be_reached_is_waited_for_and_nothing_is_buri
     assert application.taken["vs_1"] == [1]
 
 
-def test_a_redirect_is_not_followed(application: Application, environment: pytest.MonkeyPatch) -> None:
-    with _redirecting_to(application.catcher.url) as url:
+@pytest.mark.parametrize("status", [300, 302, 307])
+def test_a_redirect_is_not_followed(application: Application, environment: pytest.MonkeyPatch, status: int) -> None:
+    with _redirecting_to(application.catcher.url, status) as url:
         environment.setenv("APP_CALLBACK_URL", url)
         databases.forget_process_state()
         (telling,) = _changes("verified")
         perform_everything()
     assert application.caught == []
-    assert facts.action(_id(telling)).last_error == "the application answered 307"
+    assert facts.action(_id(telling)).last_error == f"the application answered {status}"
 
 
 def test_a_lower_number_that_is_pending_holds_the_higher_ones(application: Application) -> None:
@@ -261,11 +262,11 @@ def test_ten_changes_are_told_in_the_order_of_their_numbers_not_of_their_digits(
 
 
 @contextmanager
-def _redirecting_to(url: str) -> Iterator[str]:
+def _redirecting_to(url: str, status: int) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(307)
+            self.send_response(status)
             self.send_header("Location", url)
             self.send_header("Content-Length", "0")
             self.end_headers()

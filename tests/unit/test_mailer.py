@@ -8,7 +8,7 @@ import pytest
 
 from config.settings import settings
 from handlers.outbox import mails
-from handlers.outbox.mails import Mail, render, retry_url_for, send
+from handlers.outbox.mails import Mail, digest, render, retry_url_for, send
 from handlers.outbox.registry import REGISTRY
 from handlers.queue.failures import PermanentError
 from handlers.record.error_codes import ErrorClass
@@ -167,7 +167,7 @@ def test_without_an_smtp_server_a_mail_is_one_private_file() -> None:
     send(_mail())
     send(_mail())
     (path,) = folder.iterdir()
-    assert path.suffix == ".eml"
+    assert path.name == f"{digest(_mail().key)}.eml"
     assert folder.stat().st_mode & 0o077 == 0
     assert message_from_bytes(path.read_bytes())["To"] == "anna@example.com"
 

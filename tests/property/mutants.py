@@ -1,0 +1,116 @@
+"""Breaks the core at random and shows that a test notices: `python -m tests.property.mutants --count 24 --seed 7`.
+
+mutmut says what may be broken, wherever no decorator stands; its own runner puts all faults of a function beside each
+other into one file, and so can break no table and no statement that is built once.
+"""
+
+import argparse
+import difflib
+import os
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from libcst import CSTNode, Module, SimpleString
+from mutmut.mutation.file_mutation import Mutation, create_mutations
+from mutmut.utils.file_utils import walk_mutatable_files
+
+from tests.property.copies import ROOT, Fault, first_failure, tried
+
+MEANING = (
+    "tests/unit/test_verification.py",
+    "tests/unit/test_ordering.py",
+    "tests/unit/test_events.py",
+    "tests/unit/test_error_codes.py",
+)
+QUEUES = (
+    "tests/unit/test_retries.py",
+    "tests/integration/test_inbox.py",
+    "tests/integration/test_outbox.py",
+    "tests/integration/test_fences.py",
+    "tests/integration/test_faults.py",
+    "tests/integration/test_poison.py",
+)
+STORIES = (
+    "tests/integration/test_review.py",
+    "tests/integration/test_thin.py",
+    "tests/integration/test_redaction.py",
+    "tests/integration/test_app_callback.py",
+)
+# The fast tests that pass through each room, those first that notice most.
+TESTS = {
+    "handlers/record": (*MEANING, "tests/integration/test_inbox.py", *STORIES, "tests/property/test_orders.py"),
+    "handlers/owed": (*MEANING[:1], *QUEUES, *STORIES, "tests/unit/test_house_rules.py"),
+    "handlers/queue": (*QUEUES, *STORIES),
+    "handlers/inbox": (*QUEUES, *STORIES, "tests/integration/test_reconcile.py", "tests/integration/test_sessions.py"),
+    "handlers/outbox": (
+        "tests/unit/test_mailer.py",
+        "tests/unit/test_performers.py",
+        *QUEUES,
+        *STORIES,
+        "tests/integration/test_outputs.py",
+        "tests/integration/test_smtp.py",
+    ),
+    "receiver/webhooks": ("tests/integration/test_receiver.py", "tests/integration/test_intake.py", *STORIES[1:2]),
+}
+# What nobody can notice, and why: a fault as it is named below.
+EQUAL: dict[str, str] = {}
+
+
+def chosen(count: int, seed: int) -> list[Fault]:
+    """So many of the faults that mutmut makes of the core, at random; none of those that nobody can notice."""
+    every = [(path, *one) for path in sorted(walk_mutatable_files()) for one in _mutations(path)]
+    random.Random(seed).shuffle(every)
+    faults = (_fault(path, module, mutation) for path, module, mutation in every)
+    return list(islice((fault for fault in faults if fault.name not in EQUAL), count))
+
+
+def difference(fault: Fault, context: int = 2) -> list[str]:
+    """What the fault changes in its file, line by line."""
+    before, after = (ROOT / fault.path).read_text(), fault.broken
+    return list(difflib.unified_diff(before.splitlines(), after.splitlines(), fault.path, n=context, lineterm=""))[2:]
+
+
+def _mutations(path: Path) -> Iterator[tuple[Module, Mutation]]:
+    module, mutations, *_ = create_mutations(str(path), path.read_text())
+    yield from ((module, mutation) for mutation in mutations if not _is_a_sentence(mutation.original_node))
+
+
+def _is_a_sentence(node: CSTNode) -> bool:
+    return isinstance(node, SimpleString) and " " in node.value  # for people: tests hold few of them to the letter
+
+
+def _fault(path: Path, module: Module, mutation: Mutation) -> Fault:
+    broken = module.code_for_node(module.deep_replace(mutation.original_node, mutation.mutated_node))
+    fault = Fault(name="", path=path.as_posix(), broken=broken, tests=TESTS[path.parent.as_posix()])
+    changed = [line for line in difference(fault, context=0) if not line.startswith("@@")]
+    return replace(fault, name=" ".join([fault.path, *(f"{line[0]} {line[1:].strip()}" for line in changed)]))
+
+
+def main() -> int:
+    """Prints each fault and the test that notices it, and those that none does as a diff; 1 if there are any."""
+    parser = argparse.ArgumentParser(prog="python -m tests.property.mutants", description=__doc__)
+    parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=random.randrange(1000))
+    parser.add_argument("--workers", type=int, default=max(2, os.cpu_count() or 2))
+    arguments = parser.parse_args()
+    faults = chosen(arguments.count, arguments.seed)
+    print(f"mutants: {len(faults)} with --seed {arguments.seed}", flush=True)
+    if failure := first_failure(ROOT, sorted({test for fault in faults for test in fault.tests})):
+        print(f"{failure} fails without any fault", file=sys.stderr)
+        return 1
+    survivors = 0
+    for result in tried(faults, arguments.workers):
+        print(f"{result.fault.name}\n    {result.caught_by or 'SURVIVED'}", flush=True)
+        if result.caught_by is None:
+            survivors += 1
+            print("\n".join(difference(result.fault)), flush=True)
+    print(f"mutants: {len(faults)} faults, {len(faults) - survivors} noticed by a test")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
