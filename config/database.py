@@ -1,12 +1,13 @@
 """The engine, transaction(): the one way to a session, and how moments are stored."""
 
 import socket
+import sqlite3
 from contextlib import AbstractContextManager
 from functools import cache
 from itertools import cycle
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 import psycopg
@@ -27,9 +28,6 @@ from sqlalchemy.orm import sessionmaker
 from sqlmodel import Session
 
 from config.settings import SettingsError, settings
-
-if TYPE_CHECKING:
-    import sqlite3
 
 # Shorter than every lease, so that a stuck statement ends before somebody else takes the work over.
 _POSTGRES_OPTIONS = "-c statement_timeout=15000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=30000"
@@ -59,7 +57,7 @@ _POSTGRES_WORDS = {*_IN_ASYNCPGS_URL, *_IN_SERVER_SETTINGS, *_POSTGRES_DEFAULTS,
 _SQLITE_BUSY_SECONDS = 10
 # SQLite has no times: a text that sorts as they do, and says that it is UTC.
 _SQLITE_MOMENT = "%(year)04d-%(month)02d-%(day)02d %(hour)02d:%(minute)02d:%(second)02d.%(microsecond)06d+00:00"
-# A moment in UTC, and never in another zone.
+# A moment in UTC: what is bound is in that zone already, since SQLite would drop any other.
 UtcDateTime = DateTime(timezone=True).with_variant(sqlite.DATETIME(storage_format=_SQLITE_MOMENT), "sqlite")  # type: ignore[no-untyped-call]
 _most_connections = 10  # of a process that is no worker
 _opening = Lock()
@@ -188,7 +186,7 @@ def _make_folder(database: str | None) -> None:
         Path(database).parent.mkdir(parents=True, exist_ok=True)
 
 
-def _prepare_sqlite(connection: "sqlite3.Connection", _: object) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None  # the driver's own BEGIN comes too late: reads would not lock
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut

@@ -48,7 +48,7 @@ def configure(**_: Any) -> None:
 def fit_to_concurrency(instance: Any, **_: Any) -> None:
     """Half of a worker's threads may wait for the outside, and none of them waits for a database connection."""
     tasks.performers.allow(settings().action_threads or max(1, instance.concurrency // 2))
-    keep_connections(settings().database_pool or instance.concurrency + _CONNECTIONS_BESIDE)
+    keep_connections(instance.concurrency + _CONNECTIONS_BESIDE)
 
 
 def silence_advice(**_: Any) -> None:

@@ -21,9 +21,8 @@ import structlog
 from celery import bootsteps
 from celery.worker import state
 
-LOOKS_EVERY = (
-    1.0  # seconds; a message must be seen ownerless twice, as it is for a moment between task and acknowledgement
-)
+# A message must be seen ownerless twice, as it is for a moment between task and acknowledgement.
+LOOKS_EVERY = 1.0  # seconds
 
 log = structlog.stdlib.get_logger(__name__)
 

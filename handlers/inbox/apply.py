@@ -67,9 +67,10 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
     Returns the works that only Stripe can settle, untouched, and the ids of the actions that are to be done now.
     """
     decided: list[tuple[Work, Decision]] = []
-    limit, now = settings().submission_limit, datetime.now(UTC)
+    limit = settings().submission_limit
     with transaction() as session:
-        rows = _lock_records(session, works, now)
+        rows = _lock_records(session, works)
+        now = datetime.now(UTC)  # the others who had them locked are done
         states = _submitted(session, rows, works)
         texts: dict[str, SessionState] = {}
         for work in works:
@@ -87,7 +88,7 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
             if decision.texts:
                 texts[session_id] = decision.texts
         for session_id, row in rows.items():
-            _write_record(row, states[session_id], texts.get(session_id), now)
+            _write_record(session, row, states[session_id], texts.get(session_id), now)
         to_do = owe(session, [(work.event.session_id, decision.owed) for work, decision in decided])
         if redacted := [session_id for session_id, state in states.items() if state.redacted_at]:
             _forget(session, redacted, now)
@@ -95,13 +96,14 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
     for work, decision in decided:
         event, outcome = work.event, decision.outcome
         counting.ENDED_EVENTS.labels(type=event.type, outcome=outcome).inc()
-        counting.EVENT_AGE_SECONDS.observe((datetime.now(UTC) - work.claim.since).total_seconds())
+        counting.EVENT_AGE_SECONDS.observe(max(0.0, (datetime.now(UTC) - work.claim.since).total_seconds()))
         log.info(f"event.{outcome}", event_id=event.id, session_id=event.session_id, type=event.type)
     settled = {work.claim.id for work, _ in decided}
     return [work for work in works if work.claim.id not in settled], to_do
 
 
-def _lock_records(session: Session, works: Sequence[Work], now: datetime) -> dict[str, VerificationRecord]:
+def _lock_records(session: Session, works: Sequence[Work]) -> dict[str, VerificationRecord]:
+    now = datetime.now(UTC)
     by_session = {work.event.session_id: work.event for work in works}
     rows = [
         {
@@ -137,7 +139,9 @@ def _submitted(session: Session, rows: dict[str, VerificationRecord], works: Seq
     }
 
 
-def _write_record(row: VerificationRecord, state: RecordState, texts: SessionState | None, now: datetime) -> None:
+def _write_record(
+    session: Session, row: VerificationRecord, state: RecordState, texts: SessionState | None, now: datetime
+) -> None:
     if texts is None and state == row.state:
         return
     row.status, row.last_error_code, row.last_report_id = state.status, state.error_code, state.report_id
@@ -150,8 +154,9 @@ def _write_record(row: VerificationRecord, state: RecordState, texts: SessionSta
         row.client_reference_id, row.user_id = texts.client_reference_id, texts.user_id
     if state.redacted_at:  # rule: a redaction wipes the record, and nothing fills it again
         row.last_error_reason = row.client_reference_id = row.user_id = None
-    # rule: a session that has changed is compared with Stripe's
-    row.updated_at, row.compare_at = now, now + SETTLES_WITHIN
+    if session.is_modified(row):
+        # rule: a session that has changed is compared with Stripe's
+        row.updated_at, row.compare_at = now, now + SETTLES_WITHIN
 
 
 def _forget(session: Session, session_ids: Sequence[str], now: datetime) -> None:

@@ -41,7 +41,7 @@ def receive(events: Sequence[VerificationEvent], *, owes_nothing: bool = False) 
     if not events:
         return Receipt(frozenset(), frozenset())
     with statement() as connection:
-        insert, rows = insertion(connection.dialect.name, events, owes_nothing=owes_nothing)
+        insert, rows = storing(connection.dialect.name, events, owes_nothing=owes_nothing)
         accepted = frozenset(connection.exec_driver_sql(insert, (rows,)).scalars())
     known = {event.id for event in events} - accepted
     left = frozenset[str]()
@@ -52,7 +52,7 @@ def receive(events: Sequence[VerificationEvent], *, owes_nothing: bool = False) 
     return Receipt(accepted, left, len(events) - len(accepted))
 
 
-def insertion(dialect: str, events: Sequence[VerificationEvent], *, owes_nothing: bool = False) -> tuple[str, str]:
+def storing(dialect: str, events: Sequence[VerificationEvent], *, owes_nothing: bool = False) -> tuple[str, str]:
     """The statement that stores a batch and answers the new ones' ids, and its parameter."""
     now = datetime.now(UTC)
     distinct = {event.id: event for event in events}

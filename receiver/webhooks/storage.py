@@ -13,8 +13,7 @@ from typing import Protocol
 
 import asyncpg
 
-from config.database import asyncpg_addresses, keep_alive
-from config.settings import settings
+from config.database import asyncpg_addresses, engine, keep_alive
 from handlers.inbox import receive
 from handlers.inbox.receive import Receipt
 from handlers.queue.failures import NotNowError
@@ -36,7 +35,7 @@ class Storage(Protocol):
 
 def storage() -> Storage:
     """What fits this process's database."""
-    return _OnTheLoop() if settings().sqlalchemy_url.startswith("postgresql") else _InAThread()
+    return _OnTheLoop() if engine().dialect.name == "postgresql" else _InAThread()
 
 
 class _OnTheLoop:
@@ -47,7 +46,7 @@ class _OnTheLoop:
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
 
     async def receive(self, events: Sequence[VerificationEvent], /) -> Receipt:
-        accepted = await self._ids(*receive.insertion("postgresql", events))
+        accepted = await self._ids(*receive.storing("postgresql", events))
         known = {event.id for event in events} - accepted
         left = await self._ids(*receive.unprocessed("postgresql", known)) if known else frozenset[str]()
         return Receipt(accepted, left, len(events) - len(accepted))
@@ -77,7 +76,7 @@ class _OnTheLoop:
             raise
         except Exception as error:
             self._leave()
-            raise NotNowError(type(error).__name__) from error
+            raise NotNowError(type(error).__name__) from None
         except asyncio.CancelledError:
             self._leave()
             raise

@@ -209,3 +209,13 @@ def _move(table: type[InboxEvent] | type[OutboxAction], row_id: str | int | None
     statement = update(table).where(col(table.id) == row_id) if row_id else update(table)
     with transaction() as session:
         session.connection().execute(statement.values(**values))
+
+
+@pytest.mark.parametrize("moment", ["2026-11-20T12:00:00+02:00", "2026-11-20T10:00:00", "2026-11-20T10:00:00Z"])
+def test_a_moment_of_any_zone_is_the_same_moment_in_the_tables(moment: str) -> None:
+    for minute in (59, 61):
+        at = datetime(2026, 11, 20, 9, tzinfo=UTC) + timedelta(minutes=minute)
+        receive([event("verified", session_id=f"vs_{minute}")])
+        with transaction() as session:
+            session.get_one(InboxEvent, event("verified", session_id=f"vs_{minute}").id).received_at = at
+    assert [row["session_id"] for row in command("events", "--since", moment, "--json").json] == ["vs_61"]

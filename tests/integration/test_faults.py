@@ -133,6 +133,19 @@ def test_what_was_done_is_written_down_when_the_database_is_back(environment: py
     assert len(list((settings().var_dir / "mail").iterdir())) == 1
 
 
+def test_a_database_that_goes_away_behind_an_actions_claim_is_no_try_of_it(environment: pytest.MonkeyPatch) -> None:
+    _buried_at_the_first_failure(environment)
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("handlers.outbox.perform.statement", _raise_gone)
+        assert perform(action_id) == []
+    row = facts.action(action_id)
+    assert (row.status, row.attempts, row.waits) == (ActionStatus.PENDING, 1, 1)
+    facts.end_all_leases()
+    perform(action_id)
+    assert facts.action(action_id).status == ActionStatus.DONE
+
+
 def test_a_database_that_stays_away_keeps_no_thread_for_ever(environment: pytest.MonkeyPatch) -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     environment.setattr(claims, "change_claimed", Away(times=1000))

@@ -21,13 +21,13 @@ from mutmut.utils.file_utils import walk_mutatable_files
 from tests.property.copies import ROOT, Fault, first_failure, tried
 
 MEANING = (
-    "tests/unit/test_verification.py",
+    "tests/unit/test_decide.py",
     "tests/unit/test_ordering.py",
     "tests/unit/test_events.py",
     "tests/unit/test_error_codes.py",
 )
 QUEUES = (
-    "tests/unit/test_retries.py",
+    "tests/unit/test_failures.py",
     "tests/integration/test_inbox.py",
     "tests/integration/test_outbox.py",
     "tests/integration/test_fences.py",
@@ -47,7 +47,7 @@ TESTS = {
     "handlers/queue": (*QUEUES, *STORIES),
     "handlers/inbox": (*QUEUES, *STORIES, "tests/integration/test_reconcile.py", "tests/integration/test_sessions.py"),
     "handlers/outbox": (
-        "tests/unit/test_mailer.py",
+        "tests/unit/test_mails.py",
         "tests/unit/test_performers.py",
         *QUEUES,
         *STORIES,

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator, Sequence
 from tests.property.copies import NOT_RUN, ROOT, SOURCE, Fault, Result, first_failure, tried
 from tests.property.markers import Break, Marker, OutdatedError, always, becomes, drop, markers_in, never, without
 
-PURE = ("tests/unit/test_ordering.py", "tests/unit/test_verification.py", "tests/property/test_orders.py")
+PURE = ("tests/unit/test_ordering.py", "tests/unit/test_decide.py", "tests/property/test_orders.py")
 INBOX = ("tests/integration/test_inbox.py", "tests/property/test_state_machine.py")
 OUTBOX = ("tests/integration/test_outbox.py", "tests/property/test_state_machine.py")
 CALLBACK = ("tests/integration/test_app_callback.py",)
 REDACTION = ("tests/integration/test_redaction.py",)
 THIN = ("tests/integration/test_thin.py", "tests/integration/test_inbox.py")
-REVIEW = ("tests/unit/test_verification.py", "tests/integration/test_review.py")
+REVIEW = ("tests/unit/test_decide.py", "tests/integration/test_review.py")
 FENCES = ("tests/integration/test_fences.py",)
 OUTPUTS = ("tests/integration/test_outputs.py",)
 POISON = ("tests/integration/test_poison.py",)

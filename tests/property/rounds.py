@@ -27,7 +27,7 @@ from tests.support import facts
 WORKERS = 8
 LIMIT = 2
 # What the product says when something failed and is tried again: here nothing may, ...
-_FAILURES = {"batch.split", "event.put_back", "events.put_back", "event.buried"} | {
+_FAILURES = {"batch.split", "event.put_back", "event.buried"} | {
     "action.put_back",
     "action.buried",
     "claim.left_to_its_lease",

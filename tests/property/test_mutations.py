@@ -8,7 +8,7 @@ from tests.property.copies import ROOT, Fault, tried
 from tests.property.markers import Break, OutdatedError, always, becomes, drop, markers_in, never, without
 from tests.property.mutations import RULES, faults, markers
 
-SHORT = ("tests/unit/test_verification.py",)
+SHORT = ("tests/unit/test_decide.py",)
 
 
 def test_each_rule_is_marked_once_and_each_marked_rule_is_broken() -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from config.settings import Settings
 from handlers.outbox.registry import REGISTRY
 from handlers.owed.kinds import KINDS
+from handlers.tables.models import InboxEvent, OutboxAction
 from worker.app import celery_app
 
 ROOT = Path(__file__).parents[2]
@@ -145,3 +147,8 @@ def test_a_module_is_imported_by_its_name_only_where_a_setting_names_it() -> Non
     """EMAIL_LOOKUP names one of the team's own; receiver/app.py may choose rooms that a setting switches on."""
     users = [_name(path) for path in FILES if "import_module(" in path.read_text()]
     assert set(users) <= {"handlers/outbox/mails.py", "receiver/app.py"}
+
+
+def test_what_a_kind_or_a_queue_names_is_a_setting() -> None:
+    named = {kind.setting for kind in KINDS.values() if kind.setting} | {InboxEvent.MOST_TRIES, OutboxAction.MOST_TRIES}
+    assert named <= set(Settings.model_fields)

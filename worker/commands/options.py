@@ -41,4 +41,4 @@ def moment(text: str) -> datetime:
         parsed = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is no date like 2026-11-20 and no span like 6h") from None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
