@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy.exc import OperationalError
 
 from config.settings import settings
@@ -151,8 +152,10 @@ def test_a_database_that_stays_away_keeps_no_thread_for_ever(environment: pytest
     environment.setattr(claims, "change_claimed", Away(times=1000))
     environment.setattr(claims, "_PAUSE", 0.01)
     environment.setattr(claims, "_WRITTEN_WITHIN", 0.05)
-    perform(action_id)
+    with structlog.testing.capture_logs() as lines:
+        perform(action_id)
     assert facts.action(action_id).status == ActionStatus.PENDING
+    assert [line["event"] for line in lines] == ["claim.left_to_its_lease", "action.unrecorded"]
 
 
 @pytest.mark.usefixtures("stopping")

@@ -57,7 +57,11 @@ TESTS = {
     "receiver/webhooks": ("tests/integration/test_receiver.py", "tests/integration/test_intake.py", *STORIES[1:2]),
 }
 # What nobody can notice, and why: a fault as it is named below.
-EQUAL: dict[str, str] = {}
+_KEEP = 'insert_or(session.connection(), VerifiedOutput, [row], on_conflict=_KEPT_ANEW, returning="{}")'
+EQUAL = {
+    f"handlers/outbox/outputs.py - {_KEEP.format('session_id')} + {_KEEP.format('SESSION_ID')}": "SQL has no case",
+    'handlers/owed/owe.py - "attempts": 0, + "ATTEMPTS": 0,': "SQLite's names have no case; PostgreSQL's in JSON have",
+}
 
 
 def chosen(count: int, seed: int) -> list[Fault]:

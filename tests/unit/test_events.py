@@ -230,6 +230,13 @@ def test_a_thin_notification_needs_its_session(related: Any) -> None:
         _parse(shapes.thin("evt_1", "verified", "2026-11-16T10:00:00Z", "vs_1") | {"related_object": related})
 
 
+def test_a_text_has_a_longest_length() -> None:
+    reason = _changed("data.object.last_error.reason", "x" * 5000)
+    assert _parse(reason).state is not None
+    with pytest.raises(MalformedEventError):
+        _parse(_changed("data.object.last_error.reason", "x" * 5001))
+
+
 def test_nothing_outside_the_allow_list_survives() -> None:
     planted = {
         "client_secret": "vs_1_secret_c4nary",
