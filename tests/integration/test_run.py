@@ -35,6 +35,8 @@ class Run:
         self.port = _free_port()
         self.log = folder / "run.log"
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+        # mutmut brings setproctitle along, by which Celery would write over the environment that is read below.
+        kept["SPT_NOENV"] = "yes"
         self.environment = {**kept, "VAR_DIR": str(folder / "var"), "PORT": str(self.port), **variables}
         self.process = self.start()
 
@@ -165,7 +167,11 @@ def test_a_signal_ends_everything_within_seconds(start: Callable[..., Run], numb
 @linux_only
 def test_a_process_that_dies_ends_all_with_its_exit_code(start: Callable[..., Run]) -> None:
     run = start()
-    (worker,) = (pid for pid in run.processes() if b"worker.app\0worker" in _read(Path(f"/proc/{pid}/cmdline")))
+    (worker,) = (
+        pid
+        for pid in run.processes()
+        if b"worker.app worker" in _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ")
+    )
     os.kill(worker, signal.SIGKILL)
     assert run.process.wait(GONE) == 128 + signal.SIGKILL
     assert run.processes() == set()
