@@ -13,7 +13,8 @@ from typing import Protocol
 
 import asyncpg
 
-from config.database import asyncpg_addresses, engine, keep_alive
+from config.database import asyncpg_addresses, keep_alive
+from config.settings import settings
 from handlers.inbox import receive
 from handlers.inbox.receive import Receipt
 from handlers.queue.failures import NotNowError
@@ -35,7 +36,7 @@ class Storage(Protocol):
 
 def storage() -> Storage:
     """What fits this process's database."""
-    return _OnTheLoop() if engine().dialect.name == "postgresql" else _InAThread()
+    return _OnTheLoop() if settings().sqlalchemy_url.startswith("postgresql") else _InAThread()
 
 
 class _OnTheLoop:
