@@ -132,7 +132,7 @@ def _submitted(session: Session, rows: dict[str, VerificationRecord], works: Seq
         if seen and seen.submitted
     }
     new = [{"session_id": session_id, "report_id": report_id} for session_id, report_id in sorted(reports)]
-    counts = Counter(insert_new(session.connection(), Submission, new) if new else ())
+    counts = Counter(insert_new(session.connection(), Submission, new))
     return {
         session_id: replace(row.state, submissions=row.submissions + counts[session_id])
         for session_id, row in rows.items()
