@@ -54,7 +54,7 @@ def _add(report: Report, kind: str, connections: int, measured: dict[str, list[A
         target="≥ 0.65" if bound else "",
         met=to_limit >= 0.65 if bound else None,
     )
-    least = {1: 1.0, 64: 2.0}.get(connections) if kind == "PostgreSQL" else None
+    least = {1: 0.9, 64: 1.8}.get(connections) if kind == "PostgreSQL" else None
     report.add(
         stage,
         f"{at}, beside one INSERT and commit each",
