@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import event
 
 from config.database import engine
@@ -41,7 +42,8 @@ def main() -> None:
             plans.setdefault(_name(statement), "\n".join(row[0] for row in cursor.fetchall()))
 
     events = [
-        parse(request.partition(b"\r\n\r\n")[2]) for _, request in load.deliveries(f"P{datetime.now(UTC):%H%M%S}", 50)
+        parse(orjson.loads(request.partition(b"\r\n\r\n")[2]))
+        for _, request in load.deliveries(f"P{datetime.now(UTC):%H%M%S}", 50)
     ]
     ours = [one for one in events if isinstance(one, VerificationEvent)]
     receive(ours)
