@@ -172,9 +172,7 @@ def _length(producer: Any, queue: str) -> int:
 def _send(producer: Any, queue: str, task_name: str, *arguments: object) -> None:
     # The producer is held: a pool's, and a connection's, would be looked for with each message. The arguments' text,
     # which only Celery's own log lines show, takes a third of the time and would repeat every id.
-    celery_app.send_task(
-        task_name, arguments, queue=queue, producer=producer, retry=False, argsrepr="", kwargsrepr=""
-    )
+    celery_app.send_task(task_name, arguments, queue=queue, producer=producer, retry=False, argsrepr="", kwargsrepr="")
 
 
 def _reached(use: Callable[[Any], object]) -> bool:
