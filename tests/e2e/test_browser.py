@@ -76,7 +76,7 @@ def test_a_person_who_declines_is_offered_another_way_and_returned(
 def test_a_static_link_makes_a_record_whose_reference_nobody_vouches_for(
     simulator: Simulator, service: Service, browser: Browser
 ) -> None:
-    browser.open(f"{simulator.base}/link/vf_1?client_reference_id=typed-by-anyone&prefilled_email=lea@example.com")
+    browser.open(f"{simulator.flow('vf_1')}?client_reference_id=typed-by-anyone&prefilled_email=lea@example.com")
     session_id = browser.text("#session")
     browser.follow(OUTCOME.format("pass"))
     wait_for(service, session_id, "verified", None, mails=1)

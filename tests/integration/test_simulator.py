@@ -170,13 +170,43 @@ def test_update_merges_metadata_and_an_empty_value_unsets(client: StripeClient) 
 def test_a_static_link_makes_a_session_with_a_reference_and_no_metadata(
     simulator: Simulator, client: StripeClient
 ) -> None:
-    link = f"{simulator.base}/link/vf_1Flow?client_reference_id=typed-by-anyone&prefilled_email=a%40example.com"
-    with urllib.request.urlopen(link) as page:
+    link = simulator.flow("vf_1Flow", options={"document": {"require_id_number": True}})
+    with urllib.request.urlopen(f"{link}?client_reference_id=typed-by-anyone&prefilled_email=a%40example.com") as page:
         assert b"Verify your identity" in page.read()
     [session] = _sessions(client).list({"expand": ["data.provided_details"]}).data
     assert (session.client_reference_id, session.metadata.to_dict()) == ("typed-by-anyone", {})
     assert (session.verification_flow, session.provided_details.email) == ("vf_1Flow", "a@example.com")
+    assert session.options.to_dict() == {"document": {"require_id_number": True}}
     assert simulator.session(simulator.create_from_link("u-9"))["client_reference_id"] == "u-9"
+
+
+def test_a_static_link_without_an_address_asks_for_it(simulator: Simulator, client: StripeClient) -> None:
+    link = simulator.flow("vf_1Flow", name="Drivers") + "?client_reference_id=u-1"
+    with urllib.request.urlopen(link) as page:
+        assert b"Your email address" in page.read()
+    assert _sessions(client).list().data == []
+    with urllib.request.urlopen(link, b"email=b%40example.com") as page:
+        assert b"Verify your identity" in page.read()
+    [session] = _sessions(client).list({"expand": ["data.provided_details"]}).data
+    assert (session.client_reference_id, session.provided_details.email) == ("u-1", "b@example.com")
+
+
+def test_a_flow_works_in_the_api_while_its_link_is_off(simulator: Simulator, client: StripeClient) -> None:
+    link = simulator.flow("vf_1Flow", link=False)
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(link)
+    assert (raised.value.code, b"not active" in raised.value.read()) == (404, True)
+    raised.value.close()
+    assert _sessions(client).create({"verification_flow": "vf_1Flow"}).verification_flow == "vf_1Flow"
+
+
+def test_an_edited_flow_touches_later_sessions_only(simulator: Simulator, client: StripeClient) -> None:
+    simulator.flow("vf_1Flow", options={"document": {"require_id_number": True}})
+    earlier = _sessions(client).create({"verification_flow": "vf_1Flow"})
+    simulator.flow("vf_1Flow", options={"document": {"require_id_number": False}})
+    later = _sessions(client).create({"verification_flow": "vf_1Flow"})
+    asked = [_retrieve(client, one.id).options.to_dict()["document"]["require_id_number"] for one in (earlier, later)]
+    assert asked == [True, False]
 
 
 # Transitions
@@ -303,6 +333,20 @@ def test_a_restricted_key_without_the_permission_gets_a_403(simulator: Simulator
         ({}, "parameter_missing"),
         ({"type": "face"}, "parameter_invalid"),
         ({"type": "document", "x": "1"}, "parameter_unknown"),
+        ({"type": "document", "options": {"email": {"require_verification": True}}}, "parameter_unknown"),
+        ({"type": "document", "options": {"phone": {"check": "otp"}}}, "parameter_unknown"),
+        ({"type": "document", "options": {"matching": {"name": "x"}}}, "parameter_unknown"),
+        ({"type": "document", "options": {"document": {"require_smile": True}}}, "parameter_unknown"),
+        ({"type": "document", "options": {"document": {"allowed_types": ["library_card"]}}}, "parameter_invalid"),
+        ({"type": "document", "related_person": {"account": "acct_1"}}, "parameter_missing"),
+        ({"type": "document", "related_person": {"person": "person_1"}}, "parameter_missing"),
+        ({"type": "document", "client_reference_id": "u" * 201}, "parameter_invalid"),
+        ({"type": "document", "return_url": "nowhere"}, "url_invalid"),
+        ({"type": "document", "return_url": "https://a.example/" + "x" * 5000}, "parameter_invalid"),
+        ({"type": "document", "metadata": {f"key-{n}": "x" for n in range(51)}}, "parameter_invalid"),
+        ({"type": "document", "metadata": {"k" * 41: "x"}}, "parameter_invalid"),
+        ({"type": "document", "metadata": {"k": "x" * 501}}, "parameter_invalid"),
+        ({"verification_flow": "vf_unknown"}, "resource_missing"),
     ],
 )
 def test_bad_parameters_are_a_400(client: StripeClient, params: dict[str, Any], code: str) -> None:
@@ -338,6 +382,15 @@ def test_the_same_key_replays_the_stored_body(simulator: Simulator, client: Stri
     assert headers["Idempotent-Replayed"] == "true"
     assert headers["Original-Request"] == first.last_response.request_id
     assert len(simulator.truth()["sessions"]) == 1
+
+
+def test_a_key_is_forgotten_after_a_day(simulator: Simulator, client: StripeClient) -> None:
+    sessions = _sessions(client)
+    first = sessions.create({"type": "document"}, {"idempotency_key": "k"})
+    simulator.clock(offset=86_400 - 60)
+    assert sessions.create({"type": "document"}, {"idempotency_key": "k"}).id == first.id
+    simulator.clock(offset=86_400 + 60)
+    assert sessions.create({"type": "document"}, {"idempotency_key": "k"}).id != first.id
 
 
 def test_a_key_with_other_parameters_or_elsewhere_is_refused(client: StripeClient) -> None:
@@ -429,14 +482,30 @@ def test_events_are_kept_for_thirty_days(simulator: Simulator, client: StripeCli
     assert len(_sessions(client).list().data) == 1
 
 
-def test_an_ephemeral_key_belongs_to_one_session(client: StripeClient) -> None:
+def test_an_ephemeral_key_belongs_to_one_session(simulator: Simulator, client: StripeClient) -> None:
     session = _create(client)
-    key = client.v1.ephemeral_keys.create({"verification_session": session.id}, {"stripe_version": "2026-10-28.endive"})
+    key = client.v1.ephemeral_keys.create({"verification_session": session.id}, {"stripe_version": "2025-01-27.acacia"})
+    assert [kept["stripe_version"] for kept in simulator.truth()["ephemeral_keys"]] == ["2025-01-27.acacia"]
     assert key.secret is not None
     assert key.secret.startswith("ek_test_")
     assert key.expires - key.created == 3600
     with pytest.raises(stripe.InvalidRequestError, match="No such"):
         client.v1.ephemeral_keys.create({"verification_session": "vs_gone"}, {"stripe_version": "2026-10-28.endive"})
+
+
+def test_a_secret_opens_the_dialog_once_within_a_day_with_a_key_of_its_mode(
+    simulator: Simulator, client: StripeClient
+) -> None:
+    secrets = [_retrieve(client, _create(client).id).client_secret for _ in range(2)]
+    with pytest.raises(SimulatorError, match="Invalid API Key"):
+        simulator.enter(secrets[0], "pk_live_simulator0000")
+    with urllib.request.urlopen(simulator.enter(secrets[0])) as page:
+        assert b"Verify your identity" in page.read()
+    with pytest.raises(SimulatorError, match="was used"):
+        simulator.enter(secrets[0])
+    simulator.clock(offset=86_400 + 60)
+    with pytest.raises(SimulatorError, match="has expired"):
+        simulator.enter(secrets[1])
 
 
 # Deliveries

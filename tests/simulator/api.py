@@ -132,7 +132,7 @@ def create_ephemeral_key(call: Call) -> Json:
         "expires": now + EPHEMERAL_KEY_LIFE,
         "livemode": call.scope.livemode,
     }
-    call.world.store.ephemeral_keys[key["id"]] = key
+    call.world.store.ephemeral_keys[key["id"]] = key | {"stripe_version": call.version}
     return key | {"secret": f"ek_{ids.mode(call.scope.livemode)}_{ids.token(64)}"}
 
 
@@ -141,7 +141,7 @@ def delete_ephemeral_key(call: Call) -> Json:
     key = call.world.store.ephemeral_keys.pop(call.path_params["key"], None)
     if key is None:
         raise errors.no_such("ephemeral_key", call.path_params["key"], "key")
-    return key
+    return {name: value for name, value in key.items() if name != "stripe_version"}
 
 
 ROUTES: list[tuple[str, str, Handler]] = [

@@ -104,6 +104,15 @@ class Simulator:
         """As a static link does it: a reference anybody may have typed, no metadata."""
         return str(self.post("/links", {"client_reference_id": client_reference_id, "email": email} | scope)["id"])
 
+    def flow(self, flow_id: str, **fields: Any) -> str:
+        """Makes or edits a verification flow, with `name`, `options`, `link`; its static link."""
+        self.post(f"/flows/{flow_id}", fields)
+        return f"{self.base}/link/{flow_id}"
+
+    def enter(self, client_secret: str, publishable_key: str = "pk_test_simulator0000") -> str:
+        """The url of the page in the dialog that Stripe's script opens with a secret."""
+        return str(self.post("/enter", {"client_secret": client_secret, "publishable_key": publishable_key})["url"])
+
     def act(self, session_id: str, action: str, **body: Any) -> Json:
         """Any action of the control API; returns the session."""
         return self.post(f"/sessions/{session_id}/{action}", body)

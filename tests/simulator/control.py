@@ -13,7 +13,7 @@ from starlette.responses import Response
 from tests.simulator import endpoints, errors, runs, scenarios, sessions, truth
 from tests.simulator.deliveries import POLICY_FIELDS, Policy, encode
 from tests.simulator.settings import Settings
-from tests.simulator.store import PLATFORM, Endpoint, Json, Scope, Session
+from tests.simulator.store import PLATFORM, Endpoint, Flow, Json, Scope, Session
 from tests.simulator.world import World
 
 
@@ -75,9 +75,22 @@ def from_link(
     world: World, scope: Scope, reference: str | None, email: str | None, flow: str = "vf_simulator"
 ) -> Session:
     params: Json = {"verification_flow": flow, "client_reference_id": reference}
+    world.store.flows.setdefault(flow, Flow(scope=scope))
     if email:
         params["provided_details"] = {"email": email}
     return sessions.create(world, scope, params)
+
+
+async def add_flow(ask: Ask) -> Json:
+    """`{"name", "options", "link", "livemode", "account"}`; one that is there already is edited: for later sessions."""
+    given = {name: value for name, value in ask.body.items() if name not in SCOPE}
+    flow = ask.world.store.flows[ask.path["flow"]] = Flow(scope=_scope(ask.body), **given)
+    return {"id": ask.path["flow"], "name": flow.name, "options": flow.options, "link": flow.link}
+
+
+async def enter_by_secret(ask: Ask) -> Json:
+    """`{"client_secret", "publishable_key"}`, as Stripe's script has them; the url of the page in its dialog."""
+    return {"url": sessions.enter_by_secret(ask.world, ask.body["client_secret"], ask.body["publishable_key"])}
 
 
 async def act(ask: Ask) -> Json:
@@ -286,6 +299,8 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("GET", "/ready", ready),
     ("POST", "/sessions", create),
     ("POST", "/links", create_from_link),
+    ("POST", "/flows/{flow}", add_flow),
+    ("POST", "/enter", enter_by_secret),
     ("GET", "/sessions/{session}", show),
     ("POST", "/sessions/{session}/enter", enter),
     ("POST", "/sessions/{session}/{action}", act),

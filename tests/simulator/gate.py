@@ -46,7 +46,7 @@ async def _once(call: Call, handler: Handler, headers: dict[str, str]) -> tuple[
         return await _execute(call, handler)
     headers["Idempotency-Key"] = key
     ledger = call.world.ledger
-    replay = ledger.begin(call.scope, key, call.path, call.params, call.request_id)
+    replay = ledger.begin(call.scope, key, call.path, call.params, call.request_id, call.world.clock.time())
     if replay:
         headers |= {"Idempotent-Replayed": "true", "Original-Request": replay.request_id}
         return replay.status or 500, replay.body

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from tests.simulator import errors
 from tests.simulator.store import Json, Scope
 
+KEPT = 24 * 3600  # seconds; then the key means nothing again
+
 
 @dataclass(slots=True)
 class Saved:
@@ -13,6 +15,7 @@ class Saved:
     path: str
     params: Json
     request_id: str
+    at: float  # unix time
     status: int | None = None
     body: bytes = b""
 
@@ -23,11 +26,11 @@ class Ledger:
 
     entries: dict[tuple[Scope, str], Saved] = field(default_factory=dict)
 
-    def begin(self, scope: Scope, key: str, path: str, params: Json, request_id: str) -> Saved | None:
+    def begin(self, scope: Scope, key: str, path: str, params: Json, request_id: str, now: float) -> Saved | None:
         """The answer to replay, or None after noting that this request is under way. Raises ApiError on a conflict."""
         known = self.entries.get((scope, key))
-        if known is None:
-            self.entries[scope, key] = Saved(path, params, request_id)
+        if known is None or known.at + KEPT <= now:
+            self.entries[scope, key] = Saved(path, params, request_id, now)
             return None
         if known.path != path:
             raise errors.key_reused_elsewhere(key, known.path, path)

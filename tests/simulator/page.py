@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from tests.simulator import control, forms, reasons, scenarios, sessions
 from tests.simulator.errors import ApiError
-from tests.simulator.store import Scope, Session
+from tests.simulator.store import Session
 from tests.simulator.world import World
 
 TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
@@ -28,20 +28,26 @@ def routes(world: World) -> list[Route]:
         return await _chosen(world, request)
 
     async def follow_link(request: Request) -> Response:
-        query = request.query_params
-        flow, reference, email = (
-            request.path_params["flow"],
-            query.get("client_reference_id"),
-            query.get("prefilled_email"),
-        )
-        session = control.from_link(world, Scope(), reference, email, flow)
-        return RedirectResponse(sessions.with_entrance(world, session)["url"], 303)
+        return await _followed(world, request)
 
     return [
         Route("/start/{entrance}", show, methods=["GET"]),
         Route("/start/{entrance}", choose, methods=["POST"]),
-        Route("/link/{flow}", follow_link, methods=["GET"]),
+        Route("/link/{flow}", follow_link, methods=["GET", "POST"]),
     ]
+
+
+async def _followed(world: World, request: Request) -> Response:
+    """Asks for the address, unless the link brings it along; then a new session, whoever has been here before."""
+    flow = world.store.flows.get(request.path_params["flow"])
+    if flow is None or not flow.link:
+        return HTMLResponse(TEMPLATES.get_template("link.html").render(flow=None), 404)
+    query = request.query_params
+    email = (await _form(request)).get("email") or query.get("prefilled_email")
+    if not email:
+        return HTMLResponse(TEMPLATES.get_template("link.html").render(flow=flow))
+    session = control.from_link(world, flow.scope, query.get("client_reference_id"), email, request.path_params["flow"])
+    return RedirectResponse(sessions.with_entrance(world, session)["url"], 303)
 
 
 async def _chosen(world: World, request: Request) -> Response:

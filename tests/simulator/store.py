@@ -1,6 +1,6 @@
 """What the simulator knows: sessions, reports, events, endpoints and deliveries, in memory."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 PLATFORM = "acct_1SimulatorPlatform"
@@ -42,6 +42,16 @@ class Session:
     report_id: str | None = None
     redaction: str | None = None
     verified_outputs: Json | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flow:
+    """A verification flow of the Dashboard: no object of the API. `link` says whether its static link is on."""
+
+    scope: Scope
+    name: str = "Simulator"
+    options: Json = field(default_factory=dict)
+    link: bool = True
 
 
 @dataclass(kw_only=True, slots=True)
@@ -127,11 +137,11 @@ class Store:
     events: dict[str, Event] = field(default_factory=dict)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     deliveries: dict[str, Delivery] = field(default_factory=dict)
+    flows: dict[str, Flow] = field(default_factory=dict)
     ephemeral_keys: dict[str, Json] = field(default_factory=dict)
+    secrets: dict[str, tuple[str, float]] = field(default_factory=dict)  # client_secret: (session id, expires)
     entrances: dict[str, tuple[str, float]] = field(default_factory=dict)  # page token: (session id, expires)
 
     def clear(self) -> None:
-        for table in (self.sessions, self.reports, self.events, self.endpoints, self.deliveries):
-            table.clear()
-        self.ephemeral_keys.clear()
-        self.entrances.clear()
+        for item in fields(self):
+            getattr(self, item.name).clear()

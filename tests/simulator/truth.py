@@ -18,6 +18,7 @@ def everything(world: World) -> Json:
             rendering.endpoint(endpoint) | {"secret": endpoint.secret, "policy": endpoint.policy}
             for endpoint in store.endpoints.values()
         ],
+        "ephemeral_keys": list(store.ephemeral_keys.values()),
         "reports": [{"id": report.id, "session": report.session_id} for report in store.reports.values()],
     }
 
