@@ -24,9 +24,9 @@ celery_app.add_defaults(
     lambda: {
         "beat_schedule": {
             # A second, not minutes: after a lost message or a Redis outage this is how long the work waits.
-            "sweep": {"task": "sweep", "schedule": 1.0},
-            "reconcile": {"task": "reconcile", "schedule": float(settings().reconcile_seconds)},
-            "purge": {"task": "purge", "schedule": 3600.0},
+            "sweep": {"task": "sweep", "schedule": clock.every(1.0)},
+            "reconcile": {"task": "reconcile", "schedule": clock.every(settings().reconcile_seconds)},
+            "purge": {"task": "purge", "schedule": clock.every(3600.0)},
         }
     }
 )

@@ -1,8 +1,14 @@
 """The clock ends when it is told to, whatever it does at that moment."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from tests.support import faketime
+from tests.support.faketime import FakeClock
 from tests.support.waiting import PATIENCE
 
 # Celery's own handler raises SystemExit wherever the signal finds the clock, and what a __del__ raises is dropped.
@@ -28,3 +34,28 @@ def test_a_clock_told_to_end_amid_a_tick_ends_after_it() -> None:
     assert (ended.returncode, ended.stdout) == (0, "ticked sweep\n")
     assert "Error" not in ended.stderr
     assert "Exit" not in ended.stderr
+
+
+_TICKS = """
+import worker.app
+from config.broker import celery_app
+from worker import clock
+
+clock.publish_tick = lambda name: print("ticked", name, flush=True)
+celery_app.Beat(quiet=True).run()
+"""
+
+
+@faketime.needed
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+def test_a_step_of_the_hosts_clock_neither_holds_up_the_schedule_nor_hastens_it(tmp_path: Path, step: float) -> None:
+    host = FakeClock(tmp_path / "clock")
+    variables = {**os.environ, **host.environment}
+    with subprocess.Popen([sys.executable, "-c", _TICKS], stdout=subprocess.PIPE, text=True, env=variables) as clock:
+        assert clock.stdout
+        try:
+            assert [clock.stdout.readline() for _ in range(2)] == ["ticked sweep\n"] * 2
+            host.step_to(step)
+            assert [clock.stdout.readline() for _ in range(3)] == ["ticked sweep\n"] * 3  # and no purge yet
+        finally:
+            clock.terminate()
