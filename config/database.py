@@ -1,8 +1,10 @@
-"""The engine, transaction(): the one way to a session, and how moments are stored."""
+"""The engine, transaction(): the one way to a session, how moments are stored, and the one clock that decides."""
 
 import socket
 import sqlite3
+import time
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import cycle
 from pathlib import Path
@@ -13,18 +15,24 @@ from urllib.parse import urlencode
 import psycopg
 from sqlalchemy import (
     URL,
+    BindParameter,
     Connection,
     DateTime,
     Engine,
     ExceptionContext,
+    Float,
     create_engine,
     event,
+    literal,
     make_url,
+    select,
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import sessionmaker
+from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Session
 
 from config.settings import SettingsError, settings
@@ -59,6 +67,22 @@ _SQLITE_BUSY_SECONDS = 10
 _SQLITE_MOMENT = "%(year)04d-%(month)02d-%(day)02d %(hour)02d:%(minute)02d:%(second)02d.%(microsecond)06d+00:00"
 # A moment in UTC: what is bound is in that zone already, since SQLite would drop any other.
 UtcDateTime = DateTime(timezone=True).with_variant(sqlite.DATETIME(storage_format=_SQLITE_MOMENT), "sqlite")  # type: ignore[no-untyped-call]
+# The database's own clock in SQL. On PostgreSQL it is not the transaction's start, which a lock may have kept waiting,
+# and as a query of its own it is asked once a statement: an index serves it. SQLite's is this machine's.
+CLOCK = {
+    "postgresql": "(SELECT clock_timestamp())",
+    "sqlite": "strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now')",
+}
+_LATER = {
+    "postgresql": "(SELECT clock_timestamp() + make_interval(secs => {}))",
+    "sqlite": "strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', printf('%+.3f seconds', {}))",
+}
+# Seconds that no step of a clock touches, and that go on while the machine sleeps.
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_JUMP = timedelta(seconds=2)  # more than a slow answer or a slewing clock comes to
+_JUMP_BELIEVED_AFTER = 60.0  # seconds: leases taken before it are over by then, whatever the clock shows
+_reading: tuple[datetime, float] | None = None  # what the database's clock showed, and when that was
+_jump_seen: float | None = None
 _most_connections = 10  # of a process that is no worker
 _opening = Lock()
 
@@ -94,6 +118,55 @@ def transaction() -> AbstractContextManager[Session]:
 def statement() -> AbstractContextManager[Connection]:
     """A connection for a single statement, which is a transaction by itself: no round trips for BEGIN and COMMIT."""
     return _committing(engine()).begin()
+
+
+class _Moment(FunctionElement[datetime]):
+    inherit_cache = True
+    type = UtcDateTime
+
+
+def now(later: timedelta | BindParameter[float] | None = None) -> _Moment:
+    """In a statement: the moment that the database's clock shows, or one so much later; a parameter is in seconds."""
+    seconds = literal(later.total_seconds(), Float) if isinstance(later, timedelta) else later
+    return _Moment() if seconds is None else _Moment(seconds)
+
+
+@compiles(_Moment)
+def _(moment: _Moment, compiler: Any, **options: Any) -> str:
+    dialect, seconds = compiler.dialect.name, compiler.process(moment.clauses, **options)
+    return _LATER[dialect].format(seconds) if seconds else CLOCK[dialect]
+
+
+def database_now() -> datetime:
+    """What the database's clock shows, for what is not decided in a statement."""
+    with statement() as connection:
+        return connection.execute(select(now())).scalar_one()
+
+
+def measure_clock() -> float:
+    """Asks the database what time it is, for true_now; by how many seconds this machine's clock is ahead of it."""
+    global _reading, _jump_seen
+    asked = time.clock_gettime(_STEADY)
+    shown = database_now()
+    answered, here = time.clock_gettime(_STEADY), datetime.now(UTC)
+    at = shown + timedelta(seconds=(answered - asked) / 2)
+    if at - true_now(unmeasured=at) > _JUMP:
+        _jump_seen = _jump_seen or answered
+    if not _jump_seen or answered - _jump_seen > _JUMP_BELIEVED_AFTER:
+        _reading, _jump_seen = (at, answered), None
+    return (here - at).total_seconds()
+
+
+def true_now(unmeasured: datetime | None = None) -> datetime:
+    """What the database's clock showed when this process measured it last, and the seconds since.
+
+    No step of this machine's clock touches it, and a jump of the database's only after a minute or two. Before the
+    first measurement it is what is given, or this machine's clock.
+    """
+    if not _reading:
+        return unmeasured or datetime.now(UTC)
+    shown, then = _reading
+    return shown + timedelta(seconds=time.clock_gettime(_STEADY) - then)
 
 
 def asyncpg_addresses() -> list[dict[str, Any]]:

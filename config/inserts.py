@@ -5,16 +5,31 @@ No library does this on both databases: docs/decisions/0009.
 
 from collections.abc import Sequence
 from datetime import datetime
+from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from sqlalchemy import Connection, Row
 from sqlmodel import SQLModel
 
+from config.database import CLOCK
+
+
+class Now(Enum):
+    """In a row, as NOW: the moment of the insertion, by the database's clock."""
+
+    NOW = None
+
+
+NOW: Final = Now.NOW
+
 
 def insert_new(connection: Connection, table: type[SQLModel], rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Inserts rows that all name the same columns, in their order; returns the new ones' key (its first column)."""
+    """Inserts rows that all name the same columns, in their order; returns the new ones' key (its first column).
+
+    What is NOW in the first of them is NOW in all.
+    """
     key = next(iter(table.__mapper__.primary_key)).name  # type: ignore[attr-defined]
     # rule: what is there already is not new
     return [row[0] for row in insert_or(connection, table, rows, on_conflict="DO NOTHING", returning=key)]
@@ -37,26 +52,24 @@ def insertion(
 
     The rows travel as one JSON text: the cost of a row with twenty parameters is the parameters'.
     """
-    statement = _statement(dialect, str(table.__tablename__), tuple(rows[0]), on_conflict, returning)
-    text = orjson.dumps(rows) if dialect == "postgresql" else _sqlite_json(rows)
-    return statement, text.decode()
+    moments = frozenset(column for column, value in rows[0].items() if value is NOW)
+    statement = _statement(dialect, str(table.__tablename__), tuple(rows[0]), moments, on_conflict, returning)
+    option = None if dialect == "postgresql" else orjson.OPT_PASSTHROUGH_DATETIME
+    return statement, orjson.dumps(rows, default=_as_sqlalchemy_stores_it, option=option).decode()
 
 
 @cache
-def _statement(dialect: str, table: str, columns: tuple[str, ...], on_conflict: str, returning: str) -> str:
-    names = ", ".join(columns)
-    if dialect == "postgresql":
-        values, source = names, f"json_populate_recordset(NULL::{table}, %s)"
-    else:
-        values, source = ", ".join(f"json_extract(value, '$.{column}')" for column in columns), "json_each(?)"
+def _statement(
+    dialect: str, table: str, columns: tuple[str, ...], moments: frozenset[str], on_conflict: str, returning: str
+) -> str:
+    given, source = "{}", f"json_populate_recordset(NULL::{table}, %s)"
+    if dialect == "sqlite":
+        given, source = "json_extract(value, '$.{}')", "json_each(?)"
+    values = ", ".join(CLOCK[dialect] if column in moments else given.format(column) for column in columns)
     return (
-        f"INSERT INTO {table} ({names}) SELECT {values} FROM {source} WHERE true"  # noqa: S608  # names of our own models
+        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values} FROM {source} WHERE true"  # noqa: S608  # names of our own models
         f" ON CONFLICT {on_conflict} RETURNING {returning}"
     )
-
-
-def _sqlite_json(rows: Sequence[dict[str, Any]]) -> bytes:
-    return orjson.dumps(rows, default=_as_sqlalchemy_stores_it, option=orjson.OPT_PASSTHROUGH_DATETIME)
 
 
 def _as_sqlalchemy_stores_it(moment: datetime) -> str:

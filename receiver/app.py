@@ -34,7 +34,7 @@ class Receiver(Starlette):
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     intake = Intake()
     app.state.webhook = Webhook(webhook_secrets(settings()), intake)
-    start_flushing()
+    start_flushing("web")
     yield
     await intake.close()
     await asyncio.to_thread(stop_flushing)

@@ -74,7 +74,7 @@ def hand_back(**_: Any) -> None:
 
 def begin_counting(**_: Any) -> None:
     """What the tasks count is written down by a thread of its own."""
-    start_flushing()
+    start_flushing("worker")
 
 
 def end_counting(**_: Any) -> None:

@@ -1,6 +1,6 @@
 """The tasks: shallow, by name, with ids for arguments."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
@@ -19,7 +19,7 @@ from handlers.outbox.perform import Performers
 from handlers.queue.claims import due
 from handlers.queue.failures import describe
 from handlers.tables.models import InboxEvent, OutboxAction
-from handlers.upkeep.purge import purge
+from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.reconcile import reconcile
 
 _SWEEP_MOST = 10_000  # ids a sweep of each kind: fewer than the workers finish until the next would be their pace
@@ -54,14 +54,13 @@ def sweep() -> None:
     """Publishes whatever is due and was not done: lost messages, lost workers, times of waiting that are over."""
     if queue_length(EVENTS_QUEUE) > KEEPS_WORKERS_BUSY:
         return
-    before = datetime.now(UTC) - _GRACE
     try:
-        never_tried, tried_before = due(InboxEvent, _SWEEP_MOST, before)
+        never_tried, tried_before = due(InboxEvent, _SWEEP_MOST, _GRACE)
         publish_events(never_tried)
         for event_id in tried_before[:_ALONE_MOST]:
             publish_events([event_id])
         if queue_length(ACTIONS_QUEUE) <= KEEPS_WORKERS_BUSY:
-            new, again = due(OutboxAction, _SWEEP_MOST, before)
+            new, again = due(OutboxAction, _SWEEP_MOST, _GRACE)
             publish_actions([*new, *again])
     except DATABASE_TROUBLE as error:
         _leave_to_the_sweep(error)
@@ -76,7 +75,10 @@ def reconcile_with_stripe() -> None:
 @celery_app.task(name="purge")  # type: ignore[untyped-decorator]
 def purge_finished() -> None:
     """Deletes what retention lets go."""
-    purge()
+    try:
+        purge()
+    except WrongClockError as error:
+        log.error("purge.refused", error=str(error))
 
 
 def _leave_to_the_sweep(error: Exception) -> None:

@@ -3,14 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import bindparam, delete, or_, select, update
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
-from config.database import transaction
-from config.inserts import insert_new
+from config.database import now, transaction
+from config.inserts import NOW, insert_new
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.owed.kinds import KINDS
@@ -32,12 +33,15 @@ from handlers.tables.models import (
 log = structlog.stdlib.get_logger(__name__)
 
 SETTLES_WITHIN = timedelta(minutes=10)  # a session's events follow each other closely, but for failed deliveries
-_LOCK = (  # built once: building it costs more than running it
+_LOCKED = aliased(
+    VerificationRecord,
     select(VerificationRecord)
     .where(col(VerificationRecord.session_id).in_(bindparam("session_ids", expanding=True)))
     .order_by(col(VerificationRecord.session_id))
     .with_for_update()
+    .subquery(),
 )
+_LOCK = select(_LOCKED, now())  # the clock behind the lock: whoever had it is done
 _PERSONAL = ("error_reason", "client_reference_id", "user_id")
 _OUTLIVES_REDACTION = [name for name, kind in KINDS.items() if kind.survives_redaction]
 
@@ -69,8 +73,7 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
     decided: list[tuple[Work, Decision]] = []
     limit = settings().submission_limit
     with transaction() as session:
-        rows = _lock_records(session, works)
-        now = datetime.now(UTC)  # the others who had them locked are done
+        rows, locked_at = _lock_records(session, works)
         states = _submitted(session, rows, works)
         texts: dict[str, SessionState] = {}
         for work in works:
@@ -88,22 +91,21 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
             if decision.texts:
                 texts[session_id] = decision.texts
         for session_id, row in rows.items():
-            _write_record(session, row, states[session_id], texts.get(session_id), now)
-        to_do = owe(session, [(work.event.session_id, decision.owed) for work, decision in decided])
+            _write_record(session, row, states[session_id], texts.get(session_id), locked_at)
+        to_do = owe(session, [(work.event.session_id, decision.owed) for work, decision in decided], locked_at)
         if redacted := [session_id for session_id, state in states.items() if state.redacted_at]:
-            _forget(session, redacted, now)
-        _end(session, decided, now)
+            _forget(session, redacted, locked_at)
+        _end(session, decided, locked_at)
     for work, decision in decided:
         event, outcome = work.event, decision.outcome
         counting.ENDED_EVENTS.labels(type=event.type, outcome=outcome).inc()
-        counting.EVENT_AGE_SECONDS.observe(max(0.0, (datetime.now(UTC) - work.claim.since).total_seconds()))
+        counting.EVENT_AGE_SECONDS.observe(work.claim.age)
         log.info(f"event.{outcome}", event_id=event.id, session_id=event.session_id, type=event.type)
     settled = {work.claim.id for work, _ in decided}
     return [work for work in works if work.claim.id not in settled], to_do
 
 
-def _lock_records(session: Session, works: Sequence[Work]) -> dict[str, VerificationRecord]:
-    now = datetime.now(UTC)
+def _lock_records(session: Session, works: Sequence[Work]) -> tuple[dict[str, VerificationRecord], datetime]:
     by_session = {work.event.session_id: work.event for work in works}
     rows = [
         {
@@ -114,13 +116,14 @@ def _lock_records(session: Session, works: Sequence[Work]) -> dict[str, Verifica
             "submissions": 0,
             "change_number": 0,
             "applied_rank": 0,
-            "created_at": now,
-            "updated_at": now,
+            "created_at": NOW,
+            "updated_at": NOW,
         }
         for session_id in sorted(by_session)  # one order for all workers: no deadlock
     ]
     insert_new(session.connection(), VerificationRecord, rows)
-    return {record.session_id: record for record in session.scalars(_LOCK, {"session_ids": list(by_session)})}
+    locked = session.execute(_LOCK, {"session_ids": list(by_session)}).all()
+    return {record.session_id: record for record, _ in locked}, locked[0][1]
 
 
 def _submitted(session: Session, rows: dict[str, VerificationRecord], works: Sequence[Work]) -> dict[str, RecordState]:
@@ -140,7 +143,7 @@ def _submitted(session: Session, rows: dict[str, VerificationRecord], works: Seq
 
 
 def _write_record(
-    session: Session, row: VerificationRecord, state: RecordState, texts: SessionState | None, now: datetime
+    session: Session, row: VerificationRecord, state: RecordState, texts: SessionState | None, at: datetime
 ) -> None:
     if texts is None and state == row.state:
         return
@@ -156,10 +159,10 @@ def _write_record(
         row.last_error_reason = row.client_reference_id = row.user_id = None
     if session.is_modified(row):
         # rule: a session that has changed is compared with Stripe's
-        row.updated_at, row.compare_at = now, now + SETTLES_WITHIN
+        row.updated_at, row.compare_at = at, at + SETTLES_WITHIN
 
 
-def _forget(session: Session, session_ids: Sequence[str], now: datetime) -> None:
+def _forget(session: Session, session_ids: Sequence[str], at: datetime) -> None:
     personal = or_(*(getattr(InboxEvent, name).is_not(None) for name in _PERSONAL))
     events = update(InboxEvent).where(col(InboxEvent.session_id).in_(session_ids), personal)
     # rule: a redaction wipes the inbox
@@ -172,15 +175,15 @@ def _forget(session: Session, session_ids: Sequence[str], now: datetime) -> None
         # rule: what survives a redaction stays owed
         col(OutboxAction.name).not_in(_OUTLIVES_REDACTION),
     )
-    skipped = {"status": ActionStatus.SKIPPED, "reason": "redacted", "done_at": now}
+    skipped = {"status": ActionStatus.SKIPPED, "reason": "redacted", "done_at": at}
     # rule: a redaction drops what is owed
     session.connection().execute(actions.values(skipped))
 
 
-def _end(session: Session, decided: Sequence[tuple[Work, Decision]], now: datetime) -> None:
+def _end(session: Session, decided: Sequence[tuple[Work, Decision]], at: datetime) -> None:
     for outcome in Outcome:
         claims = [work.claim for work, decision in decided if decision.outcome is outcome]
-        end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": now, "last_error": None}
+        end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": at, "last_error": None}
         # rule: an event ends once
         if claims and change_claimed(session.connection(), claims, **end) != len(claims):
             raise LostClaimError

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from operator import attrgetter
 
 import structlog
 from sqlalchemy import select
 from sqlmodel import col
 
-from config.database import DATABASE_TROUBLE, statement
+from config.database import DATABASE_TROUBLE, now, statement
 from config.settings import settings
 from handlers.inbox.apply import Work, apply
 from handlers.inbox.receive import event_in
@@ -65,7 +64,7 @@ def _tried_before(event_ids: set[str]) -> list[str]:
         .where(
             col(InboxEvent.id).in_(event_ids),
             col(InboxEvent.status) == InboxStatus.RECEIVED,
-            col(InboxEvent.due_at) <= datetime.now(UTC),
+            col(InboxEvent.due_at) <= now(),
             col(InboxEvent.attempts) > 0,
         )
         .order_by(col(InboxEvent.id))

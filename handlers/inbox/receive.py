@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -54,10 +53,9 @@ def receive(events: Sequence[VerificationEvent], *, owes_nothing: bool = False) 
 
 def storing(dialect: str, events: Sequence[VerificationEvent], *, owes_nothing: bool = False) -> tuple[str, str]:
     """The statement that stores a batch and answers the new ones' ids, and its parameter."""
-    now = datetime.now(UTC)
     distinct = {event.id: event for event in events}
     in_order = sorted(distinct)  # one order for all writers: no deadlock
-    rows = [_event_row(distinct[event_id], now, owes_nothing=owes_nothing) for event_id in in_order]
+    rows = [_event_row(distinct[event_id], owes_nothing=owes_nothing) for event_id in in_order]
     # rule: an event is kept once, by its id
     return inserts.insertion(dialect, InboxEvent, rows, on_conflict="DO NOTHING", returning="id")
 
@@ -75,16 +73,16 @@ def event_in(row: Row[Any]) -> VerificationEvent:
     return VerificationEvent(**fields, state=None if is_thin else state)
 
 
-def _event_row(event: VerificationEvent, now: datetime, *, owes_nothing: bool) -> dict[str, Any]:
+def _event_row(event: VerificationEvent, *, owes_nothing: bool) -> dict[str, Any]:
     state = event.state or SessionState(status=None)
     return {
         **{name: getattr(event, name) for name in _EVENT},
         **{name: getattr(state, name) for name in _STATE},
         "session_status": state.status,
-        "received_at": now,
+        "received_at": inserts.NOW,
         "status": InboxStatus.RECEIVED,
         "attempts": 0,
         "waits": 0,
-        "due_at": now,
+        "due_at": inserts.NOW,
         "owes_nothing": owes_nothing,
     }

@@ -7,6 +7,7 @@ most FLUSH_SECONDS of it, is lost: these are figures, not the record.
 """
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 
 from config.database import statement
 from config.inserts import insert_or
+from handlers.metrics import clocks
 from handlers.queue.failures import describe
 from handlers.tables.models import Metric
 
@@ -70,12 +72,12 @@ _thread: threading.Thread | None = None
 _ended = threading.Event()
 
 
-def start_flushing() -> None:
-    """Begins to write down what this process counts; once for each process, at any time."""
+def start_flushing(kind: str) -> None:
+    """Begins to write down what this process (a web or a worker) counts, and how its clock goes; at any time."""
     global _thread
     if _thread is None or not _thread.is_alive():
         _ended.clear()
-        _thread = threading.Thread(target=_flush_on, name="metrics", daemon=True)
+        _thread = threading.Thread(target=_flush_on, args=(kind,), name="metrics", daemon=True)
         _thread.start()
 
 
@@ -127,6 +129,11 @@ def _add_up(added: dict[_Row, float]) -> None:
         insert_or(connection, Metric, rows, on_conflict=_ADDED, returning="name")
 
 
-def _flush_on() -> None:
-    while not _ended.wait(FLUSH_SECONDS):
+def _flush_on(kind: str) -> None:
+    measured = -clocks.MEASURED_EVERY
+    while True:
+        if time.monotonic() - measured >= clocks.MEASURED_EVERY and clocks.measure(kind):
+            measured = time.monotonic()
+        if _ended.wait(FLUSH_SECONDS):
+            break
         flush()

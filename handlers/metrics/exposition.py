@@ -14,7 +14,7 @@ from sqlmodel import col
 from config.database import transaction
 from config.settings import running_commit
 from config.version import VERSION
-from handlers.metrics import counting
+from handlers.metrics import clocks, counting
 from handlers.operator.queries import backlog_of
 from handlers.tables.models import InboxEvent, Metric, OutboxAction
 
@@ -28,6 +28,7 @@ GAUGES = {
     "identity_actions_dead": "Actions given up.",
     "identity_actions_oldest_seconds": "Age of the oldest action not done.",
 }
+CLOCKS = "identity_clock_ahead_seconds"
 _OPENMETRICS = "application/openmetrics-text"
 # As handlers/metrics/counting.py writes it; no text of ours has a quote in it.
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -95,3 +96,8 @@ def _gauges() -> Iterator[core.Metric]:
     }
     for name, words in GAUGES.items():
         yield core.GaugeMetricFamily(name, words, value=values[name])
+    leads = core.GaugeMetricFamily(CLOCKS, "Lead of a process's clock before the database's.", labels=("process",))
+    worst = {kind: ahead for _, kind, ahead in reversed(clocks.measured())}
+    for kind, ahead in worst.items():
+        leads.add_metric((kind,), ahead)
+    yield leads

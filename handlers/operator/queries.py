@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Select, func, or_, select
 from sqlmodel import Session, col
 
-from config.database import transaction
+from config.database import now, transaction
 from handlers.queue.claims import Table
 from handlers.record.events import Status
 from handlers.tables.models import InboxEvent, InboxStatus, OutboxAction, VerificationRecord
@@ -36,25 +36,24 @@ class Filter:
     kind: str | None = None
     session_id: str | None = None
     error: str | None = None
-    since: datetime | None = None
+    since: datetime | timedelta | None = None  # or so long ago
 
 
 def backlog_of(table: Table) -> Backlog:
     """Read from the partial indexes alone, so cheap however much is kept."""
-    now = datetime.now(UTC)
     waits = col(table.status) == table.UNFINISHED
     with transaction() as session:
-        waiting, oldest = session.execute(
-            select(func.count(), func.min(getattr(table, table.SINCE))).where(waits)
+        waiting, oldest, at = session.execute(
+            select(func.count(), func.min(getattr(table, table.SINCE)), now()).where(waits)
         ).one()
-        due = _count(session, select(func.count()).where(waits, col(table.due_at) <= now))
+        due = _count(session, select(func.count()).where(waits, col(table.due_at) <= now()))
         dead = _count(session, select(func.count()).where(col(table.status) == table.DEAD))
-    return Backlog(waiting, due, dead, (now - oldest).total_seconds() if oldest else 0.0)
+    return Backlog(waiting, due, dead, (at - oldest).total_seconds() if oldest else 0.0)
 
 
 def rates(span: timedelta) -> dict[str, int]:
     """How many events were received and processed, and how many actions ended, within the span."""
-    start = datetime.now(UTC) - span
+    start = now(-span)
     received = select(func.count()).where(col(InboxEvent.received_at) > start)
     is_done = col(InboxEvent.status) == InboxStatus.PROCESSED  # so that the partial index serves
     processed = select(func.count()).where(is_done, col(InboxEvent.processed_at) > start)
@@ -116,7 +115,8 @@ def conditions(table: Table, wanted: Filter) -> list[Any]:
     if wanted.error:
         found.append(col(table.last_error).contains(wanted.error, autoescape=True))
     if wanted.since:
-        found.append(getattr(table, table.SINCE) >= wanted.since)
+        since = now(-wanted.since) if isinstance(wanted.since, timedelta) else wanted.since
+        found.append(getattr(table, table.SINCE) >= since)
     return found
 
 

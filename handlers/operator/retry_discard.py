@@ -1,13 +1,12 @@
 """What an operator does to rows: tries dead ones again, or discards what shall never be done."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 from sqlalchemy import update
 from sqlmodel import col
 
-from config.database import transaction
+from config.database import now, transaction
 from handlers.operator.queries import Filter, conditions
 from handlers.queue.claims import Table
 
@@ -17,7 +16,7 @@ log = structlog.stdlib.get_logger(__name__)
 def retry_rows(table: Table, wanted: Filter) -> list[Any]:
     """Makes dead rows due now, with all their tries before them; returns their ids."""
     # Attempts never fall, as they fence late writers; what they are worth does: tries are attempts less waits.
-    values = {"status": table.UNFINISHED, "waits": table.attempts, "due_at": datetime.now(UTC)}
+    values = {"status": table.UNFINISHED, "waits": table.attempts, "due_at": now()}
     with transaction() as session:
         again = update(table).where(col(table.status) == table.DEAD, *conditions(table, wanted)).values(values)
         ids = list(session.scalars(again.returning(col(table.id))))

@@ -5,11 +5,11 @@ https://github.com/standard-webhooks/standard-webhooks: headers webhook-id, webh
 
 import hashlib
 import json
-from datetime import UTC, datetime
 
 import requests
 from standardwebhooks import Webhook
 
+from config.database import true_now
 from config.settings import settings
 from handlers.queue.failures import NotNowError, RefusedError
 from handlers.tables.models import OutboxAction, VerificationRecord
@@ -21,7 +21,7 @@ def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
     """Posts one change; 2xx ends it. Raises RefusedError for any other answer, NotNowError where there is none."""
     body = _message(action, record)
     message_id = _message_id(action)  # rule: the message id is the same at each try
-    now = datetime.now(UTC)
+    now = true_now()
     headers = {
         "Content-Type": "application/json",
         "webhook-id": message_id,

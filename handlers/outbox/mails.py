@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from config.database import true_now
 from config.settings import settings
 from handlers.outbox.smtp import send_by_smtp
 from handlers.queue.failures import NotNowError, PermanentError, stopping
@@ -110,7 +111,7 @@ def render(mail: Mail) -> EmailMessage:
     _address(message, mail.recipient)
     message["From"] = settings().mail_from
     message["Subject"] = subject.removeprefix("Subject: ").strip()
-    message["Date"] = formatdate()
+    message["Date"] = formatdate(true_now().timestamp())
     message["Message-ID"] = f"<{digest(mail.key)}@{sender.rpartition('@')[2]}>"
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(text.strip() + "\n")

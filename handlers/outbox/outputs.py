@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from cryptography.fernet import Fernet, MultiFernet
@@ -10,7 +9,7 @@ from pydantic import SecretStr
 from sqlmodel import col, select
 
 from config.database import transaction
-from config.inserts import insert_or
+from config.inserts import NOW, insert_or
 from config.settings import settings
 from handlers.record.events import Status
 from handlers.stripe_api import sessions
@@ -33,7 +32,7 @@ def keep_outputs(_: OutboxAction, record: VerificationRecord) -> str | None:
             return "redacted"
         if current.status != Status.VERIFIED:
             return "superseded"
-        row = {"session_id": record.session_id, "ciphertext": ciphertext, "fetched_at": datetime.now(UTC)}
+        row = {"session_id": record.session_id, "ciphertext": ciphertext, "fetched_at": NOW}
         insert_or(session.connection(), VerifiedOutput, [row], on_conflict=_KEPT_ANEW, returning="session_id")
     return None
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import timedelta
 
 import structlog
 from sqlalchemy import bindparam, select
@@ -62,11 +62,11 @@ def end_action(held: Claim, reason: str | None) -> None:
     """An action is done, or skipped for a reason."""
     status = ActionStatus.SKIPPED if reason else ActionStatus.DONE
     # Should it not be written down, it is done again: mails carry the same Message-ID, so a reader sees one.
-    if not write_down([held], status=status, reason=reason, done_at=datetime.now(UTC), last_error=None):
+    if not write_down([held], status=status, reason=reason, done_at=timedelta(), last_error=None):
         log.warning("action.unrecorded")
         return
     counting.ENDED_ACTIONS.labels(name=held.kind, status=status).inc()
-    counting.ACTION_AGE_SECONDS.observe(max(0.0, (datetime.now(UTC) - held.since).total_seconds()))
+    counting.ACTION_AGE_SECONDS.observe(held.age)
     log.info(f"action.{status}", **({"reason": reason} if reason else {}))
 
 

@@ -1,11 +1,9 @@
 """Actions of a kind that is done in order: each waits for the one of its session with the next lower number."""
 
-from datetime import UTC, datetime
-
 from sqlalchemy import ColumnElement, Integer, cast, func, select, update
 from sqlmodel import col
 
-from config.database import transaction
+from config.database import now, transaction
 from handlers.queue.failures import NotNowError
 from handlers.tables.models import ActionStatus, OutboxAction
 
@@ -29,7 +27,7 @@ def release_next(action: OutboxAction) -> list[int]:
         update(OutboxAction)
         # Only what was put back: a claim clears last_error, and what is on its way stays with its worker.
         .where(*_pending(action), lowest == _NUMBER, col(OutboxAction.last_error) == _WAITS)
-        .values(due_at=datetime.now(UTC))
+        .values(due_at=now())
         .returning(col(OutboxAction.id))
         .execution_options(synchronize_session=False)
     )

@@ -1,7 +1,7 @@
 """What is owed, written down once per key."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlmodel import Session
@@ -18,13 +18,12 @@ SET status = excluded.status, reason = excluded.reason, due_at = excluded.due_at
 WHERE outbox_action.status = 'skipped' AND excluded.status = 'pending'"""  # rule: what is done stays done
 
 
-def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]]) -> list[int]:
+def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]], at: datetime) -> list[int]:
     """Writes down what each session owes, once per key; returns the ids of what is to be done now.
 
     What stands as skipped and is owed again becomes pending again; anything else that stands is left alone. What no
     setting asks for is not written down.
     """
-    now = datetime.now(UTC)
     wanted: dict[tuple[str, str, str], Owed] = {}
     for session_id, some in owed:
         for one in some:
@@ -35,12 +34,12 @@ def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]]) -> list[int]:
             # rule: of one key owed twice, what is to be done wins
             if key not in wanted or wanted[key].skipped:
                 wanted[key] = one
-    rows = [_action_row(key[0], wanted[key], now) for key in sorted(wanted)]  # one order for all workers: no deadlock
+    rows = [_action_row(key[0], wanted[key], at) for key in sorted(wanted)]  # one order for all workers: no deadlock
     written = insert_or(session.connection(), OutboxAction, rows, on_conflict=_OWED_AGAIN, returning="id, status")
     return [row.id for row in written if row.status == ActionStatus.PENDING]
 
 
-def _action_row(session_id: str, owed: Owed, now: datetime) -> dict[str, Any]:
+def _action_row(session_id: str, owed: Owed, at: datetime) -> dict[str, Any]:
     return {
         "session_id": session_id,
         "name": owed.kind,
@@ -50,7 +49,7 @@ def _action_row(session_id: str, owed: Owed, now: datetime) -> dict[str, Any]:
         "payload": owed.payload,
         "attempts": 0,
         "waits": 0,
-        "due_at": now,
-        "created_at": now,
-        "done_at": now if owed.skipped else None,
+        "due_at": at,
+        "created_at": at,
+        "done_at": at if owed.skipped else None,
     }

@@ -6,16 +6,16 @@ No library does this on tables that are not its own, and on both databases: docs
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Executable, Row, Select, bindparam, select, update
+from sqlalchemy import Connection, Executable, Float, Row, Select, bindparam, or_, select, update
 from sqlmodel import col
 
-from config.database import DATABASE_TROUBLE, statement
+from config.database import DATABASE_TROUBLE, UtcDateTime, now, statement, true_now
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.queue.failures import LEASE, NotNowError, PermanentError, backoff, describe, stopping
@@ -27,6 +27,8 @@ log = structlog.stdlib.get_logger(__name__)
 # failure, and what is done would be done again. Its thread could do nothing else, and the fence outlives the lease.
 _WRITTEN_WITHIN = 600.0
 _PAUSE = 0.5
+_SLACK = timedelta(seconds=2)  # the true time is known better than that
+_ANY_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 _ROWS_AT_ONCE = 1000  # of what may be many: a row takes four times the memory of its id
 
 Table = type[InboxEvent] | type[OutboxAction]
@@ -39,9 +41,10 @@ class Claim:
     table: Table
     id: Any  # an event's text, an action's number
     kind: str  # the event's type, or the action's name
-    since: datetime  # when it was received, or became owed
+    waited: float  # seconds from its receipt, or from its being owed, to the claim: both by the database's clock
     attempts: int  # only ever grows, so that it fences whoever comes too late
     waits: int
+    claimed: float = field(default_factory=time.monotonic)  # when, on the monotonic clock
 
     @property
     def tries(self) -> int:
@@ -53,6 +56,11 @@ class Claim:
         """How many of them there may be."""
         return int(getattr(settings(), self.table.MOST_TRIES))
 
+    @property
+    def age(self) -> float:
+        """Seconds since its receipt, or since it became owed; no step of a clock makes them negative."""
+        return max(0.0, self.waited) + time.monotonic() - self.claimed
+
 
 class LostClaimError(Exception):
     """Somebody else has claimed or finished the row meanwhile: what was done under the old claim must not stay."""
@@ -63,23 +71,22 @@ def claim(table: Table, ids: Sequence[Any], *, first_attempt: bool | None = None
 
     Only those never tried before, only the others, or (None) both.
     """
-    now = datetime.now(UTC)
-    # rule: a row under a lease is nobody else's
-    parameters = {"ids": ids, "now": now, "leased_until": now + LEASE}
+    parameters = {"ids": ids, "true_now": true_now(unmeasured=_ANY_TIME) + _SLACK}
     with statement() as connection:
         rows = connection.execute(_claiming(table, first_attempt), parameters).all()
     claims = []
     for row in rows:
         kind, since = row._mapping[table.KIND], row._mapping[table.SINCE]
-        claims.append((Claim(table, row.id, kind, since, row.attempts, row.waits), row))
+        waited = (row.due_at - LEASE - since).total_seconds()
+        claims.append((Claim(table, row.id, kind, waited, row.attempts, row.waits), row))
     return claims
 
 
-def due(table: Table, limit: int, before: datetime) -> tuple[list[Any], list[Any]]:
-    """Unfinished rows that nobody holds, due longest first: the ids never tried, and the ids tried before."""
+def due(table: Table, limit: int, since: timedelta = timedelta()) -> tuple[list[Any], list[Any]]:
+    """Unfinished rows that nobody holds, due for so long, the longest first: ids never tried, and ids tried before."""
     waiting = (
         select(col(table.id), col(table.attempts))
-        .where(col(table.status) == table.UNFINISHED, col(table.due_at) <= before)
+        .where(col(table.status) == table.UNFINISHED, col(table.due_at) <= now(-since))
         .order_by(col(table.due_at))
         .limit(limit)
     )
@@ -129,14 +136,13 @@ def give_up(claim: Claim, error: Exception) -> None:
 def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False) -> None:
     """Makes rows of one first attempt, or one row, due later; unless it was a try, it does not count."""
     first = claims[0]
-    due_at = datetime.now(UTC) + backoff(first.attempts)  # rule: what is put back waits
+    delay = backoff(first.attempts)  # rule: what is put back waits
     # rule: what the database, Stripe or the network spoils is no try
     waits = first.waits if is_try else first.waits + 1
-    if written := write_down(claims, waits=waits, due_at=due_at, last_error=describe(error)):
-        noun = first.table.NOUN
-        log.warning(
-            f"{noun}.put_back", rows=written, attempts=first.attempts, error=describe(error), due_at=str(due_at)
-        )
+    if written := write_down(claims, waits=waits, due_at=delay, last_error=describe(error)):
+        seconds = round(delay.total_seconds(), 3)
+        noun, attempts = first.table.NOUN, first.attempts
+        log.warning(f"{noun}.put_back", rows=written, attempts=attempts, error=describe(error), for_seconds=seconds)
 
 
 def write_down(claims: Sequence[Claim], **values: Any) -> int:
@@ -158,9 +164,15 @@ def write_down(claims: Sequence[Claim], **values: Any) -> int:
 
 
 def change_claimed(connection: Connection, claims: Sequence[Claim], **values: Any) -> int:
-    """Changes columns of claimed rows, of one row or of one first attempt; how many were still claimed."""
-    fence = {"ids": [claim.id for claim in claims], "claimed_attempts": claims[0].attempts}
-    return connection.execute(_claimed_rows(claims[0].table), fence | values).rowcount
+    """Changes columns of claimed rows, of one row or of one first attempt; how many were still claimed.
+
+    A timedelta is the moment so much later than the database's clock shows.
+    """
+    parameters = {"ids": [claim.id for claim in claims], "claimed_attempts": claims[0].attempts, **values}
+    moments = tuple(name for name, value in values.items() if isinstance(value, timedelta))
+    for name in moments:
+        parameters[f"{name}_seconds"] = parameters.pop(name).total_seconds()
+    return connection.execute(_claimed_rows(claims[0].table, moments), parameters).rowcount
 
 
 def _bury(claim: Claim, reason: str) -> None:
@@ -176,25 +188,29 @@ def _claiming(table: Table, first_attempt: bool | None) -> Executable:
     free: Select[Any] = select(col(table.id)).where(
         col(table.id).in_(bindparam("ids", expanding=True)),
         col(table.status) == table.UNFINISHED,  # rule: what has ended is not claimed
-        col(table.due_at) <= bindparam("now"),  # rule: what is not due is not claimed
+        col(table.due_at) <= now(),  # rule: what is not due is not claimed
+        # rule: a lease outlives a jump of the database's clock
+        or_(col(table.attempts) == 0, col(table.due_at) <= bindparam("true_now", type_=UtcDateTime)),
     )
     if first_attempt is not None:  # rule: what was tried before is tried alone
         free = free.where(col(table.attempts) == 0 if first_attempt else col(table.attempts) > 0)
+    leased_until = now(LEASE)  # rule: a row under a lease is nobody else's
     # rule: a claim clears what is left of the try before
     return (
         update(table)
         .where(col(table.id).in_(free.order_by(col(table.id)).with_for_update(skip_locked=True)))
         # rule: a claim counts an attempt
-        .values(attempts=col(table.attempts) + 1, due_at=bindparam("leased_until"), last_error=None)
+        .values(attempts=col(table.attempts) + 1, due_at=leased_until, last_error=None)
         .returning(*table.__table__.columns)  # type: ignore[union-attr]
     )
 
 
 @cache
-def _claimed_rows(table: Table) -> Executable:
+def _claimed_rows(table: Table, moments: tuple[str, ...]) -> Executable:
     """Touches nothing once the claim is lost."""
-    return update(table.__table__).where(  # type: ignore[union-attr]
+    claimed = update(table.__table__).where(  # type: ignore[union-attr]
         col(table.id).in_(bindparam("ids", expanding=True)),
         col(table.attempts) == bindparam("claimed_attempts"),  # rule: who comes late is fenced by the attempt
         col(table.status) == table.UNFINISHED,  # rule: what has ended stays as it is
     )
+    return claimed.values({name: now(bindparam(f"{name}_seconds", type_=Float)) for name in moments})

@@ -1,6 +1,6 @@
-"""The tables: inbox, record, submissions, outbox; outputs, bookmarks, metrics."""
+"""The tables: inbox, record, submissions, outbox; outputs, bookmarks, clocks, metrics."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Index, Integer, String, UniqueConstraint, tex
 from sqlalchemy.orm import composite
 from sqlmodel import Field, SQLModel
 
-from config.database import UtcDateTime
+from config.database import UtcDateTime, now
 from handlers.record.decide import Outcome
 from handlers.record.events import Status
 from handlers.record.ordering import RecordState
@@ -105,7 +105,7 @@ class InboxEvent(QueueRow, table=True):
     @staticmethod
     def discarded(reason: str) -> dict[str, Any]:
         """The columns of one that an operator ends."""
-        end = {"status": InboxStatus.PROCESSED, "outcome": Outcome.IGNORED, "processed_at": datetime.now(UTC)}
+        end = {"status": InboxStatus.PROCESSED, "outcome": Outcome.IGNORED, "processed_at": now()}
         return end | {"last_error": reason}
 
 
@@ -187,7 +187,7 @@ class OutboxAction(QueueRow, table=True):
     @staticmethod
     def discarded(reason: str) -> dict[str, Any]:
         """The columns of one that an operator ends."""
-        return {"status": ActionStatus.SKIPPED, "reason": reason, "done_at": datetime.now(UTC)}
+        return {"status": ActionStatus.SKIPPED, "reason": reason, "done_at": now()}
 
 
 class VerifiedOutput(SQLModel, table=True):
@@ -207,6 +207,17 @@ class Bookmark(SQLModel, table=True):
 
     name: str = Field(primary_key=True)
     reached: datetime = _moment()
+
+
+class ProcessClock(SQLModel, table=True):
+    """How a process's clock stood to the database's when it was last measured."""
+
+    __tablename__ = "process_clock"
+
+    process: str = Field(primary_key=True)  # its kind, its machine's name and its number there
+    kind: str  # web or worker
+    ahead_seconds: float
+    measured_at: datetime = _moment()
 
 
 class Metric(SQLModel, table=True):

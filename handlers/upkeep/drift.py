@@ -1,12 +1,12 @@
 """Drift: our sessions that are not at their end, compared with Stripe's; what differs goes into the inbox."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import structlog
 from sqlalchemy import or_, select, update
 from sqlmodel import col
 
-from config.database import transaction
+from config.database import now, transaction
 from config.settings import settings
 from handlers.inbox.apply import SETTLES_WITHIN
 from handlers.inbox.receive import receive
@@ -28,7 +28,8 @@ def compare_sessions(report: Report, spend: Spend, *, bounded: bool) -> None:
     for session_id in _non_final(only_due=bounded):
         spend()
         with transaction() as session:
-            record = session.get_one(VerificationRecord, session_id)
+            its = col(VerificationRecord.session_id) == session_id
+            record, asked_at = session.execute(select(VerificationRecord, now()).where(its)).one()
         try:
             retrieved = sessions.retrieve_state(record.session_id, record.account)
         except PermanentError as error:  # of this session's alone
@@ -36,7 +37,7 @@ def compare_sessions(report: Report, spend: Spend, *, bounded: bool) -> None:
         else:
             if retrieved and _differs(record, retrieved.state):
                 _take_over(record, retrieved, report)
-        _compare_later(record)
+        _compare_later(record, asked_at)
         report.compared += 1
 
 
@@ -69,8 +70,8 @@ def _non_final(*, only_due: bool) -> list[str]:
         col(VerificationRecord.livemode) == settings().livemode,
     )
     if only_due:
-        compare_at, now = col(VerificationRecord.compare_at), datetime.now(UTC)
-        wanted = wanted.where(or_(compare_at.is_(None), compare_at <= now)).order_by(compare_at).limit(REQUESTS)
+        compare_at = col(VerificationRecord.compare_at)
+        wanted = wanted.where(or_(compare_at.is_(None), compare_at <= now())).order_by(compare_at).limit(REQUESTS)
     with transaction() as session:
         return list(session.scalars(wanted))
 
@@ -92,16 +93,15 @@ def _take_over(record: VerificationRecord, retrieved: Retrieved, report: Report)
         report.to_process.append(event.id)
 
 
-def _compare_later(record: VerificationRecord) -> None:
-    now = datetime.now(UTC)
+def _compare_later(record: VerificationRecord, asked_at: datetime) -> None:
     # The longer a session has been quiet, the longer it may stay so: some twenty looks in its first month.
-    wait = max(SETTLES_WITHIN, (now - record.updated_at) / 2)
+    wait = max(SETTLES_WITHIN, (asked_at - record.updated_at) / 2)
     put_off = update(VerificationRecord).where(
         col(VerificationRecord.session_id) == record.session_id,
         col(VerificationRecord.updated_at) == record.updated_at,
     )
     with transaction() as session:
-        session.connection().execute(put_off.values(compare_at=now + wait))
+        session.connection().execute(put_off.values(compare_at=asked_at + wait))
 
 
 def _words(*parts: str | None) -> str:

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from config.database import statement, transaction
-from config.inserts import insert_or
+from config.inserts import Now, insert_or
 from handlers.tables.models import Bookmark
 
 _MOVED = "(name) DO UPDATE SET reached = excluded.reached"
@@ -16,7 +16,7 @@ def reached(name: str) -> datetime | None:
     return bookmark.reached if bookmark else None
 
 
-def move(name: str, to: datetime) -> None:
-    """Where the next run begins."""
+def move(name: str, to: datetime | Now) -> None:
+    """Where the next run begins; NOW is the database's."""
     with statement() as connection:
         insert_or(connection, Bookmark, [{"name": name, "reached": to}], on_conflict=_MOVED, returning="name")

@@ -6,21 +6,22 @@ finished actions that an old event would owe again (an alert, a cancellation); t
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import structlog
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlmodel import Session, col
 
-from config.database import transaction
+from config.database import measure_clock, now, transaction
 from config.settings import settings
 from handlers.owed.kinds import KINDS
-from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerifiedOutput
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, ProcessClock, VerifiedOutput
 
 log = structlog.stdlib.get_logger(__name__)
 
 BATCH = 1000  # rows a transaction: some ten milliseconds, which is how long SQLite's one writer keeps others waiting
+MOST_APART = 120.0  # seconds between this machine's clock and the database's: one of them is wrong, and who knows which
 _KEPT = [name for name, kind in KINDS.items() if kind.kept_by_purge]
 
 
@@ -33,24 +34,34 @@ class Purged:
     outputs: int = 0
 
 
+class WrongClockError(Exception):
+    """Nothing may go by a clock that another one contradicts."""
+
+
 def purge() -> Purged:
-    """Deletes what RETENTION_DAYS and VERIFIED_OUTPUTS_DAYS let go. May run several times at once, and be cut off."""
+    """Deletes what RETENTION_DAYS and VERIFIED_OUTPUTS_DAYS let go, by the database's clock.
+
+    May run several times at once, and be cut off. Raises WrongClockError where the two clocks are minutes apart.
+    """
+    # rule: nothing is deleted by a clock that another one contradicts
+    if abs(ahead := measure_clock()) > MOST_APART:
+        raise WrongClockError(f"Nothing is deleted: the clocks here and of the database are {abs(ahead):.0f} s apart")
     days = timedelta(days=settings().retention_days)
-    finished_before, dead_before = datetime.now(UTC) - days, datetime.now(UTC) - 2 * days
     purged = Purged(
-        events=sum(_purge_events(finished_before, dead_before)),
-        actions=sum(_purge_actions(finished_before, dead_before)),
-        outputs=_purge_outputs(datetime.now(UTC) - timedelta(days=settings().verified_outputs_days)),
+        events=sum(_purge_events(days)),
+        actions=sum(_purge_actions(days)),
+        outputs=_purge_outputs(timedelta(days=settings().verified_outputs_days)),
     )
+    _purge_clocks()
     log.info("purge.ended", events=purged.events, actions=purged.actions, outputs=purged.outputs)
     return purged
 
 
-def _purge_events(finished_before: datetime, dead_before: datetime) -> Iterator[int]:
+def _purge_events(days: timedelta) -> Iterator[int]:
     # Each of the two reads an index of its own, oldest first.
-    finished = col(InboxEvent.status) == InboxStatus.PROCESSED, col(InboxEvent.processed_at) < finished_before
+    finished = col(InboxEvent.status) == InboxStatus.PROCESSED, col(InboxEvent.processed_at) < now(-days)
     yield from _delete_events(*finished, oldest=col(InboxEvent.processed_at))
-    dead = col(InboxEvent.status) == InboxStatus.DEAD, col(InboxEvent.received_at) < dead_before
+    dead = col(InboxEvent.status) == InboxStatus.DEAD, col(InboxEvent.received_at) < now(-2 * days)
     yield from _delete_events(*dead, oldest=col(InboxEvent.received_at))
 
 
@@ -64,36 +75,42 @@ def _delete_events(*conditions: ColumnElement[bool], oldest: Any) -> Iterator[in
         yield count
 
 
-def _purge_actions(finished_before: datetime, dead_before: datetime) -> Iterator[int]:
+def _purge_actions(days: timedelta) -> Iterator[int]:
     # Ids grow with time: a walk along the primary key, up to the first young row, needs no further index.
     last, is_old = 0, True
     while is_old:
         with transaction() as session:
             rows = session.execute(
-                select(col(OutboxAction.id), col(OutboxAction.created_at))
+                select(col(OutboxAction.id), (col(OutboxAction.created_at) < now(-days)).label("is_old"))
                 .where(col(OutboxAction.id) > last)
                 .order_by(col(OutboxAction.id))
                 .limit(BATCH)
             ).all()
             if rows:
                 last = rows[-1].id
-                yield _delete_actions(session, [row.id for row in rows], finished_before, dead_before)
-            is_old = len(rows) == BATCH and rows[-1].created_at < finished_before
+                yield _delete_actions(session, [row.id for row in rows], days)
+            is_old = len(rows) == BATCH and rows[-1].is_old
 
 
-def _delete_actions(session: Session, ids: list[int], finished_before: datetime, dead_before: datetime) -> int:
+def _delete_actions(session: Session, ids: list[int], days: timedelta) -> int:
     finished = and_(
         col(OutboxAction.status).in_((ActionStatus.DONE, ActionStatus.SKIPPED)),
-        col(OutboxAction.done_at) < finished_before,
+        col(OutboxAction.done_at) < now(-days),
         # rule: the purge keeps what an old event would owe again
         col(OutboxAction.name).not_in(_KEPT),
     )
-    dead = and_(col(OutboxAction.status) == ActionStatus.DEAD, col(OutboxAction.created_at) < dead_before)
+    dead = and_(col(OutboxAction.status) == ActionStatus.DEAD, col(OutboxAction.created_at) < now(-2 * days))
     statement = delete(OutboxAction).where(col(OutboxAction.id).in_(ids), or_(finished, dead))
     return session.connection().execute(statement).rowcount
 
 
-def _purge_outputs(before: datetime) -> int:
+def _purge_outputs(days: timedelta) -> int:
     with transaction() as session:
-        statement = delete(VerifiedOutput).where(col(VerifiedOutput.fetched_at) < before)
+        statement = delete(VerifiedOutput).where(col(VerifiedOutput.fetched_at) < now(-days))
         return session.connection().execute(statement).rowcount
+
+
+def _purge_clocks() -> None:
+    with transaction() as session:
+        is_gone = col(ProcessClock.measured_at) < now(-timedelta(days=1))
+        session.connection().execute(delete(ProcessClock).where(is_gone))

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 import structlog
 
+from config.database import database_now
 from handlers.inbox.receive import receive
 from handlers.queue.failures import NotNowError
 from handlers.record.events import MalformedEventError, VerificationEvent, parse_session
@@ -31,21 +32,25 @@ class Restored:
     event_ids: list[str]
 
 
-def rebuild(since: datetime, accounts: Sequence[str | None], *, owes_nothing: bool) -> Iterator[Restored]:
-    """Reads what was made since then into the inbox, page by page; the workers apply it. May be run again at any time.
+def rebuild(since: datetime | timedelta, accounts: Sequence[str | None], *, owes_nothing: bool) -> Iterator[Restored]:
+    """Reads what was made since then, or so long ago, into the inbox, page by page; the workers apply it.
+
+    May be run again at any time.
 
     Raises NotNowError when Stripe stays away, PermanentError when the key may not list.
     """
+    now = database_now()
+    start = now - since if isinstance(since, timedelta) else since
     for account in accounts:
         yield from _restored(
             "events",
             sessions.list_events,
             _listed_event,
-            max(since, datetime.now(UTC) - EVENTS_KEPT),
+            max(start, now - EVENTS_KEPT),
             account,
             owes_nothing,
         )
-        yield from _restored("sessions", sessions.list_sessions, _listed_session, since, account, owes_nothing)
+        yield from _restored("sessions", sessions.list_sessions, _listed_session, start, account, owes_nothing)
 
 
 def _restored(
@@ -56,7 +61,7 @@ def _restored(
     account: str | None,
     owes_nothing: bool,
 ) -> Iterator[Restored]:
-    until, after, more = datetime.now(UTC) + AHEAD, None, True
+    until, after, more = database_now() + AHEAD, None, True
     while more:
         page = _patiently(partial(list_page, since, until, account, after=after))
         found = (read(item, account, page.asked_at) for item in page.items)

@@ -4,10 +4,9 @@ Two looks: the events Stripe could not deliver, and each of our sessions that is
 the inbox like any event, so that order, owing and redaction are decided in one place.
 """
 
-from datetime import UTC, datetime
-
 import structlog
 
+from config.inserts import NOW
 from config.settings import settings
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.upkeep import progress
@@ -40,7 +39,7 @@ def reconcile(*, bounded: bool = True) -> Report:
             look(report, allowance() if bounded else no_limit, bounded=bounded)
         except (NotNowError, PermanentError, EnoughError) as error:
             report.stopped.append(f"{name}: {error}")
-    progress.move(RUN, datetime.now(UTC))
+    progress.move(RUN, NOW)
     log.info(
         "reconcile.ended",
         undelivered=report.undelivered,

@@ -1,14 +1,14 @@
 """Undelivered: the events that Stripe made and could not bring to us, fetched and put into the inbox."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 from sqlalchemy import select
 from sqlmodel import col
 
-from config.database import transaction
+from config.database import database_now, transaction
 from handlers.inbox.receive import receive
 from handlers.metrics import counting
 from handlers.record.events import MalformedEventError, VerificationEvent, parse
@@ -47,7 +47,7 @@ def _accounts() -> list[str | None]:
         connected = session.scalars(
             select(col(VerificationRecord.account)).where(col(VerificationRecord.account).is_not(None)).distinct()
         ).all()
-    never = datetime.now(UTC) - EVENTS_KEPT
+    never = database_now() - EVENTS_KEPT
     return sorted([None, *connected], key=lambda account: progress.reached(_bookmark(account)) or never)
 
 
@@ -57,10 +57,11 @@ def _recover_account(report: Report, spend: Spend, account: str | None, *, bound
     A list runs from new to old, and a run must be able to stop and go on: so each window that does not fit into one
     page is halved, and what was read stays read. Most runs need one window and one request.
     """
-    oldest = _second(datetime.now(UTC) - EVENTS_KEPT)
+    now = database_now()
+    oldest = _second(now - EVENTS_KEPT)
     start = max(progress.reached(_bookmark(account)) or oldest, oldest)
     width = EVENTS_KEPT
-    until = _second(datetime.now(UTC) - _IN_FLIGHT if bounded else datetime.now(UTC) + AHEAD)
+    until = _second(now - _IN_FLIGHT if bounded else now + AHEAD)
     while start < until:
         end = min(start + width, until)
         spend()

@@ -10,6 +10,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 from stripe import SignatureVerificationError, WebhookSignature
 
+from config.database import true_now
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.record.events import ForeignEvent, MalformedEventError, VerificationEvent, parse
@@ -120,7 +121,7 @@ def _verify(body: bytes, header: str, secrets: Iterable[str]) -> None:
     else:
         raise RefusedDeliveryError(400, "the signature is missing or does not match")
     # rule: a signature grows old, and is not good for the future
-    if abs(time.time() - int(_TIMESTAMP.findall(header)[0])) > TOLERANCE_SECONDS:
+    if abs(true_now().timestamp() - int(_TIMESTAMP.findall(header)[0])) > TOLERANCE_SECONDS:
         raise RefusedDeliveryError(400, "the signature's timestamp is too far from now")
 
 

@@ -48,10 +48,10 @@ def main() -> None:
     ours = [one for one in events if isinstance(one, VerificationEvent)]
     receive(ours)
     receive(ours)  # all duplicates
-    due(InboxEvent, 1000, datetime.now(UTC))
+    due(InboxEvent, 1000)
     for action_id in process([one.id for one in ours]):
         perform(action_id)
-    due(OutboxAction, 1000, datetime.now(UTC))
+    due(OutboxAction, 1000)
     json.dump(plans, sys.stdout)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -32,6 +33,7 @@ SECRET = "whsec_chaos_chaos_chaos_chaos"
 RETRIES = [0.2, 0.5, 1.0, *([2.0] * 600)]
 COMES_TO_REST_WITHIN = 300.0  # seconds; a lease is sixty, and several may follow each other
 WAVE = 32  # sessions made at once: two of each scenario
+WRONG_CLOCKS = (-3600.0, -90.0, 0.3, 90.0, 61 * 86400.0)  # seconds ahead, of hosts
 THREE_SUBMISSIONS = ["submit", "fail:document_expired"] * 3
 
 console = Console(width=150 if not sys.stdout.isatty() else None)
@@ -73,7 +75,7 @@ def _options() -> argparse.Namespace:
 
 
 @contextmanager
-def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, str, list[Path]]]:
+def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, str, dict[Path, float]]]:
     with ExitStack() as stack:
         simulator = stack.enter_context(Simulator.start(seed=options.seed))
         mail, application = MailServer(options.seed), Application()
@@ -88,14 +90,24 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, s
         if postgres and redis:
             environment |= {"DATABASE_URL": postgres.url, "REDIS_URL": redis.url, "WEB_CONCURRENCY": "2"}
         _migrate(environment)
-        dynos = (services.make_run if options.embedded else services.procfile)(environment, folder)
+        if options.embedded:
+            dynos = services.make_run(environment, folder)
+        else:
+            dynos = services.procfile(environment, folder, _wrong_clocks(options.seed))
         platform = Platform(dynos)
         stack.callback(_end_all, platform)
         platform.start()
         _expect_deliveries(simulator, int(environment["PORT"]))
         longest = 4.0 if options.minutes < 2 else 8.0 if options.minutes < 5 else 15.0
         scene = Scene(platform, mail, application, simulator, longest, postgres, redis)
-        yield scene, settings().sqlalchemy_url, [dyno.log for dyno in dynos]
+        yield scene, settings().sqlalchemy_url, {dyno.log: dyno.ahead for dyno in dynos}
+
+
+def _wrong_clocks(seed: int) -> dict[str, float]:
+    """By how much the clock of each process's host is ahead of the database's."""
+    if shutil.which("faketime") is None:
+        return {}
+    return {name: random.Random(f"{name}{seed}").choice(WRONG_CLOCKS) for name in ("web", "worker", "clock")}
 
 
 def _environment(folder: Path, simulator: Simulator, mail: MailServer, application: Application) -> dict[str, str]:
@@ -200,6 +212,8 @@ def _end_all(platform: Platform) -> None:
 
 
 def _add_circumstances(verdict: Verdict, scene: Scene, drove: float, rested: float | None) -> None:
+    wrong = [f"{dyno.name} {dyno.ahead:+g} s" for dyno in scene.platform.dynos.values() if dyno.ahead]
+    verdict.figures["hosts' clocks beside the database's"] = ", ".join(wrong) or "not faked"
     verdict.figures["seconds of faults"] = f"{drove:.0f}"
     verdict.figures["seconds from the last fault to rest"] = "never" if rested is None else f"{rested:.0f}"
     if rested is None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.faketime import FakeClock
 from worker.run.foreground import PROCFILE
 
 ROOT = PROCFILE.parent
@@ -47,6 +48,7 @@ class Dyno:
     process: "subprocess.Popen[bytes] | None" = None
     lock: threading.RLock = field(default_factory=threading.RLock)
     dooms: dict[int, float] = field(default_factory=dict)  # by pid: since when it is meant to end
+    ahead: float = 0.0  # seconds that its host's clock is
 
     def start(self) -> None:
         """Runs it."""
@@ -159,14 +161,18 @@ class Platform:
         self.deaths.append(Death(dyno.name, began or now, now, process.returncode, began is not None))
 
 
-def procfile(environment: Mapping[str, str], logs: Path) -> list[Dyno]:
-    """Web, worker and clock as the Procfile has them, but web for this machine only."""
+def procfile(environment: Mapping[str, str], logs: Path, ahead: Mapping[str, float]) -> list[Dyno]:
+    """Web, worker and clock as the Procfile has them, but web for this machine only, on hosts with such clocks."""
     lines = dict(line.split(": ", 1) for line in PROCFILE.read_text().splitlines())
     commands = {"web": "python -m receiver", "worker": lines["worker"], "clock": lines["clock"]}
-    return [
-        Dyno(name, [sys.executable, *shlex.split(command)[1:]], environment, logs / f"{name}.log")
-        for name, command in commands.items()
-    ]
+    dynos = []
+    for name, command in commands.items():
+        words = [sys.executable, *shlex.split(command)[1:]]
+        dyno = Dyno(name, words, environment, logs / f"{name}.log", ahead=ahead.get(name, 0.0))
+        if dyno.ahead:
+            dyno.environment = {**environment, **FakeClock(logs / f"{name}.clock", dyno.ahead).environment}
+        dynos.append(dyno)
+    return dynos
 
 
 def make_run(environment: Mapping[str, str], logs: Path) -> list[Dyno]:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
@@ -22,13 +23,14 @@ _FAST = "-c listen_addresses='' -c fsync=off -c max_connections=60"  # the proce
 
 
 class Postgres:
-    """A throw-away cluster on a unix socket."""
+    """A throw-away cluster on a unix socket, whose server runs in an environment of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self.folder = tempfile.mkdtemp(prefix="pg-", dir="/tmp")  # short: a unix socket's path is limited
         postgres._give_away(self.folder)
         control = [str(postgres._binary("pg_ctl")), "--pgdata", f"{self.folder}/data", "--silent"]
-        self._control = [*postgres._as_postgres(), *control]
+        variables = [f"{name}={value}" for name, value in (environment or {}).items()]
+        self._control = [*postgres._as_postgres(), "env", *variables, *control]
         initdb = "--auth=trust --username=postgres --no-sync --encoding=UTF8 --locale=C.UTF-8"
         postgres._call([*self._control, "initdb", "--options", initdb])
         self.url = f"postgresql://postgres@/postgres?host={self.folder}"

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -71,9 +71,9 @@ def judge(
     mail: MailServer,
     application: Application,
     deaths: list[Death],
-    logs: Iterable[Path],
+    logs: Mapping[Path, float],
 ) -> Verdict:
-    """Needs a service that has come to rest."""
+    """Needs a service that has come to rest; logs say by how much their hosts' clocks were ahead."""
     verdict = Verdict()
     _judge_events(verdict, truth, tables)
     verdict.must_be_none("wrong records", _wrong_records(truth, tables))
@@ -241,7 +241,7 @@ def _causes_of_second_mails(
     said: defaultdict[int, list[tuple[float, str]]] = defaultdict(list)
     for line in lines:
         if isinstance(line.get("action_id"), int) and str(line.get("event", "")).startswith("action."):
-            said[line["action_id"]].append((datetime.fromisoformat(line["timestamp"]).timestamp(), line["event"]))
+            said[line["action_id"]].append((line["at"], line["event"]))
     by_mail: defaultdict[str, list[Accepted]] = defaultdict(list)
     for one in accepted:
         by_mail[one.message_id].append(one)
@@ -268,8 +268,8 @@ def _cause(one: Accepted, said: list[str], *, killed: bool) -> str:
     return "unexplained"
 
 
-def _lines(logs: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    for path in logs:
+def _lines(logs: Mapping[Path, float]) -> Iterator[dict[str, Any]]:
+    for path, ahead in logs.items():
         for line in path.read_text(errors="replace").splitlines():
             _, brace, rest = line.partition("{")
             if brace and '"action_id"' in rest:
@@ -277,7 +277,7 @@ def _lines(logs: Iterable[Path]) -> Iterator[dict[str, Any]]:
                     found = json.loads(brace + rest)
                 except ValueError:  # cut off by a kill
                     continue
-                yield found
+                yield {**found, "at": datetime.fromisoformat(found["timestamp"]).timestamp() - ahead}
 
 
 def _key(action: OutboxAction) -> Key:

@@ -1,7 +1,6 @@
 """What happens at the local Stripe, and its events, delivered as a test wants them."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 from sqlalchemy import delete
 from sqlmodel import col
@@ -62,7 +61,7 @@ def perform_all(action_ids: Iterable[int]) -> None:
 def process_everything() -> None:
     """What was received is processed, as far as that can be done now; what waits does not wait for its time."""
     facts.end_all_leases()
-    never_tried, tried_before = due(InboxEvent, 1000, datetime.now(UTC))
+    never_tried, tried_before = due(InboxEvent, 1000)
     process(never_tried + tried_before)
 
 

@@ -5,7 +5,6 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -168,8 +167,8 @@ def test_an_action_is_claimed_and_ended_with_three_statements() -> None:
 def test_a_quiet_sweep_reads_twice_and_writes_nothing() -> None:
     received(1)
     with counted() as costs:
-        due(InboxEvent, 1000, datetime.now(UTC))
-        due(OutboxAction, 1000, datetime.now(UTC))
+        due(InboxEvent, 1000)
+        due(OutboxAction, 1000)
     assert [statement.split()[0] for statement in costs.statements] == ["SELECT", "SELECT"]
     assert costs.round_trips == (2 if is_postgres() else 6)
 

@@ -4,13 +4,14 @@ import random
 import socket
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 import structlog
 from sqlalchemy.exc import OperationalError
 
+from config.database import database_now
 from config.settings import settings
 from handlers.inbox import apply, process
 from handlers.inbox.receive import receive
@@ -109,7 +110,7 @@ def test_an_action_that_is_put_back_waits(environment: pytest.MonkeyPatch, error
 
 def _with_the_longest_delay(environment: pytest.MonkeyPatch) -> datetime:
     environment.setattr(random, "uniform", lambda _, longest: longest)
-    return datetime.now(UTC)
+    return database_now()
 
 
 def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from config.database import transaction
+from config.database import database_now, transaction
 from config.settings import settings
 from handlers.outbox.perform import claim_action, end_action, perform
 from handlers.owed.kinds import Owed
@@ -35,7 +35,7 @@ def _set(environment: pytest.MonkeyPatch, **variables: str) -> None:
 
 def _owe(*owed: Owed) -> list[int]:
     with transaction() as session:
-        return owe(session, [("vs_1", list(owed))])
+        return owe(session, [("vs_1", list(owed))], database_now())
 
 
 def _mails() -> list[str]:
@@ -111,9 +111,9 @@ def test_a_claimed_action_is_nobody_elses_until_its_lease_is_over() -> None:
     assert claim_action(action_id)  # and here its worker dies
     perform(action_id)
     assert _mails() == []
-    assert due(OutboxAction, 10, datetime.now(UTC)) == ([], [])
+    assert due(OutboxAction, 10) == ([], [])
     facts.end_all_leases()
-    assert due(OutboxAction, 10, datetime.now(UTC)) == ([], [action_id])
+    assert due(OutboxAction, 10) == ([], [action_id])
     perform(action_id)
     assert (facts.action(action_id).status, facts.action(action_id).attempts) == (ActionStatus.DONE, 2)
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import structlog
 from sqlalchemy import text
@@ -112,7 +111,7 @@ class Rounds:
         """As the clock does once every lease and every waiting is over, until nothing is left."""
         for _ in range(20):
             facts.end_all_leases()
-            never_tried, tried_before = due(InboxEvent, 1000, datetime.now(UTC))
+            never_tried, tried_before = due(InboxEvent, 1000)
             owed = process(never_tried + tried_before) + facts.due_actions()
             if not (never_tried or tried_before or owed):
                 return

@@ -51,6 +51,7 @@ def forget_process_state() -> None:
         database.engine().dispose()
     for remembered in (database._engine, settings.settings, mails.email_lookup, client.client):
         remembered.cache_clear()
+    database._reading = database._jump_seen = None
     counting._written.update(counting._rows())  # so that the next database gets none of it
 
 

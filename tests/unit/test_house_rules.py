@@ -97,6 +97,11 @@ def test_the_environment_is_read_in_one_file() -> None:
     assert [_name(path) for path in FILES if reads.search(path.read_text())] == ["config/settings.py"]
 
 
+def test_a_hosts_own_clock_is_read_in_one_file() -> None:
+    reads = re.compile(r"\b(datetime\.(now|utcnow|today)|time\.time(_ns)?|func\.(now|current_timestamp))\b")
+    assert [_name(path) for path in FILES if reads.search(path.read_text())] == ["config/database.py"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports_stand_at_the_top(path: Path) -> None:
     functions = (

@@ -14,7 +14,7 @@ from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.queue.claims import Table
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.tables.models import InboxStatus
-from handlers.upkeep.purge import purge
+from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
 from worker.commands.options import TABLES, add_filters, chosen, moment
@@ -105,8 +105,12 @@ def rebuild_now(arguments: argparse.Namespace) -> int:
 
 
 def purge_now(arguments: argparse.Namespace) -> int:
-    """Deletes what retention lets go."""
-    purged = asdict(purge())
+    """Deletes what retention lets go; 1 when a clock is wrong."""
+    try:
+        purged = asdict(purge())
+    except WrongClockError as error:
+        print(f"{error}. Set them by NTP: python -m worker doctor", file=sys.stderr)
+        return 1
     if arguments.json:
         print_json(purged)
     else:

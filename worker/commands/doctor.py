@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 
 from config import broker
-from config.database import DATABASE_TROUBLE
+from config.database import DATABASE_TROUBLE, measure_clock, true_now
 from config.defaults import webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
+from handlers.metrics import clocks
 from handlers.operator.queries import backlog_of
 from handlers.outbox.mails import email_lookup
 from handlers.outbox.smtp import check_smtp
@@ -18,12 +18,12 @@ from handlers.queue.failures import NotNowError, PermanentError, RefusedError, d
 from handlers.stripe_api import account
 from handlers.tables.models import InboxEvent, OutboxAction
 from handlers.tables.schema import is_at_head
+from handlers.upkeep.purge import MOST_APART
 from worker.commands import endpoint
 from worker.commands.printing import print_json, print_rows
 
 # A signature is good for 300 s either way: half of that is eaten up by a clock this wrong.
 _SKEW_FAILS = 150.0
-_SKEW_WARNS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,16 @@ def _stripe() -> Iterator[tuple[str, str]]:
         return
     mode = "live" if settings().livemode else "test"
     try:
-        skew = abs((account.stripe_now() - datetime.now(UTC)).total_seconds())
+        with suppress(*DATABASE_TROUBLE):
+            measure_clock()
+        skew = abs((account.stripe_now() - true_now()).total_seconds())
     except (NotNowError, PermanentError) as error:
         yield "FAIL", f"{error}: is STRIPE_API_KEY ({mode} mode) right and not revoked, and the network open?"
         return
     yield "OK", f"answers to the key, {mode} mode"
-    level = "FAIL" if skew > _SKEW_FAILS else "WARN" if skew > _SKEW_WARNS else "OK"
-    advice = "" if level == "OK" else ": set this machine's clock by NTP, or signatures will be refused"
-    yield level, f"its clock and ours are {skew:.0f} s apart{advice}"
+    level = "FAIL" if skew > _SKEW_FAILS else "WARN" if skew > clocks.WRONG else "OK"
+    advice = "" if level == "OK" else ": set the database's by NTP, or signatures will be refused"
+    yield level, f"its clock and the database's are {skew:.0f} s apart{advice}"
 
 
 def _endpoint() -> Iterator[tuple[str, str]]:
@@ -130,6 +132,14 @@ def _database() -> Iterator[tuple[str, str]]:
         yield "FAIL" if late else "OK", f"the oldest waiting {name} is {found.oldest_seconds:.0f} s old{advice}"
         if found.dead:
             yield "WARN", f"{found.dead} {name}s are dead: python -m worker dead"
+
+
+def _clocks() -> Iterator[tuple[str, str]]:
+    """The database's decides; the others sign, log and purge."""
+    for process, ahead in [("here", measure_clock()), *((name, lead) for name, _, lead in clocks.measured())]:
+        level = "FAIL" if abs(ahead) > MOST_APART else "WARN" if abs(ahead) > clocks.WRONG else "OK"
+        advice = "" if level == "OK" else ": set this machine's by NTP; what decides is the database's"
+        yield level, f"{process}: {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the database's{advice}"
 
 
 def _redis() -> Iterator[tuple[str, str]]:
@@ -180,6 +190,7 @@ CHECKS: dict[str, Check] = {
     "stripe": _stripe,
     "endpoint": _endpoint,
     "database": _database,
+    "clocks": _clocks,
     "redis": _redis,
     "mail": _mail,
     "addresses": _lookup,

@@ -33,11 +33,11 @@ def chosen(arguments: argparse.Namespace) -> Filter:
     )
 
 
-def moment(text: str) -> datetime:
-    """A date, a time in ISO 8601 (UTC unless it says otherwise), or a span ago. Raises argparse's error."""
+def moment(text: str) -> datetime | timedelta:
+    """A date, a time in ISO 8601 (UTC unless it says otherwise), or how long ago. Raises argparse's error."""
     try:
         if text[-1:] in _UNITS:
-            return datetime.now(UTC) - timedelta(**{_UNITS[text[-1]]: float(text[:-1])})
+            return timedelta(**{_UNITS[text[-1]]: float(text[:-1])})
         parsed = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is no date like 2026-11-20 and no span like 6h") from None

@@ -3,7 +3,6 @@
 import http.client
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 from rich.console import Console
 from rich.progress import track
 from stripe import WebhookSignature
+
+from config.database import true_now
 
 # `stripe listen` mixes these in: "2026-11-20 10:00:00  <-- [200] POST http://… [evt_…]", the first ones into a file.
 _CLI_LINE = re.compile(
@@ -84,7 +85,7 @@ def _connect(target: SplitResult) -> http.client.HTTPConnection:
 
 def _post(connection: http.client.HTTPConnection, path: str, event: dict[str, Any], secret: str) -> str:
     body = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-    signature = WebhookSignature.generate_signature_header(body, secret, int(time.time()))
+    signature = WebhookSignature.generate_signature_header(body, secret, int(true_now().timestamp()))
     headers = {"Content-Type": "application/json; charset=utf-8", "Stripe-Signature": signature}
     connection.request("POST", path, body.encode("utf-8", "surrogatepass"), headers)
     answer = connection.getresponse()

@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+from config.database import DATABASE_TROUBLE, measure_clock
 from config.defaults import webhook_secrets
 from config.settings import settings
 from handlers.tables.schema import migrate
@@ -31,6 +33,9 @@ def replay_options(parser: argparse.ArgumentParser) -> None:
 
 def replay_file(arguments: argparse.Namespace) -> int:
     """Posts events; 1 when one was refused."""
+    with suppress(*DATABASE_TROUBLE):
+        if not settings().embedded_database:
+            measure_clock()  # by which the receiver judges what is signed here
     url = arguments.to or f"{settings().base_url}/webhooks/stripe"
     try:
         text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text()

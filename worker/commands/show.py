@@ -3,10 +3,11 @@
 import argparse
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length
+from config.database import database_now
 from config.settings import settings
 from handlers.operator.queries import (
     Filter,
@@ -151,16 +152,17 @@ def _action_line(action: OutboxAction) -> dict[str, Any]:
 
 
 def _event_history(event: InboxEvent) -> list[dict[str, Any]]:
+    now = database_now()
     lines = [{"at": event.created_at, "what": "happened at Stripe"}, {"at": event.received_at, "what": "received"}]
     if event.attempts:
         tries = f"tried {event.attempts} times, {event.waits} of them spoiled by others"
-        lines.append({"at": event.processed_at or datetime.now(UTC), "what": _joined(tries, event.last_error)})
+        lines.append({"at": event.processed_at or now, "what": _joined(tries, event.last_error)})
     if event.processed_at:
         lines.append({"at": event.processed_at, "what": f"processed: {event.outcome}"})
     elif event.status == InboxStatus.RECEIVED:
         lines.append({"at": event.due_at, "what": "due"})
     else:
-        lines.append({"at": datetime.now(UTC), "what": f"dead: python -m worker retry {event.id}"})
+        lines.append({"at": now, "what": f"dead: python -m worker retry {event.id}"})
     owed = find_actions(Filter(session_id=event.session_id, since=event.received_at), None)
     return lines + [
         {"at": action.created_at, "what": f"its session owed {action.name} for {action.cause}: {action.status}"}

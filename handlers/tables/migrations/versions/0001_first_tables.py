@@ -1,4 +1,4 @@
-"""Inbox, records, submissions, outbox; outputs, bookmarks, metrics."""
+"""Inbox, records, submissions, outbox; outputs, bookmarks, clocks, metrics."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -141,6 +141,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
+        "process_clock",
+        sa.Column("process", sa.String(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("ahead_seconds", sa.Float(), nullable=False),
+        sa.Column("measured_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("process"),
+    )
+    op.create_table(
         "metric",
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("labels", sa.String(), nullable=False),
@@ -151,6 +159,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("metric")
+    op.drop_table("process_clock")
     op.drop_table("bookmark")
     op.drop_index("ix_verified_output_fetched_at", table_name="verified_output")
 

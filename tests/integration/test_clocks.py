@@ -1,0 +1,288 @@
+"""One clock decides, the database's: whatever a host's own clock shows, nothing is late, done twice or deleted."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, update
+
+from config import database
+from config.database import database_now, measure_clock, now, transaction, true_now
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
+from handlers.metrics import clocks
+from handlers.operator.queries import backlog_of
+from handlers.outbox.perform import claim_action, end_action, perform
+from handlers.queue.failures import LEASE
+from handlers.tables import schema
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
+from handlers.upkeep import purge
+from tests.chaos.stores import Postgres, free_port
+from tests.support import databases, facts, faketime, shapes
+from tests.support.facts import event
+from tests.support.faketime import FakeClock
+from tests.support.operator import ROOT, command
+from tests.support.waiting import PATIENCE, wait_until
+
+pytestmark = pytest.mark.usefixtures("database_url")
+HOSTS = {"90 s ahead": 90.0, "an hour behind": -3600.0, "61 days ahead": 61 * 86400.0}
+hosts = pytest.mark.parametrize("ahead", HOSTS.values(), ids=HOSTS)
+
+
+@pytest.fixture(autouse=True)
+def _addresses(environment: pytest.MonkeyPatch, database_url: str) -> None:
+    assert database_url
+    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
+    databases.forget_process_state()
+
+
+def _elsewhere(folder: Path, ahead: float, code: str) -> None:
+    """Runs Python on a host whose clock is wrong."""
+    words = "from handlers.inbox.process import process\nfrom handlers.inbox.receive import receive\n"
+    words += "from handlers.outbox.perform import claim_action, perform\nfrom tests.support.facts import event\n"
+    done = subprocess.run(
+        [sys.executable, "-c", words + textwrap.dedent(code)],
+        cwd=ROOT,
+        env={**os.environ, **FakeClock(folder / "clock", ahead).environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_databases_clock_is_the_time_to_parts_of_a_second() -> None:
+    before = datetime.now(UTC)
+    shown = [database_now() for _ in range(20)]
+    assert before - timedelta(milliseconds=1) <= shown[0] <= shown[-1] <= datetime.now(UTC)
+    assert len({moment.microsecond for moment in shown}) > 1 or shown[0] < shown[-1]
+
+
+def test_it_does_not_stand_still_within_a_transaction() -> None:
+    with transaction() as session:
+        connection = session.connection()
+        first = connection.scalar(select(now()))
+        while connection.scalar(select(now())) == first:
+            pass
+
+
+def test_what_is_later_is_so_much_later() -> None:
+    with transaction() as session:
+        earlier, later = session.connection().execute(select(now(-LEASE), now(LEASE))).one()
+    assert abs((later - earlier).total_seconds() - 2 * LEASE.total_seconds()) < LEASE.total_seconds()
+
+
+@faketime.needed
+@faketime.on_postgres
+@hosts
+def test_what_such_a_host_receives_is_applied_at_once(tmp_path: Path, ahead: float) -> None:
+    _elsewhere(tmp_path, ahead, "receive([event('verified', report='vr_1')])")
+    assert len(process([event("verified").id])) == 1
+    assert 0 <= backlog_of(OutboxAction).oldest_seconds < LEASE.total_seconds()
+
+
+@faketime.needed
+@faketime.on_postgres
+@hosts
+def test_such_a_host_applies_and_does_what_is_due(tmp_path: Path, ahead: float) -> None:
+    receive([event("verified", report="vr_1")])
+    _elsewhere(tmp_path, ahead, f"[perform(one) for one in process(['{event('verified').id}'])]")
+    (mail,) = facts.actions()
+    assert (mail.status, mail.attempts) == (ActionStatus.DONE, 1)
+    assert timedelta() <= database_now() - mail.done_at < LEASE  # type: ignore[operator]  # it is done
+    assert timedelta() <= database_now() - mail.created_at < LEASE
+
+
+@faketime.needed
+@faketime.on_postgres
+@hosts
+def test_such_a_host_takes_nothing_out_of_anybodys_hands(tmp_path: Path, ahead: float) -> None:
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    claimed = claim_action(action_id)
+    assert claimed
+    _elsewhere(tmp_path, ahead, f"perform({action_id})")
+    assert facts.action(action_id).attempts == 1
+    end_action(claimed[0], None)
+    assert facts.action(action_id).status == ActionStatus.DONE
+
+
+@faketime.needed
+@faketime.on_postgres
+@hosts
+def test_what_such_a_host_claims_is_its_own_for_a_lease(tmp_path: Path, ahead: float) -> None:
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    _elsewhere(tmp_path, ahead, f"assert claim_action({action_id})")
+    assert timedelta() < facts.action(action_id).due_at - database_now() <= LEASE
+    assert claim_action(action_id) is None
+
+
+@faketime.needed
+@faketime.on_postgres
+@hosts
+def test_what_such_a_host_puts_back_waits_for_its_delay_and_no_longer(tmp_path: Path, ahead: float) -> None:
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    put_back = f"""
+        from handlers.queue.claims import give_up
+        from handlers.queue.failures import NotNowError
+        give_up(claim_action({action_id})[0], NotNowError("not now"))
+    """
+    before = database_now()
+    _elsewhere(tmp_path, ahead, put_back)
+    assert before < facts.action(action_id).due_at < database_now() + timedelta(seconds=60)
+
+
+@faketime.needed
+@faketime.on_postgres
+@hosts
+def test_such_a_host_deletes_nothing_that_was_accepted_a_minute_ago(tmp_path: Path, ahead: float) -> None:
+    facts.applied(event("verified"))
+    said = command("purge", **FakeClock(tmp_path / "clock", ahead).environment)
+    if ahead > purge.MOST_APART or ahead < -purge.MOST_APART:
+        assert said.code == 1
+        assert "clocks" in said.err
+    purge_anyway = "from handlers.upkeep import purge\npurge.MOST_APART = 1e9\nassert purge.purge().events == 0"
+    _elsewhere(tmp_path, ahead, purge_anyway)
+    assert facts.event_row(event("verified").id).status == InboxStatus.PROCESSED
+
+
+def test_a_purge_that_another_clock_contradicts_is_refused(environment: pytest.MonkeyPatch) -> None:
+    facts.applied(event("created"))
+    with transaction() as session:
+        session.connection().execute(update(InboxEvent).values(processed_at=now(-timedelta(days=90))))
+    for apart in (-3600.0, 121.0):
+        environment.setattr(purge, "measure_clock", lambda apart=apart: apart)
+        with pytest.raises(purge.WrongClockError):
+            purge.purge()
+    environment.setattr(purge, "measure_clock", lambda: 90.0)
+    assert purge.purge().events == 1
+
+
+def test_a_lease_outlives_a_jump_of_the_databases_clock(environment: pytest.MonkeyPatch) -> None:
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    claimed = claim_action(action_id)
+    assert claimed
+    with transaction() as session:  # the lease is over by a clock that has jumped
+        session.connection().execute(update(OutboxAction).values(due_at=now(-timedelta(seconds=30))))
+    before_the_jump = (database_now() - timedelta(seconds=90), time.clock_gettime(database._STEADY))
+    environment.setattr(database, "_reading", before_the_jump)
+    assert claim_action(action_id) is None
+    assert len(facts.applied(event("verified", session_id="vs_2", report="vr_2"))) == 1  # what is new does not wait
+    end_action(claimed[0], None)
+    assert facts.action(action_id).status == ActionStatus.DONE
+
+
+def test_a_jump_is_believed_when_all_leases_before_it_are_over(environment: pytest.MonkeyPatch) -> None:
+    measure_clock()
+    steady, passed = time.clock_gettime, 0.0
+    environment.setattr(time, "clock_gettime", lambda clock: steady(clock) + passed)
+    environment.setattr(database, "database_now", lambda: datetime.now(UTC) + timedelta(seconds=90 + passed))
+    for passed, jumped in ((0.0, False), (30.0, False), (59.0, False), (61.0, True)):
+        measure_clock()
+        assert (true_now() - datetime.now(UTC) > timedelta(seconds=passed + 45)) == jumped, passed
+    environment.setattr(database, "database_now", lambda: datetime.now(UTC) + timedelta(seconds=passed))
+    measure_clock()  # a step back ends no lease, and is believed at once
+    assert abs(true_now() - datetime.now(UTC) - timedelta(seconds=passed)) < timedelta(seconds=45)
+
+
+@pytest.fixture
+def stepping(environment: pytest.MonkeyPatch) -> Iterator[FakeClock]:
+    """The clock of a PostgreSQL server that this process uses."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        clock = FakeClock(Path(folder) / "clock")
+        server = Postgres(clock.environment)
+        try:
+            environment.setenv("DATABASE_URL", server.url)
+            databases.forget_process_state()
+            schema.migrate()
+            yield clock
+        finally:
+            databases.forget_process_state()
+            server.end()
+
+
+@faketime.needed
+@faketime.on_postgres
+@pytest.mark.parametrize("step", [90.0, -90.0])
+def test_a_step_of_the_databases_clock_mails_nobody_twice_and_keeps_nobody_waiting_for_longer(
+    stepping: FakeClock, step: float
+) -> None:
+    measure_clock()
+    waiting = event("verified", session_id="vs_waiting", report="vr_1")
+    receive([waiting])
+    (in_work,) = facts.applied(event("verified", report="vr_1"))
+    claimed = claim_action(in_work)
+    assert claimed
+    stepping.step_to(step)
+    assert claim_action(in_work) is None
+    assert len(facts.applied(event("verified", session_id="vs_later", report="vr_1"))) == 1
+    assert len(process([waiting.id])) == (1 if step > 0 else 0)
+    stepping.step_to(max(step, 1.0))  # the step has passed
+    assert len(process([waiting.id])) == (0 if step > 0 else 1)
+    end_action(claimed[0], None)
+    for action_id in facts.due_actions():
+        perform(action_id)
+    assert [one.attempts for name in ("vs_1", "vs_waiting", "vs_later") for one in facts.actions(name)] == [1, 1, 1]
+    assert {one.status for name in ("vs_1", "vs_waiting", "vs_later") for one in facts.actions(name)} == {"done"}
+
+
+@pytest.fixture
+def web_an_hour_behind(tmp_path: Path, environment: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a web process on such a host, once it has measured its clock."""
+    environment.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)
+    environment.setenv("PORT", str(free_port()))
+    databases.forget_process_state()
+    web = subprocess.Popen(
+        [sys.executable, "-m", "receiver"],
+        cwd=ROOT,
+        env={**os.environ, **FakeClock(tmp_path / "clock", -3600.0).environment},
+    )
+    try:
+        wait_until(clocks.measured)
+        yield f"http://127.0.0.1:{os.environ['PORT']}"
+    finally:
+        web.terminate()
+        web.wait()
+
+
+@faketime.needed
+@faketime.on_postgres
+def test_a_signature_is_judged_by_the_databases_clock_and_every_process_is_shown(web_an_hour_behind: str) -> None:
+    def deliver(ago: float) -> int:
+        signature = shapes.signature(body, at=time.time() - ago)
+        request = urllib.request.Request(f"{web_an_hour_behind}/webhooks/stripe", body, {"Stripe-Signature": signature})
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    body = shapes.as_body(facts.payload("verified"))
+    assert (deliver(ago=3600), deliver(ago=0)) == (400, 200)
+    assert timedelta() <= database_now() - facts.event_row(event("verified").id).received_at < timedelta(minutes=5)
+    with urllib.request.urlopen(f"{web_an_hour_behind}/metrics", timeout=PATIENCE) as answer:
+        shown = re.search(r'identity_clock_ahead_seconds{process="web"} (\S+)', answer.read().decode())
+    assert shown
+    assert abs(float(shown[1]) + 3600) < 60
+    findings = {
+        line["words"].split(":")[0]: line["level"]
+        for line in command("doctor", "--json").json
+        if line["what"] == "clocks"
+    }
+    assert findings.pop("here") == "OK"
+    assert [(name.split()[0], level) for name, level in findings.items()] == [("web", "FAIL")]
+
+
+def test_without_a_measurement_this_machines_clock_will_do() -> None:
+    assert true_now(unmeasured=database_now()) <= database_now()
+    assert abs(true_now() - datetime.now(UTC)) < timedelta(minutes=1)
