@@ -3,11 +3,14 @@
 import logging
 import os
 import re
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unicodedata import category
 from urllib.parse import urlsplit
 
+import idna
 from pydantic import (
     BeforeValidator,
     Field,
@@ -26,6 +29,49 @@ logging.getLogger("pydantic_settings").disabled = True  # with PYDANTIC_SETTINGS
 
 class SettingsError(Exception):
     """What cannot be used; the message names each setting on a line of its own, and never shows a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One mail address: the name beside it, or "", and what an envelope holds, whose domain is in ASCII."""
+
+    name: str = field(repr=False)
+    mailbox: str = field(repr=False)
+
+
+# An address that is one as it stands: nearly everybody's.
+PLAIN_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){0,9}", re.ASCII)
+_MAILBOX = re.compile(
+    r'(?:(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^",;:@<>\\]*))\s*<(?P<angled>[^<>]*)>|(?P<bare>[^<>]*))'
+)
+_LOCAL_PART = re.compile(r'"(?:[^"\\]|\\.)+"|[^\s"(),:;<>@\[\]\\]+')
+_DOMAIN = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*|\[[A-Za-z0-9.:]+\]")
+_MOST_CHARACTERS = 500  # in an address with its name: a header's line holds 998
+
+
+def parse_address(text: str) -> Address:
+    """Reads `id@example.com`, `Name <id@example.com>` or `"Name, Inc." <id@example.com>`.
+
+    A domain in other letters becomes what the DNS knows (IDNA 2008). What stands before the @ is the mail server's to
+    judge: some carriers gave out dots in a row and before the @. Raises ValueError with the reason, never the text.
+    """
+    if len(text) > _MOST_CHARACTERS or any(category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
+        raise ValueError("must be an address of one line and usual length")
+    found = _MAILBOX.fullmatch(text.strip())
+    local, _, domain = ((found and (found["angled"] or found["bare"])) or "").strip().rpartition("@")
+    if not found or not _LOCAL_PART.fullmatch(local):
+        raise ValueError(
+            "must be one address: id@example.com, Name <id@example.com>, or with quotes where the name has a comma "
+            'or the like: "Name, Inc." <id@example.com>'
+        )
+    try:
+        domain = domain if domain.isascii() else idna.encode(domain, uts46=True).decode()
+    except UnicodeError:  # whose sentences quote the domain
+        domain = ""
+    if not _DOMAIN.fullmatch(domain):
+        raise ValueError("must be an address whose domain can exist")
+    name = re.sub(r"\\(.)", r"\1", found["quoted"]) if found["quoted"] else found["plain"] or ""
+    return Address(name.strip(), f"{local}@{domain}")
 
 
 def _matching(pattern: str, sentence: str) -> BeforeValidator:
@@ -72,7 +118,7 @@ _SEVERAL = BeforeValidator(_parts)
 _UNSET = SecretStr("")
 _EVEN_UNSET = Field(validate_default=True)
 _WebUrl = Annotated[SecretStr, _url("https", "http")]
-_Address = Annotated[str, _matching(r"[^\r\n]*[^\s<>@]+@[^\s<>@]+>?", "must be an address: Name <name@example.com>")]
+_Address = Annotated[Address, BeforeValidator(parse_address)]
 _WebhookSecret = Annotated[
     SecretStr,
     _matching(r"whsec_[!-~]{8,}", "must be one or several signing secrets that start with whsec_, separated by commas"),
@@ -133,7 +179,7 @@ class Settings(BaseSettings):
     ] = _UNSET
     stripe_api_base: _WebUrl = SecretStr("https://api.stripe.com")
     smtp_url: Annotated[SecretStr, _url("smtp", "smtps")] = _UNSET
-    mail_from: _Address = "Identity verification <identity@localhost>"
+    mail_from: _Address = Address("Identity verification", "identity@localhost")
     retry_url: Annotated[
         _WebUrl,
         _matching(
@@ -142,7 +188,7 @@ class Settings(BaseSettings):
         ),
     ] = _UNSET
     email_lookup: Annotated[str, _matching(r"[\w.]+:\w+", "must name a callable as package.module:function")] = ""
-    review_email: _Address = ""
+    review_email: _Address | None = None
     submission_limit: Annotated[int, Field(ge=1, le=1000)] = 3
     app_callback_url: _WebUrl = _UNSET
     app_callback_secret: Annotated[_CallbackSecret, _needed_by("app_callback_url"), _EVEN_UNSET] = _UNSET

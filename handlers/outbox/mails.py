@@ -5,9 +5,11 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from email.errors import NonASCIILocalPartDefect
+from email.header import Header
 from email.message import EmailMessage
-from email.utils import formatdate, parseaddr
+from email.policy import default
+from email.utils import formatdate
+from email.utils import quote as escape
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +18,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from config.database import true_now
-from config.settings import settings
+from config.settings import PLAIN_ADDRESS, Address, parse_address, settings
 from handlers.outbox.smtp import send_by_smtp
 from handlers.queue.failures import NotNowError, PermanentError, stopping
 from handlers.record.error_codes import classify
@@ -37,7 +39,7 @@ class Mail:
     """One mail to one person: a template's name, and the key of what is owed, from which its Message-ID follows."""
 
     template: str
-    recipient: str = field(repr=False)
+    recipient: Address
     key: tuple[str, str, str]
     words: Mapping[str, str | None] = field(repr=False)
 
@@ -75,48 +77,55 @@ def alert_review(action: OutboxAction, record: VerificationRecord) -> str | None
 
 def to_the_reviewer(action: OutboxAction, record: VerificationRecord, **words: str | None) -> str | None:
     """Sends an action's template to REVIEW_EMAIL, with the session's id, the cause and where to look."""
-    if not settings().review_email:
+    reviewer = settings().review_email
+    if reviewer is None:
         return "no REVIEW_EMAIL"
     dashboard = "https://dashboard.stripe.com/" + ("" if record.livemode else "test/")
     about = {"session_id": record.session_id, "cause": action.cause, "dashboard": dashboard}
-    send(Mail(template=action.name, recipient=settings().review_email, key=_key(action), words={**about, **words}))
+    send(Mail(template=action.name, recipient=reviewer, key=_key(action), words={**about, **words}))
     return None
 
 
 def send(mail: Mail) -> None:
-    """Sends by SMTP_URL, or writes an .eml file under VAR_DIR/mail. Raises as `render` and `send_by_smtp` do."""
+    """Sends by SMTP_URL, or writes an .eml file under VAR_DIR/mail. Raises as `send_by_smtp` does."""
     message = render(mail)
     if stopping.is_set():
         raise NotNowError("the worker was asked to end")
     if settings().smtp_url:
-        send_by_smtp(message)
+        send_by_smtp(message, mail.recipient.mailbox)
         return
     folder = settings().var_dir / "mail"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / f"{message['Message-ID'].strip('<>').partition('@')[0]}.eml"
+    path = folder / f"{digest(mail.key)}.eml"
     unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     unfinished.write_bytes(bytes(message))
     unfinished.replace(path)  # a mail written twice is one file
 
 
 def render(mail: Mail) -> EmailMessage:
-    """The mail with its plain-text and HTML parts; the first line of the text template is the subject.
-
-    Raises PermanentError for a recipient that is no address.
-    """
-    sender_name, sender = parseaddr(settings().mail_from)
-    words = {**mail.words, "sender": sender_name or sender}
+    """The mail with its plain-text and HTML parts; the first line of the text template is the subject."""
+    sender = settings().mail_from
+    words = {**mail.words, "sender": sender.name or sender.mailbox}
     subject, _, text = _templates.get_template(f"{mail.template}.txt").render(words).partition("\n")
-    message = EmailMessage()
-    _address(message, mail.recipient)
-    message["From"] = settings().mail_from
+    in_utf8 = not (sender.mailbox + mail.recipient.mailbox).isascii()
+    # These three stay as they are: the library folds a long name without its quotes, and an id as if it were words.
+    message = EmailMessage(default.clone(utf8=in_utf8, refold_source="none"))
+    message.set_raw("To", _as_header(mail.recipient))
+    message.set_raw("From", _as_header(sender))
+    message.set_raw("Message-ID", f"<{digest(mail.key)}@{sender.mailbox.rpartition('@')[2]}>")
     message["Subject"] = subject.removeprefix("Subject: ").strip()
     message["Date"] = formatdate(true_now().timestamp())
-    message["Message-ID"] = f"<{digest(mail.key)}@{sender.rpartition('@')[2]}>"
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(text.strip() + "\n")
     message.add_alternative(_templates.get_template(f"{mail.template}.html").render(words), subtype="html")
     return message
+
+
+def _as_header(address: Address) -> str:
+    if not address.name:
+        return address.mailbox
+    name = f'"{escape(address.name)}"' if address.name.isascii() else Header(address.name, "utf-8").encode()
+    return f"{name}\n <{address.mailbox}>"
 
 
 def digest(key: tuple[str, str, str]) -> str:
@@ -133,7 +142,11 @@ def _to_the_person(action: OutboxAction, record: VerificationRecord, **words: st
         recipient = None
     if recipient is None:
         return "no address"
-    send(Mail(template=action.name, recipient=recipient, key=_key(action), words=words))
+    try:
+        address = Address("", recipient) if PLAIN_ADDRESS.fullmatch(recipient) else parse_address(recipient)
+    except (TypeError, ValueError):  # EMAIL_LOOKUP may give anything
+        raise PermanentError("the recipient's address is not valid") from None
+    send(Mail(template=action.name, recipient=address, key=_key(action), words=words))
     return None
 
 
@@ -158,14 +171,3 @@ def retry_url_for(record: VerificationRecord) -> str | None:
         session_id=quote(record.session_id, safe=""),
         client_reference_id=quote(record.client_reference_id or "", safe=""),
     )
-
-
-def _address(message: EmailMessage, recipient: str) -> None:
-    try:
-        message["To"] = recipient
-        header = message["To"]
-        dirt = [defect for defect in header.defects if not isinstance(defect, NonASCIILocalPartDefect)]
-    except (ValueError, IndexError):  # a line break; a bare domain
-        raise PermanentError("the recipient's address is not valid") from None
-    if dirt or len(header.addresses) != 1 or not header.addresses[0].domain:
-        raise PermanentError("the recipient's address is not valid")

@@ -19,21 +19,31 @@ _CONNECT_SECONDS = 10.0
 _TOTAL_SECONDS = 25.0
 
 
-def send_by_smtp(message: EmailMessage) -> None:
-    """Sends by SMTP_URL.
+def send_by_smtp(message: EmailMessage, recipient: str) -> None:
+    """Sends by SMTP_URL, from MAIL_FROM.
 
     Raises PermanentError where this mail can never be sent, NotNowError where the server cannot be reached, and
     RefusedError where it refused for now.
     """
-    _use_smtp(urlsplit(settings().smtp_url.get_secret_value()), lambda smtp: smtp.send_message(message))
+    sender = settings().mail_from.mailbox
+    # The envelope is given: read back from the headers, a name with a comma would be a second address.
+    _use_smtp(lambda smtp: smtp.send_message(message, sender, [recipient]))
 
 
 def check_smtp() -> None:
-    """Connects and logs in as for a mail. Raises as `send_by_smtp` does."""
-    _use_smtp(urlsplit(settings().smtp_url.get_secret_value()), smtplib.SMTP.noop)
+    """Connects, logs in and says who sends, as for a mail. Raises as `send_by_smtp` does."""
+    _use_smtp(_introduce)
 
 
-def _use_smtp(server: SplitResult, use: Callable[[smtplib.SMTP], object]) -> None:
+def _introduce(smtp: smtplib.SMTP) -> None:
+    sender = settings().mail_from.mailbox
+    code, answer = smtp.mail(sender, [] if sender.isascii() else ["SMTPUTF8"])
+    if code != 250:
+        raise smtplib.SMTPSenderRefused(code, answer, sender)
+
+
+def _use_smtp(use: Callable[[smtplib.SMTP], object]) -> None:
+    server = urlsplit(settings().smtp_url.get_secret_value())
     try:
         with _conversation(server) as smtp:
             _log_in(smtp, server)
@@ -42,10 +52,14 @@ def _use_smtp(server: SplitResult, use: Callable[[smtplib.SMTP], object]) -> Non
         raise _refusal(next(iter(error.recipients.values()))[0]) from None
     except smtplib.SMTPDataError as error:
         raise _refusal(error.smtp_code) from None
-    except smtplib.SMTPResponseException as error:  # greeting, login, sender: about us, not about this mail
+    except smtplib.SMTPSenderRefused as error:  # about us, not about this mail, as all that follows
+        raise NotNowError(f"the SMTP server answered {error.smtp_code} to MAIL_FROM") from None
+    except smtplib.SMTPResponseException as error:
         raise NotNowError(f"the SMTP server answered {error.smtp_code}") from None
     except smtplib.SMTPNotSupportedError:
-        raise PermanentError("the SMTP server does not support what this mail needs") from None
+        if not settings().mail_from.mailbox.isascii():
+            raise NotNowError("the SMTP server takes no MAIL_FROM with such letters before the @") from None
+        raise PermanentError("the SMTP server takes no address with such letters before the @") from None
     except (OSError, smtplib.SMTPServerDisconnected) as error:
         raise NotNowError(f"the SMTP server was not reached: {type(error).__name__}") from None
 

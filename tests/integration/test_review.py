@@ -44,7 +44,7 @@ def test_a_fraud_signal_goes_to_the_reviewer_and_never_to_the_person(stripe: Sto
     session_id = _failed(stripe, 1, "selfie_manipulated")
     perform_everything()
     (alert,) = sent
-    assert (alert.template, alert.recipient) == ("alert_review", "review@example.com")
+    assert (alert.template, alert.recipient.mailbox) == ("alert_review", "review@example.com")
     assert session_id in _text(alert)
     assert "selfie_manipulated" in _text(alert)
     assert by_name(session_id).keys() == {"alert_review", "notify_app"}
@@ -55,7 +55,7 @@ def test_a_later_mail_says_nothing_of_an_earlier_fraud_signal(stripe: Stories, s
     stripe.later().simulator.fail(session_id, "document_expired")
     stripe.deliver(session_id)
     perform_everything()
-    to_the_person = [mail for mail in sent if mail.recipient != "review@example.com"]
+    to_the_person = [mail for mail in sent if mail.recipient.mailbox != "review@example.com"]
     assert [mail.template for mail in to_the_person] == ["email_retry_prompt"]
     for word in ("manipulat", "fraud", "selfie"):
         assert word not in _text(to_the_person[0]).lower()

@@ -6,24 +6,27 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from email import message_from_bytes
+from dataclasses import replace
+from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from config.settings import settings
+from config.settings import Address, parse_address, settings
 from handlers.outbox import smtp
 from handlers.outbox.mails import Mail, send
 from handlers.outbox.perform import perform
+from handlers.outbox.smtp import check_smtp
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
 from handlers.tables.models import ActionStatus
 from tests.support import databases, facts
 from tests.support.servers import Mailbox, mail_server
 
 ADDRESS = "c4nary@example.com"
-MAIL = Mail(template="email_verified", recipient=ADDRESS, key=("vs_1", "email_verified", "verified::vr_1"), words={})
+KEY = ("vs_1", "email_verified", "verified::vr_1")
+MAIL = Mail(template="email_verified", recipient=Address("", ADDRESS), key=KEY, words={})
 
 
 @pytest.fixture
@@ -63,6 +66,74 @@ def test_a_mail_sent_again_carries_the_same_message_id(server: Mailbox) -> None:
     send(MAIL)
     first, second = (message_from_bytes(_content(taken)) for taken in server.mails)
     assert first["Message-ID"] == second["Message-ID"]
+
+
+@pytest.mark.parametrize("name", ["Example, Inc.", "Example, Inc. " * 9, "a@b.example, c@d.example", "Jörg"])
+def test_the_envelope_is_the_address_alone_whatever_the_names_hold(
+    name: str, server: Mailbox, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("MAIL_FROM", f'"{name}" <id@bücher.example>')
+    settings.cache_clear()
+    send(replace(MAIL, recipient=Address(name, ADDRESS)))
+    (taken,) = server.mails
+    assert (taken.mail_from, taken.rcpt_tos) == ("id@xn--bcher-kva.example", [ADDRESS])
+    message = message_from_bytes(_content(taken), policy=policy.default)
+    for header in ("From", "To"):
+        (one,) = message[header].addresses
+        assert one.display_name.strip() == name.strip()
+
+
+@pytest.mark.parametrize(
+    "recipient", ["a..b@carrier.example", "a.@carrier.example", '"a b"@carrier.example', "a@[::1]"]
+)
+def test_an_address_the_rfc_forbids_is_the_servers_to_judge(recipient: str, environment: pytest.MonkeyPatch) -> None:
+    said: list[bytes] = []
+
+    def take_all(connection: socket.socket) -> None:
+        connection.sendall(b"220 mail.test\r\n")
+        is_content = False
+        for line in connection.makefile("rb"):
+            said.append(line)
+            begins = line == b"data\r\n"
+            is_content = begins or (is_content and line != b".\r\n")
+            if begins or not is_content:
+                connection.sendall(b"354 go on\r\n" if begins else b"250 OK\r\n")
+
+    with _raw_server(take_all) as port:
+        _use(environment, f"smtp://127.0.0.1:{port}")
+        send(replace(MAIL, recipient=parse_address(recipient)))
+    assert f"rcpt TO:<{recipient}>\r\n".encode() in said
+
+
+def test_letters_before_the_at_need_a_server_that_takes_them(
+    mailbox: Mailbox, server: Mailbox, environment: pytest.MonkeyPatch
+) -> None:
+    jörg = replace(MAIL, recipient=parse_address("Jörg <jörg@bücher.example>"))
+    with pytest.raises(PermanentError, match="such letters"):
+        send(jörg)
+    assert server.mails == []
+    with mail_server(mailbox, enable_SMTPUTF8=True) as port:
+        _use(environment, f"smtp://127.0.0.1:{port}")
+        send(jörg)
+    (taken,) = mailbox.mails
+    assert taken.rcpt_tos == ["jörg@xn--bcher-kva.example"]
+    assert "<jörg@xn--bcher-kva.example>".encode() in _content(taken)
+
+
+def test_a_sender_the_server_refuses_makes_every_mail_wait_and_the_check_fail(
+    server: Mailbox, environment: pytest.MonkeyPatch
+) -> None:
+    check_smtp()
+    server.sender_answer = "553 c4nary is not yours"
+    for use in (check_smtp, lambda: send(MAIL)):
+        with pytest.raises(NotNowError, match=r"^the SMTP server answered 553 to MAIL_FROM$"):
+            use()
+    environment.setenv("MAIL_FROM", "jörg@example.com")
+    settings.cache_clear()
+    for use in (check_smtp, lambda: send(MAIL)):
+        with pytest.raises(NotNowError, match="takes no MAIL_FROM"):
+            use()
+    assert server.mails == []
 
 
 @pytest.mark.parametrize("step", ["recipient_answer", "mail_answer"])
@@ -289,6 +360,18 @@ class TestAsAnAction:
         buried = facts.action(action_id)
         assert (buried.status, buried.attempts) == (ActionStatus.DEAD, 1)
         assert buried.last_error == "the SMTP server answered 550"
+
+    @pytest.mark.parametrize("lookup", ["two_addresses", "a_line_break", "no_text"])
+    def test_what_is_no_address_buries_the_mail_and_is_said_to_nobody(
+        self, lookup: str, server: Mailbox, environment: pytest.MonkeyPatch
+    ) -> None:
+        environment.setenv("EMAIL_LOOKUP", f"tests.support.lookups:{lookup}")
+        databases.forget_process_state()
+        (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
+        perform(action_id)
+        buried = facts.action(action_id)
+        assert (buried.status, buried.last_error) == (ActionStatus.DEAD, "the recipient's address is not valid")
+        assert server.mails == []
 
     def test_a_server_that_is_not_there_buries_nobody(self, environment: pytest.MonkeyPatch) -> None:
         environment.setenv("ACTION_ATTEMPTS", "1")

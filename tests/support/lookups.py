@@ -22,6 +22,21 @@ def broken(record: VerificationRecord) -> NoReturn:
     raise RuntimeError(f"no row for c4nary-{record.user_id}@example.com")
 
 
+def two_addresses(_: VerificationRecord) -> str:
+    """One mail for two people."""
+    return "c4nary@example.com, other@example.com"
+
+
+def a_line_break(_: VerificationRecord) -> str:
+    """A header of its own."""
+    return "c4nary@example.com\r\nBcc: other@example.com"
+
+
+def no_text(_: VerificationRecord) -> object:
+    """Something else."""
+    return ["c4nary@example.com"]
+
+
 def stall(record: VerificationRecord) -> str:
     """Takes for ever as long as the file `stall` exists; says so in the file `stalled`."""
     folder: Path = settings().var_dir

@@ -99,11 +99,20 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.mails: list[Envelope] = []
+        self.sender_answer = "250 OK"
         self.recipient_answer = "250 OK"
         self.recipient_answers: dict[str, str] = {}  # of some
         self.mail_answer = "250 OK"
         self.hangs = False
         self.hanging = 0
+
+    async def handle_MAIL(  # noqa: N802  # aiosmtpd's name
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        """Takes or refuses a sender."""
+        if self.sender_answer.startswith("250"):
+            envelope.mail_from = address
+        return self.sender_answer
 
     async def handle_RCPT(  # noqa: N802  # aiosmtpd's name
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]

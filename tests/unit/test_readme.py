@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from config.settings import Settings
+from config.settings import Address, Settings
 from worker.__main__ import parser
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +27,8 @@ def test_a_default_in_the_table_is_the_default(name: str) -> None:
     default = Settings.model_fields[name].default
     if isinstance(default, SecretStr):
         default = default.get_secret_value()
+    if isinstance(default, Address):
+        default = f"{default.name} <{default.mailbox}>"
     (cell,) = re.findall(rf"^\| `{name.upper()}` \| (.*?) \|", README, re.MULTILINE)
     if default:
         assert cell == f"`{default}`"

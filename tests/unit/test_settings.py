@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from config.settings import Settings, SettingsError, settings
+from config.settings import Address, Settings, SettingsError, settings
 
 Load = Callable[[Mapping[str, str]], Settings]
 
@@ -32,13 +32,13 @@ GOOD = {
     "STRIPE_API_KEY": ("rk_live_abc123", "rk_live_abc123"),
     "STRIPE_API_BASE": ("http://127.0.0.1:12111", "http://127.0.0.1:12111"),
     "SMTP_URL": ("smtps://u:p@mail.example.com:465", "smtps://u:p@mail.example.com:465"),
-    "MAIL_FROM": ("Us <us@example.com>", "Us <us@example.com>"),
+    "MAIL_FROM": ('"Us, Inc." <us@bücher.example>', Address("Us, Inc.", "us@xn--bcher-kva.example")),
     "RETRY_URL": (
         "https://example.com/{session_id}?u={client_reference_id}",
         "https://example.com/{session_id}?u={client_reference_id}",
     ),
     "EMAIL_LOOKUP": ("a.b:c", "a.b:c"),
-    "REVIEW_EMAIL": ("review@example.com", "review@example.com"),
+    "REVIEW_EMAIL": ("review@example.com", Address("", "review@example.com")),
     "SUBMISSION_LIMIT": ("1", 1),
     "APP_CALLBACK_URL": ("https://app.example.com/hook", "https://app.example.com/hook"),
     "APP_CALLBACK_SECRET": (f"whsec_{CALLBACK_KEY}", f"whsec_{CALLBACK_KEY}"),
@@ -82,6 +82,7 @@ BAD = [
     ("SMTP_URL", "smtp://u:c4nary/x@h"),
     ("MAIL_FROM", "nobody"),
     ("MAIL_FROM", "a@b.example\r\nBcc: c@d.example"),
+    ("MAIL_FROM", "C4nary, Inc. <c4nary@b.example>"),
     ("RETRY_URL", "https://example.com/{user}"),
     ("RETRY_URL", "https://example.com/{}"),
     ("RETRY_URL", "https://example.com/{session_id"),

@@ -164,9 +164,9 @@ def _mail() -> Iterator[tuple[str, str]]:
     try:
         check_smtp()
     except (NotNowError, RefusedError, PermanentError) as error:
-        yield "FAIL", f"{error}: see SMTP_URL"
+        yield "FAIL", f"{error}: see SMTP_URL and MAIL_FROM"
     else:
-        yield "OK", "the SMTP server takes us"
+        yield "OK", "the SMTP server takes us and our sender"
 
 
 def _lookup() -> Iterator[tuple[str, str]]:
