@@ -8,14 +8,13 @@ from typing import Any
 
 import structlog
 from celery import Celery
+from kombu.utils.scheduling import round_robin_cycle
 
 from config.defaults import redis_url
 from config.settings import settings
 
 EVENTS_PER_MESSAGE = 50  # a batch costs Redis what one id costs; more would keep one worker thread too long
 ACTIONS_PER_MESSAGE = 10  # an action may wait for a mail server, and those behind it in its message wait too
-# A worker takes from the first of these, in alphabetical order, that is not empty: the schedule passes any backlog, and
-# all that is known of a person is applied before anything is done about it, so that a backlog mails nobody in vain.
 CLOCK_QUEUE = "clock"
 EVENTS_QUEUE = "events"
 ACTIONS_QUEUE = "outbox"
@@ -28,10 +27,19 @@ SILENT_SECONDS = 5.0  # without a try after a failure: the sweep publishes what 
 
 log = structlog.stdlib.get_logger(__name__)
 
+
+class ClockFirst(round_robin_cycle):
+    """Where a worker looks for its next message: the schedule passes any backlog, events and actions take turns."""
+
+    def consume(self, n: int) -> list[str]:
+        """Of these queues the first that is not empty gives a message."""
+        return sorted(self.items[:n], key=lambda queue: queue != CLOCK_QUEUE)
+
+
 _REDIS_OPTIONS = {
     "global_keyprefix": "identity:",
     "priority_steps": [0],  # one list per queue instead of four
-    "queue_order_strategy": "sorted",
+    "queue_order_strategy": ClockFirst,
     "visibility_timeout": 300,  # seconds after which another worker gets what a dead one held; tasks end far sooner
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,  # the default looks at every tenth interval only: 100 s
@@ -86,10 +94,7 @@ def publish_events(event_ids: Sequence[str]) -> bool:
 
 
 def publish_actions(action_ids: Sequence[int]) -> bool:
-    """Hands owed actions to the workers. False when the broker could not be reached and the sweep must do it.
-
-    While many events wait nothing is sent: actions would be taken after them, and the sweep hands them out then.
-    """
+    """Hands owed actions to the workers. False when the broker could not be reached and the sweep must do it."""
     return _publish(ACTIONS_QUEUE, "perform_actions", action_ids, ACTIONS_PER_MESSAGE)
 
 
@@ -137,8 +142,6 @@ def _connection(url: str) -> dict[str, Any]:
 def _publish(queue: str, task_name: str, ids: Sequence[str] | Sequence[int], per_message: int) -> bool:
     def send(producer: Any) -> None:
         if _waiting[queue].length(producer) >= MOST_WAITING:
-            return
-        if queue == ACTIONS_QUEUE and _waiting[EVENTS_QUEUE].length(producer) > KEEPS_WORKERS_BUSY:
             return
         for start in range(0, len(ids), per_message):
             _send(producer, queue, task_name, list(ids[start : start + per_message]))

@@ -46,7 +46,7 @@ def configure(**_: Any) -> None:
 
 
 def fit_to_concurrency(instance: Any, **_: Any) -> None:
-    """Half of a worker's threads may wait for the outside, and none of them waits for a database connection."""
+    """A worker's threads are for events; half as many for each destination of actions."""
     tasks.performers.allow(settings().action_threads or max(1, instance.concurrency // 2))
     keep_connections(instance.concurrency + _CONNECTIONS_BESIDE)
 
@@ -78,7 +78,8 @@ def begin_counting(**_: Any) -> None:
 
 
 def end_counting(**_: Any) -> None:
-    """The last seconds' figures."""
+    """What is under way ends, and then come the last seconds' figures."""
+    tasks.performers.end()
     stop_flushing()
 
 

@@ -42,7 +42,7 @@ def process_events(event_ids: list[str]) -> None:
 
 @celery_app.task(name="perform_actions")  # type: ignore[untyped-decorator]
 def perform_actions(action_ids: list[int]) -> None:
-    """Does what is owed."""
+    """Leaves what is owed to the threads that do it."""
     try:
         performers.perform(action_ids)
     except DATABASE_TROUBLE as error:
@@ -52,16 +52,15 @@ def perform_actions(action_ids: list[int]) -> None:
 @celery_app.task(name="sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """Publishes whatever is due and was not done: lost messages, lost workers, times of waiting that are over."""
-    if queue_length(EVENTS_QUEUE) > KEEPS_WORKERS_BUSY:
-        return
     try:
-        never_tried, tried_before = due(InboxEvent, _SWEEP_MOST, _GRACE)
-        publish_events(never_tried)
-        for event_id in tried_before[:_ALONE_MOST]:
-            publish_events([event_id])
         if queue_length(ACTIONS_QUEUE) <= KEEPS_WORKERS_BUSY:
-            new, again = due(OutboxAction, _SWEEP_MOST, _GRACE)
+            new, again = due(OutboxAction, _SWEEP_MOST, _GRACE, performers.engaged())
             publish_actions([*new, *again])
+        if queue_length(EVENTS_QUEUE) <= KEEPS_WORKERS_BUSY:
+            never_tried, tried_before = due(InboxEvent, _SWEEP_MOST, _GRACE)
+            publish_events(never_tried)
+            for event_id in tried_before[:_ALONE_MOST]:
+                publish_events([event_id])
     except DATABASE_TROUBLE as error:
         _leave_to_the_sweep(error)
 

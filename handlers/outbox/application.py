@@ -11,14 +11,15 @@ from standardwebhooks import Webhook
 
 from config.database import true_now
 from config.settings import settings
-from handlers.queue.failures import NotNowError, RefusedError
+from handlers.queue.claims import unless_lost
+from handlers.queue.failures import AwayError, RefusedError
 from handlers.tables.models import OutboxAction, VerificationRecord
 
 _TIMEOUT_SECONDS = (3.0, 10.0)
 
 
 def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """Posts one change; 2xx ends it. Raises RefusedError for any other answer, NotNowError where there is none."""
+    """Posts one change; 2xx ends it. Raises RefusedError for any other answer, AwayError where there is none."""
     body = _message(action, record)
     message_id = _message_id(action)  # rule: the message id is the same at each try
     now = true_now()
@@ -28,6 +29,7 @@ def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": Webhook(settings().app_callback_secret.get_secret_value()).sign(message_id, now, body),
     }
+    unless_lost(action)
     try:
         # stream: an answer's body is not waited for.
         with requests.post(
@@ -40,7 +42,7 @@ def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
         ) as answer:
             status = answer.status_code
     except requests.RequestException as error:
-        raise NotNowError(f"the application was not reached: {type(error).__name__}") from None
+        raise AwayError(f"the application was not reached: {type(error).__name__}") from None
     if not 200 <= status < 300:
         raise RefusedError(f"the application answered {status}")
     return None

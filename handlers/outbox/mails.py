@@ -10,7 +10,7 @@ from email.message import EmailMessage
 from email.policy import default
 from email.utils import formatdate
 from email.utils import quote as escape
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +19,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from config.database import true_now
 from config.settings import PLAIN_ADDRESS, Address, parse_address, settings
-from handlers.outbox.smtp import send_by_smtp
+from handlers.outbox.smtp import MAIL_LEASE, send_by_smtp
+from handlers.queue.claims import unless_lost
 from handlers.queue.failures import NotNowError, PermanentError, stopping
 from handlers.record.error_codes import classify
 from handlers.stripe_api import sessions
@@ -42,6 +43,7 @@ class Mail:
     recipient: Address
     key: tuple[str, str, str]
     words: Mapping[str, str | None] = field(repr=False)
+    last_look: Callable[[], object] = field(repr=False)  # before it is given away; raises where it must not be
 
 
 def email_verified(action: OutboxAction, record: VerificationRecord) -> str | None:
@@ -82,7 +84,7 @@ def to_the_reviewer(action: OutboxAction, record: VerificationRecord, **words: s
         return "no REVIEW_EMAIL"
     dashboard = "https://dashboard.stripe.com/" + ("" if record.livemode else "test/")
     about = {"session_id": record.session_id, "cause": action.cause, "dashboard": dashboard}
-    send(Mail(template=action.name, recipient=reviewer, key=_key(action), words={**about, **words}))
+    send(_mail(action, reviewer, {**about, **words}))
     return None
 
 
@@ -92,7 +94,7 @@ def send(mail: Mail) -> None:
     if stopping.is_set():
         raise NotNowError("the worker was asked to end")
     if settings().smtp_url:
-        send_by_smtp(message, mail.recipient.mailbox)
+        send_by_smtp(message, mail.recipient.mailbox, mail.last_look)
         return
     folder = settings().var_dir / "mail"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -146,12 +148,14 @@ def _to_the_person(action: OutboxAction, record: VerificationRecord, **words: st
         address = Address("", recipient) if PLAIN_ADDRESS.fullmatch(recipient) else parse_address(recipient)
     except (TypeError, ValueError):  # EMAIL_LOOKUP may give anything
         raise PermanentError("the recipient's address is not valid") from None
-    send(Mail(template=action.name, recipient=address, key=_key(action), words=words))
+    send(_mail(action, address, words))
     return None
 
 
-def _key(action: OutboxAction) -> tuple[str, str, str]:
-    return action.session_id, action.name, action.cause
+def _mail(action: OutboxAction, recipient: Address, words: Mapping[str, str | None]) -> Mail:
+    key = action.session_id, action.name, action.cause
+    last_look = partial(unless_lost, action, MAIL_LEASE, unknown=True)
+    return Mail(template=action.name, recipient=recipient, key=key, words=words, last_look=last_look)
 
 
 @cache

@@ -2,11 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import structlog
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, exists, select
 from sqlmodel import col
 
 from config.database import statement
@@ -16,28 +18,43 @@ from handlers.outbox import turns
 from handlers.outbox.registry import REGISTRY
 from handlers.owed.kinds import KINDS
 from handlers.queue.claims import Claim, attempt, claim, unless_used_up, write_down
-from handlers.queue.failures import PermanentError, stopping
+from handlers.queue.failures import AwayError, NotNowError, PermanentError, UnknownOutcomeError, describe, stopping
 from handlers.record.decide import why_not_owed
-from handlers.tables.models import ActionStatus, OutboxAction, VerificationRecord
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 
 log = structlog.stdlib.get_logger(__name__)
 
-_RECORD = select(*VerificationRecord.__table__.columns).where(  # type: ignore[attr-defined]  # SQLModel hides it
-    col(VerificationRecord.session_id) == bindparam("session_id")
+# Not one that was tried in vain: it may wait for Stripe, and for long.
+_WAITS_ITS_TURN = exists().where(
+    col(InboxEvent.session_id) == bindparam("session_id"),
+    col(InboxEvent.status) == InboxStatus.RECEIVED,
+    col(InboxEvent.attempts) <= 1,
+    col(InboxEvent.last_error).is_(None),
 )
-_TURN = 120.0  # seconds for one message, below the visibility timeout, after which Redis would hand it out again
+_RECORD = select(
+    *VerificationRecord.__table__.columns,  # type: ignore[attr-defined]  # SQLModel hides it
+    _WAITS_ITS_TURN.label("is_behind"),
+).where(col(VerificationRecord.session_id) == bindparam("session_id"))
+_NAMES = select(col(OutboxAction.id), col(OutboxAction.name)).where(
+    col(OutboxAction.id).in_(bindparam("ids", expanding=True)), col(OutboxAction.status) == ActionStatus.PENDING
+)
+_MOST_HELD = 10_000  # ids of a destination, about a megabyte: what is left out the sweep names again
+_ENOUGH_HELD = 1_000  # ids: work for seconds, and as long the sweep looks for other kinds
+_QUIET_SECONDS, _MOST_QUIET_SECONDS = 2.0, 30.0  # before one try more, doubled with each
 
 
-def perform(action_id: int) -> list[int]:
+def perform(action_id: int, answered: Callable[[bool], object] = bool) -> list[int]:
     """Does what is owed, if it is due, unclaimed and still owed; returns the ids of actions that waited for this one.
 
     1. claims it, and reads its record as it is now;
-    2. skips it where its cause is no longer the record's, or the person is forgotten;
+    2. skips it where its cause is no longer the record's, or the person is forgotten; puts it back while an event of
+       its session waits its turn, which may say so;
     3. does it, outside any transaction: a kind that is told in order waits while a lower one is pending;
     4. writes down that it is done or skipped, which alone keeps it from being done again;
     5. releases the next one of a kind that is told in order.
 
-    Whatever fails is put back or buried: nothing is raised for the action's own failure.
+    Whatever fails is put back or buried: nothing is raised for the action's own failure. `answered` hears whether its
+    destination did, where that was seen.
     """
     claimed = None if stopping.is_set() else claim_action(action_id)
     if claimed is None:
@@ -46,7 +63,14 @@ def perform(action_id: int) -> list[int]:
     with structlog.contextvars.bound_contextvars(action_id=action_id, session_id=action.session_id, action=action.name):
         with attempt(held):
             unless_used_up(held)
-            end_action(held, _do(action))
+            try:
+                reason = _do(action)
+            except (AwayError, UnknownOutcomeError):
+                answered(False)
+                raise
+            if reason is None:
+                answered(True)
+            end_action(held, reason)
         # rule: the end of what is told in order releases the next
         return turns.release_next(action) if action.name in KINDS and KINDS[action.name].in_order else []
 
@@ -62,7 +86,8 @@ def end_action(held: Claim, reason: str | None) -> None:
     """An action is done, or skipped for a reason."""
     status = ActionStatus.SKIPPED if reason else ActionStatus.DONE
     # Should it not be written down, it is done again: mails carry the same Message-ID, so a reader sees one.
-    if not write_down([held], status=status, reason=reason, done_at=timedelta(), last_error=None):
+    end = {"status": status, "reason": reason, "waits": held.waits, "last_error": None}
+    if not write_down([held], done_at=timedelta(), **end):
         log.warning("action.unrecorded")
         return
     counting.ENDED_ACTIONS.labels(name=held.kind, status=status).inc()
@@ -75,45 +100,113 @@ def _do(action: OutboxAction) -> str | None:
         raise PermanentError(f"there is no action {action.name!r}")
     with statement() as connection:
         found = connection.execute(_RECORD, {"session_id": action.session_id}).one()
-    record = VerificationRecord(**found._mapping)
+    *columns, is_behind = found
+    record = VerificationRecord(**dict(zip(found._fields, columns, strict=False)))
     # rule: what is no longer owed is not done
     if reason := why_not_owed(record.state, action.name, action.cause, settings().submission_limit):
         return reason
+    # rule: what a newer state may supersede waits for the events that wait
+    if is_behind and not KINDS[action.name].survives_superseding:
+        raise NotNowError("an event of its session waits its turn")
     if KINDS[action.name].in_order:  # rule: what is told in order waits for its turn
         turns.unless_lower_is_pending(action)
     return REGISTRY[action.name](action, record)
 
 
 class Performers:
-    """The few threads that may be in the hands of a mail server, Stripe or the application: the others are for events.
+    """The threads that are in the hands of a mail server, the application or Stripe: so many for each, none of events'.
 
-    Takes action ids from any number of tasks, performs them in a few of these tasks' threads, and hands on the ids of
-    the actions that waited for one of them.
+    Takes action ids from any number of tasks, and hands on the ids of the actions that waited for one of them.
     """
 
     def __init__(self, hand_on: Callable[[Sequence[int]], object], most: int = 1) -> None:
-        self.allow(most)
         self._hand_on = hand_on
-        self._waiting: dict[int, None] = {}  # in order, and each once however often the sweep names it
-        self._lock = threading.Lock()
+        self.allow(most)
 
     def allow(self, most: int) -> None:
-        """How many threads at a time; before any of them is at work."""
-        self._free = threading.Semaphore(most)
+        """How many threads a destination, at most; before any of them is at work."""
+        destinations = {kind.destination for kind in KINDS.values()}
+        self._lanes = {destination: _Lane(destination, most, self._hand_on) for destination in destinations}
 
     def perform(self, action_ids: Sequence[int]) -> None:
-        """Performs them now, or leaves them to the threads that are at it; what those leave, the sweep finds."""
+        """Leaves each to the threads of its destination, and what these leave to the sweep."""
+        with statement() as connection:
+            rows = connection.execute(_NAMES, {"ids": action_ids}).all()
+        destinations = {row.id: KINDS[row.name].destination if row.name in KINDS else "mail" for row in rows}
+        for name, lane in self._lanes.items():
+            lane.take([action_id for action_id in action_ids if destinations.get(action_id) == name])
+
+    def engaged(self) -> list[str]:
+        """The kinds of action that this process needs no more of for now."""
+        return [name for name, kind in KINDS.items() if self._lanes[kind.destination].is_engaged()]
+
+    def end(self) -> None:
+        """Waits for what is under way; once this process is asked to end, nothing more is begun."""
+        for lane in self._lanes.values():
+            lane.end()
+
+
+class _Lane:
+    """What waits for one destination, and who is at it: one thread alone, and seldom, while nobody answers there."""
+
+    def __init__(self, name: str, most: int, hand_on: Callable[[Sequence[int]], object]) -> None:
+        self._name, self._most, self._hand_on = name, most, hand_on
+        self._threads = ThreadPoolExecutor(most, f"to-{name}")
+        self._lock = threading.Lock()
+        # Longest first, and each once however often the sweep names it; with what its task's lines of the log say.
+        self._waiting: dict[int, dict[str, Any]] = {}
+        self._at_work = 0
+        self._silences = 0  # in a row
+        self._quiet_until = 0.0
+
+    def take(self, action_ids: Iterable[int] = ()) -> None:
+        """Has these done after those that wait already, by as many threads as there may be."""
         with self._lock:
-            self._waiting.update(dict.fromkeys(action_ids))
-        deadline = time.monotonic() + _TURN
-        while self._waiting and time.monotonic() < deadline and not stopping.is_set():
-            if not self._free.acquire(blocking=False):
-                return
-            try:
-                with self._lock:
-                    action_id = next(iter(self._waiting), None)
-                    self._waiting.pop(action_id, None)  # type: ignore[arg-type]  # None is nobody's id
-                if action_id is not None:
-                    self._hand_on(perform(action_id))
-            finally:
-                self._free.release()
+            if len(self._waiting) < _MOST_HELD:
+                self._waiting.update(dict.fromkeys(action_ids, structlog.contextvars.get_contextvars()))
+            most = 1 if self._silences else self._most
+            more = 0 if stopping.is_set() else max(0, min(most - self._at_work, len(self._waiting)))
+            self._at_work += more
+        for _ in range(more):
+            self._threads.submit(self._work)
+
+    def is_engaged(self) -> bool:
+        """Whether it needs no more for now."""
+        return len(self._waiting) >= (1 if self._silences else _ENOUGH_HELD)
+
+    def answered(self, answers: bool) -> None:
+        """What was seen of the destination: silence is a reason to leave it alone, an answer to go on."""
+        with self._lock:
+            before, now = self._silences, time.monotonic()
+            if answers:
+                self._silences, self._quiet_until = 0, 0.0
+            elif now >= self._quiet_until:  # else it was under way when another saw the same
+                quiet = min(_QUIET_SECONDS * 2**self._silences, _MOST_QUIET_SECONDS)
+                self._silences, self._quiet_until = self._silences + 1, now + quiet
+        if answers == (before > 0):
+            log.warning("destination.answers" if answers else "destination.silent", destination=self._name)
+        if answers and before:
+            self.take()
+
+    def end(self) -> None:
+        """Waits for those at work."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if stopping.is_set() or not self._waiting or (self._silences and self._at_work > 1):
+                    self._at_work -= 1
+                    return
+                quiet = self._quiet_until - time.monotonic()
+                if quiet <= 0:
+                    action_id = next(iter(self._waiting))
+                    context = self._waiting.pop(action_id)
+            if quiet > 0:
+                stopping.wait(quiet)
+                continue
+            with structlog.contextvars.bound_contextvars(**context):
+                try:
+                    self._hand_on(perform(action_id, self.answered))
+                except Exception as error:  # the database's trouble above all: the row is still due when it is over
+                    log.warning("action.left_to_the_sweep", action_id=action_id, error=describe(error))

@@ -1,33 +1,41 @@
 """One mail over SMTP, in bounded time, and which of the server's answers are final."""
 
+import re
 import smtplib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from email.message import EmailMessage
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from config.settings import settings
-from handlers.queue.failures import NotNowError, PermanentError, RefusedError
+from handlers.queue.failures import AwayError, PermanentError, RefusedError, UnknownOutcomeError, stopping
 
 _CONNECT_SECONDS = 10.0
-# With the address look-up well below a lease, as nobody else may send meanwhile, and below the 30 s that a platform
-# gives a process to end. All of it may go into the answer to the mail: who stops waiting for that sends it twice.
-_TOTAL_SECONDS = 25.0
+_TOTAL_SECONDS = 25.0  # until the mail is given away: with the address look-up well below a lease
+# For the answer to the mail, since who stops waiting for it may send it twice. RFC 5321 says ten minutes; but one of
+# few threads waits for it, and no server that we know of needs five.
+_ANSWER_SECONDS = 300.0
+MAIL_LEASE = timedelta(seconds=_ANSWER_SECONDS + 30.0)  # from the moment before the mail is given away
+_ENDING_SECONDS = 20.0  # once this process is asked to end: a platform gives it thirty
+_GLANCE_SECONDS = 1.0
+_DOTS = re.compile(rb"^\.", re.MULTILINE)
 
 
-def send_by_smtp(message: EmailMessage, recipient: str) -> None:
-    """Sends by SMTP_URL, from MAIL_FROM.
+def send_by_smtp(message: EmailMessage, recipient: str, last_look: Callable[[], object]) -> None:
+    """Sends by SMTP_URL, from MAIL_FROM; `last_look` raises where the mail must not be given away any more.
 
-    Raises PermanentError where this mail can never be sent, NotNowError where the server cannot be reached, and
-    RefusedError where it refused for now.
+    Raises PermanentError where this mail can never be sent, AwayError where the server cannot be reached or wants
+    nothing of us, RefusedError where it refused for now, UnknownOutcomeError where it has the mail and says nothing.
     """
     sender = settings().mail_from.mailbox
     # The envelope is given: read back from the headers, a name with a comma would be a second address.
-    _use_smtp(lambda smtp: smtp.send_message(message, sender, [recipient]))
+    _use_smtp(lambda smtp: smtp.send_message(message, sender, [recipient]), last_look)
 
 
 def check_smtp() -> None:
@@ -42,10 +50,11 @@ def _introduce(smtp: smtplib.SMTP) -> None:
         raise smtplib.SMTPSenderRefused(code, answer, sender)
 
 
-def _use_smtp(use: Callable[[smtplib.SMTP], object]) -> None:
+def _use_smtp(use: Callable[[smtplib.SMTP], object], last_look: Callable[[], object] = lambda: None) -> None:
     server = urlsplit(settings().smtp_url.get_secret_value())
     try:
         with _conversation(server) as smtp:
+            smtp.last_look = last_look
             _log_in(smtp, server)
             use(smtp)
     except smtplib.SMTPRecipientsRefused as error:
@@ -53,21 +62,21 @@ def _use_smtp(use: Callable[[smtplib.SMTP], object]) -> None:
     except smtplib.SMTPDataError as error:
         raise _refusal(error.smtp_code) from None
     except smtplib.SMTPSenderRefused as error:  # about us, not about this mail, as all that follows
-        raise NotNowError(f"the SMTP server answered {error.smtp_code} to MAIL_FROM") from None
+        raise AwayError(f"the SMTP server answered {error.smtp_code} to MAIL_FROM") from None
     except smtplib.SMTPResponseException as error:
-        raise NotNowError(f"the SMTP server answered {error.smtp_code}") from None
+        raise AwayError(f"the SMTP server answered {error.smtp_code}") from None
     except smtplib.SMTPNotSupportedError:
         if not settings().mail_from.mailbox.isascii():
-            raise NotNowError("the SMTP server takes no MAIL_FROM with such letters before the @") from None
+            raise AwayError("the SMTP server takes no MAIL_FROM with such letters before the @") from None
         raise PermanentError("the SMTP server takes no address with such letters before the @") from None
     except (OSError, smtplib.SMTPServerDisconnected) as error:
-        raise NotNowError(f"the SMTP server was not reached: {type(error).__name__}") from None
+        raise AwayError(f"the SMTP server was not reached: {type(error).__name__}") from None
 
 
 @contextmanager
-def _conversation(server: SplitResult) -> Iterator[smtplib.SMTP]:
+def _conversation(server: SplitResult) -> Iterator["_Bounded"]:
     host = server.hostname or "localhost"
-    smtp: smtplib.SMTP
+    smtp: _Bounded
     if server.scheme == "smtps":
         smtp = _BoundedSsl(host, server.port or 465, timeout=_CONNECT_SECONDS, context=ssl.create_default_context())
     else:
@@ -81,30 +90,51 @@ def _conversation(server: SplitResult) -> Iterator[smtplib.SMTP]:
 class _Bounded(smtplib.SMTP):
     """A conversation with an end: smtplib's timeout is for each read, and one that drips would outlast the lease."""
 
-    _timer: threading.Timer | None = None
+    last_look: Callable[[], object]
+    _ends_at: float
+    _is_over: threading.Event
 
     def connect(self, host: str = "localhost", port: int = 0, source_address: Any = None) -> tuple[int, bytes]:
-        self._timer = threading.Timer(_TOTAL_SECONDS, self._cut)
-        self._timer.daemon = True
-        self._timer.start()
+        self._is_over = threading.Event()
+        self._ends_at = time.monotonic() + _TOTAL_SECONDS
+        threading.Thread(target=self._watch, daemon=True).start()
         try:
             greeting = super().connect(host, port, source_address)
         except BaseException:
-            self._timer.cancel()
+            self._is_over.set()
             raise
         if self.sock:
-            self.sock.settimeout(_TOTAL_SECONDS)
+            self.sock.settimeout(None)  # whoever watches cuts it
         return greeting
 
+    def data(self, msg: Any) -> tuple[int, bytes]:
+        """Gives the mail away as smtplib does, after a last look, and waits for the answer as long as it takes."""
+        code, answer = self.docmd("data")
+        if code != 354:
+            raise smtplib.SMTPDataError(code, answer)
+        self.last_look()
+        self.send(_DOTS.sub(b"..", msg) + b".\r\n")
+        if not stopping.is_set():
+            self._ends_at = time.monotonic() + _ANSWER_SECONDS
+        try:
+            code, answer = self.getreply()
+        except (OSError, smtplib.SMTPException):
+            code = -1
+        if not (200 <= code < 300 or 400 <= code < 600):
+            raise UnknownOutcomeError("the SMTP server has the mail and did not say what became of it")
+        return (250, answer) if code < 300 else (code, answer)
+
     def close(self) -> None:
-        if self._timer:
-            self._timer.cancel()
+        self._is_over.set()
         super().close()
 
-    def _cut(self) -> None:
-        with suppress(OSError):
-            if self.sock:
-                self.sock.shutdown(socket.SHUT_RDWR)
+    def _watch(self) -> None:
+        while not self._is_over.wait(min(max(0.1, self._ends_at - time.monotonic()), _GLANCE_SECONDS)):
+            if stopping.is_set():
+                self._ends_at = min(self._ends_at, time.monotonic() + _ENDING_SECONDS)
+            with suppress(OSError):
+                if self.sock and time.monotonic() > self._ends_at:
+                    self.sock.shutdown(socket.SHUT_RDWR)
 
 
 class _BoundedSsl(_Bounded, smtplib.SMTP_SSL):
@@ -117,10 +147,10 @@ def _log_in(smtp: smtplib.SMTP, server: SplitResult) -> None:
         smtp.starttls(context=ssl.create_default_context())
         smtp.ehlo()
     elif server.scheme == "smtp" and server.password and server.hostname not in ("localhost", "127.0.0.1", "::1"):
-        raise NotNowError("the SMTP server offers no TLS: the password is not sent in clear")
+        raise AwayError("the SMTP server offers no TLS: the password is not sent in clear")
     if server.username:
         if not smtp.has_extn("auth"):
-            raise NotNowError("the SMTP server offers no login")
+            raise AwayError("the SMTP server offers no login")
         smtp.login(unquote(server.username), unquote(server.password or ""))
 
 

@@ -14,6 +14,7 @@ class Kind:
     owed_at_limit: bool = False  # owed because they are used up
     kept_by_purge: bool = False  # an old event would owe it again
     in_order: bool = False  # told in the order of its causes, which are numbers
+    destination: str = "mail"  # whom it takes: each has threads of its own, and trouble of its own
 
 
 KINDS: dict[str, Kind] = {
@@ -22,9 +23,15 @@ KINDS: dict[str, Kind] = {
     "email_canceled": Kind(),
     "email_alternative": Kind(),
     "alert_review": Kind(survives_superseding=True, owed_at_limit=True, kept_by_purge=True),
-    "cancel_session": Kind(owed_at_limit=True, kept_by_purge=True),
-    "keep_outputs": Kind(setting="verified_outputs"),
-    "notify_app": Kind(setting="app_callback_url", survives_redaction=True, survives_superseding=True, in_order=True),
+    "cancel_session": Kind(owed_at_limit=True, kept_by_purge=True, destination="stripe"),
+    "keep_outputs": Kind(setting="verified_outputs", destination="stripe"),
+    "notify_app": Kind(
+        setting="app_callback_url",
+        survives_redaction=True,
+        survives_superseding=True,
+        in_order=True,
+        destination="application",
+    ),
 }
 LIMIT_CAUSE = "submission_limit"
 

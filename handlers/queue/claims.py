@@ -4,9 +4,9 @@ No library does this on tables that are not its own, and on both databases: docs
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -18,7 +18,15 @@ from sqlmodel import col
 from config.database import DATABASE_TROUBLE, UtcDateTime, now, statement, true_now
 from config.settings import settings
 from handlers.metrics import counting
-from handlers.queue.failures import LEASE, NotNowError, PermanentError, backoff, describe, stopping
+from handlers.queue.failures import (
+    LEASE,
+    NotNowError,
+    PermanentError,
+    UnknownOutcomeError,
+    backoff,
+    describe,
+    stopping,
+)
 from handlers.tables.models import InboxEvent, OutboxAction
 
 log = structlog.stdlib.get_logger(__name__)
@@ -29,6 +37,11 @@ _WRITTEN_WITHIN = 600.0
 _PAUSE = 0.5
 _SLACK = timedelta(seconds=2)  # the true time is known better than that
 _ANY_TIME = datetime(9999, 1, 1, tzinfo=UTC)
+# Each try after one whose outcome is unknown may be a second copy. Whoever lost its tongue is mended within hours, and
+# by then a reader has seen the first.
+_MOST_UNKNOWN = 3
+_UNKNOWN_WAITS = timedelta(hours=2)
+_LOOK_SECONDS = 5.0  # an answer that took longer may be out of date: this process was frozen, or the database was
 _ROWS_AT_ONCE = 1000  # of what may be many: a row takes four times the memory of its id
 
 Table = type[InboxEvent] | type[OutboxAction]
@@ -61,6 +74,11 @@ class Claim:
         """Seconds since its receipt, or since it became owed; no step of a clock makes them negative."""
         return max(0.0, self.waited) + time.monotonic() - self.claimed
 
+    @property
+    def unknown(self) -> "Claim":
+        """The same if nobody knows what it came to: its try counts as a third of all."""
+        return replace(self, waits=self.waits + 1 - -(-self.most_tries // _MOST_UNKNOWN))
+
 
 class LostClaimError(Exception):
     """Somebody else has claimed or finished the row meanwhile: what was done under the old claim must not stay."""
@@ -82,11 +100,17 @@ def claim(table: Table, ids: Sequence[Any], *, first_attempt: bool | None = None
     return claims
 
 
-def due(table: Table, limit: int, since: timedelta = timedelta()) -> tuple[list[Any], list[Any]]:
-    """Unfinished rows that nobody holds, due for so long, the longest first: ids never tried, and ids tried before."""
+def due(
+    table: Table, limit: int, since: timedelta = timedelta(), but_for: Collection[str] = ()
+) -> tuple[list[Any], list[Any]]:
+    """Unfinished rows that nobody holds, due for so long, the longest first: ids never tried, and ids tried before.
+
+    None of the kinds in `but_for`.
+    """
     waiting = (
         select(col(table.id), col(table.attempts))
         .where(col(table.status) == table.UNFINISHED, col(table.due_at) <= now(-since))
+        .where(*([getattr(table, table.KIND).not_in(but_for)] if but_for else []))
         .order_by(col(table.due_at))
         .limit(limit)
     )
@@ -119,11 +143,29 @@ def unless_used_up(claim: Claim) -> None:
         raise PermanentError("every attempt ended with its process")
 
 
+def unless_lost(row: InboxEvent | OutboxAction, lease: timedelta = LEASE, *, unknown: bool = False) -> None:
+    """Right before what cannot be taken back: holds the claimed row for a lease from now.
+
+    Until it is written down what the try came to, it counts as `unknown` if that is said. Raises LostClaimError if
+    somebody else has claimed or ended the row meanwhile, NotNowError if that cannot be said for this moment.
+    """
+    held = Claim(type(row), row.id, getattr(row, row.KIND), 0.0, row.attempts, row.waits)
+    with statement() as connection:
+        waits = (held.unknown if unknown else held).waits
+        # rule: who has lost its claim does nothing more
+        if not change_claimed(connection, [held], waits=waits, due_at=lease):
+            raise LostClaimError
+    if time.monotonic() - held.claimed > _LOOK_SECONDS:  # rule: what was seen too long ago is not relied on
+        raise NotNowError("this process was held up")
+
+
 def give_up(claim: Claim, error: Exception) -> None:
     """Puts the row back for later, or buries it: at once for a PermanentError, else when its tries are used up.
 
     What the database, Stripe or the network spoils is no try.
     """
+    if isinstance(error, UnknownOutcomeError):  # rule: there are few tries whose outcome is unknown
+        claim = claim.unknown
     if isinstance(error, (NotNowError, *DATABASE_TROUBLE)):
         put_back([claim], error)
     # rule: what was tried often enough is buried
@@ -137,6 +179,8 @@ def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False)
     """Makes rows of one first attempt, or one row, due later; unless it was a try, it does not count."""
     first = claims[0]
     delay = backoff(first.attempts)  # rule: what is put back waits
+    if isinstance(error, UnknownOutcomeError):  # rule: tries whose outcome is unknown are far apart
+        delay = _UNKNOWN_WAITS
     # rule: what the database, Stripe or the network spoils is no try
     waits = first.waits if is_try else first.waits + 1
     if written := write_down(claims, waits=waits, due_at=delay, last_error=describe(error)):
@@ -177,7 +221,7 @@ def change_claimed(connection: Connection, claims: Sequence[Claim], **values: An
 
 def _bury(claim: Claim, reason: str) -> None:
     """Nothing more is tried until an operator says so."""
-    if write_down([claim], status=claim.table.DEAD, last_error=reason):
+    if write_down([claim], status=claim.table.DEAD, waits=claim.waits, last_error=reason):
         counting.ENDED[claim.table.NOUN].labels(claim.kind, claim.table.DEAD).inc()
         log.error(f"{claim.table.NOUN}.buried", attempts=claim.attempts, error=reason)
 

@@ -22,6 +22,14 @@ class NotNowError(Exception):
     """Stripe, the database or the network is not there: wait, and never bury for it."""
 
 
+class AwayError(NotNowError):
+    """Nobody is there, or wants nothing of us: whoever else would ask the same waits, too."""
+
+
+class UnknownOutcomeError(Exception):
+    """It may have happened, and nobody says so: another try may do it twice, so there are few, and far apart."""
+
+
 class RefusedError(Exception):
     """The other side refuses for now; the try counts, and another one may succeed."""
 
@@ -40,6 +48,6 @@ def backoff(attempts: int) -> timedelta:
 
 def describe(error: BaseException) -> str:
     """What may be stored of an error: our own sentence, or only the type of somebody else's (theirs quote payloads)."""
-    if isinstance(error, PermanentError | NotNowError | RefusedError):
+    if isinstance(error, PermanentError | NotNowError | RefusedError | UnknownOutcomeError):
         return str(error)
     return type(error).__name__

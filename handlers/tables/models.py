@@ -58,7 +58,9 @@ class QueueRow(SQLModel):
     MOST_TRIES: ClassVar[str]  # the setting that says how often it is tried
 
     attempts: int = 0  # every claim; only ever grows, so that it fences late writers
-    waits: int = 0  # the attempts that Stripe, the database or the network spoiled: they bury nobody
+    # The attempts that Stripe, the database or the network spoiled: they bury nobody. Below zero after some of unknown
+    # outcome, each of which counts as a third of all tries.
+    waits: int = 0
     due_at: datetime = _moment()  # the end of its lease, or of its time of waiting
     last_error: str | None = None
 

@@ -10,6 +10,7 @@ from tests.bench.flow import backlog, end_to_end, latency
 from tests.bench.report import Report
 from tests.bench.scale import scale
 from tests.bench.servers import House, house
+from tests.bench.share import share
 from tests.bench.size import size
 from tests.bench.weight import weight
 
@@ -22,7 +23,9 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="two minutes: shorter, fewer rounds and rows, no sqlite, no scale"
     )
-    parser.add_argument("--only", metavar="STAGE,…", help="accept, sqlite, flow, latency, backlog, size, scale, weight")
+    parser.add_argument(
+        "--only", metavar="STAGE,…", help="accept, sqlite, flow, latency, backlog, share, size, scale, weight"
+    )
     parser.add_argument("--json", type=Path, default=Path("var/bench.json"), metavar="FILE")
     arguments = parser.parse_args()
     report = Report()
@@ -51,6 +54,7 @@ def _stages(report: Report, ours: House, postgres: str, *, quick: bool) -> dict[
         "flow": partial(end_to_end, report, ours, postgres, rounds=few, seconds=burst, tasks=4000 if quick else 10_000),
         "latency": partial(latency, report, ours, postgres, seconds=7 if quick else 40),
         "backlog": partial(backlog, report, ours, postgres, events=15_000 if quick else 100_000, rounds=few),
+        "share": partial(share, report, ours, postgres, seconds=15 if quick else 45),
         "size": partial(
             size,
             report,

@@ -4,7 +4,7 @@ import http.client
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from statistics import median, quantiles
 
@@ -48,14 +48,14 @@ def end_to_end(report: Report, house: House, database: str, *, rounds: int, seco
 
 @contextmanager
 def posted(
-    house: House, database: str, tag: str, seconds: float, **processes: int
+    house: House, database: str, tag: str, seconds: float, *, webs: int = 1, workers: int = 1, clocks: int = 1
 ) -> Iterator[Callable[[str, str], float]]:
     """Posts what the service accepts in this time. Asked for a table and a condition, what it yields waits until no row
     meets it, and answers the events a second from the first POST until then."""
     house.broker.flushall()
     before = store.count(database, "inbox_event")
     requests = load.write(house.folder / "requests", tag, int(15_000 * seconds))
-    with procfile_running(house, database, **processes) as (port, _):
+    with procfile_running(house, database, webs=webs, workers=workers, clocks=clocks) as (port, _):
         started = time.monotonic()
         load.post(port, requests, _CONNECTIONS, seconds)
         events = store.count(database, "inbox_event") - before
@@ -91,7 +91,7 @@ def latency(report: Report, house: House, database: str, *, seconds: float) -> N
         _Committed(database) as committed,
     ):
         client = http.client.HTTPConnection("127.0.0.1", port)
-        for number, (event_id, body, headers) in enumerate(_parts("L", int(20 * seconds))):
+        for number, (event_id, body, headers) in enumerate(parts("L", int(20 * seconds))):
             due = time.monotonic() + 0.05
             posted = time.monotonic()
             client.request("POST", load.PATH, body, headers)
@@ -146,11 +146,17 @@ def _drain(house: House, database: str, tag: str, events: int) -> list[dict[str,
 
 @contextmanager
 def procfile_running(
-    house: House, database: str, *, webs: int = 1, workers: int = 1, clocks: int = 1
+    house: House,
+    database: str,
+    *,
+    webs: int = 1,
+    workers: int = 1,
+    clocks: int = 1,
+    variables: Mapping[str, str] = {},
 ) -> Iterator[tuple[int, dict[str, list[Process]]]]:
     """The Procfile's processes, as many as asked for, all ready: the web's port, and the processes by name."""
     with ExitStack() as running:
-        all_workers = [running.enter_context(house.worker(database)) for _ in range(workers)]
+        all_workers = [running.enter_context(house.worker(database, **variables)) for _ in range(workers)]
         all_clocks = [running.enter_context(house.clock(database)) for _ in range(clocks)]
         port, web = running.enter_context(house.web(database, WEB_CONCURRENCY=str(webs)))
         yield port, {"web": [web], "worker": all_workers, "clock": all_clocks}
@@ -205,8 +211,9 @@ def _rate(samples: list[dict[str, float]]) -> float:
     return (start["left"] - end["left"]) / (end["seconds"] - start["seconds"])
 
 
-def _parts(tag: str, count: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:
-    for event_id, request in load.deliveries(tag, count):
+def parts(tag: str, count: int, story: tuple[str, ...] = load.STORY) -> Iterator[tuple[str, bytes, dict[str, str]]]:
+    """Event ids, bodies and headers, for a client that makes its own requests of them."""
+    for event_id, request in load.deliveries(tag, count, story=story):
         head, _, body = request.partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")[1:]
         yield event_id, body, dict(line.split(": ", 1) for line in lines if not line.startswith("Host"))

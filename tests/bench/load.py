@@ -36,21 +36,21 @@ class Answers:
         return self.requests / self.seconds
 
 
-def deliveries(tag: str, count: int, path: str = PATH) -> Iterator[tuple[str, bytes]]:
+def deliveries(tag: str, count: int, path: str = PATH, story: tuple[str, ...] = STORY) -> Iterator[tuple[str, bytes]]:
     """Event ids, and the whole requests that deliver them; as big as Stripe's and printed as Stripe prints."""
     now = int(time.time())
-    templates = [_template(kind, now - len(STORY) + place) for place, kind in enumerate(STORY)]
+    templates = [_template(kind, now - len(story) + place) for place, kind in enumerate(story)]
     for number in range(count):
-        session, place = divmod(number, len(STORY))
+        session, place = divmod(number, len(story))
         event_id = f"evt_1{tag}{number:08d}"
         body = templates[place].replace("EVENT", event_id).replace("SESSION", f"{tag}{session:08d}").encode()
         yield event_id, _request(path, body, now)
 
 
-def write(file: Path, tag: str, count: int, path: str = PATH) -> Path:
+def write(file: Path, tag: str, count: int, path: str = PATH, story: tuple[str, ...] = STORY) -> Path:
     """A file for wrk. Signatures hold for five minutes."""
     with file.open("wb") as output:
-        for _, request in deliveries(tag, count, path):
+        for _, request in deliveries(tag, count, path, story):
             output.write(b"%d\n%b" % (len(request), request))
     return file
 

@@ -131,9 +131,9 @@ class House:
             yield port, process
 
     @contextmanager
-    def worker(self, database: str) -> Iterator[Process]:
+    def worker(self, database: str, **more: str) -> Iterator[Process]:
         """The Procfile's worker, ready."""
-        with self.running("worker", procfile("worker"), self.variables(database)) as process:
+        with self.running("worker", procfile("worker"), self.variables(database, **more)) as process:
             process.wait(lambda: b" ready" in process.log.read_bytes())
             yield process
 

@@ -25,7 +25,7 @@ from tests.chaos.faults import Scene
 from tests.chaos.outside import Application, MailServer
 from tests.chaos.services import Platform
 from tests.chaos.stores import Postgres, Redis, free_port
-from tests.chaos.verdict import REVIEWER, Verdict, judge, read_tables
+from tests.chaos.verdict import REVIEWER, Rest, Verdict, judge, read_tables
 from tests.simulator.client import Simulator
 
 SECRET = "whsec_chaos_chaos_chaos_chaos"
@@ -47,10 +47,12 @@ def main() -> int:
     started = time.monotonic()
     with _scene(options, folder) as (scene, database, logs):
         drove = _drive_and_rage(scene, options)
-        rested = _wait_for_rest(scene, database)
+        rest = Rest(database)
+        rested = _wait_for_rest(scene, rest)
         truth, tables = scene.simulator.truth(), read_tables(database)
         scene.platform.stop()
         verdict = judge(truth, tables, scene.mail, scene.application, scene.platform.deaths, logs)
+    verdict.figures["mails of unknown outcome whose hours were let pass"] = rest.passed
     _add_circumstances(verdict, scene, drove, rested)
     console.print(_table(verdict, scene, options, time.monotonic() - started))
     for problem in verdict.problems[:50]:
@@ -193,13 +195,13 @@ def _people(simulator: Simulator, wave: int, count: int) -> None:
     simulator.run(2, steps=THREE_SUBMISSIONS, session=person("limit"))
 
 
-def _wait_for_rest(scene: Scene, database: str) -> float | None:
+def _wait_for_rest(scene: Scene, rest: Rest) -> float | None:
     """Seconds from the last fault until nothing waits any more; None if that did not come."""
     began = time.monotonic()
 
     def is_at_rest() -> bool:
         time.sleep(0.5)
-        return bool(scene.simulator.settled()["settled"]) and not read_tables(database).unfinished
+        return rest.has_come() and bool(scene.simulator.settled()["settled"])
 
     return time.monotonic() - began if services.wait_until(is_at_rest, COMES_TO_REST_WITHIN) else None
 

@@ -222,6 +222,7 @@ OUTSIDE: dict[str, Fault] = {
     "mail 550 to some": partial(_mail, "strict"),
     "mail hanging": partial(_mail, "hanging"),
     "mail answering late": partial(_mail, "late"),
+    "mail taken without a word": partial(_mail, "mute"),
     "mail away": partial(_mail, "away"),
     "Stripe 500": partial(_stripe, {"status": 500}),
     "Stripe 429": partial(_stripe, {"status": 429}),

@@ -18,7 +18,7 @@ _GLANCE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A mail the server has taken over, and when; late: its sender may have stopped waiting for the answer."""
+    """A mail the server has taken over, and when; late: its sender may have heard nothing of it."""
 
     message_id: str
     recipient: str
@@ -37,7 +37,8 @@ class MailServer:
         "picky",  # 450 to every second recipient
         "strict",  # 550 to some recipients, for ever
         "hanging",  # reads each mail and never answers
-        "late",  # takes each mail at once and answers when nobody waits any more
+        "late",  # takes each mail at once and answers long after
+        "mute",  # takes each mail and hangs up without a word
         "away",  # refuses connections
     )
 
@@ -76,7 +77,7 @@ class MailServer:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
         """Takes or refuses a mail."""
         mood = self.mood
         if mood == "busy":
@@ -89,13 +90,15 @@ class MailServer:
         message = message_from_bytes(envelope.content if isinstance(envelope.content, bytes) else b"")
         recipient, subject = envelope.rcpt_tos[0], str(message["Subject"])
         self.accepted.append(
-            Accepted(str(message["Message-ID"]), str(recipient), subject, time.time(), late=mood == "late")
+            Accepted(str(message["Message-ID"]), str(recipient), subject, time.time(), late=mood in ("late", "mute"))
         )
         if self.at_next_acceptance is not None:
             happens, self.at_next_acceptance = self.at_next_acceptance, None
             await asyncio.to_thread(happens)
         if mood == "late":
             await self._hang("late")
+        if mood == "mute" and server.transport:
+            server.transport.close()
         return "250 OK"
 
     def stop(self) -> None:

@@ -1,6 +1,7 @@
 """Whoever comes too late writes nothing: not the end of an action or event, and no time to try it again."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -9,7 +10,7 @@ from handlers.inbox.receive import receive
 from handlers.outbox.mails import Mail
 from handlers.outbox.perform import claim_action, end_action, perform
 from handlers.queue import claims
-from handlers.queue.claims import Claim
+from handlers.queue.claims import Claim, LostClaimError
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
 from handlers.record.events import VerificationEvent
 from handlers.tables.models import ActionStatus, InboxStatus, OutboxAction
@@ -90,6 +91,40 @@ def test_a_mail_that_fails_while_its_person_is_forgotten_is_not_tried_again(post
     assert facts.action(action_id).status == ActionStatus.SKIPPED
     assert perform(action_id) == []
     assert post_box.sent.total() == 0
+
+
+@pytest.mark.parametrize("end", [None, *ENDS])
+def test_the_last_look_forbids_what_somebody_else_has_claimed_or_ended_since(end: str | None) -> None:
+    action_id = _mail_owed()
+    claimed = claim_action(action_id)
+    assert claimed
+    claims.unless_lost(claimed[1])
+    facts.end_all_leases()
+    other = _claimed(action_id)
+    if end:
+        ENDS[end](other)
+    before = facts.action(action_id)
+    with pytest.raises(LostClaimError):
+        claims.unless_lost(claimed[1])
+    assert facts.action(action_id) == before
+
+
+def test_the_last_look_holds_the_row_for_another_lease() -> None:
+    action_id = _mail_owed()
+    claimed = claim_action(action_id)
+    assert claimed
+    facts.end_all_leases()  # and nobody else has come
+    claims.unless_lost(claimed[1], timedelta(minutes=5))
+    assert facts.action(action_id).due_at > datetime.now(UTC) + timedelta(minutes=4)
+    assert claim_action(action_id) is None
+
+
+def test_a_last_look_that_took_too_long_is_none(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(claims, "_LOOK_SECONDS", 0.0)
+    claimed = claim_action(_mail_owed())
+    assert claimed
+    with pytest.raises(NotNowError):
+        claims.unless_lost(claimed[1])
 
 
 @pytest.mark.parametrize("end", FAILURES)

@@ -8,10 +8,13 @@ import pytest
 
 from config.database import database_now, transaction
 from config.settings import settings
+from handlers.inbox.process import claim_events, process
+from handlers.inbox.receive import receive
 from handlers.outbox.perform import claim_action, end_action, perform
 from handlers.owed.kinds import Owed
 from handlers.owed.owe import owe
-from handlers.queue.claims import due
+from handlers.queue.claims import due, give_up
+from handlers.queue.failures import NotNowError
 from handlers.tables.models import ActionStatus, OutboxAction
 from tests.support import databases, facts
 from tests.support.facts import NOON, event
@@ -149,6 +152,28 @@ def test_a_prompt_is_superseded_once_the_person_has_submitted_again() -> None:
     done = facts.action(action_id)
     assert (done.status, done.reason) == (ActionStatus.SKIPPED, "superseded")
     assert _mails() == []
+
+
+def test_a_prompt_waits_while_an_event_of_its_session_waits_its_turn() -> None:
+    (action_id,) = facts.applied(event("requires_input", code="document_expired", report="vr_1"))
+    verified = event("verified", NOON + 60, report="vr_2")
+    receive([verified])
+    perform(action_id)
+    assert (facts.action(action_id).status, facts.action(action_id).waits) == (ActionStatus.PENDING, 1)
+    process([verified.id])
+    facts.end_all_leases()
+    perform(action_id)
+    assert facts.action(action_id).reason == "superseded"
+    assert _mails() == []
+
+
+def test_a_mail_does_not_wait_for_another_session_or_for_an_event_that_was_tried_in_vain() -> None:
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    receive([event("verified", session_id="vs_2"), event("processing", NOON - 60)])
+    (work,) = claim_events(["evt_vs_1_processing_1794830340"], first_attempt=True)
+    give_up(work.claim, NotNowError("Stripe was not reached"))
+    perform(action_id)
+    assert facts.action(action_id).status == ActionStatus.DONE
 
 
 def test_a_superseded_prompt_is_owed_again_when_its_state_comes_back() -> None:

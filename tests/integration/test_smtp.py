@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,17 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from config.settings import Address, parse_address, settings
 from handlers.outbox import smtp
 from handlers.outbox.mails import Mail, send
-from handlers.outbox.perform import perform
+from handlers.outbox.perform import claim_action, perform
 from handlers.outbox.smtp import check_smtp
-from handlers.queue.failures import NotNowError, PermanentError, RefusedError
+from handlers.queue.claims import LostClaimError, unless_lost
+from handlers.queue.failures import NotNowError, PermanentError, RefusedError, UnknownOutcomeError
 from handlers.tables.models import ActionStatus
 from tests.support import databases, facts
 from tests.support.servers import Mailbox, mail_server
 
 ADDRESS = "c4nary@example.com"
 KEY = ("vs_1", "email_verified", "verified::vr_1")
-MAIL = Mail(template="email_verified", recipient=Address("", ADDRESS), key=KEY, words={})
+MAIL = Mail(template="email_verified", recipient=Address("", ADDRESS), key=KEY, words={}, last_look=lambda: None)
 
 
 @pytest.fixture
@@ -154,9 +156,79 @@ def test_a_refusal_is_for_now_or_for_ever_as_its_code_says(
 
 def test_a_server_that_hangs_is_left_after_a_while(server: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smtp, "_TOTAL_SECONDS", 0.5)
+    monkeypatch.setattr(smtp, "_ANSWER_SECONDS", 0.5)
     server.hangs = True
-    with pytest.raises(NotNowError, match="was not reached"):
+    with pytest.raises(UnknownOutcomeError, match="did not say what became of it"):
         send(MAIL)
+
+
+def test_an_answer_to_the_mail_is_waited_for_longer_than_for_any_other(
+    server: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smtp, "_TOTAL_SECONDS", 0.5)
+    server.mail_delay = 1.5
+    send(MAIL)
+    assert len(server.mails) == 1
+
+
+def test_a_process_that_is_asked_to_end_does_not_wait_for_the_answer_for_long(
+    server: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = threading.Event()
+    monkeypatch.setattr(smtp, "stopping", ends)
+    monkeypatch.setattr(smtp, "_ENDING_SECONDS", 0.2)
+    server.hangs = True
+    with pytest.raises(UnknownOutcomeError):
+        send(replace(MAIL, last_look=ends.set))
+
+
+def _take_a_mail(answer: bytes) -> Callable[[socket.socket], None]:
+    def behave(connection: socket.socket) -> None:
+        lines = connection.makefile("rb")
+        connection.sendall(b"220 mail.test\r\n")
+        while (line := lines.readline()).strip().upper() != b"DATA":
+            assert line
+            connection.sendall(b"250 OK\r\n")
+        connection.sendall(b"354 go on\r\n")
+        while lines.readline() != b".\r\n":
+            pass
+        connection.sendall(answer)
+
+    return behave
+
+
+@pytest.mark.parametrize("answer", [b"", b"25", b"HTTP/1.1 200 OK\r\n\r\n", b"354 more\r\n", b"250-" + b"x" * 9000])
+def test_who_has_the_mail_and_does_not_say_what_became_of_it_leaves_the_outcome_unknown(
+    answer: bytes, environment: pytest.MonkeyPatch
+) -> None:
+    with _raw_server(_take_a_mail(answer)) as port:
+        _use(environment, f"smtp://127.0.0.1:{port}")
+        with pytest.raises(UnknownOutcomeError):
+            send(MAIL)
+
+
+def test_a_mail_whose_lines_begin_with_dots_arrives_as_it_was_written(server: Mailbox) -> None:
+    send(
+        replace(
+            MAIL, template="email_retry_prompt", words={"error_class": "retry", "reason": ".a\n..b", "retry_url": None}
+        )
+    )
+    (taken,) = server.mails
+    message = message_from_bytes(_content(taken), policy=policy.default)
+    text = message.get_body(("plain",))
+    assert text
+    assert ".a\n..b" in text.get_content().replace("\r\n", "\n")
+
+
+def test_nothing_is_given_away_after_a_last_look_that_forbids_it(server: Mailbox) -> None:
+    def forbid() -> None:
+        assert server.recipients == [ADDRESS], "the look comes last"
+        raise LostClaimError
+
+    with pytest.raises(LostClaimError):
+        send(replace(MAIL, last_look=forbid))
+    send(MAIL)
+    assert len(server.mails) == 1
 
 
 def _drip(connection: socket.socket) -> None:
@@ -372,6 +444,57 @@ class TestAsAnAction:
         buried = facts.action(action_id)
         assert (buried.status, buried.last_error) == (ActionStatus.DEAD, "the recipient's address is not valid")
         assert server.mails == []
+
+    def test_a_mail_that_was_perhaps_taken_is_sent_few_times_and_far_apart(
+        self, server: Mailbox, environment: pytest.MonkeyPatch
+    ) -> None:
+        environment.setattr(smtp, "_ANSWER_SECONDS", 0.2)
+        server.mail_delay = 3600
+        (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
+        for copies in (1, 2):
+            perform(action_id)
+            waiting = facts.action(action_id)
+            assert (waiting.status, len(server.mails)) == (ActionStatus.PENDING, copies)
+            assert waiting.due_at > datetime.now(UTC) + timedelta(hours=1)
+            facts.end_all_leases()
+        perform(action_id)
+        dead = facts.action(action_id)
+        assert (dead.status, len(server.mails)) == (ActionStatus.DEAD, 3)
+        assert dead.last_error == "the SMTP server has the mail and did not say what became of it"
+
+    def test_a_mail_whose_worker_dies_each_time_once_it_is_given_away_is_sent_few_times(self, server: Mailbox) -> None:
+        (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
+        for _ in range(3):
+            claimed = claim_action(action_id)
+            assert claimed
+            unless_lost(claimed[1], smtp.MAIL_LEASE, unknown=True)  # and here its worker dies
+            assert facts.action(action_id).due_at > datetime.now(UTC) + timedelta(minutes=5)
+            facts.end_all_leases()
+        perform(action_id)
+        dead = facts.action(action_id)
+        assert (dead.status, dead.last_error) == (ActionStatus.DEAD, "every attempt ended with its process")
+        assert server.mails == []
+
+    def test_a_mail_that_is_taken_or_refused_in_so_many_words_counts_as_one_try(self, server: Mailbox) -> None:
+        taken, refused = (facts.applied(facts.event("verified", session_id=name))[0] for name in ("vs_1", "vs_2"))
+        perform(taken)
+        server.mail_answer = "450 later"
+        perform(refused)
+        assert [(row.status, row.attempts, row.waits) for row in map(facts.action, (taken, refused))] == [
+            (ActionStatus.DONE, 1, 0),
+            (ActionStatus.PENDING, 1, 0),
+        ]
+
+    def test_a_mail_that_somebody_else_has_claimed_meanwhile_is_not_given_away(self, server: Mailbox) -> None:
+        (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
+
+        def be_late() -> None:
+            facts.end_all_leases()
+            assert claim_action(action_id)
+
+        server.at_recipient = be_late
+        perform(action_id)
+        assert (facts.action(action_id).status, server.mails) == (ActionStatus.PENDING, [])
 
     def test_a_server_that_is_not_there_buries_nobody(self, environment: pytest.MonkeyPatch) -> None:
         environment.setenv("ACTION_ATTEMPTS", "1")

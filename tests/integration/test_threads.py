@@ -1,9 +1,12 @@
-"""A worker's threads follow its concurrency, or what the settings say."""
+"""What hangs, floods or is frozen keeps nothing else from its turn: real processes."""
 
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
+from handlers.tables.models import ActionStatus
 from tests.support import facts
 from tests.support.processes import service
 from tests.support.servers import Mailbox, mail_server
@@ -30,3 +33,27 @@ def test_half_of_a_workers_threads_or_as_many_as_are_set_may_wait_for_a_slow_mai
             wait_until(lambda: any(one.processed_at for one in facts.event_rows("vs_later")), running.logs)
             assert mailbox.hanging == at_once
             running.kill("worker")
+
+
+def test_a_worker_that_was_frozen_before_it_gave_its_mails_away_gives_none_away(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Its lease is over and another worker has sent them: the look right before counts, not the one at the claim."""
+    mailbox, go = Mailbox(), threading.Event()
+    mailbox.at_recipient = lambda: len(mailbox.recipients) > 4 or go.wait(20)
+    with mail_server(mailbox) as port, service(tmp_path, database_url, SMTP_URL=f"smtp://127.0.0.1:{port}") as running:
+        running.start("web", "worker", "clock")
+        for number in range(4):
+            running.deliver(facts.payload("verified", session_id=f"vs_{number}", report=f"vr_{number}"))
+        wait_until(lambda: len(mailbox.recipients) == 4, running.logs)
+        frozen = running.release("worker")
+        frozen.send_signal(signal.SIGSTOP)
+        facts.end_all_leases()  # the minute is over
+        running.start("worker")
+        wait_until(lambda: all(facts.actions(f"vs_{n}")[0].status == ActionStatus.DONE for n in range(4)), running.logs)
+        go.set()
+        frozen.send_signal(signal.SIGCONT)
+        wait_until(lambda: running.log("worker").count("action.claim_lost") == 4, running.logs)
+        frozen.kill()
+        frozen.wait()
+    assert len(mailbox.mails) == 4

@@ -19,6 +19,7 @@ FENCES = ("tests/integration/test_fences.py",)
 OUTPUTS = ("tests/integration/test_outputs.py",)
 POISON = ("tests/integration/test_poison.py",)
 FAULTS = ("tests/integration/test_faults.py",)
+SMTP = ("tests/integration/test_smtp.py",)
 RECONCILE = ("tests/integration/test_reconcile.py",)
 RECEIVER = ("tests/integration/test_receiver.py",)
 SESSIONS = ("tests/integration/test_sessions.py",)
@@ -104,6 +105,10 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "what was tried before is tried alone": (never, INBOX),
     "who comes late is fenced by the attempt": (drop, FENCES),
     "what has ended stays as it is": (drop, FENCES),
+    "who has lost its claim does nothing more": (never, FENCES),
+    "what was seen too long ago is not relied on": (never, FENCES),
+    "there are few tries whose outcome is unknown": (never, SMTP),
+    "tries whose outcome is unknown are far apart": (never, SMTP),
     "what ends its process is buried at last": (never, (*POISON, *OUTBOX, *INBOX)),
     "what was tried often enough is buried": (becomes("{values[0]}"), (*OUTBOX, *INBOX)),
     "what the database, Stripe or the network spoils is no try": (always, (*THIN, *CALLBACK)),
@@ -111,6 +116,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "the database is waited for to write down what a try came to": (becomes("True"), FAULTS),
     # handlers/outbox and what it leans on
     "what is no longer owed is not done": (never, OUTBOX),
+    "what a newer state may supersede waits for the events that wait": (never, OUTBOX),
     "what is told in order waits for its turn": (never, CALLBACK),
     "the end of what is told in order releases the next": (never, CALLBACK),
     "a lower change number is waited for": (never, CALLBACK),

@@ -61,6 +61,10 @@ class Service:
         process.kill()
         process.wait()
 
+    def release(self, name: str) -> "subprocess.Popen[bytes]":
+        """Leaves a process to the test, which may start another of this name beside it."""
+        return self._processes.pop(name)
+
     def stop(self) -> None:
         """Politely."""
         for process in self._processes.values():

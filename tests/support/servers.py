@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ssl import SSLContext
@@ -100,11 +100,14 @@ class Mailbox:
     def __init__(self) -> None:
         self.mails: list[Envelope] = []
         self.sender_answer = "250 OK"
+        self.recipients: list[str] = []
         self.recipient_answer = "250 OK"
         self.recipient_answers: dict[str, str] = {}  # of some
         self.mail_answer = "250 OK"
         self.hangs = False
         self.hanging = 0
+        self.at_recipient: Callable[[], object] = lambda: None  # in a thread, before the answer
+        self.mail_delay = 0.0  # seconds between a mail and its answer
 
     async def handle_MAIL(  # noqa: N802  # aiosmtpd's name
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
@@ -118,6 +121,8 @@ class Mailbox:
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
         """Takes or refuses a recipient; quotes the address, as servers do."""
+        self.recipients.append(address)
+        await asyncio.to_thread(self.at_recipient)
         answer = self.recipient_answers.get(address, self.recipient_answer)
         if answer.startswith("250"):
             envelope.rcpt_tos.append(address)
@@ -133,6 +138,7 @@ class Mailbox:
                 self.hanging -= 1
         if self.mail_answer.startswith("250"):
             self.mails.append(envelope)
+        await asyncio.sleep(self.mail_delay)
         return self.mail_answer
 
 

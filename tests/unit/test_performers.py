@@ -1,31 +1,132 @@
-"""A hanging mail server holds some of a worker's threads, never all."""
+"""Each destination of actions has threads of its own, which a silent one keeps from nothing else."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from handlers.outbox import perform
+from handlers.outbox.perform import Performers
 from tests.support.waiting import wait_until
 
 
-def test_a_hanging_server_holds_only_some_threads_and_nothing_is_done_twice(environment: pytest.MonkeyPatch) -> None:
-    go, inside, done = threading.Event(), threading.Semaphore(0), []
+class Outside:
+    """What the threads do to the outside, in the place of perform(): holds them until told otherwise."""
 
-    def do(action_id: int) -> list[int]:
-        inside.release()
-        assert go.wait(20)
-        done.append(action_id)
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.begun: list[int] = []
+        self.done: list[int] = []
+        self.answers: Callable[[int], bool] = lambda _: True
+
+    def __call__(self, action_id: int, answered: Callable[[bool], object]) -> list[int]:
+        self.begun.append(action_id)
+        assert self.go.wait(20)
+        answered(self.answers(action_id))
+        self.done.append(action_id)
         return []
 
-    environment.setattr(perform, "perform", do)
-    performers = perform.Performers(lambda _: None, most=2)
-    with ThreadPoolExecutor(8) as pool:
-        tasks = [pool.submit(performers.perform, [number, number + 1]) for number in range(6)]
-        wait_until(lambda: sum(task.done() for task in tasks) == 4)
-        assert inside.acquire(timeout=5)
-        assert inside.acquire(timeout=5)
-        assert not inside.acquire(blocking=False)
-        go.set()
-    assert sorted(set(done)) == list(range(7))
-    assert len(done) <= 7 + 2  # what somebody performs just now may be named once more, and its claim will refuse it
+
+@pytest.fixture
+def outside(environment: pytest.MonkeyPatch) -> Outside:
+    outside = Outside()
+    environment.setattr(perform, "perform", outside)
+    return outside
+
+
+@pytest.fixture
+def performers(environment: pytest.MonkeyPatch, outside: Outside) -> Iterator[Performers]:
+    """Of two threads a destination; ids below 100 are mails, the others calls of the application."""
+    stopping = threading.Event()
+    environment.setattr(perform, "stopping", stopping)
+    environment.setattr(perform, "statement", _Names)
+    performers = Performers(lambda _: None, most=2)
+    yield performers
+    stopping.set()
+    outside.go.set()
+    performers.end()
+
+
+class _Names:
+    """A database that knows what each action is."""
+
+    def __enter__(self) -> "_Names":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def execute(self, _: object, parameters: dict[str, Any]) -> Any:
+        rows = [SimpleNamespace(id=n, name="email_verified" if n < 100 else "notify_app") for n in parameters["ids"]]
+        return SimpleNamespace(all=lambda: rows)
+
+
+def test_a_destination_that_hangs_holds_its_own_threads_alone(performers: Performers, outside: Outside) -> None:
+    performers.perform(range(100, 110))
+    wait_until(lambda: len(outside.begun) == 2)
+    performers.perform(range(10))
+    wait_until(lambda: len(outside.begun) == 4)
+    assert sorted(outside.begun) == [0, 1, 100, 101]
+
+
+def test_everything_is_done_once_and_in_its_order(performers: Performers, outside: Outside) -> None:
+    for _ in range(3):
+        performers.perform(range(10))
+    outside.go.set()
+    wait_until(lambda: len(outside.done) >= 10)
+    assert sorted(set(outside.done)) == list(range(10))
+    assert len(outside.done) <= 10 + 2  # what somebody performs just now may be named once more: its claim refuses it
+
+
+def test_who_does_not_answer_is_left_alone_and_tried_by_one_at_a_time(
+    performers: Performers, outside: Outside, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(perform, "_QUIET_SECONDS", 3600.0)
+    environment.setattr(perform, "_MOST_QUIET_SECONDS", 3600.0)
+    outside.answers = lambda action_id: action_id < 100
+    outside.go.set()
+    performers.perform(range(100, 110))
+    wait_until(lambda: performers.engaged() == ["notify_app"])
+    performers.perform(range(10))
+    wait_until(lambda: len([one for one in outside.done if one < 100]) == 10)
+    assert len([one for one in outside.done if one >= 100]) <= 2
+
+
+def test_who_answers_again_is_given_all_that_has_waited(
+    performers: Performers, outside: Outside, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(perform, "_QUIET_SECONDS", 0.01)
+    environment.setattr(perform, "_MOST_QUIET_SECONDS", 0.02)
+    outside.answers = lambda _: len(outside.done) > 4
+    outside.go.set()
+    performers.perform(range(100, 120))
+    wait_until(lambda: len(outside.done) == 20)
+    assert performers.engaged() == []
+
+
+def test_no_more_is_held_than_is_of_use(
+    performers: Performers, outside: Outside, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(perform, "_MOST_HELD", 5)
+    environment.setattr(perform, "_ENOUGH_HELD", 3)
+    for number in range(100, 200):
+        performers.perform([number])
+    assert performers.engaged() == ["notify_app"]
+    outside.go.set()
+    wait_until(lambda: performers.engaged() == [])
+    assert len(outside.done) < 20
+
+
+def test_what_cannot_be_done_now_for_the_databases_sake_ends_no_thread(
+    performers: Performers, outside: Outside, environment: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("c4nary")
+
+    environment.setattr(perform, "perform", fail)
+    performers.perform(range(10))
+    environment.setattr(perform, "perform", outside)
+    outside.go.set()
+    performers.perform(range(50, 60))
+    wait_until(lambda: set(outside.done) >= set(range(50, 60)))

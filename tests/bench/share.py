@@ -1,0 +1,69 @@
+"""What is left for the mails while something else wants all: a flood of events, an application that never answers."""
+
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from tests.bench import load, store
+from tests.bench.flow import parts, procfile_running
+from tests.bench.report import Report
+from tests.bench.servers import House
+from tests.support.servers import Mailbox, mail_server
+
+_CONNECTIONS = 64
+_PERSONS = 100
+_SOON = 30.0  # seconds: nobody waits at the screen for a mail any longer
+_CALLBACK = "whsec_" + "YmVuY2g" * 8
+
+
+def share(report: Report, house: House, database: str, *, seconds: float) -> None:
+    """A hundred persons are verified meanwhile: who has a mail by the end, and how long did it take?"""
+    store.empty(database)
+    with _mailing() as smtp, procfile_running(house, database, variables=smtp) as (port, _):
+        requests = load.write(house.folder / "requests", "Fx", int(8_000 * seconds), story=("created",))
+        flood = threading.Thread(target=load.post, args=(port, requests, _CONNECTIONS, seconds))
+        began = time.monotonic()
+        flood.start()
+        _verify(port, "V", seconds)
+        flood.join()
+        events = store.count(database, "inbox_event", "status = 'processed'") / (time.monotonic() - began)
+        _add(report, database, f"while {events:,.0f} events/s that owe nothing are applied")
+    store.empty(database)
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as application, _mailing() as smtp:
+        url = f"http://127.0.0.1:{application.getsockname()[1]}/"
+        hanging = {"APP_CALLBACK_URL": url, "APP_CALLBACK_SECRET": _CALLBACK}
+        with procfile_running(house, database, variables=smtp | hanging) as (port, _):
+            _verify(port, "H", 0.0)
+            time.sleep(seconds)
+            _add(report, database, "beside an application that never answers")
+
+
+@contextmanager
+def _mailing() -> Iterator[dict[str, str]]:
+    with mail_server(Mailbox()) as port:
+        yield {"SMTP_URL": f"smtp://127.0.0.1:{port}", "EMAIL_LOOKUP": "tests.support.lookups:everybody"}
+
+
+def _verify(port: int, tag: str, seconds: float) -> None:
+    """One after the other, over so long a time."""
+    client = http.client.HTTPConnection("127.0.0.1", port)
+    for _, body, headers in parts(tag, _PERSONS, ("verified",)):
+        client.request("POST", load.PATH, body, headers)
+        client.getresponse().read()
+        time.sleep(seconds * 0.8 / _PERSONS)
+
+
+def _add(report: Report, database: str, what: str) -> None:
+    query = "SELECT extract(epoch FROM done_at - created_at)::float FROM outbox_action WHERE name LIKE 'email%'"
+    with psycopg.connect(database) as connection:
+        took = [row[0] for row in connection.execute(query)]
+    mailed = sorted(one for one in took if one is not None)
+    slowest = f", the slowest after {mailed[-1]:.1f} s" if mailed else ""
+    report.keep(what, mailed)
+    in_time = len(took) == _PERSONS and len(mailed) == _PERSONS and mailed[-1] < _SOON
+    report.add("share", what, f"{len(mailed)} of {_PERSONS} mailed{slowest}", target="all within 30 s", met=in_time)
