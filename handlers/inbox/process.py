@@ -14,7 +14,7 @@ from config.settings import settings
 from handlers.inbox.apply import Work, apply
 from handlers.inbox.receive import event_in
 from handlers.queue.claims import attempt, claim, put_back, unless_used_up
-from handlers.queue.failures import LEASE, NotNowError, describe, stopping, unless_stopping
+from handlers.queue.failures import LEASE, NotNowError, UnreadableError, describe, stopping, unless_stopping
 from handlers.record.ordering import answered, seen_in
 from handlers.stripe_api import sessions
 from handlers.tables.models import InboxEvent, InboxStatus
@@ -133,8 +133,12 @@ def _says_nothing(work: Work) -> bool:
 
 
 def _asked(work: Work) -> Work:
-    """With Stripe's answer; where it will not say, there is nobody to ask any more."""
+    """With Stripe's answer; where there is no such session, there is nobody to ask any more."""
     retrieved = sessions.retrieve_state(work.event.session_id, work.event.account)
-    answer = answered(work.event, retrieved.state, retrieved.asked_at) if retrieved else None
-    # rule: where Stripe will not say, nobody is asked again
-    return replace(work, answer=answer, can_ask=answer is not None)
+    if retrieved is None:
+        # rule: where Stripe knows nothing, nobody is asked again
+        return replace(work, can_ask=False)
+    answer = answered(work.event, retrieved.state, retrieved.asked_at)
+    if answer is None:
+        raise UnreadableError("Stripe's answer has a status that is not known here")
+    return replace(work, answer=answer)

@@ -49,6 +49,12 @@ RECOVERED_EVENTS = Counter(
 DRIFTED_SESSIONS = Counter(
     "identity_drifted_sessions_total", "Sessions that reconcile found otherwise at Stripe.", registry=COUNTED
 )
+NO_ANSWERS = Counter(
+    "identity_no_answers_total",
+    "Calls that got no verdict, by whom we asked and why: not allowed, unreached, wants quiet, unreadable, failing.",
+    ("of", "why"),
+    registry=COUNTED,
+)
 ACCEPT_SECONDS = Histogram(
     "identity_accept_seconds",
     "From a delivery's arrival to its committed row.",

@@ -22,10 +22,12 @@ GAUGES = {
     "identity_events_waiting": "Events received and not processed.",
     "identity_events_due": "Events that a worker could take now.",
     "identity_events_dead": "Events given up.",
+    "identity_events_overdue": "Events that have waited for more than a day.",
     "identity_events_oldest_seconds": "Age of the oldest event not processed.",
     "identity_actions_waiting": "Actions owed and not done.",
     "identity_actions_due": "Actions that a worker could take now.",
     "identity_actions_dead": "Actions given up.",
+    "identity_actions_overdue": "Actions that have waited for more than a day.",
     "identity_actions_oldest_seconds": "Age of the oldest action not done.",
 }
 CLOCKS = "identity_clock_ahead_seconds"

@@ -5,21 +5,26 @@ https://github.com/standard-webhooks/standard-webhooks: headers webhook-id, webh
 
 import hashlib
 import json
+from functools import cache
 
-import requests
 from standardwebhooks import Webhook
 
 from config.database import true_now
 from config.settings import settings
+from handlers.metrics import counting
+from handlers.queue.calls import Line, asked_pause
 from handlers.queue.claims import unless_lost
-from handlers.queue.failures import AwayError, RefusedError
+from handlers.queue.failures import NotNowError, RefusedError
 from handlers.tables.models import OutboxAction, VerificationRecord
 
-_TIMEOUT_SECONDS = (3.0, 10.0)
+_TOTAL_SECONDS = 10.0
+# What an application says of one change. Everything else may be a proxy's word, or that of an application that is being
+# deployed, or is not the right one: it waits.
+_VERDICTS = (400, 409, 410, 422, 500)
 
 
 def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """Posts one change; 2xx ends it. Raises RefusedError for any other answer, AwayError where there is none."""
+    """Posts one change; 2xx ends it. Raises RefusedError where the application refuses it, else NotNowError."""
     body = _message(action, record)
     message_id = _message_id(action)  # rule: the message id is the same at each try
     now = true_now()
@@ -29,23 +34,23 @@ def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": Webhook(settings().app_callback_secret.get_secret_value()).sign(message_id, now, body),
     }
+    url = settings().app_callback_url.get_secret_value()
     unless_lost(action)
-    try:
-        # stream: an answer's body is not waited for.
-        with requests.post(
-            settings().app_callback_url.get_secret_value(),
-            body,
-            headers=headers,
-            timeout=_TIMEOUT_SECONDS,
-            stream=True,
-            allow_redirects=False,  # rule: no redirect is followed; the signature is for this address alone
-        ) as answer:
-            status = answer.status_code
-    except requests.RequestException as error:
-        raise AwayError(f"the application was not reached: {type(error).__name__}") from None
-    if not 200 <= status < 300:
-        raise RefusedError(f"the application answered {status}")
-    return None
+    answer = line().call("POST", url, headers, body, most=0)
+    if 200 <= answer.status < 300:
+        return None
+    counting.NO_ANSWERS.labels(of=line().name, why="failing").inc()
+    sentence = f"the application answered {answer.status}"
+    # rule: only what the application itself says of a change counts
+    if answer.status in _VERDICTS:
+        raise RefusedError(sentence)
+    raise NotNowError(sentence, asked_pause(answer.headers) or 0.0)
+
+
+@cache
+def line() -> Line:
+    """This process's line to the application."""
+    return Line("the application", _TOTAL_SECONDS)
 
 
 def _message(action: OutboxAction, record: VerificationRecord) -> str:

@@ -9,6 +9,4 @@ def cancel_session(_: OutboxAction, record: VerificationRecord) -> str | None:
     """Ends a session at Stripe that has used up its submissions: each further one would be billed."""
     if not settings().stripe_api_key:
         return "no STRIPE_API_KEY"
-    if not sessions.cancel(record.session_id, record.account, f"cancel-{record.session_id}"):
-        return "not cancelable"
-    return None
+    return None if sessions.cancel(record.session_id, record.account) else "not cancelable"

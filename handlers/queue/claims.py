@@ -23,7 +23,7 @@ from handlers.queue.failures import (
     NotNowError,
     PermanentError,
     UnknownOutcomeError,
-    backoff,
+    delay,
     describe,
     stopping,
 )
@@ -178,13 +178,13 @@ def give_up(claim: Claim, error: Exception) -> None:
 def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False) -> None:
     """Makes rows of one first attempt, or one row, due later; unless it was a try, it does not count."""
     first = claims[0]
-    delay = backoff(first.attempts)  # rule: what is put back waits
+    wait = delay(first.attempts, error)  # rule: what is put back waits
     if isinstance(error, UnknownOutcomeError):  # rule: tries whose outcome is unknown are far apart
-        delay = _UNKNOWN_WAITS
+        wait = _UNKNOWN_WAITS
     # rule: what the database, Stripe or the network spoils is no try
     waits = first.waits if is_try else first.waits + 1
-    if written := write_down(claims, waits=waits, due_at=delay, last_error=describe(error)):
-        seconds = round(delay.total_seconds(), 3)
+    if written := write_down(claims, waits=waits, due_at=wait, last_error=describe(error)):
+        seconds = round(wait.total_seconds(), 3)
         noun, attempts = first.table.NOUN, first.attempts
         log.warning(f"{noun}.put_back", rows=written, attempts=attempts, error=describe(error), for_seconds=seconds)
 

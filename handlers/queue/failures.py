@@ -2,7 +2,7 @@
 
 import random
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from config.settings import settings
 
@@ -19,11 +19,27 @@ class PermanentError(Exception):
 
 
 class NotNowError(Exception):
-    """Stripe, the database or the network is not there: wait, and never bury for it."""
+    """Stripe, the application, the database or the network gives no verdict: wait, and never bury for it."""
+
+    def __init__(self, message: str, again_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.again_after = again_after  # seconds, on top of the backoff
 
 
 class AwayError(NotNowError):
-    """Nobody is there, or wants nothing of us: whoever else would ask the same waits, too."""
+    """Nobody is there, or wants to be left alone: whatever else is asked of them now gets no answer either."""
+
+
+class NotAllowedError(NotNowError):
+    """They refuse us: a key, a permission, an account. That says nothing about what was asked for."""
+
+    def __init__(self, message: str, again_after: float = 0.0, dated: datetime | None = None) -> None:
+        super().__init__(message, again_after)
+        self.dated = dated  # their clock, where the key itself is good
+
+
+class UnreadableError(NotNowError):
+    """What came is not the answer to what was asked: a proxy's page, half an object, another one. It says nothing."""
 
 
 class UnknownOutcomeError(Exception):
@@ -31,7 +47,7 @@ class UnknownOutcomeError(Exception):
 
 
 class RefusedError(Exception):
-    """The other side refuses for now; the try counts, and another one may succeed."""
+    """The other side refuses this one for now; the try counts, and another one may succeed."""
 
 
 def unless_stopping() -> None:
@@ -44,6 +60,11 @@ def backoff(attempts: int) -> timedelta:
     """A full-jitter delay after 1 or more attempts: anywhere up to the doubled span, BACKOFF_SECONDS at most."""
     ceiling = min(settings().backoff_seconds, _BACKOFF_BASE_SECONDS * 2 ** min(attempts - 1, 30))
     return timedelta(seconds=random.uniform(0, ceiling))
+
+
+def delay(attempts: int, error: Exception) -> timedelta:
+    """How long a row waits after 1 or more attempts: the backoff, once the time is over that was asked for."""
+    return backoff(attempts) + timedelta(seconds=getattr(error, "again_after", 0.0))
 
 
 def describe(error: BaseException) -> str:

@@ -1,72 +1,159 @@
-"""How Stripe is asked: the client, its bounds, its clock, and what its refusals mean."""
+"""How Stripe is asked: the client, its bounds, its clock, and which of its answers are final."""
 
 import time
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
+import orjson
 import stripe
 from pydantic import SecretStr
 
 from config.settings import settings
-from handlers.queue.failures import NotNowError, PermanentError
+from handlers.metrics import counting
+from handlers.queue.calls import Answer, Line, asked_pause, moment_in
+from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError, UnreadableError
 
-# Together far below a lease. The SDK's own: 80 s, and two retries on top.
-_TIMEOUT_SECONDS = (3.0, 8.0)
-_SILENT_SECONDS = 5.0  # about as long as a try that nobody answers: half of the time is for what needs no answer
+_TOTAL_SECONDS = 10.0  # far below a lease; the SDK's own: 80 s, and two retries on top
+_MOST_OF_ONE = 128 * 1024  # a session has 27 KB of metadata at most
+_MOST_OF_A_PAGE = 4 * 1024 * 1024  # a hundred of them
+_AHEAD = timedelta(minutes=5)  # no clock of ours may be further behind Stripe's, or no signature of theirs is good
+
+
+class MissingError(PermanentError):
+    """Stripe's verdict: there is no such object."""
+
+
+class NotAcceptedError(NotNowError):
+    """Stripe's own 400: it does not accept the request, which says more of the request than of what it is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object as Stripe has it, and a moment of Stripe's clock not later than when it was read."""
+
+    content: dict[str, Any]
+    dated: datetime | None  # None where the answer has no date
+    seconds: float  # that the call took
+
+    @property
+    def asked_at(self) -> datetime:
+        """Stripe's time when it was asked, or earlier. Raises UnreadableError where the answer does not say."""
+        if self.dated is None:
+            raise UnreadableError("Stripe's answer has no date")
+        # rule: an answer's stamp allows for the call's duration
+        return self.dated - timedelta(seconds=self.seconds)
 
 
 @cache
-def client(key: SecretStr) -> stripe.StripeClient:
-    """This process's client for a key."""
+def client() -> stripe.StripeClient:
+    """This process's client; each request names its key."""
     return stripe.StripeClient(
-        key.get_secret_value(),
+        settings().stripe_api_key.get_secret_value(),
         base_addresses={"api": settings().stripe_api_base.get_secret_value()},
         max_network_retries=0,  # a wait is written down and taken up again; nobody blocks for it
-        http_client=_Wary(timeout=_TIMEOUT_SECONDS),
+        http_client=_Verdicts(),
     )
 
 
-def v1() -> Any:
-    """The services of Stripe's v1 API, by STRIPE_API_KEY."""
-    return client(settings().stripe_api_key).v1
+def ask(
+    method: str,
+    path: str,
+    wanted: str,
+    account: str | None = None,
+    /,
+    key: SecretStr | None = None,
+    **params: Any,
+) -> Found:
+    """The object of the type that is wanted, whole.
+
+    Raises MissingError where Stripe says that there is none, NotAllowedError where it refuses us, AwayError where it is
+    not there or wants quiet, and NotNowError for everything else, NotAcceptedError and UnreadableError among it. None
+    of them has Stripe's own message, which quotes parameters.
+    """
+    options = {"api_key": (key or settings().stripe_api_key).get_secret_value()}
+    if account is not None:
+        # rule: Stripe is asked in the account's name
+        options["stripe_account" if account.startswith("acct_") else "stripe_context"] = account
+    started = time.monotonic()
+    response: Any = client().raw_request(method, path, **params, **options)
+    if response.data["object"] != wanted:
+        raise unreadable("it is another object")
+    return Found(response.data, dated(response.headers), time.monotonic() - started)
 
 
-def options(account: str | None) -> stripe.RequestOptions:
-    """The options that ask on behalf of another account; none for our own."""
-    if account is None:
+def ask_for_page(path: str, account: str | None = None, /, **params: Any) -> Found:
+    """A page of a list, whose content has the items in `data` and whether there are more in `has_more`; as `ask`."""
+    found = ask("get", path, "list", account, **params)
+    items = found.content.get("data")
+    is_page = isinstance(items, list) and all(isinstance(item, dict) for item in items)
+    if not is_page or not isinstance(found.content.get("has_more"), bool):
+        raise unreadable("it is no page of a list")
+    return found
+
+
+def unreadable(why: str) -> UnreadableError:
+    """For an answer that came whole, and is not what was asked for."""
+    counting.NO_ANSWERS.labels(of="Stripe", why="unreadable").inc()
+    return UnreadableError(f"Stripe's answer cannot be read: {why}")
+
+
+def dated(headers: Mapping[str, str]) -> datetime | None:
+    """Stripe's clock in an answer, in whole seconds; never far ahead of ours, since a stamp from the future would make
+    everything after it stale. None where it says nothing."""
+    moment = moment_in(headers.get("Date", ""))
+    # rule: Stripe's clock is bounded by ours
+    return moment and min(moment, datetime.now(UTC) + _AHEAD)
+
+
+class _Verdicts(stripe.HTTPClient):
+    """Hands the SDK whole answers of Stripe's alone: it would take a proxy's page, or half an object, for one."""
+
+    name = "bounded"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._line = Line("Stripe", _TOTAL_SECONDS, verify=stripe.ca_bundle_path)
+
+    def request(  # type: ignore[override]  # as all of the SDK's own clients do it
+        self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
+    ) -> tuple[bytes, int, Mapping[str, str]]:
+        most = _MOST_OF_A_PAGE if "limit=" in url else _MOST_OF_ONE
+        answer = self._line.call(method, url, headers or {}, post_data, most=most)
+        content = _stripes_own(answer)
+        if answer.status != 200:
+            raise _no_answer(answer, content.get("error"))
+        # rule: what is no whole object is no answer
+        if not isinstance(content.get("object"), str):
+            raise unreadable("it is no object of Stripe's")
+        return answer.body, answer.status, answer.headers
+
+
+def _stripes_own(answer: Answer) -> dict[str, Any]:
+    """The JSON object in an answer; an empty one where there is none, as in a proxy's."""
+    if not answer.headers.get("Content-Type", "").startswith("application/json"):
         return {}
-    # rule: Stripe is asked in the account's name
-    return {"stripe_account": account} if account.startswith("acct_") else {"stripe_context": account}
-
-
-def translated(error: stripe.StripeError) -> Exception:
-    """NotNowError where Stripe may answer otherwise later, else PermanentError; never with Stripe's own message, which
-    quotes parameters."""
-    sentence = f"Stripe answered {error.http_status}" if error.http_status else "Stripe was not reached"
-    waits = error.http_status is None or error.http_status in (401, 409, 429) or error.http_status >= 500
-    return NotNowError(sentence) if waits else PermanentError(sentence)
-
-
-def date_of(headers: Any) -> datetime:
-    """Stripe's clock in an answer, in whole seconds. Raises NotNowError."""
     try:
-        return parsedate_to_datetime(headers["Date"]).astimezone(UTC)
-    except (KeyError, ValueError, TypeError):
-        raise NotNowError("Stripe's answer has no date") from None
+        content = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-class _Wary(stripe.RequestsClient):
-    """Asks nothing for some seconds after nobody answered: what waits for Stripe must not hold every thread."""
-
-    _silent_until = 0.0
-
-    def request(self, *arguments: Any, **options: Any) -> Any:
-        if time.monotonic() < self._silent_until:
-            raise stripe.APIConnectionError("nobody answered a moment ago")  # type: ignore[no-untyped-call]
-        try:
-            return super().request(*arguments, **options)
-        except stripe.APIConnectionError:
-            self._silent_until = time.monotonic() + _SILENT_SECONDS
-            raise
+def _no_answer(answer: Answer, error: object) -> Exception:
+    """What an answer other than 200 comes to: final is only what Stripe itself says of what was asked for."""
+    sentence, again_after = f"Stripe answered {answer.status}", asked_pause(answer.headers) or 0.0
+    code = error.get("code") if isinstance(error, dict) else None
+    # rule: only Stripe's own word is final
+    if answer.status == 404 and code == "resource_missing":
+        return MissingError(sentence)
+    is_refusal = answer.status in (401, 403, 407)
+    counting.NO_ANSWERS.labels(of="Stripe", why="not allowed" if is_refusal else "failing").inc()
+    # rule: not allowed is not the same as not there
+    if is_refusal:
+        return NotAllowedError(sentence, again_after, dated(answer.headers) if answer.status == 403 else None)
+    if answer.status == 400 and error:
+        return NotAcceptedError(sentence, again_after)
+    return NotNowError(sentence, again_after)

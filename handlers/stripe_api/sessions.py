@@ -1,20 +1,17 @@
 """Verification sessions and their events, as Stripe has them."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-import orjson
-import stripe
 from pydantic import SecretStr
 
 from config.settings import settings
-from handlers.queue.failures import PermanentError
-from handlers.record.events import EVENT_TYPES, MalformedEventError, SessionState, parse_session
-from handlers.stripe_api.client import client, date_of, options, translated, v1
+from handlers.record.events import EVENT_TYPES, MalformedEventError, SessionState, Status, parse_session
+from handlers.stripe_api.client import Found, MissingError, NotAcceptedError, ask, ask_for_page, unreadable
 
+_SESSIONS, _SESSION = "/v1/identity/verification_sessions", "identity.verification_session"
 _MOST_LISTED = 100  # Stripe's own bound for a page
 # Each needs its own expand (docs.stripe.com/identity/access-verification-results; changelog of 2025-05-28.basil).
 _SENSITIVE = ("dob", "id_number", "sex", "unparsed_sex", "unparsed_place_of_birth")
@@ -37,56 +34,54 @@ class Listed:
     asked_at: datetime
 
 
-def retrieve_state(session_id: str, account: str | None) -> Retrieved | None:
-    """The session's present state; None where Stripe refuses (403) or does not know it (404).
+# Each of these raises as handlers.stripe_api.client.ask does, but for what it says.
 
-    Raises NotNowError while Stripe cannot answer.
-    """
-    started = time.monotonic()
-    answer = _retrieve(session_id, account, expand=[])
-    if answer is None:
-        return None
-    session, answered_at = answer
+
+def retrieve_state(session_id: str, account: str | None) -> Retrieved | None:
+    """The session's present state; None where Stripe says that there is no such session."""
     try:
-        state = parse_session(session)
+        found = _retrieve(session_id, account)
+        return Retrieved(parse_session(found.content), found.asked_at)
+    except MissingError:
+        return None
     except MalformedEventError as error:
-        raise PermanentError(f"Stripe's session cannot be read: {error}") from None
-    # rule: an answer's stamp allows for the call's duration
-    asked_at = answered_at - timedelta(seconds=time.monotonic() - started)
-    return Retrieved(state, asked_at)
+        raise unreadable(str(error)) from None
 
 
 def retrieve_email(session_id: str, account: str | None) -> str | None:
     """The address the person was asked for or gave: provided_details.email, which no event carries."""
-    answer = _retrieve(session_id, account, expand=["provided_details"])
-    if answer is None:
-        return None
-    details = answer[0].get("provided_details") or {}
-    address = details.get("email")
+    address = _part(_retrieve(session_id, account, ["provided_details"]), "provided_details").get("email")
     # Stripe redacts before its event arrives here, and puts this in the place of every string.
-    return address if isinstance(address, str) and address not in ("", "[redacted]") else None
-
-
-def retrieve_outputs(session_id: str, account: str | None, names: Sequence[str]) -> dict[str, Any] | None:
-    """The named verified outputs, by the restricted key, which sees the sensitive ones; None where Stripe refuses."""
-    expand = ["verified_outputs", *(f"verified_outputs.{name}" for name in names if name in _SENSITIVE)]
-    answer = _retrieve(session_id, account, expand, settings().stripe_restricted_key)
-    if answer is None:
+    if address in (None, "", "[redacted]"):
         return None
-    outputs = answer[0].get("verified_outputs") or {}
+    # rule: that there is no address is said by a whole answer alone
+    if not isinstance(address, str):
+        raise unreadable("its address is no text")
+    return address
+
+
+def retrieve_outputs(session_id: str, account: str | None, names: Sequence[str]) -> dict[str, Any]:
+    """The named verified outputs that there are, by the restricted key, which sees the sensitive ones."""
+    expand = ["verified_outputs", *(f"verified_outputs.{name}" for name in names if name in _SENSITIVE)]
+    outputs = _part(_retrieve(session_id, account, expand, settings().stripe_restricted_key), "verified_outputs")
     return {name: outputs[name] for name in names if outputs.get(name) is not None}
 
 
-def cancel(session_id: str, account: str | None, idempotency_key: str) -> bool:
-    """Cancels a session that waits for input; False where Stripe does not let it be canceled (any more)."""
-    # rule: a cancellation carries an idempotency key
-    with_key: stripe.RequestOptions = {**options(account), "idempotency_key": idempotency_key}
+def cancel(session_id: str, account: str | None) -> bool:
+    """Cancels a session that waits for input; False where there is none that may be canceled (any more).
+
+    Without an idempotency key of ours: the SDK's is new each time, or Stripe would repeat a saved refusal for a day.
+    """
     try:
-        v1().identity.verification_sessions.cancel(session_id, options=with_key)
-    except stripe.StripeError as error:
-        if error.http_status in (400, 404):
-            return False
-        raise translated(error) from None
+        _unless_another(ask("post", f"{_SESSIONS}/{session_id}/cancel", _SESSION, account), session_id)
+    except MissingError:
+        return False
+    except NotAcceptedError:  # it has no code of its own for this: the session says why
+        status = _retrieve(session_id, account).content.get("status")
+        # rule: what Stripe will not cancel is looked at
+        if status not in (Status.CANCELED, Status.PROCESSING, Status.VERIFIED):
+            raise
+        return bool(status == Status.CANCELED)  # an answer of ours that was lost, or somebody else's doing
     return True
 
 
@@ -100,12 +95,12 @@ def list_events(
     params: dict[str, Any] = {"types": list(EVENT_TYPES), **_window(since, until, after)}
     if undelivered:
         params["delivery_success"] = False
-    return _list(v1().events.list, params, account)
+    return _listed(ask_for_page("/v1/events", account, **params))
 
 
 def list_sessions(since: datetime, until: datetime, account: str | None, *, after: str | None = None) -> Listed:
     """A page of the sessions created in [since, until), each as it is now."""
-    return _list(v1().identity.verification_sessions.list, _window(since, until, after), account)
+    return _listed(ask_for_page(_SESSIONS, account, **_window(since, until, after)))
 
 
 def _window(since: datetime, until: datetime, after: str | None) -> dict[str, Any]:
@@ -113,27 +108,24 @@ def _window(since: datetime, until: datetime, after: str | None) -> dict[str, An
     return {**window, "starting_after": after} if after else window
 
 
-def _list(call: Callable[..., Any], params: dict[str, Any], account: str | None) -> Listed:
-    started = time.monotonic()
-    try:
-        response: Any = call(params=params, options=options(account)).last_response
-    except stripe.StripeError as error:
-        raise translated(error) from None
-    body = orjson.loads(response.body)
-    asked_at = date_of(response.headers) - timedelta(seconds=time.monotonic() - started)
-    return Listed(body["data"], bool(body["has_more"]), asked_at)
+def _listed(page: Found) -> Listed:
+    return Listed(page.content["data"], page.content["has_more"], page.asked_at)
 
 
-def _retrieve(
-    session_id: str, account: str | None, expand: Sequence[str], key: SecretStr | None = None
-) -> tuple[dict[str, Any], datetime] | None:
-    try:
-        session = client(key or settings().stripe_api_key).v1.identity.verification_sessions.retrieve(
-            session_id, params={"expand": list(expand)} if expand else {}, options=options(account)
-        )
-    except stripe.StripeError as error:
-        if error.http_status in (403, 404):
-            return None
-        raise translated(error) from None
-    response: Any = session.last_response
-    return orjson.loads(response.body), date_of(response.headers)
+def _retrieve(session_id: str, account: str | None, expand: Sequence[str] = (), key: SecretStr | None = None) -> Found:
+    params = {"expand": list(expand)} if expand else {}
+    return _unless_another(ask("get", f"{_SESSIONS}/{session_id}", _SESSION, account, key=key, **params), session_id)
+
+
+def _unless_another(found: Found, session_id: str) -> Found:
+    if found.content.get("id") != session_id:
+        raise unreadable("it is another session")
+    return found
+
+
+def _part(found: Found, name: str) -> dict[str, Any]:
+    """What a retrieve was asked to expand; empty where there is nothing."""
+    part = found.content.get(name)
+    if part is not None and not isinstance(part, dict):
+        raise unreadable(f"{name} is not an object")
+    return part or {}

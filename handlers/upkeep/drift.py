@@ -11,7 +11,7 @@ from config.settings import settings
 from handlers.inbox.apply import SETTLES_WITHIN
 from handlers.inbox.receive import receive
 from handlers.metrics import counting
-from handlers.queue.failures import PermanentError
+from handlers.queue.failures import UnreadableError
 from handlers.record.events import SessionState, Status, VerificationEvent
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Retrieved
@@ -32,7 +32,7 @@ def compare_sessions(report: Report, spend: Spend, *, bounded: bool) -> None:
             record, asked_at = session.execute(select(VerificationRecord, now()).where(its)).one()
         try:
             retrieved = sessions.retrieve_state(record.session_id, record.account)
-        except PermanentError as error:  # of this session's alone
+        except UnreadableError as error:  # of this session's alone
             log.error("session.unreadable", session_id=session_id, error=str(error))
         else:
             if retrieved and _differs(record, retrieved.state):

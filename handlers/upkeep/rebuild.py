@@ -11,7 +11,7 @@ import structlog
 
 from config.database import database_now
 from handlers.inbox.receive import receive
-from handlers.queue.failures import NotNowError
+from handlers.queue.failures import NotAllowedError, NotNowError
 from handlers.record.events import MalformedEventError, VerificationEvent, parse_session
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Listed
@@ -37,7 +37,7 @@ def rebuild(since: datetime | timedelta, accounts: Sequence[str | None], *, owes
 
     May be run again at any time.
 
-    Raises NotNowError when Stripe stays away, PermanentError when the key may not list.
+    Raises NotNowError when Stripe stays away, NotAllowedError when the key may not list.
     """
     now = database_now()
     start = now - since if isinstance(since, timedelta) else since
@@ -88,6 +88,8 @@ def _patiently(request: Callable[[], Listed]) -> Listed:
     for tries in range(_TRIES - 1):
         try:
             return request()
+        except NotAllowedError:
+            raise
         except NotNowError as error:
             log.warning("stripe.awaited", error=str(error))
             time.sleep(2**tries)

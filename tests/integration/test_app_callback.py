@@ -12,12 +12,13 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from handlers.outbox.perform import perform
 from handlers.outbox.turns import release_next
-from handlers.queue import claims
+from handlers.queue import claims, failures
 from handlers.tables.models import ActionStatus, OutboxAction
 from tests.integration.stories import perform_all, perform_everything
 from tests.property.outside import SECRET, Application
 from tests.support import databases, facts
 from tests.support.facts import NOON, event
+from tests.support.wire import saying
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 
@@ -145,7 +146,7 @@ def test_a_refused_change_is_tried_again_with_a_delay_and_then_dead(
 
 
 def test_a_refused_change_is_not_due_at_once(application: Application, environment: pytest.MonkeyPatch) -> None:
-    environment.setattr(claims, "backoff", lambda _: timedelta(seconds=40))
+    environment.setattr(failures, "backoff", lambda _: timedelta(seconds=40))
     application.status = 503
     (telling,) = _changes("verified")
     assert perform(_id(telling)) == []
@@ -170,6 +171,54 @@ def test_an_application_that_cannot_be_reached_is_waited_for_and_nothing_is_buri
     databases.forget_process_state()
     perform_everything()
     assert application.taken["vs_1"] == [1]
+
+
+@pytest.mark.parametrize("status", [400, 409, 410, 422, 500])
+def test_what_the_application_says_of_a_change_counts(
+    application: Application, environment: pytest.MonkeyPatch, status: int
+) -> None:
+    environment.setenv("ACTION_ATTEMPTS", "1")
+    databases.forget_process_state()
+    application.status = status
+    (telling,) = _changes("verified")
+    perform_everything()
+    assert facts.action(_id(telling)).status == ActionStatus.DEAD
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 404, 407, 429, 502, 503, 504, 530])
+def test_what_a_proxy_may_have_said_does_not_count(
+    application: Application, environment: pytest.MonkeyPatch, status: int
+) -> None:
+    environment.setenv("ACTION_ATTEMPTS", "1")
+    (telling,) = _changes("verified")
+    application.status = status
+    for waits in (1, 2):
+        databases.forget_process_state()
+        perform_everything()
+        row = facts.action(_id(telling))
+        assert (row.status, row.waits, row.last_error) == (
+            ActionStatus.PENDING,
+            waits,
+            f"the application answered {status}",
+        )
+    application.status = 200
+    databases.forget_process_state()
+    perform_everything()
+    assert application.taken["vs_1"] == [1]
+
+
+def test_an_application_that_wants_quiet_gets_it(environment: pytest.MonkeyPatch) -> None:
+    says = b"HTTP/1.1 503 No\r\nRetry-After: 300\r\nContent-Length: 0\r\n\r\n"
+    with saying(lambda _: iter([says])) as wire:
+        environment.setenv("APP_CALLBACK_URL", wire.url)
+        databases.forget_process_state()
+        began = datetime.now(UTC)
+        for number in range(5):
+            facts.applied(event("verified", session_id=f"vs_{number}", report="vr_1"))
+        perform_everything()
+        assert wire.connections == 1
+    assert {one.waits for one in facts.actions("vs_4") if one.name == "notify_app"} == {1}
+    assert all(one.due_at > began + timedelta(seconds=295) for one in facts.actions() if one.name == "notify_app")
 
 
 @pytest.mark.parametrize("status", [300, 302, 307])

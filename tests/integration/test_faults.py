@@ -19,7 +19,7 @@ from handlers.outbox.perform import perform
 from handlers.outbox.registry import REGISTRY
 from handlers.queue import claims, failures
 from handlers.queue.claims import change_claimed
-from handlers.queue.failures import NotNowError, RefusedError
+from handlers.queue.failures import AwayError, NotNowError, RefusedError
 from handlers.stripe_api import client
 from handlers.tables.models import ActionStatus, InboxStatus
 from tests.support import databases, facts
@@ -93,6 +93,18 @@ def test_events_that_are_put_back_wait(environment: pytest.MonkeyPatch, ids: lis
     environment.setattr(apply, "_lock_records", _raise_gone)
     process.process(ids)
     assert all(facts.event_row(event_id).due_at >= began + timedelta(seconds=2) for event_id in ids)
+
+
+def test_what_is_put_back_waits_for_as_long_as_was_asked_for(environment: pytest.MonkeyPatch) -> None:
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    began = datetime.now(UTC)
+
+    def fail(*_: object) -> None:
+        raise AwayError("Stripe answered 429", again_after=300.0)
+
+    environment.setitem(REGISTRY, "email_verified", fail)
+    perform(action_id)
+    assert facts.action(action_id).due_at >= began + timedelta(seconds=300)
 
 
 @pytest.mark.parametrize("error", [NotNowError("not now"), RefusedError("refused"), _gone()], ids=type)
@@ -194,7 +206,7 @@ def test_a_stripe_that_answers_nobody_holds_one_event_up_and_lets_the_others_wai
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environment.setenv("STRIPE_API_KEY", "sk_test_made_up_for_tests")
         environment.setenv("STRIPE_API_BASE", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        environment.setattr(client, "_TIMEOUT_SECONDS", (0.2, 0.2))
+        environment.setattr(client, "_TOTAL_SECONDS", 0.2)
         databases.forget_process_state()
         said = [facts.thin("verified", session_id=f"vs_{n}", event_id=f"evt_{n}") for n in range(20)]
         receive(said)
@@ -206,7 +218,7 @@ def test_a_stripe_that_answers_nobody_holds_one_event_up_and_lets_the_others_wai
         with pytest.raises(BlockingIOError):
             silent.accept()
     rows = [facts.event_row(one.id) for one in said]
-    assert {(row.waits, row.last_error) for row in rows} == {(1, "Stripe was not reached")}
+    assert {(row.waits, row.last_error) for row in rows} == {(1, "Stripe was not reached: ReadTimeout")}
 
 
 def test_a_batch_that_a_slow_stripe_holds_up_goes_back_before_its_lease_is_over(

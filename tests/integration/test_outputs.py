@@ -84,7 +84,7 @@ def test_only_the_restricted_key_asks_for_them(stripe: Stories) -> None:
     session_id = _verified(stripe)
     stripe.simulator.keys(key=stripe.simulator.restricted_key, permissions=["identity_product_read"])
     perform_everything()
-    assert by_name(session_id)["keep_outputs"] == [ActionStatus.SKIPPED]
+    assert by_name(session_id)["keep_outputs"] == [ActionStatus.PENDING]
     assert outputs.read_outputs(session_id) is None
 
 

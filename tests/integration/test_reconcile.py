@@ -106,6 +106,7 @@ def test_a_rate_limit_ends_a_run_and_the_next_one_goes_on(simulator: Simulator) 
     simulator.fault(429, path="/v1/events", count=1)
     first = reconcile()
     assert first.stopped == ["events: Stripe answered 429"]
+    databases.forget_process_state()
     second = reconcile()
     assert len(first.recovered) + len(second.recovered) == 240
 

@@ -76,7 +76,7 @@ def test_without_a_key_a_redaction_is_obeyed_none_the_less() -> None:
     assert "c4nary" not in repr((facts.record(), facts.event_rows()))
 
 
-@pytest.mark.parametrize("status", [401, 409, 429, 500, 503])
+@pytest.mark.parametrize("status", [400, 401, 403, 407, 409, 429, 500, 503])
 def test_an_event_waits_while_stripe_cannot_answer_and_others_go_on(stripe: Stories, status: int) -> None:
     session_id = _verified(stripe)
     told = stripe.news(session_id, thin=True)[-1]
@@ -90,6 +90,7 @@ def test_an_event_waits_while_stripe_cannot_answer_and_others_go_on(stripe: Stor
     assert waiting.due_at < datetime.now(UTC) + timedelta(seconds=61)
     assert facts.record("vs_other").status == Status.VERIFIED
     stripe.simulator.clear_faults()
+    databases.forget_process_state()
     process_everything()
     assert facts.record(session_id).status == Status.VERIFIED
 
@@ -99,7 +100,7 @@ def test_an_event_waits_while_stripe_cannot_be_reached(stripe: Stories, environm
     environment.setenv("STRIPE_API_BASE", "http://127.0.0.1:9")
     databases.forget_process_state()
     facts.applied(told)
-    assert facts.event_row(told.id).last_error == "Stripe was not reached"
+    assert facts.event_row(told.id).last_error == "Stripe was not reached: ConnectionError"
     assert facts.event_row(told.id).waits == 1
     assert facts.count_records() == 0
 
@@ -107,7 +108,8 @@ def test_an_event_waits_while_stripe_cannot_be_reached(stripe: Stories, environm
 def test_a_slow_answer_holds_its_own_event_and_no_other_worker(
     stripe: Stories, environment: pytest.MonkeyPatch
 ) -> None:
-    environment.setattr("handlers.stripe_api.client._TIMEOUT_SECONDS", (0.5, 0.5))
+    environment.setattr("handlers.stripe_api.client._TOTAL_SECONDS", 0.5)
+    databases.forget_process_state()
     told = stripe.news(_verified(stripe), thin=True)[-1]
     other = event("verified", session_id="vs_other", report="vr_1")
     stripe.simulator.fault(hang=True, path=told.session_id)
@@ -117,7 +119,7 @@ def test_a_slow_answer_holds_its_own_event_and_no_other_worker(
         assert process([other.id])
         assert not slow.done()
         assert slow.result() == []
-    assert facts.event_row(told.id).last_error == "Stripe was not reached"
+    assert facts.event_row(told.id).last_error == "Stripe was not reached: ReadTimeout"
 
 
 def test_delays_grow_and_differ_so_that_nobody_comes_back_with_all_the_others(stripe: Stories) -> None:
@@ -133,21 +135,19 @@ def test_delays_grow_and_differ_so_that_nobody_comes_back_with_all_the_others(st
     assert len({round(delay, 3) for delay in delays}) > 4
 
 
-@pytest.mark.parametrize("status", [403, 404])
-def test_what_stripe_will_not_explain_changes_and_owes_nothing(stripe: Stories, status: int) -> None:
+def test_what_stripe_knows_nothing_of_changes_and_owes_nothing(stripe: Stories) -> None:
     session_id = _verified(stripe)
     facts.applied(event("created", session_id=session_id))
     before = facts.record(session_id)
     told = stripe.news(session_id, thin=True)[-1]
-    stripe.simulator.fault(status, count=None)
+    stripe.simulator.fault(404, count=None)
     assert facts.applied(told) == []
     assert facts.event_row(told.id).outcome == Outcome.IGNORED
     assert facts.record(session_id) == before
 
 
-@pytest.mark.parametrize("status", [403, 404])
-def test_where_stripe_will_not_explain_a_tie_goes_by_rank(stripe: Stories, status: int) -> None:
-    stripe.simulator.fault(status, count=None)
+def test_where_stripe_knows_nothing_a_tie_goes_by_rank(stripe: Stories) -> None:
+    stripe.simulator.fault(404, count=None)
     facts.applied(event("verified", report="vr_1"), event("processing", report="vr_1"))
     assert facts.record().status == Status.VERIFIED
 
@@ -155,7 +155,7 @@ def test_where_stripe_will_not_explain_a_tie_goes_by_rank(stripe: Stories, statu
 def test_an_answer_is_no_newer_than_the_moment_of_asking(stripe: Stories) -> None:
     """Stripe may have read the session long before it sends the answer, and dates only that."""
     told = stripe.news(_verified(stripe), thin=True)[-1]
-    dated = int(time.time()) + 1000
+    dated = int(time.time()) + 200
     stripe.simulator.clock(offset=0, frozen=dated)
     stripe.simulator.fault(delay=0.2, path=told.session_id)
     facts.applied(told)
@@ -176,16 +176,6 @@ def test_a_connected_accounts_session_is_asked_for_in_its_name(stripe: Stories, 
     record = facts.record(session_id)
     assert (record.status, record.account) == (Status.VERIFIED, CONNECTED)
     assert post_box.sent.total() == 1
-
-
-def test_an_account_that_does_not_let_us_in_is_ignored(stripe: Stories) -> None:
-    session_id = stripe.simulator.create(account=CONNECTED)
-    stripe.simulator.endpoint("http://127.0.0.1:9/connect", payload="both", hold=True, connect=True)
-    stripe.later().simulator.submit(session_id)
-    stripe.simulator.keys(account=CONNECTED, reachable=False)
-    told = stripe.news(session_id, thin=True)[-1]
-    facts.applied(told)
-    assert facts.event_row(told.id).outcome == Outcome.IGNORED
 
 
 @pytest.mark.parametrize("key", ["sk_test_made_up", "sk_live_made_up"])

@@ -24,6 +24,8 @@ RECONCILE = ("tests/integration/test_reconcile.py",)
 RECEIVER = ("tests/integration/test_receiver.py",)
 SESSIONS = ("tests/integration/test_sessions.py",)
 CLOCKS = ("tests/integration/test_clocks.py",)
+ANSWERS = ("tests/integration/test_answers.py",)
+CALLS = ("tests/integration/test_calls.py",)
 PURGE = ("tests/integration/test_purge.py",)
 
 # Each marked rule, how it is broken, and which tests must notice.
@@ -81,7 +83,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "where a batch fails, each of its events is tried alone": (becomes("[]"), (*POISON, *INBOX)),
     "who waits for too long in a batch goes back": (never, (*FAULTS, *THIN)),
     "about a thin notification Stripe is asked before a transaction": (never, THIN),
-    "where Stripe will not say, nobody is asked again": (becomes("True", of="can_ask"), THIN),
+    "where Stripe knows nothing, nobody is asked again": (becomes("True", of="can_ask"), THIN),
     "an event ends once": (never, INBOX),
     "a redaction wipes the record, and nothing fills it again": (never, (*PURE, *REDACTION)),
     "a redaction wipes the inbox": (drop, REDACTION),
@@ -123,10 +125,19 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a dead change blocks nobody": (becomes("{left} != 'done'"), CALLBACK),
     "change numbers are numbers": (becomes("{args[0]}"), CALLBACK),
     "the message id is the same at each try": (becomes("{} + str({args[0]}.attempts)"), CALLBACK),
-    "no redirect is followed": (drop, CALLBACK),
+    "no redirect is followed": (becomes("super().get_redirect_target(resp)"), CALLBACK),
+    "who wants quiet is asked nothing by any thread": (never, CALLS),
+    "a call has an end, however slowly its answer drips": (becomes("{} + 3600"), CALLS),
+    "an answer is bounded also unpacked": (never, CALLS),
     "nothing is kept behind a redaction's back": (never, OUTPUTS),
-    "a cancellation carries an idempotency key": (becomes("{values[0]}"), REVIEW),
-    "Stripe is asked in the account's name": (becomes("{{}}"), THIN),
+    "what Stripe will not cancel is looked at": (always, REVIEW),
+    "only what the application itself says of a change counts": (never, CALLBACK),
+    "Stripe is asked in the account's name": (drop, THIN),
+    "what is no whole object is no answer": (never, ANSWERS),
+    "that there is no address is said by a whole answer alone": (never, ANSWERS),
+    "only Stripe's own word is final": (becomes("{values[0]}"), ANSWERS),
+    "not allowed is not the same as not there": (never, ANSWERS),
+    "Stripe's clock is bounded by ours": (becomes("{values[0]}"), ANSWERS),
     "an answer's stamp allows for the call's duration": (becomes("{left}"), THIN),
     "nothing is deleted by a clock that another one contradicts": (never, CLOCKS),
     "the purge keeps what an old event would owe again": (drop, PURGE),

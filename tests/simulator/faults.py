@@ -9,7 +9,8 @@ class Fault:
     """The next `count` matching calls (None: all, until cleared) wait `delay` seconds, hang, or get `status`.
 
     `after`: the call is executed first, so its effect is real and only the answer is lost. `saved`: an idempotency key
-    remembers the error, as Stripe does for a 500.
+    remembers the error, as Stripe does for a 500. `nonsense` (see nonsense.py) comes in the true answer's place,
+    and `drip`: it comes byte by byte, with so many seconds between two.
     """
 
     status: int | None = None
@@ -21,6 +22,8 @@ class Fault:
     retry_after: float | None = None
     after: bool = False
     saved: bool = False
+    nonsense: str = ""
+    drip: float = 0.0
     hits: int = 0
 
     def __post_init__(self) -> None:

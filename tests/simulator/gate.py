@@ -1,16 +1,17 @@
 """What every API call passes: key, idempotency, injected faults, and the headers of its answer."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from tests.simulator import calls, errors
 from tests.simulator.calls import Call
 from tests.simulator.deliveries import encode
 from tests.simulator.errors import ApiError
 from tests.simulator.faults import Fault
+from tests.simulator.nonsense import Instead, Nonsense
 from tests.simulator.settings import API_VERSION
 from tests.simulator.store import Json
 from tests.simulator.world import World
@@ -18,6 +19,14 @@ from tests.simulator.world import World
 Handler = Callable[[Call], Json]
 
 GLANCE = 0.05  # seconds between two looks whether the caller of a hanging call has given up
+
+
+class Drip(Exception):  # noqa: N818  # it is an answer
+    """Goes out byte by byte."""
+
+    def __init__(self, body: bytes, seconds: float) -> None:
+        super().__init__()
+        self.body, self.seconds = body, seconds
 
 
 def guarded(world: World, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -33,6 +42,10 @@ def guarded(world: World, handler: Handler) -> Callable[[Request], Awaitable[Res
         except ApiError as error:
             status, body = error.status, _error_body(error, request_id)
             headers |= error.headers
+        except Nonsense as nonsense:
+            return _said_instead(nonsense.instead, world.clock.http_date())
+        except Drip as drip:
+            return StreamingResponse(_dripping(drip), headers=headers, media_type="application/json")
         headers["Date"] = world.clock.http_date()
         return Response(body, status, headers, media_type="application/json")
 
@@ -68,6 +81,10 @@ async def _execute(call: Call, handler: Handler) -> tuple[int, bytes]:
     if fault and not fault.after:
         await _suffer(call, fault)
     body = encode(_handled(call, handler))
+    if fault and fault.nonsense:
+        raise Nonsense(fault.nonsense, body)
+    if fault and fault.drip:
+        raise Drip(body, fault.drip)
     if fault and fault.after:
         if call.idempotency_key:
             call.world.ledger.finish(call.scope, call.idempotency_key, 200, body)
@@ -90,6 +107,17 @@ async def _suffer(call: Call, fault: Fault) -> None:
         error = errors.on_demand(fault.status, fault.retry_after)
         error.saved = fault.saved
         raise error
+
+
+def _said_instead(instead: Instead, date: str) -> Response:
+    headers = instead.headers | ({"Date": date} if instead.dated else {})
+    return Response(instead.body, instead.status, headers, media_type=instead.content_type)
+
+
+async def _dripping(drip: Drip) -> AsyncIterator[bytes]:
+    for place in range(len(drip.body)):
+        yield drip.body[place : place + 1]
+        await asyncio.sleep(drip.seconds)
 
 
 def _error_body(error: ApiError, request_id: str) -> bytes:

@@ -17,7 +17,7 @@ from sqlmodel import SQLModel
 
 from config import database, settings
 from handlers.metrics import counting
-from handlers.outbox import mails
+from handlers.outbox import application, mails
 from handlers.stripe_api import client
 from handlers.tables import schema
 
@@ -49,7 +49,7 @@ def forget_process_state() -> None:
     """As in a fresh process: no settings read, no engine open."""
     if database._engine.cache_info().currsize:
         database.engine().dispose()
-    for remembered in (database._engine, settings.settings, mails.email_lookup, client.client):
+    for remembered in (database._engine, settings.settings, mails.email_lookup, client.client, application.line):
         remembered.cache_clear()
     database._reading = database._jump_seen = None
     counting._written.update(counting._rows())  # so that the next database gets none of it

@@ -31,6 +31,8 @@ OWNERS = {
         "handlers/stripe_api/",
         "worker/commands/replay.py",
     ),
+    "requests": ("handlers/queue/calls.py",),
+    "urllib3": ("handlers/queue/calls.py",),
     "smtplib": ("handlers/outbox/smtp.py",),
     "jinja2": ("handlers/outbox/mails.py",),
     "redis": ("worker/run/broker.py",),

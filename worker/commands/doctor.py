@@ -14,7 +14,7 @@ from handlers.metrics import clocks
 from handlers.operator.queries import backlog_of
 from handlers.outbox.mails import email_lookup
 from handlers.outbox.smtp import check_smtp
-from handlers.queue.failures import NotNowError, PermanentError, RefusedError, describe
+from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError, RefusedError, describe
 from handlers.stripe_api import account
 from handlers.tables.models import InboxEvent, OutboxAction
 from handlers.tables.schema import is_at_head
@@ -106,7 +106,7 @@ def _endpoint() -> Iterator[tuple[str, str]]:
         return
     try:
         found = endpoint.ours(account.list_endpoints())
-    except PermanentError as error:
+    except NotAllowedError as error:
         yield "WARN", f"not checked: {error}; give the key the permission to read webhook endpoints"
         return
     if not found:
@@ -130,6 +130,8 @@ def _database() -> Iterator[tuple[str, str]]:
         late = found.oldest_seconds > settings().backlog_seconds
         advice = ": does a worker run? python -m worker status" if late else ""
         yield "FAIL" if late else "OK", f"the oldest waiting {name} is {found.oldest_seconds:.0f} s old{advice}"
+        if found.overdue:
+            yield "FAIL", f"{found.overdue} {name}s have waited for more than a day: python -m worker status"
         if found.dead:
             yield "WARN", f"{found.dead} {name}s are dead: python -m worker dead"
 

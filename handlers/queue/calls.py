@@ -1,0 +1,200 @@
+"""One call to the outside by HTTP: in bounded time, of bounded size, and none while the other side wants quiet."""
+
+import http.client
+import io
+import random
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from handlers.metrics import counting
+from handlers.queue.failures import AwayError, UnreadableError
+
+_CONNECT_SECONDS = 3.0
+_SILENT_SECONDS = 5.0  # about as long as a try that nobody answers: half of the time is for what needs no answer
+_LONGEST_QUIET = 3600.0  # whoever asks for more is asked again each hour
+_LONGEST_GUESS = 60.0  # where nobody said how long
+_HEADER_BYTES = 64 * 1024  # Stripe's are below two thousand
+_PIECE_BYTES = 16 * 1024  # a compressed one unpacks to no more at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Line:
+    """Our line to one of them, shared by the threads of this process, and quiet for as long as they ask for."""
+
+    def __init__(self, name: str, seconds: float, verify: bool | str = True) -> None:
+        self.name = name  # as the stored errors and the metrics have it
+        self._seconds = seconds  # for a whole call
+        self._verify = verify  # against which certificates
+        self._sessions = threading.local()
+        self._quiet_until = 0.0
+        self._why_quiet = ""
+        self._refusals = 0  # for their number, one after the other
+
+    def call(self, method: str, url: str, headers: Mapping[str, str], body: Any, *, most: int) -> Answer:
+        """The answer, whatever its status, with a body of so many bytes at most, unpacked; with 0 it is not waited for.
+
+        Raises AwayError where there is none or quiet is wanted, UnreadableError where it breaks off or is too large.
+        """
+        # rule: who wants quiet is asked nothing by any thread
+        if (left := self._quiet_until - time.monotonic()) > 0:
+            raise AwayError(self._why_quiet, left)
+        try:
+            answer = self._exchange(method, url, headers, body, most)
+        except (requests.ConnectionError, requests.Timeout) as error:
+            counting.NO_ANSWERS.labels(of=self.name, why="unreached").inc()
+            raise self._quiet(_SILENT_SECONDS, f"{self.name} was not reached: {type(error).__name__}") from None
+        except requests.RequestException as error:
+            counting.NO_ANSWERS.labels(of=self.name, why="unreadable").inc()
+            raise UnreadableError(f"{self.name}'s answer broke off: {type(error).__name__}") from None
+        wanted = asked_pause(answer.headers)
+        if answer.status == 429 or (answer.status == 503 and wanted):
+            counting.NO_ANSWERS.labels(of=self.name, why="wants quiet").inc()
+            self._refusals += time.monotonic() > self._quiet_until  # those that were on their way are one
+            guess = min(_LONGEST_GUESS, 2.0 ** min(self._refusals, 10))
+            raise self._quiet(wanted or random.uniform(guess / 2, guess), f"{self.name} answered {answer.status}")
+        self._refusals = 0
+        return answer
+
+    def _quiet(self, seconds: float, why: str) -> AwayError:
+        self._quiet_until, self._why_quiet = max(self._quiet_until, time.monotonic() + seconds), why
+        return AwayError(why, seconds)
+
+    def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: Any, most: int) -> Answer:
+        if not hasattr(self._sessions, "one"):
+            self._sessions.one = _Session()
+        # rule: a call has an end, however slowly its answer drips
+        _bounds.ends_at = time.monotonic() + self._seconds
+        _bounds.most = most + _HEADER_BYTES
+        with self._sessions.one.request(
+            method,
+            url,
+            data=body,
+            headers=headers,
+            timeout=(_CONNECT_SECONDS, self._seconds),
+            verify=self._verify,
+            stream=True,
+        ) as response:
+            content = bytearray()
+            for piece in response.iter_content(_PIECE_BYTES) if most else ():
+                content += piece
+                # rule: an answer is bounded also unpacked
+                if len(content) > most:
+                    raise requests.exceptions.ContentDecodingError("too large")
+            return Answer(response.status_code, response.headers, bytes(content))
+
+
+def asked_pause(headers: Mapping[str, str]) -> float | None:
+    """The seconds that Retry-After asks for, or those until the moment that it names; None where it says nothing."""
+    wanted = headers.get("Retry-After", "")
+    try:
+        seconds = float(wanted)
+    except ValueError:
+        until, now = moment_in(wanted), moment_in(headers.get("Date", "")) or datetime.now(UTC)
+        if until is None:
+            return None
+        seconds = (until - now).total_seconds()
+    return min(seconds, _LONGEST_QUIET) if seconds > 0 else None
+
+
+def moment_in(text: str) -> datetime | None:
+    """The moment that a header names, in UTC; None where it is none."""
+    try:
+        moment = parsedate_to_datetime(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+class _Session(requests.Session):
+    """One thread's connections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Bounded())
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002  # theirs
+        # A signature and a key are for one address alone; and where one is found, the library unpacks all of the body.
+        return None  # rule: no redirect is followed
+
+
+# What the reading thread's call may still take: the library hands nothing on to where an answer is read.
+_bounds = threading.local()
+
+
+class _Wire(io.RawIOBase):
+    """What a socket brings, until the call's time or bytes are used up: the library's timeout is for each read."""
+
+    def __init__(self, sock: Any, raw: Any) -> None:
+        self._sock, self._raw = sock, raw
+        self._ends_at, self._left = _bounds.ends_at, _bounds.most
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if (seconds := self._ends_at - time.monotonic()) <= 0:
+            raise TimeoutError("the call has taken too long")
+        self._sock.settimeout(seconds)
+        count: int = self._raw.readinto(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise http.client.HTTPException("the answer is too large")
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: Any, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_Wire(sock, self.fp.detach()))
+
+
+class _Http(HTTPConnection):
+    response_class = _Response
+
+
+class _Https(HTTPSConnection):
+    response_class = _Response
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _Http
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _Https
+
+
+class _Bounded(HTTPAdapter):
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+
+    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*arguments, **options)
+        manager.pool_classes_by_scheme = self.poolmanager.pool_classes_by_scheme
+        return manager

@@ -1,0 +1,189 @@
+"""A call to the outside ends in time and takes a bounded number of bytes, whatever the other side does."""
+
+import gzip
+import random
+import tracemalloc
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from itertools import repeat
+
+import pytest
+
+from handlers.queue import calls
+from handlers.queue.calls import Line, asked_pause
+from handlers.queue.failures import AwayError, NotNowError, UnreadableError
+from tests.support.wire import OK, saying
+
+_MOST = 1000
+_BOMB = gzip.compress(bytes(50_000_000))
+_FOREVER = 100  # pieces: more than the time of a call, and an end for a call that has none
+
+
+def _as_body(content: bytes) -> bytes:
+    return b"Content-Length: %d\r\n\r\n" % len(content) + content
+
+
+_BOMBED = b"Content-Encoding: gzip\r\n" + _as_body(_BOMB)
+
+
+def _line(seconds: float = 0.5) -> Line:
+    return Line("Stripe", seconds)
+
+
+def _ask(line: Line, url: str, most: int = _MOST) -> calls.Answer:
+    return line.call("GET", url, {}, None, most=most)
+
+
+def _dripping(*parts: bytes) -> Callable[[bytes], Iterator[bytes]]:
+    whole = b"".join(parts)
+    return lambda _: (whole[place : place + 1] for place in range(len(whole)))
+
+
+def _flooding(begin: bytes, piece: bytes, megabytes: int = 40) -> Callable[[bytes], Iterator[bytes]]:
+    def flood(_: bytes) -> Iterator[bytes]:
+        yield begin
+        yield from repeat(piece, megabytes * 1_000_000 // len(piece))
+
+    return flood
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        _dripping(b"HTTP/1.1 200 " + b"O" * _FOREVER, b"\r\nContent-Length: 0\r\n\r\n"),
+        _dripping(b"HTTP/1.1 200 OK\r\nX: " + b"x" * _FOREVER, b"\r\nContent-Length: 0\r\n\r\n"),
+        _dripping(b"HTTP/1.1 100 Continue\r\n\r\n" * 5, OK, b"Content-Length: 0\r\n\r\n"),
+        _dripping(OK + b"Content-Length: %d\r\n\r\n" % _FOREVER, b" " * _FOREVER),
+        _dripping(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * _FOREVER, b"0\r\n\r\n"),
+    ],
+    ids=["status", "headers", "continue", "body", "chunks"],
+)
+def test_an_answer_that_drips_is_waited_for_no_longer_than_a_whole_one(
+    says: Callable[[bytes], Iterator[bytes]],
+) -> None:
+    with saying(says, pause=0.02) as wire, pytest.raises(AwayError, match="Stripe was not reached"):
+        _ask(_line(), wire.url)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        _flooding(b"", b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 60_000 + b"\r\n\r\n"),
+        _flooding(OK, b"X: " + b"x" * 60_000 + b"\r\n"),
+        _flooding(OK + b"\r\n", b"x" * 60_000),
+        _flooding(OK + b"Content-Length: 40000000\r\n\r\n", b"x" * 60_000),
+        _flooding(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1" * 60_000),
+        _flooding(OK + b"Transfer-Encoding: chunked\r\n\r\n1; ", b"x" * 60_000),
+        _flooding(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: x\r\n" * 10_000),
+        lambda _: iter([OK + _BOMBED]),
+        lambda _: iter([OK + b"Content-Encoding: gzip, gzip\r\n" + _as_body(gzip.compress(_BOMB))]),
+        lambda _: iter([b"HTTP/1.1 302 Found\r\nLocation: /\r\n" + _BOMBED]),
+        lambda _: iter([b"HTTP/1.1 500 No\r\n" + _BOMBED]),
+    ],
+    ids=["continue", "headers", "body", "length", "size", "extension", "trailers", "bomb", "twice", "302", "500"],
+)
+def test_an_answer_takes_a_bounded_number_of_bytes(says: Callable[[bytes], Iterator[bytes]]) -> None:
+    with saying(says) as wire:
+        tracemalloc.start()
+        try:
+            with pytest.raises(NotNowError):
+                _ask(_line(30), wire.url)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_a_body_that_nobody_wants_is_not_waited_for() -> None:
+    with saying(lambda _: iter([OK + b"Content-Length: 1000\r\n\r\n"])) as wire:
+        assert _ask(_line(30), wire.url, most=0).status == 200
+
+
+def test_what_fits_is_taken_and_the_connection_kept() -> None:
+    with saying() as wire:
+        line = _line(30)
+        assert [_ask(line, wire.url).body for _ in range(3)] == [b"{}"] * 3
+        assert wire.connections == 1
+
+
+def test_half_an_answer_is_none() -> None:
+    def half(_: bytes) -> Iterator[bytes]:
+        yield OK + b"Content-Length: 10\r\n\r\n{}"
+        raise ConnectionError
+
+    with saying(half) as wire, pytest.raises(UnreadableError, match="Stripe's answer broke off"):
+        _ask(_line(30), wire.url)
+
+
+def test_no_cookie_is_sent_back() -> None:
+    with saying(lambda _: iter([OK + b"Set-Cookie: a=b\r\nContent-Length: 2\r\n\r\n{}"])) as wire:
+        line = _line(30)
+        for _ in range(2):
+            _ask(line, wire.url)
+        assert b"a=b" not in wire.asked[1]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_whoever_wants_quiet_is_asked_nothing_by_the_whole_process(status: int) -> None:
+    says = b"HTTP/1.1 %d No\r\nRetry-After: 30\r\nContent-Length: 0\r\n\r\n" % status
+    with saying(lambda _: iter([says])) as wire:
+        line = _line(30)
+        for _ in range(5):
+            with pytest.raises(AwayError, match=f"Stripe answered {status}") as quiet:
+                _ask(line, wire.url)
+            assert 25 < quiet.value.again_after <= 30
+        assert len(wire.asked) == 1
+        _ask_of_another(wire.url)
+        assert len(wire.asked) == 2
+
+
+def _ask_of_another(url: str) -> None:
+    with pytest.raises(AwayError):
+        _ask(Line("the application", 30), url)
+
+
+def test_a_limit_that_says_nothing_is_guessed_and_each_time_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _, longest: longest)
+    limit = b"HTTP/1.1 429 No\r\nContent-Length: 0\r\n\r\n"
+    with saying(lambda _: iter([limit])) as wire:
+        line = _line(30)
+        assert [_quiet_wanted(line, wire.url) for _ in range(8)] == [2, 4, 8, 16, 32, 60, 60, 60]
+        wire.says = lambda _: iter([OK + b"Content-Length: 2\r\n\r\n{}"])
+        _ask(line, wire.url)
+        wire.says = lambda _: iter([limit])
+        assert _quiet_wanted(line, wire.url) == 2
+
+
+def _quiet_wanted(line: Line, url: str) -> float:
+    """And the time goes by."""
+    with pytest.raises(AwayError) as quiet:
+        _ask(line, url)
+    line._quiet_until = 0.0
+    return quiet.value.again_after
+
+
+_AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7),
+        ("0.5", 0.5),
+        ("0", None),
+        ("-5", None),
+        ("nan", None),
+        ("soon", None),
+        ("", None),
+        ("86400", 3600),
+        ("9" * 500, 3600),
+        (format_datetime(_AT + timedelta(seconds=90), usegmt=True), 90),
+        (format_datetime(_AT - timedelta(seconds=90), usegmt=True), None),
+        ("Fri, 31 Dec 9999 23:59:59 -0000", 3600),
+        ("Mon, 01 Jan 0001 00:00:00 +1200", None),
+    ],
+)
+def test_how_long_quiet_is_asked_for(text: str, seconds: float | None) -> None:
+    dated = format_datetime(_AT, usegmt=True)  # of their clock, by which they count, too
+    assert asked_pause({"Retry-After": text, "Date": dated}) == seconds

@@ -1,0 +1,79 @@
+"""Answers that are none: what a proxy, an edge or a Stripe in trouble sends in the place of the true one."""
+
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+
+PAGE = b"<!doctype html><html><title>Sign in</title><body>Please sign in to the network.</body></html>"
+_JSON, _HTML = "application/json", "text/html; charset=utf-8"
+
+
+class Nonsense(Exception):  # noqa: N818  # it is an answer
+    """Goes out instead of the true answer."""
+
+    def __init__(self, kind: str, true_body: bytes) -> None:
+        super().__init__(kind)
+        self.instead = (KINDS | PARTLY)[kind](true_body)
+
+
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """What is sent; `dated` says whether with a Date."""
+
+    status: int = 200
+    body: bytes = PAGE
+    content_type: str = _HTML
+    headers: dict[str, str] = field(default_factory=dict)
+    dated: bool = True
+
+
+def _changed(body: bytes, **changes: object) -> bytes:
+    return json.dumps(json.loads(body) | changes).encode()
+
+
+@cache
+def _bomb() -> bytes:
+    return gzip.compress(b'{"object": "' + bytes(100_000_000) + b'"}', 9)
+
+
+# Given the true answer's body.
+KINDS: dict[str, Callable[[bytes], Instead]] = {
+    "a page": lambda _: Instead(),
+    "a page that says it is JSON": lambda _: Instead(content_type=_JSON),
+    "a redirect": lambda _: Instead(302, headers={"Location": "/login"}),
+    "a permanent redirect": lambda _: Instead(308, headers={"Location": "/v1/elsewhere"}),
+    "a page with 400": lambda _: Instead(400),
+    "a page with 401": lambda _: Instead(401),
+    "a page with 403": lambda _: Instead(403),
+    "a page with 404": lambda _: Instead(404),
+    "a page with 407": lambda _: Instead(407, headers={"Proxy-Authenticate": "Basic"}),
+    "a page with 410": lambda _: Instead(410),
+    "a page with 451": lambda _: Instead(451),
+    "a page with 502": lambda _: Instead(502),
+    "JSON of another's with 404": lambda _: Instead(404, b'{"message": "no route matched"}', _JSON),
+    "no such URL": lambda _: Instead(404, b'{"error": {"type": "invalid_request_error"}}', _JSON),
+    "nothing": lambda _: Instead(body=b"", content_type=_JSON),
+    "nothing with 204": lambda _: Instead(204, b"", _JSON),
+    "half": lambda true: Instead(body=true[: len(true) // 2], content_type=_JSON),
+    "a part": lambda true: Instead(206, true, _JSON),
+    "a text": lambda true: Instead(body=true, content_type="text/plain"),
+    "null": lambda _: Instead(body=b"null", content_type=_JSON),
+    "a list": lambda true: Instead(body=b"[" + true + b"]", content_type=_JSON),
+    "a word": lambda _: Instead(body=b'"ok"', content_type=_JSON),
+    "an error with 200": lambda _: Instead(body=b'{"error": {"code": "resource_missing"}}', content_type=_JSON),
+    "another id": lambda true: Instead(body=_changed(true, id="vs_somebody_elses"), content_type=_JSON),
+    "another object": lambda true: Instead(body=_changed(true, object="customer"), content_type=_JSON),
+    "no object": lambda true: Instead(body=_changed(true, object=None), content_type=_JSON),
+    "no gzip": lambda true: Instead(body=true, content_type=_JSON, headers={"Content-Encoding": "gzip"}),
+    "a bomb": lambda _: Instead(body=_bomb(), content_type=_JSON, headers={"Content-Encoding": "gzip"}),
+}
+# True, but for something that not all who ask have a use for.
+PARTLY: dict[str, Callable[[bytes], Instead]] = {
+    "no date": lambda true: Instead(body=true, content_type=_JSON, dated=False),
+    "a status of the future": lambda true: Instead(body=_changed(true, status="on_hold"), content_type=_JSON),
+    "parts that are none": lambda true: Instead(
+        body=_changed(true, provided_details="pd_1", verified_outputs="vo_1", status={}), content_type=_JSON
+    ),
+}
