@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, case, func, or_, select
 from sqlmodel import Session, col
 
 from config.database import now, transaction
@@ -13,6 +13,8 @@ from handlers.queue.claims import Table
 from handlers.record.events import Status
 from handlers.tables.models import InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 
+OVERDUE_AFTER = timedelta(days=1)  # whatever it waits for, somebody must look
+_OVERDUE_SHOWN = 20
 _LAST_ACTIONS = 20_000  # rows looked at for the rate of actions: they have no index by time
 
 
@@ -24,6 +26,7 @@ class Backlog:
     due: int
     dead: int
     oldest_seconds: float
+    overdue: int  # of those that wait, for more than a day
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,18 +40,22 @@ class Filter:
     session_id: str | None = None
     error: str | None = None
     since: datetime | timedelta | None = None  # or so long ago
+    older: timedelta | None = None  # than that
 
 
 def backlog_of(table: Table) -> Backlog:
     """Read from the partial indexes alone, so cheap however much is kept."""
     waits = col(table.status) == table.UNFINISHED
+    since = getattr(table, table.SINCE)
     with transaction() as session:
-        waiting, oldest, at = session.execute(
-            select(func.count(), func.min(getattr(table, table.SINCE)), now()).where(waits)
+        waiting, oldest, overdue, at = session.execute(
+            select(func.count(), func.min(since), func.count(case((since < now(-OVERDUE_AFTER), 1))), now()).where(
+                waits
+            )
         ).one()
         due = _count(session, select(func.count()).where(waits, col(table.due_at) <= now()))
         dead = _count(session, select(func.count()).where(col(table.status) == table.DEAD))
-    return Backlog(waiting, due, dead, (at - oldest).total_seconds() if oldest else 0.0)
+    return Backlog(waiting, due, dead, (at - oldest).total_seconds() if oldest else 0.0, overdue)
 
 
 def rates(span: timedelta) -> dict[str, int]:
@@ -89,6 +96,14 @@ def find_actions(wanted: Filter, limit: int | None) -> list[OutboxAction]:
         return list(session.scalars(statement.order_by(col(OutboxAction.id).desc()).limit(limit)))
 
 
+def overdue() -> tuple[list[InboxEvent], list[OutboxAction]]:
+    """The events and the actions that have waited for more than a day, some of each."""
+    return (
+        find_events(Filter(status=InboxEvent.UNFINISHED, older=OVERDUE_AFTER), _OVERDUE_SHOWN),
+        find_actions(Filter(status=OutboxAction.UNFINISHED, older=OVERDUE_AFTER), _OVERDUE_SHOWN),
+    )
+
+
 def find_records(word: str) -> list[VerificationRecord]:
     """The record of a session id; else those of a user id or client_reference_id, latest first."""
     with transaction() as session:
@@ -117,6 +132,8 @@ def conditions(table: Table, wanted: Filter) -> list[Any]:
     if wanted.since:
         since = now(-wanted.since) if isinstance(wanted.since, timedelta) else wanted.since
         found.append(getattr(table, table.SINCE) >= since)
+    if wanted.older:
+        found.append(getattr(table, table.SINCE) < now(-wanted.older))
     return found
 
 

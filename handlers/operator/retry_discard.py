@@ -3,7 +3,7 @@
 from typing import Any
 
 import structlog
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, and_, or_, update
 from sqlmodel import col
 
 from config.database import now, transaction
@@ -14,24 +14,32 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 def retry_rows(table: Table, wanted: Filter) -> list[Any]:
-    """Makes dead rows due now, with all their tries before them; returns their ids."""
+    """Makes dead rows, and those that wait after a try, due now, all their tries before them; returns their ids."""
     # Attempts never fall, as they fence late writers; what they are worth does: tries are attempts less waits.
-    values = {"status": table.UNFINISHED, "waits": table.attempts, "due_at": now()}
+    again = {"status": table.UNFINISHED, "waits": table.attempts, "due_at": now(), "last_error": None}
     with transaction() as session:
-        again = update(table).where(col(table.status) == table.DEAD, *conditions(table, wanted)).values(values)
-        ids = list(session.scalars(again.returning(col(table.id))))
+        left = update(table).where(_is_left(table), *conditions(table, wanted))
+        ids = list(session.scalars(left.values(again).returning(col(table.id))))
     log.info("rows.retried", table=table.__tablename__, ids=ids)
     return ids
 
 
 def discard_rows(table: Table, wanted: Filter, reason: str) -> list[Any]:
-    """Ends dead and waiting rows for good, with the reason in them; returns their ids.
+    """Ends rows for good, with the reason in them: dead ones, those that wait after a try, and any that is named by its
+    id; returns their ids.
 
     Whoever works on one of them right now loses the claim, and what it does to the database.
     """
     ended, is_open = table.discarded(f"discarded: {reason}"), col(table.status).in_((table.UNFINISHED, table.DEAD))
     with transaction() as session:
-        end = update(table).where(is_open, *conditions(table, wanted)).values(ended)
+        end = update(table).where(is_open if wanted.ids else _is_left(table), *conditions(table, wanted)).values(ended)
         ids = list(session.scalars(end.returning(col(table.id))))
     log.info("rows.discarded", table=table.__tablename__, ids=ids, reason=reason)
     return ids
+
+
+def _is_left(table: Table) -> ColumnElement[bool]:
+    """Dead, or put back: a claim clears the error, so that nobody is at work on a row that has one."""
+    # rule: what somebody works on is not made due
+    waits = and_(col(table.status) == table.UNFINISHED, col(table.last_error).is_not(None))
+    return or_(col(table.status) == table.DEAD, waits)

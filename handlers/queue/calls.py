@@ -17,6 +17,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from config.database import true_now
 from handlers.metrics import counting
 from handlers.queue.failures import AwayError, UnreadableError
 
@@ -108,7 +109,7 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
     try:
         seconds = float(wanted)
     except ValueError:
-        until, now = moment_in(wanted), moment_in(headers.get("Date", "")) or datetime.now(UTC)
+        until, now = moment_in(wanted), moment_in(headers.get("Date", "")) or true_now()
         if until is None:
             return None
         seconds = (until - now).total_seconds()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import orjson
 import stripe
 from pydantic import SecretStr
 
+from config.database import true_now
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.queue.calls import Answer, Line, asked_pause, moment_in
@@ -105,7 +106,7 @@ def dated(headers: Mapping[str, str]) -> datetime | None:
     everything after it stale. None where it says nothing."""
     moment = moment_in(headers.get("Date", ""))
     # rule: Stripe's clock is bounded by ours
-    return moment and min(moment, datetime.now(UTC) + _AHEAD)
+    return moment and min(moment, true_now() + _AHEAD)
 
 
 class _Verdicts(stripe.HTTPClient):

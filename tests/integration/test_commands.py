@@ -11,6 +11,7 @@ from handlers.inbox.process import claim_events, process, process_together
 from handlers.inbox.receive import receive
 from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows
+from handlers.outbox.perform import claim_action
 from handlers.record.decide import Outcome
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
 from tests.support import facts
@@ -26,7 +27,7 @@ PERSONAL = ("It did not work.", "c4nary")  # what Stripe says of the document, a
 def test_status_of_an_empty_service_is_good() -> None:
     said = command("status", "--json")
     assert said.code == 0
-    assert said.json["events"] == {"waiting": 0, "due": 0, "dead": 0, "oldest_seconds": 0.0}
+    assert said.json["events"] == {"waiting": 0, "due": 0, "dead": 0, "oldest_seconds": 0.0, "overdue": 0}
     assert "waiting" in command("status").out
 
 
@@ -142,6 +143,44 @@ def test_retry_by_filter_takes_what_matches_and_is_dead() -> None:
     assert command("retry", "--all", "--of", "actions").code == 1
     assert command("retry", "--all").code == 0
     assert command("retry", "--all").code == 1
+
+
+def test_retry_takes_what_waits_too_and_leaves_what_somebody_works_on() -> None:
+    [waits, at_work, at_work_again, never_tried] = facts.applied(
+        *(event("verified", session_id=f"vs_{number}", report="vr_1") for number in range(4))
+    )
+    later = datetime.now(UTC) + timedelta(hours=1)
+    _move(OutboxAction, waits, attempts=5, waits=2, due_at=later, last_error="Stripe answered 403")
+    assert claim_action(at_work)
+    _move(OutboxAction, at_work_again, attempts=5, last_error="Stripe answered 403")
+    assert claim_action(at_work_again)
+    assert command("retry", "--error", "403", "--json").json["retried"]["actions"] == [waits]
+    row = facts.action(waits)
+    assert (row.status, row.attempts, row.waits, row.last_error) == (ActionStatus.PENDING, 5, 5, None)
+    assert set(facts.due_actions()) == {waits, never_tried}
+    assert command("retry", str(at_work)).code == 1
+
+
+def test_discard_ends_what_waits_too() -> None:
+    [waits, at_work] = facts.applied(event("verified", report="vr_1"), event("verified", session_id="vs_2"))
+    _move(OutboxAction, waits, last_error="Stripe answered 403")
+    assert command("discard", "--all", "--reason", "test", "--json").json["discarded"]["actions"] == [waits]
+    assert claim_action(at_work)
+    assert command("discard", "--kind", "email_verified", "--reason", "test").code == 1
+    assert command("discard", str(at_work), "--reason", "test").code == 0
+
+
+def test_what_has_waited_for_a_day_is_a_finding() -> None:
+    [waits] = facts.applied(event("verified", report="vr_1"))
+    _move(OutboxAction, waits, last_error="Stripe answered 403", created_at=datetime.now(UTC) - timedelta(hours=23))
+    assert command("status", "--json").json["actions"]["overdue"] == 0
+    assert "more than a day" not in command("doctor").out
+    _move(OutboxAction, waits, created_at=datetime.now(UTC) - timedelta(hours=25))
+    said = command("status", "--json").json
+    assert said["actions"]["overdue"] == 1
+    assert [(row["id"], row["last_error"]) for row in said["overdue"]["actions"]] == [(waits, "Stripe answered 403")]
+    assert "Stripe answered 403" in command("status").out
+    assert "1 actions have waited for more than a day" in " ".join(command("doctor").out.split())
 
 
 def test_retry_of_everything_has_to_be_said() -> None:

@@ -97,7 +97,7 @@ def test_events_that_are_put_back_wait(environment: pytest.MonkeyPatch, ids: lis
 
 def test_what_is_put_back_waits_for_as_long_as_was_asked_for(environment: pytest.MonkeyPatch) -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    began = datetime.now(UTC)
+    began = database_now()
 
     def fail(*_: object) -> None:
         raise AwayError("Stripe answered 429", again_after=300.0)

@@ -4,7 +4,8 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from config.broker import publish_actions, publish_events
@@ -13,7 +14,6 @@ from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.queue.claims import Table
 from handlers.queue.failures import NotNowError, PermanentError
-from handlers.tables.models import InboxStatus
 from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
@@ -27,7 +27,7 @@ def retry_options(parser: argparse.ArgumentParser) -> None:
     """Which rows: ids, or a filter, or all."""
     parser.add_argument("ids", metavar="ID", nargs="*", help="evt_… for an event, a number for an action")
     parser.add_argument("--of", choices=tuple(TABLES), help="with a filter: events or actions only")
-    parser.add_argument("--all", action="store_true", help="everything that is dead")
+    parser.add_argument("--all", action="store_true", help="everything that is dead or waits after a try")
     add_filters(parser, statuses=False)
 
 
@@ -38,18 +38,13 @@ def discard_options(parser: argparse.ArgumentParser) -> None:
 
 
 def retry(arguments: argparse.Namespace) -> int:
-    """Makes dead rows due again, all their tries before them; 1 when there was none."""
+    """Makes dead and waiting rows due now, all their tries before them; 1 when there was none."""
     return _mend(arguments, "retried", retry_rows)
 
 
 def discard(arguments: argparse.Namespace) -> int:
-    """Ends dead rows (named by id: waiting ones too) for good, and keeps them; 1 when there was none."""
-
-    def end(table: Table, wanted: Filter) -> list[Any]:
-        is_named = bool(wanted.ids)
-        return discard_rows(table, wanted if is_named else replace(wanted, status=InboxStatus.DEAD), arguments.reason)
-
-    return _mend(arguments, "discarded", end)
+    """Ends dead and waiting rows for good, and keeps them; 1 when there was none."""
+    return _mend(arguments, "discarded", partial(discard_rows, reason=arguments.reason))
 
 
 def reconcile_now(arguments: argparse.Namespace) -> int:

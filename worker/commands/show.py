@@ -15,6 +15,7 @@ from handlers.operator.queries import (
     find_actions,
     find_events,
     find_records,
+    overdue,
     rates,
     records_by_status,
 )
@@ -37,8 +38,9 @@ _RECORD += ("redacted_at", "created_at", "updated_at")
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Counts, ages, rates; 1 when something is dead or has waited too long."""
+    """Counts, ages, rates, and what has waited for a day; 1 when something is dead or has waited too long."""
     events, actions = backlog_of(InboxEvent), backlog_of(OutboxAction)
+    late_events, late_actions = overdue()
     found: dict[str, Any] = {
         "events": asdict(events),
         "actions": asdict(actions),
@@ -46,15 +48,21 @@ def status(arguments: argparse.Namespace) -> int:
         "sessions": records_by_status(),
         "queue_messages": queue_length(EVENTS_QUEUE) + queue_length(ACTIONS_QUEUE),
         "reconciled_at": progress.reached(RUN),
+        "overdue": {
+            "events": [_fields(event, _EVENT) for event in late_events],
+            "actions": [_fields(action, _ACTION) for action in late_actions],
+        },
     }
     if arguments.json:
         print_json(found)
     else:
         lines = [{"": name, **found[name]} for name in ("events", "actions")]
-        print_rows(lines, ("", "waiting", "due", "dead", "oldest_seconds"))
+        print_rows(lines, ("", "waiting", "due", "dead", "oldest_seconds", "overdue"))
         print_pairs(found["last_five_minutes"], "\nin the last five minutes")
         print_pairs(found["sessions"], "\nsessions")
         print_pairs({name: found[name] for name in ("queue_messages", "reconciled_at")}, "\nbeside")
+        if late_events or late_actions:
+            _print_rows_of(found["overdue"], "\nwaiting for more than a day: ")
     late = max(events.oldest_seconds, actions.oldest_seconds) > settings().backlog_seconds
     return 1 if events.dead or actions.dead or late else 0
 
@@ -124,9 +132,16 @@ def dead(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"events": events, "actions": actions})
     else:
-        print_rows(events, ("received_at", "id", "type", "session_id", "attempts", "last_error"), "events")
-        print_rows(actions, ("created_at", "id", "name", "session_id", "cause", "attempts", "last_error"), "\nactions")
+        _print_rows_of({"events": events, "actions": actions}, "dead ")
     return 1 if events or actions else 0
+
+
+def _print_rows_of(found: dict[str, list[dict[str, Any]]], what: str) -> None:
+    error = ("attempts", "last_error")
+    print_rows(found["events"], ("received_at", "id", "type", "session_id", *error), f"{what}events")
+    print_rows(
+        found["actions"], ("created_at", "id", "name", "session_id", "cause", *error), f"\n{what.strip()} actions"
+    )
 
 
 def _timeline(record: VerificationRecord) -> list[dict[str, Any]]:
