@@ -21,7 +21,7 @@ from handlers.queue.failures import describe
 from handlers.tables.models import Metric
 
 FLUSH_SECONDS = 5.0  # well below the 15 s or more between two scrapes
-_ADDED = "(name, labels) DO UPDATE SET value = metric.value + excluded.value"
+_ADDED = "(name, labels) DO UPDATE SET value = identity_metric.value + excluded.value"
 _AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 
 log = structlog.stdlib.get_logger(__name__)

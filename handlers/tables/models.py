@@ -153,7 +153,7 @@ VerificationRecord.state = composite(  # type: ignore[assignment]  # of an insta
 class Submission(SQLModel, table=True):
     """One time the person submitted: a distinct report of Stripe's."""
 
-    __tablename__ = "submission"
+    __tablename__ = "verification_submission"
 
     session_id: str = Field(primary_key=True)
     report_id: str = Field(primary_key=True)
@@ -205,7 +205,7 @@ class VerifiedOutput(SQLModel, table=True):
 class Bookmark(SQLModel, table=True):
     """How far a scheduled task has come, so that the next run goes on there."""
 
-    __tablename__ = "bookmark"
+    __tablename__ = "identity_bookmark"
 
     name: str = Field(primary_key=True)
     reached: datetime = _moment()
@@ -214,7 +214,7 @@ class Bookmark(SQLModel, table=True):
 class ProcessClock(SQLModel, table=True):
     """How a process's clock stood to the database's when it was last measured."""
 
-    __tablename__ = "process_clock"
+    __tablename__ = "identity_process_clock"
 
     process: str = Field(primary_key=True)  # its kind, its machine's name and its number there
     kind: str  # web or worker
@@ -225,7 +225,7 @@ class ProcessClock(SQLModel, table=True):
 class Metric(SQLModel, table=True):
     """A counter of all processes together, over all their lives."""
 
-    __tablename__ = "metric"
+    __tablename__ = "identity_metric"
 
     name: str = Field(primary_key=True)
     labels: str = Field(primary_key=True)  # as Prometheus writes them

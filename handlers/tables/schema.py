@@ -6,24 +6,102 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Inspector, inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from config.database import engine
+from config.settings import SettingsError
+from handlers.tables.models import InboxEvent
+
+VERSION_TABLE = "identity_schema_version"
+_VERSION_TABLE_BEFORE = "alembic_version"  # Alembic's own name, so anybody's
+_REFUSED = {  # by SQLSTATE: what the role, or whoever shares the schema, does not let us do
+    "42501": "DATABASE_URL's role may not do this: let it create tables in the schema, and own those that are there",
+    "42P07": "a table, view or index that is not ours has a name that we need: give DATABASE_URL a schema of its own",
+    "42710": "a type that is not ours has a name that we need: give DATABASE_URL a schema of its own",
+    "3F000": "the search_path names no schema that exists: create it, or leave it out of DATABASE_URL",
+}
 
 
-def migrate() -> None:
-    """Applies every migration that is missing; several processes may call it at once."""
-    command.upgrade(_config(), "head")
+def migrate() -> str:
+    """Applies every migration that is missing, and says what it came to; several processes may call it at once.
+
+    Raises SettingsError where a schema that others share is in the way.
+    """
+    try:
+        if _is_newer(_current_revision()):  # the release after this one has come and gone again
+            return "The schema is newer than this code, which runs on it as well."
+        command.upgrade(config(), "head")
+    except DBAPIError as error:
+        sentence = _REFUSED.get(getattr(error.orig, "sqlstate", ""))
+        if not sentence:
+            raise
+        raise SettingsError(f"The schema cannot be made: {sentence}") from None
+    return "The schema is up to date."
 
 
 def is_at_head() -> bool:
     """Whether no migration is missing."""
+    current = _current_revision()
+    return current == _scripts().get_current_head() or _is_newer(current)
+
+
+def make_way(connection: Connection) -> None:
+    """Before the migrations, in their transaction: takes over the version table of before.
+
+    Raises SettingsError where tables have our names that our migrations have not made.
+    """
+    found = inspect(connection)
+    here = found.default_schema_name  # the first of the search_path
+    tables = {*found.get_table_names(here), *found.get_view_names(here)}
+    if VERSION_TABLE in tables:
+        return
+    if found.has_table(VERSION_TABLE):  # in a later one: new tables would hide those that are in use
+        raise SettingsError(
+            f"The tables are in another schema than {here}, the first of the search_path: leave one out"
+        )
+    if theirs := sorted(tables & InboxEvent.metadata.tables.keys()):
+        if not _are_ours(connection, found, tables):
+            raise SettingsError(
+                f"The schema has tables that these migrations have not made: {', '.join(theirs)}. If a version from"
+                " before the first release made them, drop them; else give DATABASE_URL a schema of its own:"
+                " ?options=-csearch_path%3Didentity"
+            )
+        connection.execute(text(f"ALTER TABLE {_VERSION_TABLE_BEFORE} RENAME TO {VERSION_TABLE}"))
+
+
+def config() -> Config:
+    """Alembic's, in which a percent sign of the checkout's path would begin a placeholder."""
+    made = Config()
+    made.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    made.set_main_option("path_separator", "os")
+    return made
+
+
+def _are_ours(connection: Connection, found: Inspector, tables: set[str]) -> bool:
+    """Whether all of our tables are there, with our columns, and the version of before is one of our revisions."""
+    return (
+        {*InboxEvent.metadata.tables, _VERSION_TABLE_BEFORE} <= tables
+        and all(
+            {column.name for column in table.columns} <= {column["name"] for column in found.get_columns(name)}
+            for name, table in InboxEvent.metadata.tables.items()
+        )
+        and connection.scalar(text(f"SELECT version_num FROM {_VERSION_TABLE_BEFORE}")) in _revisions()  # noqa: S608
+    )
+
+
+def _current_revision() -> str | None:
     with engine().connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    return current == ScriptDirectory.from_config(_config()).get_current_head()
+        return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
-    return config
+def _is_newer(revision: str | None) -> bool:
+    return revision is not None and revision not in _revisions()
+
+
+def _revisions() -> set[str]:
+    return {script.revision for script in _scripts().walk_revisions()}
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(config())

@@ -43,7 +43,7 @@ def _check(database: str) -> None:
     sessions = store.count(database, "verification_record")
     complete = {
         "verified records": store.count(database, "verification_record", "status = 'verified'"),
-        "submissions": store.count(database, "submission"),
+        "submissions": store.count(database, "verification_submission"),
         "actions": store.count(database, "outbox_action", "status IN ('done', 'skipped')"),
     }
     # The last sessions of a run may have been cut off when its time was over.

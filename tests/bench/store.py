@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-_TABLES = ("inbox_event", "verification_record", "submission", "outbox_action", "usual_event")
+_TABLES = ("inbox_event", "verification_record", "verification_submission", "outbox_action", "usual_event")
 _USUAL = (
     "CREATE TABLE IF NOT EXISTS usual_event"
     " (id text PRIMARY KEY, type text, session_id text, created_at {0}, received_at {0})"
@@ -25,7 +25,7 @@ INSERT INTO verification_record (session_id, status, client_reference_id, user_i
 SELECT 'vs_1Old' || n, 'verified', 'user_' || n, 'user_' || n, false, 1, true, 3, now(), 3, now(), now()
 FROM generate_series(0, {records} - 1) AS n"""
 _SUBMISSIONS = """
-INSERT INTO submission (session_id, report_id)
+INSERT INTO verification_submission (session_id, report_id)
 SELECT 'vs_1Old' || n, 'vr_1Old' || n FROM generate_series(0, {records} - 1) AS n"""
 _ACTIONS = """
 INSERT INTO outbox_action (session_id, name, cause, status, attempts, waits, due_at, created_at, done_at)

@@ -221,6 +221,6 @@ def true(simulator: Simulator, session_id: str) -> tuple[Any, ...]:
 
 
 def everything_about(service: Service, session_id: str) -> list[Any]:
-    tables = ("inbox_event", "verification_record", "submission", "outbox_action")
+    tables = ("inbox_event", "verification_record", "verification_submission", "outbox_action")
     rows = [service.rows(f"SELECT * FROM {table} WHERE session_id = ?", session_id) for table in tables]  # noqa: S608  # the four names above
     return [*rows, service.mails()]

@@ -123,7 +123,7 @@ def test_a_missing_endpoint_fails(simulator: Simulator) -> None:
 
 def test_missing_migrations_are_found() -> None:
     with transaction() as session:
-        session.connection().execute(text("UPDATE alembic_version SET version_num = '0000'"))
+        session.connection().execute(text("DELETE FROM identity_schema_version"))
     assert _levels("database") == {"FAIL"}
 
 

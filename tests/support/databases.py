@@ -6,13 +6,14 @@ import shutil
 import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, Pool, create_engine, event, make_url, text
+from sqlalchemy import Engine, NullPool, Pool, create_engine, event, make_url, text
 from sqlmodel import SQLModel
 
 from config import database, settings
@@ -67,7 +68,7 @@ def fresh_database(folder: Path, *, migrated: bool = True) -> Iterator[str]:
 
 def dump(url: str) -> str:
     """Every value of every table, as text."""
-    reader = database.connect(sqlalchemy_url(url))
+    reader = opened(url)
     with reader.connect() as connection:
         names = [table.name for table in SQLModel.metadata.sorted_tables]
         rows: list[Any] = [row for name in names for row in connection.execute(text(f"SELECT * FROM {name}"))]  # noqa: S608  # our own names
@@ -80,10 +81,10 @@ def down(url: str) -> Iterator[None]:
     """The database cannot be used, by a process that waits a moment only, until the block ends."""
     if SERVER_URL:
         name = make_url(url).database
-        _administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         _end_connections(name)
         yield
-        _administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     else:
         with locked(url):
             yield
@@ -93,16 +94,16 @@ def down(url: str) -> Iterator[None]:
 def read_only(url: str) -> Iterator[None]:
     """As a primary that became a replica: connections made until the block ends can never write."""
     name = make_url(url).database
-    _administer(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    administer(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     _end_connections(name)
     yield
-    _administer(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    administer(f"ALTER DATABASE {name} RESET default_transaction_read_only")
 
 
 @contextmanager
 def locked(url: str) -> Iterator[None]:
     """Nobody can write to the inbox until the block ends."""
-    holder = database.connect(sqlalchemy_url(url))
+    holder = opened(url)
     with holder.begin() as connection:  # on SQLite BEGIN IMMEDIATE is the lock
         if SERVER_URL:
             connection.execute(text("LOCK TABLE inbox_event IN EXCLUSIVE MODE"))
@@ -122,13 +123,15 @@ def refuse(url: str, table: str, column: str, value: str) -> None:
         )
 
 
-def sqlalchemy_url(url: str) -> str:
-    """A DATABASE_URL as SQLAlchemy wants it."""
-    return settings.Settings.model_validate({"DATABASE_URL": url}).sqlalchemy_url
+def opened(url: str) -> Engine:
+    """An engine of the test's own for a DATABASE_URL, with the service's settings on SQLite and none on PostgreSQL."""
+    if url.startswith("sqlite"):
+        return database.on_sqlite(make_url(url))
+    return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool)
 
 
 def _execute(url: str, statement: str) -> None:
-    writer = database.connect(sqlalchemy_url(url))
+    writer = opened(url)
     with writer.begin() as connection:
         connection.execute(text(statement))
     writer.dispose()
@@ -166,17 +169,17 @@ def _session_folder() -> Path:
 @contextmanager
 def _postgres_database(*, migrated: bool) -> Iterator[str]:
     name = f"identity_test_{uuid.uuid4().hex[:12]}"
-    _administer(f"CREATE DATABASE {name}" + (f" TEMPLATE {_postgres_template()}" if migrated else ""))
+    administer(f"CREATE DATABASE {name}" + (f" TEMPLATE {_postgres_template()}" if migrated else ""))
     try:
         yield _with_database(name)
     finally:
-        _administer(f"DROP DATABASE {name} WITH (FORCE)")
+        administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @cache
 def _postgres_template() -> str:
     name = f"identity_template_{uuid.uuid4().hex[:12]}"
-    _administer(f"CREATE DATABASE {name}")
+    administer(f"CREATE DATABASE {name}")
     _migrate(_with_database(name))
     return name
 
@@ -184,7 +187,7 @@ def _postgres_template() -> str:
 def drop_templates() -> None:
     """At the session's end: nothing of ours stays on the server."""
     if SERVER_URL and _postgres_template.cache_info().currsize:
-        _administer(f"DROP DATABASE {_postgres_template()} WITH (FORCE)")
+        administer(f"DROP DATABASE {_postgres_template()} WITH (FORCE)")
 
 
 def _migrate(url: str) -> None:
@@ -201,21 +204,10 @@ def _with_database(name: str) -> str:
 
 
 def _end_connections(name: str | None) -> None:
-    _administer(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
+    administer(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
 
 
-def _administer(statement: str) -> None:
-    with _server().connect() as connection:
-        connection.execute(text(statement))
-
-
-@cache
-def _server() -> Engine:
-    return create_engine(sqlalchemy_url(SERVER_URL), isolation_level="AUTOCOMMIT")
-
-
-def leave_server() -> None:
-    """Closes the connection that creates and drops databases."""
-    with suppress(KeyError):
-        if _server.cache_info().currsize:
-            _server().dispose()
+def administer(statement: str) -> None:
+    """On the server itself, as who may create databases."""
+    with psycopg.connect(SERVER_URL, autocommit=True) as connection:
+        connection.execute(statement.encode())

@@ -20,8 +20,7 @@ def run_service(_: argparse.Namespace) -> int:
 
 def migrate_schema(_: argparse.Namespace) -> int:
     """Applies what is missing."""
-    migrate()
-    print("The schema is up to date.")
+    print(migrate())
     return 0
 
 

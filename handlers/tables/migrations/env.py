@@ -4,7 +4,7 @@ from alembic import context
 from sqlalchemy import text
 
 from config.database import engine
-from handlers.tables import models
+from handlers.tables import models, schema
 
 _LOCK = 7_330_112  # any number that no other application in the database uses
 
@@ -12,5 +12,11 @@ with engine().connect() as connection, connection.begin():
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     # SQLite's BEGIN IMMEDIATE is the lock.
-    context.configure(connection=connection, target_metadata=models.InboxEvent.metadata, render_as_batch=True)
+    schema.make_way(connection)
+    context.configure(
+        connection=connection,
+        target_metadata=models.InboxEvent.metadata,
+        version_table=schema.VERSION_TABLE,
+        render_as_batch=True,
+    )
     context.run_migrations()

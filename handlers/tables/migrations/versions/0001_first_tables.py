@@ -99,7 +99,7 @@ def upgrade() -> None:
     )
 
     op.create_table(
-        "submission",
+        "verification_submission",
         sa.Column("session_id", sa.String(), nullable=False),
         sa.Column("report_id", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("session_id", "report_id"),
@@ -135,13 +135,13 @@ def upgrade() -> None:
     )
     op.create_index("ix_verified_output_fetched_at", "verified_output", ["fetched_at"], unique=False)
     op.create_table(
-        "bookmark",
+        "identity_bookmark",
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("reached", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
-        "process_clock",
+        "identity_process_clock",
         sa.Column("process", sa.String(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("ahead_seconds", sa.Float(), nullable=False),
@@ -149,7 +149,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("process"),
     )
     op.create_table(
-        "metric",
+        "identity_metric",
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("labels", sa.String(), nullable=False),
         sa.Column("value", sa.Float(), nullable=False),
@@ -158,14 +158,14 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("metric")
-    op.drop_table("process_clock")
-    op.drop_table("bookmark")
+    op.drop_table("identity_metric")
+    op.drop_table("identity_process_clock")
+    op.drop_table("identity_bookmark")
     op.drop_index("ix_verified_output_fetched_at", table_name="verified_output")
 
     op.drop_table("verified_output")
     op.drop_table("verification_record")
-    op.drop_table("submission")
+    op.drop_table("verification_submission")
     op.drop_index(
         "outbox_action_dead",
         table_name="outbox_action",
