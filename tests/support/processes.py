@@ -18,15 +18,19 @@ from tests.support.waiting import wait_until
 from worker.run.broker import RedisServer, start_redis
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = dict(re.findall(r"^(\w+): *(.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE))
 SAYS_IT_IS_READY = {"web": "running on", "worker": "ready.", "clock": "beat: Starting..."}
 
 
 class Service:
     """Its folder, its settings and its processes."""
 
-    def __init__(self, folder: Path, database_url: str, redis: RedisServer, **variables: str) -> None:
+    def __init__(
+        self, folder: Path, database_url: str, redis: RedisServer, *, code: Path | str = ROOT, **variables: str
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.commands = dict(re.findall(r"^(\w+): *(.+)$", (Path(code) / "Procfile").read_text(), re.MULTILINE))
+        self._code = code
         self.redis = redis
         self.port = _free_port()
         self._variables = {
@@ -50,7 +54,7 @@ class Service:
         marks = {name: len(self.log(name)) for name in names}
         for name in names:
             self._processes[name] = self._spawn(
-                COMMANDS[name].replace("--concurrency 8", f"--concurrency {concurrency}"), name
+                self.commands[name].replace("--concurrency 8", f"--concurrency {concurrency}"), name
             )
         for name in names:
             wait_until(lambda name=name: self._is_ready(name, marks[name]), lambda name=name: self.log(name))  # type: ignore[misc]
@@ -78,7 +82,7 @@ class Service:
         command = [sys.executable, "-m", "worker", *arguments]
         return subprocess.run(
             command,
-            cwd=ROOT,
+            cwd=self._code,
             env=self._environment(),
             input=given,
             capture_output=True,
@@ -101,7 +105,7 @@ class Service:
 
     def logs(self) -> str:
         """What all have said."""
-        return "\n".join(self.log(name) for name in COMMANDS)
+        return "\n".join(self.log(name) for name in self.commands)
 
     def mails(self) -> list[Path]:
         """The mails written."""
@@ -112,7 +116,7 @@ class Service:
         assert command[0] == "python"
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, *command[1:]], cwd=ROOT, env=self._environment(), stdout=log, stderr=log
+                [sys.executable, *command[1:]], cwd=self._code, env=self._environment(), stdout=log, stderr=log
             )
 
     def _environment(self) -> dict[str, str]:
@@ -125,11 +129,11 @@ class Service:
 
 
 @contextmanager
-def service(folder: Path, database_url: str, **variables: str) -> Iterator[Service]:
+def service(folder: Path, database_url: str, *, code: Path | str = ROOT, **variables: str) -> Iterator[Service]:
     """A service whose Redis runs and whose processes are started by the test."""
     folder.mkdir(parents=True, exist_ok=True)
     redis = start_redis(folder)
-    made = Service(folder, database_url, redis, **variables)
+    made = Service(folder, database_url, redis, code=code, **variables)
     try:
         yield made
     finally:
