@@ -90,8 +90,16 @@ def claim(table: Table, ids: Sequence[Any], *, first_attempt: bool | None = None
     Only those never tried before, only the others, or (None) both.
     """
     parameters = {"ids": ids, "true_now": true_now(unmeasured=_ANY_TIME) + _SLACK}
-    with statement() as connection:
-        rows = connection.execute(_claiming(table, first_attempt), parameters).all()
+    try:
+        with statement() as connection:
+            rows = connection.execute(_claiming(table, first_attempt), parameters).all()
+    except DATABASE_TROUBLE:
+        raise
+    except Exception as error:  # one of them cannot be read: it may be claimed by now, and nobody would count that
+        if len(ids) > 1:
+            return [held for row_id in ids for held in claim(table, [row_id], first_attempt=first_attempt)]
+        _bury_unread(table, ids[0], describe(error))
+        return []
     claims = []
     for row in rows:
         kind, since = row._mapping[table.KIND], row._mapping[table.SINCE]
@@ -224,6 +232,13 @@ def _bury(claim: Claim, reason: str) -> None:
     if write_down([claim], status=claim.table.DEAD, waits=claim.waits, last_error=reason):
         counting.ENDED[claim.table.NOUN].labels(claim.kind, claim.table.DEAD).inc()
         log.error(f"{claim.table.NOUN}.buried", attempts=claim.attempts, error=reason)
+
+
+def _bury_unread(table: Table, row_id: Any, reason: str) -> None:
+    unfinished = update(table).where(col(table.id) == row_id, col(table.status) == table.UNFINISHED)
+    with statement() as connection:
+        connection.execute(unfinished.values(status=table.DEAD, last_error=reason))
+    log.error(f"{table.NOUN}.unreadable", id=row_id, error=reason)
 
 
 # Statements are built once: building one costs more than running it.

@@ -4,7 +4,7 @@ import random
 import threading
 from datetime import datetime, timedelta
 
-from config.settings import settings
+from config.settings import SettingsError, settings
 
 # Longer than any event or action may take, and so how long a dead worker's work waits.
 LEASE = timedelta(seconds=60)
@@ -69,6 +69,6 @@ def delay(attempts: int, error: Exception) -> timedelta:
 
 def describe(error: BaseException) -> str:
     """What may be stored of an error: our own sentence, or only the type of somebody else's (theirs quote payloads)."""
-    if isinstance(error, PermanentError | NotNowError | RefusedError | UnknownOutcomeError):
+    if isinstance(error, PermanentError | NotNowError | RefusedError | UnknownOutcomeError | SettingsError):
         return str(error)
     return type(error).__name__

@@ -19,6 +19,7 @@ _THIN_TYPES = frozenset(f"v1.{type_}" for type_ in EVENT_TYPES)
 
 _ID = re.compile(r"[A-Za-z0-9_]{1,255}")
 _LATEST = 253402300799  # the last second a datetime can hold
+_LONGEST_WORD = 255  # as Stripe's ids; codes and ids are parts of keys, and PostgreSQL bounds those to 2,704 bytes
 _LONGEST_TEXT = 5000  # Stripe's own texts stay far below; nothing longer is worth a row
 
 
@@ -78,7 +79,7 @@ def parse(payload: object) -> VerificationEvent | ForeignEvent:
     """The event in the JSON of a verified request, or in an item of a list. Raises MalformedEventError."""
     if not isinstance(payload, dict):
         raise MalformedEventError("the body is not a JSON object")
-    type_ = _required_text(payload, "type")
+    type_ = _required(_word(payload, "type"), "type")
     if type_ in _SNAPSHOT_TYPES and payload.get("object") == "event":
         return _snapshot(payload)
     if type_ in _THIN_TYPES and payload.get("object") == "v2.core.event":
@@ -91,14 +92,14 @@ def parse_session(session: dict[str, Any]) -> SessionState:
     error = _mapping(session, "last_error")
     metadata = _mapping(session, "metadata")
     return SessionState(
-        status=_required_text(session, "status"),
-        error_code=_text(error, "code"),
+        status=_required(_word(session, "status"), "status"),
+        error_code=_word(error, "code"),
         error_reason=_text(error, "reason"),
         report_id=_report_id(session),
         client_reference_id=_text(session, "client_reference_id"),
         user_id=_text(metadata, "user_id"),
         has_flow=_text(session, "verification_flow") is not None,
-        redaction=_text(_mapping(session, "redaction"), "status"),
+        redaction=_word(_mapping(session, "redaction"), "status"),
     )
 
 
@@ -124,20 +125,20 @@ def _thin(payload: dict[str, Any]) -> VerificationEvent:
         session_id=_id(_mapping(payload, "related_object"), "id"),
         account=_account(payload),
         livemode=_flag(payload, "livemode"),
-        created_at=_iso_moment(_required_text(payload, "created")),
+        created_at=_iso_moment(_required(_text(payload, "created"), "created")),
         state=None,
     )
 
 
 def _account(payload: dict[str, Any]) -> str | None:
-    return _text(payload, "account") or _text(payload, "context")
+    return _word(payload, "account") or _word(payload, "context")
 
 
 def _report_id(session: dict[str, Any]) -> str | None:
     report = session.get("last_verification_report")
     if isinstance(report, dict):  # expanded, as a retrieve may be asked for
         return _id(report, "id")
-    return _text(session, "last_verification_report")
+    return _word(session, "last_verification_report")
 
 
 def _mapping(parent: dict[str, Any], name: str) -> dict[str, Any]:
@@ -165,8 +166,14 @@ def _text(parent: dict[str, Any], name: str) -> str | None:
     return value
 
 
-def _required_text(parent: dict[str, Any], name: str) -> str:
+def _word(parent: dict[str, Any], name: str) -> str | None:
     value = _text(parent, name)
+    if value is not None and (len(value) > _LONGEST_WORD or not value.isascii()):
+        raise MalformedEventError(f"{name} is not a word of Stripe's")
+    return value
+
+
+def _required(value: str | None, name: str) -> str:
     if value is None:
         raise MalformedEventError(f"{name} is missing")
     return value

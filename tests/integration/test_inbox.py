@@ -1,16 +1,20 @@
 """Events are received once and applied exactly once, whoever dies and whoever comes too late."""
 
+import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
 import pytest
+from sqlalchemy import text
 
 from config import inserts
-from config.database import transaction
+from config.database import statement, transaction
+from config.settings import settings
 from handlers.inbox.process import claim_events, process, process_alone
 from handlers.inbox.receive import Receipt, _event_row, receive
 from handlers.queue.claims import Claim, due
@@ -44,6 +48,36 @@ def test_a_received_event_is_kept_as_it_was_said() -> None:
     assert (row.client_reference_id, row.user_id, row.redaction) == ("ref", "u", "processing")
     assert (row.status, row.attempts, row.outcome) == (InboxStatus.RECEIVED, 0, None)
     assert abs(row.received_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_a_row_that_cannot_be_read_is_buried_and_harms_no_other() -> None:
+    """Whoever claims it has committed that before it is read, and would claim it again for ever."""
+    receive([event("created", event_id="evt_bad"), event("created", event_id="evt_good", session_id="vs_2")])
+    moment = "infinity" if databases.SERVER_URL else "yesterday"
+    with statement() as connection:
+        connection.execute(text(f"UPDATE inbox_event SET created_at = '{moment}' WHERE id = 'evt_bad'"))  # noqa: S608
+    process(["evt_bad", "evt_good"])
+    facts.end_all_leases()  # on PostgreSQL both are claimed by now
+    process(["evt_bad", "evt_good"])
+    with statement() as connection:
+        rows = connection.execute(text("SELECT id, status, last_error FROM inbox_event ORDER BY id"))
+        assert [tuple(row) for row in rows][1] == ("evt_good", "processed", None)
+        (bad,) = connection.execute(text("SELECT status, last_error FROM inbox_event WHERE id = 'evt_bad'"))
+    assert bad.status == "dead"
+    assert bad.last_error
+
+
+def test_an_event_whose_code_is_too_long_for_a_key_is_buried() -> None:
+    """Only its parsing bounds it: what came in by another way is the event's fault, not an outage of the database's."""
+    said = event("requires_input", code="document_expired", report="vr_1")
+    assert said.state
+    said = replace(said, state=replace(said.state, error_code=secrets.token_hex(2450)))
+    receive([said])
+    for _ in range(settings().event_attempts):
+        process([said.id])
+        facts.end_all_leases()
+    expected = InboxStatus.DEAD if databases.SERVER_URL else InboxStatus.PROCESSED
+    assert facts.event_row(said.id).status == expected
 
 
 def test_an_event_is_accepted_once() -> None:

@@ -237,6 +237,16 @@ def test_a_text_has_a_longest_length() -> None:
         _parse(_changed("data.object.last_error.reason", "x" * 5001))
 
 
+@pytest.mark.parametrize("path", ["last_error.code", "last_verification_report", "status", "id", "account"])
+def test_ids_and_codes_are_short_words(path: str) -> None:
+    """An index row of PostgreSQL's holds 2,704 bytes, and each of these is a part of a key, or may become one."""
+    place = path if path == "account" else f"data.object.{path}"
+    assert isinstance(_parse(_changed(place, "x" * 255)), VerificationEvent)
+    for value in ("x" * 256, "é"):
+        with pytest.raises(MalformedEventError):
+            _parse(_changed(place, value))
+
+
 def test_nothing_outside_the_allow_list_survives() -> None:
     planted = {
         "client_secret": "vs_1_secret_c4nary",
