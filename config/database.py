@@ -1,16 +1,15 @@
 """The engine, transaction(): the one way to a session, how moments are stored, and the one clock that decides."""
 
-import socket
+import os
+import random
 import sqlite3
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from itertools import cycle
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Timer
 from typing import Any
-from urllib.parse import urlencode
 
 import psycopg
 from sqlalchemy import (
@@ -21,6 +20,8 @@ from sqlalchemy import (
     Engine,
     ExceptionContext,
     Float,
+    NullPool,
+    QueuePool,
     create_engine,
     event,
     literal,
@@ -28,40 +29,20 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.util.queue import Empty
 from sqlmodel import Session
 
+from config import postgres
 from config.settings import SettingsError, settings
 
-# Shorter than every lease, so that a stuck statement ends before somebody else takes the work over.
-_POSTGRES_OPTIONS = "-c statement_timeout=15000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=30000"
-# In libpq's words, where DATABASE_URL leaves them open.
-_POSTGRES_DEFAULTS = {
-    "connect_timeout": 5,
-    # A cut cable is noticed in about 10 s instead of the kernel's two hours.
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10000,
-}
-_SOCKET_OPTIONS = {
-    "keepalives_idle": "TCP_KEEPIDLE",
-    "keepalives_interval": "TCP_KEEPINTVL",
-    "keepalives_count": "TCP_KEEPCNT",
-    "tcp_user_timeout": "TCP_USER_TIMEOUT",
-}
-# What asyncpg takes from a URL as libpq does.
-_IN_ASYNCPGS_URL = (
-    *("user", "password", "passfile", "dbname", "target_session_attrs", "sslmode", "sslnegotiation", "sslcert"),
-    *("sslkey", "sslpassword", "sslrootcert", "sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version"),
-)
-_IN_SERVER_SETTINGS = ("options", "application_name")
-# asyncpg speaks UTF-8 whatever client_encoding says, and so the texts are the same.
-_POSTGRES_WORDS = {*_IN_ASYNCPGS_URL, *_IN_SERVER_SETTINGS, *_POSTGRES_DEFAULTS, "host", "port", "client_encoding"}
+_IDLE_SECONDS = 5.0  # after which a connection is given back: others may wait for one
+_WAITS_SECONDS = 30.0  # for a server that has no connection free, until it has
 _SQLITE_BUSY_SECONDS = 10
 # SQLite has no times: a text that sorts as they do, and says that it is UTC.
 _SQLITE_MOMENT = "%(year)04d-%(month)02d-%(day)02d %(hour)02d:%(minute)02d:%(second)02d.%(microsecond)06d+00:00"
@@ -83,19 +64,26 @@ _JUMP = timedelta(seconds=2)  # more than a slow answer or a slewing clock comes
 _JUMP_BELIEVED_AFTER = 60.0  # seconds: leases taken before it are over by then, whatever the clock shows
 _reading: tuple[datetime, float] | None = None  # what the database's clock showed, and when that was
 _jump_seen: float | None = None
-_most_connections = 10  # of a process that is no worker
+_kept_connections = 1  # of an operator's command
+_beside = 0
 _opening = Lock()
 
-# What says nothing against the work itself: no connection, a deadlock, a timeout, a full disk, a replica.
+# What says nothing against the work itself: no connection, a deadlock, a timeout, a full disk, a replica, a schema or a
+# role that is not as it should be. On PostgreSQL `_sort_out` decides by SQLSTATE what is one of these.
 DATABASE_TROUBLE = (
     OperationalError,
     InterfaceError,
     InternalError,
     PoolTimeoutError,
+    SettingsError,
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.InternalError,
 )
+# Data, integrity, and what is too large for the server: an index row of more than 2,704 bytes is one of the last.
+_DATA_CLASSES = ("22", "23", "54")
+# A replica, and prepared statements that a pooler has mixed up or a migration has made old: no good for what they kept.
+_ENDS_CONNECTION = ("25006", "26000", "42P05", "0A000")
 
 
 def engine() -> Engine:
@@ -104,10 +92,13 @@ def engine() -> Engine:
         return _engine()
 
 
-def keep_connections(most: int) -> None:
-    """How many connections this process may keep to PostgreSQL; before the first use of its engine."""
-    global _most_connections
-    _most_connections = most
+def keep_connections(most: int, *, beside: int = 0) -> None:
+    """How many connections this process has to PostgreSQL at most, where DATABASE_POOL does not say; before the first.
+
+    `beside` of them are none of this engine's. With 0 none is kept: each is closed when its work is done.
+    """
+    global _kept_connections, _beside
+    _kept_connections, _beside = most, beside
 
 
 def transaction() -> AbstractContextManager[Session]:
@@ -169,49 +160,30 @@ def true_now(unmeasured: datetime | None = None) -> datetime:
     return shown + timedelta(seconds=time.clock_gettime(_STEADY) - then)
 
 
-def asyncpg_addresses() -> list[dict[str, Any]]:
-    """What asyncpg.connect takes for each host of DATABASE_URL; of a list the first could use the others' time up."""
-    address = _libpq_address()
-    hosts, ports = (str(address.get(word, "")).split(",") for word in ("host", "port"))
-    said = {word: address[word] for word in _IN_ASYNCPGS_URL if word in address}
-    for_all = {
-        "dsn": f"postgresql://?{urlencode(said)}",
-        "ssl": True if said.get("sslrootcert") == "system" else None,  # which asyncpg would take for a file
-        "server_settings": {word: address[word] for word in _IN_SERVER_SETTINGS if word in address},
-        "timeout": int(address["connect_timeout"]) or None,
-    }
-    return [
-        {**for_all, "host": host or None, "port": port or None} for host, port in zip(hosts, cycle(ports), strict=False)
-    ]
+def is_data(sqlstate: str | None) -> bool:
+    """Whether PostgreSQL refuses values, so that trying again cannot help; anything else is trouble."""
+    return (sqlstate or "")[:2] in _DATA_CLASSES
 
 
-def keep_alive(connection: socket.socket) -> None:
-    """What libpq does to its own sockets."""
-    if connection.family == socket.AF_UNIX:
-        return
-    address = _libpq_address()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for word, option in _SOCKET_OPTIONS.items():
-        if hasattr(socket, option):  # not on every system
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), int(address[word]))
-
-
-def connect(url: str, most_connections: int = 1) -> Engine:
-    """An engine for a PostgreSQL or SQLite URL; parameters never show in its errors."""
-    if make_url(url).get_backend_name() == "postgresql":
-        engine = create_engine(
-            url,
-            hide_parameters=True,
-            pool_size=most_connections,
-            max_overflow=0,
-            connect_args=_connect_args(make_url(url)),
-        )
-        event.listen(engine, "handle_error", _leave_a_replica)
-        return engine
-    _make_folder(make_url(url).database)
+def on_sqlite(url: URL) -> Engine:
+    """An engine for a SQLite file, which nobody else on the machine may read; parameters never show in its errors."""
+    _make_private(Path(url.database or ""))
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_SECONDS})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def on_postgres(most_connections: int) -> Engine:
+    """An engine for DATABASE_URL's server; parameters never show in its errors."""
+    pool: dict[str, Any] = {"poolclass": NullPool}
+    if most_connections:
+        pool = {"poolclass": QueuePool, "pool_size": most_connections, "max_overflow": 0, "pool_use_lifo": True}
+    engine = create_engine("postgresql+psycopg://", hide_parameters=True, connect_args=postgres.address(), **pool)
+    event.listen(engine, "do_connect", _connect)
+    event.listen(engine, "handle_error", _sort_out)
+    if most_connections:
+        event.listen(engine, "checkin", _GivesBack(engine).note)
     return engine
 
 
@@ -222,7 +194,11 @@ def _sessions(engine: Engine) -> sessionmaker[Session]:
 
 @cache
 def _engine() -> Engine:
-    return connect(settings().sqlalchemy_url, settings().database_pool or _most_connections)
+    if settings().on_postgres:
+        return on_postgres(max((settings().database_pool or _kept_connections) - _beside, min(_kept_connections, 1)))
+    if settings().embedded_database:
+        return on_sqlite(URL.create("sqlite", database=str(settings().embedded_file)))
+    return on_sqlite(make_url(settings().database_url.get_secret_value()))
 
 
 @cache
@@ -232,31 +208,79 @@ def _committing(engine: Engine) -> Engine:
     return engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgres else engine
 
 
-def _libpq_address() -> dict[str, Any]:
-    """DATABASE_URL in libpq's words, as the engine's connections have it."""
-    _, address = engine().dialect.create_connect_args(engine().url)
-    return {**address, **_connect_args(engine().url)}
+def _connect(_: object, __: object, ___: object, words: dict[str, Any]) -> psycopg.Connection[Any]:
+    """A connection as it shall be; waits for it while the server has none free."""
+    deadline = time.monotonic() + _WAITS_SECONDS
+    while True:
+        try:
+            connection = psycopg.connect(**words)
+            break
+        except psycopg.OperationalError as error:
+            if not postgres.is_full(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.1, 0.5))
+    try:
+        connection.autocommit = True
+        rows = connection.execute(postgres.reading()).fetchall()
+        connection.execute(postgres.setting(rows, connection.info.backend_pid))
+        connection.autocommit = False
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-def _connect_args(url: URL) -> dict[str, Any]:
-    """What is ours of it. Raises SettingsError where one of web's two drivers would not do as the URL says."""
-    if unknown := set(url.query) - _POSTGRES_WORDS:
-        raise SettingsError(
-            f"DATABASE_URL names parameters that cannot be followed here; leave them out: {', '.join(sorted(unknown))}"
-        )
-    ours = {word: value for word, value in _POSTGRES_DEFAULTS.items() if word not in url.query}
-    return {**ours, "options": f"{_POSTGRES_OPTIONS} {url.query.get('options', '')}".rstrip()}
+def _sort_out(context: ExceptionContext) -> None:
+    """Tells data from trouble, which psycopg's own classes do by halves, and leaves a connection that is of no use."""
+    error = context.original_exception
+    if not isinstance(error, psycopg.Error) or not error.sqlstate:
+        return
+    context.is_disconnect |= error.sqlstate in _ENDS_CONNECTION
+    is_trouble = isinstance(context.sqlalchemy_exception, DATABASE_TROUBLE)
+    if is_trouble == is_data(error.sqlstate):
+        kind = DataError if is_trouble else OperationalError
+        raise kind(context.statement, None, error, hide_parameters=True)
 
 
-def _leave_a_replica(context: ExceptionContext) -> None:
-    """A server that a failover has made read-only never writes again for the connections it kept."""
-    if isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
-        context.is_disconnect = True
+class _GivesBack:
+    """Closes the connections of an engine's pool that nobody has used for a while."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._timer: Timer | None = None
+
+    def note(self, _: object, entry: ConnectionPoolEntry) -> None:
+        """One has come back to the pool."""
+        entry.info["idle_since"] = time.monotonic()
+        if self._timer is None:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._timer = Timer(_IDLE_SECONDS, self.look)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def look(self) -> None:
+        """Closes them; their places stay, and are opened again when somebody needs one."""
+        self._timer = None
+        places: Any = self._engine.pool._pool  # type: ignore[attr-defined]  # SQLAlchemy gives nothing back by itself
+        entries: list[ConnectionPoolEntry] = []
+        with suppress(Empty):
+            while True:
+                entries.append(places.get(False))
+        long_ago = time.monotonic() - _IDLE_SECONDS
+        for entry in reversed(entries):  # the last one used comes out first, and is put back last
+            if entry.info.get("idle_since", 0.0) <= long_ago:
+                entry.invalidate()
+            places.put(entry, False)
+        if any(entry.dbapi_connection for entry in entries):
+            self._look_later()
 
 
-def _make_folder(database: str | None) -> None:
-    if database and database != ":memory:":
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
+def _make_private(path: Path) -> None:
+    with suppress(OSError):  # SQLite says it, when it is asked to open the file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT, 0o600))  # its -wal and -shm are made like it
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:

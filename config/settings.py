@@ -87,11 +87,16 @@ def _url(*schemes: str) -> BeforeValidator:
     def check(text: str) -> str:
         try:
             parts = urlsplit(text)
-            _ = parts.port  # a password with a slash in it ends up here
+            hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
+            _ = [host.port for host in hosts]  # a password with a slash in it ends up here
         except ValueError:  # its sentences quote the URL
             raise ValueError("is not a URL: reserved characters in a password are written as %2F") from None
         if parts.scheme not in schemes:
             raise ValueError(f"must be a URL that starts with {', '.join(f'{scheme}:' for scheme in schemes)}")
+        if parts.scheme in _WITH_A_HOST and not all(host.hostname for host in hosts):
+            raise ValueError(f"must name a host: {parts.scheme}://host")
+        if parts.scheme == "sqlite" and not re.match("sqlite:///[^?]", text):
+            raise ValueError("must name a file: sqlite:////absolute/path or sqlite:///relative/path")
         return text
 
     return BeforeValidator(check)
@@ -114,6 +119,7 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()] or [text]
 
 
+_WITH_A_HOST = ("https", "http", "smtp", "smtps", "redis", "rediss")
 _SEVERAL = BeforeValidator(_parts)
 _UNSET = SecretStr("")
 _EVEN_UNSET = Field(validate_default=True)
@@ -204,7 +210,7 @@ class Settings(BaseSettings):
     event_attempts: Annotated[int, Field(ge=1, le=1000)] = 8
     action_attempts: Annotated[int, Field(ge=1, le=10000)] = 100
     action_threads: Annotated[int, Field(ge=1, le=1000)] = 0  # half of the worker's
-    database_pool: Annotated[int, Field(ge=1, le=1000)] = 0  # as many as the worker has threads, and two
+    database_pool: Annotated[int, Field(ge=1, le=1000)] = 0  # what its process needs
     backoff_seconds: Annotated[int, Field(ge=1, le=86400)] = 60
     reconcile_seconds: Annotated[int, Field(ge=60, le=86400)] = 900  # a run may take 15 s and 200 of Stripe's calls
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
@@ -227,11 +233,14 @@ class Settings(BaseSettings):
         return not self.database_url
 
     @property
-    def sqlalchemy_url(self) -> str:
-        """DATABASE_URL as SQLAlchemy wants it: Heroku says postgres://, and the driver is psycopg 3."""
-        if self.embedded_database:
-            return f"sqlite:///{(self.var_dir / 'identity.db').absolute()}"
-        return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", self.database_url.get_secret_value())
+    def embedded_file(self) -> Path:
+        """Where it is."""
+        return (self.var_dir / "identity.db").absolute()
+
+    @property
+    def on_postgres(self) -> bool:
+        """Whether DATABASE_URL leads to PostgreSQL; else it is a SQLite file's."""
+        return self.database_url.get_secret_value().startswith("postgres")
 
     @property
     def livemode(self) -> bool | None:

@@ -6,7 +6,8 @@ import sys
 import uvicorn
 from starlette.applications import Starlette
 
-from config.database import engine
+from config import postgres
+from config.database import keep_connections
 from config.defaults import webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
@@ -14,6 +15,7 @@ from receiver.app import app
 
 KEEP_ALIVE = 95  # seconds; Heroku's router keeps its connections for 90 and must not find one closed under its hands
 GRACE = 20  # seconds for requests in flight at shutdown; Heroku kills after 30
+_CONNECTIONS = 2  # the writer's own, and one for health, metrics and what is counted
 
 
 def main() -> int:
@@ -23,7 +25,8 @@ def main() -> int:
     host = parser.parse_args().host
     try:
         webhook_secrets(settings())
-        engine()  # says what DATABASE_URL asks in vain
+        if settings().on_postgres:
+            postgres.address()  # says what DATABASE_URL asks in vain
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -49,6 +52,7 @@ def main() -> int:
 def application() -> Starlette:
     """What each of uvicorn's processes serves; they start from nothing, so each sets its logs up."""
     configure_logging()
+    keep_connections(_CONNECTIONS, beside=1)
     return app
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from config import database
 from config.settings import Settings
 from tests.support import databases
 from tests.support.servers import FakeStripe, fake_stripe
@@ -15,7 +16,6 @@ def _templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     databases.keep_templates_in(tmp_path_factory.mktemp("templates"))
     yield
     databases.drop_templates()
-    databases.leave_server()
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pyt
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("VAR_DIR", str(tmp_path / "var"))
+    database.keep_connections(10)  # a test is many processes in one
     databases.forget_process_state()
     yield monkeypatch
     databases.forget_process_state()

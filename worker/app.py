@@ -16,7 +16,7 @@ from handlers.metrics.counting import start_flushing, stop_flushing
 from handlers.queue import failures
 from worker import clock, reconnect, tasks
 
-_CONNECTIONS_BESIDE = 2  # for what counts, and for what a thread asks while another of its connections is open
+_CONNECTIONS = 4  # of a worker: its threads need one for moments only, and wait for the outside without any
 
 __all__ = ["celery_app", "clock", "reconnect", "tasks"]
 
@@ -48,7 +48,12 @@ def configure(**_: Any) -> None:
 def fit_to_concurrency(instance: Any, **_: Any) -> None:
     """A worker's threads are for events; half as many for each destination of actions."""
     tasks.performers.allow(settings().action_threads or max(1, instance.concurrency // 2))
-    keep_connections(instance.concurrency + _CONNECTIONS_BESIDE)
+    keep_connections(_CONNECTIONS)
+
+
+def keep_none(**_: Any) -> None:
+    """The clock sends messages, and needs the database for next to nothing."""
+    keep_connections(0)
 
 
 def silence_advice(**_: Any) -> None:
@@ -85,6 +90,7 @@ def end_counting(**_: Any) -> None:
 
 signals.setup_logging.connect(configure, weak=False)
 signals.celeryd_after_setup.connect(fit_to_concurrency, weak=False)
+signals.beat_init.connect(keep_none, weak=False)
 signals.worker_ready.connect(silence_advice, weak=False)  # setting up the logs switches it on
 signals.worker_ready.connect(begin_counting, weak=False)
 signals.worker_shutting_down.connect(hand_back, weak=False)

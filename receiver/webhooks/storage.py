@@ -13,15 +13,16 @@ from typing import Protocol
 
 import asyncpg
 
-from config.database import asyncpg_addresses, keep_alive
+from config import postgres
+from config.database import is_data
 from config.settings import settings
 from handlers.inbox import receive
 from handlers.inbox.receive import Receipt
-from handlers.queue.failures import NotNowError
+from handlers.queue.failures import NotNowError, describe
 from handlers.record.events import VerificationEvent
 
-_THE_EVENTS_FAULT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 _ANOTHER_HOST_MAY_DO = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
+_PAUSE = 0.25  # seconds, while the server has no connection free
 
 
 class Storage(Protocol):
@@ -36,7 +37,7 @@ class Storage(Protocol):
 
 def storage() -> Storage:
     """What fits this process's database."""
-    return _OnTheLoop() if settings().sqlalchemy_url.startswith("postgresql") else _InAThread()
+    return _OnTheLoop() if settings().on_postgres else _InAThread()
 
 
 class _OnTheLoop:
@@ -67,17 +68,16 @@ class _OnTheLoop:
         try:
             if self._connection is None:
                 self._connection = await _connected()
-                keep_alive(self._connection._transport.get_extra_info("socket"))  # there is no public way to it
             if statement not in self._prepared:
                 # By its text: behind a pooler the same name must never mean another statement, as asyncpg's own may.
                 name = f"identity_{hashlib.sha256(statement.encode()).hexdigest()[:32]}"
                 self._prepared[statement] = await self._connection.prepare(statement.replace("%s", "$1"), name=name)
             return frozenset(row[0] for row in await self._prepared[statement].fetch(parameter))
-        except _THE_EVENTS_FAULT:
-            raise
         except Exception as error:
+            if isinstance(error, asyncpg.PostgresError) and is_data(error.sqlstate):
+                raise
             self._leave()
-            raise NotNowError(type(error).__name__) from None
+            raise NotNowError(describe(error)) from None
         except asyncio.CancelledError:
             self._leave()
             raise
@@ -89,7 +89,25 @@ class _OnTheLoop:
 
 
 async def _connected() -> asyncpg.Connection:
-    *others, last = asyncpg_addresses()
+    """As config.database has them; waits while the server has none free, as long as whoever asks does."""
+    while True:
+        try:
+            connection = await _reached()
+            break
+        except asyncpg.TooManyConnectionsError:
+            await asyncio.sleep(_PAUSE)
+    try:
+        postgres.keep_alive(connection._transport.get_extra_info("socket"))  # there is no public way to it
+        rows = await connection.fetch(postgres.reading())
+        await connection.execute(postgres.setting(rows, connection.get_server_pid()))
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def _reached() -> asyncpg.Connection:
+    *others, last = postgres.asyncpg_addresses()
     for address in others:
         with suppress(*_ANOTHER_HOST_MAY_DO):
             return await asyncpg.connect(**address)

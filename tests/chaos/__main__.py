@@ -102,7 +102,8 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, s
         _expect_deliveries(simulator, int(environment["PORT"]))
         longest = 4.0 if options.minutes < 2 else 8.0 if options.minutes < 5 else 15.0
         scene = Scene(platform, mail, application, simulator, longest, postgres, redis)
-        yield scene, settings().sqlalchemy_url, {dyno.log: dyno.ahead for dyno in dynos}
+        database = environment.get("DATABASE_URL", f"sqlite:///{settings().embedded_file}")
+        yield scene, database, {dyno.log: dyno.ahead for dyno in dynos}
 
 
 def _wrong_clocks(seed: int) -> dict[str, float]:

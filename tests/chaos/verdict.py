@@ -13,12 +13,12 @@ from typing import Any
 from sqlalchemy import update
 from sqlmodel import Session, col, select
 
-from config.database import connect
 from handlers.outbox.mails import digest
 from handlers.record.error_codes import OWED, classify
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 from tests.chaos.outside import Accepted, Application, MailServer
 from tests.chaos.services import Death
+from tests.support import databases
 
 REVIEWER = "reviewer@example.com"
 LIMIT = 3  # SUBMISSION_LIMIT's default
@@ -61,7 +61,7 @@ class Rest:
     _SECONDS = 15.0  # longer than anything under way takes once nothing fails any more
 
     def __init__(self, url: str) -> None:
-        self._engine = connect(url)
+        self._engine = databases.opened(url)
         self._seen: dict[tuple[int | None, int], float] = {}
         self.passed = 0
 
@@ -84,7 +84,7 @@ class Rest:
 
 def read_tables(url: str) -> Tables:
     """Everything there is."""
-    engine = connect(url)
+    engine = databases.opened(url)
     with Session(engine) as session:
         tables = Tables(
             {event.id: event for event in session.exec(select(InboxEvent))},

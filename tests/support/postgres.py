@@ -44,12 +44,19 @@ def _server() -> Iterator[str]:
     if given.startswith("postgres"):
         yield given
         return
+    with cluster(FAST) as url:
+        yield url
+
+
+@contextmanager
+def cluster(options: str) -> Iterator[str]:
+    """A server of its own on a unix socket, until the block ends; the URL of its superuser."""
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:  # short: a unix socket's path is limited
         _give_away(folder)
         control = [*_as_postgres(), str(_binary("pg_ctl")), "--pgdata", f"{folder}/data", "--silent"]
         initdb = "--auth=trust --username=postgres --no-sync --encoding=UTF8 --locale=C.UTF-8"
         _call([*control, "initdb", "--options", initdb])
-        _call([*control, "-w", "-l", f"{folder}/log", "-o", f"{FAST} -c unix_socket_directories={folder}", "start"])
+        _call([*control, "-w", "-l", f"{folder}/log", "-o", f"{options} -c unix_socket_directories={folder}", "start"])
         try:
             yield f"postgresql://postgres@/postgres?host={folder}"
         finally:

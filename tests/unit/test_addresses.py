@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from asyncpg import connect_utils
 
-from config.database import asyncpg_addresses, engine, keep_alive
+from config import postgres
+from config.database import engine
+from config.postgres import asyncpg_addresses, keep_alive
 from config.settings import SettingsError
 from tests.support import databases
 
@@ -48,9 +50,10 @@ def _as_asyncpg_reads_it(address: dict[str, Any]) -> tuple[list[Any], Any]:
         ("postgresql://u:p@h:6432/d", [("h", 6432)]),
         ("postgres://u:p@[::1]:6432/d", [("::1", 6432)]),
         ("postgres://u:p@h1,h2/d", [("h1", 5432), ("h2", 5432)]),
-        ("postgres://u:p@h1,h2:6432/d", [("h1", 6432), ("h2", 6432)]),
+        ("postgres://u:p@h1:6432,h2:6433/d", [("h1", 6432), ("h2", 6433)]),
+        ("postgres://u:p@h1,h2:6432/d?target_session_attrs=read-write", [("h1", 5432), ("h2", 6432)]),
         ("postgres://u:p@/d?host=h1,h2&port=6432,6433", [("h1", 6432), ("h2", 6433)]),
-        ("postgres://u:p@/d?host=h1:6432&host=h2", [("h1", 6432), ("h2", 5432)]),
+        ("postgres://u:p@/d?host=h1,h2&port=6432", [("h1", 6432), ("h2", 6432)]),
         ("postgres://u:p@/d?host=/run/pg", ["/run/pg/.s.PGSQL.5432"]),
         ("postgres://u:p@:6432/d?host=/run/pg", ["/run/pg/.s.PGSQL.6432"]),
     ],
@@ -83,14 +86,83 @@ def test_the_systems_certificates_verify_the_server_and_its_name(environment: py
 def test_limits_are_ours_until_the_url_sets_its_own(environment: pytest.MonkeyPatch) -> None:
     _use(environment, "postgres://u:p@h/d")
     (ours,) = asyncpg_addresses()
-    assert ours["timeout"] == 5
-    assert ours["server_settings"].keys() == {"options"}
-    assert ours["server_settings"]["options"].startswith("-c statement_timeout=15000 ")
-    _use(environment, "postgres://u:p@h/d?connect_timeout=2&options=-c%20search_path=x&application_name=web")
+    assert (ours["timeout"], ours["server_settings"]) == (5, {})
+    assert postgres._wanted()["statement_timeout"] == "15s"
+    _use(environment, "postgres://u:p@h/d?connect_timeout=2&application_name=web&options=-c%20statement_timeout%3D7s")
     (theirs,) = asyncpg_addresses()
-    assert theirs["timeout"] == 2
-    assert theirs["server_settings"]["options"] == ours["server_settings"]["options"] + " -c search_path=x"
-    assert theirs["server_settings"]["application_name"] == "web"
+    assert (theirs["timeout"], theirs["server_settings"]) == (2, {"application_name": "web"})
+    assert postgres.address()["connect_timeout"] == "2"
+    assert postgres._wanted()["statement_timeout"] == "7s"
+    assert postgres._wanted()["lock_timeout"] == "10s"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "-csearch_path%3Da",
+        "-c%20search_path=a",
+        "--search_path=a",
+        "--search-path=a",
+        "-c%20geqo%3Doff%20-csearch_path=a",
+    ],
+)
+def test_the_urls_own_options_are_set_beside_ours(environment: pytest.MonkeyPatch, options: str) -> None:
+    _use(environment, f"postgres://u:p@h/d?options={options}&sslmode=require")
+    assert postgres._wanted()["search_path"] == "a"
+    assert postgres._wanted().keys() > postgres._OURS.keys()
+    assert "set_config(E'search_path', E'a', false)" in postgres.setting([], 1)
+
+
+def test_an_option_may_hold_spaces_and_signs(environment: pytest.MonkeyPatch) -> None:
+    _use(environment, r"postgres://u:p@h/d?options=-csearch_path%3Da,\%20\"b'\\\"")
+    assert postgres._wanted()["search_path"] == 'a, "b\'\\"'
+    assert r"""E'search_path', E'a, "b''\\"',""" in postgres.setting([], 1)
+
+
+@pytest.mark.parametrize(
+    "options", ["-csynchronous_commit=off", "-cDateStyle=German", "-csearch_path=a -S", "search_path"]
+)
+def test_an_option_that_the_promise_or_the_drivers_could_not_bear_is_refused(
+    environment: pytest.MonkeyPatch, options: str
+) -> None:
+    _use(environment, f"postgres://u:c4nary@h/d?options={options}")
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL's options") as refusal:
+        engine()
+    assert "c4nary" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres:", "postgres://u:c4nary@h/d?connect_timeout=c4nary", "postgres://h/%zzc4nary"]
+)
+def test_what_libpq_could_not_read_is_refused(environment: pytest.MonkeyPatch, url: str) -> None:
+    _use(environment, url)
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL ") as refusal:
+        engine()
+    assert "c4nary" not in str(refusal.value)
+
+
+def _rows(pid: int, **values: str) -> list[tuple[str, str, str, int]]:
+    return [(name, value, value, pid) for name, value in {**postgres._OURS, **postgres._TIMEOUTS, **values}.items()]
+
+
+def test_a_connection_is_set_to_what_it_is_not(environment: pytest.MonkeyPatch) -> None:
+    _use(environment, "postgres://u:p@h/d")
+    assert postgres.setting(_rows(1), 1) == "SELECT "
+    assert postgres.setting(_rows(1, datestyle="German, DMY"), 1) == (
+        "SELECT set_config(E'datestyle', E'ISO, MDY', false)"
+    )
+    assert postgres.setting(_rows(1, synchronous_commit="remote_apply"), 1) == "SELECT "  # which is more
+
+
+def test_behind_a_pooler_the_role_must_be_set_to_what_the_pooler_does_not_follow(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    _use(environment, "postgres://u:p@h/d")
+    assert "datestyle" in postgres.setting(_rows(2, datestyle="German, DMY"), 1)
+    assert postgres.setting(_rows(2, statement_timeout="0"), 1) == "SELECT "
+    assert postgres.left_by_pooler(_rows(2, statement_timeout="0")) == ["statement_timeout"]
+    with pytest.raises(SettingsError, match="ALTER ROLE CURRENT_USER SET synchronous_commit = 'on';"):
+        postgres.setting(_rows(2, synchronous_commit="off"), 1)
 
 
 @pytest.mark.parametrize("word", ["sslmod", "channel_binding", "hostaddr", "gssencmode", "prepare_threshold"])

@@ -65,6 +65,10 @@ BAD = [
     ("DATABASE_URL", "postgres://u:c4nary@[h/d"),
     ("DATABASE_URL", "postgres://u:c4nary/x@h/d"),
     ("DATABASE_URL", "postgres://u:c4nary\u2100@h/d"),
+    ("DATABASE_URL", "postgres://h1:1,h2:c4nary/d"),
+    ("DATABASE_URL", "sqlite:c4nary.db"),
+    ("DATABASE_URL", "sqlite://c4nary.db"),
+    ("DATABASE_URL", "sqlite:///?c4nary"),
     ("REDIS_URL", "amqp://u:c4nary@h"),
     ("REDIS_URL", "c4nary:6379"),
     ("REDIS_URL", "memory://"),
@@ -77,6 +81,13 @@ BAD = [
     ("STRIPE_API_KEY", "pk_test_c4nary"),
     ("STRIPE_API_KEY", "sk_test_c4nary\nX: y"),
     ("STRIPE_API_BASE", "ftp://c4nary"),
+    ("STRIPE_API_BASE", "https:"),
+    ("STRIPE_API_BASE", "https:///c4nary"),
+    ("SMTP_URL", "smtp://"),
+    ("SMTP_URL", "smtp://u:c4nary@:587"),
+    ("RETRY_URL", "https:example.com/{session_id}"),
+    ("APP_CALLBACK_URL", "https://:8000/c4nary"),
+    ("PUBLIC_URL", "https:hooks.example.com"),
     ("STRIPE_API_BASE", "https://u:c4nary@[h"),
     ("SMTP_URL", "http://u:c4nary@h"),
     ("SMTP_URL", "smtp://u:c4nary/x@h"),
@@ -221,15 +232,12 @@ def test_settings_cannot_be_changed(load: Load) -> None:
         load({}).port = 1
 
 
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
-def test_a_postgres_url_names_psycopg_for_sqlalchemy(load: Load, scheme: str) -> None:
-    assert load({"DATABASE_URL": f"{scheme}://u:p@h/d"}).sqlalchemy_url == "postgresql+psycopg://u:p@h/d"
-
-
 def test_without_a_database_url_a_file_under_var_dir_is_used(load: Load, tmp_path: Path) -> None:
     chosen = load({"VAR_DIR": str(tmp_path)})
     assert chosen.embedded_database
-    assert chosen.sqlalchemy_url == f"sqlite:///{tmp_path}/identity.db"
+    assert chosen.embedded_file == tmp_path / "identity.db"
+    assert not chosen.on_postgres
+    assert load({"DATABASE_URL": "postgres://u:p@h1:1,h2:2/d"}).on_postgres
 
 
 def test_the_public_url_is_where_the_service_is_reached(load: Load) -> None:

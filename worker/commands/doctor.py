@@ -4,9 +4,12 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any, cast
 
-from config import broker
-from config.database import DATABASE_TROUBLE, measure_clock, true_now
+import psycopg
+
+from config import broker, postgres
+from config.database import DATABASE_TROUBLE, engine, measure_clock, true_now
 from config.defaults import webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
@@ -126,6 +129,8 @@ def _database() -> Iterator[tuple[str, str]]:
         yield "FAIL", "migrations are missing: python -m worker migrate"
         return
     yield "OK", "all migrations are applied"
+    if settings().on_postgres:
+        yield from _postgres()
     for name, found in {"event": backlog_of(InboxEvent), "action": backlog_of(OutboxAction)}.items():
         late = found.oldest_seconds > settings().backlog_seconds
         advice = ": does a worker run? python -m worker status" if late else ""
@@ -134,6 +139,22 @@ def _database() -> Iterator[tuple[str, str]]:
             yield "FAIL", f"{found.overdue} {name}s have waited for more than a day: python -m worker status"
         if found.dead:
             yield "WARN", f"{found.dead} {name}s are dead: python -m worker dead"
+
+
+def _postgres() -> Iterator[tuple[str, str]]:
+    with engine().connect() as connection:
+        rows = connection.exec_driver_sql(postgres.reading()).all()
+        standbys = connection.exec_driver_sql("SHOW synchronous_standby_names").scalar_one()
+        our_pid = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection).info.backend_pid
+    if standbys:
+        yield "OK", f"a commit waits for a standby ({standbys}): a failover loses nothing that was answered"
+    else:
+        yield (
+            "OK",
+            "a commit waits for this server's disk, and for no standby: what a failover loses, reconcile fetches",
+        )
+    if postgres.is_pooled(rows, our_pid) and (left := postgres.left_by_pooler(rows)):
+        yield "WARN", f"behind the pooler these are not set: {postgres.asked_of_role(left)}"
 
 
 def _clocks() -> Iterator[tuple[str, str]]:

@@ -80,7 +80,7 @@ def _report(chosen: Settings, broker: str) -> str:
 
 def _database(chosen: Settings) -> str:
     if chosen.embedded_database:
-        return f"{chosen.sqlalchemy_url.removeprefix('sqlite:///')}, as DATABASE_URL is not set"
+        return f"{chosen.embedded_file}, as DATABASE_URL is not set"
     return _without_credentials(chosen.database_url.get_secret_value())
 
 

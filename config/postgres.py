@@ -1,0 +1,190 @@
+"""DATABASE_URL as libpq reads it, for both drivers; and what every connection is set to, and reads back."""
+
+import re
+import socket
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+from urllib.parse import urlencode
+
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+
+from config.settings import SettingsError, settings
+
+# In libpq's words, where DATABASE_URL leaves them open.
+_DEFAULTS = {
+    "connect_timeout": "5",
+    # A cut cable is noticed in about 10 s instead of the kernel's two hours.
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+_SOCKET_OPTIONS = {
+    "keepalives_idle": "TCP_KEEPIDLE",
+    "keepalives_interval": "TCP_KEEPINTVL",
+    "keepalives_count": "TCP_KEEPCNT",
+    "tcp_user_timeout": "TCP_USER_TIMEOUT",
+}
+# What asyncpg takes from a URL as libpq does; any other word it would send to the server as a setting.
+_IN_ASYNCPGS_URL = (
+    *("user", "password", "passfile", "dbname", "target_session_attrs", "sslmode", "sslnegotiation", "sslcert"),
+    *("sslkey", "sslpassword", "sslrootcert", "sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version"),
+)
+# asyncpg speaks UTF-8 whatever client_encoding says, and so the texts are the same.
+_WORDS = {*_IN_ASYNCPGS_URL, *_DEFAULTS, "host", "port", "application_name", "options", "client_encoding"}
+
+# A role, a database or a server may say otherwise, and a pooler drops what is said at the start of a connection. So
+# each connection is set to these once it stands: the drivers read moments, and the promise rests on the commit.
+_OURS = {
+    "datestyle": "ISO, MDY",
+    "timezone": "UTC",
+    "client_encoding": "UTF8",
+    "standard_conforming_strings": "on",
+    "synchronous_commit": "on",
+    "default_transaction_isolation": "read committed",
+}
+# Shorter than every lease, so that a stuck statement ends before somebody else takes the work over.
+_TIMEOUTS = {"statement_timeout": "15s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
+# PgBouncer gives these to whichever connection of the server's a transaction gets.
+_FOLLOWED_BY_POOLERS = ("datestyle", "timezone", "client_encoding", "standard_conforming_strings")
+_OPTION = re.compile(r"\s*(?:-c\s*|--)([\w.-]+)=((?:\\.|[^\s\\])*)\s*")
+_FULL = re.compile("too many (clients|connections)|connection slots are reserved|no more connections allowed")
+
+
+def address() -> dict[str, str]:
+    """DATABASE_URL in libpq's words, with ours where it leaves them open; psycopg takes it as it is.
+
+    Raises SettingsError where one of web's two drivers would not do as the URL says.
+    """
+    said = _said()
+    return {**_DEFAULTS, **{word: said[word] for word in said if word not in ("options", "client_encoding")}}
+
+
+def asyncpg_addresses() -> list[dict[str, Any]]:
+    """What asyncpg.connect takes for each host of DATABASE_URL; of a list the first could use the others' time up."""
+    words = address()
+    hosts, ports = (words.get(word, "").split(",") for word in ("host", "port"))
+    said = {word: words[word] for word in _IN_ASYNCPGS_URL if word in words}
+    for_all = {
+        "dsn": f"postgresql://?{urlencode(said)}",
+        "ssl": True if said.get("sslrootcert") == "system" else None,  # which asyncpg would take for a file
+        "server_settings": {"application_name": words["application_name"]} if "application_name" in words else {},
+        "timeout": int(words["connect_timeout"]) or None,
+        "statement_cache_size": 0,  # its names mean another statement behind a pooler
+    }
+    return [
+        {**for_all, "host": host or None, "port": port or None} for host, port in zip(hosts, cycle(ports), strict=False)
+    ]
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """What libpq does to its own sockets."""
+    if connection.family == socket.AF_UNIX:
+        return
+    words = address()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for word, option in _SOCKET_OPTIONS.items():
+        if hasattr(socket, option):  # not on every system
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), int(words[word]))
+
+
+def reading() -> str:
+    """The statement that asks what a connection is, for `setting`."""
+    names = ", ".join(_literal(name) for name in _wanted())
+    return f"SELECT lower(name), setting, reset_val, pg_backend_pid() FROM pg_settings WHERE lower(name) IN ({names})"  # noqa: S608
+
+
+def setting(rows: Sequence[Sequence[Any]], backend_pid: int) -> str:
+    """The statement that makes a connection what it shall be, by what `reading` has answered.
+
+    Where another process has answered than the one we were connected to, a pooler is between, and what is set may be
+    another's at the next transaction: only what the pooler follows, or what the role is set to, holds there. Raises
+    SettingsError where that is not enough.
+    """
+    wanted = _wanted()
+    if is_pooled(rows, backend_pid):
+        if lost := [name for name in left_by_pooler(rows) if name not in _TIMEOUTS]:
+            raise SettingsError(f"DATABASE_URL leads to a pooler that keeps no settings: {asked_of_role(lost)}")
+        wanted = {name: wanted[name] for name in _FOLLOWED_BY_POOLERS}
+    now = {name: value for name, value, *_ in rows}
+    calls = [
+        f"set_config({_literal(name)}, {_literal(value)}, false)"
+        for name, value in wanted.items()
+        if not _fits(name, now.get(name), value)
+    ]
+    return f"SELECT {', '.join(calls)}"
+
+
+def is_pooled(rows: Sequence[Sequence[Any]], backend_pid: int) -> bool:
+    """Whether there is a pooler, by what `reading` has answered."""
+    return any(pid != backend_pid for *_, pid in rows)
+
+
+def left_by_pooler(rows: Sequence[Sequence[Any]]) -> list[str]:
+    """What a pooler does not follow, and the role is not set to; any bound of time will do there."""
+    kept, wanted = {name: reset for name, _, reset, _ in rows}, _wanted()
+    bad = [name for name in wanted if not _fits(name, kept.get(name), wanted[name])]
+    return [name for name in bad if name not in _FOLLOWED_BY_POOLERS and not (name in _TIMEOUTS and kept[name] != "0")]
+
+
+def asked_of_role(names: Sequence[str]) -> str:
+    """What sets the role to these."""
+    return " ".join(f"ALTER ROLE CURRENT_USER SET {name} = '{_wanted()[name]}';" for name in names)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether the server has no connection free. psycopg hands on its words, and no SQLSTATE."""
+    return bool(_FULL.search(str(error)))
+
+
+def _wanted() -> dict[str, str]:
+    return {**_TIMEOUTS, **_OURS, **_options(_said())}
+
+
+def _said() -> dict[str, str]:
+    base, mark, query = settings().database_url.get_secret_value().partition("?")
+    pairs = [pair.partition("=") for pair in query.split("&") if pair]
+    # `options=-c search_path=x` is often written so, and libpq wants the space and the second sign escaped.
+    escaped = "&".join(f"{word}={value.replace('=', '%3D').replace(' ', '%20')}" for word, _, value in pairs)
+    try:
+        said = {word: str(value) for word, value in conninfo_to_dict(f"{base}{mark}{escaped}").items()}
+        unknown = said.keys() - _WORDS
+    except ProgrammingError:
+        said, unknown = {}, {word for word, _, _ in pairs} - _WORDS
+    if unknown:
+        raise SettingsError(
+            f"DATABASE_URL names parameters that cannot be followed here; leave them out: {', '.join(sorted(unknown))}"
+        )
+    if not said or any(not re.fullmatch(r"[0-9]{1,9}", said.get(word, "0")) for word in _DEFAULTS):
+        raise SettingsError("DATABASE_URL cannot be read as PostgreSQL's own programs would read it")
+    _options(said)
+    return said
+
+
+def _options(said: dict[str, str]) -> dict[str, str]:
+    text, place, found = said.get("options", ""), 0, dict[str, str]()
+    while place < len(text):
+        option = _OPTION.match(text, place)
+        if not option:
+            raise SettingsError("DATABASE_URL's options may only set what the server knows by name: -c name=value")
+        found[option[1].lower().replace("-", "_")], place = re.sub(r"\\(.)", r"\1", option[2]), option.end()
+    if contradicted := [name for name in found if name in _OURS and not _fits(name, found[name], _OURS[name])]:
+        raise SettingsError(f"DATABASE_URL's options may not change these; leave them out: {', '.join(contradicted)}")
+    return found
+
+
+def _fits(name: str, value: str | None, wanted: str) -> bool:
+    if name == "synchronous_commit" and value == "remote_apply":  # which is more than what we ask for
+        return True
+    return value is not None and _spelled(value) == _spelled(wanted)
+
+
+def _spelled(value: str) -> str:
+    return re.sub(r"[\s\"']", "", value).lower()
+
+
+def _literal(text: str) -> str:
+    # Good whatever standard_conforming_strings is.
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"

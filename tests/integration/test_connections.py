@@ -1,0 +1,261 @@
+"""Connections to PostgreSQL: how few there are, what each is set to, and who waits while there is none."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from config import database
+from config.database import DATABASE_TROUBLE, keep_connections, statement
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
+from handlers.record.decide import Outcome
+from receiver.webhooks.storage import _OnTheLoop
+from tests.support import databases, facts
+from tests.support.facts import event
+from tests.support.postgres import cluster
+from tests.support.processes import Service
+from tests.support.waiting import wait_until
+from worker.run.broker import start_redis
+
+pytestmark = [
+    pytest.mark.usefixtures("database_url"),
+    pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no connections to spare"),
+]
+
+_SMALLEST_PLAN = "-c listen_addresses='' -c fsync=off -c max_connections=20"  # 3 of which are a superuser's
+_OF_THE_ROLE = {
+    "datestyle": "German",
+    "timezone": "America/New_York",
+    "synchronous_commit": "off",
+    "standard_conforming_strings": "off",
+    "default_transaction_isolation": "serializable",
+    "client_encoding": "LATIN1",
+    "lock_timeout": "0",
+}
+_LONG_KEY = "SELECT string_agg(md5(n::text), ''), 'x' FROM generate_series(1, 300) AS n"
+_AS_IT_SHALL_BE = {
+    "DateStyle": "ISO, MDY",
+    "TimeZone": "UTC",
+    "synchronous_commit": "on",
+    "standard_conforming_strings": "on",
+    "default_transaction_isolation": "read committed",
+    "client_encoding": "UTF8",
+    "lock_timeout": "10s",
+    "statement_timeout": "15s",
+    "idle_in_transaction_session_timeout": "30s",
+}
+
+
+@pytest.fixture
+def contrary_role(database_url: str) -> Iterator[None]:
+    """The database says of every session of its what would not do for us."""
+    name = make_url(database_url).database
+    for setting, value in _OF_THE_ROLE.items():
+        databases.administer(f"ALTER DATABASE {name} SET {setting} = '{value}'")
+    databases.forget_process_state()
+    yield
+    for setting in _OF_THE_ROLE:
+        databases.administer(f"ALTER DATABASE {name} RESET {setting}")
+
+
+@pytest.mark.usefixtures("contrary_role")
+def test_both_drivers_set_what_the_database_says_otherwise() -> None:
+    show = "SELECT string_agg(current_setting(name), '|' ORDER BY name) FROM unnest(ARRAY[{}]) AS name"
+    asked = show.format(", ".join(f"'{name}'" for name in _AS_IT_SHALL_BE))
+    expected = "|".join(_AS_IT_SHALL_BE[name] for name in sorted(_AS_IT_SHALL_BE))
+    with statement() as connection:
+        assert sorted(str(connection.scalar(text(asked))).split("|")) == sorted(expected.split("|"))
+
+    async def ask() -> str:
+        inbox = _OnTheLoop()
+        (answer,) = await inbox._ids(f"{asked} WHERE %s::text IS NOT NULL", "")
+        await inbox.close()
+        return answer
+
+    assert sorted(asyncio.run(ask()).split("|")) == sorted(expected.split("|"))
+
+
+@pytest.mark.usefixtures("contrary_role")
+def test_events_are_applied_where_the_database_says_otherwise() -> None:
+    said = event("requires_input", code="document_expired", report="vr_\\1", reference="é")
+    receive([said])
+    process([said.id])
+    assert facts.event_row(said.id).outcome == Outcome.APPLIED
+    assert facts.record().client_reference_id == "é"
+
+
+def test_a_search_path_of_the_urls_is_followed(environment: pytest.MonkeyPatch, database_url: str) -> None:
+    with statement() as connection:
+        connection.execute(text("CREATE SCHEMA elsewhere"))
+        connection.execute(text("CREATE TABLE elsewhere.inbox_event (LIKE public.inbox_event INCLUDING ALL)"))
+    environment.setenv("DATABASE_URL", f"{database_url}&options=-c search_path=elsewhere,public")
+    databases.forget_process_state()
+
+    async def store() -> None:
+        inbox = _OnTheLoop()
+        await inbox.receive([event("created")])
+        await inbox.close()
+
+    asyncio.run(store())
+    receive([event("verified")])
+    with statement() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM elsewhere.inbox_event")) == 2
+
+
+def test_idle_connections_are_given_back(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_IDLE_SECONDS", 0.1)
+    keep_connections(4)
+    databases.forget_process_state()
+    at_once = threading.Barrier(4)
+
+    def use() -> None:
+        with statement() as connection:
+            connection.execute(text("SELECT 1"))
+            at_once.wait()
+
+    for _ in range(2):
+        threads = [threading.Thread(target=use) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wait_until(lambda: _connections(database_url) == 0)
+
+
+def test_a_process_that_keeps_none_closes_each(database_url: str) -> None:
+    keep_connections(0)
+    databases.forget_process_state()
+    for _ in range(2):
+        with statement() as connection:
+            connection.execute(text("SELECT 1"))
+        assert _connections(database_url) == 0
+
+
+def test_whoever_finds_no_connection_free_waits_for_one(environment: pytest.MonkeyPatch, database_url: str) -> None:
+    with _plain_role(database_url, environment, limit=1) as url:
+        with psycopg.connect(url):
+            stored: list[frozenset[str]] = []
+            threads = [
+                threading.Thread(target=lambda: stored.append(receive([event("created")]).accepted)),
+                threading.Thread(target=lambda: stored.append(asyncio.run(_store(event("verified"))))),
+            ]
+            for thread in threads:
+                thread.start()
+            time.sleep(1)  # else neither might have asked yet; whoever asks later does not fail either
+            assert stored == []
+        for thread in threads:
+            thread.join()
+    assert {len(accepted) for accepted in stored} == {1}
+
+
+def test_a_server_that_stays_full_is_trouble_in_the_end(
+    environment: pytest.MonkeyPatch, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_WAITS_SECONDS", 0.5)
+    with (
+        _plain_role(database_url, environment, limit=1) as url,
+        psycopg.connect(url),
+        pytest.raises(DATABASE_TROUBLE, match="too many connections"),
+    ):
+        receive([event("created")])
+
+
+@pytest.mark.parametrize(
+    ("words", "is_trouble"),
+    [
+        ("SELECT 1 / 0", False),
+        ("INSERT INTO verification_submission " + _LONG_KEY, False),
+        ("INSERT INTO verification_submission VALUES ('a', 'b'), ('a', 'b')", False),
+        ("SELECT * FROM gone", True),
+        ("SELECT gone FROM inbox_event", True),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", True),
+        ("SET LOCAL lock_timeout = 'x'", False),
+    ],
+)
+def test_what_is_data_and_what_is_trouble_is_told_by_sqlstate(words: str, is_trouble: bool) -> None:
+    with pytest.raises(DBAPIError) as raised, statement() as connection:
+        connection.exec_driver_sql(words)
+    assert isinstance(raised.value, DATABASE_TROUBLE) == is_trouble
+
+
+def test_twenty_connections_hold_a_service_its_release_a_command_and_the_next_service_beside_it(
+    tmp_path: Path,
+) -> None:
+    with cluster(_SMALLEST_PLAN) as administrator, ExitStack() as stack:
+        with psycopg.connect(administrator, autocommit=True) as connection:
+            connection.execute("CREATE ROLE service LOGIN")
+            connection.execute("CREATE DATABASE service OWNER service")
+        url = administrator.replace("postgres@/postgres", "service@/service")
+        redis = start_redis(tmp_path / "redis")
+        stack.callback(redis.stop)
+        sets = [
+            [Service(tmp_path / f"{name}{number}", url, redis, WEB_CONCURRENCY="2") for number in range(3)]
+            for name in ("old", "new")
+        ]
+        for one in sets[0] + sets[1]:
+            stack.callback(one.stop)
+        number = 0
+        for services in sets:
+            first, *others = services
+            assert first.run("migrate").returncode == 0
+            first.start("web", "worker", "clock")
+            for other in others:
+                other.start("worker")
+            payloads = [facts.payload("verified", session_id=f"vs_{number + n}") for n in range(60)]
+            number += len(payloads)
+            threads = [threading.Thread(target=first.deliver, args=(payload,)) for payload in payloads]
+            for thread in threads:
+                thread.start()
+            commands = [first.run("migrate"), first.run("status")]
+            for thread in threads:
+                thread.join()
+            assert [command.returncode for command in commands] == [0, 0], [command.stderr for command in commands]
+        with psycopg.connect(administrator.replace("/postgres", "/service"), autocommit=True) as connection:
+            done = "SELECT count(*) FROM inbox_event WHERE status = 'processed'"
+            wait_until(
+                lambda: connection.execute(done).fetchone() == (number,), lambda: "\n".join(s.logs() for s in sets[1])
+            )
+
+
+@contextmanager
+def _plain_role(database_url: str, environment: pytest.MonkeyPatch, *, limit: int) -> Iterator[str]:
+    """A role that owns everything and may have so many connections, in the place of the tests' superuser."""
+    url = make_url(database_url)
+    name = f"role_of_{url.database}"
+    databases.administer(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE pg_read_all_data, pg_write_all_data")
+    databases.administer(f"ALTER ROLE {name} CONNECTION LIMIT {limit}")
+    plain = url.set(username=name, password="x").render_as_string(hide_password=False)
+    environment.setenv("DATABASE_URL", plain)
+    databases.forget_process_state()
+    try:
+        yield plain
+    finally:
+        environment.setenv("DATABASE_URL", database_url)
+        databases.forget_process_state()
+        wait_until(lambda: _connections(database_url, name) == 0)
+        databases.administer(f"DROP ROLE {name}")
+
+
+async def _store(said: Any) -> frozenset[str]:
+    inbox = _OnTheLoop()
+    receipt = await inbox.receive([said])
+    await inbox.close()
+    return receipt.accepted
+
+
+def _connections(url: str, role: str = "%") -> int:
+    """How many others have to this database."""
+    counted = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename LIKE %s"
+    with psycopg.connect(url) as connection:
+        row = connection.execute(f"{counted} AND pid <> pg_backend_pid()".encode(), (role,)).fetchone()
+    assert row
+    return int(row[0])
