@@ -1,6 +1,5 @@
 """The Celery app and its settings; publishing event and action ids."""
 
-import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +10,8 @@ from celery import Celery
 from kombu.utils.scheduling import round_robin_cycle
 
 from config.defaults import redis_url
-from config.settings import settings
+from config.redis_server import RedisServer, read_redis_url, reason
+from config.settings import platform_signs, settings
 
 EVENTS_PER_MESSAGE = 50  # a batch costs Redis what one id costs; more would keep one worker thread too long
 ACTIONS_PER_MESSAGE = 10  # an action may wait for a mail server, and those behind it in its message wait too
@@ -83,9 +83,7 @@ _CELERY = {
 }
 
 celery_app: Any = Celery("identity")
-celery_app.add_defaults(
-    lambda: {**_CELERY, **_connection(settings().redis_url.get_secret_value() or redis_url(settings().var_dir))}
-)
+celery_app.add_defaults(lambda: {**_CELERY, **server().settings})
 
 
 def publish_events(event_ids: Sequence[str]) -> bool:
@@ -122,21 +120,37 @@ def reachable() -> bool:
     return _reached(lambda producer: producer.channel)
 
 
+def server() -> RedisServer:
+    """What REDIS_URL names, or the embedded server."""
+    url = settings().redis_url.get_secret_value() or redis_url(settings().var_dir)
+    return read_redis_url(url, _REDIS_OPTIONS, self_signed=platform_signs())
+
+
+def say_whom_we_trust() -> None:
+    """For a process's log, at its start; where there is no TLS there is nothing to say."""
+    ours = server()
+    if not ours.is_trusted:
+        log.warning("broker.not_verified", reached=ours.trust)
+    elif ours.settings["broker_use_ssl"] is not None:
+        log.info("broker.verified", reached=ours.trust)
+
+
 def server_info() -> dict[str, Any]:
-    """What the Redis server says of itself (INFO); empty when there is none or it does not answer."""
+    """What the Redis server says of itself (INFO), after it has taken a key; what it said before it refused that."""
     found: dict[str, Any] = {}
-    _reached(lambda producer: found.update(producer.channel.client.info()))
+
+    def ask(producer: Any) -> None:
+        client = producer.channel.client
+        found.update(client.info())
+        client.set("doctor", "", px=1000)
+
+    _reached(ask)
     return found
 
 
-def _connection(url: str) -> dict[str, Any]:
-    # Heroku signs its Redis certificates itself. On redis:// the setting would switch TLS on.
-    unverified = url.startswith("rediss:") and "ssl_cert_reqs" not in url
-    return {
-        "broker_url": url,
-        "broker_transport_options": _REDIS_OPTIONS,
-        "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_NONE} if unverified else None,
-    }
+def trouble() -> str | None:
+    """Why this process's last try to use the broker failed; None after one that went well."""
+    return _outage.reason
 
 
 def _publish(queue: str, task_name: str, ids: Sequence[str] | Sequence[int], per_message: int) -> bool:
@@ -195,30 +209,31 @@ def _reached(use: Callable[[Any], object]) -> bool:
 
 
 class _Outage:
-    """What this process knows about its broker being away: said once when it begins and once when it ends."""
+    """What this process knows about its broker being away: said when it begins or changes, and once when it ends."""
 
     def __init__(self) -> None:
+        self.reason: str | None = None
         self._lock = threading.Lock()
-        self._lasts = False
         self._silent_until = 0.0
 
     def is_fresh(self) -> bool:
         return time.monotonic() < self._silent_until
 
     def found(self, error: Exception) -> None:
+        why = reason(error)
         with self._lock:
-            begins, self._lasts = not self._lasts, True
+            is_new, self.reason = self.reason != why, why
             self._silent_until = time.monotonic() + SILENT_SECONDS
-        if begins:
-            log.warning("broker.unreachable", error=type(error).__name__, silent_seconds=SILENT_SECONDS)
+        if is_new:
+            log.warning("broker.unreachable", reason=why, error=type(error).__name__, silent_seconds=SILENT_SECONDS)
 
     def ended(self) -> None:
-        if not self._lasts:
+        if self.reason is None:
             return
         with self._lock:
-            ends, self._lasts = self._lasts, False
+            was, self.reason = self.reason, None
             self._silent_until = 0.0
-        if ends:
+        if was:
             log.info("broker.recovered")
 
 

@@ -24,6 +24,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config.redis_server import read_redis_url
+
 logging.getLogger("pydantic_settings").disabled = True  # with PYDANTIC_SETTINGS_DEBUG it logs every value it reads
 
 
@@ -102,6 +104,11 @@ def _url(*schemes: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _redis_url(text: str) -> str:
+    read_redis_url(text, {}, self_signed=platform_signs())
+    return text
+
+
 def _needed_by(other: str) -> WrapValidator:
     """For a field below `other`, with validate_default: what is not given is not checked any further."""
 
@@ -178,7 +185,7 @@ class Settings(BaseSettings):
     )
 
     database_url: Annotated[SecretStr, _url("postgres", "postgresql", "sqlite")] = _UNSET
-    redis_url: Annotated[SecretStr, _url("redis", "rediss", "redis+socket")] = _UNSET
+    redis_url: Annotated[SecretStr, BeforeValidator(_redis_url)] = _UNSET
     stripe_webhook_secret: Annotated[tuple[_WebhookSecret, ...], _SEVERAL] = ()
     stripe_api_key: Annotated[
         SecretStr, _matching(r"[sr]k_(test|live)_\w+", "must be a secret or restricted key: sk_test_…, rk_live_…")
@@ -277,3 +284,8 @@ def _sentence(fault: ErrorDetails) -> str:
 def running_commit() -> str:
     """The commit that runs, where the platform tells it; it is no setting, since nobody sets it."""
     return next((os.environ[name] for name in COMMIT_NAMES if os.environ.get(name)), "")
+
+
+def platform_signs() -> bool:
+    """Whether the platform signs its servers' certificates itself, as Heroku does; it is no setting of ours."""
+    return bool(os.environ.get("DYNO"))

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from config.broker import say_whom_we_trust
 from config.defaults import webhook_secrets
 from config.settings import settings
 from handlers.metrics.counting import start_flushing, stop_flushing
@@ -35,6 +36,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     intake = Intake()
     app.state.webhook = Webhook(webhook_secrets(settings()), intake)
     start_flushing("web")
+    say_whom_we_trust()
     yield
     await intake.close()
     await asyncio.to_thread(stop_flushing)

@@ -1,4 +1,4 @@
-"""Celery's entry point: the tasks, the schedule, the reconnect guard and the log context."""
+"""Celery's entry point: the tasks, the schedule, the consumer's guards and the log context."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ import structlog
 from celery import platforms, signals
 from celery.exceptions import CPendingDeprecationWarning
 
-from config.broker import celery_app
+from config.broker import celery_app, say_whom_we_trust
 from config.database import keep_connections
 from config.logs import configure_logging
 from config.settings import settings
@@ -40,6 +40,7 @@ warnings.simplefilter("ignore", platforms.SecurityWarning)
 def configure(**_: Any) -> None:
     """Logs of the worker and the clock; that this signal has a receiver keeps Celery from configuring its own."""
     configure_logging()
+    say_whom_we_trust()
     # Two lines per task would bury ours, which say what a task did; its failures are louder than this level.
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -185,6 +185,7 @@ def test_redis_is_judged_by_what_it_says(
     monkeypatch: pytest.MonkeyPatch, info: dict[str, object], level: set[str]
 ) -> None:
     monkeypatch.setattr("config.broker.server_info", lambda: info)
+    monkeypatch.setattr("config.broker.trouble", lambda: None if info else "it cannot be reached")
     assert _levels("redis") == level
 
 

@@ -53,11 +53,14 @@ class Service:
         """Starts processes of the Procfile, and waits until they work."""
         marks = {name: len(self.log(name)) for name in names}
         for name in names:
-            self._processes[name] = self._spawn(
-                self.commands[name].replace("--concurrency 8", f"--concurrency {concurrency}"), name
-            )
+            self.launch(name, concurrency)
         for name in names:
             wait_until(lambda name=name: self._is_ready(name, marks[name]), lambda name=name: self.log(name))  # type: ignore[misc]
+
+    def launch(self, name: str, concurrency: int = 8) -> None:
+        """Starts a process that may never come to work."""
+        line = self.commands[name].replace("--concurrency 8", f"--concurrency {concurrency}")
+        self._processes[name] = self._spawn(line, name)
 
     def kill(self, name: str) -> None:
         """As when the machine is switched off."""

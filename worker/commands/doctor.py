@@ -166,10 +166,17 @@ def _clocks() -> Iterator[tuple[str, str]]:
 
 
 def _redis() -> Iterator[tuple[str, str]]:
-    found = broker.server_info()
-    if not found:
+    found, trouble = broker.server_info(), broker.trouble()
+    if settings().redis_url:
+        yield "OK" if broker.server().is_trusted else "WARN", f"to be reached {broker.server().trust}"
+    if found.get("redis_mode") == "cluster":
+        yield "FAIL", "it is a node of a cluster, which splits our keys: set REDIS_URL to a server that is none"
+    if found.get("role") == "slave":
+        yield "FAIL", "it is a replica: set REDIS_URL to its master, or to their Sentinels"
+    if trouble:
         level = "FAIL" if settings().redis_url else "WARN"
-        yield level, "cannot be reached: nothing is lost, but nothing is done until it is back"
+        yield level, f"{trouble}: nothing is lost, but nothing is done until this is mended"
+    if not found:
         return
     policy = found.get("maxmemory_policy", "unknown")
     if policy == "noeviction" or not found.get("maxmemory"):

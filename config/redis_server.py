@@ -1,0 +1,140 @@
+"""What REDIS_URL names: one server, or the Sentinels that know it; how it is trusted, and why it cannot be used."""
+
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+
+_PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379, "sentinels": 26379}
+_ENCRYPTED = ("rediss", "sentinels")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?")
+_REQUIREMENTS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_TLS_WORDS = ("ssl_cert_reqs", "ssl_check_hostname", *_FILES)
+_SENTINEL_WORDS = ("sentinel_username", "sentinel_password")
+_OF_A_CLUSTER = "it is a node of a cluster, which splits our keys"
+# What redis-py and kombu say of a failure, and what that means; the first that is found counts.
+_REASONS = {
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted",
+    "Authentication": "it refuses the password or the user",
+    "NoPermission": "its user may not do what is needed",
+    "ReadOnly": "it is a replica, which takes no messages",
+    "OutOfMemory": "it is full",
+    "BusyLoading": "it is still loading its data",
+    "MovedError": _OF_A_CLUSTER,
+    "ClusterCrossSlot": _OF_A_CLUSTER,
+    "ClusterDown": _OF_A_CLUSTER,
+    "MasterNotFound": "no Sentinel names a master that is up",
+    "[SSL": "it does not speak TLS as we do",
+    "Timeout": "it does not answer in time",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RedisServer:
+    """Celery's settings for it; whether nobody else can pose as it, as far as its URL promises TLS; and how that is."""
+
+    settings: dict[str, Any]
+    is_trusted: bool
+    trust: str
+
+
+def read_redis_url(url: str, options: Mapping[str, Any], *, self_signed: bool) -> RedisServer:
+    """`options` are kombu's; `self_signed` where a platform signs its certificates itself.
+
+    Raises ValueError with what is wrong, which never holds a part of the URL.
+    """
+    parts = _split(url)
+    if parts.scheme == "redis+socket":
+        return RedisServer(_settings(url, options, None), True, "by a socket of this machine")
+    words = _words(parts)
+    login, hosts = parts.netloc.rpartition("@")[::2]
+    name, database = unquote(parts.path).strip("/"), words.get("db", "0")
+    tls = _tls(words, self_signed=self_signed) if parts.scheme in _ENCRYPTED else None
+    places = [_login(login) + _place(host, _PORTS[parts.scheme]) for host in hosts.split(",")]
+    if parts.scheme.startswith("sentinel"):
+        if not name:
+            raise ValueError("needs the master's name in its path: sentinel://host:26379/mymaster")
+        options = {**options, "master_name": name, "sentinel_kwargs": _to_sentinel(words, options, tls)}
+    else:
+        database = name or database
+        if len(places) > 1:
+            raise ValueError("may name several servers only with sentinel: or sentinels:")
+    if not re.fullmatch(r"[0-9]{1,5}", database):
+        raise ValueError("must name its database by a number")
+    scheme = parts.scheme.replace("sentinels", "sentinel")  # kombu knows of TLS by its own setting
+    broker_url = ";".join(f"{scheme}://{place}/{database}" for place in places)
+    return RedisServer(_settings(broker_url, options, tls), *_trust(words, tls))
+
+
+def reason(error: BaseException) -> str:
+    """Why the server could not be used, in words of ours: foreign ones may quote an address."""
+    said = ""
+    link: BaseException | None = error
+    while link is not None:
+        said += f"{type(link).__name__} {link} "
+        link = link.__cause__ or link.__context__
+    return next((words for mark, words in _REASONS.items() if mark in said), "it cannot be reached")
+
+
+def _settings(broker_url: str, options: Mapping[str, Any], tls: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"broker_url": broker_url, "broker_transport_options": options, "broker_use_ssl": tls}
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its sentences quote the URL
+        raise ValueError("is not a URL: reserved characters in a password are written as %2F") from None
+    if parts.scheme not in (*_PORTS, "redis+socket"):
+        raise ValueError(f"must be a URL that starts with {', '.join(f'{scheme}:' for scheme in _PORTS)}")
+    return parts
+
+
+def _words(parts: SplitResult) -> dict[str, str]:
+    words = dict(parse_qsl(parts.query, keep_blank_values=True))
+    known = ["db", *(_TLS_WORDS if parts.scheme in _ENCRYPTED else ())]
+    known += _SENTINEL_WORDS if parts.scheme.startswith("sentinel") else ()
+    if parts.fragment or not words.keys() <= set(known):
+        raise ValueError(f"may say after its ? only {', '.join(known)}")
+    return words
+
+
+def _login(login: str) -> str:
+    user, _, password = login.partition(":")
+    return f"{quote(unquote(user), safe='')}:{quote(unquote(password), safe='')}@" if login else ""
+
+
+def _place(host: str, usual_port: int) -> str:
+    found = _HOST.fullmatch(host)
+    if not found:
+        raise ValueError("needs a host and a port: reserved characters in a password are written as %2F")
+    return f"{found[1]}:{found[2] or usual_port}"
+
+
+def _tls(words: Mapping[str, str], *, self_signed: bool) -> dict[str, Any]:
+    required = words.get("ssl_cert_reqs", "none" if self_signed else "required").lower().removeprefix("cert_")
+    by_name = words.get("ssl_check_hostname", "true").lower()
+    if required not in _REQUIREMENTS or by_name not in ("true", "false"):
+        raise ValueError("takes none, optional or required for ssl_cert_reqs, true or false for ssl_check_hostname")
+    files = {word: words[word] for word in _FILES if word in words}
+    return {"ssl_cert_reqs": _REQUIREMENTS[required], "ssl_check_hostname": by_name == "true", **files}
+
+
+def _to_sentinel(words: Mapping[str, str], options: Mapping[str, Any], tls: Mapping[str, Any] | None) -> dict[str, Any]:
+    sockets = {name: value for name, value in options.items() if name.startswith("socket_")}
+    login = {word.removeprefix("sentinel_"): words[word] for word in _SENTINEL_WORDS if word in words}
+    # A silent one is not tried again: there are others.
+    return {**sockets, **login, **({} if tls is None else {"ssl": True, **tls}), "retry": None}
+
+
+def _trust(words: Mapping[str, str], tls: Mapping[str, Any] | None) -> tuple[bool, str]:
+    if tls is None:
+        return True, "without TLS"
+    if tls["ssl_cert_reqs"] != ssl.CERT_NONE:
+        return True, "by TLS, verifying its certificate"
+    if "ssl_cert_reqs" in words:
+        return False, "by TLS, but its certificate is not verified, as REDIS_URL says"
+    return False, "by TLS, but its certificate is not verified, as this platform signs its own"

@@ -1,0 +1,181 @@
+"""Redis as others run it: TLS, passwords, Sentinels that fail over under load, and servers that will not do."""
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlmodel import col, func, select
+
+from config import broker
+from config.database import transaction
+from handlers.record.events import Status
+from handlers.tables.models import VerificationRecord
+from tests.chaos.stores import free_port
+from tests.support import databases
+from tests.support.facts import payload
+from tests.support.processes import Service, service
+from tests.support.redises import PASSWORD, SENTINEL_PASSWORD, OtherRedis, other_redis, watched_pair
+from tests.support.waiting import wait_until
+from worker.commands.doctor import CHECKS
+
+EVENTS = 150
+
+
+@contextmanager
+def _service(folder: Path, database_url: str, redis_url: str, **variables: str) -> Iterator[Service]:
+    with service(folder / "service", database_url, REDIS_URL=redis_url, **variables) as made:
+        yield made
+
+
+def _diagnosis(made: Service) -> list[tuple[str, str]]:
+    """By the command, of another process."""
+    lines = json.loads(made.run("doctor", "--json").stdout)
+    return [(line["level"], line["words"]) for line in lines if line["what"] == "redis"]
+
+
+def _findings(environment: pytest.MonkeyPatch, url: str) -> list[tuple[str, str]]:
+    """The same here, as if this process had just begun."""
+    environment.setenv("REDIS_URL", url)
+    databases.forget_process_state()
+    environment.setattr(broker, "_outage", broker._Outage())
+    environment.setattr(broker.celery_app.amqp, "_producer_pool", None)
+    for name, value in broker.server().settings.items():
+        environment.setitem(broker.celery_app.conf, name, value)
+    return list(CHECKS["redis"]())
+
+
+def test_a_failover_under_load_is_followed_by_all_and_loses_nothing(tmp_path: Path, database_url: str) -> None:
+    with watched_pair(tmp_path) as (master, replica, url), _service(tmp_path, database_url, url) as made:
+        made.start("web", "worker", "clock")
+        assert "FAIL" not in {level for level, _ in _diagnosis(made)}
+        delivered = threading.Thread(target=_deliver_all, args=(made,))
+        delivered.start()
+        wait_until(lambda: _verified() > EVENTS // 5)
+        master.stop()
+        with replica.client() as client:
+            wait_until(lambda: client.info("replication")["role"] == "master")
+            delivered.join()
+            wait_until(lambda: _verified() == EVENTS, made.logs)
+            wait_until(lambda: len(made.mails()) == EVENTS, made.logs)
+            master.start()  # it thinks it is one still, until its Sentinel says otherwise
+            assert made.deliver(payload("verified", session_id="vs_late", event_id="evt_late")) == "accepted"
+            wait_until(lambda: _verified() == EVENTS + 1, made.logs)
+            calls = client.info("commandstats")
+        assert {"cmdstat_brpop", "cmdstat_lpush", "cmdstat_llen"} <= calls.keys()
+        assert made.log("worker").count("ready.") == 1
+        assert "FAIL" not in {level for level, _ in _diagnosis(made)}
+    for secret in (PASSWORD, "p%40ss", SENTINEL_PASSWORD, "an%C3"):
+        assert secret not in made.logs()
+
+
+def _deliver_all(made: Service) -> None:
+    for number in range(EVENTS):
+        about = payload("verified", session_id=f"vs_{number}", event_id=f"evt_{number}", report=f"vr_{number}")
+        assert made.deliver(about) == "accepted"
+
+
+def _verified() -> int:
+    verified = select(func.count()).where(col(VerificationRecord.status) == Status.VERIFIED)
+    with transaction() as session:
+        return session.scalars(verified).one()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority's certificate, and one for this machine that it has signed, with its key."""
+    folder = tmp_path_factory.mktemp("authority")
+    ours = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    _run([*ours, "-subj", "/CN=Ours", "-keyout", "ca.key", "-out", "ca.pem"], folder)
+    signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:localhost"]
+    _run([*ours, "-subj", "/CN=localhost", *signed, "-keyout", "redis.key", "-out", "redis.pem"], folder)
+    return folder
+
+
+def _run(command: list[str], folder: Path) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path, authority: Path) -> Iterator[OtherRedis]:
+    """A server that speaks TLS alone, and wants a password."""
+    port = free_port()
+    files = {"tls_cert_file": f"{authority}/redis.pem", "tls_key_file": f"{authority}/redis.key"}
+    with other_redis(
+        tmp_path / "redis", port="0", tls_port=str(port), tls_auth_clients="no", requirepass="c4nary", **files
+    ) as server:
+        server.port = port
+        yield server
+
+
+VERIFIED = ("OK", "to be reached by TLS, verifying its certificate")
+UNVERIFIED = "to be reached by TLS, but its certificate is not verified, as"
+LATER = "nothing is lost, but nothing is done until this is mended"
+
+
+@pytest.mark.parametrize(
+    ("password", "words", "dyno", "found"),
+    [
+        ("c4nary", "ssl_ca_certs={ca}", "", [VERIFIED]),
+        ("c4nary", "ssl_ca_certs={ca}&ssl_cert_reqs=required", "web.1", [VERIFIED]),
+        ("c4nary", "", "", [VERIFIED, ("FAIL", f"its certificate is not trusted: {LATER}")]),
+        (
+            "c4nary",
+            "ssl_cert_reqs=CERT_REQUIRED",
+            "web.1",
+            [VERIFIED, ("FAIL", f"its certificate is not trusted: {LATER}")],
+        ),
+        ("c4nary", "ssl_cert_reqs=none", "", [("WARN", f"{UNVERIFIED} REDIS_URL says")]),
+        ("c4nary", "", "web.1", [("WARN", f"{UNVERIFIED} this platform signs its own")]),
+        ("wrong", "ssl_ca_certs={ca}", "", [VERIFIED, ("FAIL", f"it refuses the password or the user: {LATER}")]),
+    ],
+)
+def test_a_certificate_is_verified_unless_the_platform_or_the_url_says_otherwise(
+    password: str,
+    words: str,
+    dyno: str,
+    found: list[tuple[str, str]],
+    encrypted: OtherRedis,
+    authority: Path,
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv("DYNO", dyno)
+    url = f"rediss://:{password}@localhost:{encrypted.port}?{words.format(ca=authority / 'ca.pem')}"
+    said = _findings(environment, url)
+    assert said[: len(found)] == found
+    assert len(said) == (len(found) if "FAIL" in dict(found) else len(found) + 2)
+
+
+def test_every_process_says_whom_it_trusts_and_why_it_cannot_go_on(
+    encrypted: OtherRedis, tmp_path: Path, database_url: str
+) -> None:
+    with _service(tmp_path, database_url, f"rediss://:c4nary@localhost:{encrypted.port}") as made:
+        made.start("web")
+        made.launch("worker")
+        assert made.deliver(payload("verified")) == "accepted"
+        wait_until(lambda: "its certificate is not trusted" in made.log("web"), made.logs)
+        wait_until(lambda: "CERTIFICATE_VERIFY_FAILED" in made.log("worker"), made.logs)
+        for name in ("web", "worker"):
+            assert "broker.verified" in made.log(name)
+    assert "c4nary" not in made.logs()
+
+
+def test_a_server_that_will_not_do_is_named(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    bus = {"cluster_enabled": "yes", "cluster_port": str(free_port())}
+    with (
+        other_redis(tmp_path / "master") as master,
+        other_redis(tmp_path / "replica", replicaof=f"127.0.0.1 {master.port}") as replica,
+        other_redis(tmp_path / "node", **bus) as node,
+        other_redis(tmp_path / "small", maxmemory="100mb", maxmemory_policy="allkeys-lru") as small,
+    ):
+        for port, level, mark in (
+            (replica.port, "FAIL", "it is a replica: set"),
+            (node.port, "FAIL", "it is a node of a cluster, which splits our keys: set"),
+            (small.port, "WARN", "maxmemory-policy allkeys-lru throws messages away"),
+            (free_port(), "FAIL", "it cannot be reached"),
+        ):
+            said = _findings(environment, f"redis://127.0.0.1:{port}")
+            assert [found for found, words in said if words.startswith(mark)] == [level], said

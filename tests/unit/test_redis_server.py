@@ -1,0 +1,102 @@
+"""REDIS_URL as kombu gets it, what is refused, and what a failure is called."""
+
+import ssl
+from typing import Any
+
+import pytest
+
+from config.redis_server import read_redis_url, reason
+
+TIMEOUTS = {"socket_timeout": 2}
+
+
+def _settings(url: str, *, self_signed: bool = False) -> dict[str, Any]:
+    return read_redis_url(url, TIMEOUTS, self_signed=self_signed).settings
+
+
+@pytest.mark.parametrize(
+    ("url", "broker_url"),
+    [
+        ("redis://h", "redis://h:6379/0"),
+        ("redis://h:1/3", "redis://h:1/3"),
+        ("redis://h?db=3", "redis://h:6379/3"),
+        ("redis://:p%2F%40w@h", "redis://:p%2F%40w@h:6379/0"),
+        ("redis://u:p;w@h", "redis://u:p%3Bw@h:6379/0"),  # kombu reads a semicolon as the next server
+        ("redis://[::1]:1", "redis://[::1]:1/0"),
+        ("rediss://:p@h:1", "rediss://:p@h:1/0"),
+        ("sentinel://h1,h2:2/m", "sentinel://h1:26379/0;sentinel://h2:2/0"),
+        ("sentinels://u:p@h/m?db=4", "sentinel://u:p@h:26379/4"),
+        ("redis+socket:///a/redis.sock", "redis+socket:///a/redis.sock"),
+    ],
+)
+def test_each_server_is_named_as_kombu_reads_it(url: str, broker_url: str) -> None:
+    assert _settings(url)["broker_url"] == broker_url
+
+
+def test_sentinels_have_a_login_and_timeouts_of_their_own() -> None:
+    url = "sentinels://:p@h1,h2/my%20master?sentinel_username=s&sentinel_password=q%3B&ssl_ca_certs=/ca.pem"
+    settings = _settings(url)
+    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, "ssl_ca_certs": "/ca.pem"}
+    assert settings["broker_use_ssl"] == tls
+    assert settings["broker_transport_options"] == {
+        **TIMEOUTS,
+        "master_name": "my master",
+        "sentinel_kwargs": {**TIMEOUTS, "username": "s", "password": "q;", "ssl": True, **tls, "retry": None},
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "self_signed", "required"),
+    [
+        ("redis://h", True, None),
+        ("sentinel://h/m", True, None),
+        ("rediss://h", False, ssl.CERT_REQUIRED),
+        ("sentinels://h/m", False, ssl.CERT_REQUIRED),
+        ("rediss://h", True, ssl.CERT_NONE),
+        ("sentinels://h/m", True, ssl.CERT_NONE),
+        ("rediss://h?ssl_cert_reqs=none", False, ssl.CERT_NONE),
+        ("rediss://h?ssl_cert_reqs=CERT_NONE", False, ssl.CERT_NONE),
+        ("rediss://h?ssl_cert_reqs=required", True, ssl.CERT_REQUIRED),
+    ],
+)
+def test_a_certificate_is_verified_unless_the_platform_signs_or_the_url_says_otherwise(
+    url: str, self_signed: bool, required: ssl.VerifyMode | None
+) -> None:
+    found = read_redis_url(url, TIMEOUTS, self_signed=self_signed)
+    tls = found.settings["broker_use_ssl"]
+    assert (tls and tls["ssl_cert_reqs"]) == required
+    assert found.is_trusted is (required != ssl.CERT_NONE)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("memory://c4nary", "must be a URL that starts with redis:, rediss:, sentinel:, sentinels:"),
+        ("redis://:c4nary/x@h", "needs a host"),
+        ("redis://u:c4nary#x@h", "may say after its"),
+        ("redis://:c4nary?x@h", "may say after its"),
+        ("redis://[c4nary", "is not a URL"),
+        ("redis://:c4nary@", "needs a host"),
+        ("redis://c4nary1,c4nary2", "only with sentinel"),
+        ("redis://h/c4nary", "by a number"),
+        ("redis://h?ssl_cert_reqs=none", "may say after its . only db"),
+        ("redis://h?c4nary=1", "may say after its . only db"),
+        ("rediss://h?ssl_cert_reqs=c4nary", "for ssl_cert_reqs"),
+        ("rediss://h?ssl_check_hostname=c4nary", "for ssl_cert_reqs"),
+        ("sentinel://c4nary", "master's name"),
+        ("sentinel://c4nary,/m", "needs a host"),
+        ("sentinel://h/m?db=c4nary", "by a number"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_and_not_shown(url: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why) as refusal:
+        _settings(url)
+    assert "c4nary" not in str(refusal.value)
+
+
+def test_a_failure_is_named_by_what_lies_under_it() -> None:
+    outer = ConnectionError("Error 1 connecting to c4nary")
+    outer.__context__ = ssl.SSLCertVerificationError("[SSL: CERTIFICATE_VERIFY_FAILED] c4nary")
+    assert reason(outer) == "its certificate is not trusted"
+    assert reason(TimeoutError("c4nary")) == "it does not answer in time"
+    assert reason(OSError("c4nary")) == "it cannot be reached"
