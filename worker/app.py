@@ -14,11 +14,11 @@ from config.logs import configure_logging
 from config.settings import settings
 from handlers.metrics.counting import start_flushing, stop_flushing
 from handlers.queue import failures
-from worker import clock, reconnect, tasks
+from worker import clock, foreign, reconnect, tasks
 
 _CONNECTIONS = 4  # of a worker: its threads need one for moments only, and wait for the outside without any
 
-__all__ = ["celery_app", "clock", "reconnect", "tasks"]
+__all__ = ["celery_app", "clock", "foreign", "reconnect", "tasks"]
 
 celery_app.add_defaults(
     lambda: {
@@ -31,7 +31,7 @@ celery_app.add_defaults(
     }
 )
 celery_app.conf.beat_scheduler = clock.Clock
-celery_app.steps["consumer"].add(reconnect.ReconnectGuard)
+celery_app.steps["consumer"].update((reconnect.ReconnectGuard, foreign.ForeignGuard))
 
 # Running as root is dangerous with pickled messages only, and config/broker.py accepts JSON alone.
 warnings.simplefilter("ignore", platforms.SecurityWarning)

@@ -1,8 +1,10 @@
 """The tasks: shallow, by name, with ids for arguments."""
 
 from datetime import timedelta
+from typing import Annotated
 
 import structlog
+from pydantic import Field
 
 from config.broker import (
     ACTIONS_QUEUE,
@@ -26,13 +28,17 @@ _SWEEP_MOST = 10_000  # ids a sweep of each kind: fewer than the workers finish 
 _ALONE_MOST = 500  # events tried before, each a message by itself
 _GRACE = timedelta(seconds=2)  # what was published a moment ago needs no second message
 
+# worker/foreign.py takes no other arguments from Redis; the bounds are those of the columns.
+EventIds = list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,255}$")]]
+ActionIds = list[Annotated[int, Field(ge=1, lt=2**63)]]
+
 performers = Performers(publish_actions)
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 @celery_app.task(name="process_events")  # type: ignore[untyped-decorator]  # celery ships no types
-def process_events(event_ids: list[str]) -> None:
+def process_events(event_ids: EventIds) -> None:
     """Applies events, then hands on what they owe."""
     try:
         publish_actions(process(event_ids))
@@ -41,7 +47,7 @@ def process_events(event_ids: list[str]) -> None:
 
 
 @celery_app.task(name="perform_actions")  # type: ignore[untyped-decorator]
-def perform_actions(action_ids: list[int]) -> None:
+def perform_actions(action_ids: ActionIds) -> None:
     """Leaves what is owed to the threads that do it."""
     try:
         performers.perform(action_ids)

@@ -55,6 +55,9 @@ NO_ANSWERS = Counter(
     ("of", "why"),
     registry=COUNTED,
 )
+DROPPED_MESSAGES = Counter(
+    "identity_dropped_messages_total", "Messages in Redis that none of ours wrote.", ("queue",), registry=COUNTED
+)
 ACCEPT_SECONDS = Histogram(
     "identity_accept_seconds",
     "From a delivery's arrival to its committed row.",

@@ -16,6 +16,7 @@ from tests.chaos.outside import Application, MailServer
 from tests.chaos.services import Platform, command_of, descendants, wait_until
 from tests.chaos.stores import Postgres, Redis
 from tests.simulator.client import Simulator
+from tests.support.foreign import READABLE, UNREADABLE
 
 
 @dataclass(slots=True)
@@ -97,6 +98,11 @@ def _remove_redis(scene: Scene, dice: random.Random) -> None:
     _redis(scene).kill()
     time.sleep(_a_while(scene, dice))
     _redis(scene).start()
+
+
+def _write_to_redis(scene: Scene, _: random.Random) -> None:
+    for queue in ("clock", "events", "outbox"):
+        _redis(scene).client().lpush(f"identity:{queue}", *UNREADABLE.values(), *READABLE.values())
 
 
 def _restart_postgres(scene: Scene, _: random.Random) -> None:
@@ -243,6 +249,7 @@ FAULTS: dict[str, Fault] = {
     "Redis frozen": _freeze_redis,
     "Redis out of memory": _fill_redis,
     "Redis unreachable": _remove_redis,
+    "messages of others in Redis": _write_to_redis,
     "PostgreSQL restarted": _restart_postgres,
     "PostgreSQL connections cut": _cut_postgres,
     "PostgreSQL frozen": _freeze_postgres,

@@ -1,21 +1,26 @@
-"""An event that can never be applied is refused at the door or buried with its reason, and holds up nothing."""
+"""What can never be applied, or was never ours, is refused, dropped or buried with its reason, and holds up nothing."""
 
 import http.client
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from sqlmodel import col, select
 
 from config import broker
 from config.database import transaction
 from handlers.inbox.receive import receive
 from handlers.record.events import Status
-from handlers.tables.models import InboxEvent, InboxStatus
+from handlers.tables.models import InboxEvent, InboxStatus, Metric
 from tests.support import databases, facts, shapes
 from tests.support.facts import event, payload
+from tests.support.foreign import CANARY, READABLE, UNREADABLE
+from tests.support.processes import service
 from tests.support.servers import running_receiver
+from tests.support.waiting import wait_until
 from worker import tasks
 
 pytestmark = pytest.mark.usefixtures("database_url")
@@ -113,3 +118,28 @@ def test_what_can_never_be_applied_is_buried_with_its_reason_while_everything_el
     tasks.process_events([later.id, bad.id])
     assert facts.record("vs_later").status == Status.REQUIRES_INPUT
     assert facts.event_row(bad.id).attempts == 3
+
+
+def test_messages_that_none_of_ours_wrote_end_no_worker_and_are_gone(tmp_path: Path, database_url: str) -> None:
+    """Through kombu's own loop: each kind in each queue, and after them an event that is applied as ever."""
+    foreign = [*UNREADABLE.values(), *READABLE.values()]
+    with (
+        service(tmp_path / "service", database_url) as ours,
+        redis.Redis(unix_socket_path=str(ours.folder / "redis" / "redis.sock")) as client,
+    ):
+        ours.start("web", "worker")
+        for queue in ("clock", "events", "outbox"):
+            client.lpush(f"identity:{queue}", *foreign)
+        assert ours.deliver(payload("verified", report="vr_1")) == "accepted"
+        wait_until(ours.mails, ours.logs)
+        wait_until(lambda: not client.exists("identity:clock", "identity:events", "identity:outbox"), ours.logs)
+        wait_until(lambda: not client.exists("identity:unacked", "identity:unacked_index"), ours.logs)
+        said = ours.log("worker")
+        ours.stop()
+    assert said.count("ready.") == 1
+    assert "message.dropped" in said
+    for word in (CANARY, "Traceback", '"level": "critical"', '"level": "error"', "consumer.restarted"):
+        assert word not in said, said
+    with transaction() as session:
+        dropped = session.scalars(select(Metric.value).where(Metric.name == "identity_dropped_messages_total")).all()
+    assert sum(dropped) == len(UNREADABLE) * 3
