@@ -222,8 +222,12 @@ class Settings(BaseSettings):
     reconcile_seconds: Annotated[int, Field(ge=60, le=86400)] = 900  # a run may take 15 s and 200 of Stripe's calls
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     backlog_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
+    metrics_token: Annotated[
+        SecretStr, _matching(r"[\w.~+/-]{16,}=*", "must be 16 characters or more: letters, digits, or one of -._~+/")
+    ] = _UNSET
     public_url: _WebUrl = _UNSET
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    trusted_proxies: int = Field(ge=0, le=10, default_factory=lambda: int("DYNO" in os.environ))  # Heroku's router
     var_dir: Path = Path("var")
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(str.lower)] = "auto"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = "info"

@@ -2,9 +2,12 @@
 
 import argparse
 import sys
+from contextlib import suppress
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.supervisors import Multiprocess
 
 from config import postgres
 from config.database import keep_connections
@@ -12,17 +15,30 @@ from config.defaults import webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from receiver.app import app
+from receiver.connections import Connection
 
-KEEP_ALIVE = 95  # seconds; Heroku's router keeps its connections for 90 and must not find one closed under its hands
-GRACE = 20  # seconds for requests in flight at shutdown; Heroku kills after 30
 _CONNECTIONS = 2  # the writer's own, and one for health, metrics and what is counted
+# Not uvicorn's command line: it cannot be told to leave logging alone.
+OPTIONS: dict[str, Any] = {
+    "http": Connection,
+    "ws": "none",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "proxy_headers": False,  # receiver/sender.py knows how many there are
+    "lifespan": "on",
+    "timeout_graceful_shutdown": 20,  # seconds for requests in flight; Heroku kills after 30
+}
+_NOT_STARTED = 3
 
 
 def main() -> int:
     """Serves until SIGTERM or Ctrl-C. WEB_CONCURRENCY processes, which uvicorn reads itself."""
     parser = argparse.ArgumentParser(prog="python -m receiver", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    host = parser.parse_args().host
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine only; :: is IPv6 and IPv4)"
+    )
+    host = parser.parse_args().host.strip("[]")
     try:
         webhook_secrets(settings())
         if settings().on_postgres:
@@ -31,22 +47,17 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     configure_logging()
-    # Not uvicorn's command line: it cannot be told to leave logging alone.
-    uvicorn.run(
-        "receiver.__main__:application",  # by name: WEB_CONCURRENCY's processes import it for themselves
-        factory=True,
-        host=host,
-        port=settings().port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        proxy_headers=False,  # nothing here asks who the sender is: the signature tells
-        lifespan="on",
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=GRACE,
-    )
-    return 0
+    # By name: WEB_CONCURRENCY's processes import it for themselves.
+    config = uvicorn.Config("receiver.__main__:application", factory=True, host=host, port=settings().port, **OPTIONS)
+    listener = config.bind_socket()  # the event loop's own would take no IPv4 on `::`
+    listener.listen(config.backlog)
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt):
+        if config.workers > 1:
+            Multiprocess(config, sockets=[listener]).run()
+            return 0
+        server.run(sockets=[listener])
+    return 0 if server.started else _NOT_STARTED
 
 
 def application() -> Starlette:

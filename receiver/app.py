@@ -13,7 +13,9 @@ from config.broker import say_whom_we_trust
 from config.defaults import webhook_secrets
 from config.settings import settings
 from handlers.metrics.counting import start_flushing, stop_flushing
+from receiver.connections import Connections
 from receiver.health import backlog, healthz, metrics, readyz
+from receiver.sender import as_sent
 from receiver.webhooks.delivery import Webhook
 from receiver.webhooks.intake import Intake
 
@@ -24,20 +26,23 @@ class Receiver(Starlette):
     """Deliveries go straight to their endpoint; Starlette answers everything else."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the start and end of the process."""
-        if scope["type"] == "http" and scope["path"] == _WEBHOOK and scope["method"] == "POST":
-            await self.state.webhook(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        """One request, or the start and end of the process. A slash at the end of a path makes no difference."""
+        if scope["type"] == "http":
+            path = scope["path"].removesuffix("/")  # Stripe follows no redirect to the right one
+            if path == _WEBHOOK and scope["method"] == "POST":
+                await self.state.webhook(scope, receive, send)
+                return
+            scope = as_sent({**scope, "path": path or "/"}, settings().trusted_proxies)
+        await super().__call__(scope, receive, send)
 
 
 @asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Connections]]:
     intake = Intake()
     app.state.webhook = Webhook(webhook_secrets(settings()), intake)
     start_flushing("web")
     say_whom_we_trust()
-    yield
+    yield {"connections": Connections()}
     await intake.close()
     await asyncio.to_thread(stop_flushing)
 
@@ -52,3 +57,4 @@ app = Receiver(
     ],
     lifespan=_lifespan,
 )
+app.router.redirect_slashes = False

@@ -1,7 +1,16 @@
-"""Whether this process is alive, whether it can do its work, what waits, and the metrics."""
+"""Whether this process is alive, whether it can do its work, what waits, and the metrics.
+
+Anybody may ask, as often as they like: one look answers all who ask within a second, and those at the database take
+turns.
+"""
 
 import asyncio
+import hmac
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import orjson
 from sqlalchemy import text
@@ -11,11 +20,46 @@ from starlette.responses import Response
 from config import broker
 from config.database import DATABASE_TROUBLE, engine
 from config.settings import settings
-from handlers.metrics.exposition import exposition
+from handlers.metrics.exposition import OPENMETRICS, exposition
 from handlers.operator import queries
 from handlers.tables.models import InboxEvent, OutboxAction
+from receiver.sender import is_this_machine
 
-_PROBE_SECONDS = 5.0  # a frozen server neither answers nor fails, and whoever asks gives up soon
+_LOOK_SECONDS = 5.0  # a frozen server neither answers nor fails, and whoever asks gives up soon
+_GOOD_FOR_SECONDS = 1.0
+_MOST_WAITING = 20  # for one look; monitors are fewer, and each holds a connection meanwhile
+
+_Seen = TypeVar("_Seen")
+
+
+class _Look(Generic[_Seen]):
+    """What a thread finds out, for all who ask meanwhile and a moment later."""
+
+    def __init__(self, find: Callable[[], _Seen], thread: ThreadPoolExecutor) -> None:
+        self._find = find
+        self._thread = thread
+        self._latest: Future[_Seen] | None = None
+        self._ended_at = 0.0
+        self._waiting = 0
+
+    async def __call__(self) -> _Seen:
+        """Raises what finding it out raises, and TimeoutError when that takes too long or too many wait for it."""
+        if self._latest is None or (self._latest.done() and time.monotonic() - self._ended_at > _GOOD_FOR_SECONDS):
+            self._latest = self._thread.submit(self._look)
+        if self._waiting >= _MOST_WAITING:
+            raise TimeoutError
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                return await asyncio.shield(asyncio.wrap_future(self._latest))
+        finally:
+            self._waiting -= 1
+
+    def _look(self) -> _Seen:
+        try:
+            return self._find()
+        finally:
+            self._ended_at = time.monotonic()
 
 
 async def healthz(_: Request) -> Response:
@@ -25,36 +69,50 @@ async def healthz(_: Request) -> Response:
 
 async def readyz(_: Request) -> Response:
     """GET /readyz: 200 if deliveries can be stored. Without Redis they can, and the answer says which it is."""
-    database, reachable = await asyncio.gather(_in_time(_database_answers), _in_time(broker.reachable))
+    database, reachable = await asyncio.gather(_in_time(_DATABASE), _in_time(_BROKER))
     words = {True: "ok", False: "unreachable"}
     return _json(200 if database else 503, {"database": words[database], "broker": words[reachable]})
 
 
-async def backlog(_: Request) -> Response:
+async def backlog(request: Request) -> Response:
     """GET /health/backlog: 503 when an event or an action has waited longer than BACKLOG_SECONDS; with the ages.
 
     For a monitor that calls somebody; a platform's health check that restarts processes wants /healthz.
     """
     try:
-        ages = await asyncio.to_thread(_oldest_ages)
-    except DATABASE_TROUBLE:
-        return _json(503, {"database": "unreachable"})
-    return _json(503 if max(ages.values()) > settings().backlog_seconds else 200, ages)
+        ages = await _AGES()
+    except (TimeoutError, *DATABASE_TROUBLE):
+        return _unreachable()
+    is_late = max(ages.values()) > settings().backlog_seconds
+    shown = ages if _may_see_figures(request) else {"status": "late" if is_late else "ok"}
+    return _json(503 if is_late else 200, shown)
 
 
 async def metrics(request: Request) -> Response:
     """GET /metrics: what all web and worker processes have counted, and what waits in the tables."""
+    if not _may_see_figures(request):
+        if settings().metrics_token:
+            return _json(401, {"error": "METRICS_TOKEN is not what was sent"}, {"WWW-Authenticate": "Bearer"})
+        return _json(403, {"error": "without METRICS_TOKEN the metrics are for this machine only"})
     try:
-        content, content_type = await asyncio.to_thread(exposition, request.headers.get("accept", ""))
-    except DATABASE_TROUBLE:
-        return _json(503, {"database": "unreachable"})
+        content, content_type = await _METRICS[OPENMETRICS in request.headers.get("accept", "")]()
+    except (TimeoutError, *DATABASE_TROUBLE):
+        return _unreachable()
     return Response(content, media_type=content_type)
 
 
-async def _in_time(answers: Callable[[], bool]) -> bool:
+def _may_see_figures(request: Request) -> bool:
+    """Where a token is set, this machine needs it, too: not every proxy on it says that it is one."""
+    token = settings().metrics_token.get_secret_value()
+    if not token:
+        return is_this_machine(request.scope)
+    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), token.encode())
+
+
+async def _in_time(look: _Look[bool]) -> bool:
     try:
-        async with asyncio.timeout(_PROBE_SECONDS):
-            return await asyncio.to_thread(answers)
+        return await look()
     except TimeoutError:
         return False
 
@@ -75,5 +133,18 @@ def _database_answers() -> bool:
     return True
 
 
-def _json(status: int, content: Mapping[str, str | float]) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
+# One connection for all of them, whoever asks.
+_AT_THE_DATABASE = ThreadPoolExecutor(1, "health")
+_DATABASE = _Look(_database_answers, _AT_THE_DATABASE)
+_BROKER = _Look(broker.reachable, ThreadPoolExecutor(1, "broker"))
+_AGES = _Look(_oldest_ages, _AT_THE_DATABASE)
+_METRICS = {asked: _Look(partial(exposition, OPENMETRICS * asked), _AT_THE_DATABASE) for asked in (False, True)}
+LOOKS: tuple[_Look[Any], ...] = (_DATABASE, _BROKER, _AGES, *_METRICS.values())
+
+
+def _unreachable() -> Response:
+    return _json(503, {"database": "unreachable"})
+
+
+def _json(status: int, content: Mapping[str, str | float], headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")

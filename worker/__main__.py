@@ -24,7 +24,9 @@ class Command:
 
 
 COMMANDS = {
-    "run": Command(service.run_service, "web, worker and clock together in the foreground", json=False),
+    "run": Command(
+        service.run_service, "web, worker and clock together in the foreground", service.run_options, json=False
+    ),
     "migrate": Command(service.migrate_schema, "bring the database's schema up to date", json=False),
     "status": Command(show.status, "what waits, what is dead, how fast it goes (exit 1: something needs you)"),
     "session": Command(show.session, "what happened to this person's verification", show.session_options),

@@ -34,6 +34,12 @@ DELIVERIES = Counter(
     ("outcome", "reason"),
     registry=COUNTED,
 )
+ENDED_CONNECTIONS = Counter(
+    "identity_connections_ended_total",
+    "Connections that web ended by itself, by reason; of those that were merely idle, only to make room.",
+    ("reason",),
+    registry=COUNTED,
+)
 ENDED_EVENTS = Counter(
     "identity_events_total", "Events processed or given up, by type and outcome.", ("type", "outcome"), registry=COUNTED
 )

@@ -31,7 +31,7 @@ GAUGES = {
     "identity_actions_oldest_seconds": "Age of the oldest action not done.",
 }
 CLOCKS = "identity_clock_ahead_seconds"
-_OPENMETRICS = "application/openmetrics-text"
+OPENMETRICS = "application/openmetrics-text"
 # As handlers/metrics/counting.py writes it; no text of ours has a quote in it.
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -45,7 +45,7 @@ def exposition(accept: str = "") -> tuple[bytes, str]:
     """
     counting.flush()
     # The library's own reading of the header fails for a version that is no number, such as "1.0.0" in its quotes.
-    encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accept else "")
+    encode, content_type = choose_encoder(OPENMETRICS if OPENMETRICS in accept else "")
     return encode(_Metrics()), content_type
 
 

@@ -62,6 +62,11 @@ class Intake:
         await asyncio.to_thread(self._publisher.close)
 
     async def _write(self) -> None:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._storage.open()
+        except Exception as error:  # the first delivery tries again
+            log.error("database.not_connected", error=describe(error))
         while self._waiting or not self._closing:
             if not self._waiting:
                 self._wake.clear()

@@ -28,6 +28,9 @@ _PAUSE = 0.25  # seconds, while the server has no connection free
 class Storage(Protocol):
     """The inbox, as the one writer of a web process sees it."""
 
+    async def open(self) -> object:
+        """Connects, before others have taken all connections; whoever needs one later tries again."""
+
     def receive(self, events: Sequence[VerificationEvent], /) -> Awaitable[Receipt]:
         """As handlers.inbox.receive.receive; trouble with the database is a NotNowError or one of DATABASE_TROUBLE."""
 
@@ -46,6 +49,11 @@ class _OnTheLoop:
     def __init__(self) -> None:
         self._connection: asyncpg.Connection | None = None
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
+
+    async def open(self) -> asyncpg.Connection:
+        if self._connection is None:
+            self._connection = await _connected()
+        return self._connection
 
     async def receive(self, events: Sequence[VerificationEvent], /) -> Receipt:
         accepted = await self._ids(*receive.storing("postgresql", events))
@@ -66,12 +74,11 @@ class _OnTheLoop:
     async def _ask(self, statement: str, parameter: str) -> frozenset[str]:
         """A transaction by itself; whatever fails but for its data, and whoever stops waiting, ends the connection."""
         try:
-            if self._connection is None:
-                self._connection = await _connected()
+            connection = await self.open()
             if statement not in self._prepared:
                 # By its text: behind a pooler the same name must never mean another statement, as asyncpg's own may.
                 name = f"identity_{hashlib.sha256(statement.encode()).hexdigest()[:32]}"
-                self._prepared[statement] = await self._connection.prepare(statement.replace("%s", "$1"), name=name)
+                self._prepared[statement] = await connection.prepare(statement.replace("%s", "$1"), name=name)
             return frozenset(row[0] for row in await self._prepared[statement].fetch(parameter))
         except Exception as error:
             if isinstance(error, asyncpg.PostgresError) and is_data(error.sqlstate):
@@ -121,6 +128,9 @@ class _InAThread:
         self._thread = ThreadPoolExecutor(1, "intake")
         in_thread = asyncio.get_running_loop().run_in_executor
         self.receive = partial(in_thread, self._thread, receive.receive)  # type: ignore[arg-type]  # the rest follows
+
+    async def open(self) -> None:
+        pass
 
     async def close(self) -> None:
         self._thread.shutdown()

@@ -79,8 +79,8 @@ def _signature(dice: random.Random, body: bytes) -> tuple[list[bytes], bool]:
         (",,,,", False),
         ("t", False),
         ("", False),
-        (f"t={stamp}," + ",".join(["v1=" + "0" * 64] * 500), False),
-        ("v1=" * 8000, False),
+        (f"t={stamp}," + ",".join(["v1=" + "0" * 64] * 200), False),
+        ("v1=" * 4000, False),
         (f"t={stamp},v1=".encode() + b"\xe9" * 64, False),
         (b"\xff\xfe\x80", False),
         (f"t={stamp},v1=\u00e9\u4e2d".encode(), False),
@@ -178,6 +178,11 @@ FRAMES: tuple[Frame, ...] = (
     lambda body, sign: (
         _post(sign, b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings", b"Content-Length: %d" % len(body)) + body
     ),
+    lambda body, sign: _post(sign, b"Upgrade: h2c", b"Connection: Upgrade", b"Transfer-Encoding: chunked") + body,
+    lambda body, sign: _post(sign, b"Upgrade: a, b", b"Upgrade: c", b"Connection: Upgrade") * 40 + body,
+    lambda _body, sign: _post(sign, b"Transfer-Encoding: chunked") + b"0\r\n" + b"a:\r\n" * 50_000 + b"\r\n",
+    lambda _body, sign: _post(sign, b"Transfer-Encoding: chunked") + b"1\r\nx\r\n" * 200_000,
+    lambda _body, _sign: _head(b"GET", b"/metrics", [b"Host: x"]) * 3000,
     lambda body, sign: _post(sign, *[b"X-%d: y" % n for n in range(3000)], b"Content-Length: %d" % len(body)) + body,
     lambda body, sign: _post(sign, b"X: " + b"y" * 200_000, b"Content-Length: %d" % len(body)) + body,
     lambda body, sign: _post(sign, b"X\0Y: 1", b"Content-Length: %d" % len(body)) + body,

@@ -21,6 +21,7 @@ from handlers.inbox.receive import receive
 from handlers.metrics import counting, exposition
 from handlers.outbox.perform import perform
 from handlers.tables.models import InboxEvent
+from receiver import health
 from receiver.app import app
 from tests.support import databases, facts, shapes
 from tests.support.facts import NOON, event
@@ -45,9 +46,11 @@ pytestmark = pytest.mark.usefixtures("database_url")
 
 @pytest.fixture
 def client(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """Asks from this machine; each answer is a new one."""
     environment.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
+    environment.setattr(health, "_GOOD_FOR_SECONDS", 0.0)
     databases.forget_process_state()
-    with TestClient(app) as client:
+    with TestClient(app, client=("127.0.0.1", 50000)) as client:
         yield client
 
 
@@ -239,6 +242,58 @@ def test_without_a_database_both_say_so(client: TestClient, database_url: str) -
         if databases.SERVER_URL:  # SQLite's writer waits for ten seconds before it gives up
             assert client.get("/metrics").status_code == 503
             assert client.get("/health/backlog").status_code == 503
+
+
+PROXIED = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https", "Via": "1.1 vegur"}
+
+
+@pytest.mark.parametrize("header", [*PROXIED, "Forwarded", "X-Real-IP"])
+def test_without_a_token_figures_are_for_this_machine_alone(client: TestClient, header: str) -> None:
+    sent = {header: PROXIED.get(header, "127.0.0.1")}
+    assert client.get("/metrics").status_code == 200
+    assert "events_oldest_seconds" in client.get("/health/backlog").json()
+    refused = client.get("/metrics", headers=sent)
+    assert (refused.status_code, "identity_" in refused.text) == (403, False)
+    told = client.get("/health/backlog", headers=sent)
+    assert (told.status_code, told.json()) == (200, {"status": "ok"})
+    receive([event("created")])
+    with transaction() as session:
+        session.connection().execute(update(InboxEvent).values(received_at=datetime.now(UTC) - timedelta(seconds=301)))
+    told = client.get("/health/backlog", headers=sent)
+    assert (told.status_code, told.json()) == (503, {"status": "late"})
+
+
+def test_somebody_elses_address_is_not_this_machine(client: TestClient) -> None:
+    assert client.get("/metrics").status_code == 200
+    assert TestClient(app, client=("198.51.100.7", 50000)).get("/metrics").status_code == 403
+
+
+def test_with_a_token_figures_are_for_whoever_has_it(client: TestClient, environment: pytest.MonkeyPatch) -> None:
+    token = "a token of ours".replace(" ", "-") + "-and-more"
+    environment.setenv("METRICS_TOKEN", token)
+    databases.forget_process_state()
+    for sent in (f"Bearer {token}", f"bearer  {token} "):
+        assert client.get("/metrics", headers={"Authorization": sent, **PROXIED}).status_code == 200
+        assert "actions_oldest_seconds" in client.get("/health/backlog", headers={"Authorization": sent}).json()
+    for sent in ("", token, f"Basic {token}", f"Bearer {token}x", "Bearer ", f"Bearer {token[:-1]}", "Bearer é"):
+        header = {b"Authorization": sent.encode()}
+        refused = client.get("/metrics", headers=header)
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        assert token not in refused.text
+        assert client.get("/health/backlog", headers=header).json() == {"status": "ok"}
+
+
+def test_who_asks_within_a_second_gets_the_same_answer_and_the_database_is_asked_once(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_GOOD_FOR_SECONDS", 3600.0)
+    first = client.get("/health/backlog")
+    receive([event("created")])
+    with transaction() as session:
+        session.connection().execute(update(InboxEvent).values(received_at=datetime.now(UTC) - timedelta(hours=1)))
+    assert client.get("/health/backlog").json() == first.json()
+    monkeypatch.setattr(health, "_GOOD_FOR_SECONDS", 0.0)
+    assert client.get("/health/backlog").status_code == 503
 
 
 @pytest.mark.parametrize("file", ["alerts.yml", "grafana-dashboard.json"])

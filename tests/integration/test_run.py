@@ -95,6 +95,13 @@ class Run:
         with urllib.request.urlopen(request, timeout=5) as answer:
             assert b"accepted" in answer.read()
 
+    def listens_on(self, address: str) -> bool:
+        try:
+            socket.create_connection((address, self.port), 5).close()
+        except OSError:
+            return False
+        return True
+
     def has_processed(self) -> bool:
         return self.execute("SELECT status FROM inbox_event") == [("processed",)]
 
@@ -151,6 +158,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks for proce
 def test_a_signal_ends_everything_within_seconds(start: Callable[..., Run], number: int) -> None:
     run = start()
     assert len(run.processes()) == 5  # itself, Redis, web, worker, clock
+    assert not run.listens_on("127.0.0.2")  # though PORT is set: this machine is no platform
     run.deliver()
     wait_until(run.has_processed, READY)
     assert run.end(number) == 0
@@ -162,6 +170,15 @@ def test_a_signal_ends_everything_within_seconds(start: Callable[..., Run], numb
     (forward,) = (line for line in said.splitlines() if line.startswith("forward "))
     assert forward.count("identity.verification_session.") == 6
     assert "redis.sock, as REDIS_URL is not set" in said
+
+
+@linux_only
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="there is no IPv6 here")
+def test_whoever_wants_it_open_says_so_and_both_families_are_served(start: Callable[..., Run]) -> None:
+    run = start("-m", "worker", "run", "--host", "[::]")
+    assert [address for address in ("127.0.0.1", "127.0.0.2", "::1") if not run.listens_on(address)] == []
+    run.deliver()
+    assert run.end(signal.SIGTERM) == 0
 
 
 @linux_only

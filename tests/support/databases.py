@@ -21,6 +21,7 @@ from handlers.metrics import counting
 from handlers.outbox import application, mails
 from handlers.stripe_api import client
 from handlers.tables import schema
+from receiver import health
 
 # Read before any fixture clears the environment.
 SERVER_URL = os.environ.get("DATABASE_URL", "") if os.environ.get("DATABASE_URL", "").startswith("postgres") else ""
@@ -53,6 +54,8 @@ def forget_process_state() -> None:
     for remembered in (database._engine, settings.settings, mails.email_lookup, client.client, application.line):
         remembered.cache_clear()
     database._reading = database._jump_seen = None
+    for look in health.LOOKS:
+        look._latest = None
     counting._written.update(counting._rows())  # so that the next database gets none of it
 
 

@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 from worker.run.broker import RedisServer, start_redis
 
 ROOT = Path(__file__).parents[2]
-SAYS_IT_IS_READY = {"web": "running on", "worker": "ready.", "clock": "beat: Starting..."}
+SAYS_IT_IS_READY = {"web": "startup complete.", "worker": "ready.", "clock": "beat: Starting..."}
 
 
 class Service:

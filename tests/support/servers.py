@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from receiver.__main__ import OPTIONS
 from tests.support import shapes
 from tests.support.waiting import wait_until
 
@@ -73,15 +74,7 @@ def fake_stripe() -> Iterator[FakeStripe]:
 @contextmanager
 def running_receiver() -> Iterator[int]:
     """Our application under uvicorn, set up as receiver/__main__.py does; its port."""
-    config = uvicorn.Config(
-        "receiver.app:app",
-        port=0,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        timeout_graceful_shutdown=20,
-    )
+    config = uvicorn.Config("receiver.app:app", port=0, **OPTIONS)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -24,7 +24,8 @@ MAY_IMPORT = {
 OWNERS = {
     "asyncpg": ("receiver/webhooks/storage.py",),
     "starlette": ("receiver/",),
-    "uvicorn": ("receiver/__main__.py",),
+    "uvicorn": ("receiver/__main__.py", "receiver/connections.py"),
+    "httptools": ("receiver/connections.py",),
     "celery": ("config/broker.py", "worker/"),
     "stripe": (
         "receiver/webhooks/delivery.py",

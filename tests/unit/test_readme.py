@@ -24,7 +24,7 @@ def test_the_table_of_settings_is_complete_and_in_their_order() -> None:
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_a_default_in_the_table_is_the_default(name: str) -> None:
-    default = Settings.model_fields[name].default
+    default = Settings.model_fields[name].get_default(call_default_factory=True, validated_data={})
     if isinstance(default, SecretStr):
         default = default.get_secret_value()
     if isinstance(default, Address):

@@ -54,8 +54,10 @@ GOOD = {
     "RECONCILE_SECONDS": ("60", 60),
     "RETENTION_DAYS": ("1", 1),
     "BACKLOG_SECONDS": ("86400", 86400),
+    "METRICS_TOKEN": ("a-token/of.32+characters_or~more==", "a-token/of.32+characters_or~more=="),
     "PUBLIC_URL": ("https://hooks.example.com", "https://hooks.example.com"),
     "PORT": ("65535", 65535),
+    "TRUSTED_PROXIES": ("10", 10),
     "LOG_FORMAT": ("JSON", "json"),
     "LOG_LEVEL": ("Debug", "debug"),
 }
@@ -129,6 +131,8 @@ BAD = [
     ("RECONCILE_SECONDS", "59"),
     ("RETENTION_DAYS", "0"),
     ("BACKLOG_SECONDS", "0"),
+    ("METRICS_TOKEN", "c4nary"),
+    ("METRICS_TOKEN", "c4nary of many words"),
     ("PUBLIC_URL", "hooks.example.com"),
     ("PORT", "0"),
     ("PORT", "65536"),
@@ -136,6 +140,9 @@ BAD = [
     ("PORT", "c4nary"),
     ("PORT", "8000.5"),
     ("PORT", "٣²"),
+    ("TRUSTED_PROXIES", "-1"),
+    ("TRUSTED_PROXIES", "11"),
+    ("TRUSTED_PROXIES", "c4nary"),
     ("LOG_FORMAT", "xml"),
     ("LOG_LEVEL", "verbose"),
 ]
@@ -243,6 +250,13 @@ def test_without_a_database_url_a_file_under_var_dir_is_used(load: Load, tmp_pat
 def test_the_public_url_is_where_the_service_is_reached(load: Load) -> None:
     assert load({"PORT": "81"}).base_url == "http://127.0.0.1:81"
     assert load({"PUBLIC_URL": "https://a.example"}).base_url == "https://a.example"
+
+
+def test_on_heroku_its_router_is_trusted_unless_told_otherwise(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load({}).trusted_proxies == 0
+    monkeypatch.setenv("DYNO", "web.1")
+    assert load({}).trusted_proxies == 1
+    assert load({"TRUSTED_PROXIES": "0"}).trusted_proxies == 0
 
 
 def test_the_key_says_its_mode(load: Load) -> None:

@@ -13,9 +13,14 @@ from worker.commands.replay import UnreadableError, read, replay
 from worker.run.foreground import run
 
 
-def run_service(_: argparse.Namespace) -> int:
+def run_options(parser: argparse.ArgumentParser) -> None:
+    """For whom."""
+    parser.add_argument("--host", default="", help="address for web to listen on (default: this machine only)")
+
+
+def run_service(arguments: argparse.Namespace) -> int:
     """Until Ctrl-C."""
-    return run()
+    return run(arguments.host)
 
 
 def migrate_schema(_: argparse.Namespace) -> int:

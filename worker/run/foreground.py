@@ -1,6 +1,7 @@
 """`make run`: everything in the foreground, on what is set and on the embedded default for what is not."""
 
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -18,11 +19,14 @@ PROCFILE = Path(__file__).parents[2] / "Procfile"
 PROCESSES = ("web", "worker", "clock")
 
 
-def run() -> int:
-    """The exit code: 0 after Ctrl-C or SIGTERM, 2 for an unusable setting, else that of the process that died."""
+def run(host: str = "") -> int:
+    """Web listens on this machine only, unless it is given an address.
+
+    The exit code: 0 after Ctrl-C or SIGTERM, 2 for an unusable setting, else that of the process that died.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(settings())
+        return _run(settings(), host)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
@@ -30,14 +34,14 @@ def run() -> int:
         return 0
 
 
-def _run(chosen: Settings) -> int:
+def _run(chosen: Settings, host: str) -> int:
     webhook_secrets(chosen)
     _refuse_taken_port(chosen.port)
     migrate()
     server = None if chosen.redis_url else start_redis(chosen.var_dir)
     try:
         print(_report(chosen, _broker(chosen, server)), flush=True)
-        return supervise(_commands(), _variables(chosen, server))
+        return supervise(_commands(host), _variables(chosen, server))
     finally:
         if server is not None:
             server.stop()
@@ -50,8 +54,10 @@ def _refuse_taken_port(port: int) -> None:
             raise SettingsError(f"PORT {port} is taken by another program: stop that, or set PORT to a free one")
 
 
-def _commands() -> dict[str, str]:
+def _commands(host: str) -> dict[str, str]:
     lines = dict(re.findall(r"^(\w+): *(.+)$", PROCFILE.read_text(), re.MULTILINE))
+    # Where the platform that starts the Procfile wants it opened, somebody's PORT=… make run does not.
+    lines["web"] = re.sub(r"\$\{PORT.*\}", f"--host {shlex.quote(host)}" if host else "", lines["web"])
     return {name: lines[name] for name in PROCESSES}
 
 

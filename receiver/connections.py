@@ -1,0 +1,280 @@
+"""The connections of a web process: how many there may be, and how long and how much each may send.
+
+Why here and not by uvicorn's own limits, which count the wrong thing: docs/decisions/0021.
+"""
+
+import asyncio
+import os
+import resource
+from collections import Counter, OrderedDict
+from http import HTTPStatus
+from itertools import chain
+from typing import Any
+
+import httptools
+import structlog
+from uvicorn._types import ASGI3Application
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from handlers.metrics import counting
+
+log = structlog.stdlib.get_logger(__name__)
+
+HEAD_BYTES = 16 * 1024  # of a request line and its headers: Node's bound; Stripe's have less than 1 KiB
+HEADERS = 100  # lines of them, trailers too: each costs more than its bytes
+MESSAGE_BYTES = 1024 * 1024  # of a body with what is around its chunks: twice what anybody here reads
+UNFINISHED_BYTES = 8 * 1024 * 1024  # of all requests that are not whole yet: thousands of Stripe's
+PIPELINED = 32  # requests behind one that is not answered; nobody needs any
+_LEAST = 10  # connections, however few files there are
+MOST = 1000  # connections, if there are files for them; each costs some 10 KB, and an answer takes milliseconds
+_SPARE_FILES = 40  # for the database, Redis, and whatever else is opened later
+_WANTED_FILES = 4096  # the usual 1,024 are fewer than may be accepted in one go
+_AT_ONCE = 1.0  # seconds in which whoever connects to say something has said it
+_LOOK_SECONDS = 1.0  # between two looks at who takes too long
+# A chunk with a whole request in it is taken for granted below this: it lives for one turn of the loop.
+_UNCOUNTED = 16 * 1024
+
+HEAD_SECONDS = 10.0  # from the connection, or the first byte of a later request, to the end of the headers
+BODY_SECONDS = 10.0  # Stripe sends a body at once; nobody else deserves longer
+ANSWER_SECONDS = 60.0  # whoever has not read its answer by then never will
+KEEP_ALIVE = 95.0  # Heroku's router keeps its connections for 90 and must not find one closed under its hands
+_FAREWELL_SECONDS = 5.0
+
+_NO_REASON = ""  # to tell anybody of
+_NOTHING, _HEAD, _BODY, _WHOLE = range(4)  # how much there is of the latest request
+
+
+class _Wait(OrderedDict["Connection", float]):
+    """Connections that wait for the same thing, and since when, the longest first."""
+
+    def __init__(self, seconds: float, reason: str, status: int = 0) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.reason = reason
+        self.status = status
+
+
+class Connections:
+    """All of a process. Too many, too slow or too large: those that have waited the longest make room."""
+
+    def __init__(self) -> None:
+        self.silent = _Wait(HEAD_SECONDS, "no request in time", 408)
+        self.sending = _Wait(BODY_SECONDS, "no whole body in time", 408)
+        self.waiting = _Wait(ANSWER_SECONDS, "the answer was not read")
+        self.idle = _Wait(KEEP_ALIVE, _NO_REASON)
+        self.leaving = _Wait(_FAREWELL_SECONDS, _NO_REASON)
+        self.ended: Counter[str] = Counter()  # since the last look
+        self._unfinished = 0
+        self._looks = False
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(_WANTED_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+        self._other_files = len(os.listdir("/dev/fd")) + _SPARE_FILES
+
+    def let_in(self, newcomer: "Connection") -> None:
+        """Where there are too many, the one goes that is the least likely to be in the middle of something."""
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        room = MOST if files == resource.RLIM_INFINITY else min(MOST, max(files - self._other_files, _LEAST))
+        if sum(map(len, (self.silent, self.sending, self.waiting, self.idle))) >= room:
+            long_ago = newcomer.loop.time() - _AT_ONCE
+            late = (one for wait in (self.silent, self.sending) for one, since in wait.items() if since < long_ago)
+            next(chain(late, self.idle, self.silent, self.sending), newcomer).end("too many connections")
+        newcomer.wait_in(self.silent)
+        if not self._looks:
+            self._looks = True
+            newcomer.loop.call_later(_LOOK_SECONDS, self._look, newcomer.loop)
+
+    def hold(self, connection: "Connection", size: int) -> None:
+        """So many bytes more of a request that is not whole."""
+        connection.held += size
+        self._unfinished += size
+        while self._unfinished > UNFINISHED_BYTES:
+            unfinished = (one for one in chain(self.sending, self.silent) if one.held)
+            next(unfinished, connection).end("too many bytes at once", 503)
+
+    def let_go(self, connection: "Connection", size: int) -> None:
+        """So many bytes are nobody's any more."""
+        size = min(size, connection.held)
+        connection.held -= size
+        self._unfinished -= size
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ends those that take too long; again and again, as long as there are any."""
+        waits = (self.silent, self.sending, self.waiting, self.idle, self.leaving)
+        self._looks = any(waits)
+        if self._looks:
+            loop.call_later(_LOOK_SECONDS, self._look, loop)
+        for wait in waits:
+            while wait and loop.time() - next(iter(wait.values())) > wait.seconds:
+                next(iter(wait)).end(wait.reason, wait.status)
+        if self.ended:  # one line, however many they are
+            log.warning("connections.ended", reasons=dict(self.ended))
+            self.ended.clear()
+
+
+class Connection(HttpToolsProtocol):
+    """One of them. What a request is and how it is answered is uvicorn's."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.held = 0  # bytes that count among all that are not whole
+        self._all: Connections = app_state["connections"]
+        self._wait: _Wait | None = None
+        self._has = _NOTHING
+        self._size = 0  # of the head or the body that is not whole, before what is being fed
+        self._fed = 0
+        self._fault = (400, "not HTTP")
+        self._in_work: RequestResponseCycle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """A newcomer."""
+        super().connection_made(transport)
+        self._all.let_in(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has gone."""
+        self._let_down()
+        super().connection_lost(exc)
+        self.wait_in(None)
+        self._all.let_go(self, self.held)
+
+    def wait_in(self, wait: _Wait | None) -> None:
+        """From now on it waits for something else; what it waits for already it waits for since then."""
+        if wait is self._wait:
+            return
+        if self._wait is not None:
+            del self._wait[self]
+        self._wait = wait
+        if wait is not None:
+            wait[self] = self.loop.time()
+
+    def end(self, reason: str, status: int = 0) -> None:
+        """Closes it; with a status, if no answer is under way and there is something to answer."""
+        if reason:
+            self._all.ended[reason] += 1
+            counting.ENDED_CONNECTIONS.labels(reason=reason).inc()
+        self._all.let_go(self, self.held)
+        if self.transport.is_closing():  # and does not get rid of what was written
+            self.wait_in(None)
+            return self.transport.abort()
+        cycle = self.cycle
+        is_quiet = cycle is None or cycle.response_complete or (self._has == _BODY and not cycle.response_started)
+        if status and is_quiet and not self.pipeline and self._has != _NOTHING:
+            phrase = HTTPStatus(status).phrase
+            head = f"HTTP/1.1 {status} {phrase}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            self.transport.write(head.encode())
+        self._let_down()
+        self.wait_in(self._all.leaving)
+        return self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds uvicorn's parser; then it is clear what the connection waits for, and how much it has sent for that."""
+        had, self._fed = self._has, len(data)
+        try:
+            rest: bytes | None = data
+            while rest is not None:
+                rest = self._feed(rest)
+        except httptools.HttpParserError:
+            return self.end(self._fault[1], self._fault[0])
+        if self._has == _WHOLE and self._fed <= _UNCOUNTED and not self.held:
+            if not self.cycle.response_complete:
+                self.wait_in(self._all.waiting)
+            return None
+        return self._count(data, had)
+
+    def on_message_begin(self) -> None:
+        """A head."""
+        super().on_message_begin()
+        self._has, self._size = _HEAD, 0
+
+    def on_headers_complete(self) -> None:
+        """A whole head: what is too much of it reaches nobody."""
+        if len(self.headers) > HEADERS or (self._size + self._fed > HEAD_BYTES < self._head_bytes()):
+            self._fault = (431, "too long a head")
+            raise httptools.HttpParserError
+        if len(self.pipeline) >= PIPELINED:
+            self._fault = (400, "too many requests in a row")
+            raise httptools.HttpParserError
+        self._has, self._size = _BODY, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A whole request."""
+        super().on_message_complete()
+        self._has = _WHOLE
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, with one clock for all connections in place of one for each."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self.cycle.body = bytearray()  # nobody has read it, nor ever will
+        if self._has == _WHOLE:
+            self._all.let_go(self, self.held)
+            self.wait_in(self._all.idle)
+        elif self._has == _BODY and self.expect_100_continue:  # it may never send what it has been refused
+            self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._in_work = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _let_down(self) -> None:
+        """Tells who reads or answers that nobody is there; uvicorn tells it the latest request alone."""
+        for cycle in (self._in_work, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.body = bytearray()
+                cycle.message_event.set()
+
+    def _should_upgrade(self) -> bool:
+        """Lets uvicorn take no notice of a request whose parser stops for an offer of another protocol."""
+        return True
+
+    def _feed(self, data: bytes) -> bytes | None:
+        """Returns what is left to feed: RFC 9110, 7.8 lets a server ignore an offer, and httptools drops the body."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+            if method == b"CONNECT":
+                raise httptools.HttpParserError from None
+            kept = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+            head = b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(kept))
+            self.parser = httptools.HttpRequestParser(self)
+            return head + data[offer.args[0] :]
+        return None
+
+    def _count(self, data: bytes, had: int) -> None:
+        """A request that is not whole, or large, or behind another one."""
+        self._all.hold(self, len(data))
+        if self.transport.is_closing():
+            return
+        if self._has == _WHOLE:
+            if not self.pipeline:  # the reader's turn comes first
+                self.loop.call_soon(self._all.let_go, self, self.held)
+            self.wait_in(self._all.idle if self.cycle.response_complete else self._all.waiting)
+            return
+        is_body = self._has == _BODY
+        self.wait_in(self._all.sending if is_body else self._all.silent)
+        # A head that began in here begins after the last empty line, at the earliest.
+        self._size += len(data) if is_body or had == _HEAD else len(data) - (data.rfind(b"\r\n\r\n") + 1)
+        if self._size > (MESSAGE_BYTES if is_body else HEAD_BYTES):
+            self.end("too long a body" if is_body else "too long a head", 413 if is_body else 431)
+        elif self.headers and len(self.headers) > HEADERS:
+            self.end("too long a head", 431)
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
