@@ -391,20 +391,20 @@ def test_one_event_delivered_twice_at_once_is_accepted_once(client: Client, prep
     pool.shutdown()
 
 
-def test_a_database_that_is_down_is_a_503_until_it_is_back(
-    client: Client, prepared: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_is_down_is_a_503_until_it_is_back(prepared: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "_SQLITE_BUSY_SECONDS", 0.1)
-    assert client.ask("GET", "/readyz").status == 200
-    with databases.down(prepared):
-        answer = client.deliver(PAYLOAD)
-        assert (answer.status, answer.headers["retry-after"]) == (503, "30")
-        assert set(answer.content) == {"error"}
-        if databases.SERVER_URL:  # SQLite's lock hinders writers only
-            wait_until(lambda: client.ask("GET", "/readyz").status == 503)  # an answer is good for a second
-        assert client.ask("GET", "/healthz").status == 200
-    assert client.deliver(PAYLOAD).content["outcome"] == "accepted"
-    wait_until(lambda: client.ask("GET", "/readyz").status == 200)
+    with running_receiver() as port:
+        client = Client(port)
+        wait_until(lambda: client.ask("GET", "/readyz").status == 200)
+        with databases.down(prepared):
+            answer = client.deliver(PAYLOAD)
+            assert (answer.status, answer.headers["retry-after"]) == (503, "30")
+            assert set(answer.content) == {"error"}
+            if databases.SERVER_URL:  # SQLite's lock hinders writers only
+                wait_until(lambda: client.ask("GET", "/readyz").status == 503)  # an answer is good for a second
+            assert client.ask("GET", "/healthz").status == 200
+        assert client.deliver(PAYLOAD).content["outcome"] == "accepted"
+        wait_until(lambda: client.ask("GET", "/readyz").status == 200)
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "redis+socket:///nowhere/redis.sock"])
