@@ -74,7 +74,18 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
     limit = settings().submission_limit
     with transaction() as session:
         rows, locked_at = _lock_records(session, works)
-        states = _submitted(session, rows, works)
+        reports = {
+            (work.event.session_id, seen.submitted)
+            for work in works
+            for seen in (work.shown, work.answer)
+            if seen and seen.submitted
+        }
+        new = [{"session_id": session_id, "report_id": report_id} for session_id, report_id in sorted(reports)]
+        counts = Counter(insert_new(session.connection(), Submission, new))
+        states = {
+            session_id: replace(row.state, submissions=row.submissions + counts[session_id])
+            for session_id, row in rows.items()
+        }
         texts: dict[str, SessionState] = {}
         for work in works:
             session_id = work.event.session_id
@@ -95,7 +106,12 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
         to_do = owe(session, [(work.event.session_id, decision.owed) for work, decision in decided], locked_at)
         if redacted := [session_id for session_id, state in states.items() if state.redacted_at]:
             _forget(session, redacted, locked_at)
-        _end(session, decided, locked_at)
+        for outcome in Outcome:
+            claims = [work.claim for work, decision in decided if decision.outcome is outcome]
+            end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": locked_at, "last_error": None}
+            # rule: an event ends once
+            if claims and change_claimed(session.connection(), claims, **end) != len(claims):
+                raise LostClaimError
     for work, decision in decided:
         event, outcome = work.event, decision.outcome
         counting.ENDED_EVENTS.labels(type=event.type, outcome=outcome).inc()
@@ -115,6 +131,7 @@ def _lock_records(session: Session, works: Sequence[Work]) -> tuple[dict[str, Ve
             "client_reference_trusted": True,
             "submissions": 0,
             "change_number": 0,
+            "told_count": 0,
             "applied_rank": 0,
             "created_at": NOW,
             "updated_at": NOW,
@@ -124,22 +141,6 @@ def _lock_records(session: Session, works: Sequence[Work]) -> tuple[dict[str, Ve
     insert_new(session.connection(), VerificationRecord, rows)
     locked = session.execute(_LOCK, {"session_ids": list(by_session)}).all()
     return {record.session_id: record for record, _ in locked}, locked[0][1]
-
-
-def _submitted(session: Session, rows: dict[str, VerificationRecord], works: Sequence[Work]) -> dict[str, RecordState]:
-    """The records' states, with the reports counted that were not known yet."""
-    reports = {
-        (work.event.session_id, seen.submitted)
-        for work in works
-        for seen in (work.shown, work.answer)
-        if seen and seen.submitted
-    }
-    new = [{"session_id": session_id, "report_id": report_id} for session_id, report_id in sorted(reports)]
-    counts = Counter(insert_new(session.connection(), Submission, new))
-    return {
-        session_id: replace(row.state, submissions=row.submissions + counts[session_id])
-        for session_id, row in rows.items()
-    }
 
 
 def _write_record(
@@ -178,12 +179,3 @@ def _forget(session: Session, session_ids: Sequence[str], at: datetime) -> None:
     skipped = {"status": ActionStatus.SKIPPED, "reason": "redacted", "done_at": at}
     # rule: a redaction drops what is owed
     session.connection().execute(actions.values(skipped))
-
-
-def _end(session: Session, decided: Sequence[tuple[Work, Decision]], at: datetime) -> None:
-    for outcome in Outcome:
-        claims = [work.claim for work, decision in decided if decision.outcome is outcome]
-        end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": at, "last_error": None}
-        # rule: an event ends once
-        if claims and change_claimed(session.connection(), claims, **end) != len(claims):
-            raise LostClaimError

@@ -42,6 +42,7 @@ class Mail:
     template: str
     recipient: Address
     key: tuple[str, str, str]
+    number: int = 0  # how many mails the person got before: what is said again later is another mail
     words: Mapping[str, str | None] = field(repr=False)
     last_look: Callable[[], object] = field(repr=False)  # before it is given away; raises where it must not be
 
@@ -98,7 +99,7 @@ def send(mail: Mail) -> None:
         return
     folder = settings().var_dir / "mail"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / f"{digest(mail.key)}.eml"
+    path = folder / f"{digest(mail.key, mail.number)}.eml"
     unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     unfinished.write_bytes(bytes(message))
     unfinished.replace(path)  # a mail written twice is one file
@@ -114,7 +115,7 @@ def render(mail: Mail) -> EmailMessage:
     message = EmailMessage(default.clone(utf8=in_utf8, refold_source="none"))
     message.set_raw("To", _as_header(mail.recipient))
     message.set_raw("From", _as_header(sender))
-    message.set_raw("Message-ID", f"<{digest(mail.key)}@{sender.mailbox.rpartition('@')[2]}>")
+    message.set_raw("Message-ID", f"<{digest(mail.key, mail.number)}@{sender.mailbox.rpartition('@')[2]}>")
     message["Subject"] = subject.removeprefix("Subject: ").strip()
     message["Date"] = formatdate(true_now().timestamp())
     message["Auto-Submitted"] = "auto-generated"
@@ -130,9 +131,9 @@ def _as_header(address: Address) -> str:
     return f"{name}\n <{address.mailbox}>"
 
 
-def digest(key: tuple[str, str, str]) -> str:
-    """The Message-ID's part before the @: one for all mails that are sent because of one action."""
-    return hashlib.sha256("\n".join(key).encode()).hexdigest()[:32]
+def digest(key: tuple[str, str, str], number: int = 0) -> str:
+    """The Message-ID's part before the @: one for all tries of one mail."""
+    return hashlib.sha256("\n".join([*key, str(number)]).encode()).hexdigest()[:32]
 
 
 def _to_the_person(action: OutboxAction, record: VerificationRecord, **words: str | None) -> str | None:
@@ -148,14 +149,14 @@ def _to_the_person(action: OutboxAction, record: VerificationRecord, **words: st
         address = Address("", recipient) if PLAIN_ADDRESS.fullmatch(recipient) else parse_address(recipient)
     except (TypeError, ValueError):  # EMAIL_LOOKUP may give anything
         raise PermanentError("the recipient's address is not valid") from None
-    send(_mail(action, address, words))
+    send(_mail(action, address, words, record.told_count))
     return None
 
 
-def _mail(action: OutboxAction, recipient: Address, words: Mapping[str, str | None]) -> Mail:
+def _mail(action: OutboxAction, recipient: Address, words: Mapping[str, str | None], number: int = 0) -> Mail:
     key = action.session_id, action.name, action.cause
     last_look = partial(unless_lost, action, MAIL_LEASE, unknown=True)
-    return Mail(template=action.name, recipient=recipient, key=key, words=words, last_look=last_look)
+    return Mail(template=action.name, recipient=recipient, key=key, number=number, words=words, last_look=last_look)
 
 
 @cache

@@ -8,18 +8,19 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import bindparam, exists, select
+from sqlalchemy import bindparam, exists, func, select, update
 from sqlmodel import col
 
-from config.database import statement
+from config.database import now, statement, transaction
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.outbox import turns
 from handlers.outbox.registry import REGISTRY
-from handlers.owed.kinds import KINDS
-from handlers.queue.claims import Claim, attempt, claim, unless_used_up, write_down
+from handlers.owed.kinds import KINDS, LIMIT_CAUSE, TELLING
+from handlers.owed.owe import owe
+from handlers.queue.claims import Claim, attempt, change_claimed, claim, insist, unless_used_up, write_down
 from handlers.queue.failures import AwayError, NotNowError, PermanentError, UnknownOutcomeError, describe, stopping
-from handlers.record.decide import why_not_owed
+from handlers.record.decide import AT_LIMIT, SUPERSEDED, owed_still, why_not_owed
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 
 log = structlog.stdlib.get_logger(__name__)
@@ -31,10 +32,32 @@ _WAITS_ITS_TURN = exists().where(
     col(InboxEvent.attempts) <= 1,
     col(InboxEvent.last_error).is_(None),
 )
+# A claim clears last_error, and whatever ends or puts back an action ends its lease.
+_UNDER_WAY = exists().where(
+    col(OutboxAction.session_id) == bindparam("session_id"),
+    col(OutboxAction.id) != bindparam("action_id"),
+    col(OutboxAction.name).in_(TELLING),
+    col(OutboxAction.status) == ActionStatus.PENDING,
+    col(OutboxAction.attempts) > 0,
+    col(OutboxAction.last_error).is_(None),
+    col(OutboxAction.due_at) > now(),
+)
+# In one statement: a mail that is under way no more has left its trace in the record.
 _RECORD = select(
     *VerificationRecord.__table__.columns,  # type: ignore[attr-defined]  # SQLModel hides it
     _WAITS_ITS_TURN.label("is_behind"),
+    _UNDER_WAY.label("is_under_way"),
 ).where(col(VerificationRecord.session_id) == bindparam("session_id"))
+# Where the person was told nothing, it locks the record all the same.
+_TOLD = (
+    update(VerificationRecord)
+    .where(col(VerificationRecord.session_id) == bindparam("about"))
+    .values(
+        told_cause=func.coalesce(bindparam("told"), col(VerificationRecord.told_cause)),
+        told_count=col(VerificationRecord.told_count) + bindparam("mails"),
+    )
+    .returning(VerificationRecord, now())
+)
 _NAMES = select(col(OutboxAction.id), col(OutboxAction.name)).where(
     col(OutboxAction.id).in_(bindparam("ids", expanding=True)), col(OutboxAction.status) == ActionStatus.PENDING
 )
@@ -44,13 +67,15 @@ _QUIET_SECONDS, _MOST_QUIET_SECONDS = 2.0, 30.0  # before one try more, doubled 
 
 
 def perform(action_id: int, answered: Callable[[bool], object] = bool) -> list[int]:
-    """Does what is owed, if it is due, unclaimed and still owed; returns the ids of actions that waited for this one.
+    """Does what is owed, if it is due, unclaimed and still owed; returns the ids of actions that are due because of it.
 
     1. claims it, and reads its record as it is now;
-    2. skips it where its cause is no longer the record's, or the person is forgotten; puts it back while an event of
-       its session waits its turn, which may say so;
-    3. does it, outside any transaction: a kind that is told in order waits while a lower one is pending;
-    4. writes down that it is done or skipped, which alone keeps it from being done again;
+    2. skips it where its cause is no longer the record's, the person is forgotten, or was told so by the last mail;
+       puts it back while an event of its session waits its turn, which may say so;
+    3. does it, outside any transaction: a kind that is told in order waits while a lower one is pending, and a mail to
+       the person while another one is under way;
+    4. writes down that it is done or skipped, which alone keeps it from being done again, and what the person was told:
+       should the record say something else by now, its mail is due again;
     5. releases the next one of a kind that is told in order.
 
     Whatever fails is put back or buried: nothing is raised for the action's own failure. `answered` hears whether its
@@ -61,6 +86,7 @@ def perform(action_id: int, answered: Callable[[bool], object] = bool) -> list[i
         return []
     held, action = claimed
     with structlog.contextvars.bound_contextvars(action_id=action_id, session_id=action.session_id, action=action.name):
+        owed: list[int] = []
         with attempt(held):
             unless_used_up(held)
             try:
@@ -70,9 +96,9 @@ def perform(action_id: int, answered: Callable[[bool], object] = bool) -> list[i
                 raise
             if reason is None:
                 answered(True)
-            end_action(held, reason)
+            owed = end_action(held, action, reason)
         # rule: the end of what is told in order releases the next
-        return turns.release_next(action) if action.name in KINDS and KINDS[action.name].in_order else []
+        return turns.release_next(action) if action.name in KINDS and KINDS[action.name].in_order else owed
 
 
 def claim_action(action_id: int) -> tuple[Claim, OutboxAction] | None:
@@ -82,25 +108,41 @@ def claim_action(action_id: int) -> tuple[Claim, OutboxAction] | None:
     return None
 
 
-def end_action(held: Claim, reason: str | None) -> None:
-    """An action is done, or skipped for a reason."""
+def end_action(held: Claim, action: OutboxAction, reason: str | None) -> list[int]:
+    """An action is done, or skipped for a reason; returns the ids of what the record owes because of that."""
     status = ActionStatus.SKIPPED if reason else ActionStatus.DONE
+    end = {"status": status, "reason": reason, "done_at": timedelta(), "waits": held.waits, "last_error": None}
+    told = None if reason or not KINDS[action.name].tells_the_person else action.cause
+    # rule: whoever finds another limit than the one it was owed by judges it again
+    is_other_limit = reason == AT_LIMIT or (reason == SUPERSEDED and action.cause == LIMIT_CAUSE)
+
+    def write() -> tuple[int, list[int]]:
+        about = {"about": action.session_id, "told": told, "mails": 1 if told else 0}
+        with transaction() as session:
+            record, at = session.execute(_TOLD, about).one()
+            # rule: what the person was told in between makes the mail of the record's state due again
+            owed = owe(session, [(action.session_id, owed_still(record.state, settings().submission_limit))], at)
+            return change_claimed(session.connection(), [held], **end), owed
+
+    owes_anew = told or is_other_limit
+    written, owed = (insist(write) or (0, [])) if owes_anew else (write_down([held], **end), [])
     # Should it not be written down, it is done again: mails carry the same Message-ID, so a reader sees one.
-    end = {"status": status, "reason": reason, "waits": held.waits, "last_error": None}
-    if not write_down([held], done_at=timedelta(), **end):
+    if not written:
         log.warning("action.unrecorded")
-        return
+        return owed
     counting.ENDED_ACTIONS.labels(name=held.kind, status=status).inc()
     counting.ACTION_AGE_SECONDS.observe(held.age)
     log.info(f"action.{status}", **({"reason": reason} if reason else {}))
+    return owed
 
 
 def _do(action: OutboxAction) -> str | None:
     if action.name not in KINDS:
         raise PermanentError(f"there is no action {action.name!r}")
+    about = {"session_id": action.session_id, "action_id": action.id}
     with statement() as connection:
-        found = connection.execute(_RECORD, {"session_id": action.session_id}).one()
-    *columns, is_behind = found
+        found = connection.execute(_RECORD, about).one()
+    *columns, is_behind, is_under_way = found
     record = VerificationRecord(**dict(zip(found._fields, columns, strict=False)))
     # rule: what is no longer owed is not done
     if reason := why_not_owed(record.state, action.name, action.cause, settings().submission_limit):
@@ -110,6 +152,9 @@ def _do(action: OutboxAction) -> str | None:
         raise NotNowError("an event of its session waits its turn")
     if KINDS[action.name].in_order:  # rule: what is told in order waits for its turn
         turns.unless_lower_is_pending(action)
+    # rule: a person gets one mail at a time; else nobody knew which was the last
+    if is_under_way and KINDS[action.name].tells_the_person:
+        raise NotNowError("another mail to this person is under way")
     return REGISTRY[action.name](action, record)
 
 

@@ -15,13 +15,14 @@ class Kind:
     kept_by_purge: bool = False  # an old event would owe it again
     in_order: bool = False  # told in the order of its causes, which are numbers
     destination: str = "mail"  # whom it takes: each has threads of its own, and trouble of its own
+    tells_the_person: bool = False  # a mail: one at a time, due again once the person was told something else
 
 
 KINDS: dict[str, Kind] = {
-    "email_verified": Kind(),
-    "email_retry_prompt": Kind(dropped_at_limit=True),
-    "email_canceled": Kind(),
-    "email_alternative": Kind(),
+    "email_verified": Kind(tells_the_person=True),
+    "email_retry_prompt": Kind(tells_the_person=True, dropped_at_limit=True),
+    "email_canceled": Kind(tells_the_person=True),
+    "email_alternative": Kind(tells_the_person=True),
     "alert_review": Kind(survives_superseding=True, owed_at_limit=True, kept_by_purge=True),
     "cancel_session": Kind(owed_at_limit=True, kept_by_purge=True, destination="stripe"),
     "keep_outputs": Kind(setting="verified_outputs", destination="stripe"),
@@ -33,6 +34,7 @@ KINDS: dict[str, Kind] = {
         destination="application",
     ),
 }
+TELLING = [name for name, kind in KINDS.items() if kind.tells_the_person]
 LIMIT_CAUSE = "submission_limit"
 
 

@@ -2,27 +2,32 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from operator import itemgetter
 
 from sqlmodel import Session
 
 from config.inserts import insert_or
 from config.settings import settings
-from handlers.owed.kinds import KINDS, Owed
+from handlers.owed.kinds import KINDS, TELLING, Owed
 from handlers.tables.models import ActionStatus, OutboxAction
 
+_TELLING = ", ".join(f"'{name}'" for name in TELLING)
 # rule: what is owed again while it is skipped becomes pending again
-_OWED_AGAIN = """
+_OWED_AGAIN = f"""
 (session_id, name, cause) DO UPDATE
-SET status = excluded.status, reason = excluded.reason, due_at = excluded.due_at, done_at = excluded.done_at
-WHERE outbox_action.status = 'skipped' AND excluded.status = 'pending'"""  # rule: what is done stays done
+SET status = excluded.status, reason = excluded.reason, due_at = excluded.due_at, done_at = excluded.done_at,
+    waits = outbox_action.attempts
+WHERE excluded.status = 'pending' AND (
+    outbox_action.status = 'skipped'
+    OR outbox_action.status = 'done' AND outbox_action.name IN ({_TELLING})
+)"""  # rule: what is done stays done; but for a mail after which the person was told something else
 
 
 def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]], at: datetime) -> list[int]:
     """Writes down what each session owes, once per key; returns the ids of what is to be done now.
 
-    What stands as skipped and is owed again becomes pending again; anything else that stands is left alone. What no
-    setting asks for is not written down.
+    What stands as skipped and is owed again becomes pending again, with all its tries before it, and so does a mail
+    that is done; anything else that stands is left alone. What no setting asks for is not written down.
     """
     wanted: dict[tuple[str, str, str], Owed] = {}
     for session_id, some in owed:
@@ -34,22 +39,21 @@ def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]], at: datetime) 
             # rule: of one key owed twice, what is to be done wins
             if key not in wanted or wanted[key].skipped:
                 wanted[key] = one
-    rows = [_action_row(key[0], wanted[key], at) for key in sorted(wanted)]  # one order for all workers: no deadlock
+    rows = [
+        {
+            "session_id": key[0],
+            "name": one.kind,
+            "cause": one.cause,
+            "status": ActionStatus.SKIPPED if one.skipped else ActionStatus.PENDING,
+            "reason": one.skipped,
+            "payload": one.payload,
+            "attempts": 0,
+            "waits": 0,
+            "due_at": at,
+            "created_at": at,
+            "done_at": at if one.skipped else None,
+        }
+        for key, one in sorted(wanted.items(), key=itemgetter(0))  # one order for all workers: no deadlock
+    ]
     written = insert_or(session.connection(), OutboxAction, rows, on_conflict=_OWED_AGAIN, returning="id, status")
     return [row.id for row in written if row.status == ActionStatus.PENDING]
-
-
-def _action_row(session_id: str, owed: Owed, at: datetime) -> dict[str, Any]:
-    return {
-        "session_id": session_id,
-        "name": owed.kind,
-        "cause": owed.cause,
-        "status": ActionStatus.SKIPPED if owed.skipped else ActionStatus.PENDING,
-        "reason": owed.skipped,
-        "payload": owed.payload,
-        "attempts": 0,
-        "waits": 0,
-        "due_at": at,
-        "created_at": at,
-        "done_at": at if owed.skipped else None,
-    }

@@ -4,12 +4,12 @@ No library does this on tables that are not its own, and on both databases: docs
 """
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Executable, Float, Row, Select, bindparam, or_, select, update
@@ -45,6 +45,7 @@ _LOOK_SECONDS = 5.0  # an answer that took longer may be out of date: this proce
 _ROWS_AT_ONCE = 1000  # of what may be many: a row takes four times the memory of its id
 
 Table = type[InboxEvent] | type[OutboxAction]
+_Written = TypeVar("_Written")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,19 +201,27 @@ def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False)
 def write_down(claims: Sequence[Claim], **values: Any) -> int:
     """Changes claimed rows in a transaction of its own, and waits for that while the database is away.
 
-    How many it changed: none if the claims are lost, if the database stays away for too long, or if this process is
-    asked to end meanwhile.
+    How many it changed: none if the claims are lost, or as `insist` says.
     """
+
+    def write() -> int:
+        with statement() as connection:
+            return change_claimed(connection, claims, **values)
+
+    return insist(write) or 0
+
+
+def insist(write: Callable[[], _Written]) -> _Written | None:
+    """Writes once the database is there; None if it stays away for too long, or if this process is asked to end."""
     deadline = time.monotonic() + _WRITTEN_WITHIN
     while True:
         try:
-            with statement() as connection:
-                return change_claimed(connection, claims, **values)
+            return write()
         except DATABASE_TROUBLE as error:
             # rule: the database is waited for to write down what a try came to
             if time.monotonic() > deadline or stopping.wait(_PAUSE):
                 log.error("claim.left_to_its_lease", error=describe(error))
-                return 0
+                return None
 
 
 def change_claimed(connection: Connection, claims: Sequence[Claim], **values: Any) -> int:

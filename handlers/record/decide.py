@@ -10,6 +10,11 @@ from handlers.record.error_codes import OWED, classify
 from handlers.record.events import RANKS, SessionState, Status, VerificationEvent
 from handlers.record.ordering import Order, RecordState, Seen, order, order_by_rank
 
+# Why nothing is done.
+TOLD = "told already"
+AT_LIMIT = "submission limit"
+SUPERSEDED = "superseded"
+
 
 class Outcome(StrEnum):
     """What processing an event came to."""
@@ -88,12 +93,27 @@ def why_not_owed(record: RecordState, kind: str, cause: str, limit: int = 3) -> 
     at_limit = record.status == Status.REQUIRES_INPUT and record.submissions >= limit
     if cause == LIMIT_CAUSE:
         # rule: what the limit owes is superseded once the person has passed
-        return None if at_limit else "superseded"
+        return None if at_limit else SUPERSEDED
     # rule: an action goes out only while its cause is the record's
     if cause != _cause(record.status, record.error_code, record.report_id):
-        return "superseded"
+        return SUPERSEDED
+    # rule: nobody is told the same twice in a row
+    if row.tells_the_person and cause == record.told:
+        return TOLD
     # rule: at the limit nobody is prompted
-    return "submission limit" if at_limit and row.dropped_at_limit else None
+    return AT_LIMIT if at_limit and row.dropped_at_limit else None
+
+
+def owed_still(record: RecordState, limit: int) -> list[Owed]:
+    """At any moment: the mail that the record's state owes, unless it was the last one, and what the limit owes."""
+    if record.stamp is None:
+        return []
+    state = SessionState(status=record.status, error_code=record.error_code, report_id=record.report_id)
+    kind = next(kind for kind, rank in RANKS.items() if rank == record.rank)
+    mails = [name for name in HANDLERS[kind](state).owes if KINDS[name].tells_the_person]
+    cause = _cause(record.status, record.error_code, record.report_id)
+    owed = _limited(record, _owed(record, mails, cause, is_superseded=False), limit)
+    return [one for one in owed if not one.skipped]
 
 
 def created(_: SessionState) -> Meaning:
@@ -176,16 +196,19 @@ def _passed_over(record: RecordState, seen: Seen) -> list[Owed]:
 def _owed(record: RecordState, kinds: Iterable[str], cause: str, *, is_superseded: bool) -> list[Owed]:
     return [
         # rule: a stale event still owes what survives superseding
-        Owed(kind, cause, _skipped(record, kind, is_superseded=is_superseded and not KINDS[kind].survives_superseding))
+        Owed(kind, cause, _skipped(record, kind, cause, passed=is_superseded and not KINDS[kind].survives_superseding))
         for kind in kinds
     ]
 
 
-def _skipped(record: RecordState, kind: str, *, is_superseded: bool) -> str | None:
+def _skipped(record: RecordState, kind: str, cause: str, *, passed: bool) -> str | None:
     # rule: what a redacted session owes is written down as skipped
     if record.redacted_at and not KINDS[kind].survives_redaction:
         return "redacted"
-    return "superseded" if is_superseded else None
+    if passed:
+        return SUPERSEDED
+    # rule: what the last mail has said is written down as skipped
+    return TOLD if KINDS[kind].tells_the_person and cause == record.told else None
 
 
 def _limited(record: RecordState, owed: list[Owed], limit: int) -> list[Owed]:
@@ -193,14 +216,17 @@ def _limited(record: RecordState, owed: list[Owed], limit: int) -> list[Owed]:
         return owed
     dropped = [
         # rule: a prompt at the limit is written down as skipped
-        replace(one, skipped="submission limit") if KINDS[one.kind].dropped_at_limit and not one.skipped else one
+        replace(one, skipped=AT_LIMIT) if KINDS[one.kind].dropped_at_limit and not one.skipped else one
         for one in owed
     ]
     # rule: the limit cancels only while input is required
     moved_on = record.status != Status.REQUIRES_INPUT
     # rule: the limit owes something itself
     owed_now = (kind for kind, row in KINDS.items() if row.owed_at_limit)
-    return [*dropped, *(Owed(kind, LIMIT_CAUSE, _skipped(record, kind, is_superseded=moved_on)) for kind in owed_now)]
+    return [
+        *dropped,
+        *(Owed(kind, LIMIT_CAUSE, _skipped(record, kind, LIMIT_CAUSE, passed=moved_on)) for kind in owed_now),
+    ]
 
 
 def _cause(status: Status | None, error_code: str | None, report_id: str | None) -> str:

@@ -27,6 +27,7 @@ class RecordState:
     redacted_at: datetime | None = None
     submissions: int = 0
     changes: int = 0  # of (status, error_code)
+    told: str | None = None  # the cause of the last mail that the person got
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

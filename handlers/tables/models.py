@@ -129,6 +129,8 @@ class VerificationRecord(SQLModel, table=True):
     livemode: bool
     submissions: int = 0
     change_number: int = 0
+    told_cause: str | None = None  # of the last mail that the person got
+    told_count: int = 0  # how many there were
     # The order mark: stamp and rank of what was applied last.
     applied_at: datetime | None = _moment(default=None, nullable=True)
     applied_rank: int = 0
@@ -143,7 +145,7 @@ class VerificationRecord(SQLModel, table=True):
 
 # In the order of RecordState's fields.
 _STATE: tuple[str, ...] = ("status", "last_error_code", "last_report_id", "applied_at", "applied_rank", "redacted_at")
-_STATE += ("submissions", "change_number")
+_STATE += ("submissions", "change_number", "told_cause")
 VerificationRecord.state = composite(  # type: ignore[assignment]  # of an instance it is the value
     RecordState,
     *(VerificationRecord.__table__.c[name] for name in _STATE),  # type: ignore[attr-defined]  # SQLModel hides it

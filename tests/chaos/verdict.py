@@ -14,6 +14,7 @@ from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from handlers.outbox.mails import digest
+from handlers.owed.kinds import TELLING
 from handlers.record.error_codes import OWED, classify
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 from tests.chaos.outside import Accepted, Application, MailServer
@@ -23,6 +24,7 @@ from tests.support import databases
 REVIEWER = "reviewer@example.com"
 LIMIT = 3  # SUBMISSION_LIMIT's default
 _A_THIRD = 30  # of ACTION_ATTEMPTS' default: tries that only an unknown outcome adds at once
+_MOST_MAILS = 12  # to one person, in a run of the simulator's scenarios
 Key = tuple[str, str, str]
 
 
@@ -179,12 +181,25 @@ def _wrong_records(truth: dict[str, Any], tables: Tables) -> Iterator[str]:
 def _judge_mails(verdict: Verdict, truth: dict[str, Any], tables: Tables, mail: MailServer) -> None:
     sent = Counter(one.message_id for one in mail.accepted)
     owed = dict(_owed_at_the_end(truth))
-    allowed = {_message_id(key): key for key in _ever_owed(truth)}
+    allowed = {message_id: key for key in _ever_owed(truth) for message_id in _message_ids(key)}
+    last = {allowed[one.message_id][0]: allowed[one.message_id] for one in mail.accepted if _is_told(one, allowed)}
     dead = {_key(action) for action in tables.actions if action.status == ActionStatus.DEAD}
     verdict.figures["mails sent"] = len(sent)
     verdict.must_be_none(
         "mails missing",
-        (f"{key} to {to}" for key, to in owed.items() if not sent[_message_id(key)] and key not in dead),
+        (
+            f"{key} to {to}"
+            for key, to in owed.items()
+            if not any(sent[message_id] for message_id in _message_ids(key)) and key not in dead
+        ),
+    )
+    verdict.must_be_none(
+        "last mails that say something else",
+        (
+            f"{last[key[0]]} instead of {key}"
+            for key in owed
+            if key[1] in TELLING and key not in dead and last.get(key[0], key) != key
+        ),
     )
     verdict.must_be_none("mails nobody owed", sorted(sent.keys() - allowed.keys()))
     recipients = {session["id"]: (session["provided_details"] or {}).get("email") for session in truth["sessions"]}
@@ -267,7 +282,7 @@ def _causes_of_second_mails(
     tables: Tables, accepted: list[Accepted], deaths: list[Death], lines: list[dict[str, Any]]
 ) -> Counter[str]:
     """For every mail that was accepted again: what kept the acceptance before it from being committed."""
-    ids = {_message_id(_key(action)): action.id for action in tables.actions}
+    ids = {message_id: action.id for action in tables.actions for message_id in _message_ids(_key(action))}
     said: defaultdict[int, list[tuple[float, str]]] = defaultdict(list)
     for line in lines:
         if isinstance(line.get("action_id"), int) and str(line.get("event", "")).startswith("action."):
@@ -314,5 +329,10 @@ def _key(action: OutboxAction) -> Key:
     return action.session_id, action.name, action.cause
 
 
-def _message_id(key: Key) -> str:
-    return f"<{digest(key)}@localhost>"
+def _is_told(one: Accepted, allowed: dict[str, Key]) -> bool:
+    return one.message_id in allowed and allowed[one.message_id][1] in TELLING
+
+
+def _message_ids(key: Key) -> list[str]:
+    """Of a mail that is the first to a person, or a later one."""
+    return [f"<{digest(key, number)}@localhost>" for number in range(_MOST_MAILS)]

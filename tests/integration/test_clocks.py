@@ -112,7 +112,7 @@ def test_such_a_host_takes_nothing_out_of_anybodys_hands(tmp_path: Path, ahead: 
     assert claimed
     _elsewhere(tmp_path, ahead, f"perform({action_id})")
     assert facts.action(action_id).attempts == 1
-    end_action(claimed[0], None)
+    end_action(*claimed, None)
     assert facts.action(action_id).status == ActionStatus.DONE
 
 
@@ -177,7 +177,7 @@ def test_a_lease_outlives_a_jump_of_the_databases_clock(environment: pytest.Monk
     environment.setattr(database, "_reading", before_the_jump)
     assert claim_action(action_id) is None
     assert len(facts.applied(event("verified", session_id="vs_2", report="vr_2"))) == 1  # what is new does not wait
-    end_action(claimed[0], None)
+    end_action(*claimed, None)
     assert facts.action(action_id).status == ActionStatus.DONE
 
 
@@ -229,7 +229,7 @@ def test_a_step_of_the_databases_clock_mails_nobody_twice_and_keeps_nobody_waiti
     assert len(process([waiting.id])) == (1 if step > 0 else 0)
     stepping.step_to(max(step, 1.0))  # the step has passed
     assert len(process([waiting.id])) == (0 if step > 0 else 1)
-    end_action(claimed[0], None)
+    end_action(*claimed, None)
     for action_id in facts.due_actions():
         perform(action_id)
     assert [one.attempts for name in ("vs_1", "vs_waiting", "vs_later") for one in facts.actions(name)] == [1, 1, 1]

@@ -21,7 +21,7 @@ from handlers.record.events import VerificationEvent
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.webhooks.intake import Intake
 from receiver.webhooks.storage import _OnTheLoop
-from tests.support import facts
+from tests.support import databases, facts
 from worker.commands import show
 
 SIZES = (2, 50)  # sessions in a batch, each with three events
@@ -162,6 +162,18 @@ def test_an_action_is_claimed_and_ended_with_three_statements() -> None:
     # claim · its record · the end
     assert len(costs.statements) == 3, costs.statements
     assert costs.round_trips == (3 if is_postgres() else 9)
+
+
+def test_a_mail_that_is_told_costs_one_statement_more(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
+    databases.forget_process_state()
+    action_ids = process(received(1))
+    with counted() as costs:
+        for action_id in action_ids:
+            perform(action_id)
+    # claim · its record · what the person was told · the end
+    assert len(costs.statements) == 4, costs.statements
+    assert costs.transactions == (1 if is_postgres() else 3)
 
 
 def test_a_quiet_sweep_reads_twice_and_writes_nothing() -> None:

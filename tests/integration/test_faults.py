@@ -15,6 +15,7 @@ from config.database import database_now
 from config.settings import settings
 from handlers.inbox import apply, process
 from handlers.inbox.receive import receive
+from handlers.outbox import perform as performing
 from handlers.outbox.perform import perform
 from handlers.outbox.registry import REGISTRY
 from handlers.queue import claims, failures
@@ -55,6 +56,13 @@ class Away:
             self.times -= 1
             raise _gone()
         return change_claimed(*arguments, **values)
+
+
+def _away(environment: pytest.MonkeyPatch, times: int) -> None:
+    """The database, so many times that somebody wants to write down what a try came to."""
+    away = Away(times)
+    for module in (claims, performing):
+        environment.setattr(module, "change_claimed", away)
 
 
 def _gone(*_: object) -> OperationalError:
@@ -127,7 +135,7 @@ def _with_the_longest_delay(environment: pytest.MonkeyPatch) -> datetime:
 
 def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment: pytest.MonkeyPatch) -> None:
     _buried_at_the_first_failure(environment)
-    environment.setattr(claims, "change_claimed", Away(times=3))
+    _away(environment, times=3)
     environment.setattr(claims, "_PAUSE", 0.01)
     said = event("verified")
     receive([said])
@@ -140,7 +148,7 @@ def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment
 
 def test_what_was_done_is_written_down_when_the_database_is_back(environment: pytest.MonkeyPatch) -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    environment.setattr(claims, "change_claimed", Away(times=3))
+    _away(environment, times=3)
     environment.setattr(claims, "_PAUSE", 0.01)
     perform(action_id)
     assert (facts.action(action_id).status, facts.action(action_id).attempts) == (ActionStatus.DONE, 1)
@@ -162,7 +170,7 @@ def test_a_database_that_goes_away_behind_an_actions_claim_is_no_try_of_it(envir
 
 def test_a_database_that_stays_away_keeps_no_thread_for_ever(environment: pytest.MonkeyPatch) -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    environment.setattr(claims, "change_claimed", Away(times=1000))
+    _away(environment, times=1000)
     environment.setattr(claims, "_PAUSE", 0.01)
     environment.setattr(claims, "_WRITTEN_WITHIN", 0.05)
     with structlog.testing.capture_logs() as lines:
@@ -173,7 +181,7 @@ def test_a_database_that_stays_away_keeps_no_thread_for_ever(environment: pytest
 
 @pytest.mark.usefixtures("stopping")
 def test_a_shutdown_waits_for_no_database(environment: pytest.MonkeyPatch) -> None:
-    environment.setattr(claims, "change_claimed", Away(times=1000))
+    _away(environment, times=1000)
     environment.setattr(claims, "_PAUSE", 3600.0)
     said = event("verified")
     receive([said])

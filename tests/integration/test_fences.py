@@ -21,9 +21,9 @@ from tests.support.facts import NOON, event
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 
 # How a worker's attempt may end.
-ENDS: dict[str, Callable[[Claim], None]] = {
-    "done": lambda claim: end_action(claim, None),
-    "skipped": lambda claim: end_action(claim, "superseded"),
+ENDS: dict[str, Callable[[Claim], object]] = {
+    "done": lambda claim: end_action(claim, facts.action(claim.id), None),
+    "skipped": lambda claim: end_action(claim, facts.action(claim.id), "superseded"),
     "put back": lambda claim: claims.give_up(claim, NotNowError("not now")),
     "tried again": lambda claim: claims.give_up(claim, RefusedError("refused")),
     "buried": lambda claim: claims.give_up(claim, PermanentError("never")),

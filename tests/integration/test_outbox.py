@@ -11,7 +11,7 @@ from config.settings import settings
 from handlers.inbox.process import claim_events, process
 from handlers.inbox.receive import receive
 from handlers.outbox.perform import claim_action, end_action, perform
-from handlers.owed.kinds import Owed
+from handlers.owed.kinds import LIMIT_CAUSE, Owed
 from handlers.owed.owe import owe
 from handlers.queue.claims import due, give_up
 from handlers.queue.failures import NotNowError
@@ -75,10 +75,11 @@ def test_what_stood_as_skipped_and_is_owed_again_becomes_pending() -> None:
 
 @pytest.mark.parametrize("status", [ActionStatus.DONE, ActionStatus.DEAD, ActionStatus.PENDING])
 def test_what_is_done_dead_or_pending_is_left_alone(status: ActionStatus) -> None:
-    (action_id,) = _owe(VERIFIED)
+    cancellation = Owed("cancel_session", LIMIT_CAUSE)
+    (action_id,) = _owe(cancellation)
     with transaction() as session:
         session.get_one(OutboxAction, action_id).status = status
-    assert _owe(VERIFIED, Owed(VERIFIED.kind, VERIFIED.cause, skipped="superseded")) == []
+    assert _owe(cancellation, Owed(cancellation.kind, LIMIT_CAUSE, skipped="superseded")) == []
     assert facts.action(action_id).status == status
 
 
@@ -128,7 +129,7 @@ def test_whoever_comes_after_its_lease_writes_nothing() -> None:
     perform(action_id)
     before = facts.action(action_id)
     assert slow
-    end_action(slow[0], "no address")
+    end_action(*slow, "no address")
     assert facts.action(action_id) == before
 
 

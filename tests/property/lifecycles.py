@@ -9,14 +9,15 @@ from handlers.record.events import SessionState, VerificationEvent
 START = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
 # What may follow what (docs.stripe.com/identity/how-sessions-work; overrides: docs.stripe.com/identity/review-tools).
-# `failed` names a report, `left` does not; `unverified` and `approved` are a reviewer's overrides.
+# `failed` names a report, `left` and `abandoned` do not; `unverified` and `approved` are a reviewer's overrides.
 _NEXT = {
     "": ("created",),
     "created": ("processing", "left", "canceled"),
     "processing": ("verified", "failed", "fraud"),
     "failed": ("processing", "left", "approved", "canceled"),
     "fraud": ("processing", "canceled"),
-    "left": ("processing", "canceled"),
+    "left": ("processing", "abandoned", "canceled"),
+    "abandoned": ("processing", "left"),
     "verified": ("unverified",),
     "approved": ("unverified",),
     "unverified": ("approved", "processing", "canceled"),
@@ -26,6 +27,7 @@ _KINDS = {
     "failed": "requires_input",
     "fraud": "requires_input",
     "left": "requires_input",
+    "abandoned": "requires_input",
     "unverified": "requires_input",
     "approved": "verified",
 }
@@ -33,6 +35,7 @@ _CODES = {
     "failed": "selfie_face_mismatch",
     "fraud": "selfie_manipulated",
     "left": "consent_declined",
+    "abandoned": "abandoned",
     "unverified": "document_unverified_other",
 }
 

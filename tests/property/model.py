@@ -14,6 +14,7 @@ _OWES = {
     "processing": (),
     "verified": ("email_verified",),
     "canceled": ("email_canceled",),
+    "abandoned": ("email_retry_prompt",),
     "selfie_face_mismatch": ("email_retry_prompt",),
     "document_unverified_other": ("email_retry_prompt",),
     "selfie_manipulated": ("alert_review",),
@@ -61,6 +62,13 @@ def truth(events: Sequence[VerificationEvent], limit: int) -> Truth:
         is_redacted=any(event.kind == "redacted" for event in events),
         is_at_limit=last.status == "requires_input" and len(reports) >= limit,
     )
+
+
+def mail_of(status: str, error_code: str | None, report_id: str | None) -> str | None:
+    """The cause of the mail that such a record owes its person; None where it owes none."""
+    kind = "created" if status == "requires_input" and not error_code else status
+    is_owed = any(name.startswith("email_") for name in _OWES[error_code or kind])
+    return _cause(status, error_code, report_id) if is_owed else None
 
 
 def told_of(session_id: str, life_cycle: LifeCycle) -> list[VerificationEvent]:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
-from handlers.owed.kinds import Owed
+from handlers.owed.kinds import KINDS, Owed
 from handlers.record.decide import decide
 from handlers.record.events import SessionState, VerificationEvent
 from handlers.record.ordering import RecordState, Seen, answered, seen_in
@@ -29,7 +29,9 @@ class Came(NamedTuple):
     record: RecordState  # its changes count those that were seen, which depends on the order
     texts: SessionState | None  # whose texts the record holds; None also when they were wiped
     reports: frozenset[str]
-    actions: frozenset[tuple[str, str, bool]]  # name, cause, whether it is skipped
+    actions: frozenset[tuple[str, str, str]]  # name, cause, and where it stands
+    under_way: tuple[str, str] | None = None  # the mail that is being sent
+    told_twice: bool = False  # the same, and nothing else in between
 
     @property
     def keys(self) -> frozenset[tuple[str, str]]:
@@ -37,10 +39,13 @@ class Came(NamedTuple):
         return frozenset((name, cause) for name, cause, _ in self.actions if name != "notify_app")
 
 
+PENDING, DONE, SKIPPED = "pending", "done", "skipped"
 NOTHING = Came(RecordState(), None, frozenset(), frozenset())
 
 # Given how many of the true events have happened at least, the states Stripe may answer with, and when it was asked.
 Answers = Callable[[int], Iterable[tuple[VerificationEvent, datetime]]]
+# What a state may have become by the next delivery, itself included.
+Meanwhile = Callable[[Came], Iterable[Came]]
 
 
 @dataclass
@@ -55,7 +60,12 @@ class Tally:
         return Tally(self.life_cycles + other.life_cycles, self.orders + other.orders, self.steps + other.steps)
 
 
-def ends(events: Sequence[VerificationEvent], answers: Answers | None, tally: Tally) -> dict[Came, int]:
+def ends(
+    events: Sequence[VerificationEvent],
+    answers: Answers | None,
+    tally: Tally,
+    meanwhile: Meanwhile = lambda came: (came,),
+) -> dict[Came, int]:
     """All that any order of these deliveries can come to, and by how many orders."""
     reached: dict[tuple[int, Came], int] = {(0, NOTHING): 1}
     for _ in events:
@@ -66,8 +76,9 @@ def ends(events: Sequence[VerificationEvent], answers: Answers | None, tally: Ta
                     continue
                 now = delivered | (1 << index)
                 for end in set(_deliver(came, event, _happened(events, now), answers)):
-                    following[now, end] += ways
-                    tally.steps += 1
+                    for later in meanwhile(end):
+                        following[now, later] += ways
+                        tally.steps += 1
         reached = following
     tally.orders += sum(reached.values())
     tally.life_cycles += 1
@@ -128,15 +139,20 @@ def _decide(came: Came, event: VerificationEvent, seen: Seen | None, *, can_ask:
     if decision is None:
         return None
     texts = None if decision.record.redacted_at else decision.texts or came.texts
-    return Came(decision.record, texts, reports, _written(came.actions, decision.owed))
+    actions = written(came.actions, decision.owed)
+    return came._replace(record=decision.record, texts=texts, reports=reports, actions=actions)
 
 
-def _written(actions: frozenset[tuple[str, str, bool]], owed: Iterable[Owed]) -> frozenset[tuple[str, str, bool]]:
-    # As outbox.owe: what is skipped may become pending, and nothing else changes.
-    standing = {(name, cause): skipped for name, cause, skipped in actions}
+def written(actions: frozenset[tuple[str, str, str]], owed: Iterable[Owed]) -> frozenset[tuple[str, str, str]]:
+    """As handlers.owed.owe: what is skipped may become pending, a mail that is done too, and nothing else changes."""
+    standing = {(name, cause): status for name, cause, status in actions}
     for one in owed:
-        standing[one.kind, one.cause] = standing.get((one.kind, one.cause), True) and one.skipped is not None
-    return frozenset((name, cause, skipped) for (name, cause), skipped in standing.items())
+        key, again = (one.kind, one.cause), (SKIPPED, DONE) if KINDS[one.kind].tells_the_person else (SKIPPED,)
+        if standing.get(key, SKIPPED) in again and not one.skipped:
+            standing[key] = PENDING
+        else:
+            standing.setdefault(key, SKIPPED)
+    return frozenset((name, cause, status) for (name, cause), status in standing.items())
 
 
 def with_copies(life_cycle: LifeCycle, copies: int) -> Iterator[tuple[VerificationEvent, ...]]:
@@ -221,7 +237,7 @@ def _outline(came: Came) -> tuple[Any, ...]:
     return record.status, record.error_code, record.report_id, texts, record.redacted_at is not None
 
 
-def _owed_at_the_end(came: Came) -> frozenset[tuple[str, str, bool]]:
+def _owed_at_the_end(came: Came) -> frozenset[tuple[str, str, str]]:
     status, code, report = came.record.status, came.record.error_code, came.record.report_id
     if came.record.redacted_at:  # what was done before the redaction, and dropped after it, differs
         return frozenset()

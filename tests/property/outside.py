@@ -11,6 +11,7 @@ import pytest
 
 from handlers.outbox import mails
 from handlers.outbox.mails import Mail
+from handlers.owed.kinds import TELLING
 from tests.simulator.catcher import Catcher, Caught
 from tests.support import databases
 
@@ -23,6 +24,7 @@ class PostBox:
     """Takes mails; `behave` may refuse one by raising."""
 
     sent: Counter[Key] = field(default_factory=Counter)
+    told: defaultdict[str, list[Mail]] = field(default_factory=lambda: defaultdict(list))  # each person, in their order
     behave: Callable[[Mail], None] = lambda _: None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -31,6 +33,8 @@ class PostBox:
         self.behave(mail)
         with self._lock:
             self.sent[mail.key] += 1
+            if mail.template in TELLING:
+                self.told[mail.key[0]].append(mail)
 
 
 @dataclass

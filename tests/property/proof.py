@@ -14,6 +14,7 @@ ON_A_DATABASE = (
 )
 STEPS = {
     "every order of every life cycle": ("-m", "tests.property.orders"),
+    "the last mail says what the record says": ("-m", "tests.property.settled"),
     "anything in any succession, on SQLite": ("-m", "pytest", "-q", *ON_A_DATABASE),
     "anything in any succession, on PostgreSQL": ("-m", "tests.support.postgres", "-q", *ON_A_DATABASE),
     "every rule broken once": ("-m", "tests.property.mutations"),

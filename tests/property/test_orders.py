@@ -4,6 +4,7 @@ import pytest
 
 from tests.property import orders
 from tests.property.lifecycles import LifeCycle, life_cycles
+from tests.property.settled import check_settled
 
 APART = list(life_cycles(4))
 TIED = list(life_cycles(4, same_second=True))
@@ -39,3 +40,9 @@ def test_thin_notifications_alone_lead_to_the_true_record(life_cycle: LifeCycle)
 @pytest.mark.parametrize("life_cycle", APART, ids=str)
 def test_thin_notifications_without_a_key_change_and_owe_nothing(life_cycle: LifeCycle) -> None:
     assert orders.check_nobody_to_ask(life_cycle).orders > 0
+
+
+@pytest.mark.parametrize("slack", [None, 0], ids=["nobody to ask", "Stripe asked"])
+@pytest.mark.parametrize("life_cycle", APART + TIED, ids=str)
+def test_the_last_mail_says_what_the_record_says_whatever_is_purged(life_cycle: LifeCycle, slack: int | None) -> None:
+    assert check_settled(life_cycle, copies=0, slack=slack).orders > 0

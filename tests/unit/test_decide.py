@@ -154,6 +154,17 @@ def test_at_the_limit_a_prompt_is_written_as_skipped_and_the_end_is_owed() -> No
     assert owed["cancel_session", LIMIT_CAUSE] is owed["alert_review", LIMIT_CAUSE] is None
 
 
+def test_a_stale_failure_that_uses_up_the_submissions_owes_the_end() -> None:
+    before, failure = (
+        _decide(_event("requires_input", code="abandoned", report="vr_2")).record,
+        _event("requires_input", NOON - 60, code="document_expired", report="vr_1"),
+    )
+    decision = decide(replace(before, submissions=2), failure, seen_in(failure), limit=2)
+    assert decision is not None
+    owed = {(one.kind, one.cause): one.skipped for one in decision.owed}
+    assert (decision.outcome, owed["cancel_session", LIMIT_CAUSE]) == (Outcome.STALE, None)
+
+
 def test_what_the_limit_owes_is_owed_only_while_it_is_reached_and_input_required() -> None:
     failure, success = _event("requires_input", code="abandoned"), _event("verified", NOON + 60, report="vr_3")
     failed, passed = (replace(_decide(*events).record, submissions=3) for events in ([failure], [failure, success]))

@@ -118,6 +118,8 @@ def upgrade() -> None:
         sa.Column("livemode", sa.Boolean(), nullable=False),
         sa.Column("submissions", sa.Integer(), nullable=False),
         sa.Column("change_number", sa.Integer(), nullable=False),
+        sa.Column("told_cause", sa.String(), nullable=True),
+        sa.Column("told_count", sa.Integer(), nullable=False),
         sa.Column("applied_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("applied_rank", sa.Integer(), nullable=False),
         sa.Column("redacted_at", sa.DateTime(timezone=True), nullable=True),
