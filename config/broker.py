@@ -136,13 +136,15 @@ def say_whom_we_trust() -> None:
 
 
 def server_info() -> dict[str, Any]:
-    """What the Redis server says of itself (INFO), after it has taken a key; what it said before it refused that."""
+    """What the Redis server says of itself (INFO), also where it then refuses what publishing needs."""
     found: dict[str, Any] = {}
 
     def ask(producer: Any) -> None:
         client = producer.channel.client
         found.update(client.info())
         client.set("doctor", "", px=1000)
+        for queue in (CLOCK_QUEUE, EVENTS_QUEUE, ACTIONS_QUEUE):
+            _length(producer, queue)
 
     _reached(ask)
     return found

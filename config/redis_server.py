@@ -26,7 +26,8 @@ _REASONS = {
     "MovedError": _OF_A_CLUSTER,
     "ClusterCrossSlot": _OF_A_CLUSTER,
     "ClusterDown": _OF_A_CLUSTER,
-    "MasterNotFound": "no Sentinel names a master that is up",
+    "WRONGTYPE": "one of our keys holds something else: delete it",
+    "MasterNotFound": "no Sentinel that answers, and is trusted, names a master that is up",
     "[SSL": "it does not speak TLS as we do",
     "Timeout": "it does not answer in time",
 }

@@ -42,9 +42,9 @@ class ForeignGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base i
         super().__init__(consumer, **options)
 
     def start(self, consumer: Any) -> None:
-        """Reads before kombu does."""
-        client = consumer.task_consumer.channel.client
-        read = client.parse_response
+        """Reads before kombu does, and what it kept unacknowledged as well."""
+        client, kept = consumer.task_consumer.channel.client, consumer.task_consumer.channel.qos
+        read, put_back = client.parse_response, kept.restore_by_tag
 
         def read_ours(connection: Any, command_name: str, **options: Any) -> Any:
             answer = read(connection, command_name, **options)
@@ -56,7 +56,14 @@ class ForeignGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base i
                 self._count(queue.decode(), len(text))
             return message and (queue, message)  # None is what kombu reads when nothing came
 
-        client.parse_response = read_ours
+        def put_back_ours(tag: Any, *arguments: Any, **options: Any) -> None:
+            try:
+                put_back(tag, *arguments, **options)
+            except (TypeError, ValueError):  # it would be tried first each time, and keep the others there
+                kept._remove_from_indices(tag).execute()
+                self._count("unacked", 0)
+
+        client.parse_response, kept.restore_by_tag = read_ours, put_back_ours
 
     def _count(self, queue: str, size: int) -> None:
         DROPPED_MESSAGES.labels(queue).inc()

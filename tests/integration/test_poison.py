@@ -128,6 +128,8 @@ def test_messages_that_none_of_ours_wrote_end_no_worker_and_are_gone(tmp_path: P
         redis.Redis(unix_socket_path=str(ours.folder / "redis" / "redis.sock")) as client,
     ):
         ours.start("web", "worker")
+        client.hset("identity:unacked", mapping={"a": CANARY, "b": "[]"})
+        client.zadd("identity:unacked_index", {"a": 0, "b": 1, "without a message": 2})
         for queue in ("clock", "events", "outbox"):
             client.lpush(f"identity:{queue}", *foreign)
         assert ours.deliver(payload("verified", report="vr_1")) == "accepted"
@@ -142,4 +144,4 @@ def test_messages_that_none_of_ours_wrote_end_no_worker_and_are_gone(tmp_path: P
         assert word not in said, said
     with transaction() as session:
         dropped = session.scalars(select(Metric.value).where(Metric.name == "identity_dropped_messages_total")).all()
-    assert sum(dropped) == len(UNREADABLE) * 3
+    assert sum(dropped) == len(UNREADABLE) * 3 + 2

@@ -18,7 +18,7 @@ from tests.chaos.stores import free_port
 from tests.support import databases
 from tests.support.facts import payload
 from tests.support.processes import Service, service
-from tests.support.redises import PASSWORD, SENTINEL_PASSWORD, OtherRedis, other_redis, watched_pair
+from tests.support.redises import MASTER, PASSWORD, SENTINEL_PASSWORD, OtherRedis, other_redis, watched_pair
 from tests.support.waiting import wait_until
 from worker.commands.doctor import CHECKS
 
@@ -163,6 +163,19 @@ def test_every_process_says_whom_it_trusts_and_why_it_cannot_go_on(
     assert "c4nary" not in made.logs()
 
 
+def test_a_master_that_nobody_names_and_a_login_that_a_sentinel_refuses_read_differently(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    with watched_pair(tmp_path) as (_, _, url):
+        assert "FAIL" not in dict(_findings(environment, url))
+        for wrong, why in (
+            (url.replace(MASTER, "another"), "no Sentinel that answers, and is trusted, names a master that is up"),
+            (url.replace("sentinel_password=", "sentinel_password=x"), "it refuses the password or the user"),
+            (url.replace("sentinel://:", "sentinel://:x"), "it refuses the password or the user"),
+        ):
+            assert _findings(environment, wrong)[1:] == [("FAIL", f"{why}: {LATER}")]
+
+
 def test_a_server_that_will_not_do_is_named(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     bus = {"cluster_enabled": "yes", "cluster_port": str(free_port())}
     with (
@@ -170,11 +183,14 @@ def test_a_server_that_will_not_do_is_named(tmp_path: Path, environment: pytest.
         other_redis(tmp_path / "replica", replicaof=f"127.0.0.1 {master.port}") as replica,
         other_redis(tmp_path / "node", **bus) as node,
         other_redis(tmp_path / "small", maxmemory="100mb", maxmemory_policy="allkeys-lru") as small,
+        small.client() as somebody,
     ):
+        somebody.set("identity:events", "a text, not a list")
         for port, level, mark in (
             (replica.port, "FAIL", "it is a replica: set"),
             (node.port, "FAIL", "it is a node of a cluster, which splits our keys: set"),
             (small.port, "WARN", "maxmemory-policy allkeys-lru throws messages away"),
+            (small.port, "FAIL", "one of our keys holds something else"),
             (free_port(), "FAIL", "it cannot be reached"),
         ):
             said = _findings(environment, f"redis://127.0.0.1:{port}")
