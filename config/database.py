@@ -61,7 +61,7 @@ _LATER = {
 # Seconds that no step of a clock touches, and that go on while the machine sleeps.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _JUMP = timedelta(seconds=2)  # more than a slow answer or a slewing clock comes to
-_JUMP_BELIEVED_AFTER = 60.0  # seconds: leases taken before it are over by then, whatever the clock shows
+_JUMP_BELIEVED_AFTER = 360.0  # seconds: the longest lease from before it is over by then, whatever the clock shows
 _reading: tuple[datetime, float] | None = None  # what the database's clock showed, and when that was
 _jump_seen: float | None = None
 _kept_connections = 1  # of an operator's command
@@ -151,7 +151,7 @@ def measure_clock() -> float:
 def true_now(unmeasured: datetime | None = None) -> datetime:
     """What the database's clock showed when this process measured it last, and the seconds since.
 
-    No step of this machine's clock touches it, and a jump of the database's only after a minute or two. Before the
+    No step of this machine's clock touches it, and a jump of the database's only after some minutes. Before the
     first measurement it is what is given, or this machine's clock.
     """
     if not _reading:

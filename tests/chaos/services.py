@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.faketime import FakeClock
+from tests.support import faketime
 from worker.run.foreground import PROCFILE
 
 ROOT = PROCFILE.parent
@@ -170,7 +170,7 @@ def procfile(environment: Mapping[str, str], logs: Path, ahead: Mapping[str, flo
         words = [sys.executable, *shlex.split(command)[1:]]
         dyno = Dyno(name, words, environment, logs / f"{name}.log", ahead=ahead.get(name, 0.0))
         if dyno.ahead:
-            dyno.environment = {**environment, **FakeClock(logs / f"{name}.clock", dyno.ahead).environment}
+            dyno.environment = {**environment, **faketime.host(dyno.ahead)}
         dynos.append(dyno)
     return dynos
 

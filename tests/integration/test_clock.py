@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import faketime
-from tests.support.faketime import FakeClock
+from tests.support.faketime import SteppingClock
 from tests.support.waiting import PATIENCE
 
 # Celery's own handler raises SystemExit wherever the signal finds the clock, and what a __del__ raises is dropped.
@@ -49,7 +49,7 @@ celery_app.Beat(quiet=True).run()
 @faketime.needed
 @pytest.mark.parametrize("step", [-3600.0, 3600.0])
 def test_a_step_of_the_hosts_clock_neither_holds_up_the_schedule_nor_hastens_it(tmp_path: Path, step: float) -> None:
-    host = FakeClock(tmp_path / "clock")
+    host = SteppingClock(tmp_path / "clock")
     variables = {**os.environ, **host.environment}
     with subprocess.Popen([sys.executable, "-c", _TICKS], stdout=subprocess.PIPE, text=True, env=variables) as clock:
         assert clock.stdout

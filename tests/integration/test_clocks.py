@@ -23,6 +23,7 @@ from handlers.inbox.receive import receive
 from handlers.metrics import clocks
 from handlers.operator.queries import backlog_of
 from handlers.outbox.perform import claim_action, end_action, perform
+from handlers.outbox.smtp import MAIL_LEASE
 from handlers.queue.failures import LEASE
 from handlers.tables import schema
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
@@ -30,7 +31,7 @@ from handlers.upkeep import purge
 from tests.chaos.stores import Postgres, free_port
 from tests.support import databases, facts, faketime, shapes
 from tests.support.facts import event
-from tests.support.faketime import FakeClock
+from tests.support.faketime import SteppingClock
 from tests.support.operator import ROOT, command
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -46,14 +47,14 @@ def _addresses(environment: pytest.MonkeyPatch, database_url: str) -> None:
     databases.forget_process_state()
 
 
-def _elsewhere(folder: Path, ahead: float, code: str) -> None:
+def _elsewhere(ahead: float, code: str) -> None:
     """Runs Python on a host whose clock is wrong."""
     words = "from handlers.inbox.process import process\nfrom handlers.inbox.receive import receive\n"
     words += "from handlers.outbox.perform import claim_action, perform\nfrom tests.support.facts import event\n"
     done = subprocess.run(
         [sys.executable, "-c", words + textwrap.dedent(code)],
         cwd=ROOT,
-        env={**os.environ, **FakeClock(folder / "clock", ahead).environment},
+        env={**os.environ, **faketime.host(ahead)},
         capture_output=True,
         text=True,
         check=False,
@@ -85,8 +86,8 @@ def test_what_is_later_is_so_much_later() -> None:
 @faketime.needed
 @faketime.on_postgres
 @hosts
-def test_what_such_a_host_receives_is_applied_at_once(tmp_path: Path, ahead: float) -> None:
-    _elsewhere(tmp_path, ahead, "receive([event('verified', report='vr_1')])")
+def test_what_such_a_host_receives_is_applied_at_once(ahead: float) -> None:
+    _elsewhere(ahead, "receive([event('verified', report='vr_1')])")
     assert len(process([event("verified").id])) == 1
     assert 0 <= backlog_of(OutboxAction).oldest_seconds < LEASE.total_seconds()
 
@@ -94,9 +95,9 @@ def test_what_such_a_host_receives_is_applied_at_once(tmp_path: Path, ahead: flo
 @faketime.needed
 @faketime.on_postgres
 @hosts
-def test_such_a_host_applies_and_does_what_is_due(tmp_path: Path, ahead: float) -> None:
+def test_such_a_host_applies_and_does_what_is_due(ahead: float) -> None:
     receive([event("verified", report="vr_1")])
-    _elsewhere(tmp_path, ahead, f"[perform(one) for one in process(['{event('verified').id}'])]")
+    _elsewhere(ahead, f"[perform(one) for one in process(['{event('verified').id}'])]")
     (mail,) = facts.actions()
     assert (mail.status, mail.attempts) == (ActionStatus.DONE, 1)
     assert timedelta() <= database_now() - mail.done_at < LEASE  # type: ignore[operator]  # it is done
@@ -106,11 +107,11 @@ def test_such_a_host_applies_and_does_what_is_due(tmp_path: Path, ahead: float) 
 @faketime.needed
 @faketime.on_postgres
 @hosts
-def test_such_a_host_takes_nothing_out_of_anybodys_hands(tmp_path: Path, ahead: float) -> None:
+def test_such_a_host_takes_nothing_out_of_anybodys_hands(ahead: float) -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     claimed = claim_action(action_id)
     assert claimed
-    _elsewhere(tmp_path, ahead, f"perform({action_id})")
+    _elsewhere(ahead, f"perform({action_id})")
     assert facts.action(action_id).attempts == 1
     end_action(*claimed, None)
     assert facts.action(action_id).status == ActionStatus.DONE
@@ -119,9 +120,9 @@ def test_such_a_host_takes_nothing_out_of_anybodys_hands(tmp_path: Path, ahead: 
 @faketime.needed
 @faketime.on_postgres
 @hosts
-def test_what_such_a_host_claims_is_its_own_for_a_lease(tmp_path: Path, ahead: float) -> None:
+def test_what_such_a_host_claims_is_its_own_for_a_lease(ahead: float) -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
-    _elsewhere(tmp_path, ahead, f"assert claim_action({action_id})")
+    _elsewhere(ahead, f"assert claim_action({action_id})")
     assert timedelta() < facts.action(action_id).due_at - database_now() <= LEASE
     assert claim_action(action_id) is None
 
@@ -129,7 +130,7 @@ def test_what_such_a_host_claims_is_its_own_for_a_lease(tmp_path: Path, ahead: f
 @faketime.needed
 @faketime.on_postgres
 @hosts
-def test_what_such_a_host_puts_back_waits_for_its_delay_and_no_longer(tmp_path: Path, ahead: float) -> None:
+def test_what_such_a_host_puts_back_waits_for_its_delay_and_no_longer(ahead: float) -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     put_back = f"""
         from handlers.queue.claims import give_up
@@ -137,21 +138,21 @@ def test_what_such_a_host_puts_back_waits_for_its_delay_and_no_longer(tmp_path: 
         give_up(claim_action({action_id})[0], NotNowError("not now"))
     """
     before = database_now()
-    _elsewhere(tmp_path, ahead, put_back)
+    _elsewhere(ahead, put_back)
     assert before < facts.action(action_id).due_at < database_now() + timedelta(seconds=60)
 
 
 @faketime.needed
 @faketime.on_postgres
 @hosts
-def test_such_a_host_deletes_nothing_that_was_accepted_a_minute_ago(tmp_path: Path, ahead: float) -> None:
+def test_such_a_host_deletes_nothing_that_was_accepted_a_minute_ago(ahead: float) -> None:
     facts.applied(event("verified"))
-    said = command("purge", **FakeClock(tmp_path / "clock", ahead).environment)
+    said = command("purge", **faketime.host(ahead))
     if ahead > purge.MOST_APART or ahead < -purge.MOST_APART:
         assert said.code == 1
         assert "clocks" in said.err
     purge_anyway = "from handlers.upkeep import purge\npurge.MOST_APART = 1e9\nassert purge.purge().events == 0"
-    _elsewhere(tmp_path, ahead, purge_anyway)
+    _elsewhere(ahead, purge_anyway)
     assert facts.event_row(event("verified").id).status == InboxStatus.PROCESSED
 
 
@@ -186,7 +187,8 @@ def test_a_jump_is_believed_when_all_leases_before_it_are_over(environment: pyte
     steady, passed = time.clock_gettime, 0.0
     environment.setattr(time, "clock_gettime", lambda clock: steady(clock) + passed)
     environment.setattr(database, "database_now", lambda: datetime.now(UTC) + timedelta(seconds=90 + passed))
-    for passed, jumped in ((0.0, False), (30.0, False), (59.0, False), (61.0, True)):
+    longest = MAIL_LEASE.total_seconds()
+    for passed, jumped in ((0.0, False), (30.0, False), (longest, False), (longest + 60, True)):
         measure_clock()
         assert (true_now() - datetime.now(UTC) > timedelta(seconds=passed + 45)) == jumped, passed
     environment.setattr(database, "database_now", lambda: datetime.now(UTC) + timedelta(seconds=passed))
@@ -195,11 +197,11 @@ def test_a_jump_is_believed_when_all_leases_before_it_are_over(environment: pyte
 
 
 @pytest.fixture
-def stepping(environment: pytest.MonkeyPatch) -> Iterator[FakeClock]:
+def stepping(environment: pytest.MonkeyPatch) -> Iterator[SteppingClock]:
     """The clock of a PostgreSQL server that this process uses."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
-        clock = FakeClock(Path(folder) / "clock")
+        clock = SteppingClock(Path(folder) / "clock")
         server = Postgres(clock.environment)
         try:
             environment.setenv("DATABASE_URL", server.url)
@@ -215,7 +217,7 @@ def stepping(environment: pytest.MonkeyPatch) -> Iterator[FakeClock]:
 @faketime.on_postgres
 @pytest.mark.parametrize("step", [90.0, -90.0])
 def test_a_step_of_the_databases_clock_mails_nobody_twice_and_keeps_nobody_waiting_for_longer(
-    stepping: FakeClock, step: float
+    stepping: SteppingClock, step: float
 ) -> None:
     measure_clock()
     waiting = event("verified", session_id="vs_waiting", report="vr_1")
@@ -237,7 +239,7 @@ def test_a_step_of_the_databases_clock_mails_nobody_twice_and_keeps_nobody_waiti
 
 
 @pytest.fixture
-def web_an_hour_behind(tmp_path: Path, environment: pytest.MonkeyPatch) -> Iterator[str]:
+def web_an_hour_behind(environment: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a web process on such a host, once it has measured its clock."""
     environment.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)
     environment.setenv("PORT", str(free_port()))
@@ -245,7 +247,7 @@ def web_an_hour_behind(tmp_path: Path, environment: pytest.MonkeyPatch) -> Itera
     web = subprocess.Popen(
         [sys.executable, "-m", "receiver"],
         cwd=ROOT,
-        env={**os.environ, **FakeClock(tmp_path / "clock", -3600.0).environment},
+        env={**os.environ, **faketime.host(-3600.0)},
     )
     try:
         wait_until(clocks.measured)

@@ -10,28 +10,26 @@ import pytest
 
 from tests.support import databases
 
-needed = pytest.mark.skipif(
-    shutil.which("faketime") is None, reason="needs faketime (Debian: apt-get install faketime)"
-)
+needed = pytest.mark.skipif(shutil.which("faketime") is None, reason="needs Debian's faketime")
 on_postgres = pytest.mark.skipif(not databases.SERVER_URL, reason="on SQLite the database's clock is the host's")
 
 
-class FakeClock:
-    """The clock of whatever runs in its environment; the monotonic one is not touched, as no step of a host's does."""
+def host(ahead: float) -> dict[str, str]:
+    """The environment of a process on a host whose clock is so many seconds ahead."""
+    return {**_faked(), "FAKETIME": f"{ahead:+f}"}
 
-    def __init__(self, file: Path, ahead: float = 0.0) -> None:
+
+class SteppingClock:
+    """The clock of whatever runs in its environment."""
+
+    def __init__(self, file: Path) -> None:
         self._file = file
-        self.step_to(ahead)
+        self.step_to(0.0)
 
     @property
     def environment(self) -> dict[str, str]:
         """What a process on this host gets."""
-        return {
-            "LD_PRELOAD": _library(),
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+        return {**_faked(), "FAKETIME_TIMESTAMP_FILE": str(self._file), "FAKETIME_NO_CACHE": "1"}
 
     def step_to(self, ahead: float) -> None:
         """From now on it is so many seconds ahead of the true time, or behind it."""
@@ -42,6 +40,9 @@ class FakeClock:
 
 
 @cache
-def _library() -> str:
+def _faked() -> dict[str, str]:
+    """The wall clock alone: a step of a host's touches no monotonic one."""
     asked = ["faketime", "-m", "-f", "+0", sys.executable, "-c", "import os; print(os.environ['LD_PRELOAD'])"]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    library = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    sleeps = Path(__file__).parent / "faked"
+    return {"LD_PRELOAD": library, "PYTHONPATH": str(sleeps), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
