@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import idna
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
@@ -122,12 +123,20 @@ def _needed_by(other: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+def _of_the_keys_mode(publishable: SecretStr, info: ValidationInfo) -> SecretStr:
+    modes = {key.get_secret_value().split("_")[1] for key in (publishable, info.data.get("stripe_api_key")) if key}
+    if len(modes) > 1:
+        raise ValueError("must be of the mode of STRIPE_API_KEY, test or live")
+    return publishable
+
+
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()] or [text]
 
 
 _WITH_A_HOST = ("https", "http", "smtp", "smtps", "redis", "rediss")
 _SEVERAL = BeforeValidator(_parts)
+_OF_THE_KEYS_MODE = AfterValidator(_of_the_keys_mode)
 _UNSET = SecretStr("")
 _EVEN_UNSET = Field(validate_default=True)
 _WebUrl = Annotated[SecretStr, _url("https", "http")]
@@ -149,6 +158,20 @@ _FernetKey = Annotated[
         r"[A-Za-z0-9+/_-]{43}=",
         "must be one or several Fernet keys (32 bytes in URL-safe base64), the newest first",
     ),
+]
+_ApiToken = Annotated[
+    SecretStr,
+    _matching(r"[\w.-]{1,64}:[!-~]{32,}", "must be one or several tokens, name:secret, of 32 characters or more each"),
+]
+_Origin = Annotated[
+    str,
+    _matching(
+        r"https?://[a-z0-9.-]+(:\d+)?|(?!(https?|javascript|data|file|blob|vbscript):)[a-z][a-z0-9+.-]*:",
+        "must be one or several origins, https://app.example.com, or an app's own scheme, myapp:",
+    ),
+]
+_StaticLink = Annotated[
+    str, _matching(r"[\w.-]+=https?://[^\s,]+", "must be one or several static links, name=https://…")
 ]
 # VerificationSession.VerifiedOutputs of stripe-python 16.1.0.
 _Output = Literal[
@@ -220,6 +243,15 @@ class Settings(BaseSettings):
     database_pool: Annotated[int, Field(ge=1, le=1000)] = 0  # what its process needs
     backoff_seconds: Annotated[int, Field(ge=1, le=86400)] = 60
     reconcile_seconds: Annotated[int, Field(ge=60, le=86400)] = 900  # a run may take 15 s and 200 of Stripe's calls
+    api_tokens: Annotated[tuple[_ApiToken, ...], _SEVERAL] = ()
+    stripe_publishable_key: Annotated[
+        SecretStr,
+        _matching(r"pk_(test|live)_\w+", "must be a publishable key: pk_test_… or pk_live_…"),
+        _OF_THE_KEYS_MODE,
+    ] = _UNSET
+    return_origins: Annotated[tuple[_Origin, ...], _SEVERAL] = ()
+    static_links: Annotated[tuple[_StaticLink, ...], _SEVERAL] = ()
+    openings_per_day: Annotated[int, Field(ge=1, le=1000)] = 5
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     backlog_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
     metrics_token: Annotated[

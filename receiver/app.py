@@ -1,8 +1,9 @@
 """The application: routes, start-up, shutdown."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib import import_module
 
 from starlette.applications import Starlette
 from starlette.responses import Response
@@ -11,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from config.broker import say_whom_we_trust
 from config.defaults import webhook_secrets
-from config.settings import settings
+from config.settings import Settings, settings
 from handlers.metrics.counting import start_flushing, stop_flushing
 from receiver.connections import Connections
 from receiver.health import backlog, healthz, metrics, readyz
@@ -20,6 +21,15 @@ from receiver.webhooks.delivery import Webhook
 from receiver.webhooks.intake import Intake
 
 _WEBHOOK = "/webhooks/stripe"
+# Rooms that a setting opens; each has a Room with routes() and close().
+_ROOMS: dict[str, Callable[[Settings], object]] = {"receiver.api.routes": lambda settings: settings.api_tokens}
+_ROUTES = [
+    Route(_WEBHOOK, Response("Method Not Allowed", 405, {"Allow": "POST"})),
+    Route("/healthz", healthz),
+    Route("/readyz", readyz),
+    Route("/health/backlog", backlog),
+    Route("/metrics", metrics),
+]
 
 
 class Receiver(Starlette):
@@ -40,21 +50,17 @@ class Receiver(Starlette):
 async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Connections]]:
     intake = Intake()
     app.state.webhook = Webhook(webhook_secrets(settings()), intake)
+    # What no setting asks for is not even imported.
+    rooms = [import_module(name).Room() for name, is_wanted in _ROOMS.items() if is_wanted(settings())]
+    app.router.routes = [*_ROUTES, *(route for room in rooms for route in room.routes())]
     start_flushing("web")
     say_whom_we_trust()
     yield {"connections": Connections()}
+    for room in rooms:
+        await room.close()
     await intake.close()
     await asyncio.to_thread(stop_flushing)
 
 
-app = Receiver(
-    routes=[
-        Route(_WEBHOOK, Response("Method Not Allowed", 405, {"Allow": "POST"})),
-        Route("/healthz", healthz),
-        Route("/readyz", readyz),
-        Route("/health/backlog", backlog),
-        Route("/metrics", metrics),
-    ],
-    lifespan=_lifespan,
-)
+app = Receiver(routes=_ROUTES, lifespan=_lifespan)
 app.router.redirect_slashes = False

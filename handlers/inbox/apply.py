@@ -42,6 +42,16 @@ _LOCKED = aliased(
     .subquery(),
 )
 _LOCK = select(_LOCKED, now())  # the clock behind the lock: whoever had it is done
+# The columns of a record of which nothing is known yet.
+UNTOUCHED = {
+    "client_reference_trusted": True,
+    "submissions": 0,
+    "change_number": 0,
+    "told_count": 0,
+    "applied_rank": 0,
+    "created_at": NOW,
+    "updated_at": NOW,
+}
 _PERSONAL = ("error_reason", "client_reference_id", "user_id")
 _OUTLIVES_REDACTION = [name for name, kind in KINDS.items() if kind.survives_redaction]
 
@@ -104,8 +114,8 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
         for session_id, row in rows.items():
             _write_record(session, row, states[session_id], texts.get(session_id), locked_at)
         to_do = owe(session, [(work.event.session_id, decision.owed) for work, decision in decided], locked_at)
-        if redacted := [session_id for session_id, state in states.items() if state.redacted_at]:
-            _forget(session, redacted, locked_at)
+        if redacted := [id_ for id_, row in rows.items() if states[id_].redacted_at or row.redaction_asked_at]:
+            forget(session, redacted, locked_at)
         for outcome in Outcome:
             claims = [work.claim for work, decision in decided if decision.outcome is outcome]
             end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": locked_at, "last_error": None}
@@ -125,16 +135,10 @@ def _lock_records(session: Session, works: Sequence[Work]) -> tuple[dict[str, Ve
     by_session = {work.event.session_id: work.event for work in works}
     rows = [
         {
+            **UNTOUCHED,
             "session_id": session_id,
             "account": by_session[session_id].account,
             "livemode": by_session[session_id].livemode,
-            "client_reference_trusted": True,
-            "submissions": 0,
-            "change_number": 0,
-            "told_count": 0,
-            "applied_rank": 0,
-            "created_at": NOW,
-            "updated_at": NOW,
         }
         for session_id in sorted(by_session)  # one order for all workers: no deadlock
     ]
@@ -156,14 +160,15 @@ def _write_record(
         row.client_reference_trusted = not texts.has_flow
         row.last_error_reason = texts.error_reason
         row.client_reference_id, row.user_id = texts.client_reference_id, texts.user_id
-    if state.redacted_at:  # rule: a redaction wipes the record, and nothing fills it again
+    if state.redacted_at or row.redaction_asked_at:  # rule: a redaction wipes the record, and nothing fills it again
         row.last_error_reason = row.client_reference_id = row.user_id = None
     if session.is_modified(row):
         # rule: a session that has changed is compared with Stripe's
         row.updated_at, row.compare_at = at, at + SETTLES_WITHIN
 
 
-def _forget(session: Session, session_ids: Sequence[str], at: datetime) -> None:
+def forget(session: Session, session_ids: Sequence[str], at: datetime) -> None:
+    """Wipes what inbox, outputs and outbox hold of the persons of these sessions."""
     personal = or_(*(getattr(InboxEvent, name).is_not(None) for name in _PERSONAL))
     events = update(InboxEvent).where(col(InboxEvent.session_id).in_(session_ids), personal)
     # rule: a redaction wipes the inbox

@@ -64,7 +64,9 @@ def email_retry_prompt(action: OutboxAction, record: VerificationRecord) -> str 
 
 
 def email_canceled(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """Tells the person that the verification has ended."""
+    """Tells the person that the verification has ended, unless the application ended it without a word."""
+    if record.ends_quietly:
+        return "its end is told to nobody"
     return _to_the_person(action, record)
 
 

@@ -147,6 +147,11 @@ def _do(action: OutboxAction) -> str | None:
     # rule: what is no longer owed is not done
     if reason := why_not_owed(record.state, action.name, action.cause, settings().submission_limit):
         return reason
+    kind = KINDS[action.name]
+    if record.redaction_asked_at and not kind.survives_redaction:
+        return "redacted"
+    if record.replaced_at and not kind.survives_superseding:
+        return "replaced"
     # rule: what a newer state may supersede waits for the events that wait
     if is_behind and not KINDS[action.name].survives_superseding:
         raise NotNowError("an event of its session waits its turn")

@@ -25,6 +25,9 @@ KINDS: dict[str, Kind] = {
     "email_alternative": Kind(tells_the_person=True),
     "alert_review": Kind(survives_superseding=True, owed_at_limit=True, kept_by_purge=True),
     "cancel_session": Kind(owed_at_limit=True, kept_by_purge=True, destination="stripe"),
+    "redact_session": Kind(
+        survives_redaction=True, survives_superseding=True, kept_by_purge=True, destination="stripe"
+    ),
     "keep_outputs": Kind(setting="verified_outputs", destination="stripe"),
     "notify_app": Kind(
         setting="app_callback_url",

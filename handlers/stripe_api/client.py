@@ -31,6 +31,10 @@ class NotAcceptedError(NotNowError):
     """Stripe's own 400: it does not accept the request, which says more of the request than of what it is about."""
 
 
+class SpentKeyError(NotNowError):
+    """An idempotency key stands for another request, or for a saved error: nothing comes of it any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """An object as Stripe has it, and a moment of Stripe's clock not later than when it was read."""
@@ -38,6 +42,7 @@ class Found:
     content: dict[str, Any]
     dated: datetime | None  # None where the answer has no date
     seconds: float  # that the call took
+    is_replayed: bool  # saved by Stripe under an idempotency key, and perhaps handed out before
 
     @property
     def asked_at(self) -> datetime:
@@ -82,7 +87,8 @@ def ask(
     response: Any = client().raw_request(method, path, **params, **options)
     if response.data["object"] != wanted:
         raise unreadable("it is another object")
-    return Found(response.data, dated(response.headers), time.monotonic() - started)
+    seconds, is_replayed = time.monotonic() - started, "Idempotent-Replayed" in response.headers
+    return Found(response.data, dated(response.headers), seconds, is_replayed)
 
 
 def ask_for_page(path: str, account: str | None = None, /, **params: Any) -> Found:
@@ -155,6 +161,9 @@ def _no_answer(answer: Answer, error: object) -> Exception:
     # rule: not allowed is not the same as not there
     if is_refusal:
         return NotAllowedError(sentence, again_after, dated(answer.headers) if answer.status == 403 else None)
+    is_reused = isinstance(error, dict) and error.get("type") == "idempotency_error" and answer.status == 400
+    if is_reused or "Idempotent-Replayed" in answer.headers:
+        return SpentKeyError(sentence, again_after)
     if answer.status == 400 and error:
         return NotAcceptedError(sentence, again_after)
     return NotNowError(sentence, again_after)

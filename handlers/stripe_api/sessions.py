@@ -11,7 +11,7 @@ from config.settings import settings
 from handlers.record.events import EVENT_TYPES, MalformedEventError, SessionState, Status, parse_session
 from handlers.stripe_api.client import Found, MissingError, NotAcceptedError, ask, ask_for_page, unreadable
 
-_SESSIONS, _SESSION = "/v1/identity/verification_sessions", "identity.verification_session"
+SESSIONS, SESSION = "/v1/identity/verification_sessions", "identity.verification_session"
 _MOST_LISTED = 100  # Stripe's own bound for a page
 # Each needs its own expand (docs.stripe.com/identity/access-verification-results; changelog of 2025-05-28.basil).
 _SENSITIVE = ("dob", "id_number", "sex", "unparsed_sex", "unparsed_place_of_birth")
@@ -73,7 +73,7 @@ def cancel(session_id: str, account: str | None) -> bool:
     Without an idempotency key of ours: the SDK's is new each time, or Stripe would repeat a saved refusal for a day.
     """
     try:
-        _unless_another(ask("post", f"{_SESSIONS}/{session_id}/cancel", _SESSION, account), session_id)
+        _unless_another(ask("post", f"{SESSIONS}/{session_id}/cancel", SESSION, account), session_id)
     except MissingError:
         return False
     except NotAcceptedError:  # it has no code of its own for this: the session says why
@@ -100,7 +100,7 @@ def list_events(
 
 def list_sessions(since: datetime, until: datetime, account: str | None, *, after: str | None = None) -> Listed:
     """A page of the sessions created in [since, until), each as it is now."""
-    return _listed(ask_for_page(_SESSIONS, account, **_window(since, until, after)))
+    return _listed(ask_for_page(SESSIONS, account, **_window(since, until, after)))
 
 
 def _window(since: datetime, until: datetime, after: str | None) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _listed(page: Found) -> Listed:
 
 def _retrieve(session_id: str, account: str | None, expand: Sequence[str] = (), key: SecretStr | None = None) -> Found:
     params = {"expand": list(expand)} if expand else {}
-    return _unless_another(ask("get", f"{_SESSIONS}/{session_id}", _SESSION, account, key=key, **params), session_id)
+    return _unless_another(ask("get", f"{SESSIONS}/{session_id}", SESSION, account, key=key, **params), session_id)
 
 
 def _unless_another(found: Found, session_id: str) -> Found:

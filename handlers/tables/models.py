@@ -138,6 +138,13 @@ class VerificationRecord(SQLModel, table=True):
     compare_at: datetime | None = _moment(default=None, nullable=True)  # when reconcile compares it with Stripe
     created_at: datetime = _moment()
     updated_at: datetime = _moment()
+    # Whose session it is, where it was opened here.
+    verification_id: str | None = Field(default=None, index=True)
+    generation: int | None = None
+    verification_flow: str | None = None
+    replaced_at: datetime | None = _moment(default=None, nullable=True)  # another one was begun in its place
+    redaction_asked_at: datetime | None = _moment(default=None, nullable=True)  # Stripe has still to do it
+    ends_quietly: bool | None = None  # its end is told to nobody
 
     if TYPE_CHECKING:  # read only: all of it that anything is decided by
         state: RecordState = RecordState()
@@ -150,6 +157,29 @@ VerificationRecord.state = composite(  # type: ignore[assignment]  # of an insta
     RecordState,
     *(VerificationRecord.__table__.c[name] for name in _STATE),  # type: ignore[attr-defined]  # SQLModel hides it
 )
+
+
+class Verification(SQLModel, table=True):
+    """One person and one purpose: what was asked for, and which of its sessions is the current one."""
+
+    KEY: ClassVar = ("livemode", "account", "client_reference_id", "purpose")
+
+    __tablename__ = "verification"
+    __table_args__ = (UniqueConstraint(*KEY, name="verification_key"),)
+
+    id: str = Field(primary_key=True)  # idv_…
+    client_reference_id: str | None = None  # None once it is redacted: the same person may begin anew
+    purpose: str = ""
+    account: str = ""  # of our own it is empty: nulls would never be the same
+    livemode: bool
+    generation: int = 1
+    session_id: str | None = Field(default=None, unique=True)  # the generation's, once it is made
+    opening_until: datetime | None = _moment(default=None, nullable=True)  # the lease of who asks Stripe for it
+    verification_flow: str | None = None
+    return_url: str | None = None
+    locale: str | None = None
+    created_at: datetime = _moment()
+    updated_at: datetime = _moment()  # when the generation began
 
 
 class Submission(SQLModel, table=True):

@@ -1,6 +1,7 @@
 """Drift: our sessions that are not at their end, compared with Stripe's; what differs goes into the inbox."""
 
 from datetime import datetime
+from hashlib import sha256
 
 import structlog
 from sqlalchemy import or_, select, update
@@ -51,8 +52,10 @@ def observed(
     if state.status not in list(Status):
         return None
     second = asked_at.replace(microsecond=0)
+    # Two looks within one second may see two states, and each is an event of its own.
+    shown = sha256(repr((state.status, state.error_code, state.report_id, state.redaction)).encode()).hexdigest()[:8]
     return VerificationEvent(
-        id=f"reconcile_{session_id}_{int(second.timestamp())}",
+        id=f"reconcile_{session_id}_{int(second.timestamp())}_{shown}",
         type=f"identity.verification_session.{state.status}",
         session_id=session_id,
         account=account,

@@ -52,6 +52,11 @@ GOOD = {
     "DATABASE_POOL": ("1000", 1000),
     "BACKOFF_SECONDS": ("86400", 86400),
     "RECONCILE_SECONDS": ("60", 60),
+    "API_TOKENS": (f"shop:{'a' * 32},shop:{'b' * 32}", (f"shop:{'a' * 32}", f"shop:{'b' * 32}")),
+    "STRIPE_PUBLISHABLE_KEY": ("pk_live_abc123", "pk_live_abc123"),
+    "RETURN_ORIGINS": ("https://app.example:8443, shop:", ("https://app.example:8443", "shop:")),
+    "STATIC_LINKS": ("age=https://verify.stripe.com/x?a=b", ("age=https://verify.stripe.com/x?a=b",)),
+    "OPENINGS_PER_DAY": ("1000", 1000),
     "RETENTION_DAYS": ("1", 1),
     "BACKLOG_SECONDS": ("86400", 86400),
     "METRICS_TOKEN": ("a-token/of.32+characters_or~more==", "a-token/of.32+characters_or~more=="),
@@ -129,6 +134,16 @@ BAD = [
     ("DATABASE_POOL", "0"),
     ("BACKOFF_SECONDS", "0"),
     ("RECONCILE_SECONDS", "59"),
+    ("API_TOKENS", "c4nary" * 10),
+    ("API_TOKENS", f"shop:{'c4nary' * 5}"),
+    ("API_TOKENS", f"shop:{'a' * 32},c4nary"),
+    ("STRIPE_PUBLISHABLE_KEY", "sk_test_c4nary"),
+    ("RETURN_ORIGINS", "https://app.example/path"),
+    ("RETURN_ORIGINS", "https://u:c4nary@app.example"),
+    ("RETURN_ORIGINS", "https:"),
+    ("RETURN_ORIGINS", "javascript:"),
+    ("STATIC_LINKS", "age=ftp://c4nary"),
+    ("OPENINGS_PER_DAY", "0"),
     ("RETENTION_DAYS", "0"),
     ("BACKLOG_SECONDS", "0"),
     ("METRICS_TOKEN", "c4nary"),
@@ -263,6 +278,12 @@ def test_the_key_says_its_mode(load: Load) -> None:
     assert load({}).livemode is None
     assert load({"STRIPE_API_KEY": "sk_test_live_1"}).livemode is False
     assert load({"STRIPE_API_KEY": "rk_live_1"}).livemode is True
+
+
+def test_a_publishable_key_is_of_the_secret_keys_mode(load: Load) -> None:
+    keys = {"STRIPE_API_KEY": "sk_test_abc123", "STRIPE_PUBLISHABLE_KEY": "pk_live_abc123"}
+    assert str(_refusal(load, keys)) == "STRIPE_PUBLISHABLE_KEY must be of the mode of STRIPE_API_KEY, test or live"
+    assert load({**keys, "STRIPE_API_KEY": "rk_live_abc123"}).stripe_publishable_key
 
 
 def test_what_may_hold_a_key_or_a_password_is_a_secret() -> None:

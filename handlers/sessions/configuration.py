@@ -1,0 +1,50 @@
+"""What is asked of an open session beside what it has: what may still be changed, and what may not.
+
+Pure: Stripe's parameters as they were given, and the session as Stripe answers it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+OURS = ("idv_id", "idv_generation")  # metadata by which a session is known to be one of a verification's
+_FIXED = ("verification_flow", "related_customer", "related_customer_account", "related_person")
+
+
+def fixed_differences(params: Mapping[str, Any], session: Mapping[str, Any]) -> list[str]:
+    """Names of given parameters that the session has otherwise, and Stripe cannot change."""
+    return [name for name in _FIXED if params.get(name) and session.get(name) != params[name]]
+
+
+def changes(params: Mapping[str, Any], session: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of the update that makes the session what is asked for; none where it is."""
+    found = {
+        "metadata": _metadata(params.get("metadata"), session.get("metadata") or {}),
+        "options": _options(params.get("options") or {}, session.get("options") or {}),
+        "provided_details": _differing(params.get("provided_details") or {}, session.get("provided_details") or {}),
+        "type": params.get("type") if params.get("type") not in (None, session.get("type")) else None,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _metadata(wanted: Mapping[str, str] | None, has: Mapping[str, str]) -> dict[str, str]:
+    """A key that is left out is unset, by an empty value; ours never, and none where no metadata is given at all."""
+    if wanted is None:
+        return {}
+    return {**{name: "" for name in has if name not in wanted and name not in OURS}, **_differing(wanted, has)}
+
+
+def _options(wanted: Mapping[str, Any], has: Mapping[str, Any]) -> dict[str, Any]:
+    document, theirs = wanted.get("document"), has.get("document") or {}
+    if document == "":
+        return {"document": ""} if theirs else {}
+    # What Stripe leaves out of a session is off.
+    differing = {name: value for name, value in (document or {}).items() if _plain(theirs.get(name)) != _plain(value)}
+    return {"document": differing} if differing else {}
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list) else value or False
+
+
+def _differing(wanted: Mapping[str, Any], has: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in wanted.items() if has.get(name) != value}

@@ -1,0 +1,57 @@
+"""Entering: the moment the person goes in, and the only one at which a secret, a url or an ephemeral key is fetched."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from config.settings import settings
+from handlers.record.events import Status
+from handlers.sessions.opening import OpeningError
+from handlers.sessions.views import current_session
+from handlers.stripe_api import changing
+from handlers.stripe_api.changing import Answer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """How the person goes in: `integration` is hosted, modal, redirect or native; of native, the app's API version."""
+
+    integration: str = "hosted"
+    stripe_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Only what the integration needs. It is answered once, and kept nowhere."""
+
+    fields: dict[str, Any] = field(repr=False)
+
+
+def entry(answer: Answer, account: str | None, way: Way) -> Entry | None:
+    """Of an open session that Stripe has just answered; None of any other, so that nobody is asked twice."""
+    if answer.state.status != Status.REQUIRES_INPUT or answer.state.redaction:
+        return None
+    if way.integration == "modal":
+        key = settings().stripe_publishable_key.get_secret_value()
+        return Entry({"client_secret": answer.content.get("client_secret"), "publishable_key": key})
+    if way.integration == "redirect":
+        return Entry({"url": answer.content.get("url")})
+    if way.integration == "native":
+        secret = changing.ephemeral_key(answer.id, account, way.stripe_version or "")
+        return Entry({"session_id": answer.id, "ephemeral_key_secret": secret})
+    return Entry({})
+
+
+def enter(verification_id: str, way: Way) -> Entry:
+    """A fresh entry to the current session.
+
+    Raises LookupError for no such verification, OpeningError where the session is not open, NotNowError where Stripe
+    cannot be asked.
+    """
+    session_id, account = current_session(verification_id)
+    answer = changing.retrieve(session_id, account) if session_id else None
+    if answer is None:  # it is still being opened, or gone at Stripe: opening takes care of both
+        raise OpeningError("canceled")
+    entered = entry(answer, account, way)
+    if entered is None:
+        raise OpeningError("redacted" if answer.state.redaction else str(answer.state.status))
+    return entered

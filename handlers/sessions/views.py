@@ -1,0 +1,151 @@
+"""Verifications as the application sees them: no name, address, phone, document or secret is among it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, case, exists, func, or_, select, tuple_
+from sqlmodel import Session, col
+
+from config.database import transaction
+from config.settings import settings
+from handlers.record.events import Status
+from handlers.sessions.standing import SessionStands, standing
+from handlers.tables.models import Verification, VerificationRecord
+
+_COLUMNS = (
+    "id",
+    "client_reference_id",
+    "purpose",
+    "account",
+    "generation",
+    "session_id",
+    "verification_flow",
+    "livemode",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """Which verifications are listed: newest first, `limit` of them, after one that was the last of the page before."""
+
+    client_reference_id: str | None = None
+    purpose: str | None = None
+    status: Status | None = None
+    verification_flow: str | None = None
+    limit: int = 10
+    starting_after: str | None = None
+
+
+def view(id_: str) -> dict[str, Any] | None:
+    """One verification with its sessions, by its own id or by a session's; None where there is none."""
+    of_session = select(col(VerificationRecord.verification_id)).where(col(VerificationRecord.session_id) == id_)
+    wanted = _ours().where(or_(col(Verification.id) == id_, col(Verification.id).in_(of_session)))
+    with transaction() as session:
+        found = _shown(session, session.scalars(wanted).all())
+    return found[0] if found else None
+
+
+def current_session(id_: str) -> tuple[str | None, str | None]:
+    """The id of a verification's current session, once there is one, and its account. Raises LookupError for none."""
+    wanted = _ours().where(col(Verification.id) == id_)
+    with transaction() as session:
+        found = session.scalars(wanted).one_or_none()
+    if found is None:
+        raise LookupError(id_)
+    return found.session_id, found.account or None
+
+
+def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
+    """A page, without the sessions, and whether there are more."""
+    wanted = _ours().order_by(col(Verification.created_at).desc(), col(Verification.id).desc()).limit(page.limit + 1)
+    for name in ("client_reference_id", "purpose", "verification_flow"):
+        if (value := getattr(page, name)) is not None:
+            wanted = wanted.where(col(getattr(Verification, name)) == value)
+    if page.status:
+        wanted = wanted.where(_status() == page.status)
+    if page.starting_after:
+        place = select(col(Verification.created_at), col(Verification.id)).where(
+            col(Verification.id) == page.starting_after
+        )
+        wanted = wanted.where(tuple_(col(Verification.created_at), col(Verification.id)) < place.scalar_subquery())
+    with transaction() as session:
+        found = _shown(session, session.scalars(wanted).all())
+    for one in found:
+        del one["sessions"]
+    return found[: page.limit], len(found) > page.limit
+
+
+def _ours() -> Any:
+    return select(Verification).where(col(Verification.livemode) == settings().livemode)
+
+
+def _status() -> ColumnElement[str]:
+    """As handlers.sessions.standing has it, in SQL; a test compares the two over all pairs."""
+    theirs = col(VerificationRecord.verification_id) == col(Verification.id)
+    current = (
+        select(col(VerificationRecord.status))
+        .where(theirs, col(VerificationRecord.generation) == col(Verification.generation))
+        .scalar_subquery()
+    )
+    is_verified = exists().where(
+        theirs, col(VerificationRecord.status) == Status.VERIFIED, col(VerificationRecord.replaced_at).is_(None)
+    )
+    return case((is_verified, Status.VERIFIED), else_=func.coalesce(current, Status.REQUIRES_INPUT))
+
+
+def _shown(session: Session, verifications: Sequence[Verification]) -> list[dict[str, Any]]:
+    ids = [one.id for one in verifications]
+    records = session.scalars(select(VerificationRecord).where(col(VerificationRecord.verification_id).in_(ids))).all()
+    return [_one(one, [record for record in records if record.verification_id == one.id]) for one in verifications]
+
+
+def _one(verification: Verification, records: Sequence[VerificationRecord]) -> dict[str, Any]:
+    ordered = sorted(records, key=lambda record: record.generation or 0)
+    stands = standing(
+        [_stands(record) for record in ordered],
+        verification.generation,
+        limit=settings().submission_limit,
+    )
+    return {
+        **{name: getattr(verification, name) for name in _COLUMNS},
+        "status": stands.status,
+        "error_code": stands.error_code,
+        "error_class": stands.error_class,
+        "can_retry": stands.can_retry,
+        "submissions": stands.submissions,
+        "submissions_left": stands.submissions_left,
+        "created_at": _iso(verification.created_at),
+        "updated_at": _iso(max([verification.updated_at, *(one.updated_at for one in ordered)])),
+        "redacted_at": _iso(max((one.redacted_at for one in ordered if one.redacted_at), default=None)),
+        "sessions": [_session(record) for record in ordered],
+    }
+
+
+def _stands(record: VerificationRecord) -> SessionStands:
+    return SessionStands(
+        generation=record.generation or 0,
+        status=record.status,
+        error_code=record.last_error_code,
+        submissions=record.submissions,
+        is_replaced=record.replaced_at is not None,
+    )
+
+
+def _session(record: VerificationRecord) -> dict[str, Any]:
+    return {
+        "session_id": record.session_id,
+        "generation": record.generation,
+        "status": record.status,
+        "error_code": record.last_error_code,
+        "submissions": record.submissions,
+        "replaced_at": _iso(record.replaced_at),
+        "redacted_at": _iso(record.redacted_at),
+        "created_at": _iso(record.created_at),
+        "updated_at": _iso(record.updated_at),
+    }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat(timespec="milliseconds") if moment else None

@@ -1,0 +1,104 @@
+"""What is changed at Stripe: sessions made, updated, found again, and entered; each answer is the whole session.
+
+An answer holds the secrets a person enters by: it is handed on, and never stored, logged or printed.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from handlers.queue.failures import NotNowError
+from handlers.record.events import SessionState, parse_session
+from handlers.stripe_api.client import Found, MissingError, ask, ask_for_page, unreadable
+from handlers.stripe_api.sessions import SESSION, SESSIONS
+
+_SEARCH_SECONDS = 20.0  # for all pages of a search; what is cut off is not "not there"
+_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A session as Stripe has just answered it, and a moment of Stripe's clock not later than that."""
+
+    content: Mapping[str, Any] = field(repr=False)
+    asked_at: datetime
+    is_replayed: bool  # an answer that Stripe has saved: its secrets may be used up
+
+    @property
+    def id(self) -> str:
+        """Its id, vs_…"""
+        return str(self.content["id"])
+
+    @property
+    def state(self) -> SessionState:
+        """What is recorded of it. Raises MalformedEventError."""
+        return parse_session(dict(self.content))
+
+
+def create(params: Mapping[str, Any], account: str | None, idempotency_key: str) -> Answer:
+    """A new session. Raises SpentKeyError where the key stands for another request or a saved error; else as ask."""
+    return _answer(ask("post", SESSIONS, SESSION, account, idempotency_key=idempotency_key, **params))
+
+
+def retrieve(session_id: str, account: str | None) -> Answer | None:
+    """The session with fresh secrets and with provided_details; None where Stripe knows none."""
+    try:
+        found = ask("get", f"{SESSIONS}/{session_id}", SESSION, account, expand=["provided_details"])
+    except MissingError:
+        return None
+    if found.content.get("id") != session_id:
+        raise unreadable("it is another session")
+    return _answer(found)
+
+
+def update(session_id: str, account: str | None, params: Mapping[str, Any]) -> None:
+    """Changes an open session; raises as ask."""
+    ask("post", f"{SESSIONS}/{session_id}", SESSION, account, **params)
+
+
+def search(reference: str, account: str | None, since: datetime, metadata: Mapping[str, str]) -> str | None:
+    """The id of the session under this reference, created since, that has all of this metadata: a reference anybody may
+    have typed, metadata not. Raises NotNowError where not all pages came in time.
+    """
+    ends, after = time.monotonic() + _SEARCH_SECONDS, dict[str, str]()
+    wanted = {"client_reference_id": reference, "created": {"gte": int(since.timestamp())}, "limit": _PAGE}
+    while True:
+        page = ask_for_page(SESSIONS, account, **wanted, **after).content
+        for one in page["data"]:
+            theirs = one.get("metadata") or {}
+            if all(theirs.get(name) == value for name, value in metadata.items()):
+                return str(one["id"])
+        if not page["has_more"]:
+            return None
+        if time.monotonic() > ends or not page["data"]:
+            raise NotNowError("not all of this person's sessions could be listed in time")
+        after = {"starting_after": page["data"][-1]["id"]}
+
+
+def redact(session_id: str, account: str | None) -> None:
+    """Begins the redaction at Stripe, which takes up to four days; again it changes nothing, and what is gone is gone.
+
+    Raises as ask, NotAcceptedError while the session is processing.
+    """
+    with suppress(MissingError):
+        ask("post", f"{SESSIONS}/{session_id}/redact", SESSION, account)
+
+
+def ephemeral_key(session_id: str, account: str | None, stripe_version: str) -> str:
+    """The secret by which a native app's SDK of this API version enters the session, once and for an hour."""
+    found = ask(
+        "post",
+        "/v1/ephemeral_keys",
+        "ephemeral_key",
+        account,
+        verification_session=session_id,
+        stripe_version=stripe_version,
+    )
+    return str(found.content["secret"])
+
+
+def _answer(found: Found) -> Answer:
+    return Answer(found.content, found.asked_at, found.is_replayed)

@@ -1,0 +1,219 @@
+"""The OpenAPI 3.1 document: made of the models that validate and the table of codes."""
+
+from functools import cache
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+
+from config.version import VERSION
+from handlers.record.error_codes import ErrorClass
+from handlers.record.events import Status
+from receiver.api.problems import CODES
+from receiver.api.requests import Canceling, Entering, Linking, Listing, Opening
+
+_PROBLEM = {"$ref": "#/components/schemas/Problem"}
+_ALWAYS = ("https-needed", "unauthorized", "database-unavailable")
+_ASKING = ("stripe-refused", "stripe-unavailable")
+_BODY = ("not-json", "not-json-type", "too-large", "invalid")
+
+
+class _Shown(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Session(_Shown):
+    """One of a verification's sessions at Stripe."""
+
+    session_id: str
+    generation: int
+    status: Status | None
+    error_code: str | None
+    submissions: int
+    replaced_at: str | None
+    redacted_at: str | None
+    created_at: str
+    updated_at: str
+
+
+class Listed(_Shown):
+    """One person and one purpose, without its sessions."""
+
+    id: str
+    client_reference_id: str | None
+    purpose: str
+    account: str
+    status: Status
+    error_code: str | None
+    error_class: ErrorClass | None
+    can_retry: bool
+    submissions: int
+    submissions_left: int
+    generation: int
+    session_id: str | None
+    verification_flow: str | None
+    livemode: bool
+    created_at: str
+    updated_at: str
+    redacted_at: str | None
+
+
+class Verification(Listed):
+    """One person and one purpose."""
+
+    sessions: list[Session]
+
+
+class Entry(_Shown):
+    """What the integration needs, and nothing more: which members there are depends on it."""
+
+    client_secret: str | None = None
+    publishable_key: str | None = None
+    url: str | None = None
+    session_id: str | None = None
+    ephemeral_key_secret: str | None = None
+
+
+class Opened(Verification):
+    """A verification; with an entry while its session is open."""
+
+    entry: Entry | None = None
+
+
+class Entered(_Shown):
+    """A fresh entry."""
+
+    entry: Entry
+
+
+class Link(_Shown):
+    """The address of a flow's static link for one person."""
+
+    url: str
+
+
+class Page(_Shown):
+    """Verifications, newest first."""
+
+    data: list[Listed]
+    has_more: bool
+
+
+class Fault(_Shown):
+    """One thing that is wrong with a request."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(_Shown):
+    """A refusal (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str | None = None
+    faults: list[Fault] | None = None
+
+
+async def openapi(_: Request) -> Response:
+    """GET /openapi.json: for everybody, since it says nothing of anybody."""
+    return Response(orjson.dumps(document()), media_type="application/json")
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The whole document."""
+    shown = (Opening, Entering, Linking, Verification, Opened, Entered, Link, Page, Problem)
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in shown], ref_template="#/components/schemas/{model}"
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Identity verifications", "version": VERSION},
+        "security": [{"token": []}],
+        "paths": _paths(),
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _paths() -> dict[str, Any]:
+    over = ("processing", "verified", "canceled", "redacted")
+    opening = ("processing", "submission-limit", "configuration-differs", "not-adoptable", "too-many", "opening")
+    return {
+        "/verifications": {
+            "get": _operation("List verifications", {200: Page}, "invalid", query=Listing),
+            "post": _operation(
+                "Open a verification", {200: Opened, 201: Opened}, *_BODY, *_ASKING, *opening, body=Opening
+            ),
+        },
+        "/verifications/{id}": {
+            "get": _operation("Show a verification", {200: Verification}, "not-found", of_one="id")
+        },
+        "/verifications/{id}/entry": {
+            "post": _operation(
+                "Enter", {200: Entered}, *_BODY, *_ASKING, "not-found", *over, body=Entering, of_one="id"
+            )
+        },
+        "/verifications/{id}/cancel": {
+            "post": _operation(
+                "Cancel", {200: Verification}, *_ASKING, "not-found", "invalid", *over, query=Canceling, of_one="id"
+            )
+        },
+        "/static-links/{name}": {
+            "post": _operation("Make a static link", {200: Link}, *_BODY, "not-found", body=Linking, of_one="name")
+        },
+        "/verifications/{id}/redact": {
+            "post": _operation("Forget the person", {202: Verification}, "not-found", of_one="id")
+        },
+    }
+
+
+def _operation(
+    summary: str,
+    answers: dict[int, type[BaseModel]],
+    *codes: str,
+    body: type[BaseModel] | None = None,
+    query: type[BaseModel] | None = None,
+    of_one: str = "",
+) -> dict[str, Any]:
+    responses = {
+        str(status): {"description": model.__name__, "content": _content("application/json", _of(model))}
+        for status, model in answers.items()
+    }
+    by_status: dict[int, list[str]] = {}
+    for code in (*_ALWAYS, *codes):
+        by_status.setdefault(CODES[code][0], []).append(code)
+    for status, some in by_status.items():
+        problem = {"allOf": [_PROBLEM, {"properties": {"code": {"enum": some}}}]}
+        responses[str(status)] = {
+            "description": ", ".join(some),
+            "content": _content("application/problem+json", problem),
+        }
+    operation: dict[str, Any] = {"summary": summary, "responses": responses}
+    parameters: list[dict[str, Any]] = []
+    if of_one:
+        parameters.append({"name": of_one, "in": "path", "required": True, "schema": {"type": "string"}})
+    for name, schema in query.model_json_schema()["properties"].items() if query else ():
+        resolved = {"enum": list(Status)} if name == "status" else schema
+        parameters.append({"name": name, "in": "query", "schema": resolved})
+    if parameters:
+        operation["parameters"] = parameters
+    if body:
+        operation["requestBody"] = {"required": True, "content": _content("application/json", _of(body))}
+    return operation
+
+
+def _of(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _content(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {media_type: {"schema": schema}}

@@ -1,0 +1,64 @@
+"""Refusals: one table of codes, and RFC 9457 problems made of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+from starlette.responses import Response
+
+# Code: status, title. The codes are the contract: docs/api.md and the OpenAPI document name the same ones.
+CODES = {
+    "https-needed": (403, "Secrets go over HTTPS, or from this machine itself."),
+    "unauthorized": (401, "A bearer token of API_TOKENS is needed."),
+    "not-found": (404, "There is no such verification."),
+    "processing": (409, "Stripe is checking what the person submitted."),
+    "verified": (409, "The person is verified."),
+    "canceled": (409, "The verification is canceled."),
+    "redacted": (409, "The verification is redacted."),
+    "submission-limit": (409, "The person has submitted as often as SUBMISSION_LIMIT allows."),
+    "configuration-differs": (409, "The open session was made with other parameters, which cannot be changed."),
+    "not-adoptable": (409, "The session is not an open one of this person's."),
+    "too-large": (413, "The body is too large."),
+    "not-json": (400, "The body is not a JSON object."),
+    "not-json-type": (415, "The body must be application/json."),
+    "invalid": (422, "The request has faults."),
+    "too-many": (429, "OPENINGS_PER_DAY new sessions were opened."),
+    "stripe-refused": (502, "Stripe refuses for good."),
+    "opening": (503, "Another request is opening this verification."),
+    "stripe-unavailable": (503, "Stripe cannot be asked now."),
+    "database-unavailable": (503, "The database cannot be asked now."),
+}
+RETRY_SECONDS = 5  # for a 503 that says no other
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with a request: where, as a JSON pointer (RFC 6901), and what."""
+
+    pointer: str
+    detail: str
+
+
+class ProblemError(Exception):
+    """A request is refused with a code of the table. Neither detail nor faults quote what was sent or Stripe's text."""
+
+    def __init__(
+        self, code: str, detail: str = "", *, faults: Sequence[Fault] = (), retry_after: int | None = None
+    ) -> None:
+        super().__init__(code)
+        self.code, self.detail, self.faults, self.retry_after = code, detail, faults, retry_after
+
+    def response(self) -> Response:
+        """As application/problem+json, with Retry-After and WWW-Authenticate where they belong."""
+        status, title = CODES[self.code]
+        body = {"type": "about:blank", "title": title, "status": status, "code": self.code}
+        if self.detail:
+            body["detail"] = self.detail
+        if self.faults:
+            body["faults"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in self.faults]
+        headers = {"Cache-Control": "no-store"}
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        if retry_after := self.retry_after or (RETRY_SECONDS if status == 503 else None):
+            headers["Retry-After"] = str(retry_after)
+        return Response(orjson.dumps(body), status, headers, "application/problem+json")

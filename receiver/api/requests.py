@@ -1,0 +1,229 @@
+"""What the application may ask, as pydantic models: they validate, and the OpenAPI document is made from them.
+
+Stripe's parameters are those of stripe.params.identity.VerificationSessionCreateParams (stripe-python 16.1.0); a test
+holds both equal. Each reaches Stripe as it was given, but `return_url`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from config.settings import settings
+from handlers.record.events import Status
+from handlers.sessions.configuration import OURS
+from handlers.sessions.entering import Way
+from handlers.sessions.opening import Wanted
+from handlers.sessions.views import Page
+from receiver.api.problems import Fault, ProblemError
+
+# What is this service's own, and goes to Stripe in no way or in one of ours.
+OWN = {
+    *("client_reference_id", "purpose", "integration", "stripe_version", "replaces", "adopt", "account", "locale"),
+    "return_url",
+}
+_MOST_KEYS = 48  # Stripe's 50 less ours
+_PERSONAL = re.compile(r"\S@\S+\.\S|^\s*\+\d")
+
+# What is stored, or sent on, has no control characters: PostgreSQL takes no NUL, and a log line is one line.
+_Text = Annotated[str, StringConstraints(min_length=1, max_length=5000, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Reference = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_SessionId = Annotated[str, StringConstraints(max_length=255, pattern=r"^vs_[A-Za-z0-9_]+$")]
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DocumentOptions(_Model):
+    """Options of the document check."""
+
+    allowed_types: list[Literal["driving_license", "id_card", "passport"]] | None = None
+    require_id_number: bool | None = None
+    require_live_capture: bool | None = None
+    require_matching_selfie: bool | None = None
+
+
+class Options(_Model):
+    """Options of the checks; there are none for addresses, phones or matching."""
+
+    document: DocumentOptions | Literal[""] | None = None
+
+
+class ProvidedDetails(_Model):
+    """What is known of the person; Stripe may show it to them."""
+
+    email: Annotated[str, StringConstraints(max_length=800, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    phone: Annotated[str, StringConstraints(max_length=50, pattern=r"^[+0-9 ().-]+$")] | None = None
+
+
+class RelatedPerson(_Model):
+    """Tokens of a person and of the account that the person belongs to."""
+
+    account: _Text
+    person: _Text
+
+
+class Entering(_Model):
+    """The body of POST /verifications/{id}/entry, and a part of that of POST /verifications: how the person goes in."""
+
+    integration: Literal["hosted", "modal", "redirect", "native"] = "hosted"
+    stripe_version: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}(\.[a-z]+)?$")] | None = None
+
+
+class Linking(_Model):
+    """The body of POST /static-links/{name}; in a URL routers would log it."""
+
+    client_reference_id: _Reference
+    email: Annotated[str, StringConstraints(max_length=800, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+
+
+class Changeable(_Model):
+    """What Stripe can still change of an open session."""
+
+    metadata: dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=40)], Annotated[str, Field(max_length=500)]
+    ] = Field(default_factory=dict, max_length=_MOST_KEYS)
+    options: Options | None = None
+    provided_details: ProvidedDetails | None = None
+    type: Literal["document", "id_number"] | None = None
+
+
+class Opening(Changeable, Entering):
+    """The body of POST /verifications."""
+
+    client_reference_id: _Reference
+    purpose: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$")] = ""
+    replaces: _SessionId | None = None
+    adopt: _SessionId | None = None
+    account: Annotated[str, StringConstraints(max_length=255, pattern=r"^acct_[A-Za-z0-9_]+$")] = ""
+    locale: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)] | None = (
+        None
+    )
+    related_customer: _Text | None = None
+    related_customer_account: _Text | None = None
+    related_person: RelatedPerson | None = None
+    return_url: _Text | None = None
+    verification_flow: _Text | None = None
+
+
+class Listing(BaseModel):
+    """The query of GET /verifications."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    client_reference_id: _Reference | None = None
+    purpose: Annotated[str, StringConstraints(max_length=64)] | None = None
+    status: Status | None = None
+    verification_flow: _Text | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 10
+    starting_after: Annotated[str, StringConstraints(pattern=r"^idv_[A-Za-z0-9]+$", max_length=64)] | None = None
+
+
+class Canceling(BaseModel):
+    """The query of POST /verifications/{id}/cancel."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    notify: bool = True
+
+
+def opening(body: Any, return_origins: tuple[str, ...]) -> Opening:
+    """The model of a decoded body. Raises ProblemError with every fault at once."""
+    return _validated(Opening, body, lambda given: _of_several(given, return_origins))
+
+
+def _validated(model: type[M], body: Any, of_several: Callable[[Mapping[str, Any]], Iterable[Fault]]) -> M:
+    """With the faults that no field has by itself: they are found whatever else is wrong."""
+    faults = list(of_several(body)) if isinstance(body, dict) else []
+    try:
+        asked = model.model_validate(body)
+    except ValidationError as error:
+        raise ProblemError("invalid", faults=[*_of_the_model(error), *faults]) from None
+    if faults:
+        raise ProblemError("invalid", faults=faults)
+    return asked
+
+
+def entering(body: Any) -> Way:
+    """How the person goes in. Raises ProblemError with every fault at once."""
+    asked = _validated(Entering, body, _of_the_way)
+    return Way(integration=asked.integration, stripe_version=asked.stripe_version)
+
+
+def wanted(asked: Opening) -> Wanted:
+    """What is asked for, with Stripe's parameters as they were given."""
+    given = asked.model_dump(include={*Opening.model_fields} - OWN, exclude_unset=True, exclude_none=True)
+    return Wanted(
+        client_reference_id=asked.client_reference_id,
+        purpose=asked.purpose,
+        account=asked.account,
+        livemode=bool(settings().livemode),
+        params=given,
+        return_url=asked.return_url,
+        locale=asked.locale,
+        replaces=asked.replaces,
+        adopt=asked.adopt,
+    )
+
+
+def linking(body: Any) -> Linking:
+    """For whom a static link is. Raises ProblemError with every fault at once."""
+    return _validated(Linking, body, lambda _: ())
+
+
+def notify(query: Mapping[str, str]) -> bool:
+    """Whether the person is told. Raises ProblemError."""
+    return _validated(Canceling, dict(query), lambda _: ()).notify
+
+
+def page(query: Mapping[str, str]) -> Page:
+    """Which verifications are listed. Raises ProblemError with every fault at once."""
+    asked = _validated(Listing, dict(query), lambda _: ())
+    return Page(**asked.model_dump())
+
+
+def _of_the_model(error: ValidationError) -> Iterator[Fault]:
+    # pydantic names a union's branch in the location: of options.document's two the one that most of us mean counts.
+    for one in error.errors(include_url=False, include_context=False, include_input=False):
+        if "literal['']" not in one["loc"]:
+            yield Fault(
+                _pointer(tuple(part for part in one["loc"] if part not in ("DocumentOptions", "[key]"))), one["msg"]
+            )
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    keys = map(str, location)
+    return "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in keys)
+
+
+def _of_the_way(body: Mapping[str, Any]) -> Iterator[Fault]:
+    if (body.get("integration") == "native") != bool(body.get("stripe_version")):
+        yield Fault("/stripe_version", "is needed by native, which reads the ephemeral key, and by nothing else")
+
+
+def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Iterator[Fault]:
+    yield from _of_the_way(body)
+    if not body.get("type") and not body.get("verification_flow"):
+        yield Fault("/type", "type or verification_flow is needed")
+    if body.get("replaces") and body.get("adopt"):
+        yield Fault("/adopt", "goes without replaces")
+    if body.get("return_url") and _origin(body["return_url"]) not in return_origins:
+        yield Fault("/return_url", "must have an origin or app scheme of RETURN_ORIGINS")
+    metadata = body.get("metadata")
+    for key, value in metadata.items() if isinstance(metadata, dict) else ():
+        pointer = _pointer(("metadata", key))
+        if key in OURS:
+            yield Fault(pointer, "is written by this service")
+        if isinstance(value, str) and _PERSONAL.search(value):
+            yield Fault(pointer, "no personal data in metadata: Stripe shows it to everybody who sees the session")
+
+
+def _origin(url: object) -> str:
+    """`https://host:port` of a web address, `scheme:` of an app's."""
+    found = re.match(r"(https?://[^/?#\\@]+)(?:[/?#]|$)|([a-z][a-z0-9+.-]*:)", str(url), re.IGNORECASE)
+    return (found[1] or found[2]).lower() if found else ""

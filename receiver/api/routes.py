@@ -1,0 +1,212 @@
+"""The routes of the application's half: who may, what is asked, what is answered."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+import orjson
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from config.broker import publish_actions, publish_events
+from config.database import DATABASE_TROUBLE
+from config.settings import settings
+from handlers.inbox.process import process
+from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
+from handlers.sessions import closing, entering, opening, views
+from handlers.sessions.entering import Way
+from handlers.sessions.links import static_link
+from handlers.sessions.opening import Opened, OpeningError, Wanted
+from handlers.stripe_api.client import NotAcceptedError
+from receiver.api import requests
+from receiver.api.openapi import openapi
+from receiver.api.problems import ProblemError
+from receiver.api.tokens import digests, holder
+from receiver.sender import is_this_machine
+
+log = structlog.stdlib.get_logger(__name__)
+
+_MOST_BYTES = 64 * 1024
+_WAITS_SECONDS = 5.0  # for another opening of the same verification
+_LOOKS_AGAIN = 0.2  # seconds, while another process opens it
+_THREADS = 8  # all of them may wait for Stripe: deliveries and health have their own
+
+T = TypeVar("T")
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class _Openers:
+    """Who opens one verification in this process: one of them asks, the others wait for their turn."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.count = 0
+
+
+class Room:
+    """Its threads, and what is under way: work that a client has left goes on to its end."""
+
+    def __init__(self) -> None:
+        self._digests = digests(settings().api_tokens)
+        self._threads = ThreadPoolExecutor(_THREADS, "api")
+        self._openers: defaultdict[tuple[str, ...], _Openers] = defaultdict(_Openers)
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    def routes(self) -> list[BaseRoute]:
+        """All of them."""
+        return [
+            Route("/verifications", self._answering(self._list), methods=["GET"]),
+            Route("/verifications", self._answering(self._open), methods=["POST"]),
+            Route("/verifications/{id}", self._answering(self._show), methods=["GET"]),
+            Route("/verifications/{id}/entry", self._answering(self._enter), methods=["POST"]),
+            Route("/verifications/{id}/cancel", self._answering(self._cancel), methods=["POST"]),
+            Route("/verifications/{id}/redact", self._answering(self._redact), methods=["POST"]),
+            Route("/static-links/{name}", self._answering(self._link), methods=["POST"]),
+            Route("/openapi.json", openapi, methods=["GET"]),
+        ]
+
+    async def close(self) -> None:
+        """What is under way ends."""
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        self._threads.shutdown()
+
+    async def _open(self, request: Request) -> Response:
+        asked = requests.opening(await _json(request), settings().return_origins)
+        wanted = requests.wanted(asked)
+        opened = await self._to_its_end(self._opened(wanted))
+        way = Way(integration=asked.integration, stripe_version=asked.stripe_version)
+        entered = await self._in_a_thread(entering.entry, opened.answer, wanted.account or None, way)
+        shown = await self._in_a_thread(views.view, opened.verification_id)
+        body = {**(shown or {}), **({"entry": entered.fields} if entered else {})}
+        return _answer(201 if opened.made else 200, body)
+
+    async def _opened(self, wanted: Wanted) -> Opened:
+        """Whoever opens the same verification at once waits here, without a thread or a connection."""
+        key = (wanted.account, wanted.client_reference_id, wanted.purpose)
+        openers = self._openers[key]
+        openers.count += 1
+        until = time.monotonic() + _WAITS_SECONDS
+        try:
+            await asyncio.wait_for(openers.turn.acquire(), _WAITS_SECONDS)
+            try:
+                turn = await self._turn(wanted, until)
+                opened = await self._in_a_thread(opening.use_turn, turn, wanted)
+            finally:
+                openers.turn.release()
+        except TimeoutError:
+            raise ProblemError("opening") from None
+        finally:
+            openers.count -= 1
+            if not openers.count:
+                del self._openers[key]
+        if opened.event_id:
+            await self._in_a_thread(_record, opened.event_id)
+        log.info("verification.opened", verification_id=opened.verification_id, generation=opened.generation)
+        return opened
+
+    async def _turn(self, wanted: Wanted, until: float) -> opening.Turn:
+        while (turn := await self._in_a_thread(opening.take_turn, wanted)) is None:
+            if time.monotonic() > until:
+                raise ProblemError("opening")
+            await asyncio.sleep(_LOOKS_AGAIN)
+        return turn
+
+    async def _show(self, request: Request) -> Response:
+        if (shown := await self._in_a_thread(views.view, request.path_params["id"])) is None:
+            raise LookupError
+        return _answer(200, shown)
+
+    async def _list(self, request: Request) -> Response:
+        found, has_more = await self._in_a_thread(views.listed, requests.page(request.query_params))
+        return _answer(200, {"data": found, "has_more": has_more})
+
+    async def _enter(self, request: Request) -> Response:
+        way = requests.entering(await _json(request))
+        entered = await self._in_a_thread(entering.enter, request.path_params["id"], way)
+        return _answer(200, {"entry": entered.fields})
+
+    async def _cancel(self, request: Request) -> Response:
+        id_, notify = request.path_params["id"], requests.notify(request.query_params)
+        event_id = await self._to_its_end(self._in_a_thread(partial(closing.cancel_verification, id_, notify=notify)))
+        if event_id:
+            await self._in_a_thread(_record, event_id)
+        return await self._show(request)
+
+    async def _redact(self, request: Request) -> Response:
+        id_ = request.path_params["id"]
+        await self._in_a_thread(closing.redact_verification, id_)
+        return _answer(202, await self._in_a_thread(views.view, id_))
+
+    async def _link(self, request: Request) -> Response:
+        asked = requests.linking(await _json(request))
+        url = static_link(request.path_params["name"], asked.client_reference_id, asked.email)
+        return _answer(200, {"url": url})
+
+    def _answering(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint, for who holds a token, its failures as problems."""
+
+        async def answer(request: Request) -> Response:
+            name = holder(self._digests, request.headers.get("authorization"))
+            try:
+                if request.scope["scheme"] != "https" and not is_this_machine(request.scope):
+                    raise ProblemError("https-needed")
+                if name is None:
+                    raise ProblemError("unauthorized")
+                with structlog.contextvars.bound_contextvars(token=name):
+                    return await endpoint(request)
+            except ProblemError as problem:
+                return problem.response()
+            except LookupError:
+                return ProblemError("not-found").response()
+            except OpeningError as error:
+                return ProblemError(error.code, error.detail, retry_after=error.retry_after).response()
+            except (NotAllowedError, NotAcceptedError, PermanentError) as error:
+                log.warning("stripe.refused", error=str(error))
+                return ProblemError("stripe-refused").response()
+            except NotNowError:
+                return ProblemError("stripe-unavailable").response()
+            except DATABASE_TROUBLE:
+                return ProblemError("database-unavailable").response()
+
+        return answer
+
+    async def _to_its_end(self, work: Any) -> Any:
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _in_a_thread(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: call(*arguments))
+
+
+def _record(event_id: str) -> None:
+    """What Stripe has answered is applied at once, as any event is; a worker does what fails here."""
+    try:
+        publish_actions(process([event_id]))
+    except DATABASE_TROUBLE:
+        publish_events([event_id])
+
+
+async def _json(request: Request) -> Any:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ProblemError("not-json-type")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MOST_BYTES:
+            raise ProblemError("too-large")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise ProblemError("not-json") from None
+
+
+def _answer(status: int, content: dict[str, Any] | None) -> Response:
+    return Response(orjson.dumps(content), status, {"Cache-Control": "no-store"}, "application/json")

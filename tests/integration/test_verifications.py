@@ -1,0 +1,381 @@
+"""The application's half over HTTP: one session, whatever happens; against the local Stripe."""
+
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from sqlalchemy import select, update
+from sqlmodel import SQLModel, col
+from starlette.testclient import TestClient
+
+from config.database import now, transaction
+from config.settings import settings
+from handlers.outbox.perform import perform
+from handlers.tables.models import Verification
+from receiver.app import app
+from tests.integration.stories import Stories
+from tests.support import databases, facts
+
+pytestmark = pytest.mark.usefixtures("database_url", "stripe")
+
+TOKEN = "t" * 32
+WAYS: dict[str, dict[str, str]] = {"modal": {}, "redirect": {}, "native": {"stripe_version": "2026-10-28.endive"}}
+LEAST = {"client_reference_id": "user-1", "type": "document"}
+
+
+@pytest.fixture
+def api(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    environment.setenv("STRIPE_WEBHOOK_SECRET", "whsec_0123456789")
+    environment.setenv("API_TOKENS", f"shop:{TOKEN}")
+    environment.setenv("STRIPE_PUBLISHABLE_KEY", "pk_test_simulator0000")
+    environment.setenv("RETURN_ORIGINS", "https://app.example,shop:")
+    databases.forget_process_state()
+    with TestClient(app, "https://verify.example", headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        yield client
+
+
+def _open(api: TestClient, **changes: Any) -> Any:
+    return api.post("/verifications", json={**LEAST, **changes})
+
+
+def _at_stripe(stripe: Stories) -> list[dict[str, Any]]:
+    return list(stripe.simulator.truth()["sessions"])
+
+
+def test_opening_makes_one_session_and_resuming_takes_it_up(api: TestClient, stripe: Stories) -> None:
+    first, second = _open(api), _open(api)
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.headers["cache-control"] == "no-store"
+    [session] = _at_stripe(stripe)
+    assert first.json()["session_id"] == second.json()["session_id"] == session["id"]
+    assert session["metadata"] == {"idv_id": first.json()["id"], "idv_generation": "1"}
+    assert (first.json()["status"], first.json()["entry"]) == ("requires_input", {})
+
+
+def test_an_entry_holds_only_what_its_integration_needs(api: TestClient, stripe: Stories) -> None:
+    modal = _open(api, integration="modal").json()["entry"]
+    assert modal.keys() == {"client_secret", "publishable_key"}
+    assert stripe.simulator.enter(modal["client_secret"], modal["publishable_key"])
+    redirect = _open(api, integration="redirect").json()["entry"]
+    assert redirect.keys() == {"url"}
+    native = _open(api, integration="native", stripe_version="2025-01-27.acacia").json()["entry"]
+    assert native.keys() == {"session_id", "ephemeral_key_secret"}
+    assert stripe.simulator.truth()["ephemeral_keys"][0]["stripe_version"] == "2025-01-27.acacia"
+
+
+def test_many_who_open_at_once_get_one_session(api: TestClient, stripe: Stories) -> None:
+    answers: list[Any] = []
+    openers = [threading.Thread(target=lambda: answers.append(_open(api, integration="modal"))) for _ in range(8)]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join()
+    assert {answer.status_code for answer in answers} <= {200, 201}
+    secrets = [answer.json()["entry"]["client_secret"] for answer in answers]
+    assert (len(_at_stripe(stripe)), len(set(secrets))) == (1, len(answers))
+
+
+def test_an_answer_that_is_lost_after_its_effect_leads_to_the_same_session(api: TestClient, stripe: Stories) -> None:
+    stripe.simulator.fault(500, path="/v1/identity/verification_sessions", method="POST", after=True)
+    assert _open(api).json()["code"] == "stripe-unavailable"
+    again = _open(api)
+    assert [one["id"] for one in _at_stripe(stripe)] == [again.json()["session_id"]]
+
+
+def test_a_key_that_stripe_has_forgotten_makes_no_second_session(api: TestClient, stripe: Stories) -> None:
+    stripe.simulator.fault(500, path="/v1/identity/verification_sessions", method="POST", after=True)
+    assert _open(api).status_code == 503
+    stripe.simulator.clock(offset=30 * 3600)
+    again = _open(api)
+    assert [one["id"] for one in _at_stripe(stripe)] == [again.json()["session_id"]]
+
+
+def test_a_saved_error_burns_the_generation(api: TestClient, stripe: Stories) -> None:
+    stripe.simulator.fault(500, path="/v1/identity/verification_sessions", method="POST", saved=True)
+    assert _open(api).status_code == 503
+    again = _open(api).json()
+    assert again["generation"] == 2
+    assert [one["metadata"]["idv_generation"] for one in _at_stripe(stripe)] == ["2"]
+
+
+def test_a_lease_that_a_dead_process_left_is_taken_over(api: TestClient) -> None:
+    opened = _open(api).json()
+    with transaction() as session:
+        session.connection().execute(
+            update(Verification).where(col(Verification.id) == opened["id"]).values(opening_until=now())
+        )
+    assert _open(api).json()["session_id"] == opened["session_id"]
+
+
+@pytest.mark.parametrize("story", ["submit", "passed"])
+def test_nobody_is_asked_again_while_it_is_checked_or_once_it_is_verified(
+    api: TestClient, stripe: Stories, story: str
+) -> None:
+    session_id = _open(api).json()["session_id"]
+    getattr(stripe.simulator, story)(session_id)
+    resumed = _open(api, integration="redirect")
+    assert (resumed.status_code, "entry" in resumed.json()) == (200, False)
+    shown = api.get(f"/verifications/{session_id}").json()
+    assert shown["status"] == {"submit": "processing", "passed": "verified"}[story]
+    assert api.post(f"/verifications/{shown['id']}/entry", json={}).json()["code"] == shown["status"]
+
+
+def test_a_canceled_session_leads_to_a_new_generation(api: TestClient, stripe: Stories) -> None:
+    first = _open(api).json()
+    stripe.simulator.act(first["session_id"], "cancel")
+    second = _open(api)
+    assert (second.status_code, second.json()["generation"]) == (201, 2)
+    assert second.json()["id"] == first["id"]
+    assert sorted(one["status"] for one in _at_stripe(stripe)) == ["canceled", "requires_input"]
+
+
+def test_replacing_begins_again_and_is_the_same_however_often_it_is_asked(api: TestClient, stripe: Stories) -> None:
+    first = _open(api).json()
+    stripe.simulator.fail(first["session_id"], "document_expired")
+    again = [_open(api, replaces=first["session_id"]).json() for _ in range(2)]
+    assert {one["generation"] for one in again} == {2}
+    assert {one["id"]: one["status"] for one in _at_stripe(stripe)} == {
+        first["session_id"]: "canceled",
+        again[0]["session_id"]: "requires_input",
+    }
+    assert (again[1]["submissions"], again[1]["submissions_left"]) == (0, 3)
+
+
+def test_a_verified_session_stays_and_counts_no_more_once_it_is_replaced(api: TestClient, stripe: Stories) -> None:
+    first = _open(api).json()
+    stripe.simulator.passed(first["session_id"])
+    assert _open(api).json()["status"] == "verified"
+    second = _open(api, replaces=first["session_id"])
+    assert (second.status_code, second.json()["status"]) == (201, "requires_input")
+    assert stripe.simulator.session(first["session_id"])["status"] == "verified"
+
+
+def test_what_is_being_checked_is_not_replaced(api: TestClient, stripe: Stories) -> None:
+    first = _open(api).json()
+    stripe.simulator.submit(first["session_id"])
+    assert _open(api, replaces=first["session_id"]).json()["code"] == "processing"
+
+
+def test_an_open_session_of_the_applications_own_is_adopted(api: TestClient, stripe: Stories) -> None:
+    theirs = stripe.simulator.create(client_reference_id="user-1", metadata={"a": "1"})
+    adopted = _open(api, adopt=theirs)
+    assert (adopted.status_code, adopted.json()["session_id"]) == (200, theirs)
+    assert stripe.simulator.session(theirs)["metadata"] == {
+        "a": "1",
+        "idv_id": adopted.json()["id"],
+        "idv_generation": "1",
+    }
+    assert _open(api).json()["session_id"] == theirs
+
+
+@pytest.mark.parametrize("kind", ["another's", "canceled", "unknown", "while one is open"])
+def test_what_is_not_an_open_one_of_this_person_is_not_adopted(api: TestClient, stripe: Stories, kind: str) -> None:
+    theirs = stripe.simulator.create(client_reference_id="user-2" if kind == "another's" else "user-1")
+    if kind == "canceled":
+        stripe.simulator.act(theirs, "cancel")
+    if kind == "while one is open":
+        _open(api)
+    refused = _open(api, adopt="vs_unknown" if kind == "unknown" else theirs)
+    assert (refused.status_code, refused.json()["code"]) == (409, "not-adoptable")
+
+
+def test_no_more_sessions_are_made_in_a_day_than_openings_per_day(api: TestClient, stripe: Stories) -> None:
+    for _ in range(5):
+        stripe.simulator.act(_open(api).json()["session_id"], "cancel")
+    refused = _open(api)
+    assert (refused.status_code, refused.json()["code"]) == (429, "too-many")
+    assert 86_000 < int(refused.headers["retry-after"]) <= 86_400
+
+
+def test_what_can_be_changed_is_and_what_cannot_is_named(api: TestClient, stripe: Stories) -> None:
+    _open(api, metadata={"a": "1", "b": "2"})
+    changed = _open(api, metadata={"b": "3"}, options={"document": {"require_id_number": True}})
+    assert changed.status_code == 200
+    [session] = _at_stripe(stripe)
+    assert session["metadata"] == {"b": "3", "idv_id": changed.json()["id"], "idv_generation": "1"}
+    assert session["options"] == {"document": {"require_id_number": True}}
+    refused = _open(api, related_customer="cus_2")
+    assert (refused.status_code, refused.json()["code"]) == (409, "configuration-differs")
+    assert "related_customer" in refused.json()["detail"]
+
+
+def test_a_reference_that_a_stranger_typed_is_not_adopted(api: TestClient, stripe: Stories) -> None:
+    stripe.simulator.create_from_link("user-1")
+    assert _open(api).status_code == 201
+    assert len(_at_stripe(stripe)) == 2
+
+
+def test_two_purposes_are_two_verifications(api: TestClient) -> None:
+    ids = {_open(api, purpose=purpose).json()["id"] for purpose in ("", "age", "age")}
+    listed = api.get("/verifications", params={"client_reference_id": "user-1"}).json()
+    assert {one["id"] for one in listed["data"]} == ids
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("authorization", ["", "Bearer " + "x" * 32, f"Basic {TOKEN}", "Bearer", f"Bearer {TOKEN}x"])
+def test_who_holds_no_token_is_told_nothing(api: TestClient, authorization: str) -> None:
+    for method, path in (("GET", "/verifications"), ("POST", "/verifications"), ("GET", "/verifications/idv_1")):
+        answer = api.request(method, path, headers={"Authorization": authorization})
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert answer.json()["code"] == "unauthorized"
+
+
+def test_nothing_is_answered_over_plain_http_to_another_machine(api: TestClient) -> None:
+    refused = api.post("http://verify.example/verifications", json=LEAST)
+    assert (refused.status_code, refused.json()["code"]) == (403, "https-needed")
+
+
+def test_without_tokens_the_routes_do_not_exist(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("STRIPE_WEBHOOK_SECRET", "whsec_0123456789")
+    databases.forget_process_state()
+    with TestClient(app) as client:
+        assert client.post("/verifications", json=LEAST).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [(403, "stripe-refused"), (401, "stripe-refused"), (500, "stripe-unavailable"), (429, "stripe-unavailable")],
+)
+def test_stripes_refusals_are_told_apart_and_leave_no_lease(
+    api: TestClient, stripe: Stories, fault: int, code: str
+) -> None:
+    stripe.simulator.fault(fault)
+    refused = _open(api)
+    assert refused.json()["code"] == code
+    with transaction() as session:
+        assert session.scalars(select(col(Verification.opening_until))).all() == [None]
+
+
+def test_an_open_verification_is_canceled_and_again_it_is_the_same(api: TestClient, stripe: Stories) -> None:
+    opened = _open(api).json()
+    canceled = [api.post(f"/verifications/{opened['id']}/cancel") for _ in range(2)]
+    assert [(one.status_code, one.json()["status"]) for one in canceled] == [(200, "canceled")] * 2
+    assert stripe.simulator.session(opened["session_id"])["status"] == "canceled"
+    assert [(one.name, one.status) for one in facts.actions(opened["session_id"])] == [("email_canceled", "pending")]
+
+
+def test_an_end_without_a_word_mails_nobody(api: TestClient) -> None:
+    opened = _open(api).json()
+    assert api.post(f"/verifications/{opened['id']}/cancel?notify=false").status_code == 200
+    [action_id] = facts.due_actions()
+    perform(action_id)
+    assert facts.action(action_id).reason == "its end is told to nobody"
+
+
+@pytest.mark.parametrize(("story", "status"), [("submit", "processing"), ("passed", "verified")])
+def test_what_is_past_canceling_is_told(api: TestClient, stripe: Stories, story: str, status: str) -> None:
+    opened = _open(api).json()
+    getattr(stripe.simulator, story)(opened["session_id"])
+    refused = api.post(f"/verifications/{opened['id']}/cancel")
+    assert (refused.status_code, refused.json()["code"]) == (409, status)
+
+
+def test_a_mail_about_a_replaced_session_is_not_sent(api: TestClient, stripe: Stories) -> None:
+    opened = _open(api).json()
+    stripe.simulator.fail(opened["session_id"], "document_expired")
+    _open(api)
+    [prompt] = facts.due_actions()
+    _open(api, replaces=opened["session_id"])
+    perform(prompt)
+    assert facts.action(prompt).reason in ("replaced", "superseded")
+
+
+def test_a_person_is_forgotten_at_once_here_and_then_at_stripe(api: TestClient, stripe: Stories) -> None:
+    opened = _open(api, return_url="https://app.example/done", locale="de").json()
+    asked = [api.post(f"/verifications/{opened['id']}/redact") for _ in range(2)]
+    assert [one.status_code for one in asked] == [202, 202]
+    assert asked[0].json()["client_reference_id"] is None
+    assert facts.record(opened["session_id"]).client_reference_id is None
+    [owed] = facts.due_actions()
+    perform(owed)
+    assert stripe.simulator.session(opened["session_id"])["redaction"] is not None
+    anew = _open(api).json()
+    assert anew["id"] != opened["id"]
+
+
+def test_a_session_that_is_being_checked_is_redacted_later(api: TestClient, stripe: Stories) -> None:
+    opened = _open(api).json()
+    stripe.simulator.submit(opened["session_id"])
+    api.post(f"/verifications/{opened['id']}/redact")
+    [owed] = facts.due_actions()
+    perform(owed)
+    assert facts.action(owed).status == "pending"
+    stripe.simulator.passed(opened["session_id"])
+    facts.end_all_leases()
+    perform(owed)
+    assert facts.action(owed).status == "done"
+
+
+@pytest.mark.parametrize("reference", ["a+b", "a&b", "a#b", "100%", "a b", "ü漢"])
+def test_a_static_link_is_right_for_any_reference(
+    api: TestClient, environment: pytest.MonkeyPatch, reference: str
+) -> None:
+    environment.setenv("STATIC_LINKS", "age=https://verify.stripe.com/x?a=b#c,plain=https://verify.stripe.com/y")
+    settings.cache_clear()
+    body = {"client_reference_id": reference, "email": "jenny+1@example.com"}
+    url = api.post("/static-links/age", json=body).json()["url"]
+    parts = urlsplit(url)
+    assert (parts.fragment, parts.path) == ("c", "/x")
+    assert dict(parse_qsl(parts.query)) == {
+        "a": "b",
+        "client_reference_id": reference,
+        "prefilled_email": body["email"],
+    }
+    assert (
+        api.post("/static-links/plain", json={"client_reference_id": "u"})
+        .json()["url"]
+        .endswith("/y?client_reference_id=u")
+    )
+    assert api.post("/static-links/none", json=body).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        (b"{", {"Content-Type": "application/json"}, 400, "not-json"),
+        (b"{}", {"Content-Type": "text/plain"}, 415, "not-json-type"),
+        (b"[]", {"Content-Type": "application/json"}, 422, "invalid"),
+        (b'"' + b"x" * 70_000 + b'"', {"Content-Type": "application/json"}, 413, "too-large"),
+    ],
+)
+def test_what_is_no_request_is_refused(
+    api: TestClient, body: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    refused = api.post("/verifications", content=body, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (status, code)
+    assert refused.headers["content-type"] == "application/problem+json"
+
+
+def test_what_stripe_does_not_accept_is_not_waited_for(api: TestClient) -> None:
+    refused = api.post("/verifications", json={"client_reference_id": "u", "verification_flow": "vf_unknown"})
+    assert (refused.status_code, refused.json()["code"]) == (502, "stripe-refused")
+
+
+def test_no_secret_address_or_link_is_kept_or_logged_also_where_it_fails(
+    api: TestClient, stripe: Stories, capfd: pytest.CaptureFixture[str]
+) -> None:
+    person = {"provided_details": {"email": "pers0nal@example.com", "phone": "+49309999"}}
+    bodies = [_open(api, **person, integration=way, **more).text for way, more in WAYS.items()]
+    id_ = api.get("/verifications").json()["data"][0]["id"]
+    for way, more in WAYS.items():
+        bodies.append(api.post(f"/verifications/{id_}/entry", json={"integration": way, **more}).text)
+        for fault in ({"status": 500, "after": True}, {"status": 403}, {"status": 400}):
+            stripe.simulator.fault(**fault)
+            bodies.append(_open(api, **person, integration=way, **more, metadata={"way": way}).text)
+            stripe.simulator.clear_faults()
+    secrets = {
+        *re.findall(r"vs_\w+_secret_\w+", "".join(bodies)),
+        *re.findall(r"/start/\w+", "".join(bodies)),
+        *re.findall(r"ek_test_\w+", "".join(bodies)),
+    }
+    assert len(secrets) >= 6
+    with transaction() as session:
+        tables = [
+            repr(session.connection().exec_driver_sql(f"SELECT * FROM {table}").all())  # noqa: S608  # our own names
+            for table in SQLModel.metadata.tables
+        ]
+    kept = "".join(tables) + "".join(capfd.readouterr())
+    assert [one for one in (*secrets, TOKEN, "pers0nal", "49309999", "sk_test") if one in kept] == []

@@ -1,0 +1,121 @@
+"""What the application may ask: Stripe's own parameters, and every fault at once."""
+
+import typing
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+from stripe import RequestOptions
+from stripe.params.identity import VerificationSessionCreateParams, VerificationSessionUpdateParams
+
+from receiver.api import requests
+from receiver.api.problems import ProblemError
+from receiver.api.requests import Changeable, Opening, opening
+
+ORIGINS = ("https://app.example", "shop:")
+LEAST = {"client_reference_id": "user-1", "type": "document"}
+OURS = requests.OWN - {"client_reference_id", "return_url"}
+
+
+def _of_the_sdk(params: Any) -> dict[str, Any]:
+    """Names, and below each what it is made of, words of an enumeration as they are."""
+    # Only its own: those of RequestOptions name what the SDK imports for type checkers alone.
+    others = {*RequestOptions.__annotations__, "expand"}
+    own = {name: hint for name, hint in params.__annotations__.items() if name not in others}
+    hints = typing.get_type_hints(type("Own", (), {"__annotations__": own, "__module__": params.__module__}))
+    return {name: _shape(hint) for name, hint in hints.items()}
+
+
+def _of_ours(model: type[BaseModel]) -> dict[str, Any]:
+    return {name: _shape(field.annotation) for name, field in model.model_fields.items()}
+
+
+def _shape(hint: Any) -> Any:
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return _of_ours(hint)
+    if hasattr(hint, "__total__"):  # a TypedDict, of typing or of typing_extensions
+        return _of_the_sdk(hint)
+    if get_origin(hint) is Literal:
+        return frozenset(get_args(hint))
+    parts = [_shape(part) for part in get_args(hint) if part is not type(None)]
+    words = frozenset[str]().union(*(part for part in parts if isinstance(part, frozenset)))
+    below = {name: shape for part in parts if isinstance(part, dict) for name, shape in part.items()}
+    return below or words - {""} or None
+
+
+def test_the_model_is_the_installed_sdks() -> None:
+    ours = _of_ours(Opening)
+    assert {name: shape for name, shape in ours.items() if name not in OURS} == _of_the_sdk(
+        VerificationSessionCreateParams
+    )
+    assert ours.keys() >= OURS
+    assert _of_ours(Changeable) == _of_the_sdk(VerificationSessionUpdateParams)
+
+
+def test_everything_that_stripe_takes_is_taken() -> None:
+    asked = opening(
+        LEAST
+        | {
+            "options": {"document": {"allowed_types": ["passport"], "require_id_number": True}},
+            "provided_details": {"email": "jenny@example.com", "phone": "5555551212"},
+            "metadata": {"plan": "gold", "sum": "+ 3"},
+            "related_customer": "cus_1",
+            "related_person": {"account": "tok_1", "person": "tok_2"},
+            "return_url": "https://app.example/done?x=1",
+            "verification_flow": "vf_1",
+            "locale": "pt-BR",
+            "purpose": "age",
+        },
+        ORIGINS,
+    )
+    assert asked.provided_details is not None
+    assert asked.provided_details.phone == "5555551212"
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointers"),
+    [
+        ({"type": None}, {"/type"}),
+        ({"client_reference_id": ""}, {"/client_reference_id"}),
+        ({"client_reference_id": "u" * 201}, {"/client_reference_id"}),
+        ({"client_reference_id": "a\x00b"}, {"/client_reference_id"}),
+        ({"client_reference_id": 7}, {"/client_reference_id"}),
+        ({"options": {"email": {"require_verification": True}}}, {"/options/email"}),
+        ({"options": {"document": {"require_smile": True}}}, {"/options/document/require_smile"}),
+        ({"options": {"document": {"allowed_types": ["library_card"]}}}, {"/options/document/allowed_types/0"}),
+        ({"related_person": {"person": "tok_2"}}, {"/related_person/account"}),
+        ({"metadata": {"idv_id": "x"}}, {"/metadata/idv_id"}),
+        ({"metadata": {"a/b~": "jenny@example.com"}}, {"/metadata/a~1b~0"}),
+        ({"metadata": {"tel": " +49 30 1234"}}, {"/metadata/tel"}),
+        ({"metadata": {f"k{n}": "v" for n in range(49)}}, {"/metadata"}),
+        ({"metadata": {"k" * 41: "v"}}, {f"/metadata/{'k' * 41}"}),
+        ({"metadata": {"k": "v" * 501}}, {"/metadata/k"}),
+        ({"return_url": "https://evil.example/"}, {"/return_url"}),
+        ({"return_url": "https://app.example@evil.example/"}, {"/return_url"}),
+        ({"return_url": "https://app.example.evil.example/"}, {"/return_url"}),
+        ({"return_url": "https://app.example\\@evil.example/"}, {"/return_url"}),
+        ({"return_url": "//app.example/"}, {"/return_url"}),
+        ({"return_url": "javascript:alert(1)"}, {"/return_url"}),
+        ({"integration": "native"}, {"/stripe_version"}),
+        ({"stripe_version": "2026-10-28.endive"}, {"/stripe_version"}),
+        ({"replaces": "vs_1", "adopt": "vs_2"}, {"/adopt"}),
+        ({"email": "x@y.example", "purpose": "why not?", "locale": "!"}, {"/email", "/purpose", "/locale"}),
+    ],
+)
+def test_every_fault_is_named_at_once_and_quotes_nothing(changes: dict[str, Any], pointers: set[str]) -> None:
+    with pytest.raises(ProblemError) as raised:
+        opening({**LEAST, **changes}, ORIGINS)
+    assert raised.value.code == "invalid"
+    assert {fault.pointer for fault in raised.value.faults} == pointers
+    assert "example.com" not in "".join(fault.detail for fault in raised.value.faults)
+
+
+@pytest.mark.parametrize("body", [[], None, "x", 7])
+def test_what_is_no_object_is_a_fault_of_the_whole(body: Any) -> None:
+    with pytest.raises(ProblemError) as raised:
+        opening(body, ORIGINS)
+    assert [fault.pointer for fault in raised.value.faults] == [""]
+
+
+def test_an_app_scheme_is_a_place_to_return_to() -> None:
+    assert opening({**LEAST, "return_url": "shop://done"}, ORIGINS).return_url == "shop://done"
