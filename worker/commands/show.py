@@ -40,7 +40,7 @@ _RECORD += ("redacted_at", "created_at", "updated_at")
 def status(arguments: argparse.Namespace) -> int:
     """Counts, ages, rates, and what has waited for a day; 1 when something is dead or has waited too long."""
     events, actions = backlog_of(InboxEvent), backlog_of(OutboxAction)
-    late_events, late_actions = overdue()
+    late_events, late_actions = overdue() if events.overdue or actions.overdue else ([], [])
     found: dict[str, Any] = {
         "events": asdict(events),
         "actions": asdict(actions),
