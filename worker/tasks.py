@@ -16,7 +16,7 @@ from config.broker import (
     queue_length,
 )
 from config.database import DATABASE_TROUBLE
-from handlers.inbox.process import process
+from handlers.inbox.process import process, process_session
 from handlers.outbox.perform import Performers
 from handlers.queue.claims import due
 from handlers.queue.failures import describe
@@ -32,9 +32,15 @@ _GRACE = timedelta(seconds=2)  # what was published a moment ago needs no second
 EventIds = list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,255}$")]]
 ActionIds = list[Annotated[int, Field(ge=1, lt=2**63)]]
 
-performers = Performers(publish_actions)
-
 log = structlog.stdlib.get_logger(__name__)
+
+
+def catch_up(session_id: str) -> None:
+    """Applies what waits of a session before something is done about it: a newer state keeps an outdated mail away."""
+    publish_actions(process_session(session_id))
+
+
+performers = Performers(publish_actions, catch_up)
 
 
 @celery_app.task(name="process_events")  # type: ignore[untyped-decorator]  # celery ships no types

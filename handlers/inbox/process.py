@@ -46,6 +46,18 @@ def process(event_ids: Sequence[str]) -> list[int]:
     return owed
 
 
+def process_session(session_id: str) -> list[int]:
+    """Applies those of a session's events that were never tried, before their turn; as `process`."""
+    waiting = select(col(InboxEvent.id)).where(
+        col(InboxEvent.session_id) == session_id,
+        col(InboxEvent.status) == InboxStatus.RECEIVED,
+        col(InboxEvent.attempts) == 0,
+    )
+    with statement() as connection:
+        event_ids = list(connection.scalars(waiting))
+    return process(event_ids)
+
+
 def claim_events(event_ids: Sequence[str], *, first_attempt: bool) -> list[Work]:
     """Takes those that are due and that nobody holds, for their first attempt or for a later one; in Stripe's order."""
     works, can_ask = [], bool(settings().stripe_api_key)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from config.settings import settings
 from handlers.metrics import counting
 from handlers.outbox import turns
 from handlers.outbox.registry import REGISTRY
-from handlers.owed.kinds import KINDS, LIMIT_CAUSE, TELLING
+from handlers.owed.kinds import KINDS, LIMIT_CAUSE, TELLING, Kind
 from handlers.owed.owe import owe
 from handlers.queue.claims import Claim, attempt, change_claimed, claim, insist, unless_used_up, write_down
 from handlers.queue.failures import AwayError, NotNowError, PermanentError, UnknownOutcomeError, describe, stopping
@@ -58,7 +58,7 @@ _TOLD = (
     )
     .returning(VerificationRecord, now())
 )
-_NAMES = select(col(OutboxAction.id), col(OutboxAction.name)).where(
+_PENDING = select(col(OutboxAction.id), col(OutboxAction.name), col(OutboxAction.session_id)).where(
     col(OutboxAction.id).in_(bindparam("ids", expanding=True)), col(OutboxAction.status) == ActionStatus.PENDING
 )
 _MOST_HELD = 10_000  # ids of a destination, about a megabyte: what is left out the sweep names again
@@ -66,12 +66,14 @@ _ENOUGH_HELD = 1_000  # ids: work for seconds, and as long the sweep looks for o
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 2.0, 30.0  # before one try more, doubled with each
 
 
-def perform(action_id: int, answered: Callable[[bool], object] = bool) -> list[int]:
+def perform(
+    action_id: int, answered: Callable[[bool], object] = bool, catch_up: Callable[[str], object] = str
+) -> list[int]:
     """Does what is owed, if it is due, unclaimed and still owed; returns the ids of actions that are due because of it.
 
     1. claims it, and reads its record as it is now;
-    2. skips it where its cause is no longer the record's, the person is forgotten, or was told so by the last mail;
-       puts it back while an event of its session waits its turn, which may say so;
+    2. skips it where its cause is no longer the record's, the person is forgotten, or was told so by the last mail; an
+       event of its session that waits its turn may say so, and gets it by `catch_up`;
     3. does it, outside any transaction: a kind that is told in order waits while a lower one is pending, and a mail to
        the person while another one is under way;
     4. writes down that it is done or skipped, which alone keeps it from being done again, and what the person was told:
@@ -90,7 +92,7 @@ def perform(action_id: int, answered: Callable[[bool], object] = bool) -> list[i
         with attempt(held):
             unless_used_up(held)
             try:
-                reason = _do(action)
+                reason = _do(action, catch_up)
             except (AwayError, UnknownOutcomeError):
                 answered(False)
                 raise
@@ -136,29 +138,33 @@ def end_action(held: Claim, action: OutboxAction, reason: str | None) -> list[in
     return owed
 
 
-def _do(action: OutboxAction) -> str | None:
+def _do(action: OutboxAction, catch_up: Callable[[str], object]) -> str | None:
     if action.name not in KINDS:
         raise PermanentError(f"there is no action {action.name!r}")
     about = {"session_id": action.session_id, "action_id": action.id}
-    with statement() as connection:
-        found = connection.execute(_RECORD, about).one()
-    *columns, is_behind, is_under_way = found
-    record = VerificationRecord(**dict(zip(found._fields, columns, strict=False)))
-    # rule: what is no longer owed is not done
-    if reason := why_not_owed(record.state, action.name, action.cause, settings().submission_limit):
-        return reason
     kind = KINDS[action.name]
-    if record.redaction_asked_at and not kind.survives_redaction:
-        return "redacted"
-    if record.replaced_at and not kind.survives_superseding:
-        return "replaced"
-    # rule: what a newer state may supersede waits for the events that wait
-    if is_behind and not KINDS[action.name].survives_superseding:
-        raise NotNowError("an event of its session waits its turn")
-    if KINDS[action.name].in_order:  # rule: what is told in order waits for its turn
+    for has_caught_up in (False, True):
+        with statement() as connection:
+            found = connection.execute(_RECORD, about).one()
+        *columns, is_behind, is_under_way = found
+        record = VerificationRecord(**dict(zip(found._fields, columns, strict=False)))
+        # rule: what is no longer owed is not done
+        if reason := why_not_owed(record.state, action.name, action.cause, settings().submission_limit):
+            return reason
+        if record.redaction_asked_at and not kind.survives_redaction:
+            return "redacted"
+        if record.replaced_at and not kind.survives_superseding:
+            return "replaced"
+        # rule: what a newer state may supersede waits for the events that wait
+        if not is_behind or kind.survives_superseding:
+            break
+        if has_caught_up:
+            raise NotNowError("an event of its session waits its turn")
+        catch_up(action.session_id)
+    if kind.in_order:  # rule: what is told in order waits for its turn
         turns.unless_lower_is_pending(action)
     # rule: a person gets one mail at a time; else nobody knew which was the last
-    if is_under_way and KINDS[action.name].tells_the_person:
+    if is_under_way and kind.tells_the_person:
         raise NotNowError("another mail to this person is under way")
     return REGISTRY[action.name](action, record)
 
@@ -166,25 +172,28 @@ def _do(action: OutboxAction) -> str | None:
 class Performers:
     """The threads that are in the hands of a mail server, the application or Stripe: so many for each, none of events'.
 
-    Takes action ids from any number of tasks, and hands on the ids of the actions that waited for one of them.
+    Takes action ids from any number of tasks, and hands on the ids of the actions that waited for one of them. What
+    waits its turn of a session's events, `catch_up` applies.
     """
 
-    def __init__(self, hand_on: Callable[[Sequence[int]], object], most: int = 1) -> None:
-        self._hand_on = hand_on
+    def __init__(
+        self, hand_on: Callable[[Sequence[int]], object], catch_up: Callable[[str], object], most: int = 1
+    ) -> None:
+        self._hand_on, self._catch_up = hand_on, catch_up
         self.allow(most)
 
     def allow(self, most: int) -> None:
         """How many threads a destination, at most; before any of them is at work."""
         destinations = {kind.destination for kind in KINDS.values()}
-        self._lanes = {destination: _Lane(destination, most, self._hand_on) for destination in destinations}
+        self._lanes = {name: _Lane(name, most, self._hand_on, self._catch_up) for name in destinations}
 
     def perform(self, action_ids: Sequence[int]) -> None:
         """Leaves each to the threads of its destination, and what these leave to the sweep."""
         with statement() as connection:
-            rows = connection.execute(_NAMES, {"ids": action_ids}).all()
-        destinations = {row.id: KINDS[row.name].destination if row.name in KINDS else "mail" for row in rows}
+            rows = {row.id: row for row in connection.execute(_PENDING, {"ids": action_ids})}
         for name, lane in self._lanes.items():
-            lane.take([action_id for action_id in action_ids if destinations.get(action_id) == name])
+            found = (rows[action_id] for action_id in action_ids if action_id in rows)
+            lane.take({row.id: row.session_id for row in found if KINDS.get(row.name, Kind()).destination == name})
 
     def engaged(self) -> list[str]:
         """The kinds of action that this process needs no more of for now."""
@@ -197,23 +206,34 @@ class Performers:
 
 
 class _Lane:
-    """What waits for one destination, and who is at it: one thread alone, and seldom, while nobody answers there."""
+    """What waits for one destination, and who is at it: no two threads for one session.
 
-    def __init__(self, name: str, most: int, hand_on: Callable[[Sequence[int]], object]) -> None:
-        self._name, self._most, self._hand_on = name, most, hand_on
+    While nobody answers there, one thread alone, and seldom.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        most: int,
+        hand_on: Callable[[Sequence[int]], object],
+        catch_up: Callable[[str], object],
+    ) -> None:
+        self._name, self._most, self._hand_on, self._catch_up = name, most, hand_on, catch_up
         self._threads = ThreadPoolExecutor(most, f"to-{name}")
         self._lock = threading.Lock()
-        # Longest first, and each once however often the sweep names it; with what its task's lines of the log say.
-        self._waiting: dict[int, dict[str, Any]] = {}
+        # Longest first, and each once however often the sweep names it: its session, and what its task's log lines say.
+        self._waiting: dict[int, tuple[str, dict[str, Any]]] = {}
+        self._sessions: set[str] = set()  # in work
         self._at_work = 0
         self._silences = 0  # in a row
         self._quiet_until = 0.0
 
-    def take(self, action_ids: Iterable[int] = ()) -> None:
-        """Has these done after those that wait already, by as many threads as there may be."""
+    def take(self, actions: Mapping[int, str] = {}) -> None:
+        """Has these done after those that wait already, by as many threads as there may be: ids, and their sessions."""
+        context = structlog.contextvars.get_contextvars()
         with self._lock:
             if len(self._waiting) < _MOST_HELD:
-                self._waiting.update(dict.fromkeys(action_ids, structlog.contextvars.get_contextvars()))
+                self._waiting.update((action_id, (session_id, context)) for action_id, session_id in actions.items())
             most = 1 if self._silences else self._most
             more = 0 if stopping.is_set() else max(0, min(most - self._at_work, len(self._waiting)))
             self._at_work += more
@@ -245,18 +265,25 @@ class _Lane:
     def _work(self) -> None:
         while True:
             with self._lock:
-                if stopping.is_set() or not self._waiting or (self._silences and self._at_work > 1):
+                free = (one for one, (session_id, _) in self._waiting.items() if session_id not in self._sessions)
+                action_id = next(free, None)
+                if action_id is None or stopping.is_set() or (self._silences and self._at_work > 1):
                     self._at_work -= 1
                     return
                 quiet = self._quiet_until - time.monotonic()
                 if quiet <= 0:
-                    action_id = next(iter(self._waiting))
-                    context = self._waiting.pop(action_id)
+                    session_id, context = self._waiting.pop(action_id)
+                    self._sessions.add(session_id)
             if quiet > 0:
                 stopping.wait(quiet)
                 continue
-            with structlog.contextvars.bound_contextvars(**context):
-                try:
-                    self._hand_on(perform(action_id, self.answered))
-                except Exception as error:  # the database's trouble above all: the row is still due when it is over
-                    log.warning("action.left_to_the_sweep", action_id=action_id, error=describe(error))
+            try:
+                with structlog.contextvars.bound_contextvars(**context):
+                    self._hand_on(perform(action_id, self.answered, self._catch_up))
+            except Exception as error:  # the database's trouble above all: what waits is still due when that is over
+                log.warning("actions.left_to_the_sweep", actions=1 + len(self._waiting), error=describe(error))
+                with self._lock:
+                    self._waiting.clear()
+            finally:
+                with self._lock:
+                    self._sessions.discard(session_id)

@@ -8,7 +8,7 @@ import pytest
 
 from config.database import database_now, transaction
 from config.settings import settings
-from handlers.inbox.process import claim_events, process
+from handlers.inbox.process import claim_events, process, process_session
 from handlers.inbox.receive import receive
 from handlers.outbox.perform import claim_action, end_action, perform
 from handlers.owed.kinds import LIMIT_CAUSE, Owed
@@ -166,6 +166,19 @@ def test_a_prompt_waits_while_an_event_of_its_session_waits_its_turn() -> None:
     perform(action_id)
     assert facts.action(action_id).reason == "superseded"
     assert _mails() == []
+
+
+def test_an_event_that_waits_its_turn_gets_it_before_something_is_done_about_its_session() -> None:
+    (prompt,) = facts.applied(event("requires_input", code="document_expired", report="vr_1"))
+    receive([event("verified", NOON + 60, report="vr_2"), event("verified", NOON + 60, session_id="vs_2")])
+    owed: list[int] = []
+    perform(prompt, catch_up=lambda session_id: owed.extend(process_session(session_id)))
+    assert facts.action(prompt).reason == "superseded"
+    assert facts.event_row("evt_vs_2_verified_1794830460").status == "received"
+    (mail,) = owed
+    receive([event("processing", NOON - 60)])
+    perform(mail, catch_up=process_session)
+    assert (facts.action(mail).status, len(_mails())) == (ActionStatus.DONE, 1)
 
 
 def test_a_mail_does_not_wait_for_another_session_or_for_an_event_that_was_tried_in_vain() -> None:

@@ -21,7 +21,7 @@ class Outside:
         self.done: list[int] = []
         self.answers: Callable[[int], bool] = lambda _: True
 
-    def __call__(self, action_id: int, answered: Callable[[bool], object]) -> list[int]:
+    def __call__(self, action_id: int, answered: Callable[[bool], object], _: object) -> list[int]:
         self.begun.append(action_id)
         assert self.go.wait(20)
         answered(self.answers(action_id))
@@ -42,7 +42,7 @@ def performers(environment: pytest.MonkeyPatch, outside: Outside) -> Iterator[Pe
     stopping = threading.Event()
     environment.setattr(perform, "stopping", stopping)
     environment.setattr(perform, "statement", _Names)
-    performers = Performers(lambda _: None, most=2)
+    performers = Performers(lambda _: None, lambda _: None, most=2)
     yield performers
     stopping.set()
     outside.go.set()
@@ -58,8 +58,9 @@ class _Names:
     def __exit__(self, *_: object) -> None: ...
 
     def execute(self, _: object, parameters: dict[str, Any]) -> Any:
-        rows = [SimpleNamespace(id=n, name="email_verified" if n < 100 else "notify_app") for n in parameters["ids"]]
-        return SimpleNamespace(all=lambda: rows)
+        for n in parameters["ids"]:
+            name, session_id = ("email_verified", f"vs_{n}") if n < 100 else ("notify_app", f"vs_{n % 50}")
+            yield SimpleNamespace(id=n, name=name, session_id=session_id)
 
 
 def test_a_destination_that_hangs_holds_its_own_threads_alone(performers: Performers, outside: Outside) -> None:
@@ -68,6 +69,15 @@ def test_a_destination_that_hangs_holds_its_own_threads_alone(performers: Perfor
     performers.perform(range(10))
     wait_until(lambda: len(outside.begun) == 4)
     assert sorted(outside.begun) == [0, 1, 100, 101]
+
+
+def test_no_two_of_one_session_are_at_the_same_destination_at_once(performers: Performers, outside: Outside) -> None:
+    performers.perform([100, 150, 200, 101])
+    wait_until(lambda: len(outside.begun) == 2)
+    assert sorted(outside.begun) == [100, 101]
+    outside.go.set()
+    wait_until(lambda: len(outside.done) == 4)
+    assert [one for one in outside.done if one % 50 == 0] == [100, 150, 200]
 
 
 def test_everything_is_done_once_and_in_its_order(performers: Performers, outside: Outside) -> None:
