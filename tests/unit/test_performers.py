@@ -138,5 +138,9 @@ def test_what_cannot_be_done_now_for_the_databases_sake_ends_no_thread(
     performers.perform(range(10))
     environment.setattr(perform, "perform", outside)
     outside.go.set()
-    performers.perform(range(50, 60))
-    wait_until(lambda: set(outside.done) >= set(range(50, 60)))
+
+    def sweep_finds_them_done() -> bool:
+        performers.perform(range(50, 60))
+        return set(outside.done) >= set(range(50, 60))
+
+    wait_until(sweep_finds_them_done)
