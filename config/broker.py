@@ -46,7 +46,7 @@ _REDIS_OPTIONS = {
     "socket_connect_timeout": 1,
     "socket_timeout": 2,  # a frozen Redis holds nobody longer; BRPOP waits in the worker's event loop, not here
     "socket_keepalive": True,
-    "health_check_interval": 10,
+    "health_check_interval": 4,  # a BRPOP whose reply is later than that, and is looked at as often, is given up
     "max_retries": 0,  # without it a refused connection is tried again for six seconds
 }
 _CELERY = {

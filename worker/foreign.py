@@ -1,13 +1,13 @@
 """The guard against messages that none of ours wrote: they are dropped before Celery sees them.
 
-What the world does (kombu 5.7.0, celery 5.7.0). Text that is no JSON, `[null]`, or an envelope without an id raise in
-the worker's event loop, which ends it or connects it anew, once for each such message. A time of the future keeps a
-message in memory and unacknowledged, so that one worker after another gets it, for ever. An unknown task is logged with
-all it holds.
+What the world does (kombu 5.7.0, celery 5.7.0). Text that is no JSON, `[null]` or a limit that is a text raise in the
+worker's event loop and end it; an envelope without an id makes it connect anew, and is back by that. A time of the
+future keeps a message in memory and unacknowledged, so that one worker after another gets it, for ever. An unknown task
+is logged with all it holds.
 
 So what BRPOP brings is parsed here: the name of a task of ours, and the arguments it takes. Celery gets a message made
 anew from these two, and whatever else the old one said is heard by nobody. Nothing is lost with a message that is
-dropped: what is due the sweep publishes again.
+dropped: what is due the sweep publishes again. docs/decisions/0022 has the kinds that were tried.
 """
 
 import base64
