@@ -49,6 +49,7 @@ UNTOUCHED = {
     "change_number": 0,
     "told_count": 0,
     "applied_rank": 0,
+    "applied_answer": False,
     "created_at": NOW,
     "updated_at": NOW,
 }
@@ -154,7 +155,7 @@ def _write_record(
         return
     row.status, row.last_error_code, row.last_report_id = state.status, state.error_code, state.report_id
     row.applied_at, row.applied_rank, row.redacted_at = state.stamp, state.rank, state.redacted_at
-    row.submissions, row.change_number = state.submissions, state.changes
+    row.submissions, row.change_number, row.applied_answer = state.submissions, state.changes, state.by_answer
     if texts:
         # rule: a static link's reference is not trusted
         row.client_reference_trusted = not texts.has_flow

@@ -1,10 +1,13 @@
 """Which of two states of a session is the later one, and when only Stripe can say."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from handlers.record.events import RANKS, SessionState, Status, VerificationEvent
+
+# A replica of Stripe's may answer with what was true a while before the Date of its answer.
+_ANSWERS_LAG = timedelta(minutes=5)
 
 
 class Order(StrEnum):
@@ -28,6 +31,7 @@ class RecordState:
     submissions: int = 0
     changes: int = 0  # of (status, error_code)
     told: str | None = None  # the cause of the last mail that the person got
+    by_answer: bool = False  # the stamp is that of an answer, which may be older than it says
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +49,7 @@ def seen_in(event: VerificationEvent) -> Seen | None:
     """The state an event shows: none if it is thin, and none that moves the record if it is a redaction."""
     if event.state is None or event.kind == "redacted":
         return None
-    return _seen(event.kind, event.created_at, event.state)
+    return _seen(event.kind, event.created_at, event.state, is_answer=event.is_answer)
 
 
 def answered(event: VerificationEvent, state: SessionState, asked_at: datetime) -> Seen | None:
@@ -67,10 +71,13 @@ def order(record: RecordState, seen: Seen) -> Order:
         return Order.NEWER
     if Status.CANCELED in (record.status, seen.kind):  # rule: canceled absorbs
         return order_by_rank(record, seen)
-    if seen.stamp < record.stamp:  # rule: an older stamp is stale
-        return Order.STALE
     same = (RANKS[seen.kind], seen.state.error_code, seen.state.report_id)
-    if same == (record.rank, record.error_code, record.report_id):  # rule: the same state again contradicts nothing
+    is_same = same == (record.rank, record.error_code, record.report_id)
+    if seen.stamp < record.stamp:  # rule: an older stamp is stale
+        # rule: what contradicts an answer is asked about, unless it is far older
+        doubtful = record.by_answer and not is_same and record.stamp - seen.stamp <= _ANSWERS_LAG
+        return Order.AMBIGUOUS if doubtful else Order.STALE
+    if is_same:  # rule: the same state again contradicts nothing
         return Order.NEWER
     if seen.stamp == record.stamp:
         # rule: a tie with the creation contradicts nothing; a session is created once and first

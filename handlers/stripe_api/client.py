@@ -158,7 +158,6 @@ def _no_answer(answer: Answer, error: object) -> Exception:
         return MissingError(sentence)
     is_refusal = answer.status in (401, 403, 407)
     counting.NO_ANSWERS.labels(of="Stripe", why="not allowed" if is_refusal else "failing").inc()
-    # rule: not allowed is not the same as not there
     if is_refusal:
         return NotAllowedError(sentence, again_after, dated(answer.headers) if answer.status == 403 else None)
     is_reused = isinstance(error, dict) and error.get("type") == "idempotency_error" and answer.status == 400

@@ -54,7 +54,6 @@ def retrieve_email(session_id: str, account: str | None) -> str | None:
     # Stripe redacts before its event arrives here, and puts this in the place of every string.
     if address in (None, "", "[redacted]"):
         return None
-    # rule: that there is no address is said by a whole answer alone
     if not isinstance(address, str):
         raise unreadable("its address is no text")
     return address
@@ -126,6 +125,7 @@ def _unless_another(found: Found, session_id: str) -> Found:
 def _part(found: Found, name: str) -> dict[str, Any]:
     """What a retrieve was asked to expand; empty where there is nothing."""
     part = found.content.get(name)
+    # rule: that there is no address is said by a whole answer alone
     if part is not None and not isinstance(part, dict):
         raise unreadable(f"{name} is not an object")
     return part or {}

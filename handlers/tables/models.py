@@ -134,6 +134,7 @@ class VerificationRecord(SQLModel, table=True):
     # The order mark: stamp and rank of what was applied last.
     applied_at: datetime | None = _moment(default=None, nullable=True)
     applied_rank: int = 0
+    applied_answer: bool = False  # the stamp is an answer's
     redacted_at: datetime | None = _moment(default=None, nullable=True)
     compare_at: datetime | None = _moment(default=None, nullable=True)  # when reconcile compares it with Stripe
     created_at: datetime = _moment()
@@ -152,7 +153,7 @@ class VerificationRecord(SQLModel, table=True):
 
 # In the order of RecordState's fields.
 _STATE: tuple[str, ...] = ("status", "last_error_code", "last_report_id", "applied_at", "applied_rank", "redacted_at")
-_STATE += ("submissions", "change_number", "told_cause")
+_STATE += ("submissions", "change_number", "told_cause", "applied_answer")
 VerificationRecord.state = composite(  # type: ignore[assignment]  # of an instance it is the value
     RecordState,
     *(VerificationRecord.__table__.c[name] for name in _STATE),  # type: ignore[attr-defined]  # SQLModel hides it

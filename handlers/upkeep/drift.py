@@ -13,7 +13,7 @@ from handlers.inbox.apply import SETTLES_WITHIN
 from handlers.inbox.receive import receive
 from handlers.metrics import counting
 from handlers.queue.failures import UnreadableError
-from handlers.record.events import SessionState, Status, VerificationEvent
+from handlers.record.events import ANSWERED, SessionState, Status, VerificationEvent
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Retrieved
 from handlers.tables.models import VerificationRecord
@@ -55,7 +55,7 @@ def observed(
     # Two looks within one second may see two states, and each is an event of its own.
     shown = sha256(repr((state.status, state.error_code, state.report_id, state.redaction)).encode()).hexdigest()[:8]
     return VerificationEvent(
-        id=f"reconcile_{session_id}_{int(second.timestamp())}_{shown}",
+        id=f"{ANSWERED}{session_id}_{int(second.timestamp())}_{shown}",
         type=f"identity.verification_session.{state.status}",
         session_id=session_id,
         account=account,

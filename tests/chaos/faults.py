@@ -16,6 +16,7 @@ from tests.chaos.outside import Application, MailServer
 from tests.chaos.services import Platform, command_of, descendants, wait_until
 from tests.chaos.stores import Postgres, Redis
 from tests.simulator.client import Simulator
+from tests.simulator.nonsense import KINDS
 from tests.support.foreign import READABLE, UNREADABLE
 
 
@@ -153,6 +154,11 @@ def _stripe(trouble: dict[str, object], scene: Scene, dice: random.Random) -> No
     scene.simulator.clear_faults()
 
 
+def _nonsense(scene: Scene, dice: random.Random) -> None:
+    for kind in dice.sample(sorted(KINDS), 3):
+        _stripe({"nonsense": kind}, scene, dice)
+
+
 def _application(status: int, delay: float, scene: Scene, dice: random.Random) -> None:
     scene.application.status, scene.application.delay = status, delay
     time.sleep(_a_while(scene, dice))
@@ -232,9 +238,13 @@ OUTSIDE: dict[str, Fault] = {
     "mail away": partial(_mail, "away"),
     "Stripe 500": partial(_stripe, {"status": 500}),
     "Stripe 429": partial(_stripe, {"status": 429}),
+    "Stripe 403": partial(_stripe, {"status": 403}),
+    "Stripe dripping": partial(_stripe, {"drip": 0.5}),
+    "Stripe behind a proxy": _nonsense,
     "Stripe slow": partial(_stripe, {"delay": 2.0}),
     "Stripe hanging": partial(_stripe, {"hang": True}),
     "application 500": partial(_application, 500, 0.0),
+    "application behind a proxy": partial(_application, 404, 0.0),
     "application slow": partial(_application, 200, 3.0),
 }
 FAULTS: dict[str, Fault] = {

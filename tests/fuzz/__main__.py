@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from config.settings import Settings
 from tests.chaos.stores import free_port
 from tests.fuzz import requests
+from tests.fuzz.answers import fuzz_answers
 from tests.fuzz.requests import SECRET, Request
 from tests.support import shapes
 
@@ -154,6 +155,8 @@ def main() -> int:
     started = time.monotonic()
     with receiver() as running:
         findings, figures = fuzz(running, options.requests, options.seed)
+    figures["answers of Stripe's"] = options.requests // 100
+    findings.problems += fuzz_answers(options.requests // 100, options.seed)
     for name, figure in figures.items():
         print(f"{name:28} {figure}")
     print(f"{'seconds':28} {time.monotonic() - started:.0f}")

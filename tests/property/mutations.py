@@ -25,6 +25,7 @@ RECEIVER = ("tests/integration/test_receiver.py",)
 SESSIONS = ("tests/integration/test_sessions.py",)
 CLOCKS = ("tests/integration/test_clocks.py",)
 ANSWERS = ("tests/integration/test_answers.py",)
+COMMANDS = ("tests/integration/test_commands.py",)
 CALLS = ("tests/integration/test_calls.py",)
 TOLD = ("tests/integration/test_told.py", "tests/property/test_orders.py")
 PURGE = ("tests/integration/test_purge.py",)
@@ -35,6 +36,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "canceled absorbs": (never, PURE),
     "canceled absorbs by rank, too": (becomes("False"), PURE),
     "an older stamp is stale": (never, PURE),
+    "what contradicts an answer is asked about, unless it is far older": (becomes("False"), PURE),
     "the same state again contradicts nothing": (never, PURE),
     "a tie with the creation contradicts nothing": (never, PURE),
     "only Stripe settles a tie": (drop, PURE),
@@ -47,6 +49,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "an answer is as late as the event and the asking": (becomes("{args[0]}"), PURE),
     "the mark's stamp is that of what was applied last": (drop, PURE),
     "the mark's rank is that of the same state": (drop, PURE),
+    "the mark says whether it is an answer's": (drop, ANSWERS),
     "a stale event changes no status": (never, PURE),
     "what a stale event owes is written down as skipped": (becomes("False", of="is_superseded"), PURE),
     "what an answer has overtaken is written down as skipped": (becomes("[]"), PURE),
@@ -132,6 +135,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "change numbers are numbers": (becomes("{args[0]}"), CALLBACK),
     "the message id is the same at each try": (becomes("{} + str({args[0]}.attempts)"), CALLBACK),
     "no redirect is followed": (becomes("super().get_redirect_target(resp)"), CALLBACK),
+    "what somebody works on is not made due": (becomes("{args[0]}"), COMMANDS),
     "who wants quiet is asked nothing by any thread": (never, CALLS),
     "a call has an end, however slowly its answer drips": (becomes("{} + 3600"), CALLS),
     "an answer is bounded also unpacked": (never, CALLS),
@@ -142,7 +146,6 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "what is no whole object is no answer": (never, ANSWERS),
     "that there is no address is said by a whole answer alone": (never, ANSWERS),
     "only Stripe's own word is final": (becomes("{values[0]}"), ANSWERS),
-    "not allowed is not the same as not there": (never, ANSWERS),
     "Stripe's clock is bounded by ours": (becomes("{values[0]}"), ANSWERS),
     "an answer's stamp allows for the call's duration": (becomes("{left}"), THIN),
     "nothing is deleted by a clock that another one contradicts": (never, CLOCKS),

@@ -73,6 +73,12 @@ KINDS: dict[str, Callable[[bytes], Instead]] = {
 PARTLY: dict[str, Callable[[bytes], Instead]] = {
     "no date": lambda true: Instead(body=true, content_type=_JSON, dated=False),
     "a status of the future": lambda true: Instead(body=_changed(true, status="on_hold"), content_type=_JSON),
+    "as it was before": lambda true: Instead(
+        body=_changed(true, status="processing", last_verification_report=None), content_type=_JSON
+    ),
+    "an address that is no text": lambda true: Instead(
+        body=_changed(true, provided_details={"email": ["jenny@example.com"]}), content_type=_JSON
+    ),
     "parts that are none": lambda true: Instead(
         body=_changed(true, provided_details="pd_1", verified_outputs="vo_1", status={}), content_type=_JSON
     ),

@@ -1,5 +1,6 @@
 """Which of two states is the later one."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from typing import Any
@@ -38,6 +39,31 @@ def test_an_older_stamp_is_stale_and_a_later_one_newer() -> None:
     record = _record("processing")
     assert order(record, _seen("requires_input", NOON - SECOND, "abandoned")) is Order.STALE
     assert order(record, _seen("requires_input", NOON + SECOND, "abandoned")) is Order.NEWER
+
+
+@pytest.mark.parametrize(
+    ("earlier", "report", "place"),
+    [
+        (SECOND, "vr_2", Order.AMBIGUOUS),
+        (300 * SECOND, "vr_2", Order.AMBIGUOUS),
+        (301 * SECOND, "vr_2", Order.STALE),
+        (SECOND, "vr_1", Order.STALE),
+    ],
+)
+@pytest.mark.parametrize("is_answer", [False, True])
+def test_what_contradicts_an_answer_is_asked_about_unless_it_is_far_older(
+    earlier: timedelta, report: str, place: Order, is_answer: bool
+) -> None:
+    record = replace(_record("verified", report="vr_1"), by_answer=True)
+    assert order(record, _seen("verified", NOON - earlier, report=report, is_answer=is_answer)) is place
+    assert order(replace(record, by_answer=False), _seen("verified", NOON - earlier, report=report)) is Order.STALE
+
+
+@pytest.mark.parametrize("event_id", ["evt_1", "reconcile_vs_1_1794819600"])
+def test_what_reconcile_makes_of_an_answer_is_one(event_id: str) -> None:
+    seen = seen_in(replace(_event("processing"), id=event_id))
+    assert seen is not None
+    assert seen.is_answer is event_id.startswith("reconcile_")
 
 
 @pytest.mark.parametrize("kind", ["processing", "requires_input", "verified"])

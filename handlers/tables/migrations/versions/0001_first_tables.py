@@ -122,6 +122,7 @@ def upgrade() -> None:
         sa.Column("told_count", sa.Integer(), nullable=False),
         sa.Column("applied_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("applied_rank", sa.Integer(), nullable=False),
+        sa.Column("applied_answer", sa.Boolean(), nullable=False),
         sa.Column("redacted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("compare_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
