@@ -4,6 +4,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
@@ -29,6 +30,7 @@ _REASONS = {
     "WRONGTYPE": "one of our keys holds something else: delete it",
     "MasterNotFound": "no Sentinel that answers, and is trusted, names a master that is up",
     "[SSL": "it does not speak TLS as we do",
+    "[X509": "a file of certificates that REDIS_URL names holds none",
     "Timeout": "it does not answer in time",
 }
 
@@ -121,6 +123,8 @@ def _tls(words: Mapping[str, str], *, self_signed: bool) -> dict[str, Any]:
     if required not in _REQUIREMENTS or by_name not in ("true", "false"):
         raise ValueError("takes none, optional or required for ssl_cert_reqs, true or false for ssl_check_hostname")
     files = {word: words[word] for word in _FILES if word in words}
+    if not all(Path(file).is_file() for file in files.values()):
+        raise ValueError(f"names a file that is not there, in {', '.join(files)}")
     return {"ssl_cert_reqs": _REQUIREMENTS[required], "ssl_check_hostname": by_name == "true", **files}
 
 

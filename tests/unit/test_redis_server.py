@@ -34,9 +34,9 @@ def test_each_server_is_named_as_kombu_reads_it(url: str, broker_url: str) -> No
 
 
 def test_sentinels_have_a_login_and_timeouts_of_their_own() -> None:
-    url = "sentinels://:p@h1,h2/my%20master?sentinel_username=s&sentinel_password=q%3B&ssl_ca_certs=/ca.pem"
-    settings = _settings(url)
-    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, "ssl_ca_certs": "/ca.pem"}
+    words = f"sentinel_username=s&sentinel_password=q%3B&ssl_ca_certs={__file__}"
+    settings = _settings(f"sentinels://:p@h1,h2/my%20master?{words}")
+    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, "ssl_ca_certs": __file__}
     assert settings["broker_use_ssl"] == tls
     assert settings["broker_transport_options"] == {
         **TIMEOUTS,
@@ -83,6 +83,7 @@ def test_a_certificate_is_verified_unless_the_platform_signs_or_the_url_says_oth
         ("redis://h?c4nary=1", "may say after its . only db"),
         ("rediss://h?ssl_cert_reqs=c4nary", "for ssl_cert_reqs"),
         ("rediss://h?ssl_check_hostname=c4nary", "for ssl_cert_reqs"),
+        ("rediss://h?ssl_ca_certs=/c4nary.pem", "a file that is not there, in ssl_ca_certs"),
         ("sentinel://c4nary", "master's name"),
         ("sentinel://c4nary,/m", "needs a host"),
         ("sentinel://h/m?db=c4nary", "by a number"),
