@@ -53,7 +53,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Connections]]:
     # What no setting asks for is not even imported.
     rooms = [import_module(name).Room() for name, is_wanted in _ROOMS.items() if is_wanted(settings())]
     app.router.routes = [*_ROUTES, *(route for room in rooms for route in room.routes())]
-    start_flushing("web")
+    await asyncio.to_thread(start_flushing, "web")  # signatures are judged by the clock that it measures
     say_whom_we_trust()
     yield {"connections": Connections()}
     for room in rooms:

@@ -20,6 +20,7 @@ from handlers.metrics import clocks
 from handlers.queue.failures import describe
 from handlers.tables.models import Metric
 
+_LOOKS_WITHIN = 5.0  # seconds
 FLUSH_SECONDS = 5.0  # well below the 15 s or more between two scrapes
 _ADDED = "(name, labels) DO UPDATE SET value = identity_metric.value + excluded.value"
 _AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
@@ -85,15 +86,20 @@ _lock = threading.Lock()
 _written: defaultdict[_Row, float] = defaultdict(float)
 _thread: threading.Thread | None = None
 _ended = threading.Event()
+_looked = threading.Event()
 
 
 def start_flushing(kind: str) -> None:
-    """Begins to write down what this process (a web or a worker) counts, and how its clock goes; at any time."""
+    """Begins to write down what this process (a web or a worker) counts, and how its clock goes; at any time.
+
+    Returns when the clock has been measured for the first time, or could not be soon.
+    """
     global _thread
     if _thread is None or not _thread.is_alive():
         _ended.clear()
         _thread = threading.Thread(target=_flush_on, args=(kind,), name="metrics", daemon=True)
         _thread.start()
+    _looked.wait(_LOOKS_WITHIN)
 
 
 def stop_flushing() -> None:
@@ -149,6 +155,7 @@ def _flush_on(kind: str) -> None:
     while True:
         if time.monotonic() - measured >= clocks.MEASURED_EVERY and clocks.measure(kind):
             measured = time.monotonic()
+        _looked.set()
         if _ended.wait(FLUSH_SECONDS):
             break
         flush()
