@@ -65,6 +65,13 @@ NO_ANSWERS = Counter(
 DROPPED_MESSAGES = Counter(
     "identity_dropped_messages_total", "Messages in Redis that none of ours wrote.", ("queue",), registry=COUNTED
 )
+UNANSWERED = Counter(
+    "identity_unanswered_total",
+    "What reconcile got no answer about, by what it was (events, sessions or the list of an account, one session, one"
+    " second of a list, one event) and why.",
+    ("what", "reason"),
+    registry=COUNTED,
+)
 ACCEPT_SECONDS = Histogram(
     "identity_accept_seconds",
     "From a delivery's arrival to its committed row.",

@@ -17,6 +17,7 @@ from config.version import VERSION
 from handlers.metrics import clocks, counting
 from handlers.operator.queries import backlog_of
 from handlers.tables.models import InboxEvent, Metric, OutboxAction
+from handlers.upkeep import unanswered
 
 GAUGES = {
     "identity_events_waiting": "Events received and not processed.",
@@ -29,6 +30,9 @@ GAUGES = {
     "identity_actions_dead": "Actions given up.",
     "identity_actions_overdue": "Actions that have waited for more than a day.",
     "identity_actions_oldest_seconds": "Age of the oldest action not done.",
+    "identity_unanswered_accounts": "Accounts that Stripe would not answer about the last time, our own among them.",
+    "identity_unanswered_sessions": "Sessions that Stripe would not answer about the last time.",
+    "identity_unanswered_seconds": "Seconds of Stripe's lists that could not be read the last time.",
 }
 CLOCKS = "identity_clock_ahead_seconds"
 OPENMETRICS = "application/openmetrics-text"
@@ -96,6 +100,7 @@ def _gauges() -> Iterator[core.Metric]:
         for noun, table in (("events", InboxEvent), ("actions", OutboxAction))
         for name, value in asdict(backlog_of(table)).items()
     }
+    values |= {f"identity_unanswered_{what}": count for what, count in unanswered.counts().items()}
     for name, words in GAUGES.items():
         yield core.GaugeMetricFamily(name, words, value=values[name])
     leads = core.GaugeMetricFamily(CLOCKS, "Lead of a process's clock before the database's.", labels=("process",))

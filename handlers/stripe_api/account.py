@@ -14,8 +14,7 @@ _ENDPOINTS = "/v1/webhook_endpoints"
 
 def list_endpoints() -> list[dict[str, Any]]:
     """The account's first hundred webhook endpoints, in the mode of the key."""
-    found: list[dict[str, Any]] = ask_for_page(_ENDPOINTS, limit=100).content["data"]
-    return found
+    return [endpoint for endpoint in ask_for_page(_ENDPOINTS, limit=100).content["data"] if isinstance(endpoint, dict)]
 
 
 def create_endpoint(url: str, *, connect: bool) -> tuple[str, str]:

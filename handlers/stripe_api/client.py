@@ -92,11 +92,12 @@ def ask(
 
 
 def ask_for_page(path: str, account: str | None = None, /, **params: Any) -> Found:
-    """A page of a list, whose content has the items in `data` and whether there are more in `has_more`; as `ask`."""
+    """A page of a list, whose content has the items in `data` and whether there are more in `has_more`; as `ask`.
+
+    An item may be anything: one that cannot be read says nothing of the others.
+    """
     found = ask("get", path, "list", account, **params)
-    items = found.content.get("data")
-    is_page = isinstance(items, list) and all(isinstance(item, dict) for item in items)
-    if not is_page or not isinstance(found.content.get("has_more"), bool):
+    if not isinstance(found.content.get("data"), list) or not isinstance(found.content.get("has_more"), bool):
         raise unreadable("it is no page of a list")
     return found
 

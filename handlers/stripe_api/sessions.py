@@ -29,7 +29,7 @@ class Retrieved:
 class Listed:
     """One page of a list, newest first, and a moment of Stripe's clock not later than when it was read."""
 
-    items: list[dict[str, Any]]
+    items: list[Any]  # a dict each, unless it cannot be read
     has_more: bool
     asked_at: datetime
 

@@ -1,4 +1,4 @@
-"""The tables: inbox, record, submissions, outbox; outputs, bookmarks, clocks, metrics."""
+"""The tables: inbox, record, submissions, outbox; outputs, bookmarks, clocks, what is unanswered, metrics."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -242,6 +242,21 @@ class Bookmark(SQLModel, table=True):
 
     name: str = Field(primary_key=True)
     reached: datetime = _moment()
+    asked_at: datetime | None = _moment(default=None, nullable=True)  # whoever was asked longest ago comes first
+
+
+class Unanswered(SQLModel, table=True):
+    """What Stripe would not answer about the last time: an account, a session, a second of a list."""
+
+    __tablename__ = "identity_unanswered"
+
+    what: str = Field(primary_key=True)
+    livemode: bool = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    reason: str
+    failures: int  # in a row
+    since: datetime = _moment()
+    asked_at: datetime = _moment()
 
 
 class ProcessClock(SQLModel, table=True):

@@ -1,14 +1,20 @@
-"""What a run of reconcile may cost, and what it reports."""
+"""What a run of reconcile may cost, whose turn it is, and what the run reports."""
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
-REQUESTS = 100  # for each of the two looks of a scheduled run; Stripe allows 25 a second in a sandbox
-SECONDS = 8.0  # for each of them: with one slow answer still inside Heroku's 30 s for a shutdown
+from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
+from handlers.upkeep import unanswered
 
-# Takes one request from a run's share, or raises EnoughError.
-Spend = Callable[[], None]
+REQUESTS = 50  # of each look of a scheduled run; Stripe allows 25 a second in a sandbox
+SECONDS = 5.0  # of each look
+SHARE = 15  # of one account's requests until all others have had their turn
+
+# What a look does for one account; it yields before each request to Stripe, so that whoever runs it may stop there.
+Asking = Iterator[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,35 +26,89 @@ class Drift:
     theirs: str
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What Stripe would not answer about: an account's events or sessions, one session, one second of a list."""
+
+    what: str
+    name: str
+    reason: str
+
+
 @dataclass(slots=True)
 class Report:
-    """What a run found: event ids new to us, ids to hand to the workers, sessions that differed, why it ended early."""
+    """What a run found: event ids new to us, ids to hand to the workers, sessions that differed, what failed by itself,
+    why a look ended early."""
 
     undelivered: int = 0
     recovered: list[str] = field(default_factory=list)
     to_process: list[str] = field(default_factory=list)
     compared: int = 0
     drifted: list[Drift] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+
+    def note(self, what: str, name: str, error: Exception) -> int:
+        """Reports what failed, and remembers it; how often in a row it has."""
+        self.failed.append(Failed(what, name or "our own account", str(error)))
+        return unanswered.note(what, name, error)
+
+    def note_second(self, list_: str, second: datetime, error: Exception) -> None:
+        """A second of a list that was passed over."""
+        self.note("second", f"{list_}:{int(second.timestamp())}", error)
+
+    def unreadable(self, what: str, item_id: str | None, error: Exception) -> None:
+        """What came and cannot be read: it would be no better the next time."""
+        self.failed.append(Failed(what, item_id or "without an id", str(error)))
+        unanswered.count(what, item_id or "", error)
 
 
 class EnoughError(Exception):
-    """A run's share of requests or seconds is used up; the next one goes on."""
+    """A look's share of requests or seconds is used up; the next run goes on."""
 
 
-def allowance() -> Spend:
-    """A scheduled run's share for one look."""
+def allowance() -> Callable[[], None]:
+    """Takes one request from a scheduled run's share for one look, or raises EnoughError."""
     ends = time.monotonic() + SECONDS
     left = REQUESTS
 
-    def spend() -> None:
+    def take() -> None:
         nonlocal left
-        if not left or time.monotonic() > ends:
+        if not left or time.monotonic() > ends or stopping.is_set():
             raise EnoughError("the rest is for the next run")
         left -= 1
 
-    return spend
+    return take
 
 
 def no_limit() -> None:
     """The share of a run that an operator waits for."""
+
+
+def in_turn(what: str, askings: Mapping[str | None, Asking], take: Callable[[], None], report: Report) -> None:
+    """Runs what each account asks, SHARE requests a turn. What fails for one is reported, and is asked last next time.
+
+    Raises EnoughError, and AwayError when Stripe answers nobody.
+    """
+    waiting = deque(askings.items())
+    while waiting:
+        account, asking = waiting.popleft()
+        try:
+            if not _turn(asking, take):
+                waiting.append((account, asking))
+                continue
+        except (NotNowError, PermanentError) as error:
+            report.note(what, account or "", error)
+            if isinstance(error, AwayError):
+                raise
+        else:
+            unanswered.forget(what, account or "")
+
+
+def _turn(asking: Asking, take: Callable[[], None]) -> bool:
+    """Whether that was all."""
+    for asked, _ in enumerate(asking, start=1):
+        take()
+        if asked == SHARE:
+            return False
+    return True

@@ -1,45 +1,86 @@
-"""Drift: our sessions that are not at their end, compared with Stripe's; what differs goes into the inbox."""
+"""Drift: our sessions that are not at their end, compared with Stripe's; what differs goes into the inbox.
 
-from datetime import datetime
+Also those at their end that Stripe would not answer about the last time.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import NamedTuple
 
 import structlog
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlmodel import col
 
-from config.database import now, transaction
+from config.database import database_now, now, transaction
 from config.settings import settings
 from handlers.inbox.apply import SETTLES_WITHIN
 from handlers.inbox.receive import receive
 from handlers.metrics import counting
-from handlers.queue.failures import UnreadableError
+from handlers.queue.failures import AwayError, NotAllowedError, NotNowError, PermanentError, UnreadableError
 from handlers.record.events import ANSWERED, SessionState, Status, VerificationEvent
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Retrieved
 from handlers.tables.models import VerificationRecord
-from handlers.upkeep.allowance import REQUESTS, Drift, Report, Spend
+from handlers.upkeep import unanswered
+from handlers.upkeep.accounts import Accounts
+from handlers.upkeep.allowance import REQUESTS, Asking, Drift, Report
 
 log = structlog.stdlib.get_logger(__name__)
 
-_NON_FINAL = (Status.REQUIRES_INPUT, Status.PROCESSING)
+_OPEN = (Status.REQUIRES_INPUT, Status.PROCESSING)
+_SEVERAL = 10  # accounts' full shares are looked up for one look
 
 
-def compare_sessions(report: Report, spend: Spend, *, bounded: bool) -> None:
-    """Asks Stripe about each whose turn it is (unbounded: about all). Raises EnoughError, NotNowError."""
-    for session_id in _non_final(only_due=bounded):
-        spend()
-        with transaction() as session:
-            its = col(VerificationRecord.session_id) == session_id
-            record, asked_at = session.execute(select(VerificationRecord, now()).where(its)).one()
-        try:
-            retrieved = sessions.retrieve_state(record.session_id, record.account)
-        except UnreadableError as error:  # of this session's alone
-            log.error("session.unreadable", session_id=session_id, error=str(error))
-        else:
-            if retrieved and _differs(record, retrieved.state):
-                _take_over(record, retrieved, report)
-        _compare_later(record, asked_at)
+class Whose(NamedTuple):
+    """A session and the account it belongs to."""
+
+    session_id: str
+    account: str | None
+
+
+def compare_open(report: Report, accounts: Accounts, *, bounded: bool) -> dict[str | None, Asking]:
+    """What asks Stripe about each open session whose turn it is (unbounded: about all), for each account."""
+    by_account: dict[str | None, list[Whose]] = defaultdict(list)
+    for one in _open(only_due=bounded):
+        if one.account in accounts:
+            by_account[one.account].append(one)
+    return {account: compared(report, ours) for account, ours in by_account.items()}
+
+
+def compared(report: Report, ours: Iterable[Whose]) -> Asking:
+    """Asks about each of them, and once more, after the others, about those that differ. Yields before each request."""
+    doubtful = []
+    for one in ours:
+        yield
+        record, retrieved = _asked(report, one)
         report.compared += 1
+        if retrieved and differs(record, retrieved.state):
+            _compare(one.session_id, timedelta())  # whatever becomes of this run
+            doubtful.append(one)
+    yield from confirmed(report, doubtful)
+
+
+def confirmed(report: Report, doubtful: Iterable[Whose]) -> Asking:
+    """Takes over what still differs when it is asked about again: an answer may be older than it says (a replica's)."""
+    for one in doubtful:
+        yield
+        record, retrieved = _asked(report, one)
+        if retrieved and differs(record, retrieved.state):
+            _take_over(report, one, record, retrieved)
+
+
+def differs(record: VerificationRecord | None, state: SessionState) -> bool:
+    """Whether Stripe has a session otherwise than we do; None if we have never heard of it."""
+    if record is None or (state.redaction and not record.redacted_at):
+        return True
+    if record.status == Status.CANCELED:  # nothing changes it
+        return False
+    if record.redacted_at:  # which replaces texts, and nothing takes back
+        return record.status != state.status
+    ours = record.status, record.last_error_code, record.last_report_id
+    return ours != (state.status, state.error_code, state.report_id)
 
 
 def observed(
@@ -65,46 +106,71 @@ def observed(
     )
 
 
-def _non_final(*, only_due: bool) -> list[str]:
+def _open(*, only_due: bool) -> list[Whose]:
+    """The longest due first, and as many of each account: the first of all, the second of all, and so on."""
+    status, account = col(VerificationRecord.status), col(VerificationRecord.account)
+    compare_at = col(VerificationRecord.compare_at)
     # Without an index of its own: one scan a run costs less than an index that every event's update has to keep.
-    wanted = select(col(VerificationRecord.session_id)).where(
-        or_(col(VerificationRecord.status).is_(None), col(VerificationRecord.status).in_(_NON_FINAL)),
-        col(VerificationRecord.redacted_at).is_(None),
-        col(VerificationRecord.livemode) == settings().livemode,
-    )
+    unread = [row.name for row in unanswered.known("session")]
+    is_open = or_(status.is_(None), status.in_(_OPEN), col(VerificationRecord.session_id).in_(unread))
+    wanted = [is_open, col(VerificationRecord.livemode) == settings().livemode]
     if only_due:
-        compare_at = col(VerificationRecord.compare_at)
-        wanted = wanted.where(or_(compare_at.is_(None), compare_at <= now())).order_by(compare_at).limit(REQUESTS)
+        left_alone = unanswered.waiting("sessions")
+        wanted += [or_(compare_at.is_(None), compare_at <= now()), func.coalesce(account, "").not_in(left_alone)]
+    place = func.row_number().over(partition_by=account, order_by=compare_at)
+    rows = select(col(VerificationRecord.session_id), account, place.label("place"), compare_at).where(*wanted)
+    due = rows.subquery()
+    chosen = select(due.c.session_id, due.c.account).order_by(due.c.place, due.c.compare_at)
+    if only_due:
+        chosen = chosen.where(due.c.place <= REQUESTS).limit(_SEVERAL * REQUESTS)
     with transaction() as session:
-        return list(session.scalars(wanted))
+        return [Whose(*row) for row in session.execute(chosen)]
 
 
-def _differs(record: VerificationRecord, state: SessionState) -> bool:
-    ours = record.status, record.last_error_code, record.last_report_id, record.redacted_at is not None
-    return ours != (state.status, state.error_code, state.report_id, state.redaction is not None)
+def _asked(report: Report, one: Whose) -> tuple[VerificationRecord | None, Retrieved | None]:
+    """What we have and what Stripe has; nothing of Stripe's where it does not know it, or would not say."""
+    with transaction() as session:
+        record = session.get(VerificationRecord, one.session_id)
+    if record:
+        # The longer a session has been quiet, the longer it may stay so: some twenty looks in its first month. Written
+        # before it is asked about, so that one that holds up or ends its process comes last the next time.
+        wait = max(SETTLES_WITHIN, (database_now() - record.updated_at) / 2)
+        _compare(one.session_id, wait, unless_changed_since=record.updated_at)
+    try:
+        retrieved = sessions.retrieve_state(one.session_id, one.account)
+        if retrieved and retrieved.state.status not in list(Status):
+            raise UnreadableError("its status is unknown to us")
+    except NotAllowedError:  # of the account, so it stays due
+        _compare(one.session_id, timedelta())
+        raise
+    except (NotNowError, PermanentError) as error:
+        _compare(one.session_id, unanswered.pause(report.note("session", one.session_id, error)))
+        if isinstance(error, AwayError):
+            raise
+        return record, None
+    unanswered.forget("session", one.session_id)
+    return record, retrieved
 
 
-def _take_over(record: VerificationRecord, retrieved: Retrieved, report: Report) -> None:
-    ours = _words(record.status, record.last_error_code)
+def _take_over(report: Report, one: Whose, record: VerificationRecord | None, retrieved: Retrieved) -> None:
+    ours = _words(record.status, record.last_error_code) if record else "unheard of"
     theirs = _words(retrieved.state.status, retrieved.state.error_code)
-    report.drifted.append(Drift(record.session_id, ours, theirs))
+    report.drifted.append(Drift(one.session_id, ours, theirs))
     counting.DRIFTED_SESSIONS.inc()
-    log.warning("session.drifted", session_id=record.session_id, ours=ours, theirs=theirs)
-    event = observed(record.session_id, record.account, record.livemode, retrieved.state, retrieved.asked_at)
+    log.warning("session.drifted", session_id=one.session_id, ours=ours, theirs=theirs)
+    event = observed(one.session_id, one.account, bool(settings().livemode), retrieved.state, retrieved.asked_at)
     if event:
         receive([event])
         report.to_process.append(event.id)
 
 
-def _compare_later(record: VerificationRecord, asked_at: datetime) -> None:
-    # The longer a session has been quiet, the longer it may stay so: some twenty looks in its first month.
-    wait = max(SETTLES_WITHIN, (asked_at - record.updated_at) / 2)
-    put_off = update(VerificationRecord).where(
-        col(VerificationRecord.session_id) == record.session_id,
-        col(VerificationRecord.updated_at) == record.updated_at,
-    )
+def _compare(session_id: str, later: timedelta, unless_changed_since: datetime | None = None) -> None:
+    """Sets in what time a session is compared next: what changes it knows better."""
+    change = update(VerificationRecord).where(col(VerificationRecord.session_id) == session_id)
+    if unless_changed_since:
+        change = change.where(col(VerificationRecord.updated_at) == unless_changed_since)
     with transaction() as session:
-        session.connection().execute(put_off.values(compare_at=asked_at + wait))
+        session.connection().execute(change.values(compare_at=now(later)))
 
 
 def _words(*parts: str | None) -> str:

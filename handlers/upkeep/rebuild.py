@@ -1,6 +1,5 @@
 """Rebuild: a wiped database filled again from Stripe: its sessions as they are, and the events it still has."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,86 +10,111 @@ import structlog
 
 from config.database import database_now
 from handlers.inbox.receive import receive
-from handlers.queue.failures import NotAllowedError, NotNowError
+from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
 from handlers.record.events import MalformedEventError, VerificationEvent, parse_session
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Listed
 from handlers.upkeep.drift import observed
-from handlers.upkeep.undelivered import AHEAD, EVENTS_KEPT, parse_listed
+from handlers.upkeep.undelivered import AHEAD, EVENTS_KEPT, parse_listed, whole_second
+from handlers.upkeep.windows import SECOND, Reading, id_of, walk
 
 log = structlog.stdlib.get_logger(__name__)
 
-_TRIES = 6  # of one request, with 1 to 16 s between: an operator waits, and a rate limit lasts a second
+_PAUSES = (1, 2, 4, 8, 16)  # seconds between the tries of a request: an operator waits, and a rate limit lasts a second
+
+_Read = Callable[[Any, datetime], VerificationEvent | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """One page put into the inbox: what it listed, how many items, and the ids that were new."""
+    """One page put into the inbox: what was listed, how many items, which ids were new, and what could not be read."""
 
     what: str
     listed: int
     event_ids: list[str]
+    failed: list[str]
 
 
 def rebuild(since: datetime | timedelta, accounts: Sequence[str | None], *, owes_nothing: bool) -> Iterator[Restored]:
     """Reads what was made since then, or so long ago, into the inbox, page by page; the workers apply it.
 
-    May be run again at any time.
-
-    Raises NotNowError when Stripe stays away, NotAllowedError when the key may not list.
+    May be run again at any time. An account, a page or an item that fails is said, and the others go on. Raises
+    AwayError when Stripe stays away.
     """
     now = database_now()
     start = now - since if isinstance(since, timedelta) else since
+    kept = max(start, now - EVENTS_KEPT)
     for account in accounts:
+        read = partial(_listed_event, account)
         yield from _restored(
-            "events",
-            sessions.list_events,
-            _listed_event,
-            max(start, now - EVENTS_KEPT),
-            account,
-            owes_nothing,
+            "events", partial(sessions.list_events, account=account), read, kept, account, owes_nothing
         )
-        yield from _restored("sessions", sessions.list_sessions, _listed_session, start, account, owes_nothing)
+        read = partial(_listed_session, account)
+        yield from _restored(
+            "sessions", partial(sessions.list_sessions, account=account), read, start, account, owes_nothing
+        )
 
 
 def _restored(
-    what: str,
-    list_page: Callable[..., Listed],
-    read: Callable[[dict[str, Any], str | None, datetime], VerificationEvent | None],
-    since: datetime,
-    account: str | None,
-    owes_nothing: bool,
+    what: str, list_page: Callable[..., Listed], read: _Read, since: datetime, account: str | None, owes_nothing: bool
 ) -> Iterator[Restored]:
-    until, after, more = database_now() + AHEAD, None, True
-    while more:
-        page = _patiently(partial(list_page, since, until, account, after=after))
-        found = (read(item, account, page.asked_at) for item in page.items)
-        events = [event for event in found if event]
+    pages: list[Restored] = []
+    whose = f"{what} of {account or 'our own account'}"
+
+    def take(page: Listed) -> None:
+        events, failed = [], []
+        for item in page.items:
+            try:
+                event = read(item, page.asked_at)
+            except MalformedEventError as error:  # of this one alone
+                failed.append(f"{id_of(item) or 'an item without an id'} among {whose}: {error}")
+            else:
+                events += [event] if event else []
         receipt = receive(events, owes_nothing=owes_nothing)
-        yield Restored(what, len(page.items), sorted(receipt.accepted))
-        more = page.has_more
-        after = page.items[-1]["id"] if page.items else None
+        pages.append(Restored(what, len(page.items), sorted(receipt.accepted), failed))
+
+    def fail(where: str, error: Exception) -> None:
+        pages.append(Restored(what, 0, [], [f"{where}: {error}"]))
+
+    reading = Reading(
+        ask=partial(_patiently, list_page),
+        take=take,
+        reached=lambda *_: None,
+        pass_over=lambda second, error: fail(f"{whose} at {second:%Y-%m-%d %H:%M:%SZ}", error),
+    )
+    try:
+        for _ in walk(reading, whole_second(since), whole_second(database_now() + AHEAD)):
+            while pages:
+                yield pages.pop(0)
+    except AwayError as error:
+        fail(whose, error)
+        yield from pages
+        raise
+    except (NotNowError, PermanentError) as error:
+        fail(whose, error)
+    yield from pages
 
 
-def _listed_event(item: dict[str, Any], account: str | None, _: datetime) -> VerificationEvent | None:
+def _listed_event(account: str | None, item: Any, _: datetime) -> VerificationEvent | None:
     return parse_listed(item, account)
 
 
-def _listed_session(item: dict[str, Any], account: str | None, asked_at: datetime) -> VerificationEvent | None:
-    try:
-        return observed(item["id"], account, item["livemode"], parse_session(item), asked_at)
-    except MalformedEventError as error:
-        log.error("session.unreadable", error=str(error))
-        return None
+def _listed_session(account: str | None, item: Any, asked_at: datetime) -> VerificationEvent | None:
+    session_id = id_of(item)
+    if session_id is None or not isinstance(item.get("livemode"), bool):
+        raise MalformedEventError("it has no id or mode")
+    return observed(session_id, account, item["livemode"], parse_session(item), asked_at)
 
 
-def _patiently(request: Callable[[], Listed]) -> Listed:
-    for tries in range(_TRIES - 1):
+def _patiently(list_page: Callable[..., Listed], start: datetime, end: datetime, after: str | None) -> Listed:
+    """Waits where a narrower window would not help."""
+    for pause in _PAUSES:
         try:
-            return request()
-        except NotAllowedError:
-            raise
+            return list_page(start, end, after=after)
         except NotNowError as error:
+            if end - start > SECOND and not isinstance(error, AwayError):
+                raise
             log.warning("stripe.awaited", error=str(error))
-            time.sleep(2**tries)
-    return request()
+            if stopping.wait(pause):
+                raise
+    return list_page(start, end, after=after)

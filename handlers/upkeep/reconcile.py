@@ -1,44 +1,56 @@
 """Reconcile: what Stripe has and we never applied.
 
-Two looks: the events Stripe could not deliver, and each of our sessions that is not at its end. What is found goes into
-the inbox like any event, so that order, owing and redaction are decided in one place.
+Three looks: the events Stripe could not deliver, our sessions that are not at their end, and every session as it grows
+old. What is found goes into the inbox like any event, so that order, owing and redaction are decided in one place.
 """
 
 import structlog
 
+from config.database import database_now
 from config.inserts import NOW
 from config.settings import settings
-from handlers.queue.failures import NotNowError, PermanentError
-from handlers.upkeep import progress
-from handlers.upkeep.allowance import EnoughError, Report, allowance, no_limit
-from handlers.upkeep.drift import compare_sessions
+from handlers.queue.failures import AwayError, stopping
+from handlers.upkeep import progress, unanswered
+from handlers.upkeep.accounts import Accounts, heard_of
+from handlers.upkeep.aged import compare_listed
+from handlers.upkeep.allowance import SECONDS, EnoughError, Report, allowance, in_turn, no_limit
+from handlers.upkeep.drift import compare_open
 from handlers.upkeep.undelivered import recover_events
 
 log = structlog.stdlib.get_logger(__name__)
 
 RUN = "reconcile"  # the bookmark of the last run
-_LOOKS = {"events": recover_events, "sessions": compare_sessions}
+_LOOKS = {"events": recover_events, "sessions": compare_open, "listed": compare_listed}
 
 
 def reconcile(*, bounded: bool = True) -> Report:
-    """One run. Bounded: so many requests and seconds, and of our sessions those whose turn it is; else everything.
+    """One run. Bounded: so many requests and seconds a look, and what is due; else everything.
 
-    1. fetches the events that Stripe could not deliver, of our account and of each we have heard of, from where the
-       last run stopped;
+    1. fetches the events that Stripe could not deliver, from where the last run stopped;
     2. compares our sessions that are not at their end with Stripe's, and takes what differs for an event;
-    3. notes when it ran; the report says what is to be handed to the workers.
+    3. the same with all sessions that have reached one of their ages, as Stripe lists them;
+    4. notes when it ran; the report says what is to be handed to the workers.
 
-    Never raises for Stripe's sake: the report says why a look stopped, and the next run goes on where this one did.
+    Each look has a share for our account and one for the connected accounts, who take turns. Never raises for Stripe's
+    sake: the report says what failed and why a look stopped, and the next run goes on where this one did.
     """
     report = Report()
     if not settings().stripe_api_key:
         report.stopped.append("no STRIPE_API_KEY")
         return report
-    for name, look in _LOOKS.items():
-        try:
-            look(report, allowance() if bounded else no_limit, bounded=bounded)
-        except (NotNowError, PermanentError, EnoughError) as error:
-            report.stopped.append(f"{name}: {error}")
+    connected = heard_of()
+    ours: Accounts = {None: connected.pop(None, database_now())}
+    for what, look in _LOOKS.items():
+        for whose, accounts in (("", ours), (" of connected accounts", connected)):
+            try:
+                in_turn(what, look(report, accounts, bounded=bounded), allowance() if bounded else no_limit, report)
+            except EnoughError as error:
+                report.stopped.append(f"{what}{whose}: {error}")
+            except AwayError as error:
+                report.stopped.append(f"{what}{whose}: {error}")
+                if error.again_after <= SECONDS:  # one's trouble is not the next look's
+                    stopping.wait(error.again_after)
+    unanswered.forget_old()
     progress.move(RUN, NOW)
     log.info(
         "reconcile.ended",
@@ -46,6 +58,7 @@ def reconcile(*, bounded: bool = True) -> Report:
         recovered=len(report.recovered),
         compared=report.compared,
         drifted=len(report.drifted),
+        failed=len(report.failed),
         stopped=report.stopped,
     )
     return report

@@ -1,87 +1,86 @@
 """Undelivered: the events that Stripe made and could not bring to us, fetched and put into the inbox."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import select
-from sqlmodel import col
 
-from config.database import database_now, transaction
+from config.database import database_now
 from handlers.inbox.receive import receive
 from handlers.metrics import counting
+from handlers.queue.failures import NotNowError, PermanentError
 from handlers.record.events import MalformedEventError, VerificationEvent, parse
 from handlers.stripe_api import sessions
-from handlers.tables.models import VerificationRecord
-from handlers.upkeep import progress
-from handlers.upkeep.allowance import Report, Spend
+from handlers.upkeep import progress, unanswered
+from handlers.upkeep.accounts import Accounts, bookmark, whose_turn
+from handlers.upkeep.allowance import Asking, Report
+from handlers.upkeep.windows import SECOND, Reading, id_of, walk
 
 log = structlog.stdlib.get_logger(__name__)
 
 EVENTS_KEPT = timedelta(days=30)  # by Stripe
 AHEAD = timedelta(days=1)  # reading to the end means past this second, whatever our clock says
-_IN_FLIGHT = timedelta(seconds=60)  # a younger event's first delivery is on its way
-_SECOND = timedelta(seconds=1)
+IN_FLIGHT = timedelta(seconds=60)  # a younger event's first delivery is on its way
 
 
-def recover_events(report: Report, spend: Spend, *, bounded: bool) -> None:
-    """Fetches them for each account. Raises EnoughError, NotNowError, PermanentError; what was read stays read."""
-    for account in _accounts():
-        _recover_account(report, spend, account, bounded=bounded)
+def recover_events(report: Report, accounts: Accounts, *, bounded: bool) -> dict[str | None, Asking]:
+    """What fetches them, for each account whose turn it is."""
+    turns = whose_turn("events", accounts, bounded=bounded)
+    return {account: _recover(report, account, bounded=bounded) for account in turns}
 
 
-def parse_listed(item: dict[str, Any], account: str | None) -> VerificationEvent | None:
-    """An event as a list shows it: without its account, which is the one that was asked. None if it cannot be read."""
-    try:
-        event = parse(item)
-    except MalformedEventError as error:
-        log.error("event.unreadable", error=str(error))
-        return None
+def parse_listed(item: Any, account: str | None) -> VerificationEvent | None:
+    """An event as a list shows it: without its account, which is the one that was asked. None if it is not ours.
+
+    Raises MalformedEventError.
+    """
+    event = parse(item)
     return replace(event, account=event.account or account) if isinstance(event, VerificationEvent) else None
 
 
-def _accounts() -> list[str | None]:
-    """Ours, and the connected ones we have heard of; the one that has waited longest first."""
-    with transaction() as session:
-        connected = session.scalars(
-            select(col(VerificationRecord.account)).where(col(VerificationRecord.account).is_not(None)).distinct()
-        ).all()
-    never = database_now() - EVENTS_KEPT
-    return sorted([None, *connected], key=lambda account: progress.reached(_bookmark(account)) or never)
+def whole_second(moment: datetime) -> datetime:
+    """As Stripe's filters have it."""
+    return moment.replace(microsecond=0)
 
 
-def _recover_account(report: Report, spend: Spend, account: str | None, *, bounded: bool) -> None:
-    """From where the last run stopped until now, in windows of time.
-
-    A list runs from new to old, and a run must be able to stop and go on: so each window that does not fit into one
-    page is halved, and what was read stays read. Most runs need one window and one request.
-    """
-    now = database_now()
-    oldest = _second(now - EVENTS_KEPT)
-    start = max(progress.reached(_bookmark(account)) or oldest, oldest)
-    width = EVENTS_KEPT
-    until = _second(now - _IN_FLIGHT if bounded else now + AHEAD)
-    while start < until:
-        end = min(start + width, until)
-        spend()
-        page = sessions.list_events(start, end, account, undelivered=True)
-        if page.has_more and width > _SECOND:
-            width = max(timedelta(seconds=(end - start) // _SECOND // 2), _SECOND)
+def _recover(report: Report, account: str | None, *, bounded: bool) -> Asking:
+    """From where the last run stopped until now; then the seconds that were passed over."""
+    name, now = bookmark("events", account), database_now()
+    oldest = whole_second(now - EVENTS_KEPT)
+    progress.begin(name, oldest)
+    start = max(progress.reached(name) or oldest, oldest)
+    reading = Reading(
+        ask=lambda start, end, after: sessions.list_events(start, end, account, after=after, undelivered=True),
+        take=lambda page: _take_in(page.items, account, report),
+        reached=lambda end, page: progress.move(name, min(end, whole_second(page.asked_at - IN_FLIGHT))),
+        pass_over=lambda second, error: report.note_second(name, second, error),
+    )
+    yield from walk(reading, start, whole_second(now - IN_FLIGHT if bounded else now + AHEAD))
+    left_alone = unanswered.waiting("second") if bounded else []
+    for row in unanswered.known("second", f"{name}:"):
+        second = datetime.fromtimestamp(int(row.name.rpartition(":")[2]), UTC)
+        if row.name in left_alone or second < oldest:
             continue
-        items = page.items
-        while page.has_more:
-            spend()
-            page = sessions.list_events(start, end, account, undelivered=True, after=items[-1]["id"])
-            items += page.items
-        _take_in(items, account, report)
-        progress.move(_bookmark(account), min(end, _second(page.asked_at - _IN_FLIGHT)))
-        start, width = end, min(width * 2, EVENTS_KEPT)
+        try:
+            yield from walk(replace(reading, reached=lambda *_: None), second, second + SECOND)
+        except (NotNowError, PermanentError) as error:
+            if isinstance(error, unanswered.OF_THE_ACCOUNT):
+                raise
+            report.note_second(name, second, error)
+        else:
+            unanswered.forget("second", row.name)
 
 
-def _take_in(items: list[dict[str, Any]], account: str | None, report: Report) -> None:
-    parsed = (parse_listed(item, account) for item in items)
-    events = [event for event in parsed if event]
+def _take_in(items: list[Any], account: str | None, report: Report) -> None:
+    events = []
+    for item in items:
+        try:
+            event = parse_listed(item, account)
+        except MalformedEventError as error:  # of this one alone
+            report.unreadable("event", id_of(item), error)
+        else:
+            events += [event] if event else []
     receipt = receive(events)
     report.undelivered += len(events)
     report.recovered += sorted(receipt.accepted)
@@ -90,11 +89,3 @@ def _take_in(items: list[dict[str, Any]], account: str | None, report: Report) -
         counting.RECOVERED_EVENTS.inc(len(receipt.accepted))
     for event_id in sorted(receipt.accepted):
         log.warning("event.recovered", event_id=event_id)
-
-
-def _bookmark(account: str | None) -> str:
-    return f"undelivered:{account or ''}"
-
-
-def _second(moment: datetime) -> datetime:
-    return moment.replace(microsecond=0)

@@ -10,7 +10,8 @@ class Fault:
 
     `after`: the call is executed first, so its effect is real and only the answer is lost. `saved`: an idempotency key
     remembers the error, as Stripe does for a 500. `nonsense` (see nonsense.py) comes in the true answer's place,
-    and `drip`: it comes byte by byte, with so many seconds between two.
+    and `drip`: it comes byte by byte, with so many seconds between two. `holding`: only where the true
+    answer names this id.
     """
 
     status: int | None = None
@@ -24,15 +25,17 @@ class Fault:
     saved: bool = False
     nonsense: str = ""
     drip: float = 0.0
+    holding: str = ""
     hits: int = 0
 
     def __post_init__(self) -> None:
         if self.status == 429 and self.retry_after is None:
             self.retry_after = 1.0
 
-    def matches(self, method: str, path: str) -> bool:
+    def matches(self, method: str, path: str, body: bytes = b"") -> bool:
         open_ = self.count is None or self.hits < self.count
-        return open_ and self.path in path and self.method.upper() in ("", method)
+        is_meant = self.path in path and self.method.upper() in ("", method)
+        return open_ and is_meant and (self.holding.encode() in body if self.holding else not body)
 
 
 @dataclass(slots=True)
@@ -46,9 +49,10 @@ class Faults:
         self.faults.append(fault)
         return fault
 
-    def take(self, method: str, path: str) -> Fault | None:
+    def take(self, method: str, path: str, body: bytes = b"") -> Fault | None:
+        """Of those that name no id; with the true answer's body, of those that do."""
         for fault in self.faults:
-            if fault.matches(method, path):
+            if fault.matches(method, path, body):
                 fault.hits += 1
                 return fault
         return None

@@ -81,6 +81,8 @@ async def _execute(call: Call, handler: Handler) -> tuple[int, bytes]:
     if fault and not fault.after:
         await _suffer(call, fault)
     body = encode(_handled(call, handler))
+    if holding := call.world.faults.take(call.method, call.path, body):
+        await _suffer(call, holding)
     if fault and fault.nonsense:
         raise Nonsense(fault.nonsense, body)
     if fault and fault.drip:

@@ -33,6 +33,14 @@ def _changed(body: bytes, **changes: object) -> bytes:
     return json.dumps(json.loads(body) | changes).encode()
 
 
+def _with_element(body: bytes, element: object) -> Instead:
+    """A list whose first element is something else, and whose true ones all follow; what is no list stays as it is."""
+    page = json.loads(body)
+    if "data" in page:
+        page["data"].insert(0, element)
+    return Instead(body=json.dumps(page).encode(), content_type=_JSON)
+
+
 @cache
 def _bomb() -> bytes:
     return gzip.compress(b'{"object": "' + bytes(100_000_000) + b'"}', 9)
@@ -72,6 +80,15 @@ KINDS: dict[str, Callable[[bytes], Instead]] = {
 # True, but for something that not all who ask have a use for.
 PARTLY: dict[str, Callable[[bytes], Instead]] = {
     "no date": lambda true: Instead(body=true, content_type=_JSON, dated=False),
+    "an element that is null": lambda true: _with_element(true, None),
+    "an element without an id": lambda true: _with_element(true, {"object": "event", "livemode": False}),
+    "an element of another kind": lambda true: _with_element(true, {"type": 5, "status": ["verified"]}),
+    "a list without an end": lambda true: Instead(body=_changed(true, has_more=True), content_type=_JSON),
+    # A replica that lags behind.
+    "as it was created": lambda true: Instead(
+        body=_changed(true, status="requires_input", last_error=None, last_verification_report=None, redaction=None),
+        content_type=_JSON,
+    ),
     "a status of the future": lambda true: Instead(body=_changed(true, status="on_hold"), content_type=_JSON),
     "as it was before": lambda true: Instead(
         body=_changed(true, status="processing", last_verification_report=None), content_type=_JSON

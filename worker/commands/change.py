@@ -13,7 +13,7 @@ from handlers.metrics import counting
 from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.queue.claims import Table
-from handlers.queue.failures import NotNowError, PermanentError
+from handlers.queue.failures import AwayError
 from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
@@ -60,12 +60,14 @@ def reconcile_now(arguments: argparse.Namespace) -> int:
             "of them new to us": len(report.recovered),
             "sessions compared": report.compared,
             "of them drifted": len(report.drifted),
+            "not answered": len(report.failed),
         }
         print_pairs(counts)
         print_rows([asdict(one) for one in report.drifted], ("session_id", "ours", "theirs"), "\ndrifted")
+        print_rows([asdict(one) for one in report.failed], ("what", "name", "reason"), "\nnot answered")
     for reason in report.stopped:
         print(f"Stopped before the end: {reason}.", file=sys.stderr)
-    return 1 if report.stopped else 0
+    return 1 if report.stopped or report.failed else 0
 
 
 def rebuild_options(parser: argparse.ArgumentParser) -> None:
@@ -78,25 +80,28 @@ def rebuild_options(parser: argparse.ArgumentParser) -> None:
 
 
 def rebuild_now(arguments: argparse.Namespace) -> int:
-    """Reads sessions and events back from Stripe; 1 when Stripe stopped it."""
+    """Reads sessions and events back from Stripe; 1 when something of it could not be read."""
     counts = {"events listed": 0, "new events": 0, "sessions listed": 0, "new sessions": 0}
+    failed: list[str] = []
     stopped = None
     try:
         for page in rebuild(arguments.since, [None, *arguments.account], owes_nothing=arguments.quiet):
             publish_events(page.event_ids)
             counts[f"{page.what} listed"] += page.listed
             counts[f"new {page.what}"] += len(page.event_ids)
-    except (NotNowError, PermanentError) as error:
+            failed += page.failed
+    except AwayError as error:
         stopped = str(error)
     if arguments.json:
-        print_json({**counts, "stopped": stopped})
+        print_json({**counts, "failed": failed, "stopped": stopped})
     else:
         print_pairs(counts)
+    for line in failed:
+        print(f"Not read: {line}", file=sys.stderr)
     if stopped:
         print(f"Stopped before the end: {stopped}. What was read stays; the command may be repeated.", file=sys.stderr)
-        return 1
     print("The workers apply it now: python -m worker status", file=sys.stderr)
-    return 0
+    return 1 if failed or stopped else 0
 
 
 def purge_now(arguments: argparse.Namespace) -> int:

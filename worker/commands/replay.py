@@ -20,6 +20,8 @@ _CLI_LINE = re.compile(
     re.MULTILINE,
 )
 _ANSWERS_WITHIN = 30.0  # seconds; the receiver gives up after ten
+_MOST_UNANSWERED = 3  # one after the other: then it is no event's fault
+_LONGEST_ANSWER = 64 * 1024  # the receiver's have a hundred bytes
 
 
 class UnreadableError(Exception):
@@ -39,17 +41,26 @@ def read(text: str) -> list[dict[str, Any]]:
 
 
 def replay(events: list[dict[str, Any]], url: str, secret: str) -> Counter[str]:
-    """Posts each event, in order. Returns how many came to each outcome: the receiver's words, or `refused (STATUS)`.
+    """Posts each event, in order. Returns how many came to each outcome: the receiver's words, `refused (STATUS)`, or
+    `unanswered`.
 
-    Raises OSError when the receiver cannot be reached.
+    Raises OSError or HTTPException when the receiver answers several in a row with nothing that can be understood.
     """
     target = urlsplit(url)
     connection = _connect(target)
     outcomes: Counter[str] = Counter()
-    terminal = Console(stderr=True)
+    terminal, unanswered = Console(stderr=True), 0
     try:
         for event in track(events, "Replaying", console=terminal, disable=not terminal.is_terminal):
-            outcomes[_post(connection, target.path, event, secret)] += 1
+            try:
+                outcomes[_post(connection, target.path, event, secret)] += 1
+                unanswered = 0
+            except (OSError, http.client.HTTPException):
+                outcomes["unanswered"] += 1
+                unanswered += 1
+                connection.close()  # the next event opens it again
+                if unanswered == _MOST_UNANSWERED:
+                    raise
     finally:
         connection.close()
     return outcomes
@@ -89,5 +100,12 @@ def _post(connection: http.client.HTTPConnection, path: str, event: dict[str, An
     headers = {"Content-Type": "application/json; charset=utf-8", "Stripe-Signature": signature}
     connection.request("POST", path, body.encode("utf-8", "surrogatepass"), headers)
     answer = connection.getresponse()
-    content = answer.read()
-    return str(json.loads(content)["outcome"]) if answer.status == 200 else f"refused ({answer.status})"
+    content = answer.read(_LONGEST_ANSWER + 1)
+    if len(content) > _LONGEST_ANSWER:
+        raise http.client.HTTPException("the answer is too long")
+    if answer.status != 200:
+        return f"refused ({answer.status})"
+    try:
+        return str(json.loads(content)["outcome"])
+    except (ValueError, TypeError, KeyError):
+        raise http.client.HTTPException("the answer is not the receiver's") from None

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 from config.database import DATABASE_TROUBLE, measure_clock
@@ -36,7 +37,7 @@ def replay_options(parser: argparse.ArgumentParser) -> None:
 
 
 def replay_file(arguments: argparse.Namespace) -> int:
-    """Posts events; 1 when one was refused."""
+    """Posts events; 1 when one was refused or not answered."""
     with suppress(*DATABASE_TROUBLE):
         if not settings().embedded_database:
             measure_clock()  # by which the receiver judges what is signed here
@@ -47,10 +48,10 @@ def replay_file(arguments: argparse.Namespace) -> int:
     except UnreadableError as error:
         print(f"{arguments.file}: {error}", file=sys.stderr)
         return 2
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, HTTPException, UnicodeDecodeError) as error:
         print(f"Nothing more was replayed: {error}", file=sys.stderr)
         return 1
     for outcome, count in sorted(outcomes.items()):
         print(f"{outcome}: {count}")
     print(f"total: {outcomes.total()}")
-    return 1 if any(outcome.startswith("refused") for outcome in outcomes) else 0
+    return 1 if any(outcome.startswith(("refused", "unanswered")) for outcome in outcomes) else 0

@@ -20,7 +20,7 @@ from handlers.operator.queries import (
     records_by_status,
 )
 from handlers.tables.models import InboxEvent, InboxStatus, OutboxAction, VerificationRecord
-from handlers.upkeep import progress
+from handlers.upkeep import progress, unanswered
 from handlers.upkeep.reconcile import RUN
 from worker.commands.options import add_filters, chosen
 from worker.commands.printing import print_json, print_pairs, print_rows
@@ -38,7 +38,8 @@ _RECORD += ("redacted_at", "created_at", "updated_at")
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Counts, ages, rates, and what has waited for a day; 1 when something is dead or has waited too long."""
+    """Counts, ages, rates, and what has waited for a day; 1 when something is dead or has waited too long, or when
+    Stripe would not answer about our own account."""
     events, actions = backlog_of(InboxEvent), backlog_of(OutboxAction)
     late_events, late_actions = overdue() if events.overdue or actions.overdue else ([], [])
     found: dict[str, Any] = {
@@ -52,6 +53,7 @@ def status(arguments: argparse.Namespace) -> int:
             "events": [_fields(event, _EVENT) for event in late_events],
             "actions": [_fields(action, _ACTION) for action in late_actions],
         },
+        "unanswered": unanswered.counts(),
     }
     if arguments.json:
         print_json(found)
@@ -60,11 +62,12 @@ def status(arguments: argparse.Namespace) -> int:
         print_rows(lines, ("", "waiting", "due", "dead", "oldest_seconds", "overdue"))
         print_pairs(found["last_five_minutes"], "\nin the last five minutes")
         print_pairs(found["sessions"], "\nsessions")
+        print_pairs(found["unanswered"], "\nunanswered by Stripe (python -m worker doctor)")
         print_pairs({name: found[name] for name in ("queue_messages", "reconciled_at")}, "\nbeside")
         if late_events or late_actions:
             _print_rows_of(found["overdue"], "\nwaiting for more than a day: ")
     late = max(events.oldest_seconds, actions.oldest_seconds) > settings().backlog_seconds
-    return 1 if events.dead or actions.dead or late else 0
+    return 1 if events.dead or actions.dead or late or unanswered.is_ours() else 0
 
 
 def events_options(parser: argparse.ArgumentParser) -> None:

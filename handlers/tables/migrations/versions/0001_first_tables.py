@@ -1,4 +1,4 @@
-"""Inbox, records, submissions, outbox; outputs, bookmarks, clocks, metrics."""
+"""Inbox, records, submissions, outbox; outputs, bookmarks, clocks, what is unanswered, metrics."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -141,6 +141,7 @@ def upgrade() -> None:
         "identity_bookmark",
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("reached", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("asked_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
@@ -150,6 +151,17 @@ def upgrade() -> None:
         sa.Column("ahead_seconds", sa.Float(), nullable=False),
         sa.Column("measured_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("process"),
+    )
+    op.create_table(
+        "identity_unanswered",
+        sa.Column("what", sa.String(), nullable=False),
+        sa.Column("livemode", sa.Boolean(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("asked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("what", "livemode", "name"),
     )
     op.create_table(
         "identity_metric",
@@ -163,6 +175,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("identity_metric")
     op.drop_table("identity_process_clock")
+    op.drop_table("identity_unanswered")
     op.drop_table("identity_bookmark")
     op.drop_index("ix_verified_output_fetched_at", table_name="verified_output")
 

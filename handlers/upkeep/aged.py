@@ -1,0 +1,89 @@
+"""Aged: every session as Stripe lists it, looked at ever more rarely as it grows old, and compared with ours.
+
+An override or a redaction may come at any time, and its event may never come. And what was answered 2xx and then lost
+with its database (a failover without synchronous replication) is undelivered nowhere: only a list shows it.
+"""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlmodel import col
+
+from config.database import database_now, transaction
+from handlers.record.events import MalformedEventError, parse_session
+from handlers.stripe_api import sessions
+from handlers.stripe_api.sessions import Listed
+from handlers.tables.models import VerificationRecord
+from handlers.upkeep import progress
+from handlers.upkeep.accounts import Accounts, bookmark, whose_turn
+from handlers.upkeep.allowance import Asking, Report
+from handlers.upkeep.drift import Whose, confirmed, differs
+from handlers.upkeep.undelivered import AHEAD, whole_second
+from handlers.upkeep.windows import Reading, id_of, walk
+
+# Since its creation: seven looks in the first month, eleven in seven years.
+AGES = tuple(timedelta(hours=3**power) for power in range(11))
+_LATE = 4  # a look may come late by this part of the age, so that many sessions share a request
+
+
+def compare_listed(report: Report, accounts: Accounts, *, bounded: bool) -> dict[str | None, Asking]:
+    """What compares the sessions that have reached one of the AGES (unbounded: all), for each account."""
+    turns = whose_turn("listed", accounts, bounded=bounded)
+    return {account: _compare(report, account, accounts[account], bounded=bounded) for account in turns}
+
+
+def _compare(report: Report, account: str | None, heard_of_at: datetime, *, bounded: bool) -> Asking:
+    """Only what was made since we first heard of the account: what was there before us is nobody's drift."""
+    name, now, first = bookmark("listed", account), database_now(), whole_second(heard_of_at)
+    progress.begin(name, first)
+    if not bounded:
+        yield from _look(report, account, first, now + AHEAD, f"{name}:all")
+        return
+    for age in AGES:
+        mark, until = f"{name}:{age // timedelta(hours=1)}", whole_second(now - age)
+        start = max(progress.reached(mark) or first, first)
+        if until - start >= age / _LATE:
+            yield from _look(report, account, start, until, mark)
+
+
+def _look(report: Report, account: str | None, start: datetime, until: datetime, mark: str) -> Asking:
+    doubtful: list[Whose] = []
+    ends: list[datetime] = []
+    reading = Reading(
+        ask=lambda start, end, after: sessions.list_sessions(start, end, account, after=after),
+        take=lambda page: doubtful.extend(_differing(report, account, page)),
+        reached=lambda end, _: ends.append(end),
+        pass_over=lambda second, error: report.note_second(mark, second, error),
+    )
+    for _ in walk(reading, start, until):
+        yield from _settled(report, doubtful, ends, mark)
+        yield
+    yield from _settled(report, doubtful, ends, mark)
+
+
+def _settled(report: Report, doubtful: list[Whose], ends: list[datetime], mark: str) -> Asking:
+    """What a window holds is settled before the bookmark moves past it."""
+    while doubtful:
+        yield from confirmed(report, [doubtful[0]])
+        del doubtful[0]
+    while ends:
+        progress.move(mark, ends.pop(0))
+
+
+def _differing(report: Report, account: str | None, page: Listed) -> list[Whose]:
+    listed = {session_id: item for item in page.items if (session_id := id_of(item))}
+    with transaction() as session:
+        rows = select(VerificationRecord).where(col(VerificationRecord.session_id).in_(list(listed)))
+        ours = {record.session_id: record for record in session.scalars(rows)}
+    found, settled = [], {one.session_id for one in report.drifted}
+    for item in page.items:
+        session_id = id_of(item)
+        try:
+            if session_id is None:
+                raise MalformedEventError("it has no id")
+            if differs(ours.get(session_id), parse_session(item)) and session_id not in settled:
+                found.append(Whose(session_id, account))
+        except MalformedEventError as error:  # of this one alone
+            report.unreadable("session", session_id, error)
+    report.compared += len(listed)
+    return found

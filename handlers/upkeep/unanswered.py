@@ -1,0 +1,117 @@
+"""What Stripe would not answer about, so that it is seen, and asked last: an account, a session, a second of a list.
+
+A row stays until there is an answer, or until nobody has asked for some days.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import ColumnElement, delete, select
+from sqlmodel import col
+
+from config.database import database_now, now, statement, transaction
+from config.inserts import NOW, insert_or
+from config.settings import settings
+from handlers.metrics import counting
+from handlers.queue.failures import AwayError, NotAllowedError, UnreadableError, describe
+from handlers.record.events import MalformedEventError
+from handlers.tables.models import Unanswered
+
+log = structlog.stdlib.get_logger(__name__)
+
+_FIRST_PAUSE = timedelta(minutes=5)  # doubled with each failure in a row
+_LONGEST_PAUSE = timedelta(hours=1)  # what an outage of Stripe's fails all alike, is asked again soon after it
+_FORGOTTEN_AFTER = timedelta(days=4)  # nobody asks about it any more
+_AGAIN = (
+    "(what, livemode, name) DO UPDATE SET failures = identity_unanswered.failures + 1,"
+    " reason = excluded.reason, asked_at = excluded.asked_at"
+)
+# What is said of a whole account, and of everything: no fault of what was asked about.
+OF_THE_ACCOUNT = (AwayError, NotAllowedError)
+_REASONS = {
+    AwayError: "away",
+    NotAllowedError: "not allowed",
+    UnreadableError: "unreadable",
+    MalformedEventError: "unreadable",
+}
+
+
+def note(what: str, name: str, error: Exception) -> int:
+    """One more failure; how many there have been in a row."""
+    row = {
+        "what": what,
+        "livemode": bool(settings().livemode),
+        "name": name,
+        "reason": str(error),
+        "failures": 1,
+        "since": NOW,
+        "asked_at": NOW,
+    }
+    with statement() as connection:
+        [(failures,)] = insert_or(connection, Unanswered, [row], on_conflict=_AGAIN, returning="failures")
+    count(what, name, error, failures=failures)
+    return int(failures)
+
+
+def count(what: str, name: str, error: Exception, **fields: int) -> None:
+    """Shows a failure in the log and the metrics."""
+    reason = next((word for kind, word in _REASONS.items() if isinstance(error, kind)), "refused")
+    counting.UNANSWERED.labels(what, reason).inc()
+    log.error("stripe.unanswered", what=what, name=name, error=describe(error), **fields)
+
+
+def forget(what: str, *names: str) -> None:
+    """There was an answer."""
+    _delete(col(Unanswered.what) == what, col(Unanswered.name).in_(names))
+
+
+def forget_old() -> None:
+    """What nobody asks about any more: sessions that have ended, seconds that Stripe keeps no longer."""
+    _delete(col(Unanswered.asked_at) < now(-_FORGOTTEN_AFTER))
+
+
+def pause(failures: int) -> timedelta:
+    """How long nobody asks again."""
+    return min(_FIRST_PAUSE * (1 << min(failures - 1, 10)), _LONGEST_PAUSE)
+
+
+def known(what: str | None = None, prefix: str = "") -> Sequence[Unanswered]:
+    """All that is unanswered in this key's mode, or some of it, for longest first."""
+    rows = select(Unanswered).where(
+        _is_of_this_mode(),
+        *([col(Unanswered.what) == what] if what else []),
+        col(Unanswered.name).startswith(prefix, autoescape=True),
+    )
+    with transaction() as session:
+        return session.scalars(rows.order_by(col(Unanswered.since), col(Unanswered.name))).all()
+
+
+def waiting(what: str) -> list[str]:
+    """The names of those that nobody asks about yet. Our own account never is among them."""
+    at = database_now()
+    return [row.name for row in known(what) if row.name and row.asked_at + pause(row.failures) > at]
+
+
+def counts() -> dict[str, int]:
+    """How many accounts, sessions and seconds of lists there are of it."""
+    rows = select(col(Unanswered.what), col(Unanswered.name)).where(_is_of_this_mode())
+    with transaction() as session:
+        found = [(what, name) for what, name in session.execute(rows)]
+    one = {"session": "sessions", "second": "seconds"}
+    kinds = {(one.get(what, "accounts"), name) for what, name in found}
+    return {kind: sum(kind == other for other, _ in kinds) for kind in ("accounts", "sessions", "seconds")}
+
+
+def is_ours() -> bool:
+    """Whether our own account is among it."""
+    return any(row.name == "" for row in known())
+
+
+def _is_of_this_mode() -> ColumnElement[bool]:
+    return col(Unanswered.livemode) == bool(settings().livemode)
+
+
+def _delete(*conditions: ColumnElement[bool]) -> None:
+    with statement() as connection:
+        connection.execute(delete(Unanswered).where(_is_of_this_mode(), *conditions))
