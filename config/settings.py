@@ -242,7 +242,7 @@ class Settings(BaseSettings):
     action_threads: Annotated[int, Field(ge=1, le=1000)] = 0  # half of the worker's
     database_pool: Annotated[int, Field(ge=1, le=1000)] = 0  # what its process needs
     backoff_seconds: Annotated[int, Field(ge=1, le=86400)] = 60
-    reconcile_seconds: Annotated[int, Field(ge=60, le=86400)] = 900  # a run may take 15 s and 200 of Stripe's calls
+    reconcile_seconds: Annotated[int, Field(ge=60, le=86400)] = 900  # a run asks Stripe 300 times at most
     api_tokens: Annotated[tuple[_ApiToken, ...], _SEVERAL] = ()
     stripe_publishable_key: Annotated[
         SecretStr,

@@ -61,9 +61,16 @@ def retrieve_email(session_id: str, account: str | None) -> str | None:
 
 def retrieve_outputs(session_id: str, account: str | None, names: Sequence[str]) -> dict[str, Any]:
     """The named verified outputs that there are, by the restricted key, which sees the sensitive ones."""
-    expand = ["verified_outputs", *(f"verified_outputs.{name}" for name in names if name in _SENSITIVE)]
+    expand = _to_expand(names)
     outputs = _part(_retrieve(session_id, account, expand, settings().stripe_restricted_key), "verified_outputs")
     return {name: outputs[name] for name in names if outputs.get(name) is not None}
+
+
+def shows_outputs(names: Sequence[str]) -> bool:
+    """Whether the restricted key may read them was tried: False where no session of ours is verified yet."""
+    expand = [f"data.{path}" for path in _to_expand(names)]
+    key = settings().stripe_restricted_key
+    return bool(ask_for_page(SESSIONS, key=key, limit=1, status=str(Status.VERIFIED), expand=expand).content["data"])
 
 
 def cancel(session_id: str, account: str | None) -> bool:
@@ -100,6 +107,10 @@ def list_events(
 def list_sessions(since: datetime, until: datetime, account: str | None, *, after: str | None = None) -> Listed:
     """A page of the sessions created in [since, until), each as it is now."""
     return _listed(ask_for_page(SESSIONS, account, **_window(since, until, after)))
+
+
+def _to_expand(names: Sequence[str]) -> list[str]:
+    return ["verified_outputs", *(f"verified_outputs.{name}" for name in names if name in _SENSITIVE)]
 
 
 def _window(since: datetime, until: datetime, after: str | None) -> dict[str, Any]:

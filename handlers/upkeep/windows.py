@@ -84,9 +84,9 @@ def _rest(reading: Reading, start: datetime, end: datetime, page: Listed) -> Gen
 
 
 def _before_a_burst(start: datetime, end: datetime, page: Listed) -> timedelta | None:
-    """The width up to where the items of a full page begin, if these, the window's newest, lie within a small part of it.
+    """The width up to where a full page's items begin, if these, the window's newest, lie close together.
 
-    Or only these, if nothing is before them. None where they are spread, or cannot be read.
+    Only as wide as these, if they are at its start. None where they are spread, or cannot be read.
     """
     created = [item.get("created") if isinstance(item, dict) else None for item in (page.items or [None])]
     newest, oldest = created[0], created[-1]

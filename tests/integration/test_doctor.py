@@ -116,6 +116,58 @@ def test_a_restricted_key_that_may_not_read_endpoints_is_a_warning(
     assert _levels("endpoint") == {"WARN"}
 
 
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("identity_product_read", "read sessions"),
+        ("event_read", "read events"),
+        ("identity_product_write", "cancel sessions"),
+    ],
+)
+def test_a_missing_permission_fails_and_is_named(
+    simulator: Simulator, environment: pytest.MonkeyPatch, missing: str, words: str
+) -> None:
+    needed = {"identity_product_read", "event_read", "identity_product_write"}
+    environment.setenv("STRIPE_API_KEY", simulator.restricted_key)
+    databases.forget_process_state()
+    simulator.keys(key=simulator.restricted_key, permissions=[*needed])
+    assert _levels("permissions") == {"OK"}
+    simulator.keys(key=simulator.restricted_key, permissions=[*needed - {missing}])
+    [failed] = [one.words for one in examine() if (one.what, one.level) == ("permissions", "FAIL")]
+    assert words in failed
+    assert f"rak_{missing}" in failed
+
+
+@pytest.mark.parametrize(
+    ("permissions", "level"),
+    [
+        (["identity_product_read", "identity_verification_results_sensitive_read"], "OK"),
+        (["identity_product_read"], "FAIL"),
+        ([], "FAIL"),
+    ],
+    ids=["all", "not the sensitive ones", "none"],
+)
+def test_the_restricted_key_is_tried_with_the_outputs_that_are_kept(
+    simulator: Simulator, environment: pytest.MonkeyPatch, permissions: list[str], level: str
+) -> None:
+    environment.setenv("VERIFIED_OUTPUTS", "first_name,dob")
+    environment.setenv("VERIFIED_OUTPUTS_KEY", "A" * 43 + "=")
+    environment.setenv("STRIPE_RESTRICTED_KEY", simulator.restricted_key)
+    databases.forget_process_state()
+    simulator.keys(key=simulator.restricted_key, permissions=permissions)
+    assert _levels("permissions") == {"OK", "WARN" if level == "OK" else level}  # nobody is verified yet
+    simulator.run(1, "passes")
+    assert _levels("permissions") == {"OK", level}
+    environment.setenv("STRIPE_RESTRICTED_KEY", simulator.restricted_key.replace("test", "live"))
+    databases.forget_process_state()
+    assert _levels("permissions") == {"OK", "FAIL"}
+
+
+def test_an_edge_that_refuses_everything_fails(simulator: Simulator) -> None:
+    simulator.fault(403, count=None)
+    assert _levels("permissions") == {"FAIL"}
+
+
 def test_a_missing_endpoint_fails(simulator: Simulator) -> None:
     assert simulator
     assert _levels("endpoint") == {"FAIL"}

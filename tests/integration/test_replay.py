@@ -1,10 +1,16 @@
 """A capture of the Stripe CLI's, replayed into a service without any Stripe: the application knows the addresses."""
 
+import json
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from http.client import HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import pytest
 
 from tests.payloads.expected import DELIVERIES, SESSIONS, Outcome
 from tests.support.service import ROOT, Service
@@ -34,6 +40,58 @@ def test_a_replayed_capture_comes_to_the_records_and_mails_of_its_stories(tmp_pa
         assert not any(
             b"c4nary" in file.read_bytes() for file in files
         )  # what the capture's client_secret and url hold
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Answers each event as it is told to, by its id; None closes the connection."""
+
+    protocol_version = "HTTP/1.1"
+    answers: ClassVar[dict[str, bytes | None]] = {}
+
+    def do_POST(self) -> None:
+        event_id = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["id"]
+        body = self.answers.get(event_id, b'{"outcome": "accepted"}')
+        if body is None:
+            self.close_connection = True
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver() -> Iterator[str]:
+    """The URL of one that runs."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/webhooks/stripe"
+    Receiver.answers.clear()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, b"", b"<html>", b"null", b'{"outcome": ', b'{"event": "evt_1"}', b" " * 100_000],
+    ids=["closed", "nothing", "a page", "null", "half", "no outcome", "too long"],
+)
+def test_an_event_that_gets_no_answer_keeps_no_other_from_being_replayed(receiver: str, answer: bytes | None) -> None:
+    Receiver.answers["evt_1"] = answer
+    events = [{"id": f"evt_{n}", "type": "x"} for n in range(4)]
+    assert replay(events, receiver, "whsec_made_up") == {"accepted": 3, "unanswered": 1}
+
+
+def test_a_receiver_that_answers_nothing_ends_the_replay(receiver: str) -> None:
+    events = [{"id": f"evt_{n}", "type": "x"} for n in range(40)]
+    Receiver.answers |= dict.fromkeys((event["id"] for event in events), b"<html>")
+    with pytest.raises(HTTPException):
+        replay(events, receiver, "whsec_made_up")
 
 
 def _parts(events: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

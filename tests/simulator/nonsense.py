@@ -89,6 +89,9 @@ PARTLY: dict[str, Callable[[bytes], Instead]] = {
         body=_changed(true, status="requires_input", last_error=None, last_verification_report=None, redaction=None),
         content_type=_JSON,
     ),
+    "as it was verified": lambda true: Instead(
+        body=_changed(true, status="verified", last_error=None, redaction=None), content_type=_JSON
+    ),
     "a status of the future": lambda true: Instead(body=_changed(true, status="on_hold"), content_type=_JSON),
     "as it was before": lambda true: Instead(
         body=_changed(true, status="processing", last_verification_report=None), content_type=_JSON

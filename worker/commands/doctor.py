@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 
 import psycopg
@@ -18,15 +20,18 @@ from handlers.operator.queries import backlog_of
 from handlers.outbox.mails import email_lookup
 from handlers.outbox.smtp import check_smtp
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError, RefusedError, describe
-from handlers.stripe_api import account
+from handlers.stripe_api import account, sessions
 from handlers.tables.models import InboxEvent, OutboxAction
 from handlers.tables.schema import is_at_head
+from handlers.upkeep import unanswered
 from handlers.upkeep.purge import MOST_APART
 from worker.commands import endpoint
 from worker.commands.printing import print_json, print_rows
 
 # A signature is good for 300 s either way: half of that is eaten up by a clock this wrong.
 _SKEW_FAILS = 150.0
+_MOST_UNANSWERED = 20  # lines
+_WORDS = {"events": "the events of", "sessions": "the sessions of", "listed": "the list of sessions of"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,53 @@ def _stripe() -> Iterator[tuple[str, str]]:
     level = "FAIL" if skew > _SKEW_FAILS else "WARN" if skew > clocks.WRONG else "OK"
     advice = "" if level == "OK" else ": set the database's by NTP, or signatures will be refused"
     yield level, f"its clock and the database's are {skew:.0f} s apart{advice}"
+
+
+def _permissions() -> Iterator[tuple[str, str]]:
+    """Each thing that is asked of Stripe, tried: what is refused here would wait for ever."""
+    if not settings().stripe_api_key:
+        yield "WARN", "not checked: needs STRIPE_API_KEY"
+        return
+    span = true_now() - timedelta(hours=1), true_now(), None
+    yield _tried("STRIPE_API_KEY", "read sessions", "identity_product_read", partial(sessions.list_sessions, *span))
+    yield _tried("STRIPE_API_KEY", "read events", "event_read", partial(sessions.list_events, *span))
+    # Of none: whether it may is said before whether there is one.
+    yield _tried(
+        "STRIPE_API_KEY", "cancel sessions", "identity_product_write", partial(sessions.cancel, "vs_none", None)
+    )
+    names, key = settings().verified_outputs, settings().stripe_restricted_key.get_secret_value()
+    if not names:
+        return
+    if key.startswith("rk_live_") != settings().livemode:
+        yield "FAIL", "STRIPE_RESTRICTED_KEY is of the other mode than STRIPE_API_KEY"
+        return
+    permission = "identity_product_read, with rak_identity_verification_results_sensitive_read"
+    level, words = _tried("STRIPE_RESTRICTED_KEY", "read outputs", permission, partial(sessions.shows_outputs, names))
+    yield level, words
+    if level == "OK" and not sessions.shows_outputs(names):
+        yield "WARN", "no session is verified yet, so no output could be read: ask again then"
+
+
+def _tried(key: str, what: str, permission: str, attempt: Callable[[], object]) -> tuple[str, str]:
+    try:
+        attempt()
+    except NotAllowedError as error:
+        return "FAIL", f"{error}: {key} may not {what}: give it the permission rak_{permission}"
+    except (NotNowError, PermanentError) as error:
+        return "FAIL", f"{error}: whether {key} may {what} could not be tried"
+    return "OK", f"{key} may {what}"
+
+
+def _unanswered() -> Iterator[tuple[str, str]]:
+    rows = unanswered.known()
+    for row in rows[:_MOST_UNANSWERED]:
+        whose = f"{_WORDS.get(row.what, row.what)} {row.name or 'our own account'}"
+        times = f"{row.failures} times since {row.since:%Y-%m-%d %H:%M} UTC"
+        yield "WARN" if row.name else "FAIL", f"{whose}: {row.reason}, {times}"
+    if len(rows) > _MOST_UNANSWERED:
+        yield "WARN", f"and {len(rows) - _MOST_UNANSWERED} more, all of them counted by python -m worker status"
+    if not rows:
+        yield "OK", "reconcile got its answers about each account and session"
 
 
 def _endpoint() -> Iterator[tuple[str, str]]:
@@ -218,6 +270,8 @@ CHECKS: dict[str, Check] = {
     "settings": _settings,
     "webhook secret": _secrets,
     "stripe": _stripe,
+    "permissions": _permissions,
+    "unanswered": _unanswered,
     "endpoint": _endpoint,
     "database": _database,
     "clocks": _clocks,
