@@ -29,6 +29,7 @@ from handlers.tables.models import Verification, VerificationRecord
 from handlers.upkeep.drift import observed
 
 LEASE = timedelta(seconds=90)  # longer than all that one opening may ask of Stripe
+_TURN = ("id", "generation", "session_id", "updated_at", "return_url")
 _DAY = timedelta(days=1)
 _SEARCHED_BEFORE = timedelta(hours=1)  # a host's clock and Stripe's may differ
 _MOST_BURNED = 3  # in one opening: a key is spent by a lost answer, and not three times in a row
@@ -66,6 +67,7 @@ class Turn:
     session_id: str | None
     began_at: datetime  # this generation, by the database's clock
     is_new: bool  # nobody can have asked Stripe for this generation before
+    return_url: str | None = None  # of the generation: Stripe does not tell it, nor let it be changed
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -104,15 +106,22 @@ def take_turn(wanted: Wanted) -> Turn | None:
         update(Verification)
         .where(*(col(getattr(Verification, name)) == row[name] for name in Verification.KEY), free)
         .values(opening_until=now(LEASE))
-        .returning(*(col(getattr(Verification, name)) for name in ("id", "generation", "session_id", "updated_at")))
+        .returning(*(col(getattr(Verification, name)) for name in _TURN))
     )
     with transaction() as session:
         is_new = bool(insert_new(session.connection(), Verification, [row]))
         found = session.connection().execute(taken).one_or_none()
     if found is None:
         return None
-    id_, generation, session_id, began_at = found
-    return Turn(verification_id=id_, generation=generation, session_id=session_id, began_at=began_at, is_new=is_new)
+    id_, generation, session_id, began_at, return_url = found
+    return Turn(
+        verification_id=id_,
+        generation=generation,
+        session_id=session_id,
+        began_at=began_at,
+        is_new=is_new,
+        return_url=return_url,
+    )
 
 
 def use_turn(turn: Turn, wanted: Wanted) -> Opened:
@@ -135,7 +144,7 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
                 _replace(turn, wanted, answer)
                 answer = None
             if answer is None:
-                turn = _next_generation(turn)
+                turn = _next_generation(turn, wanted)
         if wanted.adopt:
             answer = _adopted(turn, wanted, answer)
         for _ in range(_MOST_BURNED):
@@ -146,11 +155,11 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
                 made = answer is not None
             if answer:
                 break
-            turn = _next_generation(turn)
+            turn = _next_generation(turn, wanted)
         if answer is None:
             raise OpeningError("opening")
         if answer.state.status == Status.REQUIRES_INPUT:
-            answer = _configured(answer, wanted)
+            answer = _configured(turn, answer, wanted)
         event_id = _write(turn, wanted, answer)
     finally:
         _give_back(turn)
@@ -208,6 +217,8 @@ def _created(turn: Turn, wanted: Wanted) -> Answer | None:
     """A new session; None where nothing can be made under this generation's key any more."""
     ours = {**(wanted.params.get("metadata") or {}), **turn.metadata}
     params = {**wanted.params, "client_reference_id": wanted.client_reference_id, "metadata": ours}
+    if wanted.return_url:
+        params["return_url"] = wanted.return_url
     key = f"open-{turn.verification_id}-{turn.generation}"
     try:
         answer = changing.create(params, _account(wanted), key)
@@ -217,20 +228,34 @@ def _created(turn: Turn, wanted: Wanted) -> Answer | None:
     return _unless_over(answer.id, wanted) if answer.is_replayed else answer
 
 
-def _next_generation(turn: Turn) -> Turn:
+def _next_generation(turn: Turn, wanted: Wanted) -> Turn:
     """The turn of the next one; raises OpeningError where the person has had enough, or somebody else was faster."""
     with transaction() as session:
         _unless_enough(session.connection(), turn)
         advanced = (
             update(Verification)
             .where(*_fence(turn))
-            .values(generation=turn.generation + 1, session_id=None, updated_at=now())
+            .values(
+                generation=turn.generation + 1,
+                session_id=None,
+                verification_flow=wanted.params.get("verification_flow"),
+                return_url=wanted.return_url,
+                locale=wanted.locale,
+                updated_at=now(),
+            )
             .returning(col(Verification.updated_at))
         )
         began_at = session.connection().execute(advanced).scalar_one_or_none()
     if began_at is None:
         raise OpeningError("opening")
-    return replace(turn, generation=turn.generation + 1, session_id=None, began_at=began_at, is_new=True)
+    return replace(
+        turn,
+        generation=turn.generation + 1,
+        session_id=None,
+        began_at=began_at,
+        is_new=True,
+        return_url=wanted.return_url,
+    )
 
 
 def _unless_enough(connection: Any, turn: Turn) -> None:
@@ -246,8 +271,11 @@ def _unless_enough(connection: Any, turn: Turn) -> None:
         raise OpeningError("too-many", retry_after=int(_DAY.total_seconds()))
 
 
-def _configured(answer: Answer, wanted: Wanted) -> Answer:
-    if names := fixed_differences(wanted.params, answer.content):
+def _configured(turn: Turn, answer: Answer, wanted: Wanted) -> Answer:
+    names = fixed_differences(wanted.params, answer.content)
+    if wanted.return_url not in (None, turn.return_url):
+        names.append("return_url")
+    if names:
         raise OpeningError("configuration-differs", ", ".join(names))
     changed = changes(wanted.params, answer.content)
     if not changed:
@@ -269,8 +297,12 @@ def _write(turn: Turn, wanted: Wanted, answer: Answer) -> str | None:
         "livemode": wanted.livemode,
         "verification_id": turn.verification_id,
         "generation": turn.generation,
+        "verification_flow": answer.content.get("verification_flow"),
     }
-    adopted = "(session_id) DO UPDATE SET verification_id = excluded.verification_id, generation = excluded.generation"
+    adopted = (
+        "(session_id) DO UPDATE SET verification_id = excluded.verification_id, generation = excluded.generation,"
+        " verification_flow = excluded.verification_flow"
+    )
     with transaction() as session:
         connection = session.connection()
         if not connection.execute(current).rowcount:

@@ -1,5 +1,6 @@
 """The application's half over HTTP: one session, whatever happens; against the local Stripe."""
 
+import http.client
 import re
 import threading
 from collections.abc import Iterator
@@ -200,6 +201,22 @@ def test_what_can_be_changed_is_and_what_cannot_is_named(api: TestClient, stripe
     refused = _open(api, related_customer="cus_2")
     assert (refused.status_code, refused.json()["code"]) == (409, "configuration-differs")
     assert "related_customer" in refused.json()["detail"]
+
+
+def test_a_person_comes_back_to_where_the_application_said(api: TestClient) -> None:
+    entry = _open(api, return_url="https://app.example/done", integration="redirect").json()["entry"]
+    parts = urlsplit(entry["url"])
+    connection = http.client.HTTPConnection(parts.netloc)
+    connection.request("POST", parts.path, b"outcome=pass")
+    assert connection.getresponse().headers["location"] == "https://app.example/done"
+    connection.close()
+
+
+def test_a_place_to_return_to_cannot_be_changed(api: TestClient) -> None:
+    _open(api, return_url="https://app.example/done")
+    refused = _open(api, return_url="https://app.example/other")
+    assert (refused.json()["code"], refused.json()["detail"]) == ("configuration-differs", "return_url")
+    assert _open(api).status_code == 200
 
 
 def test_a_reference_that_a_stranger_typed_is_not_adopted(api: TestClient, stripe: Stories) -> None:
