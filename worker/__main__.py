@@ -10,7 +10,7 @@ from config.logs import configure_logging
 from config.settings import SettingsError
 from config.version import running_version
 from handlers.queue.failures import describe
-from worker.commands import change, doctor, endpoint, service, show
+from worker.commands import change, doctor, endpoint, service, show, verifications
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,19 @@ COMMANDS = {
     "migrate": Command(service.migrate_schema, "bring the database's schema up to date", json=False),
     "status": Command(show.status, "what waits, what is dead, how fast it goes (exit 1: something needs you)"),
     "session": Command(show.session, "what happened to this person's verification", show.session_options),
+    "verification": Command(
+        verifications.show_verification, "one verification and its sessions", verifications.verification_options
+    ),
+    "open": Command(
+        verifications.open_now, "open a verification, or take up its open session", verifications.opening_options
+    ),
+    "adopt": Command(
+        verifications.adopt_now, "take over an open session that was made elsewhere", verifications.adopting_options
+    ),
+    "cancel": Command(verifications.cancel_now, "end a verification's open session", verifications.canceling_options),
+    "redact": Command(
+        verifications.redact_now, "forget a person, here and at Stripe", verifications.verification_options
+    ),
     "events": Command(show.events, "the latest events", show.events_options),
     "event": Command(show.event, "one event and its history", show.event_options),
     "dead": Command(show.dead, "what was given up (exit 1: there is some)"),

@@ -1,9 +1,10 @@
 """The application's half over HTTP: one session, whatever happens; against the local Stripe."""
 
 import http.client
+import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -19,6 +20,7 @@ from handlers.tables.models import Verification
 from receiver.app import app
 from tests.integration.stories import Stories
 from tests.support import databases, facts
+from worker.__main__ import parser
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
 
@@ -396,3 +398,36 @@ def test_no_secret_address_or_link_is_kept_or_logged_also_where_it_fails(
         ]
     kept = "".join(tables) + "".join(capfd.readouterr())
     assert [one for one in (*secrets, TOKEN, "pers0nal", "49309999", "sk_test") if one in kept] == []
+
+
+@pytest.fixture
+def here(environment: pytest.MonkeyPatch) -> Callable[..., Any]:
+    environment.setenv("API_TOKENS", f"shop:{TOKEN}")
+
+    def run(*words: str, capsys: pytest.CaptureFixture[str], expected: int = 0) -> Any:
+        arguments = parser().parse_args([*words, "--json"])
+        assert arguments.command.run(arguments) == expected
+        said = capsys.readouterr().out
+        return (
+            json.loads(said[said.find("{\n") :]) if expected == 0 else said
+        )  # the log, which goes elsewhere, before it
+
+    return run
+
+
+def test_an_operator_opens_adopts_cancels_and_redacts(
+    here: Callable[..., Any], stripe: Stories, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = here("open", "user-1", capsys=capsys)
+    assert here("verification", opened["session_id"], capsys=capsys)["id"] == opened["id"]
+    again = here("open", "user-1", "--replaces", opened["session_id"], capsys=capsys)
+    assert (again["id"], again["generation"]) == (opened["id"], 2)
+    canceled = here("cancel", opened["id"], "--quietly", capsys=capsys)
+    assert (canceled["status"], "client_secret" in repr(opened)) == ("canceled", False)
+    theirs = stripe.simulator.create(client_reference_id="user-2")
+    adopted = here("adopt", theirs, "user-2", capsys=capsys)
+    assert adopted["session_id"] == theirs
+    assert here("redact", adopted["id"], capsys=capsys)["client_reference_id"] is None
+    here("verification", "idv_unknown", capsys=capsys, expected=1)
+    stripe.simulator.submit(here("open", "user-3", capsys=capsys)["session_id"])
+    here("cancel", here("open", "user-3", capsys=capsys)["id"], capsys=capsys, expected=1)

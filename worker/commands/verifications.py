@@ -1,0 +1,124 @@
+"""Commands about verifications of ours: look at one, open, adopt, cancel, redact."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from config.broker import publish_actions
+from config.settings import settings
+from handlers.inbox.process import process
+from handlers.queue.failures import NotNowError, PermanentError
+from handlers.sessions import closing, opening, views
+from handlers.sessions.opening import OpeningError, Wanted
+from worker.commands.printing import print_json, print_pairs, print_rows
+
+
+def verification_options(parser: argparse.ArgumentParser) -> None:
+    """Which."""
+    parser.add_argument("id", metavar="ID", help="idv_…, or vs_… of one of its sessions")
+
+
+def opening_options(parser: argparse.ArgumentParser) -> None:
+    """For whom, and how Stripe shall check."""
+    parser.add_argument("reference", metavar="REFERENCE", help="client_reference_id: who the person is")
+    parser.add_argument("--purpose", default="", help="why, where there are several reasons")
+    parser.add_argument("--type", choices=("document", "id_number"), default="document")
+    parser.add_argument("--flow", metavar="vf_…", help="a verification flow, instead of a type")
+    parser.add_argument("--replaces", metavar="vs_…", help="the session in whose place another one is begun")
+
+
+def adopting_options(parser: argparse.ArgumentParser) -> None:
+    """Which session, and whose it is."""
+    parser.add_argument("session", metavar="ID", help="vs_…: an open session that the application made itself")
+    parser.add_argument("reference", metavar="REFERENCE", help="its client_reference_id")
+    parser.add_argument("--purpose", default="", help="why, where there are several reasons")
+
+
+def canceling_options(parser: argparse.ArgumentParser) -> None:
+    """Which, and whether the person is told."""
+    verification_options(parser)
+    parser.add_argument("--quietly", action="store_true", help="mail nobody")
+
+
+def show_verification(arguments: argparse.Namespace) -> int:
+    """One verification with its sessions; 1 when there is none."""
+    return _told(arguments, lambda: arguments.id)
+
+
+def open_now(arguments: argparse.Namespace) -> int:
+    """Makes a session or takes up the open one; 1 when nothing is opened. What it is entered by is not shown."""
+    how = {"verification_flow": arguments.flow} if arguments.flow else {"type": arguments.type}
+    return _told(arguments, lambda: _opened(arguments, how, replaces=arguments.replaces))
+
+
+def adopt_now(arguments: argparse.Namespace) -> int:
+    """Takes over an open session that was made elsewhere; 1 when it is none of this person's."""
+    return _told(arguments, lambda: _opened(arguments, {}, adopt=arguments.session))
+
+
+def cancel_now(arguments: argparse.Namespace) -> int:
+    """Ends the open session; 1 when it cannot be ended any more."""
+
+    def cancel() -> str:
+        event_id = closing.cancel_verification(arguments.id, notify=not arguments.quietly)
+        _record(event_id)
+        return str(arguments.id)
+
+    return _told(arguments, cancel)
+
+
+def redact_now(arguments: argparse.Namespace) -> int:
+    """Forgets the person here, and has Stripe do it; 1 when there is none."""
+
+    def redact() -> str:
+        closing.redact_verification(arguments.id)
+        return str(arguments.id)
+
+    return _told(arguments, redact)
+
+
+def _opened(arguments: argparse.Namespace, params: dict[str, Any], **more: str | None) -> str:
+    wanted = Wanted(
+        client_reference_id=arguments.reference,
+        purpose=arguments.purpose,
+        account="",
+        livemode=bool(settings().livemode),
+        params=params,
+        **more,
+    )
+    turn = opening.take_turn(wanted)
+    if turn is None:
+        raise OpeningError("opening")
+    opened = opening.use_turn(turn, wanted)
+    _record(opened.event_id)
+    return opened.verification_id
+
+
+def _record(event_id: str | None) -> None:
+    if event_id:
+        publish_actions(process([event_id]))
+
+
+def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
+    """Does it, and shows what the verification is then."""
+    try:
+        found = views.view(act())
+    except LookupError:
+        found = None
+    except OpeningError as error:
+        print(f"Refused: {error.code} {error.detail}".rstrip(), file=sys.stderr)
+        return 1
+    except (NotNowError, PermanentError) as error:
+        print(f"Stripe cannot be asked: {error}", file=sys.stderr)
+        return 1
+    if found is None:
+        print("There is no such verification.", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print_json(found)
+        return 0
+    sessions = found.pop("sessions")
+    print_pairs(found)
+    print_rows(sessions, ("session_id", "generation", "status", "error_code", "submissions"), "\nsessions")
+    return 0
