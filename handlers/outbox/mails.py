@@ -21,7 +21,7 @@ from config.database import true_now
 from config.settings import PLAIN_ADDRESS, Address, parse_address, settings
 from handlers.outbox.smtp import MAIL_LEASE, send_by_smtp
 from handlers.queue.claims import unless_lost
-from handlers.queue.failures import NotNowError, PermanentError, stopping
+from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
 from handlers.record.error_codes import classify
 from handlers.stripe_api import sessions
 from handlers.tables.models import OutboxAction, VerificationRecord
@@ -142,7 +142,10 @@ def _to_the_person(action: OutboxAction, record: VerificationRecord, **words: st
     if settings().email_lookup:
         recipient = email_lookup()(record)
     elif settings().stripe_api_key:
-        recipient = sessions.retrieve_email(record.session_id, record.account)
+        try:
+            recipient = sessions.retrieve_email(record.session_id, record.account)
+        except AwayError as error:  # which says nothing of the mail server
+            raise NotNowError(str(error), error.again_after) from None
     else:
         recipient = None
     if recipient is None:

@@ -93,6 +93,7 @@ class _Bounded(smtplib.SMTP):
     last_look: Callable[[], object]
     _ends_at: float
     _is_over: threading.Event
+    _wire: socket.socket | None = None  # the connection once more, for whoever watches: TLS takes the other one
 
     def connect(self, host: str = "localhost", port: int = 0, source_address: Any = None) -> tuple[int, bytes]:
         self._is_over = threading.Event()
@@ -101,7 +102,7 @@ class _Bounded(smtplib.SMTP):
         try:
             greeting = super().connect(host, port, source_address)
         except BaseException:
-            self._is_over.set()
+            self.close()
             raise
         if self.sock:
             self.sock.settimeout(None)  # whoever watches cuts it
@@ -127,17 +128,24 @@ class _Bounded(smtplib.SMTP):
     def close(self) -> None:
         self._is_over.set()
         super().close()
+        if self._wire:
+            self._wire.close()
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        connection = socket.create_connection((host, port), timeout, self.source_address)
+        self._wire = connection.dup()
+        return connection
 
     def _watch(self) -> None:
         while not self._is_over.wait(min(max(0.1, self._ends_at - time.monotonic()), _GLANCE_SECONDS)):
             if stopping.is_set():
                 self._ends_at = min(self._ends_at, time.monotonic() + _ENDING_SECONDS)
             with suppress(OSError):
-                if self.sock and time.monotonic() > self._ends_at:
-                    self.sock.shutdown(socket.SHUT_RDWR)
+                if self._wire and time.monotonic() > self._ends_at:
+                    self._wire.shutdown(socket.SHUT_RDWR)
 
 
-class _BoundedSsl(_Bounded, smtplib.SMTP_SSL):
+class _BoundedSsl(smtplib.SMTP_SSL, _Bounded):  # in this order, TLS begins on a connection that is watched already
     pass
 
 

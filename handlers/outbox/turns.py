@@ -3,7 +3,7 @@
 from sqlalchemy import ColumnElement, Integer, cast, func, select, update
 from sqlmodel import col
 
-from config.database import now, transaction
+from config.database import now, statement
 from handlers.queue.failures import NotNowError
 from handlers.tables.models import ActionStatus, OutboxAction
 
@@ -14,9 +14,9 @@ _NUMBER = cast(col(OutboxAction.cause), Integer)  # rule: change numbers are num
 def unless_lower_is_pending(action: OutboxAction) -> None:
     """Raises NotNowError while a lower one of the same session and kind is not done."""
     lower = select(col(OutboxAction.id)).where(*_pending(action), int(action.cause) > _NUMBER)
-    with transaction() as session:
+    with statement() as connection:
         # rule: a lower change number is waited for
-        if session.scalars(lower.limit(1)).first() is not None:
+        if connection.scalars(lower.limit(1)).first() is not None:
             raise NotNowError(_WAITS)
 
 
@@ -29,10 +29,9 @@ def release_next(action: OutboxAction) -> list[int]:
         .where(*_pending(action), lowest == _NUMBER, col(OutboxAction.last_error) == _WAITS)
         .values(due_at=now())
         .returning(col(OutboxAction.id))
-        .execution_options(synchronize_session=False)
     )
-    with transaction() as session:
-        return [action_id for action_id in session.scalars(release) if action_id is not None]
+    with statement() as connection:
+        return list(connection.scalars(release))
 
 
 def _pending(action: OutboxAction) -> tuple[ColumnElement[bool], ...]:

@@ -255,6 +255,16 @@ def test_the_address_comes_from_stripe_at_the_moment_of_sending(
     assert stripe_server.keys == {"sk_test_made_up_for_tests"}
 
 
+def test_a_stripe_that_is_away_says_nothing_of_the_mail_server(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("EMAIL_LOOKUP")
+    _set(environment, STRIPE_API_KEY="sk_test_made_up_for_tests", STRIPE_API_BASE="http://127.0.0.1:1")
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    heard: list[bool] = []
+    perform(action_id, heard.append)
+    assert facts.action(action_id).last_error == "Stripe was not reached: ConnectionError"
+    assert heard == []
+
+
 def test_a_mail_that_waits_for_stripe_is_not_buried(stripe_server: FakeStripe, environment: pytest.MonkeyPatch) -> None:
     environment.delenv("EMAIL_LOOKUP")
     _set(environment, ACTION_ATTEMPTS="1")

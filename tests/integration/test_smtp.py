@@ -297,6 +297,20 @@ def test_a_server_that_misbehaves_makes_the_mail_wait(
     assert "c4nary" not in str(refusal.value)
 
 
+def _drip_a_handshake(connection: socket.socket) -> None:
+    connection.sendall(b"\x16\x03\x03\x40\x00")  # 16,384 bytes follow, in a quarter of an hour
+    while not stop.wait(0.05):
+        connection.sendall(b"\x00")
+
+
+def test_a_handshake_that_drips_has_an_end_too(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(smtp, "_TOTAL_SECONDS", 0.5)
+    with _raw_server(_drip_a_handshake) as port:
+        _use(environment, f"smtps://127.0.0.1:{port}")
+        with pytest.raises(NotNowError):
+            send(MAIL)
+
+
 def test_a_server_that_is_not_there_makes_the_mail_wait(environment: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
