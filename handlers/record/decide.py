@@ -173,7 +173,7 @@ def _applied(record: RecordState, seen: Seen) -> tuple[RecordState, list[Owed]]:
         stamp=seen.stamp,  # rule: the mark's stamp is that of what was applied last
         rank=RANKS[seen.kind],  # rule: the mark's rank is that of the same state
         changes=record.changes + is_change,  # rule: the change number rises with each change
-        by_answer=seen.is_answer,  # rule: the mark says whether it is an answer's
+        by_answer=seen.by_answer,  # rule: the mark says whether it is an answer's
     )
     # rule: what leaves the record as it is owes nothing
     if not is_change and after.report_id == record.report_id:

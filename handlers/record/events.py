@@ -17,7 +17,7 @@ EVENT_TYPES = tuple(f"identity.verification_session.{kind}" for kind in KINDS)
 _SNAPSHOT_TYPES = frozenset(EVENT_TYPES)
 _THIN_TYPES = frozenset(f"v1.{type_}" for type_ in EVENT_TYPES)
 
-ANSWERED = "reconcile_"  # Stripe's ids begin with evt_
+ANSWERED = "reconcile_"  # begins the id of an event that was made of an answer; Stripe's begin with evt_
 _ID = re.compile(r"[A-Za-z0-9_]{1,255}")
 _LATEST = 253402300799  # the last second a datetime can hold
 _LONGEST_WORD = 255  # as Stripe's ids; codes and ids are parts of keys, and PostgreSQL bounds those to 2,704 bytes
@@ -66,11 +66,6 @@ class VerificationEvent:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.type.rpartition(".")[2])
-
-    @property
-    def is_answer(self) -> bool:
-        """Whether it was made of what Stripe answered, and not by Stripe."""
-        return self.id.startswith(ANSWERED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

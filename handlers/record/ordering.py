@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from handlers.record.events import RANKS, SessionState, Status, VerificationEvent
+from handlers.record.events import ANSWERED, RANKS, SessionState, Status, VerificationEvent
 
 # A replica of Stripe's may answer with what was true a while before the Date of its answer.
 _ANSWERS_LAG = timedelta(minutes=5)
@@ -42,14 +42,15 @@ class Seen:
     stamp: datetime  # Stripe's clock, whole seconds; of an answer, a lower bound
     state: SessionState
     submitted: str | None = None  # the report that was made
-    is_answer: bool = False
+    is_answer: bool = False  # to a question about this event
+    by_answer: bool = False  # the stamp is that of an answer
 
 
 def seen_in(event: VerificationEvent) -> Seen | None:
     """The state an event shows: none if it is thin, and none that moves the record if it is a redaction."""
     if event.state is None or event.kind == "redacted":
         return None
-    return _seen(event.kind, event.created_at, event.state, is_answer=event.is_answer)
+    return _seen(event.kind, event.created_at, event.state, by_answer=event.id.startswith(ANSWERED))
 
 
 def answered(event: VerificationEvent, state: SessionState, asked_at: datetime) -> Seen | None:
@@ -58,7 +59,7 @@ def answered(event: VerificationEvent, state: SessionState, asked_at: datetime) 
         return None
     # rule: an answer is as late as the event and the asking
     stamp = max(event.created_at, asked_at.replace(microsecond=0))
-    return _seen(state.status, stamp, state, is_answer=True)
+    return _seen(state.status, stamp, state, is_answer=True, by_answer=True)
 
 
 def order(record: RecordState, seen: Seen) -> Order:
@@ -110,9 +111,9 @@ def order_by_rank(record: RecordState, seen: Seen) -> Order:
     return Order.NEWER if new >= known else Order.STALE
 
 
-def _seen(kind: str, stamp: datetime, state: SessionState, *, is_answer: bool = False) -> Seen:
+def _seen(kind: str, stamp: datetime, state: SessionState, **asked: bool) -> Seen:
     # rule: requires_input without an error ranks and acts as created; nobody has tried such a session yet
     kind = "created" if kind == "requires_input" and not state.error_code else kind
     # While it is processed, a session still names the report before.
     submitted = None if kind in ("created", "processing") else state.report_id  # rule: a success names a report, too
-    return Seen(kind=kind, stamp=stamp, state=state, submitted=submitted, is_answer=is_answer)
+    return Seen(kind=kind, stamp=stamp, state=state, submitted=submitted, **asked)

@@ -95,6 +95,14 @@ def test_an_answer_takes_a_bounded_number_of_bytes(says: Callable[[bytes], Itera
     assert peak < 2_000_000
 
 
+def test_an_answer_by_a_proxy_has_the_same_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    with saying(_dripping(OK + b"Content-Length: %d\r\n\r\n" % _FOREVER, b" " * _FOREVER), pause=0.02) as wire:
+        monkeypatch.setenv("http_proxy", wire.url)
+        with pytest.raises(AwayError, match="Stripe was not reached"):
+            _ask(_line(), "http://stripe.invalid/")
+        assert wire.asked[0].startswith(b"GET http://stripe.invalid/ ")
+
+
 def test_a_body_that_nobody_wants_is_not_waited_for() -> None:
     with saying(lambda _: iter([OK + b"Content-Length: 1000\r\n\r\n"])) as wire:
         assert _ask(_line(30), wire.url, most=0).status == 200

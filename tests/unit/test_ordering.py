@@ -63,7 +63,7 @@ def test_what_contradicts_an_answer_is_asked_about_unless_it_is_far_older(
 def test_what_reconcile_makes_of_an_answer_is_one(event_id: str) -> None:
     seen = seen_in(replace(_event("processing"), id=event_id))
     assert seen is not None
-    assert seen.is_answer is event_id.startswith("reconcile_")
+    assert (seen.by_answer, seen.is_answer) == (event_id.startswith("reconcile_"), False)
 
 
 @pytest.mark.parametrize("kind", ["processing", "requires_input", "verified"])
