@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -58,23 +59,29 @@ def parse_address(text: str) -> Address:
     A domain in other letters becomes what the DNS knows (IDNA 2008). What stands before the @ is the mail server's to
     judge: some carriers gave out dots in a row and before the @. Raises ValueError with the reason, never the text.
     """
+    text = text.strip()
     if len(text) > _MOST_CHARACTERS or any(category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
         raise ValueError("must be an address of one line and usual length")
-    found = _MAILBOX.fullmatch(text.strip())
+    found = _MAILBOX.fullmatch(text)
     local, _, domain = ((found and (found["angled"] or found["bare"])) or "").strip().rpartition("@")
     if not found or not _LOCAL_PART.fullmatch(local):
         raise ValueError(
             "must be one address: id@example.com, Name <id@example.com>, or with quotes where the name has a comma "
             'or the like: "Name, Inc." <id@example.com>'
         )
-    try:
-        domain = domain if domain.isascii() else idna.encode(domain, uts46=True).decode()
-    except UnicodeError:  # whose sentences quote the domain
-        domain = ""
+    domain = domain if domain.isascii() else _in_ascii(domain)
     if not _DOMAIN.fullmatch(domain):
         raise ValueError("must be an address whose domain can exist")
     name = re.sub(r"\\(.)", r"\1", found["quoted"]) if found["quoted"] else found["plain"] or ""
     return Address(name.strip(), f"{local}@{domain}")
+
+
+def _in_ascii(domain: str) -> str:
+    with suppress(UnicodeError):  # whose sentences quote the domain
+        return idna.encode(domain, uts46=True).decode()
+    with suppress(UnicodeError):  # IDNA 2003 had hearts, and some registries sold them
+        return domain.encode("idna").decode()
+    return ""
 
 
 def _matching(pattern: str, sentence: str) -> BeforeValidator:

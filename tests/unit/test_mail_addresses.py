@@ -23,6 +23,8 @@ from config.settings import PLAIN_ADDRESS, parse_address
         (".a.@carrier.example", "", ".a.@carrier.example"),
         ("jörg@bücher.example", "", "jörg@xn--bcher-kva.example"),
         ("id@BÜCHER.example", "", "id@xn--bcher-kva.example"),
+        ("id@i❤.example", "", "id@xn--i-7iq.example"),
+        (" anna@example.com\r\n", "", "anna@example.com"),
         ("id@straße.example", "", "id@xn--strae-oqa.example"),  # IDNA 2003 made two s of it, another domain
         ("山田　太郎 <t@例え。テスト>", "山田　太郎", "t@xn--r8jz45g.xn--zckzah"),
     ],
