@@ -77,6 +77,7 @@ class Connections:
         """Where there are too many, the one goes that is the least likely to be in the middle of something."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         room = MOST if files == resource.RLIM_INFINITY else min(MOST, max(files - self._other_files, _LEAST))
+        # rule: connections are bounded, and who says nothing goes first
         if sum(map(len, (self.silent, self.sending, self.waiting, self.idle))) >= room:
             long_ago = newcomer.loop.time() - _AT_ONCE
             late = (one for wait in (self.silent, self.sending) for one, since in wait.items() if since < long_ago)
@@ -90,6 +91,7 @@ class Connections:
         """So many bytes more of a request that is not whole."""
         connection.held += size
         self._unfinished += size
+        # rule: what is not whole is bounded, all of it together
         while self._unfinished > UNFINISHED_BYTES:
             unfinished = (one for one in chain(self.sending, self.silent) if one.held)
             next(unfinished, connection).end("too many bytes at once", 503)
@@ -197,6 +199,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A whole head: what is too much of it reaches nobody."""
+        # rule: a head is bounded in lines and bytes
         if len(self.headers) > HEADERS or (self._size + self._fed > HEAD_BYTES < self._head_bytes()):
             self._fault = (431, "too long a head")
             raise httptools.HttpParserError
@@ -254,6 +257,7 @@ class Connection(HttpToolsProtocol):
             kept = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
             head = b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(kept))
             self.parser = httptools.HttpRequestParser(self)
+            # rule: an offer of another protocol takes nothing of its request
             return head + data[offer.args[0] :]
         return None
 

@@ -20,6 +20,7 @@ def as_sent(scope: Scope, proxies: int) -> Scope:
     if not added:
         return scope
     addresses, schemes = _entries(added, b"x-forwarded-for"), _entries(added, b"x-forwarded-proto")
+    # rule: an address that is no trusted proxy's word is nobody's
     client = (_without_port(addresses[-proxies]), 0) if 0 < proxies <= len(addresses) else None
     # A proxy elsewhere has neighbours of its own; and one that was told of a sender by its neighbour is one too few.
     if _is_loopback(client) and (len(addresses) > proxies or not _is_loopback(scope["client"])):

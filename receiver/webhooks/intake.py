@@ -16,7 +16,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 _MOST_AT_ONCE = 500  # rows a commit: more gain nothing, and a refused batch is tried row by row
 _ANSWER_SECONDS = 10.0  # when the database hangs: Stripe has given up by then, and delivers again
-_MOST_WAITING = 5000  # events in memory while the database hangs; Stripe keeps the others, and delivers again
+# While the database hangs; Stripe keeps the others, and delivers again. Fewer than connections, so that who asks for
+# this process's health still finds a place.
+_MOST_WAITING = 900
 
 
 class UnavailableError(Exception):

@@ -1,74 +1,27 @@
-"""What anybody can do before a signature is looked at, over real sockets and against a real process."""
+"""What anybody may say before a signature is looked at: how long, how much, and what is answered, over real sockets."""
 
-import re
-import resource
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from receiver import connections
 from receiver.webhooks import delivery
 from tests.support import databases, facts, shapes
-from tests.support.processes import Service, service
 from tests.support.servers import running_receiver
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory in /proc")
+POST = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n"
 
-MOST_MEMORY = 150 * 1024  # KiB
-SECRET = shapes.SECRET
-
-
-@pytest.fixture(scope="module")
-def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The web process alone, for all tests: none of them may harm the next."""
-    folder = tmp_path_factory.mktemp("web")
-    with databases.fresh_database(folder) as url, service(folder, url) as running:
-        running.start("web")
-        yield running
+ASK = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = ASK.replace(b"Host: x", b"Host: x\r\nConnection: close")
 
 
-@pytest.fixture(autouse=True)
-def _delivers_afterwards(web: Service) -> Iterator[None]:
-    yield
-    _deliver(web)
-    assert _memory(web) < MOST_MEMORY
-
-
-def _pid(web: Service) -> int:
-    return web._processes["web"].pid
-
-
-def _memory(web: Service) -> int:
-    """The most that was resident, KiB."""
-    return int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{_pid(web)}/status").read_text())[0])
-
-
-_numbers = iter(range(10**9))
-
-
-def _deliver(web: Service) -> None:
-    assert web.deliver(facts.payload("verified", session_id=f"vs_{next(_numbers)}")) == "accepted"
-
-
-def _connected(web: Service) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", web.port), timeout=20)
-
-
-def _send(connection: socket.socket, pieces: Iterator[bytes]) -> int:
-    """How many bytes were taken before the other side closed."""
-    sent = 0
-    with suppress(OSError):
-        for piece in pieces:
-            connection.sendall(piece)
-            sent += len(piece)
-    return sent
+def _plausible() -> bytes:
+    return b"Stripe-Signature: t=%d,v1=%s\r\n" % (time.time(), b"0" * 64)
 
 
 def _answer(connection: socket.socket) -> bytes:
@@ -80,127 +33,28 @@ def _answer(connection: socket.socket) -> bytes:
     return answer
 
 
-POST = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n"
-
-
-def _plausible() -> bytes:
-    return b"Stripe-Signature: t=%d,v1=%s\r\n" % (time.time(), b"0" * 64)
-
-
-def _repeated(piece: bytes, total: int) -> Iterator[bytes]:
-    yield from (piece for _ in range(total // len(piece)))
-
-
-FLOODS: dict[str, tuple[bytes, bytes]] = {
-    "many header lines": (POST, b"X-Header: y\r\n" * 5000),
-    "header lines of a letter": (POST, b"a:\r\n" * 16000),
-    "one header": (POST + b"X: ", b"y" * 65536),
-    "one name": (POST, b"y" * 65536),
-    "one path": (b"GET /", b"y" * 65536),
-    "one method": (b"", b"G" * 65536),
-    "empty lines": (b"", b"\r\n" * 32768),
-    "a trailer": (POST + _plausible() + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X-Header: y\r\n" * 5000),
-    "one trailer": (POST + _plausible() + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ", b"y" * 65536),
-    "a chunk's extension": (POST + _plausible() + b"Transfer-Encoding: chunked\r\n\r\n1;", b"y" * 65536),
-    "chunks of one byte": (POST + _plausible() + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10000),
-    "a chunked body": (
-        POST + _plausible() + b"Transfer-Encoding: chunked\r\n\r\n",
-        b"10000\r\n" + b"x" * 65536 + b"\r\n",
-    ),
-    "an unsigned body": (POST + b"Content-Length: 9999999999\r\n\r\n", b"x" * 65536),
-    "a body for another path": (
-        b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n",
-        b"x" * 65536,
-    ),
-    "requests in a row": (b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 3000),
-    "unsigned deliveries in a row": (b"", (POST + b"Content-Length: 1\r\n\r\nx") * 2000),
-}
-
-
-@pytest.mark.parametrize("kind", FLOODS)
-def test_a_connection_that_sends_without_end_is_ended_and_no_memory_is_lost_over_it(web: Service, kind: str) -> None:
-    head, piece = FLOODS[kind]
-    with _connected(web) as connection:
-        connection.sendall(head)
-        assert _send(connection, _repeated(piece, 300_000_000)) < 100_000_000
-
-
-@contextmanager
-def _many(web: Service, number: int, said: Callable[[], bytes]) -> Iterator[list[socket.socket]]:
-    """So many connections, each of which says this and then nothing."""
-
-    def say(_: int) -> socket.socket:
-        connection = _connected(web)
-        with suppress(OSError):
-            connection.sendall(said())
-        return connection
-
-    with ExitStack() as open_, ThreadPoolExecutor(32) as pool:
-        yield [open_.enter_context(connection) for connection in pool.map(say, range(number))]
-
-
-CROWDS: dict[str, Callable[[], bytes]] = {
-    "silent": lambda: b"",
-    "half a head": lambda: POST + b"X: " + b"y" * 30_000,
-    "half a head of many lines": lambda: POST + b"a: b\r\n" * 90,
-    "a whole chunk of half a head": lambda: POST + b"X: " + b"y" * 250_000,
-    "an unsigned body": lambda: POST + b"Content-Length: 1048576\r\n\r\n" + b"x" * 1_048_575,
-    "a body that seems signed": lambda: POST + _plausible() + b"Content-Length: 524288\r\n\r\n" + b"x" * 524_287,
-    "a whole body that is not signed": lambda: POST + _plausible() + b"Content-Length: 524288\r\n\r\n" + b"x" * 524_288,
-    "a chunked body": lambda: (
-        POST + _plausible() + b"Transfer-Encoding: chunked\r\n\r\n" + (b"1000\r\n" + b"x" * 4096 + b"\r\n") * 120
-    ),
-    "an unread answer": lambda: b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 20,
-    "a large request behind another": lambda: (
-        b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\nPOST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 262144\r\n\r\n"
-        + b"x" * 262_144
-    ),
-    "Expect": lambda: POST + _plausible() + b"Content-Length: 400000\r\nExpect: 100-continue\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("kind", CROWDS)
-def test_six_hundred_connections_take_no_memory_and_no_delivery_from_us(web: Service, kind: str) -> None:
-    with _many(web, 600, CROWDS[kind]):
-        for _ in range(5):
-            _deliver(web)
-
-
-@pytest.mark.parametrize("kind", ["silent", "half a head of many lines", "a body that seems signed", "idle"])
-def test_with_few_files_a_crowd_makes_room_for_deliveries(web: Service, kind: str) -> None:
-    said = {**CROWDS, "idle": lambda: b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"}[kind]
-    before = resource.prlimit(_pid(web), resource.RLIMIT_NOFILE)
-    resource.prlimit(_pid(web), resource.RLIMIT_NOFILE, (100, before[1]))
-    try:
-        with _many(web, 300, said) as crowd:
-            for _ in range(5):
-                _deliver(web)
-            assert len(list(Path(f"/proc/{_pid(web)}/fd").iterdir())) < 100
-            first, last = crowd[0], crowd[-1]
-            assert first.recv(65536) is not None  # closed
-            del last
-    finally:
-        resource.prlimit(_pid(web), resource.RLIMIT_NOFILE, before)
-
-
-def test_more_connections_than_are_let_in_take_turns(web: Service) -> None:
-    with _many(web, connections.MOST + 200, lambda: b""):
-        for _ in range(5):
-            _deliver(web)
-        assert len(list(Path(f"/proc/{_pid(web)}/fd").iterdir())) < connections.MOST + 100
+@pytest.fixture
+def port(database_url: str, environment: pytest.MonkeyPatch) -> Iterator[int]:
+    """A receiver in this process."""
+    assert database_url
+    environment.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)
+    environment.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    databases.forget_process_state()
+    with running_receiver() as port:
+        yield port
 
 
 @pytest.fixture
-def port(database_url: str, environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A receiver in this process, with little patience."""
-    assert database_url
-    environment.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
-    environment.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    databases.forget_process_state()
-    for name in ("_LOOK_SECONDS", "HEAD_SECONDS", "BODY_SECONDS", "ANSWER_SECONDS", "KEEP_ALIVE", "_FAREWELL_SECONDS"):
-        monkeypatch.setattr(connections, name, 0.1 if name == "_LOOK_SECONDS" else 1.0)
-    with running_receiver() as port:
-        yield port
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_LOOK_SECONDS", 0.1)
+    for name in ("HEAD_SECONDS", "BODY_SECONDS", "ANSWER_SECONDS", "KEEP_ALIVE", "_FAREWELL_SECONDS"):
+        monkeypatch.setattr(connections, name, 1.0)
+
+
+@pytest.fixture
+def hasty_port(_hasty: None, port: int) -> int:
+    """The same, with little patience."""
+    return port
 
 
 def _ended_by_itself(port: int, said: bytes, then: bytes = b"") -> bytes:
@@ -222,44 +76,80 @@ def _ended_by_itself(port: int, said: bytes, then: bytes = b"") -> bytes:
     return answer
 
 
-def test_who_says_nothing_is_let_go(port: int) -> None:
-    assert _ended_by_itself(port, b"") == b""
+def test_who_says_nothing_is_let_go(hasty_port: int) -> None:
+    assert _ended_by_itself(hasty_port, b"") == b""
 
 
 @pytest.mark.parametrize(("said", "then"), [(POST, b"X: y\r\n"), (POST[:10], b"y"), (b"", b"\r\n")])
-def test_a_head_has_its_time_however_it_drips(port: int, said: bytes, then: bytes) -> None:
-    assert _ended_by_itself(port, said, then)[:12] in (b"HTTP/1.1 408", b"")
+def test_a_head_has_its_time_however_it_drips(hasty_port: int, said: bytes, then: bytes) -> None:
+    assert _ended_by_itself(hasty_port, said, then)[:12] in (b"HTTP/1.1 408", b"")
 
 
 @pytest.mark.parametrize("path", [b"/webhooks/stripe", b"/healthz"])
-def test_a_body_has_its_time_however_it_drips(port: int, path: bytes) -> None:
+def test_a_body_has_its_time_however_it_drips(hasty_port: int, path: bytes) -> None:
     head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\n" + _plausible() + b"Content-Length: 300000\r\n\r\n"
-    assert _ended_by_itself(port, head, b"x")[:12] in (b"HTTP/1.1 408", b"HTTP/1.1 405")
+    assert _ended_by_itself(hasty_port, head, b"x")[:12] in (b"HTTP/1.1 408", b"HTTP/1.1 405")
 
 
-def test_an_idle_connection_is_let_go_after_its_answer(port: int) -> None:
-    assert _ended_by_itself(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 200")
+def test_an_idle_connection_is_let_go_after_its_answer(hasty_port: int) -> None:
+    assert _ended_by_itself(hasty_port, ASK).startswith(b"HTTP/1.1 200")
 
 
-def test_an_idle_connection_that_goes_on_with_half_a_request_is_let_go(port: int) -> None:
-    answer = _ended_by_itself(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /", b"x")
+def test_an_idle_connection_that_goes_on_with_half_a_request_is_let_go(hasty_port: int) -> None:
+    answer = _ended_by_itself(hasty_port, ASK + b"GET /", b"x")
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"HTTP/1.1 408" in answer
 
 
-def test_whoever_does_not_read_is_let_go(port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+def test_whoever_does_not_read_is_let_go(hasty_port: int) -> None:
+    with socket.create_connection(("127.0.0.1", hasty_port), timeout=20) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        ask = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
         def is_closed() -> bool:
             try:
-                connection.sendall(ask)
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             except OSError:
                 return True
             return False
 
         wait_until(is_closed)
+
+
+def test_where_all_together_have_sent_too_much_the_oldest_goes(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "UNFINISHED_BYTES", 270_000)
+    half = POST + _plausible() + b"Content-Length: 150000\r\n\r\n" + b"x" * 100_000
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=20) as oldest,
+        socket.create_connection(("127.0.0.1", port), timeout=20) as second,
+    ):
+        for connection in (oldest, second):
+            connection.sendall(half)
+            assert _ended_by_itself(port, LAST)  # what came before this was read before this
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as third:
+            third.sendall(half)
+            assert _answer(oldest).startswith(b"HTTP/1.1 503")
+        body = shapes.as_body(facts.payload("verified"))
+        second.sendall(b"x" * 50_000 + _signed(body, b"Connection: close", b"Content-Length: %d" % len(body)) + body)
+        answer = _answer(second)
+        assert (answer[:12], answer.count(b'"accepted"')) == (b"HTTP/1.1 400", 1)
+
+
+def test_where_too_many_are_connected_who_says_nothing_goes_first(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST", 3)
+    monkeypatch.setattr(connections, "_AT_ONCE", 0.0)
+    with ExitStack() as open_:
+        idle, silent, other = (
+            open_.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(3)
+        )
+        for connection in (idle, other):
+            connection.sendall(ASK)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as newcomer:
+            newcomer.sendall(ASK)
+            assert newcomer.recv(4096).startswith(b"HTTP/1.1 200")
+            assert silent.recv(4096) == b""
+            other.sendall(ASK)
+            assert other.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 def _signed(body: bytes, *headers: bytes) -> bytes:
@@ -293,7 +183,10 @@ def test_an_offer_to_upgrade_is_ignored_and_its_request_is_not(port: int, offer:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for start in range(0, len(raw), size):
             connection.sendall(raw[start : start + size])
-        answer = _answer(connection)
+        answer = b""
+        while answer.count(b'"outcome"') < 2:
+            answer += connection.recv(65536)
+            assert answer
     assert answer.count(b"HTTP/1.1 200 OK") == 2
     assert answer.count(b'"outcome":"accepted"') == 2
     assert b"101" not in answer.split(b"\r\n\r\n")[0]
@@ -325,9 +218,9 @@ def test_a_slash_at_the_end_makes_no_difference(port: int) -> None:
     ],
 )
 def test_a_header_that_cannot_be_right_is_refused_before_its_body_is_sent(
-    port: int, header: bytes, status: bytes
+    hasty_port: int, header: bytes, status: bytes
 ) -> None:
-    answer = _ended_by_itself(port, POST + header + b"Content-Length: 100\r\n\r\n")
+    answer = _ended_by_itself(hasty_port, POST + header + b"Content-Length: 100\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert b"100 Continue" not in answer
 
@@ -335,7 +228,7 @@ def test_a_header_that_cannot_be_right_is_refused_before_its_body_is_sent(
 def test_a_space_before_an_old_time_and_a_young_one_behind_it_fool_nobody(port: int) -> None:
     body = shapes.as_body(facts.payload("verified"))
     old = int(time.time()) - 3600
-    header = f"t= {old},v1={shapes.digest(body, SECRET, old)},t={int(time.time())}".encode()
+    header = f"t= {old},v1={shapes.digest(body, shapes.SECRET, old)},t={int(time.time())}".encode()
     said = POST + b"Stripe-Signature: " + header + b"\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
     assert _ended_by_itself(port, said + body).startswith(b"HTTP/1.1 400")
 

@@ -21,9 +21,12 @@ from handlers.upkeep import progress
 from handlers.upkeep.allowance import Report
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
+from receiver.webhooks import delivery
 from tests.simulator.client import Simulator
-from tests.support import databases, facts
+from tests.support import databases, facts, shapes
 from tests.support.operator import command, stripe_in_use, work
+from tests.support.servers import running_receiver
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
@@ -59,6 +62,22 @@ def test_undelivered_events_are_fetched_and_applied(simulator: Simulator) -> Non
     work()
     assert facts.record(session_id).status == "verified"
     assert [action.name for action in facts.actions(session_id)] == ["email_verified"]
+
+
+def test_a_delivery_that_was_too_large_is_counted_and_its_event_fetched(
+    simulator: Simulator, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(delivery, "MAX_BODY_BYTES", 100)
+    environment.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)
+    databases.forget_process_state()
+    with running_receiver() as port:
+        simulator.endpoint(f"http://127.0.0.1:{port}/webhooks/stripe/", secret=shapes.SECRET)
+        session_id = simulator.create()
+        wait_until(lambda: [one["code"] for sent in simulator.deliveries() for one in sent["attempts"]] == [413])
+    assert find_events(Filter(), None) == []
+    assert 'outcome="refused",reason="the body is too large"} 1.0' in exposition.exposition()[0].decode()
+    assert len(reconcile(bounded=False).recovered) == 1
+    assert facts.event_rows(session_id)
 
 
 def test_a_second_run_finds_nothing_new(simulator: Simulator) -> None:

@@ -22,6 +22,8 @@ FAULTS = ("tests/integration/test_faults.py",)
 SMTP = ("tests/integration/test_smtp.py",)
 RECONCILE = ("tests/integration/test_reconcile.py",)
 RECEIVER = ("tests/integration/test_receiver.py",)
+UNSIGNED = ("tests/integration/test_before_signature.py",)
+SENDER = ("tests/unit/test_sender.py",)
 SESSIONS = ("tests/integration/test_sessions.py",)
 CLOCKS = ("tests/integration/test_clocks.py",)
 ANSWERS = ("tests/integration/test_answers.py",)
@@ -155,6 +157,11 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "what is not this service's is not taken in": (never, RECEIVER),
     "a body is bounded, whatever its length was said to be": (never, RECEIVER),
     "a signature grows old, and is not good for the future": (never, RECEIVER),
+    "connections are bounded, and who says nothing goes first": (never, UNSIGNED),
+    "what is not whole is bounded, all of it together": (becomes("False"), UNSIGNED),
+    "a head is bounded in lines and bytes": (never, UNSIGNED),
+    "an offer of another protocol takes nothing of its request": (becomes("b''"), UNSIGNED),
+    "an address that is no trusted proxy's word is nobody's": (becomes("scope['client']"), SENDER),
 }
 
 

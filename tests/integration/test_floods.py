@@ -1,0 +1,217 @@
+"""Whatever floods web before a signature is looked at takes neither its memory nor its deliveries: a real process."""
+
+import re
+import resource
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from receiver import connections
+from tests.support import databases, facts
+from tests.support.processes import Service, service
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory in /proc")
+
+MOST_MEMORY = 150 * 1024  # KiB
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The web process alone, for all tests: none of them may harm the next."""
+    folder = tmp_path_factory.mktemp("web")
+    with databases.fresh_database(folder) as url, service(folder, url) as running:
+        running.start("web")
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _delivers_afterwards(web: Service) -> Iterator[None]:
+    yield
+    _deliver(web)
+    assert _memory(web) < MOST_MEMORY
+
+
+def _pid(web: Service) -> int:
+    return web._processes["web"].pid
+
+
+def _memory(web: Service) -> int:
+    """The most that was resident, KiB."""
+    return int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{_pid(web)}/status").read_text())[0])
+
+
+_numbers = iter(range(10**9))
+
+
+def _deliver(web: Service) -> None:
+    assert web.deliver(facts.payload("verified", session_id=f"vs_{next(_numbers)}")) == "accepted"
+
+
+def _connected(web: Service) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", web.port), timeout=20)
+
+
+def _send(connection: socket.socket, pieces: Iterator[bytes]) -> int:
+    """How many bytes were taken before the other side closed."""
+    sent = 0
+    with suppress(OSError):
+        for piece in pieces:
+            connection.sendall(piece)
+            sent += len(piece)
+    return sent
+
+
+POST = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n"
+
+
+def _plausible() -> bytes:
+    return b"Stripe-Signature: t=%d,v1=%s\r\n" % (time.time(), b"0" * 64)
+
+
+def _repeated(piece: bytes, total: int) -> Iterator[bytes]:
+    yield from (piece for _ in range(total // len(piece)))
+
+
+FLOODS: dict[str, tuple[bytes, bytes]] = {
+    "many header lines": (POST, b"X-Header: y\r\n" * 5000),
+    "header lines of a letter": (POST, b"a:\r\n" * 16000),
+    "one header": (POST + b"X: ", b"y" * 65536),
+    "one name": (POST, b"y" * 65536),
+    "one path": (b"GET /", b"y" * 65536),
+    "one method": (b"", b"G" * 65536),
+    "empty lines": (b"", b"\r\n" * 32768),
+    "a trailer": (POST + _plausible() + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X-Header: y\r\n" * 5000),
+    "one trailer": (POST + _plausible() + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ", b"y" * 65536),
+    "a chunk's extension": (POST + _plausible() + b"Transfer-Encoding: chunked\r\n\r\n1;", b"y" * 65536),
+    "chunks of one byte": (POST + _plausible() + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10000),
+    "a chunked body": (
+        POST + _plausible() + b"Transfer-Encoding: chunked\r\n\r\n",
+        b"10000\r\n" + b"x" * 65536 + b"\r\n",
+    ),
+    "an unsigned body": (POST + b"Content-Length: 9999999999\r\n\r\n", b"x" * 65536),
+    "a body for another path": (
+        b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n",
+        b"x" * 65536,
+    ),
+    "requests in a row": (b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 3000),
+    "unsigned deliveries in a row": (b"", (POST + b"Content-Length: 1\r\n\r\nx") * 2000),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_connection_that_sends_without_end_is_ended_and_no_memory_is_lost_over_it(web: Service, kind: str) -> None:
+    head, piece = FLOODS[kind]
+    with _connected(web) as connection:
+        connection.sendall(head)
+        assert _send(connection, _repeated(piece, 300_000_000)) < 100_000_000
+
+
+@contextmanager
+def _many(web: Service, number: int, said: Callable[[], bytes]) -> Iterator[list[socket.socket]]:
+    """So many connections, each of which says this and then nothing."""
+
+    def say(_: int) -> socket.socket:
+        connection = _connected(web)
+        with suppress(OSError):
+            connection.sendall(said())
+        return connection
+
+    with ExitStack() as open_, ThreadPoolExecutor(32) as pool:
+        yield [open_.enter_context(connection) for connection in pool.map(say, range(number))]
+
+
+CROWDS: dict[str, Callable[[], bytes]] = {
+    "silent": lambda: b"",
+    "half a head": lambda: POST + b"X: " + b"y" * 30_000,
+    "half a head of many lines": lambda: POST + b"a: b\r\n" * 90,
+    "a whole chunk of half a head": lambda: POST + b"X: " + b"y" * 250_000,
+    "an unsigned body": lambda: POST + b"Content-Length: 1048576\r\n\r\n" + b"x" * 1_048_575,
+    "a body that seems signed": lambda: POST + _plausible() + b"Content-Length: 524288\r\n\r\n" + b"x" * 524_287,
+    "a whole body that is not signed": lambda: POST + _plausible() + b"Content-Length: 524288\r\n\r\n" + b"x" * 524_288,
+    "a chunked body": lambda: (
+        POST + _plausible() + b"Transfer-Encoding: chunked\r\n\r\n" + (b"1000\r\n" + b"x" * 4096 + b"\r\n") * 120
+    ),
+    "an unread answer": lambda: b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 20,
+    "a large request behind another": lambda: (
+        b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\nPOST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 262144\r\n\r\n"
+        + b"x" * 262_144
+    ),
+    "Expect": lambda: POST + _plausible() + b"Content-Length: 400000\r\nExpect: 100-continue\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", CROWDS)
+def test_six_hundred_connections_take_no_memory_and_no_delivery_from_us(web: Service, kind: str) -> None:
+    with _many(web, 600, CROWDS[kind]):
+        for _ in range(5):
+            _deliver(web)
+
+
+@pytest.mark.parametrize("kind", ["silent", "half a head of many lines", "a body that seems signed", "idle"])
+def test_with_few_files_a_crowd_makes_room_for_deliveries(web: Service, kind: str) -> None:
+    said = {**CROWDS, "idle": lambda: b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"}[kind]
+    before = resource.prlimit(_pid(web), resource.RLIMIT_NOFILE)
+    resource.prlimit(_pid(web), resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        with _many(web, 300, said):
+            for _ in range(5):
+                _deliver(web)
+            assert len(list(Path(f"/proc/{_pid(web)}/fd").iterdir())) < 100
+    finally:
+        resource.prlimit(_pid(web), resource.RLIMIT_NOFILE, before)
+
+
+def test_more_connections_than_are_let_in_take_turns(web: Service) -> None:
+    with _many(web, connections.MOST + 200, lambda: b""):
+        for _ in range(5):
+            _deliver(web)
+        assert len(list(Path(f"/proc/{_pid(web)}/fd").iterdir())) < connections.MOST + 100
+
+
+def _connections(url: str) -> int:
+    """Of a database's users, this one not counted."""
+    with psycopg.connect(databases.SERVER_URL, autocommit=True) as connection:
+        asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+        row = connection.execute(asked, [make_url(url).database]).fetchone()
+    return int(row[0]) if row else 0
+
+
+ASKED = ("/healthz", "/readyz", "/health/backlog", "/metrics")
+
+
+def test_forty_who_ask_for_health_and_metrics_take_one_connection_to_the_database(tmp_path: Path) -> None:
+    if not databases.SERVER_URL:
+        pytest.skip("SQLite has no connections to take")
+    with databases.fresh_database(tmp_path) as url, service(tmp_path, url) as web:
+        web.start("web")
+        wait_until(lambda: _connections(url) >= 1)  # the writer's, before anything was delivered
+        most, ended = 0, threading.Event()
+
+        def ask(number: int) -> None:
+            while not ended.is_set():
+                with (
+                    suppress(OSError),
+                    urllib.request.urlopen(f"http://127.0.0.1:{web.port}{ASKED[number % 4]}") as got,
+                ):
+                    got.read()
+
+        with ThreadPoolExecutor(40) as pool:
+            try:
+                askers = [pool.submit(ask, number) for number in range(40)]
+                for _ in range(8):
+                    _deliver(web)
+                    most = max(most, _connections(url))
+            finally:
+                ended.set()
+        assert [asker.exception() for asker in askers] == [None] * 40
+        assert most <= 2
