@@ -134,6 +134,12 @@ def test_where_all_together_have_sent_too_much_the_oldest_goes(port: int, monkey
         assert (answer[:12], answer.count(b'"accepted"')) == (b"HTTP/1.1 400", 1)
 
 
+@pytest.fixture
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 3600.0)
+
+
+@pytest.mark.usefixtures("_patient")
 def test_where_too_many_are_connected_who_says_nothing_goes_first(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MOST", 3)
     monkeypatch.setattr(connections, "_AT_ONCE", 0.0)
