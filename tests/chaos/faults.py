@@ -4,10 +4,11 @@ import os
 import random
 import resource
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
@@ -36,6 +37,9 @@ class Scene:
 
 
 _NEXT_MAIL_WITHIN = 12.0  # seconds
+_CROWD = 400
+_POST = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n"
+_HALF_A_BODY = b"Stripe-Signature: t=NOW,v1=0\r\nContent-Length: 400000\r\n\r\n" + b"x" * 300_000
 
 Fault = Callable[[Scene, random.Random], None]
 
@@ -165,6 +169,17 @@ def _application(status: int, delay: float, scene: Scene, dice: random.Random) -
     scene.application.status, scene.application.delay = 200, 0.0
 
 
+def _crowd(said: bytes, scene: Scene, dice: random.Random) -> None:
+    """Hundreds of connections to web that begin like this, and go no further."""
+    port = int(next(iter(scene.platform.dynos.values())).environment["PORT"])
+    with ExitStack() as open_:
+        for _ in range(_CROWD):
+            with suppress(OSError):
+                connection = open_.enter_context(socket.create_connection(("127.0.0.1", port), 1.0))
+                connection.sendall(said.replace(b"NOW", b"%d" % time.time()))
+        time.sleep(_a_while(scene, dice))
+
+
 def _kill_part(words: str, scene: Scene, _: random.Random) -> None:
     scene.platform.dynos["all"].expect_end()
     for pid in _parts(scene, words):
@@ -246,6 +261,9 @@ OUTSIDE: dict[str, Fault] = {
     "application 500": partial(_application, 500, 0.0),
     "application behind a proxy": partial(_application, 404, 0.0),
     "application slow": partial(_application, 200, 3.0),
+    "a silent crowd": partial(_crowd, b""),
+    "a crowd with half a head": partial(_crowd, _POST + b"X: " + b"y" * 10_000),
+    "a crowd with half a body": partial(_crowd, _POST + _HALF_A_BODY),
 }
 FAULTS: dict[str, Fault] = {
     "web killed": partial(_kill, "web"),
