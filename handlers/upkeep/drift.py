@@ -43,9 +43,8 @@ class Whose(NamedTuple):
 def compare_open(report: Report, accounts: Accounts, *, bounded: bool) -> dict[str | None, Asking]:
     """What asks Stripe about each open session whose turn it is (unbounded: about all), for each account."""
     by_account: dict[str | None, list[Whose]] = defaultdict(list)
-    for one in _open(only_due=bounded):
-        if one.account in accounts:
-            by_account[one.account].append(one)
+    for one in _open(ours=None in accounts, only_due=bounded):
+        by_account[one.account].append(one)
     return {account: compared(report, ours) for account, ours in by_account.items()}
 
 
@@ -106,14 +105,16 @@ def observed(
     )
 
 
-def _open(*, only_due: bool) -> list[Whose]:
-    """The longest due first, and as many of each account: the first of all, the second of all, and so on."""
+def _open(*, ours: bool, only_due: bool) -> list[Whose]:
+    """Of our own account or of the connected ones, longest due first, and as many of each: the first of all, the second
+    of all, and so on."""
     status, account = col(VerificationRecord.status), col(VerificationRecord.account)
     compare_at = col(VerificationRecord.compare_at)
     # Without an index of its own: one scan a run costs less than an index that every event's update has to keep.
     unread = [row.name for row in unanswered.known("session")]
     is_open = or_(status.is_(None), status.in_(_OPEN), col(VerificationRecord.session_id).in_(unread))
     wanted = [is_open, col(VerificationRecord.livemode) == settings().livemode]
+    wanted.append(account.is_(None) if ours else account.is_not(None))
     if only_due:
         left_alone = unanswered.waiting("sessions")
         wanted += [or_(compare_at.is_(None), compare_at <= now()), func.coalesce(account, "").not_in(left_alone)]

@@ -87,6 +87,11 @@ def known(what: str | None = None, prefix: str = "") -> Sequence[Unanswered]:
         return session.scalars(rows.order_by(col(Unanswered.since), col(Unanswered.name))).all()
 
 
+def failures(what: str, name: str) -> int:
+    """How many there have been in a row; none if it answered the last time."""
+    return next((row.failures for row in known(what, name) if row.name == name), 0)
+
+
 def waiting(what: str) -> list[str]:
     """The names of those that nobody asks about yet. Our own account never is among them."""
     at = database_now()

@@ -56,7 +56,8 @@ def _recover(report: Report, account: str | None, *, bounded: bool) -> Asking:
         reached=lambda end, page: progress.move(name, min(end, whole_second(page.asked_at - IN_FLIGHT))),
         pass_over=lambda second, error: report.note_second(name, second, error),
     )
-    yield from walk(reading, start, whole_second(now - IN_FLIGHT if bounded else now + AHEAD))
+    failures = unanswered.failures("events", account or "")
+    yield from walk(reading, start, whole_second(now - IN_FLIGHT if bounded else now + AHEAD), failures)
     left_alone = unanswered.waiting("second") if bounded else []
     for row in unanswered.known("second", f"{name}:"):
         second = datetime.fromtimestamp(int(row.name.rpartition(":")[2]), UTC)

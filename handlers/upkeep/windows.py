@@ -27,16 +27,17 @@ class Reading:
     pass_over: Callable[[datetime, Exception], None]  # this second stays unread
 
 
-def walk(reading: Reading, start: datetime, until: datetime) -> Asking:
+def walk(reading: Reading, start: datetime, until: datetime, failures: int = 0) -> Asking:
     """Reads [start, until), oldest first. Yields before each request.
 
     A list runs from new to old, and a run must be able to stop and go on. So a window that does not fit into one page
     is narrowed, as is one that Stripe does not answer about, at last to a second; and a second without an answer is
-    passed over as soon as a later one has got one. Most runs need one window and one request.
+    passed over as soon as a later one has got one. Most runs need one window and one request. After failures in a row
+    the first window is narrower, since a list may be too long to be answered in time.
 
     Raises what Stripe says of the whole account, or of too many seconds in a row.
     """
-    width, bursts = until - start, 0
+    width, bursts = _whole_seconds((until - start) / (1 << 2 * min(failures, 12))), 0
     unread: list[tuple[datetime, Exception]] = []
     while start < until:
         end = min(start + width, until)

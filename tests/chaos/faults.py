@@ -252,6 +252,7 @@ OUTSIDE: dict[str, Fault] = {
     "mail taken without a word": partial(_mail, "mute"),
     "mail away": partial(_mail, "away"),
     "Stripe 500": partial(_stripe, {"status": 500}),
+    "Stripe 500 about some": partial(_stripe, {"status": 500, "holding": "vs_1a"}),
     "Stripe 429": partial(_stripe, {"status": 429}),
     "Stripe 403": partial(_stripe, {"status": 403}),
     "Stripe dripping": partial(_stripe, {"drip": 0.5}),

@@ -178,6 +178,17 @@ def test_another_accounts_refusal_keeps_none_of_our_sessions_from_being_mended(s
     assert {one.session_id for one in reconcile().drifted} == set(theirs)
 
 
+def test_the_sessions_of_many_neighbours_leave_ours_their_turn(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.upkeep.drift.REQUESTS", 1)
+    monkeypatch.setattr("handlers.upkeep.drift._SEVERAL", 1)
+    theirs, ours = _known_but_untold(simulator, account=GOOD), _known_but_untold(simulator)
+    _say(theirs, ours, compare_at=datetime.now(UTC) - timedelta(hours=1))
+    _say(theirs, compare_at=datetime.now(UTC) - timedelta(hours=2))
+    assert {one.session_id for one in reconcile().drifted} == {theirs, ours}
+
+
 def test_an_answer_of_a_replica_that_lags_behind_is_not_taken_over(simulator: Simulator) -> None:
     simulator.clock(offset=-3600.0)
     session_id = simulator.create()

@@ -91,6 +91,17 @@ def test_bursts_everywhere_are_read_in_few_requests_too() -> None:
     assert len(stripe.asked) < 60 * 5
 
 
+def test_after_failures_in_a_row_the_first_window_is_narrower() -> None:
+    stripe = Stripe([5, 2_000_000])
+    reading = Reading(ask=stripe.page, take=lambda _: None, reached=lambda *_: None, pass_over=lambda *_: None)
+    for failures, width in ((1, MONTH / 4), (2, MONTH / 16), (50, timedelta(seconds=1))):
+        stripe.asked.clear()
+        for _ in walk(reading, START, START + MONTH, failures):
+            pass
+        assert stripe.asked[0][:2] == (START, START + width)
+        assert stripe.asked[-1][1] == START + MONTH
+
+
 def test_each_request_is_announced() -> None:
     stripe = Stripe([777] * 450)
     reading = Reading(ask=stripe.page, take=lambda _: None, reached=lambda *_: None, pass_over=lambda *_: None)
