@@ -159,6 +159,13 @@ _CallbackSecret = Annotated[
         "must be whsec_ and a key of 24 bytes or more in base64, as the Standard Webhooks scheme has it",
     ),
 ]
+_Mark = Annotated[
+    str,
+    _matching(
+        r"vf_\w+|[^=\s][^=]{0,39}=.{1,500}",
+        "must be one or several marks, separated by commas: key=value of a session's metadata, or a flow's vf_…",
+    ),
+]
 _FernetKey = Annotated[
     SecretStr,
     _matching(
@@ -220,6 +227,7 @@ class Settings(BaseSettings):
     stripe_api_key: Annotated[
         SecretStr, _matching(r"[sr]k_(test|live)_\w+", "must be a secret or restricted key: sk_test_…, rk_live_…")
     ] = _UNSET
+    our_sessions: Annotated[tuple[_Mark, ...], _SEVERAL] = ()
     stripe_api_base: _WebUrl = SecretStr("https://api.stripe.com")
     smtp_url: Annotated[SecretStr, _url("smtp", "smtps")] = _UNSET
     mail_from: _Address = Address("Identity verification", "identity@localhost")

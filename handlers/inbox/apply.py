@@ -18,7 +18,7 @@ from handlers.owed.kinds import KINDS
 from handlers.owed.owe import owe
 from handlers.queue.claims import Claim, LostClaimError, change_claimed
 from handlers.record.decide import Decision, Outcome, decide
-from handlers.record.events import SessionState, VerificationEvent
+from handlers.record.events import NOT_OURS, SessionState, VerificationEvent
 from handlers.record.ordering import RecordState, Seen
 from handlers.tables.models import (
     ActionStatus,
@@ -53,6 +53,15 @@ UNTOUCHED = {
     "created_at": NOW,
     "updated_at": NOW,
 }
+_RELEASE = (
+    update(InboxEvent.__table__)  # type: ignore[attr-defined]  # SQLModel hides it
+    .where(
+        col(InboxEvent.session_id).in_(bindparam("session_ids", expanding=True)),
+        col(InboxEvent.outcome) == Outcome.IGNORED,
+        col(InboxEvent.is_ours).is_(None),
+    )
+    .values(status=InboxStatus.RECEIVED, outcome=None, processed_at=None, last_error=None, due_at=now())
+)
 _PERSONAL = ("error_reason", "client_reference_id", "user_id")
 _OUTLIVES_REDACTION = [name for name, kind in KINDS.items() if kind.survives_redaction]
 
@@ -77,14 +86,16 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
     3. decides what each event means, in their order, and writes the records;
     4. writes down what is owed, once per key;
     5. wipes what any table holds of persons who are redacted;
-    6. ends the events, or raises LostClaimError and leaves everything as it was.
+    6. ends the events, or raises LostClaimError and leaves everything as it was;
+    7. makes those due again that could not tell whose their session is, once it proves ours.
 
     Returns the works that only Stripe can settle, untouched, and the ids of the actions that are to be done now.
     """
     decided: list[tuple[Work, Decision]] = []
     limit = settings().submission_limit
     with transaction() as session:
-        rows, locked_at = _lock_records(session, works)
+        rows, new_ones, locked_at = _lock_records(session, works)
+        known = rows.keys() - new_ones
         reports = {
             (work.event.session_id, seen.submitted)
             for work in works
@@ -101,9 +112,12 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
         for work in works:
             session_id = work.event.session_id
             state = states[session_id]
-            decision = decide(state, work.event, work.shown, work.answer, can_ask=work.can_ask, limit=limit)
+            seen = work.event, work.shown, work.answer
+            decision = decide(state, *seen, can_ask=work.can_ask, limit=limit, is_known=session_id in known)
             if decision is None:
                 continue
+            if decision.reason != NOT_OURS:
+                known.add(session_id)
             # rule: what is read back quietly owes nothing to be done
             if work.owes_nothing:
                 skipped = [replace(one, skipped=one.skipped or "read back from Stripe") for one in decision.owed]
@@ -112,17 +126,26 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
             states[session_id] = decision.record
             if decision.texts:
                 texts[session_id] = decision.texts
-        for session_id, row in rows.items():
-            _write_record(session, row, states[session_id], texts.get(session_id), locked_at)
+        for session_id in known:
+            _write_record(session, rows[session_id], states[session_id], texts.get(session_id), locked_at)
+        if strangers := rows.keys() - known:  # rule: of a session that is not ours there is no record
+            for table in (Submission, VerificationRecord):
+                session.connection().execute(delete(table).where(col(table.session_id).in_(strangers)))
         to_do = owe(session, [(work.event.session_id, decision.owed) for work, decision in decided], locked_at)
         if redacted := [id_ for id_, row in rows.items() if states[id_].redacted_at or row.redaction_asked_at]:
             forget(session, redacted, locked_at)
-        for outcome in Outcome:
-            claims = [work.claim for work, decision in decided if decision.outcome is outcome]
-            end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": locked_at, "last_error": None}
+        for outcome, reason in {(decision.outcome, decision.reason) for _, decision in decided}:
+            of_this = (outcome, reason)
+            claims = [work.claim for work, decision in decided if (decision.outcome, decision.reason) == of_this]
+            end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": locked_at, "last_error": reason}
+            if reason:
+                end |= dict.fromkeys(_PERSONAL)
             # rule: an event ends once
             if claims and change_claimed(session.connection(), claims, **end) != len(claims):
                 raise LostClaimError
+        if settings().our_sessions and (ours := known & new_ones):
+            # rule: once a session proves ours, the events are applied that could not tell
+            session.connection().execute(_RELEASE, {"session_ids": list(ours)})
     for work, decision in decided:
         event, outcome = work.event, decision.outcome
         counting.ENDED_EVENTS.labels(type=event.type, outcome=outcome).inc()
@@ -132,7 +155,8 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
     return [work for work in works if work.claim.id not in settled], to_do
 
 
-def _lock_records(session: Session, works: Sequence[Work]) -> tuple[dict[str, VerificationRecord], datetime]:
+def _lock_records(session: Session, works: Sequence[Work]) -> tuple[dict[str, VerificationRecord], set[str], datetime]:
+    """The records, which of them are new, and when they were locked."""
     by_session = {work.event.session_id: work.event for work in works}
     rows = [
         {
@@ -143,9 +167,10 @@ def _lock_records(session: Session, works: Sequence[Work]) -> tuple[dict[str, Ve
         }
         for session_id in sorted(by_session)  # one order for all workers: no deadlock
     ]
-    insert_new(session.connection(), VerificationRecord, rows)
+    # Of strangers, too, for the moment: whoever makes the record of the same session waits, and releases their events.
+    new = insert_new(session.connection(), VerificationRecord, rows)
     locked = session.execute(_LOCK, {"session_ids": list(by_session)}).all()
-    return {record.session_id: record for record, _ in locked}, locked[0][1]
+    return {record.session_id: record for record, _ in locked}, set(new), locked[0][1]
 
 
 def _write_record(

@@ -9,11 +9,12 @@ from sqlalchemy import Row
 
 from config import inserts
 from config.database import statement
+from handlers.record.decide import Outcome
 from handlers.record.events import SessionState, VerificationEvent
 from handlers.tables.models import InboxEvent, InboxStatus
 
 # What the event and its row name alike; of a thin notification the state's columns are empty.
-_EVENT = ("id", "type", "session_id", "account", "livemode", "created_at")
+_EVENT = ("id", "type", "session_id", "account", "livemode", "created_at", "is_ours")
 _STATE = ("error_code", "error_reason", "report_id", "client_reference_id", "user_id", "has_flow", "redaction")
 
 _UNPROCESSED = {
@@ -25,7 +26,8 @@ _UNPROCESSED = {
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a batch: ids that are new, and ids known but not processed yet. All others are done duplicates."""
+    """What became of a batch: ids that are new, and ids known but not processed yet. All others are done duplicates,
+    or ignored."""
 
     accepted: frozenset[str]
     unprocessed: frozenset[str]
@@ -37,22 +39,25 @@ def receive(events: Sequence[VerificationEvent], *, owes_nothing: bool = False) 
 
     What these events owe is written down as skipped if they owe nothing.
     """
-    if not events:
+    ignored, ours = [event for event in events if event.ignored], [event for event in events if not event.ignored]
+    accepted = frozenset[str]()
+    for some in filter(None, (ignored, ours)):
+        with statement() as connection:
+            insert, rows = storing(connection.dialect.name, some, owes_nothing=owes_nothing)
+            accepted = frozenset(connection.exec_driver_sql(insert, (rows,)).scalars())
+    if not ours:
         return Receipt(frozenset(), frozenset())
-    with statement() as connection:
-        insert, rows = storing(connection.dialect.name, events, owes_nothing=owes_nothing)
-        accepted = frozenset(connection.exec_driver_sql(insert, (rows,)).scalars())
-    known = {event.id for event in events} - accepted
+    known = {event.id for event in ours} - accepted
     left = frozenset[str]()
     if known:
         with statement() as connection:
             select, ids = unprocessed(connection.dialect.name, known)
             left = frozenset(connection.exec_driver_sql(select, (ids,)).scalars())
-    return Receipt(accepted, left, len(events) - len(accepted))
+    return Receipt(accepted, left, len(ours) - len(accepted))
 
 
 def storing(dialect: str, events: Sequence[VerificationEvent], *, owes_nothing: bool = False) -> tuple[str, str]:
-    """The statement that stores a batch and answers the new ones' ids, and its parameter."""
+    """The statement that stores a batch and answers the new ones' ids, and its parameter. All are ignored, or none."""
     distinct = {event.id: event for event in events}
     in_order = sorted(distinct)  # one order for all writers: no deadlock
     rows = [_event_row(distinct[event_id], owes_nothing=owes_nothing) for event_id in in_order]
@@ -75,12 +80,14 @@ def event_in(row: Row[Any]) -> VerificationEvent:
 
 def _event_row(event: VerificationEvent, *, owes_nothing: bool) -> dict[str, Any]:
     state = event.state or SessionState(status=None)
+    end = {"status": InboxStatus.PROCESSED, "outcome": Outcome.IGNORED, "processed_at": inserts.NOW}
     return {
         **{name: getattr(event, name) for name in _EVENT},
         **{name: getattr(state, name) for name in _STATE},
         "session_status": state.status,
         "received_at": inserts.NOW,
-        "status": InboxStatus.RECEIVED,
+        "last_error": event.ignored,
+        **(end if event.ignored else {"status": InboxStatus.RECEIVED}),
         "attempts": 0,
         "waits": 0,
         "due_at": inserts.NOW,

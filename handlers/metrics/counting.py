@@ -31,7 +31,7 @@ log = structlog.stdlib.get_logger(__name__)
 COUNTED = CollectorRegistry()
 DELIVERIES = Counter(
     "identity_deliveries_total",
-    "Deliveries answered, by outcome and, where refused, reason.",
+    "Deliveries answered, by outcome and, where refused or ignored, reason.",
     ("outcome", "reason"),
     registry=COUNTED,
 )

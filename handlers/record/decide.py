@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from handlers.owed.kinds import KINDS, LIMIT_CAUSE, Owed
 from handlers.record.error_codes import OWED, classify
-from handlers.record.events import RANKS, SessionState, Status, VerificationEvent
+from handlers.record.events import NOT_OURS, RANKS, SessionState, Status, VerificationEvent
 from handlers.record.ordering import Order, RecordState, Seen, order, order_by_rank
 
 # Why nothing is done.
@@ -40,6 +40,7 @@ class Decision:
     record: RecordState
     owed: list[Owed]
     texts: SessionState | None = None  # None: the record keeps those it has
+    reason: str | None = None  # why it is ignored
 
 
 def decide(
@@ -50,12 +51,21 @@ def decide(
     *,
     can_ask: bool = False,
     limit: int = 3,
+    is_known: bool = True,
 ) -> Decision | None:
     """Applies an event, with what it shows and Stripe's answer where there is one; None if only Stripe can settle it.
 
     Without anybody to ask, contradictions go by rank and a thin notification is ignored. The record's submissions
-    already count this event's; limit is how many a person has.
+    already count this event's; limit is how many a person has. Unless the session is known, nothing of ours was told
+    of it before.
     """
+    words = (event.is_ours, answer and answer.state.is_ours)
+    # rule: an event that cannot tell whose its session is leaves that to Stripe, or else to the record
+    is_ours = next((word for word in words if word is not None), True if is_known else None)
+    if not is_ours:
+        if is_ours is None and can_ask and answer is None:
+            return None
+        return Decision(outcome=Outcome.IGNORED, record=record, owed=[], reason=NOT_OURS)
     if event.kind == "redacted":
         forgotten = _redacted(record, event)
         return Decision(outcome=Outcome.APPLIED, record=forgotten, owed=_limited(forgotten, [], limit))

@@ -5,7 +5,8 @@ docs.stripe.com/api/identity/verification_sessions/object.
 """
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -22,6 +23,11 @@ _ID = re.compile(r"[A-Za-z0-9_]{1,255}")
 _LATEST = 253402300799  # the last second a datetime can hold
 _LONGEST_WORD = 255  # as Stripe's ids; codes and ids are parts of keys, and PostgreSQL bounds those to 2,704 bytes
 _LONGEST_TEXT = 5000  # Stripe's own texts stay far below; nothing longer is worth a row
+
+
+# Why an event is ignored.
+OTHER_MODE = "other mode"
+NOT_OURS = "not ours"
 
 
 class MalformedEventError(ValueError):
@@ -49,6 +55,7 @@ class SessionState:
     user_id: str | None = field(default=None, repr=False)
     has_flow: bool = False  # it belongs to a verification flow, and so may have come from a static link
     redaction: str | None = None
+    is_ours: bool | None = True  # None: it cannot tell, since a redaction has wiped its metadata
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +69,8 @@ class VerificationEvent:
     livemode: bool
     created_at: datetime  # Stripe's clock, whole seconds
     state: SessionState | None
+    is_ours: bool | None = True  # as its state says; None: it cannot tell
+    ignored: str | None = None  # why it is kept without a state, and never applied
     kind: str = field(init=False)  # the last word of the type: one of KINDS
 
     def __post_init__(self) -> None:
@@ -76,22 +85,39 @@ class ForeignEvent:
     type: str
 
 
-def parse(payload: object) -> VerificationEvent | ForeignEvent:
-    """The event in the JSON of a verified request, or in an item of a list. Raises MalformedEventError."""
+def parse(
+    payload: object, marks: Collection[str] = (), livemode: bool | None = None
+) -> VerificationEvent | ForeignEvent:
+    """The event in the JSON of a verified request, or in an item of a list. Raises MalformedEventError.
+
+    Ours are sessions with one of the marks, a flow's id or `key=value` of their metadata, or all where there are none;
+    and those of one mode, where that is given.
+    """
     if not isinstance(payload, dict):
         raise MalformedEventError("the body is not a JSON object")
     type_ = _required(_word(payload, "type"), "type")
     if type_ in _SNAPSHOT_TYPES and payload.get("object") == "event":
-        return _snapshot(payload)
-    if type_ in _THIN_TYPES and payload.get("object") == "v2.core.event":
-        return _thin(payload)
-    return ForeignEvent(id=_id(payload, "id"), type=type_)
+        event = _snapshot(payload, marks)
+    elif type_ in _THIN_TYPES and payload.get("object") == "v2.core.event":
+        event = _thin(payload, marks)
+    else:
+        return ForeignEvent(id=_id(payload, "id"), type=type_)
+    # rule: test and live never mix; both can reach one address, and the key asks about one of them
+    if livemode not in (None, event.livemode):
+        return replace(event, ignored=OTHER_MODE, account=None, state=None)
+    # rule: what another one's session shows is not kept
+    return replace(event, ignored=NOT_OURS, account=None, state=None) if event.is_ours is False else event
 
 
-def parse_session(session: dict[str, Any]) -> SessionState:
-    """The state in a session as an event carries it or a retrieve answers it. Raises MalformedEventError."""
+def parse_session(session: dict[str, Any], marks: Collection[str] = ()) -> SessionState:
+    """The state in a session as an event carries it or a retrieve answers it, marks as above.
+
+    Raises MalformedEventError.
+    """
     error = _mapping(session, "last_error")
     metadata = _mapping(session, "metadata")
+    flow, redaction = _text(session, "verification_flow"), _word(_mapping(session, "redaction"), "status")
+    is_ours = not marks or flow in marks or any(f"{key}={value}" in marks for key, value in metadata.items())
     return SessionState(
         status=_required(_word(session, "status"), "status"),
         error_code=_word(error, "code"),
@@ -99,15 +125,20 @@ def parse_session(session: dict[str, Any]) -> SessionState:
         report_id=_report_id(session),
         client_reference_id=_text(session, "client_reference_id"),
         user_id=_text(metadata, "user_id"),
-        has_flow=_text(session, "verification_flow") is not None,
-        redaction=_word(_mapping(session, "redaction"), "status"),
+        has_flow=flow is not None,
+        redaction=redaction,
+        # rule: a session whose metadata is wiped cannot tell whose it is
+        is_ours=None if redaction and not is_ours else is_ours,
     )
 
 
-def _snapshot(payload: dict[str, Any]) -> VerificationEvent:
+def _snapshot(payload: dict[str, Any], marks: Collection[str]) -> VerificationEvent:
     session = _mapping(_mapping(payload, "data"), "object")
     if session.get("object") != "identity.verification_session":
         raise MalformedEventError("data.object is not a verification session")
+    state = parse_session(session, marks)
+    # rule: a redaction is never another one's, whatever its metadata says
+    is_redaction = payload["type"].endswith(".redacted") and not state.is_ours
     return VerificationEvent(
         id=_id(payload, "id"),
         type=payload["type"],
@@ -115,11 +146,12 @@ def _snapshot(payload: dict[str, Any]) -> VerificationEvent:
         account=_account(payload),
         livemode=_flag(payload, "livemode"),
         created_at=_moment(payload.get("created")),
-        state=parse_session(session),
+        state=None if is_redaction else state,  # its type says what matters
+        is_ours=None if is_redaction else state.is_ours,
     )
 
 
-def _thin(payload: dict[str, Any]) -> VerificationEvent:
+def _thin(payload: dict[str, Any], marks: Collection[str]) -> VerificationEvent:
     return VerificationEvent(
         id=_id(payload, "id"),
         type=payload["type"],
@@ -128,6 +160,7 @@ def _thin(payload: dict[str, Any]) -> VerificationEvent:
         livemode=_flag(payload, "livemode"),
         created_at=_iso_moment(_required(_text(payload, "created"), "created")),
         state=None,
+        is_ours=None if marks else True,
     )
 
 

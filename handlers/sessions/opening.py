@@ -72,7 +72,7 @@ class Turn:
     @property
     def metadata(self) -> dict[str, str]:
         """What tells whose session it is."""
-        return dict(zip(OURS, (self.verification_id, str(self.generation)), strict=True))
+        return {**_mark(), **dict(zip(OURS, (self.verification_id, str(self.generation)), strict=True))}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,6 +228,12 @@ def _created(turn: Turn, wanted: Wanted) -> Answer | None:
     return _unless_over(answer.id, wanted) if answer.is_replayed else answer
 
 
+def _mark() -> dict[str, str]:
+    """The metadata by which our webhook knows what is opened here for ours: the first of OUR_SESSIONS that is some."""
+    marks = [mark.split("=", 1) for mark in settings().our_sessions if "=" in mark]
+    return dict(marks[:1])
+
+
 def _next_generation(turn: Turn, wanted: Wanted) -> Turn:
     """The turn of the next one; raises OpeningError where the person has had enough, or somebody else was faster."""
     with transaction() as session:
@@ -277,7 +283,10 @@ def _configured(turn: Turn, answer: Answer, wanted: Wanted) -> Answer:
         names.append("return_url")
     if names:
         raise OpeningError("configuration-differs", ", ".join(names))
-    changed = changes(wanted.params, answer.content)
+    params = dict(wanted.params)
+    if "metadata" in params:  # else it is left alone
+        params["metadata"] = {**(params["metadata"] or {}), **_mark()}
+    changed = changes(params, answer.content)
     if not changed:
         return answer
     changing.update(answer.id, _account(wanted), changed)

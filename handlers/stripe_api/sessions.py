@@ -41,7 +41,7 @@ def retrieve_state(session_id: str, account: str | None) -> Retrieved | None:
     """The session's present state; None where Stripe says that there is no such session."""
     try:
         found = _retrieve(session_id, account)
-        return Retrieved(parse_session(found.content), found.asked_at)
+        return Retrieved(parse_session(found.content, settings().our_sessions), found.asked_at)
     except MissingError:
         return None
     except MalformedEventError as error:

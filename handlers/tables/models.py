@@ -93,6 +93,7 @@ class InboxEvent(QueueRow, table=True):
     status: InboxStatus = _word(default=InboxStatus.RECEIVED)
     outcome: Outcome | None = _word(default=None, nullable=True)
     processed_at: datetime | None = _moment(default=None, nullable=True)
+    is_ours: bool | None = True  # None: the event cannot tell
     owes_nothing: bool = False  # read back from Stripe: what it owes is written down as skipped
 
     session_status: str | None = None

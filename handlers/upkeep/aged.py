@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from config.database import database_now, transaction
+from config.settings import settings
 from handlers.record.events import MalformedEventError, parse_session
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Listed
@@ -81,7 +82,10 @@ def _differing(report: Report, account: str | None, page: Listed) -> list[Whose]
         try:
             if session_id is None:
                 raise MalformedEventError("it has no id")
-            if differs(ours.get(session_id), parse_session(item)) and session_id not in settled:
+            if (
+                differs(ours.get(session_id), parse_session(item, settings().our_sessions))
+                and session_id not in settled
+            ):
                 found.append(Whose(session_id, account))
         except MalformedEventError as error:  # of this one alone
             report.unreadable("session", session_id, error)

@@ -71,7 +71,10 @@ def confirmed(report: Report, doubtful: Iterable[Whose]) -> Asking:
 
 
 def differs(record: VerificationRecord | None, state: SessionState) -> bool:
-    """Whether Stripe has a session otherwise than we do; None if we have never heard of it."""
+    """Whether Stripe has a session of ours otherwise than we do; record is None if we have never heard of it."""
+    # rule: another one's session is no business of ours; it may be here from before there was a mark
+    if state.is_ours is False or not (record or state.is_ours):
+        return False
     if record is None or (state.redaction and not record.redacted_at):
         return True
     if record.status == Status.CANCELED:  # nothing changes it
@@ -89,7 +92,7 @@ def observed(
 
     asked_at is Stripe's time then, or earlier: a lower bound, as it is for an answer (handlers/record/ordering.py).
     """
-    if state.status not in list(Status):
+    if state.status not in list(Status) or state.is_ours is False:  # rule: another one's session is not observed
         return None
     second = asked_at.replace(microsecond=0)
     # Two looks within one second may see two states, and each is an event of its own.
@@ -102,6 +105,7 @@ def observed(
         livemode=livemode,
         created_at=second,
         state=state,
+        is_ours=state.is_ours,
     )
 
 

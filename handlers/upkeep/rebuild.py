@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from config.database import database_now
+from config.settings import settings
 from handlers.inbox.receive import receive
 from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
 from handlers.record.events import MalformedEventError, VerificationEvent, parse_session
@@ -103,7 +104,7 @@ def _listed_session(account: str | None, item: Any, asked_at: datetime) -> Verif
     session_id = id_of(item)
     if session_id is None or not isinstance(item.get("livemode"), bool):
         raise MalformedEventError("it has no id or mode")
-    return observed(session_id, account, item["livemode"], parse_session(item), asked_at)
+    return observed(session_id, account, item["livemode"], parse_session(item, settings().our_sessions), asked_at)
 
 
 def _patiently(list_page: Callable[..., Listed], start: datetime, end: datetime, after: str | None) -> Listed:

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from config.database import database_now
+from config.settings import settings
 from handlers.inbox.receive import receive
 from handlers.metrics import counting
 from handlers.queue.failures import NotNowError, PermanentError
@@ -35,8 +36,10 @@ def parse_listed(item: Any, account: str | None) -> VerificationEvent | None:
 
     Raises MalformedEventError.
     """
-    event = parse(item)
-    return replace(event, account=event.account or account) if isinstance(event, VerificationEvent) else None
+    event = parse(item, settings().our_sessions, settings().livemode)
+    if not isinstance(event, VerificationEvent):
+        return None
+    return event if event.ignored else replace(event, account=event.account or account)
 
 
 def whole_second(moment: datetime) -> datetime:
@@ -83,7 +86,7 @@ def _take_in(items: list[Any], account: str | None, report: Report) -> None:
         else:
             events += [event] if event else []
     receipt = receive(events)
-    report.undelivered += len(events)
+    report.undelivered += sum(not event.ignored for event in events)
     report.recovered += sorted(receipt.accepted)
     report.to_process += sorted(receipt.accepted | receipt.unprocessed)
     if receipt.accepted:

@@ -43,22 +43,24 @@ class Webhook:
     def __init__(self, secrets: tuple[str, ...], intake: Intake) -> None:
         self._secrets = secrets
         self._intake = intake
-        self._livemode = settings().livemode
+        self._marks, self._livemode = settings().our_sessions, settings().livemode
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one delivery."""
         started = time.monotonic()
         try:
             event = await self._verified_event(scope, receive)
-            reason = _why_ignored(event, self._livemode)
             # rule: what is not this service's is not taken in
-            outcome = "ignored" if isinstance(event, ForeignEvent) or reason else await self._take_in(event)
+            outcome = "ignored" if isinstance(event, ForeignEvent) else await self._take_in(event)
         except RefusedDeliveryError as refused:
             counting.DELIVERIES.labels(outcome="refused", reason=refused.reason).inc()
             log.warning("delivery.refused", status=refused.status, reason=refused.reason)
             await _answer(send, refused.status, {"error": refused.reason})
         else:
+            reason = "foreign type" if isinstance(event, ForeignEvent) else event.ignored or ""
             counting.DELIVERIES.labels(outcome=outcome, reason=reason).inc()
+            if reason:
+                log.info("event.ignored", event_id=event.id, reason=reason)
             counting.ACCEPT_SECONDS.observe(time.monotonic() - started)
             await _answer(send, 200, {"event": event.id, "outcome": outcome})
 
@@ -70,7 +72,7 @@ class Webhook:
         if not any(_is_signed(body, signature, secret) for secret in self._secrets):
             raise RefusedDeliveryError(400, _UNSIGNED)
         try:
-            return parse(orjson.loads(body))
+            return parse(orjson.loads(body), self._marks, self._livemode)
         except orjson.JSONDecodeError:
             raise RefusedDeliveryError(400, "the body is not JSON") from None
         except MalformedEventError as error:
@@ -83,17 +85,6 @@ class Webhook:
             raise RefusedDeliveryError(400, "the database cannot store this event") from None
         except UnavailableError:
             raise RefusedDeliveryError(503, "the event could not be stored now") from None
-
-
-def _why_ignored(event: VerificationEvent | ForeignEvent, livemode: bool | None) -> str:
-    """Empty for an event that is this service's; livemode is the key's."""
-    if isinstance(event, ForeignEvent):
-        return "foreign type"
-    # rule: test and live never mix; both can reach one address, and the key asks about one of them
-    if livemode not in (None, event.livemode):
-        log.warning("event.other_mode", event_id=event.id, livemode=event.livemode)
-        return "other mode"
-    return ""
 
 
 def _check_head(signature: str, length: bytes) -> None:

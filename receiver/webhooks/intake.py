@@ -47,7 +47,10 @@ class Intake:
         self._writer = asyncio.create_task(self._write())
 
     async def accept(self, event: VerificationEvent) -> str:
-        """Returns `accepted` or `duplicate` once the event is committed; raises UnavailableError, RefusedEventError."""
+        """Returns `accepted`, `duplicate` or `ignored` once the event is committed.
+
+        Raises UnavailableError, RefusedEventError.
+        """
         if self._closing or len(self._waiting) >= _MOST_WAITING:
             raise UnavailableError
         committed: asyncio.Future[str] = self._loop.create_future()
@@ -118,6 +121,6 @@ def _outcomes(events: Sequence[VerificationEvent], receipt: Receipt) -> list[_St
     first_deliveries = set(receipt.accepted)
     outcomes: list[_Stored] = []
     for event in events:
-        outcomes.append("accepted" if event.id in first_deliveries else "duplicate")
+        outcomes.append("ignored" if event.ignored else "accepted" if event.id in first_deliveries else "duplicate")
         first_deliveries.discard(event.id)
     return outcomes

@@ -56,10 +56,13 @@ class _OnTheLoop:
         return self._connection
 
     async def receive(self, events: Sequence[VerificationEvent], /) -> Receipt:
-        accepted = await self._ids(*receive.storing("postgresql", events))
-        known = {event.id for event in events} - accepted
+        if ignored := [event for event in events if event.ignored]:
+            await self._ids(*receive.storing("postgresql", ignored))
+        ours = [event for event in events if not event.ignored]
+        accepted = await self._ids(*receive.storing("postgresql", ours)) if ours else frozenset[str]()
+        known = {event.id for event in ours} - accepted
         left = await self._ids(*receive.unprocessed("postgresql", known)) if known else frozenset[str]()
-        return Receipt(accepted, left, len(events) - len(accepted))
+        return Receipt(accepted, left, len(ours) - len(accepted))
 
     async def close(self) -> None:
         self._leave()

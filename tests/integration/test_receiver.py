@@ -18,6 +18,7 @@ from sqlmodel import select
 
 from config import broker, database
 from config.database import transaction
+from handlers.inbox.process import process
 from handlers.tables.models import InboxEvent
 from receiver.app import app
 from receiver.webhooks import delivery
@@ -169,23 +170,70 @@ def test_a_thin_notification_is_accepted(client: Client) -> None:
     assert client.deliver(said).content == {"event": "evt_1", "outcome": "accepted"}
 
 
-def test_what_is_not_ours_is_ignored_and_not_stored(client: Client) -> None:
+def test_a_foreign_type_is_ignored_and_not_stored(client: Client) -> None:
     answer = client.deliver({"id": "evt_9", "object": "event", "type": "charge.succeeded"})
     assert (answer.status, answer.content) == (200, {"event": "evt_9", "outcome": "ignored"})
     assert _stored() == set()
 
 
 @pytest.mark.parametrize("livemode", [False, True])
-def test_an_event_of_the_mode_that_the_key_is_not_for_is_ignored_and_not_stored(
-    prepared: str, environment: pytest.MonkeyPatch, livemode: bool
+@pytest.mark.parametrize("form", ["snapshot", "thin"])
+def test_an_event_of_the_mode_that_the_key_is_not_for_is_kept_as_ignored(
+    prepared: str, environment: pytest.MonkeyPatch, livemode: bool, form: str
 ) -> None:
     assert prepared
     environment.setenv("STRIPE_API_KEY", "sk_test_made_up" if livemode else "sk_live_made_up")
+    snapshot = facts.payload("verified", report="vr_1", reference="ref", user="u", livemode=livemode)
+    thin = {**shapes.thin("evt_thin", "verified", "2026-11-16T10:00:00.123Z", "vs_1"), "livemode": livemode}
+    _is_kept_as_ignored(snapshot if form == "snapshot" else thin, "other mode")
+
+
+@pytest.mark.parametrize("livemode", [False, True])
+def test_an_event_of_the_keys_mode_is_accepted(prepared: str, environment: pytest.MonkeyPatch, livemode: bool) -> None:
+    assert prepared
+    environment.setenv("STRIPE_API_KEY", "sk_live_made_up" if livemode else "sk_test_made_up")
     databases.forget_process_state()
     with running_receiver() as port:
-        answer = Client(port).deliver({**PAYLOAD, "livemode": livemode})
-    assert (answer.status, answer.content) == (200, {"event": PAYLOAD["id"], "outcome": "ignored"})
-    assert _stored() == set()
+        answer = Client(port).deliver(facts.payload("verified", report="vr_1", livemode=livemode))
+    assert answer.content["outcome"] == "accepted"
+
+
+def test_an_event_of_a_session_that_is_not_ours_is_kept_as_ignored(
+    prepared: str, environment: pytest.MonkeyPatch
+) -> None:
+    assert prepared
+    environment.setenv("OUR_SESSIONS", "app=onboarding")
+    marked = {"app": "billing"}
+    _is_kept_as_ignored(
+        facts.payload("verified", report="vr_1", reference="ref", user="u", metadata=marked), "not ours"
+    )
+
+
+def _is_kept_as_ignored(payload: dict[str, Any], reason: str) -> None:
+    """Whichever delivery of it, and beside one that is ours: with its id, session, type and time only."""
+    databases.forget_process_state()
+    ours = facts.payload(
+        "created",
+        event_id="evt_ours",
+        livemode=not payload["livemode"] if reason == "other mode" else False,
+        metadata={"app": "onboarding"},
+    )
+    with running_receiver() as port, ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(Client(port).deliver, (payload, ours, payload)))
+        answers += [Client(port).deliver(payload)]
+    assert [(one.status, one.content["outcome"]) for one in answers] == [
+        (200, "ignored"),
+        (200, "accepted"),
+        (200, "ignored"),
+        (200, "ignored"),
+    ]
+    assert _stored() == {payload["id"], "evt_ours"}
+    row = facts.event_row(payload["id"])
+    assert (row.status, row.outcome, row.last_error) == ("processed", "ignored", reason)
+    assert row.processed_at is not None
+    shown = (row.account, row.session_status, row.error_code, row.error_reason, row.report_id)
+    assert {*shown, row.client_reference_id, row.user_id, row.redaction} == {None}
+    assert process([row.id]) == []
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,15 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import structlog
 
-from config.settings import settings
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.record.decide import Outcome
 from handlers.record.events import Status
 from handlers.tables.models import ActionStatus, InboxStatus
-from receiver.webhooks import delivery
 from tests.integration.stories import Stories, by_name, perform_everything, process_everything
 from tests.property.outside import PostBox
 from tests.support import databases, facts
@@ -176,23 +172,3 @@ def test_a_connected_accounts_session_is_asked_for_in_its_name(stripe: Stories, 
     record = facts.record(session_id)
     assert (record.status, record.account) == (Status.VERIFIED, CONNECTED)
     assert post_box.sent.total() == 1
-
-
-@pytest.mark.parametrize("key", ["sk_test_made_up", "sk_live_made_up"])
-@pytest.mark.parametrize("livemode", [False, True])
-@pytest.mark.parametrize("form", ["snapshot", "thin"])
-def test_the_other_modes_events_are_not_ours_and_that_is_said(
-    environment: pytest.MonkeyPatch, key: str, livemode: bool, form: str
-) -> None:
-    environment.setenv("STRIPE_API_KEY", key)
-    databases.forget_process_state()
-    told = replace(event("verified") if form == "snapshot" else facts.thin("verified"), livemode=livemode)
-    with structlog.testing.capture_logs() as lines:
-        assert delivery._why_ignored(told, settings().livemode) == ("" if livemode == ("live" in key) else "other mode")
-    said = [(line["event"], line["event_id"]) for line in lines]
-    assert said == ([] if livemode == ("live" in key) else [("event.other_mode", told.id)])
-
-
-def test_without_a_key_both_modes_are_ours() -> None:
-    assert delivery._why_ignored(event("verified", livemode=True), settings().livemode) == ""
-    assert delivery._why_ignored(event("verified", livemode=False), settings().livemode) == ""

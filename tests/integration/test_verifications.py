@@ -58,6 +58,21 @@ def test_opening_makes_one_session_and_resuming_takes_it_up(api: TestClient, str
     assert (first.json()["status"], first.json()["entry"]) == ("requires_input", {})
 
 
+def test_what_is_opened_here_has_and_keeps_the_mark_of_our_sessions(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("OUR_SESSIONS", "vf_1,app=onboarding,app=older")
+    databases.forget_process_state()
+    _open(api, metadata={"a": "1"})
+    _open(api, metadata={"b": "2"})
+    [session] = _at_stripe(stripe)
+    assert {name: session["metadata"].get(name) for name in ("a", "b", "app")} == {
+        "a": None,
+        "b": "2",
+        "app": "onboarding",
+    }
+
+
 def test_an_entry_holds_only_what_its_integration_needs(api: TestClient, stripe: Stories) -> None:
     modal = _open(api, integration="modal").json()["entry"]
     assert modal.keys() == {"client_secret", "publishable_key"}

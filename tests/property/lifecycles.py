@@ -71,6 +71,14 @@ def as_twin(event: VerificationEvent) -> VerificationEvent:
     return replace(event, id=f"{event.id}_twin")
 
 
+def wiped(event: VerificationEvent) -> VerificationEvent:
+    """The same after a redaction has begun to wipe it: nothing personal, and no mark that says whose it is."""
+    if event.kind == "redacted" or event.state is None:
+        return replace(event, state=None, is_ours=None)
+    state = replace(event.state, error_reason=None, client_reference_id=None, user_id=None, redaction="processing")
+    return replace(event, state=replace(state, is_ours=None), is_ours=None)
+
+
 def _walks(steps: tuple[str, ...], most: int) -> Iterator[tuple[str, ...]]:
     yield steps
     if len(steps) < most:

@@ -29,6 +29,7 @@ CLOCKS = ("tests/integration/test_clocks.py",)
 ANSWERS = ("tests/integration/test_answers.py",)
 COMMANDS = ("tests/integration/test_commands.py",)
 CALLS = ("tests/integration/test_calls.py",)
+OURS = ("tests/integration/test_ours.py",)
 TOLD = ("tests/integration/test_told.py", "tests/property/test_orders.py")
 PURGE = ("tests/integration/test_purge.py",)
 
@@ -98,6 +99,16 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "what survives a redaction stays owed": (drop, (*REDACTION, *CALLBACK)),
     "a static link's reference is not trusted": (becomes("True"), SESSIONS),
     "a session that has changed is compared with Stripe's": (becomes("({elts[0]}, None)"), RECONCILE),
+    "a session whose metadata is wiped cannot tell whose it is": (becomes("{orelse}", of="is_ours"), OURS),
+    "a redaction is never another one's, whatever its metadata says": (becomes("False"), OURS),
+    "an event that cannot tell whose its session is leaves that to Stripe, or else to the record": (
+        becomes("next({args[0]}, True)"),
+        OURS,
+    ),
+    "of a session that is not ours there is no record": (never, OURS),
+    "once a session proves ours, the events are applied that could not tell": (drop, OURS),
+    "another one's session is no business of ours": (never, OURS),
+    "another one's session is not observed": (becomes("{values[0]}"), OURS),
     "what is read back quietly owes nothing to be done": (never, RECONCILE),
     "what no setting asks for is not written down": (never, (*CALLBACK, *OUTPUTS)),
     "of one key owed twice, what is to be done wins": (becomes("{values[0]}"), (*INBOX, *REVIEW)),
@@ -153,7 +164,8 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "nothing is deleted by a clock that another one contradicts": (never, CLOCKS),
     "the purge keeps what an old event would owe again": (drop, PURGE),
     # receiver
-    "test and live never mix": (never, THIN),
+    "test and live never mix": (never, RECEIVER),
+    "what another one's session shows is not kept": (never, OURS),
     "what is not this service's is not taken in": (never, RECEIVER),
     "a body is bounded, whatever its length was said to be": (never, RECEIVER),
     "a signature grows old, and is not good for the future": (never, RECEIVER),

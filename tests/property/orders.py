@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from handlers.owed.kinds import KINDS, Owed
 from handlers.record.decide import decide
-from handlers.record.events import SessionState, VerificationEvent
+from handlers.record.events import NOT_OURS, SessionState, VerificationEvent
 from handlers.record.ordering import RecordState, Seen, answered, seen_in
-from tests.property.lifecycles import LifeCycle, as_thin, as_twin, life_cycles
+from tests.property.lifecycles import LifeCycle, as_thin, as_twin, life_cycles, wiped
 
 LIMIT = 2  # low enough for life cycles of six events to reach it
 
@@ -32,6 +32,8 @@ class Came(NamedTuple):
     actions: frozenset[tuple[str, str, str]]  # name, cause, and where it stands
     under_way: tuple[str, str] | None = None  # the mail that is being sent
     told_twice: bool = False  # the same, and nothing else in between
+    is_known: bool = False  # it has proved ours
+    undecided: frozenset[VerificationEvent] = frozenset()  # ignored, as nobody could tell whose they are
 
     @property
     def keys(self) -> frozenset[tuple[str, str]]:
@@ -118,6 +120,14 @@ def _happened(events: Sequence[VerificationEvent], delivered: int) -> int:
 
 
 def _deliver(came: Came, event: VerificationEvent, happened: int, answers: Answers | None) -> Iterator[Came]:
+    for later in _delivered(came, event, happened, answers):
+        if not later.is_known or not later.undecided:
+            yield later
+        for one in later.undecided if later.is_known else ():  # as handlers.inbox.apply: they are due again
+            yield from _deliver(later._replace(undecided=later.undecided - {one}), one, happened, answers)
+
+
+def _delivered(came: Came, event: VerificationEvent, happened: int, answers: Answers | None) -> Iterator[Came]:
     without = _decide(came, event, None, can_ask=answers is not None)
     if without is not None:
         yield without
@@ -135,12 +145,14 @@ def _decide(came: Came, event: VerificationEvent, seen: Seen | None, *, can_ask:
     shown = seen_in(event)
     reports = came.reports | {one.submitted for one in (shown, seen) if one and one.submitted}
     record = replace(came.record, submissions=len(reports))
-    decision = decide(record, event, shown, seen, can_ask=can_ask, limit=LIMIT)
+    decision = decide(record, event, shown, seen, can_ask=can_ask, limit=LIMIT, is_known=came.is_known)
     if decision is None:
         return None
+    if decision.reason == NOT_OURS:
+        return came._replace(undecided=came.undecided | {event})
     texts = None if decision.record.redacted_at else decision.texts or came.texts
     actions = written(came.actions, decision.owed)
-    return came._replace(record=decision.record, texts=texts, reports=reports, actions=actions)
+    return came._replace(record=decision.record, texts=texts, reports=reports, actions=actions, is_known=True)
 
 
 def written(actions: frozenset[tuple[str, str, str]], owed: Iterable[Owed]) -> frozenset[tuple[str, str, str]]:
@@ -220,6 +232,34 @@ def check_nobody_to_ask(life_cycle: LifeCycle) -> Tally:
     return tally
 
 
+def check_whose(life_cycle: LifeCycle, slack: int | None = None) -> Tally:
+    """A redaction wipes the mark that says whose a session is: ours end as ever, and others' leave nothing at all."""
+    tally, truth = Tally(), in_true_order(_apart(life_cycle))
+    gone = ("canceled", "redacted") if life_cycle.events[-1].kind == "redacted" else ()
+    told = [wiped(event) if event.kind in gone else event for event in life_cycle.events]
+    for more in ([], [wiped(as_thin(event)) for event in life_cycle.events]):
+        answers = None if slack is None else _wiping(life_cycle, slack)
+        for end in ends(told + more, answers, tally):
+            _agree(life_cycle, end, truth, marks=False)
+        foreign = [one for one in told if one.is_ours is None] + more
+        for end in ends(foreign, None if slack is None else _wiping(life_cycle, slack, is_ours=False), tally):
+            _same(life_cycle, "another one's", end._replace(undecided=frozenset()), NOTHING)
+    return tally
+
+
+def _wiping(life_cycle: LifeCycle, slack: int, *, is_ours: bool = True) -> Answers:
+    """A Stripe that can tell whose a session is until it is redacted."""
+
+    def answers(happened: int) -> Iterator[tuple[VerificationEvent, datetime]]:
+        is_redacted = life_cycle.events[happened - 1].kind == "redacted"
+        for told, asked_at in stripe(life_cycle, slack)(happened):
+            assert told.state is not None
+            state = replace(told.state, is_ours=None if is_redacted else is_ours)
+            yield replace(told, state=replace(state, redaction="redacted") if is_redacted else state), asked_at
+
+    return answers
+
+
 def _agree(life_cycle: LifeCycle, end: Came, truth: Came, *, marks: bool) -> None:
     if marks:
         same = replace(end.record, changes=truth.record.changes)
@@ -279,6 +319,8 @@ def main() -> int:
         ("snapshots and thin", lambda one: check_both_forms(one, 0) + check_both_forms(one, 3), both),
         ("thin", lambda one: check_thin(one, 0) + check_thin(one, 3), apart + tied),
         ("thin, nobody to ask", check_nobody_to_ask, apart + tied),
+        ("whose sessions, no key", check_whose, both[: len(both) // 2]),
+        ("whose sessions, Stripe asked", lambda one: check_whose(one, 0) + check_whose(one, 3), both),
     ):
         tally = sum((check(one) for one in cycles), Tally())
         print(

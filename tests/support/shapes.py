@@ -15,8 +15,9 @@ SECRET = "whsec_made_up_for_tests"
 
 
 def session(session_id: str, status: str, **fields: Any) -> dict[str, Any]:
-    """A verification session; `code` sets last_error, `report` the last report, `user` the metadata."""
+    """A verification session; `code` sets last_error, `report` the last report, `user` some of the metadata."""
     code, user, waits = fields.get("code"), fields.get("user"), status == "requires_input"
+    metadata = {**fields.get("metadata", {}), **({"user_id": user} if user else {})}
     return rendering.snapshot(
         Session(
             id=session_id,
@@ -24,7 +25,7 @@ def session(session_id: str, status: str, **fields: Any) -> dict[str, Any]:
             created=1763600000,
             type="document",
             status=status,
-            metadata={"user_id": user} if user else {},
+            metadata=metadata,
             options={"document": {"require_matching_selfie": True}},
             client_reference_id=fields.get("reference"),
             last_error={"code": code, "reason": reason(code)} if code else None,

@@ -63,6 +63,7 @@ GOOD = {
     "PUBLIC_URL": ("https://hooks.example.com", "https://hooks.example.com"),
     "PORT": ("65535", 65535),
     "TRUSTED_PROXIES": ("10", 10),
+    "OUR_SESSIONS": ("app=on=boarding, vf_1Abc", ("app=on=boarding", "vf_1Abc")),
     "LOG_FORMAT": ("JSON", "json"),
     "LOG_LEVEL": ("Debug", "debug"),
 }
@@ -90,6 +91,9 @@ BAD = [
     ("STRIPE_WEBHOOK_SECRET", ","),
     ("STRIPE_API_KEY", "pk_test_c4nary"),
     ("STRIPE_API_KEY", "sk_test_c4nary\nX: y"),
+    ("OUR_SESSIONS", "c4nary"),
+    ("OUR_SESSIONS", "=c4nary"),
+    ("OUR_SESSIONS", "app=,vf_1"),
     ("STRIPE_API_BASE", "ftp://c4nary"),
     ("STRIPE_API_BASE", "https:"),
     ("STRIPE_API_BASE", "https:///c4nary"),

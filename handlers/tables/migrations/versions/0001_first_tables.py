@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("last_error", sa.String(), nullable=True),
         sa.Column("processed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("is_ours", sa.Boolean(), nullable=True),
         sa.Column("owes_nothing", sa.Boolean(), nullable=False),
         sa.Column("session_status", sa.String(), nullable=True),
         sa.Column("error_code", sa.String(), nullable=True),
