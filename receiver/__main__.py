@@ -28,6 +28,9 @@ OPTIONS: dict[str, Any] = {
     "proxy_headers": False,  # receiver/sender.py knows how many there are
     "lifespan": "on",
     "timeout_graceful_shutdown": 20,  # seconds for requests in flight; Heroku kills after 30
+    # Seconds from the start of one of WEB_CONCURRENCY's processes to its first word. By default five, after which it is
+    # killed: on a busy machine none ever came up, each killed amid its imports.
+    "timeout_worker_healthcheck": 60,
 }
 _NOT_STARTED = 3
 

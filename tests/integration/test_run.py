@@ -232,6 +232,18 @@ def test_every_process_of_the_web_server_logs_alike(start: Callable[..., Run]) -
             assert json.loads(line.removeprefix("web    | "))["logger"]
 
 
+def test_a_process_of_the_web_server_that_starts_slowly_is_left_to_it(
+    start: Callable[..., Run], tmp_path: Path
+) -> None:
+    """As on a busy machine: uvicorn's own patience is five seconds."""
+    slow = "import sys, threading\nif '--multiprocessing-fork' in sys.argv or 'spawn_main' in str(sys.orig_argv):\n"
+    (tmp_path / "sitecustomize.py").write_text(slow + "    threading.Event().wait(7)\n")
+    run = start(WEB_CONCURRENCY="2", PYTHONPATH=str(tmp_path))
+    wait_until(lambda: run.text().count("Application startup complete.") == 2, READY)
+    assert "died" not in run.text()
+    assert run.end(signal.SIGINT) == 0
+
+
 def test_a_taken_port_and_a_folder_in_use_are_said_before_anything_starts(start: Callable[..., Run]) -> None:
     run = start()
     second = subprocess.run(run.command, cwd=ROOT, env=run.environment, capture_output=True, text=True, check=False)
