@@ -21,6 +21,7 @@ from handlers.outbox.perform import Performers
 from handlers.queue.claims import due
 from handlers.queue.failures import describe
 from handlers.tables.models import InboxEvent, OutboxAction
+from handlers.upkeep.limits import judge_limits
 from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.reconcile import reconcile
 
@@ -79,7 +80,8 @@ def sweep() -> None:
 
 @celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]
 def reconcile_with_stripe() -> None:
-    """Asks Stripe for what never arrived."""
+    """Asks Stripe for what never arrived, and judges the limit again."""
+    publish_actions(judge_limits())
     publish_events(reconcile().to_process)
 
 

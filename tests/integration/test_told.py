@@ -13,6 +13,7 @@ from handlers.outbox.perform import claim_action, end_action, perform
 from handlers.owed.kinds import LIMIT_CAUSE
 from handlers.record.events import VerificationEvent
 from handlers.tables.models import ActionStatus, InboxEvent, OutboxAction
+from handlers.upkeep.limits import judge_limits
 from handlers.upkeep.purge import purge
 from tests.integration.stories import perform_everything
 from tests.property.outside import PostBox
@@ -154,6 +155,20 @@ def test_who_is_not_prompted_because_of_a_lowered_limit_is_canceled(
     assert ("alert_review", ActionStatus.DONE, None) in owed
     assert ("cancel_session", ActionStatus.SKIPPED, "no STRIPE_API_KEY") in owed
     assert _told(post_box) == []
+
+
+def test_who_was_prompted_before_the_limit_fell_is_found(post_box: PostBox, environment: pytest.MonkeyPatch) -> None:
+    _limit(environment, 10)
+    _tell(*_failures(3))
+    facts.applied(event("requires_input", session_id="vs_2", code="document_expired", report="vr_1"))
+    assert judge_limits() == []
+    _limit(environment, 3)
+    owed = judge_limits()
+    assert {facts.action(one).name for one in owed} == {"alert_review", "cancel_session"}
+    assert {facts.action(one).session_id for one in owed} == {"vs_1"}
+    assert judge_limits() == []
+    _tell(event("verified", NOON + 60, report="vr_3"))
+    assert _told(post_box)[-1] == "email_verified"
 
 
 def test_who_is_not_canceled_because_of_a_raised_limit_is_prompted(
