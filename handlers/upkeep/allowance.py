@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
+from config.database import DATABASE_TROUBLE
+from handlers.queue.failures import AwayError, describe, stopping
 from handlers.upkeep import unanswered
 
 REQUESTS = 50  # of each look of a scheduled run; Stripe allows 25 a second in a sandbox
@@ -50,7 +51,7 @@ class Report:
 
     def note(self, what: str, name: str, error: Exception) -> int:
         """Reports what failed, and remembers it; how often in a row it has."""
-        self.failed.append(Failed(what, name or "our own account", str(error)))
+        self.failed.append(Failed(what, name or "our own account", describe(error)))
         return unanswered.note(what, name, error)
 
     def note_second(self, list_: str, second: datetime, error: Exception) -> None:
@@ -88,7 +89,7 @@ def no_limit() -> None:
 def in_turn(what: str, askings: Mapping[str | None, Asking], take: Callable[[], None], report: Report) -> None:
     """Runs what each account asks, SHARE requests a turn. What fails for one is reported, and is asked last next time.
 
-    Raises EnoughError, and AwayError when Stripe answers nobody.
+    Raises EnoughError, AwayError when Stripe answers nobody, and the database's errors.
     """
     waiting = deque(askings.items())
     while waiting:
@@ -97,7 +98,9 @@ def in_turn(what: str, askings: Mapping[str | None, Asking], take: Callable[[], 
             if not _turn(asking, take):
                 waiting.append((account, asking))
                 continue
-        except (NotNowError, PermanentError) as error:
+        except (EnoughError, *DATABASE_TROUBLE):
+            raise
+        except Exception as error:  # whatever it is, the others are not to blame
             report.note(what, account or "", error)
             if isinstance(error, AwayError):
                 raise

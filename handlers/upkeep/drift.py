@@ -13,12 +13,12 @@ import structlog
 from sqlalchemy import func, or_, select, update
 from sqlmodel import col
 
-from config.database import database_now, now, transaction
+from config.database import DATABASE_TROUBLE, database_now, now, transaction
 from config.settings import settings
 from handlers.inbox.apply import SETTLES_WITHIN
 from handlers.inbox.receive import receive
 from handlers.metrics import counting
-from handlers.queue.failures import AwayError, NotAllowedError, NotNowError, PermanentError, UnreadableError
+from handlers.queue.failures import AwayError, NotAllowedError, UnreadableError
 from handlers.record.events import ANSWERED, SessionState, Status, VerificationEvent
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Retrieved
@@ -148,7 +148,9 @@ def _asked(report: Report, one: Whose) -> tuple[VerificationRecord | None, Retri
     except NotAllowedError:  # of the account, so it stays due
         _compare(one.session_id, timedelta())
         raise
-    except (NotNowError, PermanentError) as error:
+    except DATABASE_TROUBLE:
+        raise
+    except Exception as error:  # whatever it is, the others are not to blame
         _compare(one.session_id, unanswered.pause(report.note("session", one.session_id, error)))
         if isinstance(error, AwayError):
             raise

@@ -8,10 +8,10 @@ from typing import Any
 
 import structlog
 
-from config.database import database_now
+from config.database import DATABASE_TROUBLE, database_now
 from config.settings import settings
 from handlers.inbox.receive import receive
-from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
+from handlers.queue.failures import AwayError, NotNowError, describe, stopping
 from handlers.record.events import MalformedEventError, VerificationEvent, parse_session
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Listed
@@ -75,7 +75,7 @@ def _restored(
         pages.append(Restored(what, len(page.items), sorted(receipt.accepted), failed))
 
     def fail(where: str, error: Exception) -> None:
-        pages.append(Restored(what, 0, [], [f"{where}: {error}"]))
+        pages.append(Restored(what, 0, [], [f"{where}: {describe(error)}"]))
 
     reading = Reading(
         ask=partial(_patiently, list_page),
@@ -91,7 +91,9 @@ def _restored(
         fail(whose, error)
         yield from pages
         raise
-    except (NotNowError, PermanentError) as error:
+    except DATABASE_TROUBLE:
+        raise
+    except Exception as error:  # whatever it is, the next account is not to blame
         fail(whose, error)
     yield from pages
 

@@ -43,7 +43,7 @@ def note(what: str, name: str, error: Exception) -> int:
         "what": what,
         "livemode": bool(settings().livemode),
         "name": name,
-        "reason": str(error),
+        "reason": describe(error),
         "failures": 1,
         "since": NOW,
         "asked_at": NOW,
@@ -56,7 +56,7 @@ def note(what: str, name: str, error: Exception) -> int:
 
 def count(what: str, name: str, error: Exception, **fields: int) -> None:
     """Shows a failure in the log and the metrics."""
-    reason = next((word for kind, word in _REASONS.items() if isinstance(error, kind)), "refused")
+    reason = next((word for kind, word in _REASONS.items() if isinstance(error, kind)), "failed")
     counting.UNANSWERED.labels(what, reason).inc()
     log.error("stripe.unanswered", what=what, name=name, error=describe(error), **fields)
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import structlog
 
-from config.database import database_now
+from config.database import DATABASE_TROUBLE, database_now
 from config.settings import settings
 from handlers.inbox.receive import receive
 from handlers.metrics import counting
-from handlers.queue.failures import NotNowError, PermanentError
 from handlers.record.events import MalformedEventError, VerificationEvent, parse
 from handlers.stripe_api import sessions
 from handlers.upkeep import progress, unanswered
@@ -68,9 +67,9 @@ def _recover(report: Report, account: str | None, *, bounded: bool) -> Asking:
             continue
         try:
             yield from walk(replace(reading, reached=lambda *_: None), second, second + SECOND)
-        except (NotNowError, PermanentError) as error:
-            if isinstance(error, unanswered.OF_THE_ACCOUNT):
-                raise
+        except (*unanswered.OF_THE_ACCOUNT, *DATABASE_TROUBLE):
+            raise
+        except Exception as error:  # as walk has it: of this second alone
             report.note_second(name, second, error)
         else:
             unanswered.forget("second", row.name)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from handlers.queue.failures import AwayError, NotAllowedError, NotNowError, PermanentError, UnreadableError
+from config.database import DATABASE_TROUBLE
+from handlers.queue.failures import AwayError, NotAllowedError, UnreadableError
 from handlers.stripe_api.sessions import Listed
 from handlers.upkeep.allowance import Asking
 
@@ -35,7 +36,7 @@ def walk(reading: Reading, start: datetime, until: datetime, failures: int = 0) 
     passed over as soon as a later one has got one. Most runs need one window and one request. After failures in a row
     the first window is narrower, since a list may be too long to be answered in time.
 
-    Raises what Stripe says of the whole account, or of too many seconds in a row.
+    Raises what Stripe says of the whole account, what fails for too many seconds in a row, and the database's errors.
     """
     width, bursts = _whole_seconds((until - start) / (1 << 2 * min(failures, 12))), 0
     unread: list[tuple[datetime, Exception]] = []
@@ -51,7 +52,9 @@ def walk(reading: Reading, start: datetime, until: datetime, failures: int = 0) 
                 continue
             reading.take(page)
             yield from _rest(reading, start, end, page)
-        except (NotNowError, PermanentError) as error:
+        except DATABASE_TROUBLE:
+            raise
+        except Exception as error:  # of the answer, or of an item that nobody thought of
             # What is said of everything, or of the account, is not the window's fault.
             if isinstance(error, AwayError | NotAllowedError) or len(unread) == _MOST_UNREAD:
                 raise

@@ -13,6 +13,8 @@ from handlers.inbox.receive import receive
 from handlers.metrics import exposition
 from handlers.operator.queries import Filter, find_events
 from handlers.record.events import VerificationEvent, parse
+from handlers.stripe_api import sessions
+from handlers.stripe_api.sessions import Retrieved
 from handlers.tables.models import Bookmark, Unanswered, VerificationRecord
 from handlers.upkeep import rebuild as rebuilding
 from handlers.upkeep import unanswered
@@ -239,6 +241,24 @@ def test_a_list_without_an_end_ends(simulator: Simulator) -> None:
     simulator.clear_faults()
     reconcile()
     assert session_id in {event.session_id for event in find_events(Filter(), None)}
+
+
+def test_a_session_that_fails_as_nobody_thought_of_keeps_no_other_from_being_mended(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_ids = [_known_but_untold(simulator) for _ in range(3)]
+
+    def retrieve_state(session_id: str, account: str | None) -> Retrieved | None:
+        if session_id == session_ids[0]:
+            raise OverflowError("c4nary")
+        return retrieve(session_id, account)
+
+    retrieve = sessions.retrieve_state
+    monkeypatch.setattr(sessions, "retrieve_state", retrieve_state)
+    _due(*session_ids)
+    report = reconcile()
+    assert {one.session_id for one in report.drifted} == set(session_ids[1:])
+    assert [(one.name, one.reason) for one in report.failed] == [(session_ids[0], "OverflowError")]
 
 
 def test_rebuild_goes_on_with_the_next_account(simulator: Simulator) -> None:

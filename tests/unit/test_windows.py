@@ -148,6 +148,27 @@ def test_what_is_said_of_everything_is_no_windows_fault(error: Exception) -> Non
     assert len(stripe.asked) == 1
 
 
+def test_an_item_that_nobody_thought_of_is_passed_over_with_its_second() -> None:
+    stripe = Stripe([n * 250 for n in range(1000)])
+
+    def take(page: Listed) -> None:
+        if any(item["id"] == "444" for item in page.items):
+            raise RecursionError
+        stripe.taken.extend(page.items)
+
+    passed_over: list[Exception] = []
+    reading = Reading(
+        ask=stripe.page,
+        take=take,
+        reached=lambda *_: None,
+        pass_over=lambda _, error: passed_over.append(error),
+    )
+    for _ in walk(reading, START, START + MONTH):
+        pass
+    assert {item["id"] for item in stripe.taken} == {str(n) for n in range(1000) if n != 444}
+    assert [type(error) for error in passed_over] == [RecursionError]
+
+
 @pytest.mark.parametrize("length", [3, PAGE])
 def test_a_list_that_repeats_its_page_ends_and_what_it_shows_is_taken(length: int) -> None:
     first: list[Any] = [{"id": str(n), "created": int(START.timestamp()) + 5} for n in range(length)]
