@@ -22,7 +22,7 @@ _CALLBACK = "whsec_" + "YmVuY2g" * 8
 
 
 def share(report: Report, house: House, database: str, *, seconds: float) -> None:
-    """A hundred persons are verified meanwhile: who has a mail by the end, and how long did it take?"""
+    """A hundred persons are verified meanwhile: of those who are owed a mail, who has it by the end, and how soon?"""
     store.empty(database)
     with _mailing() as smtp, procfile_running(house, database, variables=smtp) as (port, _):
         requests = load.write(house.folder / "requests", "Fx", int(8_000 * seconds), story=("created",))
@@ -59,11 +59,11 @@ def _verify(port: int, tag: str, seconds: float) -> None:
 
 
 def _add(report: Report, database: str, what: str) -> None:
-    query = "SELECT extract(epoch FROM done_at - created_at)::float FROM outbox_action WHERE name LIKE 'email%'"
+    query = """SELECT done_at IS NOT NULL, extract(epoch FROM coalesce(done_at, now()) - created_at)::float
+      FROM outbox_action WHERE name LIKE 'email%'"""
     with psycopg.connect(database) as connection:
-        took = [row[0] for row in connection.execute(query)]
-    mailed = sorted(one for one in took if one is not None)
-    slowest = f", the slowest after {mailed[-1]:.1f} s" if mailed else ""
-    report.keep(what, mailed)
-    in_time = len(took) == _PERSONS and len(mailed) == _PERSONS and mailed[-1] < _SOON
-    report.add("share", what, f"{len(mailed)} of {_PERSONS} mailed{slowest}", target="all within 30 s", met=in_time)
+        owed = connection.execute(query).fetchall()
+    mailed, longest = sum(is_done for is_done, _ in owed), max(waited for _, waited in owed)
+    report.keep(what, owed)
+    words = f"{mailed} of {len(owed)} owed mailed; the longest wait {longest:.1f} s"
+    report.add("share", what, words, target="none above 30 s", met=longest < _SOON)

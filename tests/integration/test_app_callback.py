@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from handlers.outbox import application as application_call
 from handlers.outbox.perform import perform
 from handlers.outbox.turns import release_next
 from handlers.queue import claims, failures
@@ -121,6 +122,22 @@ def test_every_try_carries_the_same_message_id_and_its_own_timestamp(application
     for caught in application.caught:
         Webhook(SECRET).verify(caught.body, caught.headers)
     assert facts.action(_id(telling)).status == ActionStatus.DONE
+
+
+def test_a_change_that_somebody_else_has_claimed_meanwhile_is_not_told(
+    application: Application, environment: pytest.MonkeyPatch
+) -> None:
+    (telling,) = _changes("verified")
+
+    def be_late(*_: object) -> str:
+        facts.end_all_leases()
+        assert claims.claim(OutboxAction, [_id(telling)])
+        return "{}"
+
+    environment.setattr(application_call, "_message", be_late)
+    perform_all([_id(telling)])
+    assert application.caught == []
+    assert facts.action(_id(telling)).status == ActionStatus.PENDING
 
 
 def test_two_changes_and_two_sessions_have_message_ids_of_their_own(application: Application) -> None:
