@@ -168,8 +168,9 @@ class Connection(HttpToolsProtocol):
             self.wait_in(None)
             return self.transport.abort()
         cycle = self.cycle
-        is_quiet = cycle is None or cycle.response_complete or (self._has == _BODY and not cycle.response_started)
-        if status and is_quiet and not self.pipeline and self._has != _NOTHING:
+        is_unanswered = not cycle.response_started if self._has == _BODY else self._has == _HEAD
+        is_next = self._has == _BODY or cycle is None or cycle.response_complete
+        if status and is_unanswered and is_next and not self.pipeline:
             phrase = HTTPStatus(status).phrase
             head = f"HTTP/1.1 {status} {phrase}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             self.transport.write(head.encode())
@@ -251,6 +252,7 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
+            self._has = _HEAD  # whatever the parser took for its end
             method, version = self.parser.get_method(), self.parser.get_http_version().encode()
             if method == b"CONNECT":
                 raise httptools.HttpParserError from None

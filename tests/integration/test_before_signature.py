@@ -228,7 +228,7 @@ def test_a_header_that_cannot_be_right_is_refused_before_its_body_is_sent(
 ) -> None:
     answer = _ended_by_itself(hasty_port, POST + header + b"Content-Length: 100\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 " + status)
-    assert b"100 Continue" not in answer
+    assert answer.count(b"HTTP/1.1 ") == 1  # nothing more, when the body has not come in time
 
 
 def test_a_space_before_an_old_time_and_a_young_one_behind_it_fool_nobody(port: int) -> None:
