@@ -51,8 +51,8 @@ class Webhook:
         try:
             event = await self._verified_event(scope, receive)
             # rule: what is not this service's is not taken in
-            outcome = "ignored" if isinstance(event, ForeignEvent) else await self._take_in(event)
-        except RefusedDeliveryError as refused:
+            outcome = "ignored" if isinstance(event, ForeignEvent) else await self._intake.accept(event)
+        except (RefusedDeliveryError, RefusedEventError, UnavailableError) as refused:
             counting.DELIVERIES.labels(outcome="refused", reason=refused.reason).inc()
             log.warning("delivery.refused", status=refused.status, reason=refused.reason)
             await _answer(send, refused.status, {"error": refused.reason})
@@ -77,14 +77,6 @@ class Webhook:
             raise RefusedDeliveryError(400, "the body is not JSON") from None
         except MalformedEventError as error:
             raise RefusedDeliveryError(400, str(error)) from None
-
-    async def _take_in(self, event: VerificationEvent) -> str:
-        try:
-            return await self._intake.accept(event)
-        except RefusedEventError:
-            raise RefusedDeliveryError(400, "the database cannot store this event") from None
-        except UnavailableError:
-            raise RefusedDeliveryError(503, "the event could not be stored now") from None
 
 
 def _check_head(signature: str, length: bytes) -> None:

@@ -24,9 +24,13 @@ _MOST_WAITING = 900
 class UnavailableError(Exception):
     """The database cannot be written to now; Stripe delivers again."""
 
+    status, reason = 503, "the event could not be stored now"
+
 
 class RefusedEventError(Exception):
     """The database refuses this event's values."""
+
+    status, reason = 400, "the database cannot store this event"
 
 
 _Stored = str | UnavailableError | RefusedEventError
@@ -84,7 +88,12 @@ class Intake:
             except TimeoutError:
                 stored = self._refuse_all()
             for (_, committed), result in zip(self._in_work, stored, strict=True):
-                _settle(committed, result)
+                if committed.done():  # its request has gone away
+                    continue
+                if isinstance(result, str):
+                    committed.set_result(result)
+                else:
+                    committed.set_exception(result)
 
     def _refuse_all(self) -> list[_Stored]:
         """What came later, too: it is refused the sooner."""
@@ -106,15 +115,6 @@ class Intake:
             return [RefusedEventError()]
         self._publisher.publish(receipt)
         return _outcomes(events, receipt)
-
-
-def _settle(committed: asyncio.Future[str], stored: _Stored) -> None:
-    if committed.done():  # its request has gone away
-        return
-    if isinstance(stored, str):
-        committed.set_result(stored)
-    else:
-        committed.set_exception(stored)
 
 
 def _outcomes(events: Sequence[VerificationEvent], receipt: Receipt) -> list[_Stored]:
