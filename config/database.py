@@ -222,8 +222,10 @@ def _connect(_: object, __: object, ___: object, words: dict[str, Any]) -> psyco
             time.sleep(random.uniform(0.1, 0.5))
     try:
         connection.autocommit = True
-        rows = connection.execute(postgres.reading()).fetchall()
-        connection.execute(postgres.setting(rows, connection.info.backend_pid))
+        rows, our_pid = connection.execute(postgres.reading()).fetchall(), connection.info.backend_pid
+        connection.execute(postgres.setting(rows, our_pid))
+        if postgres.is_pooled(rows, our_pid):
+            connection.prepare_threshold = None  # what is prepared may be another's at the next transaction
         connection.autocommit = False
     except BaseException:
         connection.close()

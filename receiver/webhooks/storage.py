@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
 
@@ -48,11 +48,12 @@ class _OnTheLoop:
 
     def __init__(self) -> None:
         self._connection: asyncpg.Connection | None = None
+        self._is_pooled = False
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
 
     async def open(self) -> asyncpg.Connection:
         if self._connection is None:
-            self._connection = await _connected()
+            self._connection, self._is_pooled = await _connected()
         return self._connection
 
     async def receive(self, events: Sequence[VerificationEvent], /) -> Receipt:
@@ -78,6 +79,9 @@ class _OnTheLoop:
         """A transaction by itself; whatever fails but for its data, and whoever stops waiting, ends the connection."""
         try:
             connection = await self.open()
+            if self._is_pooled:
+                rows = await _fetched(connection, statement.replace("%s", "$1"), parameter)
+                return frozenset(row[0] for row in rows)
             if statement not in self._prepared:
                 # By its text: behind a pooler the same name must never mean another statement, as asyncpg's own may.
                 name = f"identity_{hashlib.sha256(statement.encode()).hexdigest()[:32]}"
@@ -98,8 +102,8 @@ class _OnTheLoop:
         self._connection, self._prepared = None, {}
 
 
-async def _connected() -> asyncpg.Connection:
-    """As config.database has them; waits while the server has none free, as long as whoever asks does."""
+async def _connected() -> tuple[asyncpg.Connection, bool]:
+    """A connection as config.database has them, and whether there is a pooler; waits while the server has none free."""
     while True:
         try:
             connection = await _reached()
@@ -108,12 +112,19 @@ async def _connected() -> asyncpg.Connection:
             await asyncio.sleep(_PAUSE)
     try:
         postgres.keep_alive(connection._transport.get_extra_info("socket"))  # there is no public way to it
-        rows = await connection.fetch(postgres.reading())
-        await connection.execute(postgres.setting(rows, connection.get_server_pid()))
+        rows, our_pid = await _fetched(connection, postgres.reading()), connection.get_server_pid()
+        await connection.execute(postgres.setting(rows, our_pid))
     except BaseException:
         connection.terminate()
         raise
-    return connection
+    return connection, postgres.is_pooled(rows, our_pid)
+
+
+async def _fetched(connection: asyncpg.Connection, statement: str, *parameters: str) -> Sequence[Any]:
+    """Behind a pooler what is prepared may be another's at the next question, but for those of one transaction."""
+    async with connection.transaction():
+        rows: Sequence[Any] = await connection.fetch(statement, *parameters)
+    return rows
 
 
 async def _reached() -> asyncpg.Connection:

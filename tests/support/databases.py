@@ -85,7 +85,7 @@ def down(url: str) -> Iterator[None]:
     if SERVER_URL:
         name = make_url(url).database
         administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        _end_connections(name)
+        end_connections(name)
         yield
         administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     else:
@@ -98,7 +98,7 @@ def read_only(url: str) -> Iterator[None]:
     """As a primary that became a replica: connections made until the block ends can never write."""
     name = make_url(url).database
     administer(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    _end_connections(name)
+    end_connections(name)
     yield
     administer(f"ALTER DATABASE {name} RESET default_transaction_read_only")
 
@@ -206,7 +206,8 @@ def _with_database(name: str) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def _end_connections(name: str | None) -> None:
+def end_connections(name: str | None) -> None:
+    """Whoever has one to this database loses it."""
     administer(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
 
 
