@@ -1,7 +1,8 @@
 """Reconcile: what Stripe has and we never applied.
 
-Three looks: the events Stripe could not deliver, our sessions that are not at their end, and every session as it grows
-old. What is found goes into the inbox like any event, so that order, owing and redaction are decided in one place.
+Four looks: the events that a failover has lost, those that Stripe could not deliver, our sessions that are not at their
+end, and every session as it grows old. What is found goes into the inbox like any event, so that order, owing and
+redaction are decided in one place.
 """
 
 import structlog
@@ -15,21 +16,23 @@ from handlers.upkeep.accounts import Accounts, heard_of
 from handlers.upkeep.aged import compare_listed
 from handlers.upkeep.allowance import SECONDS, EnoughError, Report, allowance, in_turn, no_limit
 from handlers.upkeep.drift import compare_open
+from handlers.upkeep.lost import recover_lost
 from handlers.upkeep.undelivered import recover_events
 
 log = structlog.stdlib.get_logger(__name__)
 
 RUN = "reconcile"  # the bookmark of the last run
-_LOOKS = {"events": recover_events, "sessions": compare_open, "listed": compare_listed}
+_LOOKS = {"lost": recover_lost, "events": recover_events, "sessions": compare_open, "listed": compare_listed}
 
 
 def reconcile(*, bounded: bool = True) -> Report:
     """One run. Bounded: so many requests and seconds a look, and what is due; else everything.
 
-    1. fetches the events that Stripe could not deliver, from where the last run stopped;
-    2. compares our sessions that are not at their end with Stripe's, and takes what differs for an event;
-    3. the same with all sessions that have reached one of their ages, as Stripe lists them;
-    4. notes when it ran; the report says what is to be handed to the workers.
+    1. fetches all events since the last run, once, where the database goes on from its standby's log or a backup's;
+    2. fetches the events that Stripe could not deliver, from where the last run stopped;
+    3. compares our sessions that are not at their end with Stripe's, and takes what differs for an event;
+    4. the same with all sessions that have reached one of their ages, as Stripe lists them;
+    5. notes when it ran; the report says what is to be handed to the workers.
 
     Each look has a share for our account and one for the connected accounts, who take turns. Never raises for Stripe's
     sake: the report says what failed and why a look stopped, and the next run goes on where this one did.

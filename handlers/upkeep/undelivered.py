@@ -54,7 +54,7 @@ def _recover(report: Report, account: str | None, *, bounded: bool) -> Asking:
     start = max(progress.reached(name) or oldest, oldest)
     reading = Reading(
         ask=lambda start, end, after: sessions.list_events(start, end, account, after=after, undelivered=True),
-        take=lambda page: _take_in(page.items, account, report),
+        take=lambda page: take_in(page.items, account, report, undelivered=True),
         reached=lambda end, page: progress.move(name, min(end, whole_second(page.asked_at - IN_FLIGHT))),
         pass_over=lambda second, error: report.note_second(name, second, error),
     )
@@ -75,7 +75,8 @@ def _recover(report: Report, account: str | None, *, bounded: bool) -> Asking:
             unanswered.forget("second", row.name)
 
 
-def _take_in(items: list[Any], account: str | None, report: Report) -> None:
+def take_in(items: list[Any], account: str | None, report: Report, *, undelivered: bool) -> None:
+    """Puts listed events into the inbox; what of them is new is reported."""
     events = []
     for item in items:
         try:
@@ -85,7 +86,7 @@ def _take_in(items: list[Any], account: str | None, report: Report) -> None:
         else:
             events += [event] if event else []
     receipt = receive(events)
-    report.undelivered += sum(not event.ignored for event in events)
+    report.undelivered += sum(undelivered and not event.ignored for event in events)
     report.recovered += sorted(receipt.accepted)
     report.to_process += sorted(receipt.accepted | receipt.unprocessed)
     if receipt.accepted:

@@ -4,6 +4,7 @@ import argparse
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -47,11 +48,17 @@ def main() -> int:
     started = time.monotonic()
     with _scene(options, folder) as (scene, database, logs):
         drove = _drive_and_rage(scene, options)
+        swallowed = _reconciled(scene, database) if options.standby else set()
         rest = Rest(database)
         rested = _wait_for_rest(scene, rest)
         truth, tables = scene.simulator.truth(), read_tables(database)
         scene.platform.stop()
-        verdict = judge(truth, tables, scene.mail, scene.application, scene.platform.deaths, logs)
+        deaths = scene.platform.deaths
+        verdict = judge(truth, tables, scene.mail, scene.application, deaths, logs, scene.failovers)
+    if options.standby == "async":
+        verdict.figures["events that a lagging standby lost, and reconcile fetched"] = len(swallowed)
+    else:
+        verdict.must_be_none("lost with a primary", sorted(swallowed))
     verdict.figures["mails of unknown outcome whose hours were let pass"] = rest.passed
     _add_circumstances(verdict, scene, drove, rested)
     console.print(_table(verdict, scene, options, time.monotonic() - started))
@@ -72,6 +79,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sessions", type=int, default=320, help="verifications to drive (default: 320)")
     parser.add_argument("--minutes", type=float, default=0.75, help="how long things fail (default: 0.75)")
     parser.add_argument("--logs", type=Path, help="keep the services' logs here (default: /tmp, and only on failure)")
+    parser.add_argument(
+        "--standby",
+        choices=("sync", "async"),
+        default="",
+        help="PostgreSQL with a standby that takes over; commits wait for it, or do not",
+    )
     parser.add_argument("--embedded", action="store_true", help="`make run` on SQLite and the embedded Redis instead")
     return parser.parse_args()
 
@@ -85,7 +98,7 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, s
         stack.callback(application.stop)
         postgres = redis = None
         if not options.embedded:
-            postgres, redis = Postgres(), Redis(folder)
+            postgres, redis = Postgres(standby=options.standby), Redis(folder)
             stack.callback(postgres.end)
             stack.callback(redis.end)
         environment = _environment(folder, simulator, mail, application)
@@ -95,7 +108,7 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, s
         if options.embedded:
             dynos = services.make_run(environment, folder)
         else:
-            dynos = services.procfile(environment, folder, _wrong_clocks(options.seed))
+            dynos = services.procfile(environment, folder, {} if options.standby else _wrong_clocks(options.seed))
         platform = Platform(dynos)
         stack.callback(_end_all, platform)
         platform.start()
@@ -165,7 +178,7 @@ def _drive_and_rage(scene: Scene, options: argparse.Namespace) -> float:
     """Returns how many seconds it took."""
     began = time.monotonic()
     until = began + options.minutes * 60
-    kinds = faults.EMBEDDED if options.embedded else faults.FAULTS
+    kinds = faults.EMBEDDED if options.embedded else faults.STANDBY if options.standby else faults.FAULTS
     lanes = [
         threading.Thread(target=faults.rage, args=(scene, some, options.seed + lane, until))
         for lane, some in enumerate((kinds, faults.OUTSIDE))
@@ -181,6 +194,26 @@ def _drive_and_rage(scene: Scene, options: argparse.Namespace) -> float:
     for lane in lanes:
         lane.join()
     return time.monotonic() - began
+
+
+def _reconciled(scene: Scene, database: str) -> set[str]:
+    """What was answered 200 and is gone, before the schedule's next run fetches it; that run is made now."""
+    services.wait_until(lambda: bool(scene.simulator.settled()["settled"]), COMES_TO_REST_WITHIN)
+    accepted = {
+        one["event"]
+        for one in scene.simulator.truth()["deliveries"]
+        if any(attempt["code"] == 200 for attempt in one["attempts"])
+    }
+    lost = accepted - read_tables(database).events.keys()
+    reconcile = [sys.executable, "-m", "worker", "reconcile"]
+    subprocess.run(
+        reconcile,
+        env=dict(scene.platform.dynos["worker"].environment),
+        cwd=services.ROOT,
+        check=True,
+        capture_output=True,
+    )
+    return lost
 
 
 def _people(simulator: Simulator, wave: int, count: int) -> None:

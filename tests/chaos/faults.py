@@ -1,4 +1,7 @@
-"""What goes wrong: FAULTS for a whole deployment and EMBEDDED for `make run`, each by name, each mended at its end."""
+"""What goes wrong, each by name, each mended at its end.
+
+FAULTS are for a whole deployment, STANDBY for one whose PostgreSQL has a standby, EMBEDDED for `make run`.
+"""
 
 import os
 import random
@@ -33,6 +36,7 @@ class Scene:
     postgres: Postgres | None = None
     redis: Redis | None = None
     happened: Counter[str] = field(default_factory=Counter)
+    failovers: list[tuple[float, float]] = field(default_factory=list)
     did_not_come_about: dict[str, bool] = field(default_factory=dict)
 
 
@@ -113,6 +117,12 @@ def _write_to_redis(scene: Scene, _: random.Random) -> None:
 def _restart_postgres(scene: Scene, _: random.Random) -> None:
     _postgres(scene).stop()
     _postgres(scene).start()
+
+
+def _fail_over(scene: Scene, dice: random.Random) -> None:
+    began = time.time()
+    _postgres(scene).fail_over(lags=dice.uniform(2.0, 5.0))
+    scene.failovers.append((began, time.time()))
 
 
 def _cut_postgres(scene: Scene, dice: random.Random) -> None:
@@ -283,6 +293,10 @@ FAULTS: dict[str, Fault] = {
     "PostgreSQL connections cut": _cut_postgres,
     "PostgreSQL frozen": _freeze_postgres,
     "PostgreSQL unreachable": _remove_postgres,
+}
+STANDBY: dict[str, Fault] = {
+    "PostgreSQL failed over": _fail_over,
+    **{name: FAULTS[name] for name in ("worker killed", "one web process killed", "PostgreSQL connections cut")},
 }
 EMBEDDED: dict[str, Fault] = {
     "everything killed": partial(_kill, "all"),

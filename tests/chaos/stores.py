@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.chaos.services import descendants
+from tests.chaos.services import command_of, descendants
 from tests.support import postgres
 from worker.run.broker import redis_binary
 
@@ -23,31 +23,39 @@ _FAST = "-c listen_addresses='' -c fsync=off -c max_connections=60"  # the proce
 
 
 class Postgres:
-    """A throw-away cluster on a unix socket, whose server runs in an environment of its own."""
+    """A throw-away cluster on a unix socket, whose server runs in an environment of its own.
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    With a standby, "sync" or "async", it is two, of which either may be the primary.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None, standby: str = "") -> None:
+        self._variables = [f"{name}={value}" for name, value in (environment or {}).items()]
         self.folder = tempfile.mkdtemp(prefix="pg-", dir="/tmp")  # short: a unix socket's path is limited
+        self._standby = standby
+        self._primary, self._other = f"{self.folder}/a", f"{self.folder}/b"
+        for home in (self._primary, self._other):
+            Path(home).mkdir()
+            postgres._give_away(home)
         postgres._give_away(self.folder)
-        control = [str(postgres._binary("pg_ctl")), "--pgdata", f"{self.folder}/data", "--silent"]
-        variables = [f"{name}={value}" for name, value in (environment or {}).items()]
-        self._control = [*postgres._as_postgres(), "env", *variables, *control]
         initdb = "--auth=trust --username=postgres --no-sync --encoding=UTF8 --locale=C.UTF-8"
-        postgres._call([*self._control, "initdb", "--options", initdb])
-        self.url = f"postgresql://postgres@/postgres?host={self.folder}"
+        self._control("initdb", "--options", initdb)
+        self.url = f"postgresql://postgres@/postgres?host={self._primary}"
         self.start()
+        if standby:
+            self.url = f"{self.url},{self._other}&target_session_attrs=read-write"
+            self._follow()
 
     def start(self) -> None:
         """Returns once it takes connections."""
-        options = f"{_FAST} -c unix_socket_directories={self.folder}"
-        postgres._call([*self._control, "-w", "-t", "120", "-l", f"{self.folder}/log", "-o", options, "start"])
+        self._start(self._primary)
 
     def stop(self) -> None:
         """As if the machine had died: connections end without a word, and the next start recovers."""
-        postgres._call([*self._control, "-m", "immediate", "-w", "-t", "120", "stop"])
+        self._control("-m", "immediate", "-w", "-t", "120", "stop")
 
     def freeze(self, number: int = signal.SIGSTOP) -> None:
         """Nothing answers, and no connection ends."""
-        postmaster = int(Path(f"{self.folder}/data/postmaster.pid").read_text().split()[0])
+        postmaster = self._postmaster(self._primary)
         for pid in (postmaster, *descendants(postmaster)):
             os.kill(pid, number)
 
@@ -63,10 +71,56 @@ class Postgres:
                 "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
             )
 
+    def fail_over(self, lags: float) -> None:
+        """The primary's machine dies, its standby takes over, and a new one follows it.
+
+        A standby that no commit waits for has not heard the last seconds.
+        """
+        deaf = [pid for pid in descendants(self._postmaster(self._other)) if "walreceiver" in command_of(pid)]
+        if self._standby == "sync":
+            deaf = []
+        for pid in deaf:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(lags)
+        self.stop()
+        for pid in deaf:  # and it never reads what has reached its socket
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGCONT)
+        self._primary, self._other = self._other, self._primary
+        self._control("-w", "-t", "120", "promote")
+        shutil.rmtree(f"{self._other}/data")
+        self._follow()
+
     def end(self) -> None:
         """Leaves nothing."""
+        if self._standby:
+            self._primary, self._other = self._other, self._primary
+            self.stop()
+            self._primary, self._other = self._other, self._primary
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _follow(self) -> None:
+        source = f"host={self._primary} user=postgres application_name=standby"
+        copy = [str(postgres._binary("pg_basebackup")), "--checkpoint=fast", "--write-recovery-conf", "--no-sync"]
+        postgres._call([*postgres._as_postgres(), *copy, "--dbname", source, "--pgdata", f"{self._other}/data"])
+        self._start(self._other)
+        if self._standby == "sync":
+            with psycopg.connect(f"{source} dbname=postgres", autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+                connection.execute("SELECT pg_reload_conf()")
+
+    def _start(self, home: str) -> None:
+        options = f"{_FAST} -c unix_socket_directories={home}"
+        words = ["-w", "-t", "120", "-l", f"{home}/log", "-o", options, "start"]
+        self._control(*words, home=home)
+
+    def _postmaster(self, home: str) -> int:
+        return int(Path(f"{home}/data/postmaster.pid").read_text().split()[0])
+
+    def _control(self, *words: str, home: str = "") -> None:
+        control = [str(postgres._binary("pg_ctl")), "--pgdata", f"{home or self._primary}/data", "--silent"]
+        postgres._call([*postgres._as_postgres(), "env", *self._variables, *control, *words])
 
 
 class Redis:

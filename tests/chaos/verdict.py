@@ -57,6 +57,9 @@ class Tables:
         return waiting + sum(action.status == ActionStatus.PENDING for action in self.actions)
 
 
+_LOST_WITHIN = 5.0  # seconds before a failover, of which a standby may not know
+
+
 class Rest:
     """Whether all is done, without taking much of a busy machine's time; and the hours that some wait for pass here."""
 
@@ -104,6 +107,7 @@ def judge(
     application: Application,
     deaths: list[Death],
     logs: Mapping[Path, float],
+    failovers: list[tuple[float, float]],
 ) -> Verdict:
     """Needs a service that has come to rest; logs say by how much their hosts' clocks were ahead."""
     verdict = Verdict()
@@ -122,7 +126,7 @@ def judge(
     verdict.figures["slowest action, from owed to its end"] = _slowest(
         (action.created_at, action.done_at) for action in tables.actions
     )
-    causes = _causes_of_second_mails(tables, mail.accepted, deaths, list(_lines(logs)))
+    causes = _causes_of_second_mails(tables, mail.accepted, deaths, list(_lines(logs)), failovers)
     verdict.figures["mails sent twice"] = sum(causes.values())
     for cause, count in sorted(causes.items()):
         verdict.figures[f"  {cause}"] = count
@@ -144,7 +148,12 @@ def _judge_events(verdict: Verdict, truth: dict[str, Any], tables: Tables) -> No
     verdict.must_be_none("lost", sorted(accepted - tables.events.keys()))
     verdict.must_be_none("never accepted", sorted({event["id"] for event in truth["events"]} - accepted))
     verdict.must_be_none(
-        "events nobody sent", sorted(tables.events.keys() - {event["id"] for event in truth["events"]})
+        "events nobody sent",
+        sorted(
+            event_id
+            for event_id in tables.events.keys() - {event["id"] for event in truth["events"]}
+            if not event_id.startswith("reconcile_")  # what a comparison has found is an event of our own
+        ),
     )
 
 
@@ -279,7 +288,11 @@ def _unexplained_dead(tables: Tables, mail: MailServer) -> Iterator[str]:
 
 
 def _causes_of_second_mails(
-    tables: Tables, accepted: list[Accepted], deaths: list[Death], lines: list[dict[str, Any]]
+    tables: Tables,
+    accepted: list[Accepted],
+    deaths: list[Death],
+    lines: list[dict[str, Any]],
+    failovers: list[tuple[float, float]],
 ) -> Counter[str]:
     """For every mail that was accepted again: what kept the acceptance before it from being committed."""
     ids = {message_id: action.id for action in tables.actions for message_id in _message_ids(_key(action))}
@@ -295,7 +308,14 @@ def _causes_of_second_mails(
         for one, next_one in pairwise(times):
             between = [event for at, event in said[ids.get(message_id) or 0] if one.at <= at <= next_one.at]
             killed = any(death.name in ("worker", "all") and one.at <= death.ended <= next_one.at for death in deaths)
-            causes[_cause(one, between, killed=killed)] += 1
+            gone = any(
+                one.at <= over and began - one.at < _LOST_WITHIN and over <= next_one.at for began, over in failovers
+            )
+            causes[
+                "accepted, and what was written of it died with the primary"
+                if gone
+                else _cause(one, between, killed=killed)
+            ] += 1
     return causes
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlmodel import col
 
 from config.database import transaction
@@ -16,7 +16,7 @@ from handlers.inbox.receive import receive
 from handlers.metrics import exposition
 from handlers.operator.queries import Filter, find_actions, find_events
 from handlers.record.events import parse
-from handlers.tables.models import VerificationRecord
+from handlers.tables.models import Bookmark, VerificationRecord
 from handlers.upkeep import progress
 from handlers.upkeep.allowance import Report
 from handlers.upkeep.rebuild import rebuild
@@ -78,6 +78,29 @@ def test_a_delivery_that_was_too_large_is_counted_and_its_event_fetched(
     assert 'outcome="refused",reason="the body is too large"} 1.0' in exposition.exposition()[0].decode()
     assert len(reconcile(bounded=False).recovered) == 1
     assert facts.event_rows(session_id)
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no standby")
+def test_what_was_answered_and_is_lost_is_fetched_once_the_database_is_another(simulator: Simulator) -> None:
+    """A standby that was promoted lacks the last commits, and Stripe holds their events for delivered."""
+    reconcile()
+    (noted,) = (name for name in _bookmarks() if name.startswith("history:"))
+    session_id = _verified(simulator)
+    assert reconcile().recovered == []
+    with transaction() as session:  # as if the log were another's, with whatever came after the last run gone
+        gone = update(Bookmark).where(col(Bookmark.name) == noted).values(name="history:7/00000001")
+        session.connection().execute(gone)
+    report = reconcile()
+    assert (len(report.recovered), report.undelivered) == (3, 0)
+    work()
+    assert facts.record(session_id).status == "verified"
+    assert noted in _bookmarks()
+    assert reconcile().recovered == []
+
+
+def _bookmarks() -> list[str]:
+    with transaction() as session:
+        return list(session.scalars(select(col(Bookmark.name))))
 
 
 def test_a_second_run_finds_nothing_new(simulator: Simulator) -> None:
