@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from config.database import DATABASE_TROUBLE
 from config.logs import configure_logging
+from config.postgres import is_full
 from config.settings import SettingsError
 from config.version import running_version
 from handlers.queue.failures import describe
@@ -71,7 +72,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     except DATABASE_TROUBLE as error:
-        print(f"The database cannot be used: {describe(error)}. Ask python -m worker doctor.", file=sys.stderr)
+        why = "it has no connection free; DATABASE_POOL bounds a process's" if is_full(error) else describe(error)
+        print(f"The database cannot be used: {why}. Ask python -m worker doctor.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
