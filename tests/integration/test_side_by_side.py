@@ -36,14 +36,14 @@ def _is_done(session_id: str) -> bool:
 
 
 def _commit_before() -> str:
-    """The parent of the commit that added the last migration; of the first one, the commit that changed it last."""
+    """The parent of the commit that added the last migration; where one was rewritten since, the code that did so."""
     if not (ROOT / ".git").exists():
         pytest.skip("there is no history here: a copy without .git")
     if _git("rev-parse", "--is-shallow-repository") == "true":
         pytest.skip("there is no history here: a shallow clone (git fetch --unshallow)")
-    if added := _git("log", "-1", "--format=%H", "--diff-filter=A", "--", VERSIONS, f":!{VERSIONS}/0001_*"):
-        return f"{added}^"
-    return _git("log", "-1", "--format=%H", "--", VERSIONS)
+    last, *changes = _git("log", "-1", "--format=%H", "--name-status", "--", f"{VERSIONS}/*.py").split("\n")
+    only_added = all(change.startswith("A") for change in changes if change)
+    return f"{last}^" if only_added else last
 
 
 def _unpacked(commit: str, folder: Path) -> Path:
