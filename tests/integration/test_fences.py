@@ -7,6 +7,8 @@ import pytest
 
 from handlers.inbox.process import claim_events, process_together
 from handlers.inbox.receive import receive
+from handlers.operator.queries import Filter
+from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.outbox.mails import Mail
 from handlers.outbox.perform import claim_action, end_action, perform
 from handlers.queue import claims
@@ -44,6 +46,15 @@ def _claimed(action_id: int) -> Claim:
     claimed = claim_action(action_id)
     assert claimed is not None
     return claimed[0]
+
+
+def test_an_operators_retry_and_discard_leave_to_a_worker_what_it_is_at() -> None:
+    action_id = _mail_owed()
+    late = _claimed(action_id)
+    assert retry_rows(OutboxAction, Filter()) == discard_rows(OutboxAction, Filter(), "test") == []
+    ENDS["put back"](late)
+    assert retry_rows(OutboxAction, Filter()) == [action_id]
+    assert action_id in facts.due_actions()
 
 
 @pytest.mark.parametrize("end", ENDS)

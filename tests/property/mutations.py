@@ -27,7 +27,6 @@ SENDER = ("tests/unit/test_sender.py",)
 SESSIONS = ("tests/integration/test_sessions.py",)
 CLOCKS = ("tests/integration/test_clocks.py",)
 ANSWERS = ("tests/integration/test_answers.py",)
-COMMANDS = ("tests/integration/test_commands.py",)
 CALLS = ("tests/integration/test_calls.py",)
 OURS = ("tests/integration/test_ours.py",)
 TOLD = ("tests/integration/test_told.py", "tests/property/test_orders.py")
@@ -148,7 +147,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "change numbers are numbers": (becomes("{args[0]}"), CALLBACK),
     "the message id is the same at each try": (becomes("{} + str({args[0]}.attempts)"), CALLBACK),
     "no redirect is followed": (becomes("super().get_redirect_target(resp)"), CALLBACK),
-    "what somebody works on is not made due": (becomes("{args[0]}"), COMMANDS),
+    "what somebody works on is not made due": (becomes("{args[0]}"), FENCES),
     "who wants quiet is asked nothing by any thread": (never, CALLS),
     "a call has an end, however slowly its answer drips": (becomes("{} + 3600"), CALLS),
     "an answer is bounded also unpacked": (never, CALLS),
