@@ -100,7 +100,7 @@ def _gauges() -> Iterator[core.Metric]:
         for noun, table in (("events", InboxEvent), ("actions", OutboxAction))
         for name, value in asdict(backlog_of(table)).items()
     }
-    values |= {f"identity_unanswered_{what}": count for what, count in unanswered.counts().items()}
+    values |= {f"identity_unanswered_{what}": count for what, count in unanswered.counts(unanswered.known()).items()}
     for name, words in GAUGES.items():
         yield core.GaugeMetricFamily(name, words, value=values[name])
     leads = core.GaugeMetricFamily(CLOCKS, "Lead of a process's clock before the database's.", labels=("process",))

@@ -3,7 +3,7 @@
 A row stays until there is an answer, or until nobody has asked for some days.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -98,19 +98,11 @@ def waiting(what: str) -> list[str]:
     return [row.name for row in known(what) if row.name and row.asked_at + pause(row.failures) > at]
 
 
-def counts() -> dict[str, int]:
+def counts(rows: Iterable[Unanswered]) -> dict[str, int]:
     """How many accounts, sessions and seconds of lists there are of it."""
-    rows = select(col(Unanswered.what), col(Unanswered.name)).where(_is_of_this_mode())
-    with transaction() as session:
-        found = [(what, name) for what, name in session.execute(rows)]
     one = {"session": "sessions", "second": "seconds"}
-    kinds = {(one.get(what, "accounts"), name) for what, name in found}
+    kinds = {(one.get(row.what, "accounts"), row.name) for row in rows}
     return {kind: sum(kind == other for other, _ in kinds) for kind in ("accounts", "sessions", "seconds")}
-
-
-def is_ours() -> bool:
-    """Whether our own account is among it."""
-    return any(row.name == "" for row in known())
 
 
 def _is_of_this_mode() -> ColumnElement[bool]:

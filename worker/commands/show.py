@@ -41,6 +41,7 @@ def status(arguments: argparse.Namespace) -> int:
     """Counts, ages, rates, and what has waited for a day; 1 when something is dead or has waited too long, or when
     Stripe would not answer about our own account."""
     events, actions = backlog_of(InboxEvent), backlog_of(OutboxAction)
+    silent = unanswered.known()
     late_events, late_actions = overdue() if events.overdue or actions.overdue else ([], [])
     found: dict[str, Any] = {
         "events": asdict(events),
@@ -53,7 +54,7 @@ def status(arguments: argparse.Namespace) -> int:
             "events": [_fields(event, _EVENT) for event in late_events],
             "actions": [_fields(action, _ACTION) for action in late_actions],
         },
-        "unanswered": unanswered.counts(),
+        "unanswered": unanswered.counts(silent),
     }
     if arguments.json:
         print_json(found)
@@ -67,7 +68,7 @@ def status(arguments: argparse.Namespace) -> int:
         if late_events or late_actions:
             _print_rows_of(found["overdue"], "\nwaiting for more than a day: ")
     late = max(events.oldest_seconds, actions.oldest_seconds) > settings().backlog_seconds
-    return 1 if events.dead or actions.dead or late or unanswered.is_ours() else 0
+    return 1 if events.dead or actions.dead or late or any(row.name == "" for row in silent) else 0
 
 
 def events_options(parser: argparse.ArgumentParser) -> None:
