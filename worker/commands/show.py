@@ -34,7 +34,7 @@ _ACTION: tuple[str, ...] = ("id", "session_id", "name", "cause", "status", "reas
 _ACTION += ("last_error", "created_at", "done_at")
 _RECORD: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_report_id", "client_reference_id")
 _RECORD += ("client_reference_trusted", "user_id", "account", "livemode", "submissions", "change_number")
-_RECORD += ("redacted_at", "created_at", "updated_at")
+_RECORD += ("told_cause", "told_count", "redacted_at", "created_at", "updated_at")
 
 
 def status(arguments: argparse.Namespace) -> int:
