@@ -209,12 +209,12 @@ def _committing(engine: Engine) -> Engine:
     return engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgres else engine
 
 
-def _connect(_: object, __: object, ___: object, words: dict[str, Any]) -> psycopg.Connection[Any]:
+def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
     """A connection as it shall be; waits for it while the server has none free."""
     deadline = time.monotonic() + _WAITS_SECONDS
     while True:
         try:
-            connection = psycopg.connect(**words)
+            connection = psycopg.connect(**parameters)
             break
         except psycopg.OperationalError as error:
             if not postgres.is_full(error) or time.monotonic() > deadline:

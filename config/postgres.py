@@ -64,14 +64,16 @@ def address() -> dict[str, str]:
 
 def asyncpg_addresses() -> list[dict[str, Any]]:
     """What asyncpg.connect takes for each host of DATABASE_URL; of a list the first could use the others' time up."""
-    words = address()
-    hosts, ports = (words.get(word, "").split(",") for word in ("host", "port"))
-    said = {word: words[word] for word in _IN_ASYNCPGS_URL if word in words}
+    parameters = address()
+    hosts, ports = (parameters.get(word, "").split(",") for word in ("host", "port"))
+    said = {word: parameters[word] for word in _IN_ASYNCPGS_URL if word in parameters}
     for_all = {
         "dsn": f"postgresql://?{urlencode(said)}",
         "ssl": True if said.get("sslrootcert") == "system" else None,  # which asyncpg would take for a file
-        "server_settings": {"application_name": words["application_name"]} if "application_name" in words else {},
-        "timeout": int(words["connect_timeout"]) or None,
+        "server_settings": {"application_name": parameters["application_name"]}
+        if "application_name" in parameters
+        else {},
+        "timeout": int(parameters["connect_timeout"]) or None,
         "statement_cache_size": 0,  # its names mean another statement behind a pooler
     }
     return [
@@ -83,11 +85,11 @@ def keep_alive(connection: socket.socket) -> None:
     """What libpq does to its own sockets."""
     if connection.family == socket.AF_UNIX:
         return
-    words = address()
+    parameters = address()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for word, option in _SOCKET_OPTIONS.items():
         if hasattr(socket, option):  # not on every system
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), int(words[word]))
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), int(parameters[word]))
 
 
 def reading() -> str:
@@ -135,7 +137,7 @@ def asked_of_role(names: Sequence[str]) -> str:
 
 
 def is_full(error: Exception) -> bool:
-    """Whether the server has no connection free. psycopg hands on its words, and no SQLSTATE."""
+    """Whether the server has no connection free. psycopg hands on its sentence, and no SQLSTATE."""
     return bool(_FULL.search(str(error)))
 
 

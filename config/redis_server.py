@@ -52,15 +52,15 @@ def read_redis_url(url: str, options: Mapping[str, Any], *, self_signed: bool) -
     parts = _split(url)
     if parts.scheme == "redis+socket":
         return RedisServer(_settings(url, options, None), True, "by a socket of this machine")
-    words = _words(parts)
+    parameters = _parameters(parts)
     login, hosts = parts.netloc.rpartition("@")[::2]
-    name, database = unquote(parts.path).strip("/"), words.get("db", "0")
-    tls = _tls(words, self_signed=self_signed) if parts.scheme in _ENCRYPTED else None
+    name, database = unquote(parts.path).strip("/"), parameters.get("db", "0")
+    tls = _tls(parameters, self_signed=self_signed) if parts.scheme in _ENCRYPTED else None
     places = [_login(login) + _place(host, _PORTS[parts.scheme]) for host in hosts.split(",")]
     if parts.scheme.startswith("sentinel"):
         if not name:
             raise ValueError("needs the master's name in its path: sentinel://host:26379/mymaster")
-        options = {**options, "master_name": name, "sentinel_kwargs": _to_sentinel(words, options, tls)}
+        options = {**options, "master_name": name, "sentinel_kwargs": _to_sentinel(parameters, options, tls)}
     else:
         database = name or database
         if len(places) > 1:
@@ -69,7 +69,7 @@ def read_redis_url(url: str, options: Mapping[str, Any], *, self_signed: bool) -
         raise ValueError("must name its database by a number")
     scheme = parts.scheme.replace("sentinels", "sentinel")  # kombu knows of TLS by its own setting
     broker_url = ";".join(f"{scheme}://{place}/{database}" for place in places)
-    return RedisServer(_settings(broker_url, options, tls), *_trust(words, tls))
+    return RedisServer(_settings(broker_url, options, tls), *_trust(parameters, tls))
 
 
 def reason(error: BaseException) -> str:
@@ -79,7 +79,7 @@ def reason(error: BaseException) -> str:
     while link is not None:
         said += f"{type(link).__name__} {link} "
         link = link.__cause__ or link.__context__
-    return next((words for mark, words in _REASONS.items() if mark in said), "it cannot be reached")
+    return next((reason for mark, reason in _REASONS.items() if mark in said), "it cannot be reached")
 
 
 def _settings(broker_url: str, options: Mapping[str, Any], tls: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -96,13 +96,13 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _words(parts: SplitResult) -> dict[str, str]:
-    words = dict(parse_qsl(parts.query, keep_blank_values=True))
+def _parameters(parts: SplitResult) -> dict[str, str]:
+    parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
     known = ["db", *(_TLS_WORDS if parts.scheme in _ENCRYPTED else ())]
     known += _SENTINEL_WORDS if parts.scheme.startswith("sentinel") else ()
-    if parts.fragment or not words.keys() <= set(known):
+    if parts.fragment or not parameters.keys() <= set(known):
         raise ValueError(f"may say after its ? only {', '.join(known)}")
-    return words
+    return parameters
 
 
 def _login(login: str) -> str:
@@ -117,29 +117,31 @@ def _place(host: str, usual_port: int) -> str:
     return f"{found[1]}:{found[2] or usual_port}"
 
 
-def _tls(words: Mapping[str, str], *, self_signed: bool) -> dict[str, Any]:
-    required = words.get("ssl_cert_reqs", "none" if self_signed else "required").lower().removeprefix("cert_")
-    by_name = words.get("ssl_check_hostname", "true").lower()
+def _tls(parameters: Mapping[str, str], *, self_signed: bool) -> dict[str, Any]:
+    required = parameters.get("ssl_cert_reqs", "none" if self_signed else "required").lower().removeprefix("cert_")
+    by_name = parameters.get("ssl_check_hostname", "true").lower()
     if required not in _REQUIREMENTS or by_name not in ("true", "false"):
         raise ValueError("takes none, optional or required for ssl_cert_reqs, true or false for ssl_check_hostname")
-    files = {word: words[word] for word in _FILES if word in words}
+    files = {word: parameters[word] for word in _FILES if word in parameters}
     if not all(Path(file).is_file() for file in files.values()):
         raise ValueError(f"names a file that is not there, in {', '.join(files)}")
     return {"ssl_cert_reqs": _REQUIREMENTS[required], "ssl_check_hostname": by_name == "true", **files}
 
 
-def _to_sentinel(words: Mapping[str, str], options: Mapping[str, Any], tls: Mapping[str, Any] | None) -> dict[str, Any]:
+def _to_sentinel(
+    parameters: Mapping[str, str], options: Mapping[str, Any], tls: Mapping[str, Any] | None
+) -> dict[str, Any]:
     sockets = {name: value for name, value in options.items() if name.startswith("socket_")}
-    login = {word.removeprefix("sentinel_"): words[word] for word in _SENTINEL_WORDS if word in words}
+    login = {word.removeprefix("sentinel_"): parameters[word] for word in _SENTINEL_WORDS if word in parameters}
     # A silent one is not tried again: there are others.
     return {**sockets, **login, **({} if tls is None else {"ssl": True, **tls}), "retry": None}
 
 
-def _trust(words: Mapping[str, str], tls: Mapping[str, Any] | None) -> tuple[bool, str]:
+def _trust(parameters: Mapping[str, str], tls: Mapping[str, Any] | None) -> tuple[bool, str]:
     if tls is None:
         return True, "without TLS"
     if tls["ssl_cert_reqs"] != ssl.CERT_NONE:
         return True, "by TLS, verifying its certificate"
-    if "ssl_cert_reqs" in words:
+    if "ssl_cert_reqs" in parameters:
         return False, "by TLS, but its certificate is not verified, as REDIS_URL says"
     return False, "by TLS, but its certificate is not verified, as this platform signs its own"

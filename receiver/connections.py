@@ -89,17 +89,17 @@ class Connections:
 
     def hold(self, connection: "Connection", size: int) -> None:
         """So many bytes more of a request that is not whole."""
-        connection.held += size
+        connection.unfinished += size
         self._unfinished += size
         # rule: what is not whole is bounded, all of it together
         while self._unfinished > UNFINISHED_BYTES:
-            unfinished = (one for one in chain(self.sending, self.silent) if one.held)
+            unfinished = (one for one in chain(self.sending, self.silent) if one.unfinished)
             next(unfinished, connection).end("too many bytes at once", 503)
 
     def let_go(self, connection: "Connection", size: int) -> None:
         """So many bytes are nobody's any more."""
-        size = min(size, connection.held)
-        connection.held -= size
+        size = min(size, connection.unfinished)
+        connection.unfinished -= size
         self._unfinished -= size
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -127,7 +127,7 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.held = 0  # bytes that count among all that are not whole
+        self.unfinished = 0  # bytes that count among all that are not whole
         self._all: Connections = app_state["connections"]
         self._wait: _Wait | None = None
         self._has = _NOTHING
@@ -146,7 +146,7 @@ class Connection(HttpToolsProtocol):
         self._let_down()
         super().connection_lost(exc)
         self.wait_in(None)
-        self._all.let_go(self, self.held)
+        self._all.let_go(self, self.unfinished)
 
     def wait_in(self, wait: _Wait | None) -> None:
         """From now on it waits for something else; what it waits for already it waits for since then."""
@@ -163,7 +163,7 @@ class Connection(HttpToolsProtocol):
         if reason:
             self._all.ended[reason] += 1
             counting.ENDED_CONNECTIONS.labels(reason=reason).inc()
-        self._all.let_go(self, self.held)
+        self._all.let_go(self, self.unfinished)
         if self.transport.is_closing():  # and does not get rid of what was written
             self.wait_in(None)
             return self.transport.abort()
@@ -187,7 +187,7 @@ class Connection(HttpToolsProtocol):
                 rest = self._feed(rest)
         except httptools.HttpParserError:
             return self.end(self._fault[1], self._fault[0])
-        if self._has == _WHOLE and self._fed <= _UNCOUNTED and not self.held:
+        if self._has == _WHOLE and self._fed <= _UNCOUNTED and not self.unfinished:
             if not self.cycle.response_complete:
                 self.wait_in(self._all.waiting)
             return None
@@ -226,7 +226,7 @@ class Connection(HttpToolsProtocol):
             return
         self.cycle.body = bytearray()  # nobody has read it, nor ever will
         if self._has == _WHOLE:
-            self._all.let_go(self, self.held)
+            self._all.let_go(self, self.unfinished)
             self.wait_in(self._all.idle)
         elif self._has == _BODY and self.expect_100_continue:  # it may never send what it has been refused
             self.transport.close()
@@ -270,7 +270,7 @@ class Connection(HttpToolsProtocol):
             return
         if self._has == _WHOLE:
             if not self.pipeline:  # the reader's turn comes first
-                self.loop.call_soon(self._all.let_go, self, self.held)
+                self.loop.call_soon(self._all.let_go, self, self.unfinished)
             self.wait_in(self._all.idle if self.cycle.response_complete else self._all.waiting)
             return
         is_body = self._has == _BODY

@@ -70,8 +70,8 @@ async def healthz(_: Request) -> Response:
 async def readyz(_: Request) -> Response:
     """GET /readyz: 200 if deliveries can be stored. Without Redis they can, and the answer says which it is."""
     database, reachable = await asyncio.gather(_in_time(_DATABASE), _in_time(_BROKER))
-    words = {True: "ok", False: "unreachable"}
-    return _json(200 if database else 503, {"database": words[database], "broker": words[reachable]})
+    shown = {True: "ok", False: "unreachable"}
+    return _json(200 if database else 503, {"database": shown[database], "broker": shown[reachable]})
 
 
 async def backlog(request: Request) -> Response:

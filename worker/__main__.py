@@ -19,7 +19,7 @@ class Command:
     """What runs, what it is for, and what adds its options."""
 
     run: Callable[[argparse.Namespace], int]
-    words: str
+    summary: str
     options: Callable[[argparse.ArgumentParser], None] | None = None
     json: bool = True
 
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--version", action="version", version=running_version())
     commands = described.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        subparser = commands.add_parser(name, help=command.words, description=command.words)
+        subparser = commands.add_parser(name, help=command.summary, description=command.summary)
         subparser.set_defaults(command=command)
         if command.json:
             subparser.add_argument("--json", action="store_true", help="for machines")

@@ -61,11 +61,11 @@ def process_session(session_id: str) -> list[int]:
 def claim_events(event_ids: Sequence[str], *, first_attempt: bool) -> list[Work]:
     """Takes those that are due and that nobody holds, for their first attempt or for a later one; in Stripe's order."""
     works, can_ask = [], bool(settings().stripe_api_key)
-    for held, row in claim(InboxEvent, event_ids, first_attempt=first_attempt):
-        with attempt(held):  # what its row holds may be no event: the claim is committed, and so this is counted
+    for claimed, row in claim(InboxEvent, event_ids, first_attempt=first_attempt):
+        with attempt(claimed):  # what its row holds may be no event: the claim is committed, and so this is counted
             event = event_in(row)
             shown = seen_in(event)
-            works.append(Work(claim=held, event=event, shown=shown, can_ask=can_ask, owes_nothing=row.owes_nothing))
+            works.append(Work(claim=claimed, event=event, shown=shown, can_ask=can_ask, owes_nothing=row.owes_nothing))
     # rule: a batch is applied in Stripe's order; else its older events would be stale, and their mails superseded
     return sorted(works, key=attrgetter("event.created_at", "event.id"))
 

@@ -101,8 +101,8 @@ def _gauges() -> Iterator[core.Metric]:
         for name, value in asdict(backlog_of(table)).items()
     }
     values |= {f"identity_unanswered_{what}": count for what, count in unanswered.counts(unanswered.known()).items()}
-    for name, words in GAUGES.items():
-        yield core.GaugeMetricFamily(name, words, value=values[name])
+    for name, description in GAUGES.items():
+        yield core.GaugeMetricFamily(name, description, value=values[name])
     leads = core.GaugeMetricFamily(CLOCKS, "Lead of a process's clock before the database's.", labels=("process",))
     worst = {kind: ahead for _, kind, ahead in reversed(clocks.measured())}
     for kind, ahead in worst.items():

@@ -43,7 +43,7 @@ class Mail:
     recipient: Address
     key: tuple[str, str, str]
     number: int = 0  # how many mails the person got before: what is said again later is another mail
-    words: Mapping[str, str | None] = field(repr=False)
+    variables: Mapping[str, str | None] = field(repr=False)
     last_look: Callable[[], object] = field(repr=False)  # before it is given away; raises where it must not be
 
 
@@ -80,14 +80,14 @@ def alert_review(action: OutboxAction, record: VerificationRecord) -> str | None
     return to_the_reviewer(action, record, submissions=str(record.submissions))
 
 
-def to_the_reviewer(action: OutboxAction, record: VerificationRecord, **words: str | None) -> str | None:
+def to_the_reviewer(action: OutboxAction, record: VerificationRecord, **variables: str | None) -> str | None:
     """Sends an action's template to REVIEW_EMAIL, with the session's id, the cause and where to look."""
     reviewer = settings().review_email
     if reviewer is None:
         return "no REVIEW_EMAIL"
     dashboard = "https://dashboard.stripe.com/" + ("" if record.livemode else "test/")
     about = {"session_id": record.session_id, "cause": action.cause, "dashboard": dashboard}
-    send(_mail(action, reviewer, {**about, **words}))
+    send(_mail(action, reviewer, {**about, **variables}))
     return None
 
 
@@ -110,8 +110,8 @@ def send(mail: Mail) -> None:
 def render(mail: Mail) -> EmailMessage:
     """The mail with its plain-text and HTML parts; the first line of the text template is the subject."""
     sender = settings().mail_from
-    words = {**mail.words, "sender": sender.name or sender.mailbox}
-    subject, _, text = _templates.get_template(f"{mail.template}.txt").render(words).partition("\n")
+    variables = {**mail.variables, "sender": sender.name or sender.mailbox}
+    subject, _, text = _templates.get_template(f"{mail.template}.txt").render(variables).partition("\n")
     in_utf8 = not (sender.mailbox + mail.recipient.mailbox).isascii()
     # These three stay as they are: the library folds a long name without its quotes, and an id as if it were words.
     message = EmailMessage(default.clone(utf8=in_utf8, refold_source="none"))
@@ -122,7 +122,7 @@ def render(mail: Mail) -> EmailMessage:
     message["Date"] = formatdate(true_now().timestamp())
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(text.strip() + "\n")
-    message.add_alternative(_templates.get_template(f"{mail.template}.html").render(words), subtype="html")
+    message.add_alternative(_templates.get_template(f"{mail.template}.html").render(variables), subtype="html")
     return message
 
 
@@ -138,7 +138,7 @@ def digest(key: tuple[str, str, str], number: int = 0) -> str:
     return hashlib.sha256("\n".join([*key, str(number)]).encode()).hexdigest()[:32]
 
 
-def _to_the_person(action: OutboxAction, record: VerificationRecord, **words: str | None) -> str | None:
+def _to_the_person(action: OutboxAction, record: VerificationRecord, **variables: str | None) -> str | None:
     if settings().email_lookup:
         recipient = email_lookup()(record)
     elif settings().stripe_api_key:
@@ -154,14 +154,16 @@ def _to_the_person(action: OutboxAction, record: VerificationRecord, **words: st
         address = Address("", recipient) if PLAIN_ADDRESS.fullmatch(recipient) else parse_address(recipient)
     except (TypeError, ValueError):  # EMAIL_LOOKUP may give anything
         raise PermanentError("the recipient's address is not valid") from None
-    send(_mail(action, address, words, record.told_count))
+    send(_mail(action, address, variables, record.told_count))
     return None
 
 
-def _mail(action: OutboxAction, recipient: Address, words: Mapping[str, str | None], number: int = 0) -> Mail:
+def _mail(action: OutboxAction, recipient: Address, variables: Mapping[str, str | None], number: int = 0) -> Mail:
     key = action.session_id, action.name, action.cause
     last_look = partial(unless_lost, action, MAIL_LEASE, unknown=True)
-    return Mail(template=action.name, recipient=recipient, key=key, number=number, words=words, last_look=last_look)
+    return Mail(
+        template=action.name, recipient=recipient, key=key, number=number, variables=variables, last_look=last_look
+    )
 
 
 @cache

@@ -83,14 +83,14 @@ def perform(
     Whatever fails is put back or buried: nothing is raised for the action's own failure. `answered` hears whether its
     destination did, where that was seen.
     """
-    claimed = None if stopping.is_set() else claim_action(action_id)
-    if claimed is None:
+    found = None if stopping.is_set() else claim_action(action_id)
+    if found is None:
         return []
-    held, action = claimed
+    claimed, action = found
     with structlog.contextvars.bound_contextvars(action_id=action_id, session_id=action.session_id, action=action.name):
         owed: list[int] = []
-        with attempt(held):
-            unless_used_up(held)
+        with attempt(claimed):
+            unless_used_up(claimed)
             try:
                 reason = _do(action, catch_up)
             except (AwayError, UnknownOutcomeError):
@@ -98,22 +98,22 @@ def perform(
                 raise
             if reason is None:
                 answered(True)
-            owed = end_action(held, action, reason)
+            owed = end_action(claimed, action, reason)
         # rule: the end of what is told in order releases the next
         return turns.release_next(action) if action.name in KINDS and KINDS[action.name].in_order else owed
 
 
 def claim_action(action_id: int) -> tuple[Claim, OutboxAction] | None:
     """Takes an action that is due and that nobody holds; None for any other."""
-    for held, row in claim(OutboxAction, [action_id]):
-        return held, OutboxAction(**row._mapping)
+    for claimed, row in claim(OutboxAction, [action_id]):
+        return claimed, OutboxAction(**row._mapping)
     return None
 
 
-def end_action(held: Claim, action: OutboxAction, reason: str | None) -> list[int]:
+def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list[int]:
     """An action is done, or skipped for a reason; returns the ids of what the record owes because of that."""
     status = ActionStatus.SKIPPED if reason else ActionStatus.DONE
-    end = {"status": status, "reason": reason, "done_at": timedelta(), "waits": held.waits, "last_error": None}
+    end = {"status": status, "reason": reason, "done_at": timedelta(), "waits": claimed.waits, "last_error": None}
     told = None if reason or not KINDS[action.name].tells_the_person else action.cause
     # rule: whoever finds another limit than the one it was owed by judges it again
     is_other_limit = reason == AT_LIMIT or (reason == SUPERSEDED and action.cause == LIMIT_CAUSE)
@@ -124,16 +124,16 @@ def end_action(held: Claim, action: OutboxAction, reason: str | None) -> list[in
             record, at = session.execute(_TOLD, about).one()
             # rule: what the person was told in between makes the mail of the record's state due again
             owed = owe(session, [(action.session_id, owed_still(record.state, settings().submission_limit))], at)
-            return change_claimed(session.connection(), [held], **end), owed
+            return change_claimed(session.connection(), [claimed], **end), owed
 
     owes_anew = told or is_other_limit
-    written, owed = (insist(write) or (0, [])) if owes_anew else (write_down([held], **end), [])
+    written, owed = (insist(write) or (0, [])) if owes_anew else (write_down([claimed], **end), [])
     # Should it not be written down, it is done again: mails carry the same Message-ID, so a reader sees one.
     if not written:
         log.warning("action.unrecorded")
         return owed
-    counting.ENDED_ACTIONS.labels(name=held.kind, status=status).inc()
-    counting.ACTION_AGE_SECONDS.observe(held.age)
+    counting.ENDED_ACTIONS.labels(name=claimed.kind, status=status).inc()
+    counting.ACTION_AGE_SECONDS.observe(claimed.age)
     log.info(f"action.{status}", **({"reason": reason} if reason else {}))
     return owed
 

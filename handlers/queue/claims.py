@@ -98,7 +98,7 @@ def claim(table: Table, ids: Sequence[Any], *, first_attempt: bool | None = None
         raise
     except Exception as error:  # one of them cannot be read: it may be claimed by now, and nobody would count that
         if len(ids) > 1:
-            return [held for row_id in ids for held in claim(table, [row_id], first_attempt=first_attempt)]
+            return [one for row_id in ids for one in claim(table, [row_id], first_attempt=first_attempt)]
         _bury_unread(table, ids[0], describe(error))
         return []
     claims = []
@@ -158,13 +158,13 @@ def unless_lost(row: InboxEvent | OutboxAction, lease: timedelta = LEASE, *, unk
     Until it is written down what the try came to, it counts as `unknown` if that is said. Raises LostClaimError if
     somebody else has claimed or ended the row meanwhile, NotNowError if that cannot be said for this moment.
     """
-    held = Claim(type(row), row.id, getattr(row, row.KIND), 0.0, row.attempts, row.waits)
+    mine = Claim(type(row), row.id, getattr(row, row.KIND), 0.0, row.attempts, row.waits)
     with statement() as connection:
-        waits = (held.unknown if unknown else held).waits
+        waits = (mine.unknown if unknown else mine).waits
         # rule: who has lost its claim does nothing more
-        if not change_claimed(connection, [held], waits=waits, due_at=lease):
+        if not change_claimed(connection, [mine], waits=waits, due_at=lease):
             raise LostClaimError
-    if time.monotonic() - held.claimed > _LOOK_SECONDS:  # rule: what was seen too long ago is not relied on
+    if time.monotonic() - mine.claimed > _LOOK_SECONDS:  # rule: what was seen too long ago is not relied on
         raise NotNowError("this process was held up")
 
 

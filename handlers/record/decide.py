@@ -59,9 +59,9 @@ def decide(
     already count this event's; limit is how many a person has. Unless the session is known, nothing of ours was told
     of it before.
     """
-    words = (event.is_ours, answer and answer.state.is_ours)
+    said = (event.is_ours, answer and answer.state.is_ours)
     # rule: an event that cannot tell whose its session is leaves that to Stripe, or else to the record
-    is_ours = next((word for word in words if word is not None), True if is_known else None)
+    is_ours = next((word for word in said if word is not None), True if is_known else None)
     if not is_ours:
         if is_ours is None and can_ask and answer is None:
             return None

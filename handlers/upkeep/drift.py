@@ -160,8 +160,8 @@ def _asked(report: Report, one: Whose) -> tuple[VerificationRecord | None, Retri
 
 
 def _take_over(report: Report, one: Whose, record: VerificationRecord | None, retrieved: Retrieved) -> None:
-    ours = _words(record.status, record.last_error_code) if record else "unheard of"
-    theirs = _words(retrieved.state.status, retrieved.state.error_code)
+    ours = _shown(record.status, record.last_error_code) if record else "unheard of"
+    theirs = _shown(retrieved.state.status, retrieved.state.error_code)
     report.drifted.append(Drift(one.session_id, ours, theirs))
     counting.DRIFTED_SESSIONS.inc()
     log.warning("session.drifted", session_id=one.session_id, ours=ours, theirs=theirs)
@@ -180,5 +180,5 @@ def _compare(session_id: str, later: timedelta, unless_changed_since: datetime |
         session.connection().execute(change.values(compare_at=now(later)))
 
 
-def _words(*parts: str | None) -> str:
+def _shown(*parts: str | None) -> str:
     return " ".join(part for part in parts if part) or "unknown"

@@ -228,7 +228,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
     for name in COMMANDS:
         with pytest.raises(SystemExit):
             parser().parse_args([name, "--help"])
-        assert COMMANDS[name].words[:30] in capsys.readouterr().out.replace("\n", " ")
+        assert COMMANDS[name].summary[:30] in capsys.readouterr().out.replace("\n", " ")
 
 
 def _dead_event(**values: object) -> str:

@@ -233,7 +233,7 @@ def test_the_reviewers_link_leads_to_the_mode_of_the_session(sent: list[Mail]) -
             facts.event("requires_input", session_id=f"vs_{livemode}", code="selfie_manipulated", livemode=livemode)
         )
     perform_everything()
-    links: dict[str, Any] = {mail.key[0]: mail.words["dashboard"] for mail in sent}
+    links: dict[str, Any] = {mail.key[0]: mail.variables["dashboard"] for mail in sent}
     assert links == {"vs_False": "https://dashboard.stripe.com/test/", "vs_True": "https://dashboard.stripe.com/"}
 
 

@@ -28,7 +28,7 @@ from tests.support.servers import Mailbox, mail_server
 
 ADDRESS = "c4nary@example.com"
 KEY = ("vs_1", "email_verified", "verified::vr_1")
-MAIL = Mail(template="email_verified", recipient=Address("", ADDRESS), key=KEY, words={}, last_look=lambda: None)
+MAIL = Mail(template="email_verified", recipient=Address("", ADDRESS), key=KEY, variables={}, last_look=lambda: None)
 
 
 @pytest.fixture
@@ -210,7 +210,9 @@ def test_who_has_the_mail_and_does_not_say_what_became_of_it_leaves_the_outcome_
 def test_a_mail_whose_lines_begin_with_dots_arrives_as_it_was_written(server: Mailbox) -> None:
     send(
         replace(
-            MAIL, template="email_retry_prompt", words={"error_class": "retry", "reason": ".a\n..b", "retry_url": None}
+            MAIL,
+            template="email_retry_prompt",
+            variables={"error_class": "retry", "reason": ".a\n..b", "retry_url": None},
         )
     )
     (taken,) = server.mails

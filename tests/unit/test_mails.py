@@ -32,7 +32,7 @@ WORDS: dict[str, dict[str, str | None]] = {
 def _mail(template: str = "email_verified", recipient: str = "anna@example.com", **words: str | None) -> Mail:
     words = {**WORDS[template], **words}
     to = parse_address(recipient)
-    return Mail(template=template, recipient=to, key=KEY, words=words, last_look=lambda: None)
+    return Mail(template=template, recipient=to, key=KEY, variables=words, last_look=lambda: None)
 
 
 def _parts(message: EmailMessage) -> tuple[str, str]:

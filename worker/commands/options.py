@@ -14,8 +14,8 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 def add_filters(parser: argparse.ArgumentParser, statuses: bool = True) -> None:
     """Options that narrow a choice; together they must all hold."""
     if statuses:
-        words = sorted({*InboxStatus, *ActionStatus})
-        parser.add_argument("--status", choices=words, help="where they stand")
+        every_status = sorted({*InboxStatus, *ActionStatus})
+        parser.add_argument("--status", choices=every_status, help="where they stand")
     parser.add_argument("--kind", metavar="WORD", help="an event's type (its last word will do) or an action's name")
     parser.add_argument("--session", metavar="vs_…", help="of one verification session")
     parser.add_argument("--error", metavar="TEXT", help="whose last error holds this text")

@@ -197,8 +197,8 @@ def _fields(row: InboxEvent | OutboxAction | VerificationRecord, names: tuple[st
     return {name: getattr(row, name) for name in names}
 
 
-def _joined(*words: str | None) -> str:
-    return ", ".join(word for word in words if word)
+def _joined(*parts: str | None) -> str:
+    return ", ".join(part for part in parts if part)
 
 
 def _nothing(sentence: str) -> int:
