@@ -67,15 +67,17 @@ def search(reference: str, account: str | None, since: datetime, metadata: Mappi
     wanted = {"client_reference_id": reference, "created": {"gte": int(since.timestamp())}, "limit": _PAGE}
     while True:
         page = ask_for_page(SESSIONS, account, **wanted, **after).content
-        for one in page["data"]:
-            theirs = one.get("metadata") or {}
-            if all(theirs.get(name) == value for name, value in metadata.items()):
+        # What cannot be read is none that this service has made; it is where the next page begins that must be known.
+        sessions = [one for one in page["data"] if isinstance(one, dict) and isinstance(one.get("id"), str)]
+        for one in sessions:
+            theirs = one.get("metadata")
+            if isinstance(theirs, dict) and metadata.items() <= theirs.items():
                 return str(one["id"])
         if not page["has_more"]:
             return None
-        if time.monotonic() > ends or not page["data"]:
-            raise NotNowError("not all of this person's sessions could be listed in time")
-        after = {"starting_after": page["data"][-1]["id"]}
+        if time.monotonic() > ends or not sessions or after == {"starting_after": sessions[-1]["id"]}:
+            raise NotNowError("not all of this person's sessions could be listed")
+        after = {"starting_after": sessions[-1]["id"]}
 
 
 def redact(session_id: str, account: str | None) -> None:
