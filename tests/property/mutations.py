@@ -25,6 +25,7 @@ RECEIVER = ("tests/integration/test_receiver.py",)
 UNSIGNED = ("tests/integration/test_before_signature.py",)
 SENDER = ("tests/unit/test_sender.py",)
 SESSIONS = ("tests/integration/test_sessions.py",)
+STANDING = ("tests/unit/test_standing.py",)
 CLOCKS = ("tests/integration/test_clocks.py",)
 ANSWERS = ("tests/integration/test_answers.py",)
 CALLS = ("tests/integration/test_calls.py",)
@@ -92,6 +93,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "where Stripe knows nothing, nobody is asked again": (becomes("True", of="can_ask"), THIN),
     "an event ends once": (never, INBOX),
     "a redaction wipes the record, and nothing fills it again": (never, (*PURE, *REDACTION)),
+    "a late success of an older session counts, unless it was replaced": (never, STANDING),
     "a redaction wipes the inbox": (drop, REDACTION),
     "a redaction wipes the outputs": (drop, REDACTION),
     "a redaction drops what is owed": (drop, (*INBOX, *REDACTION)),
