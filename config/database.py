@@ -245,6 +245,9 @@ def _sort_out(context: ExceptionContext) -> None:
         raise kind(context.statement, None, error, hide_parameters=True)
 
 
+LOOKER = "idle connections"  # the name of the thread that looks for them
+
+
 class _GivesBack:
     """Closes the connections of an engine's pool that nobody has used for a while."""
 
@@ -260,7 +263,7 @@ class _GivesBack:
 
     def _look_later(self) -> None:
         self._timer = Timer(_IDLE_SECONDS, self.look)
-        self._timer.daemon = True
+        self._timer.name, self._timer.daemon = LOOKER, True
         self._timer.start()
 
     def look(self) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sqlite3
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,11 @@ def unsynced() -> Iterator[None]:
 def forget_process_state() -> None:
     """As in a fresh process: no settings read, no engine open."""
     if database._engine.cache_info().currsize:
+        # Whoever looks for idle connections has them in hand, where `dispose` does not find them.
+        while looking := [thread for thread in threading.enumerate() if thread.name == database.LOOKER]:
+            for thread in looking:
+                thread.cancel()  # type: ignore[attr-defined]  # it is a Timer
+                thread.join()
         database.engine().dispose()
     for remembered in (database._engine, settings.settings, mails.email_lookup, client.client, application.line):
         remembered.cache_clear()
