@@ -14,7 +14,7 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from config.database import transaction
-from config.settings import running_commit
+from config.settings import running_commit, settings
 from config.version import VERSION
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
@@ -271,7 +271,7 @@ def test_somebody_elses_address_is_not_this_machine(client: TestClient) -> None:
 def test_with_a_token_figures_are_for_whoever_has_it(client: TestClient, environment: pytest.MonkeyPatch) -> None:
     token = "a token of ours".replace(" ", "-") + "-and-more"
     environment.setenv("METRICS_TOKEN", token)
-    databases.forget_process_state()
+    settings.cache_clear()  # and no more: the application is at work with the rest
     for sent in (f"Bearer {token}", f"bearer  {token} "):
         assert client.get("/metrics", headers={"Authorization": sent, **PROXIED}).status_code == 200
         assert "actions_oldest_seconds" in client.get("/health/backlog", headers={"Authorization": sent}).json()
