@@ -28,7 +28,7 @@ def keep_outputs(_: OutboxAction, record: VerificationRecord) -> str | None:
         # Under the record's lock, since a redaction may have come while Stripe answered.
         locked = select(VerificationRecord).where(col(VerificationRecord.session_id) == record.session_id)
         current = session.scalars(locked.with_for_update()).one()
-        if current.redacted_at:  # rule: nothing is kept behind a redaction's back
+        if current.redacted_at or current.redaction_asked_at:  # rule: nothing is kept behind a redaction's back
             return "redacted"
         if current.status != Status.VERIFIED:
             return "superseded"

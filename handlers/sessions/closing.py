@@ -1,16 +1,12 @@
 """Closing: an open session is canceled, and what anybody holds of a person is forgotten."""
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlmodel import col
 
 from config.database import now, transaction
-from config.settings import settings
-from handlers.inbox.apply import forget
-from handlers.owed.kinds import Owed
-from handlers.owed.owe import owe
 from handlers.record.events import Status
-from handlers.sessions.opening import OpeningError, observe
-from handlers.sessions.views import current_session
+from handlers.sessions.opening import forget_sessions, observe, past, settle
+from handlers.sessions.views import verification
 from handlers.stripe_api import changing
 from handlers.stripe_api.sessions import cancel
 from handlers.tables.models import Verification, VerificationRecord
@@ -19,43 +15,39 @@ from handlers.tables.models import Verification, VerificationRecord
 def cancel_verification(verification_id: str, *, notify: bool) -> str | None:
     """Cancels the open session, and answers the id of what Stripe then said of it, which is in the inbox.
 
-    None where it is canceled already. Raises LookupError for no such verification, OpeningError where the session is
-    past that, decided by a retrieve: Stripe gives its refusal no code; NotNowError where Stripe cannot be asked.
+    None where it is gone. Raises NotFoundError for no such verification, OpeningError where the session is past that,
+    decided by a retrieve: Stripe gives its refusal no code; NotNowError where Stripe cannot be asked.
     """
-    session_id, account = current_session(verification_id)
-    answer = changing.retrieve(session_id, account) if session_id else None
-    if answer is None or answer.state.status == Status.CANCELED:
-        return None
-    if answer.state.status != Status.REQUIRES_INPUT:
-        raise OpeningError("redacted" if answer.state.redaction else str(answer.state.status))
-    if not notify:  # before its end, so that no event can be faster
-        quiet = update(VerificationRecord).where(col(VerificationRecord.session_id) == session_id)
+    found = verification(verification_id)
+    settle(found)
+    found = verification(found.id)
+    account = found.account or None
+    answer = changing.retrieve(found.session_id, account) if found.session_id else None
+    if answer and answer.state.status == Status.REQUIRES_INPUT:
+        # Before its end, so that no event can be faster.
+        told = update(VerificationRecord).where(col(VerificationRecord.session_id) == answer.id)
         with transaction() as session:
-            session.connection().execute(quiet.values(ends_quietly=True))
-    cancel(answer.id, account)
-    answer = changing.retrieve(answer.id, account)
-    if answer and answer.state.status != Status.CANCELED:  # the person was faster
-        raise OpeningError(str(answer.state.status))
+            session.connection().execute(told.values(ends_quietly=not notify))
+        cancel(answer.id, account)
+        answer = changing.retrieve(answer.id, account)
     if answer is None:
         return None
+    if answer.state.status != Status.CANCELED:
+        raise past(answer)
     with transaction() as session:
-        return observe(session.connection(), answer, account, livemode=bool(settings().livemode))
+        return observe(session.connection(), answer, account, livemode=found.livemode)
 
 
 def redact_verification(verification_id: str) -> None:
     """Forgets the person here, at once, and owes it to each session at Stripe; asked twice, it is owed once.
 
-    Raises LookupError for no such verification.
+    Raises NotFoundError for no such verification, and as settle where an opening has left something open.
     """
-    current_session(verification_id)
-    theirs = col(VerificationRecord.verification_id) == verification_id
-    asked = update(VerificationRecord).where(theirs, col(VerificationRecord.redaction_asked_at).is_(None))
-    wiped = {"last_error_reason": None, "client_reference_id": None, "user_id": None}
-    whose = update(Verification).where(col(Verification.id) == verification_id)
+    found = verification(verification_id)
+    settle(found)
+    whose = update(Verification).where(col(Verification.id) == found.id)
+    wiped = {"client_reference_id": None, "return_url": None, "locale": None}
     with transaction() as session:
-        at = session.execute(select(now())).scalar_one()
-        session.connection().execute(asked.values(redaction_asked_at=at, **wiped))
-        session.connection().execute(whose.values(client_reference_id=None, return_url=None, locale=None))
-        session_ids = session.scalars(select(col(VerificationRecord.session_id)).where(theirs)).all()
-        forget(session, session_ids, at)
-        owe(session, [(session_id, [Owed("redact_session", "asked")]) for session_id in session_ids], at)
+        # First the verification, as an opening does: no deadlock.
+        session.connection().execute(whose.values(redaction_asked_at=now(), **wiped))
+        forget_sessions(session, found.id)

@@ -5,8 +5,8 @@ from typing import Any
 
 from config.settings import settings
 from handlers.record.events import Status
-from handlers.sessions.opening import OpeningError
-from handlers.sessions.views import current_session
+from handlers.sessions.opening import OpeningError, past, unless_enough
+from handlers.sessions.views import verification
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
 
@@ -44,14 +44,20 @@ def entry(answer: Answer, account: str | None, way: Way) -> Entry | None:
 def enter(verification_id: str, way: Way) -> Entry:
     """A fresh entry to the current session.
 
-    Raises LookupError for no such verification, OpeningError where the session is not open, NotNowError where Stripe
+    Raises NotFoundError for no such verification, OpeningError where the session is not open, NotNowError where Stripe
     cannot be asked.
     """
-    session_id, account = current_session(verification_id)
-    answer = changing.retrieve(session_id, account) if session_id else None
+    found = verification(verification_id)
+    if found.redaction_asked_at:
+        raise OpeningError("redacted")
+    account = found.account or None
+    answer = changing.retrieve(found.session_id, account) if found.session_id else None
     if answer is None:  # it is still being opened, or gone at Stripe: opening takes care of both
         raise OpeningError("canceled")
+    if answer.state.status != Status.REQUIRES_INPUT:
+        raise past(answer)
+    unless_enough(found.id)
     entered = entry(answer, account, way)
     if entered is None:
-        raise OpeningError("redacted" if answer.state.redaction else str(answer.state.status))
+        raise past(answer)
     return entered

@@ -5,34 +5,42 @@ after one that died asks under the same idempotency key, and first searches what
 day.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select, update
-from sqlmodel import col
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col
 
 from config.database import now, transaction
 from config.inserts import NOW, insert_new, insert_or
 from config.settings import settings
-from handlers.inbox.apply import UNTOUCHED
+from handlers.inbox.apply import UNTOUCHED, forget
 from handlers.inbox.receive import storing
+from handlers.owed.kinds import Owed
+from handlers.owed.owe import owe
+from handlers.queue.failures import NotNowError
 from handlers.record.events import Status
 from handlers.sessions.configuration import OURS, changes, fixed_differences
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
-from handlers.stripe_api.client import SpentKeyError
+from handlers.stripe_api.client import MissingError, NotAcceptedError, SpentKeyError
 from handlers.stripe_api.sessions import cancel
 from handlers.tables.models import Verification, VerificationRecord
 from handlers.upkeep.drift import observed
 
-LEASE = timedelta(seconds=90)  # longer than all that one opening may ask of Stripe
-_TURN = ("id", "generation", "session_id", "updated_at", "return_url")
+# Longer than all that one opening may ask of Stripe: nothing is begun after _BEGUN_WITHIN, and what is begun then takes
+# two searches, two retrieves and a creation at most.
+LEASE = timedelta(seconds=130)
+_BEGUN_WITHIN = 40.0  # seconds
+_TURN = ("id", "generation", "session_id", "updated_at", "return_url", "opening_until")
 _DAY = timedelta(days=1)
 _SEARCHED_BEFORE = timedelta(hours=1)  # a host's clock and Stripe's may differ
-_MOST_BURNED = 3  # in one opening: a key is spent by a lost answer, and not three times in a row
 
 
 class OpeningError(Exception):
@@ -67,12 +75,14 @@ class Turn:
     session_id: str | None
     began_at: datetime  # this generation, by the database's clock
     is_new: bool  # nobody can have asked Stripe for this generation before
-    return_url: str | None = None  # of the generation: Stripe does not tell it, nor let it be changed
+    return_url: str | None  # of the generation: Stripe does not tell it, nor let it be changed
+    until: datetime  # the lease's end, which nobody else's is
+    began: float  # the turn, by the monotonic clock
 
     @property
     def metadata(self) -> dict[str, str]:
         """What tells whose session it is."""
-        return {**_mark(), **dict(zip(OURS, (self.verification_id, str(self.generation)), strict=True))}
+        return dict(zip(OURS, (self.verification_id, str(self.generation)), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +94,12 @@ class Opened:
     answer: Answer
     made: bool
     event_id: str | None  # what was observed, in the inbox
+
+
+def open_verification(wanted: Wanted) -> Opened | None:
+    """Takes a turn and uses it; None while another opening of the verification is under way. Raises as use_turn."""
+    turn = take_turn(wanted)
+    return use_turn(turn, wanted) if turn else None
 
 
 def take_turn(wanted: Wanted) -> Turn | None:
@@ -113,7 +129,7 @@ def take_turn(wanted: Wanted) -> Turn | None:
         found = session.connection().execute(taken).one_or_none()
     if found is None:
         return None
-    id_, generation, session_id, began_at, return_url = found
+    id_, generation, session_id, began_at, return_url, until = found
     return Turn(
         verification_id=id_,
         generation=generation,
@@ -121,6 +137,8 @@ def take_turn(wanted: Wanted) -> Turn | None:
         began_at=began_at,
         is_new=is_new,
         return_url=return_url,
+        until=until,
+        began=time.monotonic(),
     )
 
 
@@ -131,8 +149,8 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
        generation, and one that is to be adopted becomes it;
     2. one that somebody may have made for this generation is searched for;
     3. a new one is made, under a key of the generation's own, which is burned where Stripe has saved an error under it;
-    4. an open one that is otherwise than it is wanted is changed, or OpeningError names what cannot be;
-    5. the session is written down, fenced by the generation, and what Stripe answered goes into the inbox.
+    4. the session is written down, fenced by the lease, and what Stripe answered goes into the inbox;
+    5. an open one that is otherwise than it is wanted is changed, or OpeningError names what cannot be.
 
     Raises OpeningError, or NotNowError where Stripe cannot answer; the turn is over either way.
     """
@@ -141,26 +159,31 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
         if turn.session_id:
             answer = _unless_over(turn.session_id, wanted)
             if turn.session_id == wanted.replaces:
+                with transaction() as session:
+                    _unless_too_many(session.connection(), turn)
                 _replace(turn, wanted, answer)
                 answer = None
             if answer is None:
                 turn = _next_generation(turn, wanted)
         if wanted.adopt:
             answer = _adopted(turn, wanted, answer)
-        for _ in range(_MOST_BURNED):
-            if answer is None and not turn.is_new:
+        while answer is None:
+            if time.monotonic() - turn.began > _BEGUN_WITHIN:
+                raise OpeningError("opening")
+            if not turn.is_new:
                 answer = _searched(turn, wanted)
             if answer is None:
                 answer = _created(turn, wanted)
                 made = answer is not None
-            if answer:
-                break
-            turn = _next_generation(turn, wanted)
-        if answer is None:
-            raise OpeningError("opening")
+            if answer is None:
+                turn = _next_generation(turn, wanted)
+        event_id = _write(turn, wanted, answer, made=made)
         if answer.state.status == Status.REQUIRES_INPUT:
-            answer = _configured(turn, answer, wanted)
-        event_id = _write(turn, wanted, answer)
+            unless_enough(turn.verification_id)
+            if wanted.adopt:
+                changing.update(answer.id, _account(wanted), {"metadata": {**_mark(), **turn.metadata}})
+            if not made:
+                answer = _configured(turn, answer, wanted)
     finally:
         _give_back(turn)
     return Opened(
@@ -181,16 +204,24 @@ def _unless_over(session_id: str, wanted: Wanted) -> Answer | None:
 def _replace(turn: Turn, wanted: Wanted, answer: Answer | None) -> None:
     """The current session is over for us, whatever comes of it still; an open one is ended at Stripe, too.
 
-    First written down, so that its end mails nobody; doing it twice is doing it once.
+    First written down, so that its end mails nobody, and taken back where the person is faster; doing it twice is doing
+    it once.
     """
     if answer and answer.state.status == Status.PROCESSING:
-        raise OpeningError("processing")
-    theirs = col(VerificationRecord.verification_id) == turn.verification_id
-    replaced = update(VerificationRecord).where(theirs, col(VerificationRecord.replaced_at).is_(None))
+        raise past(answer)
+    theirs = update(VerificationRecord).where(col(VerificationRecord.verification_id) == turn.verification_id)
     with transaction() as session:
-        session.connection().execute(replaced.values(replaced_at=now()))
-    if answer and answer.state.status == Status.REQUIRES_INPUT and not cancel(answer.id, _account(wanted)):
-        raise OpeningError("processing")  # the person was faster
+        replaced = theirs.where(col(VerificationRecord.replaced_at).is_(None)).values(replaced_at=now())
+        session.connection().execute(replaced)
+    if answer is None or answer.state.status != Status.REQUIRES_INPUT or cancel(answer.id, _account(wanted)):
+        return
+    again = changing.retrieve(answer.id, _account(wanted))
+    if again is None or again.state.status == Status.CANCELED:
+        return
+    with transaction() as session:
+        current = col(VerificationRecord.session_id) == answer.id
+        session.connection().execute(theirs.where(current).values(replaced_at=None))
+    raise past(again)
 
 
 def _adopted(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
@@ -198,13 +229,16 @@ def _adopted(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
     session_id = wanted.adopt or ""
     if current and current.id == session_id:
         return current
-    answer = _unless_over(session_id, wanted)
-    is_open = answer is not None and answer.state.status == Status.REQUIRES_INPUT
-    is_theirs = answer is not None and answer.state.client_reference_id == wanted.client_reference_id
-    if answer is None or current or not is_open or not is_theirs or answer.content.get("livemode") != wanted.livemode:
+    answer = None if current or (not turn.is_new and _searched(turn, wanted)) else _unless_over(session_id, wanted)
+    if (
+        answer is None
+        or answer.state.status != Status.REQUIRES_INPUT
+        or answer.state.client_reference_id != wanted.client_reference_id
+        or answer.content.get("livemode") != wanted.livemode
+        or (answer.content.get("metadata") or {}).get(OURS[0]) not in (None, turn.verification_id)
+    ):
         raise OpeningError("not-adoptable")
-    changing.update(session_id, _account(wanted), {"metadata": turn.metadata})
-    return replace(answer, content={**answer.content, "metadata": {**answer.content["metadata"], **turn.metadata}})
+    return answer
 
 
 def _searched(turn: Turn, wanted: Wanted) -> Answer | None:
@@ -215,7 +249,7 @@ def _searched(turn: Turn, wanted: Wanted) -> Answer | None:
 
 def _created(turn: Turn, wanted: Wanted) -> Answer | None:
     """A new session; None where nothing can be made under this generation's key any more."""
-    ours = {**(wanted.params.get("metadata") or {}), **turn.metadata}
+    ours = {**(wanted.params.get("metadata") or {}), **_mark(), **turn.metadata}
     params = {**wanted.params, "client_reference_id": wanted.client_reference_id, "metadata": ours}
     if wanted.return_url:
         params["return_url"] = wanted.return_url
@@ -236,11 +270,12 @@ def _mark() -> dict[str, str]:
 
 def _next_generation(turn: Turn, wanted: Wanted) -> Turn:
     """The turn of the next one; raises OpeningError where the person has had enough, or somebody else was faster."""
+    unless_enough(turn.verification_id)
     with transaction() as session:
-        _unless_enough(session.connection(), turn)
+        _unless_too_many(session.connection(), turn)
         advanced = (
             update(Verification)
-            .where(*_fence(turn))
+            .where(*_fence(turn), col(Verification.redaction_asked_at).is_(None))
             .values(
                 generation=turn.generation + 1,
                 session_id=None,
@@ -264,17 +299,35 @@ def _next_generation(turn: Turn, wanted: Wanted) -> Turn:
     )
 
 
-def _unless_enough(connection: Any, turn: Turn) -> None:
-    theirs = col(VerificationRecord.verification_id) == turn.verification_id
+def unless_enough(verification_id: str) -> None:
+    """Raises OpeningError where the person has submitted as often as SUBMISSION_LIMIT allows, over all sessions that
+    were not replaced.
+    """
     counted = select(func.coalesce(func.sum(VerificationRecord.submissions), 0)).where(
-        theirs, col(VerificationRecord.replaced_at).is_(None)
+        col(VerificationRecord.verification_id) == verification_id, col(VerificationRecord.replaced_at).is_(None)
     )
-    if connection.scalar(counted) >= settings().submission_limit:
-        raise OpeningError("submission-limit")
-    recent = select(col(VerificationRecord.created_at)).where(theirs, col(VerificationRecord.created_at) > now(-_DAY))
-    opened = sorted(connection.scalars(recent.add_columns(now())).all())
+    with transaction() as session:
+        if session.execute(counted).scalar_one() >= settings().submission_limit:
+            raise OpeningError("submission-limit")
+
+
+def past(answer: Answer) -> Exception:
+    """Why a session that is not open any more is not: an OpeningError, or NotNowError for a status of no such name."""
+    status = "redacted" if answer.state.redaction else answer.state.status
+    if status in ("redacted", Status.PROCESSING, Status.VERIFIED, Status.CANCELED):
+        return OpeningError(str(status))
+    return NotNowError("Stripe's answers contradict each other")
+
+
+def _unless_too_many(connection: Connection, turn: Turn) -> None:
+    made_at = col(VerificationRecord.created_at)
+    recent = select(made_at, now()).where(
+        col(VerificationRecord.verification_id) == turn.verification_id, made_at > now(-_DAY)
+    )
+    opened = connection.execute(recent.order_by(made_at.desc())).all()
     if len(opened) >= settings().openings_per_day:
-        raise OpeningError("too-many", retry_after=int(_DAY.total_seconds()))
+        last_that_counts, at = opened[settings().openings_per_day - 1]
+        raise OpeningError("too-many", retry_after=ceil((last_that_counts + _DAY - at).total_seconds()))
 
 
 def _configured(turn: Turn, answer: Answer, wanted: Wanted) -> Answer:
@@ -289,16 +342,31 @@ def _configured(turn: Turn, answer: Answer, wanted: Wanted) -> Answer:
     changed = changes(params, answer.content)
     if not changed:
         return answer
-    changing.update(answer.id, _account(wanted), changed)
+    refusal: Exception | None = None
+    try:
+        changing.update(answer.id, _account(wanted), changed)
+    except (NotAcceptedError, MissingError) as error:  # where the person was faster, the session says so
+        refusal = error
     again = changing.retrieve(answer.id, _account(wanted))
     if again is None:
         raise OpeningError("opening")
+    if refusal and again.state.status == Status.REQUIRES_INPUT:
+        raise refusal
     return again
 
 
-def _write(turn: Turn, wanted: Wanted, answer: Answer) -> str | None:
-    """One transaction: which session it is, whose record that is, and what Stripe said, as an event to be applied."""
-    current = update(Verification).where(*_fence(turn)).values(session_id=answer.id, updated_at=now())
+def _write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | None:
+    """One transaction: which session it is, whose record that is, and what Stripe said, as an event to be applied.
+
+    Where the person was to be forgotten meanwhile, the session is, too.
+    """
+    of_the_new = {"return_url": wanted.return_url, "locale": wanted.locale} if made else {}
+    current = (
+        update(Verification)
+        .where(*_fence(turn))
+        .values(session_id=answer.id, **of_the_new)
+        .returning(col(Verification.redaction_asked_at))
+    )
     record = {
         **UNTOUCHED,
         "session_id": answer.id,
@@ -312,12 +380,57 @@ def _write(turn: Turn, wanted: Wanted, answer: Answer) -> str | None:
         "(session_id) DO UPDATE SET verification_id = excluded.verification_id, generation = excluded.generation,"
         " verification_flow = excluded.verification_flow"
     )
-    with transaction() as session:
-        connection = session.connection()
-        if not connection.execute(current).rowcount:
-            raise OpeningError("opening")
-        insert_or(connection, VerificationRecord, [record], on_conflict=adopted, returning="session_id")
-        return observe(connection, answer, _account(wanted), livemode=wanted.livemode)
+    try:
+        with transaction() as session:
+            connection = session.connection()
+            written = connection.execute(current).one_or_none()
+            if written is None:
+                raise OpeningError("opening")
+            insert_or(connection, VerificationRecord, [record], on_conflict=adopted, returning="session_id")
+            if written.redaction_asked_at:
+                forget_sessions(session, turn.verification_id)
+            event_id = observe(connection, answer, _account(wanted), livemode=wanted.livemode)
+    except IntegrityError:  # it is another verification's
+        raise OpeningError("not-adoptable") from None
+    if written.redaction_asked_at:
+        raise OpeningError("redacted")
+    return event_id
+
+
+def settle(found: Verification) -> None:
+    """Where an opening has ended without an answer, finds what it may have made. Raises OpeningError while one is under
+    way, NotNowError where Stripe cannot be asked.
+    """
+    if found.session_id or not found.client_reference_id:
+        return
+    wanted = Wanted(
+        client_reference_id=found.client_reference_id,
+        purpose=found.purpose,
+        account=found.account,
+        livemode=found.livemode,
+        params={},
+    )
+    turn = take_turn(wanted)
+    if turn is None:
+        raise OpeningError("opening")
+    try:
+        answer = None if turn.session_id else _searched(turn, wanted)
+        if answer:
+            _write(turn, wanted, answer, made=False)
+    finally:
+        _give_back(turn)
+
+
+def forget_sessions(session: Session, verification_id: str) -> None:
+    """Wipes what we hold of a verification's sessions, and owes it to each of them at Stripe."""
+    theirs = col(VerificationRecord.verification_id) == verification_id
+    at = session.execute(select(now())).scalar_one()
+    asked = update(VerificationRecord).where(theirs, col(VerificationRecord.redaction_asked_at).is_(None))
+    wiped = {"last_error_reason": None, "client_reference_id": None, "user_id": None}
+    session.connection().execute(asked.values(redaction_asked_at=at, **wiped))
+    session_ids = session.scalars(select(col(VerificationRecord.session_id)).where(theirs)).all()
+    forget(session, session_ids, at)
+    owe(session, [(session_id, [Owed("redact_session", "asked")]) for session_id in session_ids], at)
 
 
 def observe(connection: Connection, answer: Answer, account: str | None, *, livemode: bool) -> str | None:
@@ -335,4 +448,8 @@ def _give_back(turn: Turn) -> None:
 
 
 def _fence(turn: Turn) -> tuple[ColumnElement[bool], ...]:
-    return col(Verification.id) == turn.verification_id, col(Verification.generation) == turn.generation
+    return (
+        col(Verification.id) == turn.verification_id,
+        col(Verification.generation) == turn.generation,
+        col(Verification.opening_until) == turn.until,
+    )

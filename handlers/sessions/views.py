@@ -1,9 +1,10 @@
 """Verifications as the application sees them: no name, address, phone, document or secret is among it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import ColumnElement, case, exists, func, or_, select, tuple_
 from sqlmodel import Session, col
@@ -26,6 +27,10 @@ _COLUMNS = (
 )
 
 
+class NotFoundError(Exception):
+    """There is no such verification or link."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
     """Which verifications are listed: newest first, `limit` of them, after one that was the last of the page before."""
@@ -38,23 +43,22 @@ class Page:
     starting_after: str | None = None
 
 
-def view(id_: str) -> dict[str, Any] | None:
-    """One verification with its sessions, by its own id or by a session's; None where there is none."""
-    of_session = select(col(VerificationRecord.verification_id)).where(col(VerificationRecord.session_id) == id_)
-    wanted = _ours().where(or_(col(Verification.id) == id_, col(Verification.id).in_(of_session)))
+def view(id_: str) -> dict[str, Any]:
+    """One verification with its sessions, by its own id or by a session's. Raises NotFoundError."""
     with transaction() as session:
-        found = _shown(session, session.scalars(wanted).all())
-    return found[0] if found else None
+        found = _shown(session, session.scalars(_ours().where(_is(id_))).all())
+    if not found:
+        raise NotFoundError
+    return found[0]
 
 
-def current_session(id_: str) -> tuple[str | None, str | None]:
-    """The id of a verification's current session, once there is one, and its account. Raises LookupError for none."""
-    wanted = _ours().where(col(Verification.id) == id_)
+def verification(id_: str) -> Verification:
+    """The row, by its own id or a session's. Raises NotFoundError."""
     with transaction() as session:
-        found = session.scalars(wanted).one_or_none()
+        found = session.scalars(_ours().where(_is(id_))).one_or_none()
     if found is None:
-        raise LookupError(id_)
-    return found.session_id, found.account or None
+        raise NotFoundError
+    return cast(Verification, found)
 
 
 def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
@@ -75,6 +79,13 @@ def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
     for one in found:
         del one["sessions"]
     return found[: page.limit], len(found) > page.limit
+
+
+def _is(id_: str) -> ColumnElement[bool]:
+    if not re.fullmatch(r"\w{1,255}", id_, re.ASCII):
+        raise NotFoundError
+    of_session = select(col(VerificationRecord.verification_id)).where(col(VerificationRecord.session_id) == id_)
+    return or_(col(Verification.id) == id_, col(Verification.id).in_(of_session))
 
 
 def _ours() -> Any:
@@ -113,7 +124,7 @@ def _one(verification: Verification, records: Sequence[VerificationRecord]) -> d
         "status": stands.status,
         "error_code": stands.error_code,
         "error_class": stands.error_class,
-        "can_retry": stands.can_retry,
+        "can_retry": stands.can_retry and verification.redaction_asked_at is None,
         "submissions": stands.submissions,
         "submissions_left": stands.submissions_left,
         "created_at": _iso(verification.created_at),

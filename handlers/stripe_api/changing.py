@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import Any
 
 from handlers.queue.failures import NotNowError
-from handlers.record.events import SessionState, parse_session
+from handlers.record.events import MalformedEventError, SessionState, parse_session
 from handlers.stripe_api.client import Found, MissingError, ask, ask_for_page, unreadable
 from handlers.stripe_api.sessions import SESSION, SESSIONS
 
-_SEARCH_SECONDS = 20.0  # for all pages of a search; what is cut off is not "not there"
+_SEARCH_SECONDS = 10.0  # for all pages of a search; what is cut off is not "not there"
 _PAGE = 100
 
 
@@ -23,19 +23,11 @@ _PAGE = 100
 class Answer:
     """A session as Stripe has just answered it, and a moment of Stripe's clock not later than that."""
 
+    id: str
+    state: SessionState
     content: Mapping[str, Any] = field(repr=False)
     asked_at: datetime
     is_replayed: bool  # an answer that Stripe has saved: its secrets may be used up
-
-    @property
-    def id(self) -> str:
-        """Its id, vs_…"""
-        return str(self.content["id"])
-
-    @property
-    def state(self) -> SessionState:
-        """What is recorded of it. Raises MalformedEventError."""
-        return parse_session(dict(self.content))
 
 
 def create(params: Mapping[str, Any], account: str | None, idempotency_key: str) -> Answer:
@@ -99,8 +91,14 @@ def ephemeral_key(session_id: str, account: str | None, stripe_version: str) -> 
         verification_session=session_id,
         stripe_version=stripe_version,
     )
+    if not isinstance(found.content.get("secret"), str):
+        raise unreadable("it is no key")
     return str(found.content["secret"])
 
 
 def _answer(found: Found) -> Answer:
-    return Answer(found.content, found.asked_at, found.is_replayed)
+    try:
+        state, id_ = parse_session(found.content), found.content["id"]
+    except (MalformedEventError, KeyError):
+        raise unreadable("it is no session") from None
+    return Answer(str(id_), state, found.content, found.asked_at, found.is_replayed)

@@ -180,6 +180,7 @@ class Verification(SQLModel, table=True):
     verification_flow: str | None = None
     return_url: str | None = None
     locale: str | None = None
+    redaction_asked_at: datetime | None = _moment(default=None, nullable=True)
     created_at: datetime = _moment()
     updated_at: datetime = _moment()  # when the generation began
 

@@ -146,7 +146,15 @@ def document() -> dict[str, Any]:
 
 def _paths() -> dict[str, Any]:
     over = ("processing", "verified", "canceled", "redacted")
-    opening = ("processing", "submission-limit", "configuration-differs", "not-adoptable", "too-many", "opening")
+    opening = (
+        "processing",
+        "redacted",
+        "submission-limit",
+        "configuration-differs",
+        "not-adoptable",
+        "too-many",
+        "opening",
+    )
     return {
         "/verifications": {
             "get": _operation("List verifications", {200: Page}, "invalid", query=Listing),
@@ -159,19 +167,35 @@ def _paths() -> dict[str, Any]:
         },
         "/verifications/{id}/entry": {
             "post": _operation(
-                "Enter", {200: Entered}, *_BODY, *_ASKING, "not-found", *over, body=Entering, of_one="id"
+                "Enter",
+                {200: Entered},
+                *_BODY,
+                *_ASKING,
+                "not-found",
+                "submission-limit",
+                *over,
+                body=Entering,
+                of_one="id",
             )
         },
         "/verifications/{id}/cancel": {
             "post": _operation(
-                "Cancel", {200: Verification}, *_ASKING, "not-found", "invalid", *over, query=Canceling, of_one="id"
+                "Cancel",
+                {200: Verification},
+                *_ASKING,
+                "not-found",
+                "invalid",
+                "opening",
+                *over,
+                query=Canceling,
+                of_one="id",
             )
         },
         "/static-links/{name}": {
             "post": _operation("Make a static link", {200: Link}, *_BODY, "not-found", body=Linking, of_one="name")
         },
         "/verifications/{id}/redact": {
-            "post": _operation("Forget the person", {202: Verification}, "not-found", of_one="id")
+            "post": _operation("Forget the person", {202: Verification}, *_ASKING, "not-found", "opening", of_one="id")
         },
     }
 

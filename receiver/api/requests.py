@@ -117,7 +117,7 @@ class Listing(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     client_reference_id: _Reference | None = None
-    purpose: Annotated[str, StringConstraints(max_length=64)] | None = None
+    purpose: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$")] | None = None
     status: Status | None = None
     verification_flow: _Text | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 10

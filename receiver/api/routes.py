@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import orjson
 import structlog
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
@@ -23,6 +23,7 @@ from handlers.sessions import closing, entering, opening, views
 from handlers.sessions.entering import Way
 from handlers.sessions.links import static_link
 from handlers.sessions.opening import Opened, OpeningError, Wanted
+from handlers.sessions.views import NotFoundError
 from handlers.stripe_api.client import NotAcceptedError
 from receiver.api import requests
 from receiver.api.openapi import openapi
@@ -83,7 +84,7 @@ class Room:
         way = Way(integration=asked.integration, stripe_version=asked.stripe_version)
         entered = await self._in_a_thread(entering.entry, opened.answer, wanted.account or None, way)
         shown = await self._in_a_thread(views.view, opened.verification_id)
-        body = {**(shown or {}), **({"entry": entered.fields} if entered else {})}
+        body = {**shown, **({"entry": entered.fields} if entered else {})}
         return _answer(201 if opened.made else 200, body)
 
     async def _opened(self, wanted: Wanted) -> Opened:
@@ -95,8 +96,11 @@ class Room:
         try:
             await asyncio.wait_for(openers.turn.acquire(), _WAITS_SECONDS)
             try:
-                turn = await self._turn(wanted, until)
-                opened = await self._in_a_thread(opening.use_turn, turn, wanted)
+                # In one go: a lease does not wait for a thread.
+                while (opened := await self._in_a_thread(opening.open_verification, wanted)) is None:
+                    if time.monotonic() > until:
+                        raise ProblemError("opening")
+                    await asyncio.sleep(_LOOKS_AGAIN)
             finally:
                 openers.turn.release()
         except TimeoutError:
@@ -110,17 +114,8 @@ class Room:
         log.info("verification.opened", verification_id=opened.verification_id, generation=opened.generation)
         return opened
 
-    async def _turn(self, wanted: Wanted, until: float) -> opening.Turn:
-        while (turn := await self._in_a_thread(opening.take_turn, wanted)) is None:
-            if time.monotonic() > until:
-                raise ProblemError("opening")
-            await asyncio.sleep(_LOOKS_AGAIN)
-        return turn
-
     async def _show(self, request: Request) -> Response:
-        if (shown := await self._in_a_thread(views.view, request.path_params["id"])) is None:
-            raise LookupError
-        return _answer(200, shown)
+        return _answer(200, await self._in_a_thread(views.view, request.path_params["id"]))
 
     async def _list(self, request: Request) -> Response:
         found, has_more = await self._in_a_thread(views.listed, requests.page(request.query_params))
@@ -162,7 +157,7 @@ class Room:
                     return await endpoint(request)
             except ProblemError as problem:
                 return problem.response()
-            except LookupError:
+            except NotFoundError:
                 return ProblemError("not-found").response()
             except OpeningError as error:
                 return ProblemError(error.code, error.detail, retry_after=error.retry_after).response()
@@ -198,15 +193,18 @@ async def _json(request: Request) -> Any:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ProblemError("not-json-type")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BYTES:
-            raise ProblemError("too-large")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MOST_BYTES:
+                raise ProblemError("too-large")
+    except ClientDisconnect:
+        raise ProblemError("not-json") from None
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         raise ProblemError("not-json") from None
 
 
-def _answer(status: int, content: dict[str, Any] | None) -> Response:
+def _answer(status: int, content: dict[str, Any]) -> Response:
     return Response(orjson.dumps(content), status, {"Cache-Control": "no-store"}, "application/json")

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from config.database import now, transaction
 from config.settings import settings
 from handlers.outbox.perform import perform
+from handlers.sessions.opening import OpeningError, Wanted, take_turn, use_turn
 from handlers.tables.models import Verification
 from receiver.app import app
 from tests.integration.stories import Stories
@@ -381,6 +382,98 @@ def test_what_is_no_request_is_refused(
     refused = api.post("/verifications", content=body, headers=headers)
     assert (refused.status_code, refused.json()["code"]) == (status, code)
     assert refused.headers["content-type"] == "application/problem+json"
+
+
+def _lose_the_answer(stripe: Stories) -> None:
+    stripe.simulator.fault(500, path="/v1/identity/verification_sessions", method="POST", after=True)
+
+
+def test_what_a_lost_answer_made_is_forgotten_too(api: TestClient, stripe: Stories) -> None:
+    _lose_the_answer(stripe)
+    _open(api)
+    [lost] = _at_stripe(stripe)
+    id_ = api.get("/verifications").json()["data"][0]["id"]
+    assert api.post(f"/verifications/{id_}/redact").status_code == 202
+    for action_id in facts.due_actions():
+        perform(action_id)
+    assert stripe.simulator.session(lost["id"])["redaction"] is not None
+    assert facts.record(lost["id"]).client_reference_id is None
+
+
+def test_what_a_lost_answer_made_is_canceled_too(api: TestClient, stripe: Stories) -> None:
+    _lose_the_answer(stripe)
+    _open(api)
+    id_ = api.get("/verifications").json()["data"][0]["id"]
+    assert api.post(f"/verifications/{id_}/cancel").json()["status"] == "canceled"
+    assert [one["status"] for one in _at_stripe(stripe)] == ["canceled"]
+
+
+def test_nobody_enters_what_is_to_be_forgotten(api: TestClient) -> None:
+    id_ = _open(api).json()["id"]
+    asked = api.post(f"/verifications/{id_}/redact")
+    assert asked.json()["can_retry"] is False
+    assert api.post(f"/verifications/{id_}/entry", json={}).json()["code"] == "redacted"
+
+
+def test_a_session_is_not_adopted_beside_one_that_a_lost_answer_made(api: TestClient, stripe: Stories) -> None:
+    theirs = stripe.simulator.create(client_reference_id="user-1")
+    _lose_the_answer(stripe)
+    _open(api)
+    assert _open(api, adopt=theirs).json()["code"] == "not-adoptable"
+
+
+def test_a_session_of_another_verification_is_not_adopted(api: TestClient) -> None:
+    first = _open(api).json()
+    assert _open(api, purpose="age", adopt=first["session_id"]).json()["code"] == "not-adoptable"
+
+
+def test_a_try_that_made_nothing_binds_nobody_to_its_place_to_return_to(api: TestClient, stripe: Stories) -> None:
+    stripe.simulator.fault(500)
+    assert _open(api, return_url="https://app.example/1").status_code == 503
+    assert _open(api, return_url="https://app.example/2").status_code == 201
+    assert _open(api, return_url="https://app.example/2").status_code == 200
+
+
+def test_who_has_lost_the_lease_writes_nothing_and_gives_nothing_back(api: TestClient, stripe: Stories) -> None:
+    opened = _open(api).json()
+    wanted = Wanted(client_reference_id="user-1", purpose="", account="", livemode=False, params={"type": "document"})
+    stale = take_turn(wanted)
+    assert stale is not None
+    with transaction() as session:
+        session.connection().execute(update(Verification).values(opening_until=now()))
+    current = take_turn(wanted)
+    assert current is not None
+    with pytest.raises(OpeningError):
+        use_turn(stale, wanted)
+    assert take_turn(wanted) is None
+    assert use_turn(current, wanted).answer.id == opened["session_id"]
+    assert len(_at_stripe(stripe)) == 1
+
+
+def test_at_the_daily_limit_the_open_session_is_left_as_it_is(api: TestClient, stripe: Stories) -> None:
+    for _ in range(4):
+        stripe.simulator.act(_open(api).json()["session_id"], "cancel")
+    last = _open(api).json()
+    assert _open(api, replaces=last["session_id"]).json()["code"] == "too-many"
+    assert stripe.simulator.session(last["session_id"])["status"] == "requires_input"
+
+
+def test_at_the_limit_of_submissions_nobody_goes_in_again(api: TestClient, stripe: Stories) -> None:
+    opened = _open(api).json()
+    for _ in range(3):
+        stripe.simulator.fail(opened["session_id"], "document_expired")
+        _open(api)
+    assert _open(api).json()["code"] == "submission-limit"
+    assert api.post(f"/verifications/{opened['id']}/entry", json={}).json()["code"] == "submission-limit"
+
+
+@pytest.mark.parametrize("id_", ["%00", "idv_%00", "x" * 300, "idv_%C3%BC", "idv_1%0A"])
+def test_what_can_be_no_id_is_not_found(api: TestClient, id_: str) -> None:
+    assert api.get(f"/verifications/{id_}").json()["code"] == "not-found"
+    assert api.post(f"/verifications/{id_}/entry", json={}).json()["code"] == "not-found"
+    assert api.post(f"/verifications/{id_}/cancel").json()["code"] == "not-found"
+    assert api.post(f"/verifications/{id_}/redact").json()["code"] == "not-found"
+    assert api.get("/verifications?purpose=%00").json()["code"] == "invalid"
 
 
 def test_what_stripe_does_not_accept_is_not_waited_for(api: TestClient) -> None:

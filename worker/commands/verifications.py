@@ -11,6 +11,7 @@ from handlers.inbox.process import process
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.sessions import closing, opening, views
 from handlers.sessions.opening import OpeningError, Wanted
+from handlers.sessions.views import NotFoundError
 from worker.commands.printing import print_json, print_pairs, print_rows
 
 
@@ -87,10 +88,9 @@ def _opened(arguments: argparse.Namespace, params: dict[str, Any], **more: str |
         params=params,
         **more,
     )
-    turn = opening.take_turn(wanted)
-    if turn is None:
+    opened = opening.open_verification(wanted)
+    if opened is None:
         raise OpeningError("opening")
-    opened = opening.use_turn(turn, wanted)
     _record(opened.event_id)
     return opened.verification_id
 
@@ -104,16 +104,14 @@ def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
     """Does it, and shows what the verification is then."""
     try:
         found = views.view(act())
-    except LookupError:
-        found = None
+    except NotFoundError:
+        print("There is no such verification.", file=sys.stderr)
+        return 1
     except OpeningError as error:
         print(f"Refused: {error.code} {error.detail}".rstrip(), file=sys.stderr)
         return 1
     except (NotNowError, PermanentError) as error:
         print(f"Stripe cannot be asked: {error}", file=sys.stderr)
-        return 1
-    if found is None:
-        print("There is no such verification.", file=sys.stderr)
         return 1
     if arguments.json:
         print_json(found)
