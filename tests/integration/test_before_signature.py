@@ -142,7 +142,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_patient")
 def test_where_too_many_are_connected_who_says_nothing_goes_first(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MOST", 3)
-    monkeypatch.setattr(connections, "_AT_ONCE", 0.0)
+    monkeypatch.setattr(connections, "_AT_ONCE", -1.0)
     with ExitStack() as open_:
         idle, silent, other = (
             open_.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(3)
