@@ -104,7 +104,7 @@ def test_an_address_the_rfc_forbids_is_the_servers_to_judge(recipient: str, envi
     with _raw_server(take_all) as port:
         _use(environment, f"smtp://127.0.0.1:{port}")
         send(replace(MAIL, recipient=parse_address(recipient)))
-    assert f"rcpt TO:<{recipient}>\r\n".encode() in said
+    assert f"<{recipient}>\r\n".encode() in [line.partition(b":")[2] for line in said if line[:4].lower() == b"rcpt"]
 
 
 def test_letters_before_the_at_need_a_server_that_takes_them(

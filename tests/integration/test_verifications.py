@@ -63,7 +63,7 @@ def test_what_is_opened_here_has_and_keeps_the_mark_of_our_sessions(
     api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("OUR_SESSIONS", "vf_1,app=onboarding,app=older")
-    databases.forget_process_state()
+    settings.cache_clear()  # and no more: the application is at work with the rest
     _open(api, metadata={"a": "1"})
     _open(api, metadata={"b": "2"})
     [session] = _at_stripe(stripe)
