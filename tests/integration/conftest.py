@@ -7,7 +7,7 @@ import pytest
 from tests.integration.stories import Stories
 from tests.property.outside import Application, PostBox, outside
 from tests.simulator.client import Simulator
-from tests.support import databases
+from tests.support.operator import stripe_in_use
 
 
 @pytest.fixture(scope="session")
@@ -17,15 +17,18 @@ def _simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def stripe(_simulator: Simulator, environment: pytest.MonkeyPatch) -> Stories:
-    """A Stripe of our own that this process has a key for; the events of what happens there wait to be delivered."""
-    _simulator.reset()
-    _simulator.settings(redaction_step=None)
-    _simulator.endpoint("http://127.0.0.1:9/", payload="both", hold=True)  # so that there are events of every kind
-    environment.setenv("STRIPE_API_BASE", _simulator.base)
-    environment.setenv("STRIPE_API_KEY", _simulator.api_key)
-    databases.forget_process_state()
-    return Stories(_simulator)
+def simulator(_simulator: Simulator, environment: pytest.MonkeyPatch) -> Iterator[Simulator]:
+    """A Stripe of our own, empty, that this process has a key for."""
+    with stripe_in_use(_simulator, environment) as stripe:
+        yield stripe
+
+
+@pytest.fixture
+def stripe(simulator: Simulator) -> Stories:
+    """The same, where the events of what happens wait to be delivered."""
+    simulator.settings(redaction_step=None)
+    simulator.endpoint("http://127.0.0.1:9/", payload="both", hold=True)  # so that there are events of every kind
+    return Stories(simulator)
 
 
 @pytest.fixture

@@ -26,12 +26,6 @@ SINCE = timedelta(days=100)  # we have been here for so long
 REACHED = [age for age in AGES if SINCE - age >= age / 4]
 
 
-@pytest.fixture(scope="module")
-def _simulator() -> Iterator[Simulator]:
-    with Simulator.start(seed=1) as simulator:
-        yield simulator
-
-
 @pytest.fixture
 def simulator(_simulator: Simulator, environment: pytest.MonkeyPatch) -> Iterator[Simulator]:
     with stripe_in_use(_simulator, environment) as stripe:

@@ -25,12 +25,6 @@ URL = f"{HERE}/webhooks/stripe"
 SIX = ["created", "processing", "requires_input", "verified", "canceled", "redacted"]
 
 
-@pytest.fixture(scope="module")
-def _simulator() -> Iterator[Simulator]:
-    with Simulator.start(seed=1) as simulator:
-        yield simulator
-
-
 @pytest.fixture
 def simulator(_simulator: Simulator, environment: pytest.MonkeyPatch) -> Iterator[Simulator]:
     environment.setenv("PUBLIC_URL", HERE)

@@ -1,6 +1,5 @@
 """One tenant's trouble, one session's, one page's is its own: it is reported, counted, and asked last next time."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,24 +21,12 @@ from handlers.upkeep.rebuild import Restored, rebuild
 from handlers.upkeep.reconcile import reconcile
 from tests.simulator.client import Simulator
 from tests.support import databases, facts
-from tests.support.operator import command, stripe_in_use, work
+from tests.support.operator import command, work
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
 NOWHERE = "http://127.0.0.1:9/webhooks/stripe"
 GONE, GOOD = "acct_1Gone", "acct_1Good"
-
-
-@pytest.fixture(scope="module")
-def _simulator() -> Iterator[Simulator]:
-    with Simulator.start(seed=1) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-def simulator(_simulator: Simulator, environment: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    with stripe_in_use(_simulator, environment) as stripe:
-        yield stripe
 
 
 def test_an_account_that_left_the_platform_keeps_nobody_elses_events_away(simulator: Simulator) -> None:

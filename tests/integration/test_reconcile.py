@@ -24,25 +24,13 @@ from handlers.upkeep.reconcile import reconcile
 from receiver.webhooks import delivery
 from tests.simulator.client import Simulator
 from tests.support import databases, facts, shapes
-from tests.support.operator import command, stripe_in_use, work
+from tests.support.operator import command, work
 from tests.support.servers import running_receiver
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
 NOWHERE = "http://127.0.0.1:9/webhooks/stripe"
-
-
-@pytest.fixture(scope="module")
-def _simulator() -> Iterator[Simulator]:
-    with Simulator.start(seed=1) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-def simulator(_simulator: Simulator, environment: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    with stripe_in_use(_simulator, environment) as stripe:
-        yield stripe
 
 
 def test_without_a_key_nobody_is_asked() -> None:
