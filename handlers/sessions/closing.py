@@ -18,9 +18,7 @@ def cancel_verification(verification_id: str, *, notify: bool) -> str | None:
     None where it is gone. Raises NotFoundError for no such verification, OpeningError where the session is past that,
     decided by a retrieve: Stripe gives its refusal no code; NotNowError where Stripe cannot be asked.
     """
-    found = verification(verification_id)
-    settle(found)
-    found = verification(found.id)
+    found = settle(verification(verification_id))
     account = found.account or None
     answer = changing.retrieve(found.session_id, account) if found.session_id else None
     if answer and answer.state.status == Status.REQUIRES_INPUT:
@@ -43,8 +41,7 @@ def redact_verification(verification_id: str) -> None:
 
     Raises NotFoundError for no such verification, and as settle where an opening has left something open.
     """
-    found = verification(verification_id)
-    settle(found)
+    found = settle(verification(verification_id))
     whose = update(Verification).where(col(Verification.id) == found.id)
     wiped = {"client_reference_id": None, "return_url": None, "locale": None}
     with transaction() as session:

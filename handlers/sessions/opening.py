@@ -27,6 +27,7 @@ from handlers.owed.owe import owe
 from handlers.queue.failures import NotNowError
 from handlers.record.events import Status
 from handlers.sessions.configuration import OURS, changes, fixed_differences
+from handlers.sessions.views import verification
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
 from handlers.stripe_api.client import MissingError, NotAcceptedError, SpentKeyError
@@ -397,12 +398,12 @@ def _write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | N
     return event_id
 
 
-def settle(found: Verification) -> None:
-    """Where an opening has ended without an answer, finds what it may have made. Raises OpeningError while one is under
-    way, NotNowError where Stripe cannot be asked.
+def settle(found: Verification) -> Verification:
+    """The row, with the session that an opening may have made which ended without an answer. Raises OpeningError while
+    one is under way, NotNowError where Stripe cannot be asked.
     """
     if found.session_id or not found.client_reference_id:
-        return
+        return found
     wanted = Wanted(
         client_reference_id=found.client_reference_id,
         purpose=found.purpose,
@@ -419,6 +420,7 @@ def settle(found: Verification) -> None:
             _write(turn, wanted, answer, made=False)
     finally:
         _give_back(turn)
+    return verification(found.id)
 
 
 def forget_sessions(session: Session, verification_id: str) -> None:

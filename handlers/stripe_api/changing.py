@@ -13,10 +13,9 @@ from typing import Any
 from handlers.queue.failures import NotNowError
 from handlers.record.events import MalformedEventError, SessionState, parse_session
 from handlers.stripe_api.client import Found, MissingError, ask, ask_for_page, unreadable
-from handlers.stripe_api.sessions import SESSION, SESSIONS
+from handlers.stripe_api.sessions import MOST_LISTED, SESSION, SESSIONS, fetch
 
 _SEARCH_SECONDS = 10.0  # for all pages of a search; what is cut off is not "not there"
-_PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +37,9 @@ def create(params: Mapping[str, Any], account: str | None, idempotency_key: str)
 def retrieve(session_id: str, account: str | None) -> Answer | None:
     """The session with fresh secrets and with provided_details; None where Stripe knows none."""
     try:
-        found = ask("get", f"{SESSIONS}/{session_id}", SESSION, account, expand=["provided_details"])
+        return _answer(fetch(session_id, account, ["provided_details"]))
     except MissingError:
         return None
-    if found.content.get("id") != session_id:
-        raise unreadable("it is another session")
-    return _answer(found)
 
 
 def update(session_id: str, account: str | None, params: Mapping[str, Any]) -> None:
@@ -56,7 +52,7 @@ def search(reference: str, account: str | None, since: datetime, metadata: Mappi
     have typed, metadata not. Raises NotNowError where not all pages came in time.
     """
     ends, after = time.monotonic() + _SEARCH_SECONDS, dict[str, str]()
-    wanted = {"client_reference_id": reference, "created": {"gte": int(since.timestamp())}, "limit": _PAGE}
+    wanted = {"client_reference_id": reference, "created": {"gte": int(since.timestamp())}, "limit": MOST_LISTED}
     while True:
         page = ask_for_page(SESSIONS, account, **wanted, **after).content
         # What cannot be read is none that this service has made; it is where the next page begins that must be known.

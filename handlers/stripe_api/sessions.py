@@ -12,7 +12,7 @@ from handlers.record.events import EVENT_TYPES, MalformedEventError, SessionStat
 from handlers.stripe_api.client import Found, MissingError, NotAcceptedError, ask, ask_for_page, unreadable
 
 SESSIONS, SESSION = "/v1/identity/verification_sessions", "identity.verification_session"
-_MOST_LISTED = 100  # Stripe's own bound for a page
+MOST_LISTED = 100  # Stripe's own bound for a page
 # Each needs its own expand (docs.stripe.com/identity/access-verification-results; changelog of 2025-05-28.basil).
 _SENSITIVE = ("dob", "id_number", "sex", "unparsed_sex", "unparsed_place_of_birth")
 
@@ -40,7 +40,7 @@ class Listed:
 def retrieve_state(session_id: str, account: str | None) -> Retrieved | None:
     """The session's present state; None where Stripe says that there is no such session."""
     try:
-        found = _retrieve(session_id, account)
+        found = fetch(session_id, account)
         return Retrieved(parse_session(found.content, settings().our_sessions), found.asked_at)
     except MissingError:
         return None
@@ -50,7 +50,7 @@ def retrieve_state(session_id: str, account: str | None) -> Retrieved | None:
 
 def retrieve_email(session_id: str, account: str | None) -> str | None:
     """The address the person was asked for or gave: provided_details.email, which no event carries."""
-    address = _part(_retrieve(session_id, account, ["provided_details"]), "provided_details").get("email")
+    address = _part(fetch(session_id, account, ["provided_details"]), "provided_details").get("email")
     # Stripe redacts before its event arrives here, and puts this in the place of every string.
     if address in (None, "", "[redacted]"):
         return None
@@ -62,7 +62,7 @@ def retrieve_email(session_id: str, account: str | None) -> str | None:
 def retrieve_outputs(session_id: str, account: str | None, names: Sequence[str]) -> dict[str, Any]:
     """The named verified outputs that there are, by the restricted key, which sees the sensitive ones."""
     expand = _to_expand(names)
-    outputs = _part(_retrieve(session_id, account, expand, settings().stripe_restricted_key), "verified_outputs")
+    outputs = _part(fetch(session_id, account, expand, settings().stripe_restricted_key), "verified_outputs")
     return {name: outputs[name] for name in names if outputs.get(name) is not None}
 
 
@@ -83,7 +83,7 @@ def cancel(session_id: str, account: str | None) -> bool:
     except MissingError:
         return False
     except NotAcceptedError:  # it has no code of its own for this: the session says why
-        status = _retrieve(session_id, account).content.get("status")
+        status = fetch(session_id, account).content.get("status")
         # rule: what Stripe will not cancel is looked at
         if status not in (Status.CANCELED, Status.PROCESSING, Status.VERIFIED):
             raise
@@ -114,7 +114,7 @@ def _to_expand(names: Sequence[str]) -> list[str]:
 
 
 def _window(since: datetime, until: datetime, after: str | None) -> dict[str, Any]:
-    window = {"created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())}, "limit": _MOST_LISTED}
+    window = {"created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())}, "limit": MOST_LISTED}
     return {**window, "starting_after": after} if after else window
 
 
@@ -122,7 +122,8 @@ def _listed(page: Found) -> Listed:
     return Listed(page.content["data"], page.content["has_more"], page.asked_at)
 
 
-def _retrieve(session_id: str, account: str | None, expand: Sequence[str] = (), key: SecretStr | None = None) -> Found:
+def fetch(session_id: str, account: str | None, expand: Sequence[str] = (), key: SecretStr | None = None) -> Found:
+    """The whole session of this id, with what is expanded."""
     params = {"expand": list(expand)} if expand else {}
     return _unless_another(ask("get", f"{SESSIONS}/{session_id}", SESSION, account, key=key, **params), session_id)
 
