@@ -41,8 +41,13 @@ class SteppingClock:
 
 @cache
 def _faked() -> dict[str, str]:
-    """The wall clock alone: a step of a host's touches no monotonic one."""
+    """The wall clock alone: a step of a host's touches no monotonic one.
+
+    The library's own mending of monotonic waits ends Python's for the interpreter at once: threads spin, and what is
+    measured is the library.
+    """
     asked = ["faketime", "-m", "-f", "+0", sys.executable, "-c", "import os; print(os.environ['LD_PRELOAD'])"]
     library = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     sleeps = Path(__file__).parent / "faked"
-    return {"LD_PRELOAD": library, "PYTHONPATH": str(sleeps), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    monotonic = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_FORCE_MONOTONIC_FIX": "0"}
+    return {"LD_PRELOAD": library, "PYTHONPATH": str(sleeps), **monotonic}
