@@ -57,10 +57,20 @@ def main() -> int:
     server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):
         if config.workers > 1:
-            Multiprocess(config, sockets=[listener]).run()
+            _Supervisor(config, sockets=[listener]).run()
             return 0
         server.run(sockets=[listener])
     return 0 if server.started else _NOT_STARTED
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's, which would wait a minute for the first word of a process that has died before it."""
+
+    def keep_subprocess_alive(self) -> None:
+        """The only one left to hold a process's end of its pipe is that process: its death ends the pipe at once."""
+        for process in self.processes:
+            process.child_conn.close()
+        super().keep_subprocess_alive()
 
 
 def application() -> Starlette:

@@ -244,6 +244,22 @@ def test_a_process_of_the_web_server_that_starts_slowly_is_left_to_it(
     assert run.end(signal.SIGINT) == 0
 
 
+def test_a_web_server_that_is_asked_to_end_while_it_starts_ends(tmp_path: Path) -> None:
+    """As at a deployment: uvicorn waits a minute for the word of a process, and would wait so long for a dead one's."""
+    starts_for_ever_once_it_is_asked_for = """
+import multiprocessing.connection as pipes, sys, threading
+if "spawn_main" in str(sys.orig_argv):
+    threading.Event().wait(90)
+waits = pipes.Connection.poll
+pipes.Connection.poll = lambda *given: print("is waited for", flush=True) or waits(*given)
+"""
+    (tmp_path / "sitecustomize.py").write_text(starts_for_ever_once_it_is_asked_for)
+    run = Run(tmp_path, ("-m", "receiver"), WEB_CONCURRENCY="2", PYTHONPATH=str(tmp_path))
+    wait_until(lambda: "is waited for" in run.text(), READY)
+    os.killpg(run.process.pid, signal.SIGTERM)
+    assert run.process.wait(READY / 2) == 0
+
+
 def test_a_taken_port_and_a_folder_in_use_are_said_before_anything_starts(start: Callable[..., Run]) -> None:
     run = start()
     second = subprocess.run(run.command, cwd=ROOT, env=run.environment, capture_output=True, text=True, check=False)
