@@ -814,6 +814,38 @@ def test_an_answer_can_be_lost_after_its_effect(simulator: Simulator) -> None:
     assert session.last_response.headers["Idempotent-Replayed"] == "true"
 
 
+def test_whoever_hangs_is_named_and_goes_on_when_a_fault_is_taken_back(simulator: Simulator) -> None:
+    simulator.fault(name="asked", hang=True, path="/verification_sessions$", method="POST")
+    stripe_ = _sessions(_client(simulator, simulator.api_key))
+    made: list[Any] = []
+    params, options = {"type": "document"}, {"idempotency_key": "open-1"}
+    maker = threading.Thread(target=lambda: made.append(stripe_.create(params, options)))
+    maker.start()
+    stripe_.cancel(simulator.create())  # its path goes on
+    _until(lambda: len(simulator.faults()[0]["callers"]) == 1)
+    [caller] = simulator.faults()[0]["callers"]
+    assert (caller["idempotency_key"], caller["port"] > 0) == ("open-1", True)
+    simulator.clear_faults()
+    assert [fault["name"] for fault in simulator.faults()] == ["asked"]
+    assert not made
+    simulator.take_back("asked")
+    maker.join()
+    assert (len(made), simulator.faults()) == (1, [])
+
+
+@pytest.mark.parametrize("trouble", [{"nonsense": "a page"}, {"status": 500, "holding": "vs_"}])
+def test_what_is_done_is_saved_under_its_key_whatever_becomes_of_its_answer(
+    simulator: Simulator, client: StripeClient, trouble: dict[str, Any]
+) -> None:
+    simulator.fault(**trouble)
+    with pytest.raises(stripe.StripeError):
+        _sessions(client).create({"type": "document"}, {"idempotency_key": "k"})
+    assert _sessions(client).create({"type": "document"}, {"idempotency_key": "k"}).id == simulator.last()
+    simulator.forget_idempotency_keys()
+    assert _sessions(client).create({"type": "document"}, {"idempotency_key": "k"}).id == simulator.last()
+    assert len(simulator.truth()["sessions"]) == 2
+
+
 def test_the_clock_moves_dates_and_headers_together(simulator: Simulator, client: StripeClient) -> None:
     simulator.clock(offset=7200)
     response = client.raw_request("get", "/v1/balance")

@@ -30,6 +30,7 @@ class Call:
     request_id: str
     idempotency_key: str | None
     version: str
+    port: int  # the caller's
     is_disconnected: Callable[[], Awaitable[bool]]
 
     @property
@@ -66,6 +67,7 @@ async def read(world: World, request: Request, request_id: str) -> Call:
         request_id=request_id,
         idempotency_key=request.headers.get("idempotency-key"),
         version=request.headers.get("stripe-version", API_VERSION),
+        port=request.client.port if request.client else 0,
         is_disconnected=request.is_disconnected,
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 from tests.simulator.store import PLATFORM
 
@@ -201,12 +202,20 @@ class Simulator:
         return self.post("/faults", {"status": status, "count": count} | details)
 
     def faults(self) -> list[Json]:
-        """Each with its `hits`."""
+        """Each with its `hits`, and the `callers` that wait or have waited."""
         found: list[Json] = self.get("/faults")["faults"]
         return found
 
     def clear_faults(self) -> None:
         self.call("DELETE", "/faults")
+
+    def take_back(self, name: str) -> None:
+        """Faults of this name are over, and whoever hangs by one goes on."""
+        self.call("DELETE", f"/faults?name={quote(name)}")
+
+    def forget_idempotency_keys(self) -> None:
+        """As after a day, but for those of what is under way."""
+        self.call("DELETE", "/idempotency_keys")
 
     def clock(self, **changes: Any) -> Json:
         """`offset=seconds`, `frozen=True | unix time | None`."""

@@ -212,8 +212,15 @@ async def list_faults(ask: Ask) -> Json:
 
 
 async def clear_faults(ask: Ask) -> Json:
-    ask.world.faults.faults.clear()
-    return {"faults": []}
+    """Those without a name, or `?name=…`: those of a name, and whoever hangs by one goes on."""
+    ask.world.faults.take_back(ask.query.get("name", ""))
+    return await list_faults(ask)
+
+
+async def forget_keys(ask: Ask) -> Json:
+    """Idempotency keys that are answered mean nothing any more, as after a day."""
+    ask.world.ledger.forget_answered()
+    return {}
 
 
 async def keys(ask: Ask) -> Json:
@@ -314,6 +321,7 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("POST", "/faults", add_fault),
     ("GET", "/faults", list_faults),
     ("DELETE", "/faults", clear_faults),
+    ("DELETE", "/idempotency_keys", forget_keys),
     ("POST", "/keys", keys),
     ("POST", "/release", release),
     ("POST", "/resend", resend),

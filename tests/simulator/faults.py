@@ -11,7 +11,7 @@ class Fault:
     `after`: the call is executed first, so its effect is real and only the answer is lost. `saved`: an idempotency key
     remembers the error, as Stripe does for a 500. `nonsense` (see nonsense.py) comes in the true answer's place,
     and `drip`: it comes byte by byte, with so many seconds between two. `holding`: only where the true
-    answer names this id.
+    answer names this id. `path` is any part of it, with a `$` at its end. `name`: by which it is taken back.
     """
 
     status: int | None = None
@@ -26,7 +26,9 @@ class Fault:
     nonsense: str = ""
     drip: float = 0.0
     holding: str = ""
+    name: str = ""
     hits: int = 0
+    callers: list[dict[str, Any]] = field(default_factory=list)  # who came, as soon as they wait: port, idempotency_key
 
     def __post_init__(self) -> None:
         if self.status == 429 and self.retry_after is None:
@@ -34,7 +36,7 @@ class Fault:
 
     def matches(self, method: str, path: str, body: bytes = b"") -> bool:
         open_ = self.count is None or self.hits < self.count
-        is_meant = self.path in path and self.method.upper() in ("", method)
+        is_meant = self.path in f"{path}$" and self.method.upper() in ("", method)
         return open_ and is_meant and (self.holding.encode() in body if self.holding else not body)
 
 
@@ -56,6 +58,12 @@ class Faults:
                 fault.hits += 1
                 return fault
         return None
+
+    def take_back(self, name: str) -> None:
+        """Those of this name are over, and whoever hangs by one goes on; nobody does whose fault has no name."""
+        for fault in self.faults:
+            fault.hang = fault.hang and (not name or fault.name != name)
+        self.faults = [fault for fault in self.faults if fault.name != name]
 
     def listed(self) -> list[dict[str, Any]]:
         return [asdict(fault) for fault in self.faults]

@@ -72,7 +72,6 @@ async def _once(call: Call, handler: Handler, headers: dict[str, str]) -> tuple[
         else:
             ledger.forget(call.scope, key)
         raise
-    ledger.finish(call.scope, key, status, body)
     return status, body
 
 
@@ -81,6 +80,8 @@ async def _execute(call: Call, handler: Handler) -> tuple[int, bytes]:
     if fault and not fault.after:
         await _suffer(call, fault)
     body = encode(_handled(call, handler))
+    if call.idempotency_key:  # what is done is saved, whatever becomes of its answer
+        call.world.ledger.finish(call.scope, call.idempotency_key, 200, body)
     if holding := call.world.faults.take(call.method, call.path, body):
         await _suffer(call, holding)
     if fault and fault.nonsense:
@@ -88,8 +89,6 @@ async def _execute(call: Call, handler: Handler) -> tuple[int, bytes]:
     if fault and fault.drip:
         raise Drip(body, fault.drip)
     if fault and fault.after:
-        if call.idempotency_key:
-            call.world.ledger.finish(call.scope, call.idempotency_key, 200, body)
         await _suffer(call, fault)
     return 200, body
 
@@ -102,6 +101,7 @@ def _handled(call: Call, handler: Handler) -> Json:
 
 
 async def _suffer(call: Call, fault: Fault) -> None:
+    fault.callers.append({"port": call.port, "idempotency_key": call.idempotency_key})
     await asyncio.sleep(fault.delay)
     while fault.hang and not await call.is_disconnected():
         await asyncio.sleep(GLANCE)

@@ -50,3 +50,7 @@ class Ledger:
         entry = self.entries.get((scope, key))
         if entry is not None and entry.status is None:
             del self.entries[scope, key]
+
+    def forget_answered(self) -> None:
+        """As after a day; what is under way stays."""
+        self.entries = {key: entry for key, entry in self.entries.items() if entry.status is None}
