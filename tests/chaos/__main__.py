@@ -262,7 +262,9 @@ def _add_circumstances(verdict: Verdict, scene: Scene, drove: float, rested: flo
     wrong = [f"{dyno.name} {dyno.ahead:+g} s" for dyno in scene.platform.dynos.values() if dyno.ahead]
     verdict.figures["hosts' clocks beside the database's"] = ", ".join(wrong) or "not faked"
     verdict.figures["seconds of faults"] = f"{drove:.0f}"
-    verdict.figures["seconds from the last fault to rest (wanted: 120)"] = "never" if rested is None else f"{rested:.0f}"
+    verdict.figures["seconds from the last fault to rest (wanted: 120)"] = (
+        "never" if rested is None else f"{rested:.0f}"
+    )
     if rested is None:
         verdict.problems.append("it did not come to rest")
     if slowest := scene.platform.slowest_stop():
