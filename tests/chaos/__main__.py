@@ -21,10 +21,14 @@ from rich.table import Table
 
 from config.settings import Settings, settings
 from handlers.tables.schema import migrate
-from tests.chaos import faults, services
+from tests.chaos import asking, faults, services
+from tests.chaos.asking import kill_web, let_leases_end
 from tests.chaos.faults import Scene
+from tests.chaos.openings import judge_openings
 from tests.chaos.outside import Application, MailServer
+from tests.chaos.people import people
 from tests.chaos.services import Platform
+from tests.chaos.shop import PUBLISHABLE_KEY, TOKEN, Shop
 from tests.chaos.stores import Postgres, Redis, free_port
 from tests.chaos.verdict import REVIEWER, Rest, Verdict, judge, read_tables
 from tests.simulator.client import Simulator
@@ -46,14 +50,19 @@ def main() -> int:
     folder = options.logs or Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with _scene(options, folder) as (scene, database, logs):
+    with _scene(options, folder) as (scene, logs):
+        shop = Shop(scene.port, scene.simulator)
         if options.standby:
             _reconcile(scene)
-        drove = _drive_and_rage(scene, options)
-        swallowed = _reconciled(scene, database) if options.standby else set()
-        rest = Rest(database)
-        rested = _wait_for_rest(scene, rest)
-        truth, tables = scene.simulator.truth(), read_tables(database)
+        drove = _drive_and_rage(scene, shop, options)
+        calm_since = time.monotonic()
+        let_leases_end(scene, kill_web(scene))
+        shop.close()
+        swallowed = _reconciled(scene) if options.standby else set()
+        rest = Rest(scene.database)
+        rested = _wait_for_rest(scene, rest, calm_since)
+        truth, tables = scene.simulator.truth(), read_tables(scene.database)
+        views = shop.views(tables.verifications)
         scene.platform.stop()
         deaths = scene.platform.deaths
         verdict = judge(
@@ -66,6 +75,8 @@ def main() -> int:
             scene.failovers,
             lossy=options.standby == "async",
         )
+        if shop.heard:
+            judge_openings(verdict, truth, tables, shop, views, scene.mail, scene.application)
     if options.standby == "async":
         verdict.figures["events that a lagging standby lost, and reconcile fetched"] = len(swallowed)
     else:
@@ -88,6 +99,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="of the faults and their times (default: 1)")
     parser.add_argument("--sessions", type=int, default=320, help="verifications to drive (default: 320)")
+    parser.add_argument("--people", type=int, default=48, help="who are verified over the API besides (default: 48)")
     parser.add_argument("--minutes", type=float, default=0.75, help="how long things fail (default: 0.75)")
     parser.add_argument("--logs", type=Path, help="keep the services' logs here (default: /tmp, and only on failure)")
     parser.add_argument(
@@ -101,7 +113,7 @@ def _options() -> argparse.Namespace:
 
 
 @contextmanager
-def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, str, dict[Path, float]]]:
+def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, dict[Path, float]]]:
     with ExitStack() as stack:
         simulator = stack.enter_context(Simulator.start(seed=options.seed))
         mail, application = MailServer(options.seed), Application()
@@ -125,9 +137,9 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, s
         platform.start()
         _expect_deliveries(simulator, int(environment["PORT"]))
         longest = 4.0 if options.minutes < 2 else 8.0 if options.minutes < 5 else 15.0
-        scene = Scene(platform, mail, application, simulator, longest, postgres, redis)
         database = environment.get("DATABASE_URL", f"sqlite:///{settings().embedded_file}")
-        yield scene, database, {dyno.log: dyno.ahead for dyno in dynos}
+        scene = Scene(platform, mail, application, simulator, database, longest, postgres, redis)
+        yield scene, {dyno.log: dyno.ahead for dyno in dynos}
 
 
 def _wrong_clocks(seed: int) -> dict[str, float]:
@@ -145,6 +157,8 @@ def _environment(folder: Path, simulator: Simulator, mail: MailServer, applicati
         "STRIPE_WEBHOOK_SECRET": SECRET,
         "STRIPE_API_KEY": simulator.api_key,
         "STRIPE_API_BASE": simulator.base,
+        "STRIPE_PUBLISHABLE_KEY": PUBLISHABLE_KEY,
+        "API_TOKENS": f"shop:{TOKEN}",
         "SMTP_URL": f"smtp://127.0.0.1:{mail.port}",
         "RETRY_URL": "https://app.example.com/verify/{session_id}",
         "REVIEW_EMAIL": REVIEWER,
@@ -185,15 +199,19 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _drive_and_rage(scene: Scene, options: argparse.Namespace) -> float:
+def _drive_and_rage(scene: Scene, shop: Shop, options: argparse.Namespace) -> float:
     """Returns how many seconds it took."""
     began = time.monotonic()
     until = began + options.minutes * 60
     kinds = faults.EMBEDDED if options.embedded else faults.STANDBY if options.standby else faults.FAULTS
+    # A database that may lose what it has committed may lose a whole verification, too.
+    count = 0 if options.standby == "async" else options.people
+    askings = asking.EMBEDDED if options.embedded else asking.ASKING
     lanes = [
         threading.Thread(target=faults.rage, args=(scene, some, options.seed + lane, until))
-        for lane, some in enumerate((kinds, faults.OUTSIDE))
+        for lane, some in enumerate((kinds, faults.OUTSIDE, *([askings] if count else [])))
     ]
+    shop.open(people(shop, count, options.seed), options.minutes * 60)
     for lane in lanes:
         lane.start()
     made, waves = 0, max(1, options.sessions // WAVE)
@@ -207,7 +225,7 @@ def _drive_and_rage(scene: Scene, options: argparse.Namespace) -> float:
     return time.monotonic() - began
 
 
-def _reconciled(scene: Scene, database: str) -> set[str]:
+def _reconciled(scene: Scene) -> set[str]:
     """What was answered 200 and is gone, before the schedule's next run fetches it; that run is made now."""
     services.wait_until(lambda: bool(scene.simulator.settled()["settled"]), COMES_TO_REST_WITHIN)
     accepted = {
@@ -215,7 +233,7 @@ def _reconciled(scene: Scene, database: str) -> set[str]:
         for one in scene.simulator.truth()["deliveries"]
         if any(attempt["code"] == 200 for attempt in one["attempts"])
     }
-    lost = accepted - read_tables(database).events.keys()
+    lost = accepted - read_tables(scene.database).events.keys()
     _reconcile(scene)
     return lost
 
@@ -240,9 +258,8 @@ def _people(simulator: Simulator, wave: int, count: int) -> None:
     simulator.run(2, steps=THREE_SUBMISSIONS, session=person("limit"))
 
 
-def _wait_for_rest(scene: Scene, rest: Rest) -> float | None:
+def _wait_for_rest(scene: Scene, rest: Rest, began: float) -> float | None:
     """Seconds from the last fault until nothing waits any more; None if that did not come."""
-    began = time.monotonic()
 
     def is_at_rest() -> bool:
         time.sleep(0.5)

@@ -45,7 +45,7 @@ class MailServer:
     def __init__(self, seed: int) -> None:
         self.mood = "well"
         self.accepted: list[Accepted] = []
-        self.at_next_acceptance: Callable[[], None] | None = None
+        self.at_next_acceptance: Callable[[], object] | None = None
         self.refused_for_ever: set[str] = set()
         self._random = random.Random(seed)
         self._loop = asyncio.new_event_loop()
@@ -136,6 +136,7 @@ class Application:
 
     def __init__(self) -> None:
         self.told: dict[str, list[tuple[int, str | None]]] = {}  # by session: change number and status
+        self.numbers: dict[str, list[int]] = {}  # by verification, or else by session, as they came
         self.status = 200
         self.delay = 0.0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -159,6 +160,8 @@ def _handler(application: Application) -> type[BaseHTTPRequestHandler]:
             if application.status == 200:
                 told = application.told.setdefault(change["session_id"], [])
                 told.append((change["change_number"], change["status"]))
+                whose = change.get("verification_id") or change["session_id"]
+                application.numbers.setdefault(whose, []).append(change["change_number"])
             self.send_response(application.status)
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -195,6 +195,17 @@ def descendants(pid: int) -> list[int]:
     return [one for child in children(pid) for one in (child, *descendants(child))]
 
 
+def owner_of(port: int, pids: list[int]) -> int | None:
+    """Which of them has the connection that begins at this port of this machine."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{line[9]}]" for line in lines if int(line[1].partition(":")[2], 16) == port}
+    for pid in pids:
+        with suppress(OSError):
+            if any(os.readlink(entry) in sockets for entry in Path(f"/proc/{pid}/fd").iterdir()):
+                return pid
+    return None
+
+
 def command_of(pid: int) -> str:
     """How it was started."""
     try:

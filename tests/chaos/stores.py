@@ -91,6 +91,17 @@ class Postgres:
         shutil.rmtree(f"{self._other}/data")
         self._follow()
 
+    def back_up(self) -> None:
+        """A base backup, as it is at this moment."""
+        self._copy(self._primary, f"{self.folder}/backup")
+
+    def put_back(self) -> None:
+        """As it was when it was backed up: what was committed since is gone."""
+        self.stop()
+        shutil.rmtree(f"{self._primary}/data")
+        Path(f"{self.folder}/backup").rename(f"{self._primary}/data")
+        self.start()
+
     def end(self) -> None:
         """Leaves nothing."""
         if self._standby:
@@ -101,14 +112,19 @@ class Postgres:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _follow(self) -> None:
-        source = f"host={self._primary} user=postgres application_name=standby"
-        copy = [str(postgres._binary("pg_basebackup")), "--checkpoint=fast", "--write-recovery-conf", "--no-sync"]
-        postgres._call([*postgres._as_postgres(), *copy, "--dbname", source, "--pgdata", f"{self._other}/data"])
+        source = self._copy(self._primary, f"{self._other}/data", "--write-recovery-conf")
         self._start(self._other)
         if self._standby == "sync":
             with psycopg.connect(f"{source} dbname=postgres", autocommit=True) as connection:
                 connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
                 connection.execute("SELECT pg_reload_conf()")
+
+    def _copy(self, home: str, to: str, *options: str) -> str:
+        """Where it was copied from."""
+        source = f"host={home} user=postgres application_name=standby"
+        copy = [str(postgres._binary("pg_basebackup")), "--checkpoint=fast", "--no-sync", *options]
+        postgres._call([*postgres._as_postgres(), *copy, "--dbname", source, "--pgdata", to])
+        return source
 
     def _start(self, home: str) -> None:
         options = f"{_FAST} -c unix_socket_directories={home}"

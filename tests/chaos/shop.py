@@ -1,0 +1,110 @@
+"""The application's half: what one asks of the API for a person, however often it takes, and all that was heard."""
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from tests.simulator.client import Simulator
+
+TOKEN = "shop" * 8
+PUBLISHABLE_KEY = "pk_test_simulator0000"
+_PATIENCE = 60.0  # seconds that anybody still asks once nothing fails any more
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heard:
+    """One request and its answer; no status where nothing was heard."""
+
+    reference: str
+    path: str
+    asked: Json
+    status: int | None
+    answer: Json
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it was done."""
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether a session was asked for."""
+        return self.path == "/verifications"
+
+
+class GoneError(Exception):
+    """A person's story ends here."""
+
+
+class Shop:
+    """The application. Each of its people has a thread of their own, as tabs and phones have."""
+
+    def __init__(self, port: int, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.heard: list[Heard] = []
+        self.surprises: list[str] = []  # what no fault explains
+        self._port = port
+        self._closes_at = float("inf")
+        self._inside: list[threading.Thread] = []
+        self._door: threading.Thread | None = None
+
+    def open(self, people: list[Callable[[], None]], seconds: float) -> None:
+        """Lets them in one after the other within so many seconds; does not wait for it."""
+
+        def let_in() -> None:
+            began = time.monotonic()
+            for number, person in enumerate(people):
+                time.sleep(max(0.0, began + seconds * number / len(people) - time.monotonic()))
+                self._inside.append(threading.Thread(target=person, daemon=True))
+                self._inside[-1].start()
+
+        self._door = threading.Thread(target=let_in, daemon=True)
+        self._door.start()
+
+    def close(self) -> None:
+        """Waits for everybody; nothing fails any more."""
+        self._closes_at = time.monotonic() + _PATIENCE
+        for thread in (self._door, *self._inside):
+            if thread is not None:
+                thread.join()
+
+    def views(self, verification_ids: Iterable[str]) -> dict[str, Json]:
+        """What the API shows of each."""
+        heard = {id_: self.ask("", "GET", f"/verifications/{id_}") for id_ in verification_ids}
+        return {id_: one.answer for id_, one in heard.items() if one.is_good}
+
+    def ask(self, reference: str, method: str, path: str, body: Json | None = None, within: float = 20.0) -> Heard:
+        """One request, and however it ends."""
+        status, answer = None, {}
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=within)
+        try:
+            headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            answer = json.load(response)
+            status = response.status
+        except (OSError, http.client.HTTPException, ValueError):
+            status = None
+        finally:
+            connection.close()
+        heard = Heard(reference=reference, path=path, asked=body or {}, status=status, answer=answer)
+        self.heard.append(heard)
+        return heard
+
+    def insist(self, reference: str, method: str, path: str, body: Json | None, dice: Random) -> Heard:
+        """Asks until there is an answer of this request's own, as clients do: after a time-out, and after any 5xx."""
+        within = dice.choice((1.0, 3.0, 20.0))
+        while True:
+            heard = self.ask(reference, method, path, body, within)
+            if heard.status is not None and heard.status < 500:
+                return heard
+            if time.monotonic() > self._closes_at:
+                self.surprises.append(f"{reference}: {method} {path} never got an answer, at last {heard.status}")
+                raise GoneError
+            time.sleep(dice.uniform(0.1, 1.0))
