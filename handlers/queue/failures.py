@@ -21,6 +21,8 @@ class PermanentError(Exception):
 class NotNowError(Exception):
     """Stripe, the application, the database or the network gives no verdict: wait, and never bury for it."""
 
+    why = ""  # what they have against us, in our words, where they say it
+
     def __init__(self, message: str, again_after: float = 0.0) -> None:
         super().__init__(message)
         self.again_after = again_after  # seconds, on top of the backoff

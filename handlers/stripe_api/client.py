@@ -1,5 +1,6 @@
 """How Stripe is asked: the client, its bounds, its clock, and which of its answers are final."""
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +21,20 @@ from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 _TOTAL_SECONDS = 10.0  # far below a lease; the SDK's own: 80 s, and two retries on top
 _MOST_OF_ONE = 128 * 1024  # a session has 27 KB of metadata at most
 _MOST_OF_A_PAGE = 4 * 1024 * 1024  # a hundred of them
+_NOT_ENABLED = "not set up to use Identity"  # in Stripe's sentence, whose code some accounts get, too
+_PERMISSION = re.compile(r"'(rak_[a-z_]{1,60})'")  # in Stripe's sentence about a restricted key
+# In an error's `param`, below which the application names what it likes.
+_PARAMETER = re.compile(
+    r"(client_reference_id|metadata|options|provided_details|related_customer(_account)?|related_person|return_url|type"
+    r"|verification_flow)(?=\[|$)"
+)
 _AHEAD = timedelta(minutes=5)  # no clock of ours may be further behind Stripe's, or no signature of theirs is good
 
 
 class MissingError(PermanentError):
     """Stripe's verdict: there is no such object."""
+
+    why = ""
 
 
 class NotAcceptedError(NotNowError):
@@ -132,7 +142,9 @@ class _Verdicts(stripe.HTTPClient):
         answer = self._line.call(method, url, headers or {}, post_data, most=most)
         content = _stripes_own(answer)
         if answer.status != 200:
-            raise _no_answer(answer, content.get("error"))
+            no_answer = _no_answer(answer, content.get("error"))
+            no_answer.why = _why(answer.status, content.get("error"))
+            raise no_answer
         # rule: what is no whole object is no answer
         if not isinstance(content.get("object"), str):
             raise unreadable("it is no object of Stripe's")
@@ -150,7 +162,7 @@ def _stripes_own(answer: Answer) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _no_answer(answer: Answer, error: object) -> Exception:
+def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
     """What an answer other than 200 comes to: final is only what Stripe itself says of what was asked for."""
     sentence, again_after = f"Stripe answered {answer.status}", asked_pause(answer.headers) or 0.0
     code = error.get("code") if isinstance(error, dict) else None
@@ -167,3 +179,19 @@ def _no_answer(answer: Answer, error: object) -> Exception:
     if answer.status == 400 and error:
         return NotAcceptedError(sentence, again_after)
     return NotNowError(sentence, again_after)
+
+
+def _why(status: int, error: object) -> str:
+    """What Stripe has against us, as far as we have words for it: its own quote what was sent."""
+    said = error if isinstance(error, dict) else {}
+    message, code = str(said.get("message")), said.get("code")
+    if _NOT_ENABLED in message or code == "identity_api_invalid_application":
+        return "Identity is not enabled for the account"
+    if status == 401:
+        return "the key is none, or not any more"
+    if code == "account_invalid":
+        return "the key does not reach the account"
+    if status == 403 and (permission := _PERMISSION.search(message)):
+        return f"the key lacks the permission {permission[1]}"
+    parameter = _PARAMETER.match(str(said.get("param")))
+    return f"Stripe does not accept {parameter[1]}" if parameter else ""

@@ -19,6 +19,9 @@ _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 _ALWAYS = ("https-needed", "unauthorized", "database-unavailable")
 _ASKING = ("stripe-refused", "stripe-unavailable")
 _BODY = ("not-json", "not-json-type", "too-large", "invalid")
+_HEADERS = {"Cache-Control": "no-store"}  # of every answer
+_OWN_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": ""}, 503: {"Retry-After": ""}}
+_THEN = ("showVerification", "enterVerification", "cancelVerification", "redactVerification")  # what is done by id
 
 
 class _Shown(BaseModel):
@@ -157,17 +160,15 @@ def _paths() -> dict[str, Any]:
     )
     return {
         "/verifications": {
-            "get": _operation("List verifications", {200: Page}, "invalid", query=Listing),
+            "get": _operation("listVerifications", {200: Page}, "invalid", query=Listing),
             "post": _operation(
-                "Open a verification", {200: Opened, 201: Opened}, *_BODY, *_ASKING, *opening, body=Opening
+                "openVerification", {200: Opened, 201: Opened}, *_BODY, *_ASKING, *opening, body=Opening, then=_THEN
             ),
         },
-        "/verifications/{id}": {
-            "get": _operation("Show a verification", {200: Verification}, "not-found", of_one="id")
-        },
+        "/verifications/{id}": {"get": _operation("showVerification", {200: Verification}, "not-found", of_one="id")},
         "/verifications/{id}/entry": {
             "post": _operation(
-                "Enter",
+                "enterVerification",
                 {200: Entered},
                 *_BODY,
                 *_ASKING,
@@ -180,7 +181,7 @@ def _paths() -> dict[str, Any]:
         },
         "/verifications/{id}/cancel": {
             "post": _operation(
-                "Cancel",
+                "cancelVerification",
                 {200: Verification},
                 *_ASKING,
                 "not-found",
@@ -192,24 +193,27 @@ def _paths() -> dict[str, Any]:
             )
         },
         "/static-links/{name}": {
-            "post": _operation("Make a static link", {200: Link}, *_BODY, "not-found", body=Linking, of_one="name")
+            "post": _operation("makeStaticLink", {200: Link}, *_BODY, "not-found", body=Linking, of_one="name")
         },
         "/verifications/{id}/redact": {
-            "post": _operation("Forget the person", {202: Verification}, *_ASKING, "not-found", "opening", of_one="id")
+            "post": _operation("redactVerification", {202: Verification}, *_ASKING, "not-found", "opening", of_one="id")
         },
     }
 
 
 def _operation(
-    summary: str,
+    name: str,
     answers: dict[int, type[BaseModel]],
     *codes: str,
     body: type[BaseModel] | None = None,
     query: type[BaseModel] | None = None,
     of_one: str = "",
+    then: tuple[str, ...] = (),
 ) -> dict[str, Any]:
+    links = {one: {"operationId": one, "parameters": {"id": "$response.body#/id"}} for one in then}
     responses = {
-        str(status): {"description": model.__name__, "content": _content("application/json", _of(model))}
+        str(status): _response(status, model.__name__, _content("application/json", _of(model)))
+        | ({"links": links} if links else {})
         for status, model in answers.items()
     }
     by_status: dict[int, list[str]] = {}
@@ -217,22 +221,31 @@ def _operation(
         by_status.setdefault(CODES[code][0], []).append(code)
     for status, some in by_status.items():
         problem = {"allOf": [_PROBLEM, {"properties": {"code": {"enum": some}}}]}
-        responses[str(status)] = {
-            "description": ", ".join(some),
-            "content": _content("application/problem+json", problem),
-        }
-    operation: dict[str, Any] = {"summary": summary, "responses": responses}
+        responses[str(status)] = _response(status, ", ".join(some), _content("application/problem+json", problem))
+    operation: dict[str, Any] = {"operationId": name, "responses": responses}
     parameters: list[dict[str, Any]] = []
     if of_one:
         parameters.append({"name": of_one, "in": "path", "required": True, "schema": {"type": "string"}})
     for name, schema in query.model_json_schema()["properties"].items() if query else ():
-        resolved = {"enum": list(Status)} if name == "status" else schema
-        parameters.append({"name": name, "in": "query", "schema": resolved})
+        if name == "status":
+            schema = {"enum": list(Status)}
+        # A query has no null: what is not asked for is left out.
+        given = next((one for one in schema.get("anyOf", ()) if one != {"type": "null"}), schema)
+        parameters.append({"name": name, "in": "query", "schema": given})
     if parameters:
         operation["parameters"] = parameters
     if body:
         operation["requestBody"] = {"required": True, "content": _content("application/json", _of(body))}
     return operation
+
+
+def _response(status: int, description: str, content: dict[str, Any]) -> dict[str, Any]:
+    headers = _HEADERS | _OWN_HEADERS.get(status, {})
+    shown = {
+        name: {"required": True, "schema": {"type": "string", "const": value} if value else {"type": "integer"}}
+        for name, value in headers.items()
+    }
+    return {"description": description, "headers": shown, "content": content}
 
 
 def _of(model: type[BaseModel]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 CODES = {
     "https-needed": (403, "Secrets go over HTTPS, or from this machine itself."),
     "unauthorized": (401, "A bearer token of API_TOKENS is needed."),
-    "not-found": (404, "There is no such verification."),
+    "not-found": (404, "There is no such verification or static link."),
     "processing": (409, "Stripe is checking what the person submitted."),
     "verified": (409, "The person is verified."),
     "canceled": (409, "The verification is canceled."),

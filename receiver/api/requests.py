@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.config import JsonDict
 
 from config.settings import settings
 from handlers.record.events import Status
@@ -24,15 +25,38 @@ OWN = {
     "return_url",
 }
 _MOST_KEYS = 48  # Stripe's 50 less ours
-_PERSONAL = re.compile(r"\S@\S+\.\S|^\s*\+\d")
+_PERSONAL = re.compile(r"\S@[^\s@.]+\.\S|^\s*\+\d")  # linear: it also reads what is far too long
 
 # What is stored, or sent on, has no control characters: PostgreSQL takes no NUL, and a log line is one line.
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=5000, pattern=r"^[^\x00-\x1f\x7f]*$")]
 _Reference = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 _SessionId = Annotated[str, StringConstraints(max_length=255, pattern=r"^vs_[A-Za-z0-9_]+$")]
+_Email = Annotated[str, StringConstraints(max_length=800, pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$")]
 
+
+# Square brackets would end a key on its way to Stripe, which takes none.
+_Key = Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=r"^[^\x00-\x1f\x7f\[\]]+$")]
+_Value = Annotated[
+    str,
+    StringConstraints(max_length=500, pattern=r"^[^\x00]*$"),
+    Field(json_schema_extra={"not": {"pattern": _PERSONAL.pattern}}),
+]
 
 M = TypeVar("M", bound=BaseModel)
+
+
+def _given(name: str) -> JsonDict:
+    return {"required": [name], "properties": {name: {"type": "string"}}}
+
+
+# What no field says by itself, for the OpenAPI document; _of_the_way and _of_several hold requests to it.
+_NATIVE: JsonDict = {
+    "if": {"required": ["integration"], "properties": {"integration": {"const": "native"}}},
+    "then": _given("stripe_version"),
+    "else": {"not": _given("stripe_version")},
+}
+_TYPE_OR_FLOW: JsonDict = {"anyOf": [_given("type"), _given("verification_flow")]}
+_NOT_BOTH: JsonDict = {"not": {"allOf": [_given("replaces"), _given("adopt")]}}
 
 
 class _Model(BaseModel):
@@ -42,7 +66,8 @@ class _Model(BaseModel):
 class DocumentOptions(_Model):
     """Options of the document check."""
 
-    allowed_types: list[Literal["driving_license", "id_card", "passport"]] | None = None
+    # An empty list has no form in which it reaches Stripe; `document: ""` takes all of them back.
+    allowed_types: Annotated[list[Literal["driving_license", "id_card", "passport"]], Field(min_length=1)] | None = None
     require_id_number: bool | None = None
     require_live_capture: bool | None = None
     require_matching_selfie: bool | None = None
@@ -57,7 +82,7 @@ class Options(_Model):
 class ProvidedDetails(_Model):
     """What is known of the person; Stripe may show it to them."""
 
-    email: Annotated[str, StringConstraints(max_length=800, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    email: _Email | None = None
     phone: Annotated[str, StringConstraints(max_length=50, pattern=r"^[+0-9 ().-]+$")] | None = None
 
 
@@ -71,23 +96,30 @@ class RelatedPerson(_Model):
 class Entering(_Model):
     """The body of POST /verifications/{id}/entry, and a part of that of POST /verifications: how the person goes in."""
 
+    model_config = ConfigDict(json_schema_extra=_NATIVE)
+
     integration: Literal["hosted", "modal", "redirect", "native"] = "hosted"
-    stripe_version: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}(\.[a-z]+)?$")] | None = None
+    stripe_version: Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(\.[a-z]+)?$")] | None = None
 
 
 class Linking(_Model):
     """The body of POST /static-links/{name}; in a URL routers would log it."""
 
     client_reference_id: _Reference
-    email: Annotated[str, StringConstraints(max_length=800, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    email: _Email | None = None
 
 
 class Changeable(_Model):
     """What Stripe can still change of an open session."""
 
-    metadata: dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=40)], Annotated[str, Field(max_length=500)]
-    ] = Field(default_factory=dict, max_length=_MOST_KEYS)
+    metadata: dict[_Key, _Value] = Field(
+        default_factory=dict,
+        max_length=_MOST_KEYS,
+        json_schema_extra={
+            "propertyNames": {"maxLength": 40, "not": {"enum": [*OURS]}},
+            "additionalProperties": False,
+        },
+    )
     options: Options | None = None
     provided_details: ProvidedDetails | None = None
     type: Literal["document", "id_number"] | None = None
@@ -96,11 +128,13 @@ class Changeable(_Model):
 class Opening(Changeable, Entering):
     """The body of POST /verifications."""
 
+    model_config = ConfigDict(json_schema_extra={"allOf": [_NATIVE, _TYPE_OR_FLOW, _NOT_BOTH]})
+
     client_reference_id: _Reference
     purpose: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$")] = ""
     replaces: _SessionId | None = None
     adopt: _SessionId | None = None
-    account: Annotated[str, StringConstraints(max_length=255, pattern=r"^acct_[A-Za-z0-9_]+$")] = ""
+    account: Annotated[str, StringConstraints(max_length=255, pattern=r"^(acct_[A-Za-z0-9_]+)?$")] = ""
     locale: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)] | None = (
         None
     )
@@ -108,7 +142,7 @@ class Opening(Changeable, Entering):
     related_customer_account: _Text | None = None
     related_person: RelatedPerson | None = None
     return_url: _Text | None = None
-    verification_flow: _Text | None = None
+    verification_flow: Annotated[str, StringConstraints(max_length=255, pattern=r"^vf_[A-Za-z0-9_]+$")] | None = None
 
 
 class Listing(BaseModel):
@@ -204,6 +238,8 @@ def _pointer(location: tuple[int | str, ...]) -> str:
 def _of_the_way(body: Mapping[str, Any]) -> Iterator[Fault]:
     if (body.get("integration") == "native") != bool(body.get("stripe_version")):
         yield Fault("/stripe_version", "is needed by native, which reads the ephemeral key, and by nothing else")
+    if body.get("integration") == "modal" and not settings().stripe_publishable_key.get_secret_value():
+        yield Fault("/integration", "modal needs a STRIPE_PUBLISHABLE_KEY")
 
 
 def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Iterator[Fault]:
@@ -215,6 +251,9 @@ def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Ite
     if body.get("return_url") and _origin(body["return_url"]) not in return_origins:
         yield Fault("/return_url", "must have an origin or app scheme of RETURN_ORIGINS")
     metadata = body.get("metadata")
+    marks = [mark.partition("=")[0] for mark in settings().our_sessions if "=" in mark][:1]
+    if isinstance(metadata, dict) and len(metadata) == _MOST_KEYS and not metadata.keys() & {*marks} and marks:
+        yield Fault("/metadata", "one key less: the mark of OUR_SESSIONS is added")
     for key, value in metadata.items() if isinstance(metadata, dict) else ():
         pointer = _pointer(("metadata", key))
         if key in OURS:

@@ -62,8 +62,7 @@ class Room:
     def routes(self) -> list[BaseRoute]:
         """All of them."""
         return [
-            Route("/verifications", self._answering(self._list), methods=["GET"]),
-            Route("/verifications", self._answering(self._open), methods=["POST"]),
+            Route("/verifications", self._answering(self._all), methods=["GET", "POST"]),
             Route("/verifications/{id}", self._answering(self._show), methods=["GET"]),
             Route("/verifications/{id}/entry", self._answering(self._enter), methods=["POST"]),
             Route("/verifications/{id}/cancel", self._answering(self._cancel), methods=["POST"]),
@@ -76,6 +75,10 @@ class Room:
         """What is under way ends."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
         self._threads.shutdown()
+
+    async def _all(self, request: Request) -> Response:
+        """One route, so that a refused method is told both that there are."""
+        return await (self._open(request) if request.method == "POST" else self._list(request))
 
     async def _open(self, request: Request) -> Response:
         asked = requests.opening(await _json(request), settings().return_origins)
@@ -162,8 +165,9 @@ class Room:
             except OpeningError as error:
                 return ProblemError(error.code, error.detail, retry_after=error.retry_after).response()
             except (NotAllowedError, NotAcceptedError, PermanentError) as error:
-                log.warning("stripe.refused", error=str(error))
-                return ProblemError("stripe-refused").response()
+                why = getattr(error, "why", "")
+                log.warning("stripe.refused", error=str(error), why=why)
+                return ProblemError("stripe-refused", why).response()
             except NotNowError:
                 return ProblemError("stripe-unavailable").response()
             except DATABASE_TROUBLE:

@@ -1,8 +1,10 @@
 """The page, the OpenAPI document and the code name the same refusals and the same routes."""
 
+import json
 import re
 from pathlib import Path
 
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import Route
 
 from receiver.api.openapi import document
@@ -40,6 +42,10 @@ def test_page_document_and_routes_are_the_same_paths() -> None:
     documented = {(method.upper(), path) for path, some in document()["paths"].items() for method in some}
     on_the_page = set(re.findall(r"^\| `(GET|POST) (\S+)` \|", PAGE, re.MULTILINE))
     assert routes == documented == on_the_page
+
+
+def test_the_document_is_openapi_3_1() -> None:
+    assert list(OpenAPIV31SpecValidator(json.loads(json.dumps(document()))).iter_errors()) == []
 
 
 def test_every_reference_in_the_document_leads_somewhere() -> None:

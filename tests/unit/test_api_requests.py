@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from stripe import RequestOptions
 from stripe.params.identity import VerificationSessionCreateParams, VerificationSessionUpdateParams
 
+from config.settings import settings
 from receiver.api import requests
 from receiver.api.problems import ProblemError
 from receiver.api.requests import Changeable, Opening, opening
@@ -90,14 +91,33 @@ def test_everything_that_stripe_takes_is_taken() -> None:
         ({"metadata": {f"k{n}": "v" for n in range(49)}}, {"/metadata"}),
         ({"metadata": {"k" * 41: "v"}}, {f"/metadata/{'k' * 41}"}),
         ({"metadata": {"k": "v" * 501}}, {"/metadata/k"}),
+        ({"metadata": {"idv_id]": "x", "a][b": "y", "[": "z"}}, {"/metadata/idv_id]", "/metadata/a][b", "/metadata/["}),
+        ({"metadata": {"k": "a\x00b", "l\n": "v"}}, {"/metadata/k", "/metadata/l\n"}),
+        ({"metadata": {"k": "who@a@b.example"}}, {"/metadata/k"}),
+        ({"options": {"document": {"allowed_types": []}}}, {"/options/document/allowed_types"}),
+        ({"provided_details": {"email": "a\x00b@example.org"}}, {"/provided_details/email"}),
         ({"return_url": "https://evil.example/"}, {"/return_url"}),
         ({"return_url": "https://app.example@evil.example/"}, {"/return_url"}),
         ({"return_url": "https://app.example.evil.example/"}, {"/return_url"}),
         ({"return_url": "https://app.example\\@evil.example/"}, {"/return_url"}),
         ({"return_url": "//app.example/"}, {"/return_url"}),
         ({"return_url": "javascript:alert(1)"}, {"/return_url"}),
+        ({"return_url": "https:app.example/"}, {"/return_url"}),
+        ({"return_url": "https:///app.example/"}, {"/return_url"}),
+        ({"return_url": "https://app.example:8443/"}, {"/return_url"}),
+        ({"return_url": "https://user@app.example/"}, {"/return_url"}),
+        ({"return_url": "https://app.example%2f@evil.example/"}, {"/return_url"}),
+        ({"return_url": "https://app.example\t.evil.example/"}, {"/return_url"}),
+        ({"return_url": "https://app.example\u3002evil.example/"}, {"/return_url"}),
+        ({"return_url": "https://xn--pp-zia.example/"}, {"/return_url"}),
+        ({"return_url": " https://app.example/"}, {"/return_url"}),
+        ({"return_url": "shopping:done"}, {"/return_url"}),
+        ({"return_url": ["https://app.example/"]}, {"/return_url"}),
         ({"integration": "native"}, {"/stripe_version"}),
         ({"stripe_version": "2026-10-28.endive"}, {"/stripe_version"}),
+        ({"integration": "native", "stripe_version": "\uff12026-10-28"}, {"/stripe_version"}),
+        ({"integration": "modal"}, {"/integration"}),
+        ({"verification_flow": "my flow"}, {"/verification_flow"}),
         ({"replaces": "vs_1", "adopt": "vs_2"}, {"/adopt"}),
         ({"email": "x@y.example", "purpose": "why not?", "locale": "!"}, {"/email", "/purpose", "/locale"}),
     ],
@@ -119,3 +139,19 @@ def test_what_is_no_object_is_a_fault_of_the_whole(body: Any) -> None:
 
 def test_an_app_scheme_is_a_place_to_return_to() -> None:
     assert opening({**LEAST, "return_url": "shop://done"}, ORIGINS).return_url == "shop://done"
+
+
+def test_a_metadata_value_of_a_whole_body_is_judged_at_once() -> None:
+    """It would hold up all that web does: what grows with its square takes minutes here."""
+    with pytest.raises(ProblemError):
+        opening({**LEAST, "metadata": {"k": "@" * 1_000_000, "l": " " * 1_000_000}}, ORIGINS)
+
+
+def test_the_mark_of_our_sessions_takes_one_of_the_keys(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("OUR_SESSIONS", "app=onboarding")
+    settings.cache_clear()
+    metadata = {f"k{number}": "v" for number in range(47)}
+    assert opening({**LEAST, "metadata": metadata | {"app": "mine"}}, ORIGINS).metadata["app"] == "mine"
+    with pytest.raises(ProblemError) as raised:
+        opening({**LEAST, "metadata": metadata | {"k47": "v"}}, ORIGINS)
+    assert [fault.pointer for fault in raised.value.faults] == ["/metadata"]

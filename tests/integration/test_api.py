@@ -1,0 +1,206 @@
+"""What the API says to whatever is wrong with a request, and of what Stripe has against it: in words of its own."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from config.settings import settings
+from handlers.queue.failures import NotNowError
+from handlers.stripe_api import changing
+from receiver.app import app
+from tests.simulator.client import Simulator
+from tests.support import databases
+from tests.support.servers import FakeStripe
+
+pytestmark = pytest.mark.usefixtures("database_url", "simulator")
+
+TOKEN = "t" * 32
+LEAST = {"client_reference_id": "user-1", "type": "document"}
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def api(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    environment.setenv("STRIPE_WEBHOOK_SECRET", "whsec_0123456789")
+    environment.setenv("API_TOKENS", f"shop:{TOKEN}")
+    databases.forget_process_state()
+    with TestClient(app, "https://verify.example", headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/verifications", {"GET", "HEAD", "POST"}),
+        ("/verifications/idv_1", {"GET", "HEAD"}),
+        ("/verifications/idv_1/entry", {"POST"}),
+        ("/verifications/idv_1/cancel", {"POST"}),
+        ("/verifications/idv_1/redact", {"POST"}),
+        ("/static-links/age", {"POST"}),
+        ("/openapi.json", {"GET", "HEAD"}),
+    ],
+)
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "GET", "POST", "BREW"])
+def test_another_method_is_told_all_that_there_are(api: TestClient, path: str, allowed: set[str], method: str) -> None:
+    answer = api.request(method, path)
+    assert (answer.status_code == 405) is (method not in allowed)
+    if answer.status_code == 405:
+        assert {*answer.headers["allow"].split(", ")} == allowed
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"client_reference_id": NaN}', 400),
+        (b'{"client_reference_id": 1e400}', 400),
+        (b'{"client_reference_id": "\\ud800"}', 400),
+        (b'{"client_reference_id": "\xff"}', 400),
+        (b"\xef\xbb\xbf{}", 400),
+        (b"[" * 30_000 + b"]" * 30_000, 400),
+        (b'{"options": ' * 900 + b"1" + b"}" * 900, 422),
+        (b'{"client_reference_id": %s}' % (b"9" * 200), 422),
+        (b'{"client_reference_id": "a\\u0000", "type": "document"}', 422),
+        (b'{"client_reference_id": "u", "type": "document", "metadata": {"\\u0000": "v"}}', 422),
+        (b'{"client_reference_id": "u", "type": "document", "type": "library_card"}', 422),
+    ],
+)
+def test_json_that_nobody_means_is_refused(api: TestClient, simulator: Simulator, body: bytes, status: int) -> None:
+    refused = api.post("/verifications", content=body, headers=JSON)
+    assert (refused.status_code, refused.headers["content-type"]) == (status, "application/problem+json")
+    assert simulator.truth()["sessions"] == []
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON;charset=latin-1"])
+def test_what_charset_is_claimed_makes_no_difference(api: TestClient, content_type: str) -> None:
+    body = json.dumps(LEAST | {"client_reference_id": "zoë"}, ensure_ascii=False).encode()
+    opened = api.post("/verifications", content=body, headers={"Content-Type": content_type})
+    assert (opened.status_code, opened.json()["client_reference_id"]) == (201, "zoë")
+
+
+def test_a_reference_of_200_characters_and_48_keys_reach_stripe(api: TestClient, simulator: Simulator) -> None:
+    metadata = {f"{number:040}": "漢" * 500 for number in range(45)}
+    reference = "漢" * 200
+    opened = api.post("/verifications", json=LEAST | {"client_reference_id": reference, "metadata": metadata})
+    assert opened.status_code == 413  # bytes are counted, not characters
+    metadata = {f"{number:040}": "v" * 500 for number in range(48)}
+    opened = api.post("/verifications", json=LEAST | {"client_reference_id": reference, "metadata": metadata})
+    assert opened.status_code == 201
+    [session] = simulator.truth()["sessions"]
+    assert (session["client_reference_id"], len(session["metadata"])) == (reference, 50)
+
+
+def test_a_modal_without_a_publishable_key_is_refused_at_once(api: TestClient, simulator: Simulator) -> None:
+    opened = api.post("/verifications", json=LEAST).json()
+    for path in ("/verifications", f"/verifications/{opened['id']}/entry"):
+        refused = api.post(path, json=(LEAST if path == "/verifications" else {}) | {"integration": "modal"})
+        assert [fault["pointer"] for fault in refused.json()["faults"]] == ["/integration"]
+    assert len(simulator.truth()["sessions"]) == 1
+
+
+ON_ACCOUNT = (
+    "The provided key 'rk_test_*1234' does not have the required permissions for this endpoint on account 'acct_1'"
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "why"),
+    [
+        (
+            403,
+            {"message": f"{ON_ACCOUNT}. Having the 'rak_ephemeral_key_write' permission would allow this to continue."},
+            "the key lacks the permission rak_ephemeral_key_write",
+        ),
+        (403, {"message": "'acct_1' or 'rak_c4nary'", "code": "account_invalid"}, "the key does not reach the account"),
+        (403, {"message": "c4nary"}, ""),
+        (
+            401,
+            {"message": "Expired API Key provided: c4nary", "code": "api_key_expired"},
+            "the key is none, or not any more",
+        ),
+        (
+            400,
+            {"message": "Your account is not set up to use Identity. Please have an admin visit c4nary"},
+            "Identity is not enabled for the account",
+        ),
+        (400, {"message": "c4nary", "param": "options[document][c4nary]"}, "Stripe does not accept options"),
+        (400, {"message": "c4nary", "param": "metadata[c4nary]"}, "Stripe does not accept metadata"),
+        (400, {"message": "c4nary", "param": "c4nary"}, ""),
+        (400, {"message": ["c4nary"], "param": {"c4nary": 1}, "code": []}, ""),
+    ],
+)
+def test_what_stripe_has_against_it_is_said_in_words_of_our_own(
+    stripe_server: FakeStripe, environment: pytest.MonkeyPatch, status: int, error: dict[str, Any], why: str
+) -> None:
+    environment.setattr(stripe_server, "answer", lambda _: (status, {"error": error}))
+    with pytest.raises(NotNowError) as raised:
+        changing.retrieve("vs_1", None)
+    assert raised.value.why == why
+    assert "c4nary" not in str(raised.value)
+
+
+def test_a_refusal_says_what_the_key_lacks(api: TestClient, simulator: Simulator) -> None:
+    api.post("/verifications", json=LEAST)
+    simulator.fault(403)
+    assert "detail" not in api.post("/verifications", json=LEAST).json()
+    flow = api.post("/verifications", json={"client_reference_id": "user-2", "verification_flow": "vf_none"})
+    assert (flow.status_code, flow.json()["detail"]) == (502, "Stripe does not accept verification_flow")
+
+
+@pytest.mark.parametrize(
+    ("proxies", "client", "headers", "status"),
+    [
+        (0, "127.0.0.1", {}, 200),
+        (0, "::1", {}, 200),
+        (0, "203.0.113.9", {}, 403),
+        (0, "203.0.113.9", {"X-Forwarded-Proto": "https"}, 403),
+        (0, "127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),
+        (0, "127.0.0.1", {"Forwarded": "for=127.0.0.1;proto=https"}, 403),
+        (1, "10.0.0.1", {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}, 200),
+        (1, "10.0.0.1", {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "http"}, 403),
+        (1, "10.0.0.1", {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https, http"}, 403),
+        (1, "10.0.0.1", {"X-Forwarded-For": "127.0.0.1, 203.0.113.9"}, 403),
+        (1, "10.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),
+    ],
+)
+def test_secrets_go_out_over_https_or_to_this_machine(
+    api: TestClient,
+    environment: pytest.MonkeyPatch,
+    proxies: int,
+    client: str,
+    headers: dict[str, str],
+    status: int,
+) -> None:
+    environment.setenv("TRUSTED_PROXIES", str(proxies))
+    settings.cache_clear()
+    there = TestClient(api.app, "http://verify.example", client=(client, 50_000))
+    answer = there.get("/verifications", headers={"Authorization": f"Bearer {TOKEN}", **headers})
+    assert answer.status_code == status
+
+
+def test_each_of_stripes_parameters_reaches_it_as_it_was_given(api: TestClient, simulator: Simulator) -> None:
+    simulator.flow("vf_1")
+    given = {
+        "type": "id_number",
+        "options": {"document": {"allowed_types": ["passport", "id_card"], "require_live_capture": False}},
+        "provided_details": {"email": "zoë+1@example.com", "phone": "5555551212"},
+        "metadata": {"plan & sum": "+ 3 = [x]"},
+        "related_customer": "cus_1",
+        "related_customer_account": "acct_2",
+        "related_person": {"account": "ct_1", "person": "cpt_1"},
+        "verification_flow": "vf_1",
+    }
+    opened = api.post("/verifications", json=given | {"client_reference_id": "user/1?&"}).json()
+    [session] = simulator.truth()["sessions"]
+    given["metadata"] = {"plan & sum": "+ 3 = [x]", "idv_id": opened["id"], "idv_generation": "1"}
+    assert {name: session[name] for name in given} == given
+    assert session["client_reference_id"] == "user/1?&"
+
+
+def test_without_a_key_for_stripe_it_says_so(api: TestClient, environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("STRIPE_API_KEY")
+    settings.cache_clear()
+    refused = api.post("/verifications", json=LEAST)
+    assert (refused.status_code, refused.json()["code"]) == (502, "stripe-refused")
