@@ -1,4 +1,4 @@
-"""What README says works as it is written: its commands, on free ports and in a folder of their own."""
+"""What README and the page for integrators say works as it is written, on free ports and in a folder of their own."""
 
 import os
 import re
@@ -14,6 +14,8 @@ import pytest
 
 from tests.e2e import cli
 from tests.simulator.client import Simulator
+from tests.support import pages
+from tests.support.pages import Block
 from tests.support.service import PATIENCE, ROOT, answers, free_port, without_settings
 
 pytestmark = pytest.mark.e2e
@@ -24,11 +26,11 @@ KEY = "sk_test_simulator0000000000000000"
 
 
 class Reader:
-    """Types the blocks of one section, each in a terminal of its own. The sandbox is a simulator that runs already."""
+    """Types blocks, each in a terminal of its own. The sandbox is a simulator that runs already."""
 
-    def __init__(self, folder: Path, section: str, sandbox: Simulator | None = None) -> None:
+    def __init__(self, folder: Path, blocks: list[Block], sandbox: Simulator | None = None) -> None:
         self.folder = folder
-        self.blocks = re.findall(r"^```sh\n# ([^\n]+)\n(.*?)^```", SECTIONS[section], re.MULTILINE | re.DOTALL)
+        self.blocks = blocks
         self.stripe = sandbox or Simulator(f"http://127.0.0.1:{free_port()}")
         self.port, self.stripe_port = str(free_port()), self.stripe.base.rpartition(":")[2]
         self.looks = 0  # into the mail folder
@@ -41,12 +43,12 @@ class Reader:
 
     def type_all(self) -> None:
         """Everything that keeps running is up before the next block is typed."""
-        for number, (terminal, commands) in enumerate(self.blocks):
+        for number, block in enumerate(self.blocks):
             output = self.folder / f"terminal-{number}.log"
-            if "keeps running" in terminal:
-                self._start(commands, output)
+            if "keeps running" in block.terminal:
+                self._start(block.commands, output)
             else:
-                self._run(commands, output)
+                self._run(block.commands, output)
 
     def stop(self) -> None:
         """Ctrl-C in every terminal, the newest first."""
@@ -127,8 +129,8 @@ class Reader:
 
 
 @contextmanager
-def reading(folder: Path, section: str, sandbox: Simulator | None = None) -> Iterator[Reader]:
-    reader = Reader(folder, section, sandbox)
+def reading(folder: Path, blocks: list[Block], sandbox: Simulator | None = None) -> Iterator[Reader]:
+    reader = Reader(folder, blocks, sandbox)
     try:
         reader.type_all()
         yield reader
@@ -137,14 +139,14 @@ def reading(folder: Path, section: str, sandbox: Simulator | None = None) -> Ite
 
 
 def test_the_commands_for_the_local_stripe(tmp_path: Path) -> None:
-    with reading(tmp_path, "Try it against a local Stripe") as reader:
+    with reading(tmp_path, pages.blocks(SECTIONS["Try it against a local Stripe"])) as reader:
         assert reader.subjects() == ["Please verify your identity again", "Your identity is verified"]
         assert "Subject: Your identity is verified" in (tmp_path / "terminal-5.log").read_text()
         assert [status for status, _, _ in reader.records()] == ["verified"]
 
 
 def test_the_commands_with_the_official_cli(tmp_path: Path) -> None:
-    with reading(tmp_path, "With the official Stripe CLI") as reader:
+    with reading(tmp_path, pages.blocks(SECTIONS["With the official Stripe CLI"])) as reader:
         reader.wait_until(lambda: len(reader.subjects()) == 2)
         assert reader.subjects() == ["Your identity is verified", "Your identity verification has ended"]
         assert ("canceled", "u1", "42") in reader.records()
@@ -154,6 +156,18 @@ def test_the_commands_for_the_sandbox_with_a_local_stripe_in_its_place(tmp_path:
     """Everything but which Stripe answers: no test of ours may need an account."""
     with (
         Simulator.start() as sandbox,
-        reading(tmp_path, "Try it against your Stripe sandbox", sandbox) as reader,
+        reading(tmp_path, pages.blocks(SECTIONS["Try it against your Stripe sandbox"]), sandbox) as reader,
     ):
         reader.wait_until(lambda: ("canceled", "u1", "42") in reader.records() and len(reader.records()) == 2)
+
+
+def test_the_page_for_who_integrates(tmp_path: Path) -> None:
+    blocks = pages.blocks((ROOT / "docs/integrate.md").read_text())
+    running = [block for block in blocks if "keeps running" in block.terminal]
+    with reading(tmp_path, running) as reader:
+        here = {":8000": f":{reader.port}", "import httpx": "import httpx2 as httpx"}
+        typed = [block for block in blocks if block not in running]
+        pages.type_in_one_terminal(typed, here, STRIPE_API_BASE=reader.stripe.base)
+        pages.run_python((ROOT / "docs/integrate.md").read_text(), here)
+        # Who was forgotten here is forgotten at Stripe, in each of the two sessions.
+        reader.wait_until(lambda: all(session["redaction"] for session in reader.stripe.truth()["sessions"][:2]))

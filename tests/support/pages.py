@@ -1,0 +1,77 @@
+"""A page of the documentation as its reader has it: blocks to type, each in its terminal, and the answers it shows."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+_BLOCK = re.compile(
+    r"^```sh\n# (?P<terminal>[^\n]+)\n(?P<commands>.*?)^```\n(\n```json\n(?P<answer>.*?)^```\n)?",
+    re.MULTILINE | re.DOTALL,
+)
+_BETWEEN = "--- the next block ---"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What is typed, where, and the answer that is shown below; `…` ends what is different each time."""
+
+    terminal: str
+    commands: str
+    answer: Any | None
+
+
+def blocks(page: str) -> list[Block]:
+    """In the order in which they are typed."""
+    return [
+        Block(found["terminal"], found["commands"], json.loads(found["answer"]) if found["answer"] else None)
+        for found in _BLOCK.finditer(page)
+    ]
+
+
+def type_in_one_terminal(typed: list[Block], here: dict[str, str], **variables: str) -> None:
+    """Types one block after the other, with what is otherwise `here`. Raises AssertionError for an unlike answer."""
+    script = f"echo '{_BETWEEN}'\n".join(_as_here(block.commands, here) + "echo\n" for block in typed)
+    environment = {**os.environ, **variables}
+    ran = subprocess.run(
+        ["bash", "-euc", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for block, printed in zip(typed, ran.stdout.split(_BETWEEN), strict=True):
+        if block.answer is not None:
+            unlike = list(_unlike(block.answer, json.loads(printed), ""))
+            assert not unlike, f"{block.commands}{printed}{unlike}"
+
+
+def run_python(page: str, here: dict[str, str]) -> None:
+    """Its blocks of Python, as one program."""
+    program = _as_here("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)), here)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def _as_here(text: str, here: dict[str, str]) -> str:
+    for written, instead in here.items():
+        text = text.replace(written, instead)
+    return text
+
+
+def _unlike(shown: Any, answered: Any, path: str) -> Iterator[str]:
+    """Where an answer is not as it is shown; it may have more members."""
+    if isinstance(shown, dict) and isinstance(answered, dict):
+        for name, value in shown.items():
+            yield from _unlike(value, answered.get(name, "(is missing)"), f"{path}/{name}")
+        # What is answered or not is what a reader looks for.
+        yield from (f"{path}/{name}" for name in ("entry", "faults") if name in answered and name not in shown)
+    elif isinstance(shown, list) and isinstance(answered, list) and len(shown) == len(answered):
+        for place, (one, other) in enumerate(zip(shown, answered, strict=True)):
+            yield from _unlike(one, other, f"{path}/{place}")
+    elif isinstance(shown, str) and shown.endswith("…") and isinstance(answered, str):
+        yield from () if answered.startswith(shown[:-1]) else (path,)
+    elif shown != answered:
+        yield path
