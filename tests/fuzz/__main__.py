@@ -184,7 +184,7 @@ def fuzz(running: Receiver, number: int, seed_: int) -> tuple[Findings, dict[str
         findings.problems.append(f"grew from {before} to {after} KiB")
     if files_after > files + 20:
         findings.problems.append(f"{files} open files became {files_after}")
-    findings.problems += _tracebacks(running)
+    findings.problems += tracebacks(running)
     return findings, {
         "requests": findings.sent,
         **{f"  {answer}": count for answer, count in sorted(findings.answers.items())},
@@ -198,14 +198,14 @@ def fuzz(running: Receiver, number: int, seed_: int) -> tuple[Findings, dict[str
 
 
 @contextmanager
-def receiver() -> Iterator[Receiver]:
-    """The real process on an SQLite file of its own, without a broker."""
+def receiver(**variables: str) -> Iterator[Receiver]:
+    """The real process on an SQLite file of its own, unless the settings say another, without a broker."""
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir="/tmp") as name:
         folder, port = Path(name), free_port()
         ours = {name.upper() for name in Settings.model_fields}
         environment = {name: value for name, value in os.environ.items() if name not in ours}
         environment |= {"VAR_DIR": name, "PORT": str(port), "STRIPE_WEBHOOK_SECRET": SECRET, "LOG_FORMAT": "json"}
-        environment |= {"LOG_LEVEL": "warning"}
+        environment |= {"LOG_LEVEL": "warning"} | variables
         subprocess.run([sys.executable, "-m", "worker", "migrate"], env=environment, check=True, capture_output=True)
         with (folder / "receiver.log").open("wb") as log:
             process = subprocess.Popen([sys.executable, "-m", "receiver"], env=environment, stdout=log, stderr=log)
@@ -340,7 +340,8 @@ def _settled_memory(running: Receiver) -> int:
     return running.memory()
 
 
-def _tracebacks(running: Receiver) -> list[str]:
+def tracebacks(running: Receiver) -> list[str]:
+    """What it has said of errors that nobody meant."""
     lines = running.log.read_text(errors="replace").splitlines()
     return [line[:500] for line in lines if '"level": "error"' in line or "Traceback" in line or "exception" in line][
         :5

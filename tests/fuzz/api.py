@@ -1,0 +1,108 @@
+"""Thousands of requests that schemathesis makes of /openapi.json, to a real receiver and the local Stripe behind it."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz.__main__ import Receiver, receiver, tracebacks
+from tests.simulator.client import Simulator
+from tests.support import postgres
+
+TOKEN = "schemathesis-schemathesis-schemathesis"
+# What an installation knows, and its document cannot say: so much of a request is right, and the rest is made up.
+KNOWN = {
+    "account": [""],
+    "return_url": ["https://app.example/done", "shop://done"],
+    "verification_flow": ["vf_1", "vf_2"],
+}
+# Only Stripe can know that there is no such flow: the one 502 that a request may lead to.
+REFUSED = "Stripe does not accept verification_flow"
+CONFIGURATION = 'checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "502"]'
+CASES_OF_AN_EXAMPLE = 20  # of all operations and phases, at least
+
+
+def main() -> int:
+    """0 if every answer is as documented, none a 5xx, and Stripe has no two open sessions of one verification."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.api", description=__doc__)
+    parser.add_argument("--cases", type=int, default=3000, help="how many, about (default: 3000)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL of its own, instead of SQLite")
+    options = parser.parse_args()
+    with _running(on_postgres=options.postgres) as (running, stripe, folder):
+        code = _schemathesis(running, folder, options.cases, options.seed)
+        problems = [*tracebacks(running), *_refused(running), *_open_twice(stripe)]
+    print("\n".join(problems) or "Nothing in the log, and no two open sessions of one verification.")
+    return code or bool(problems)
+
+
+@contextmanager
+def _running(*, on_postgres: bool) -> Iterator[tuple[Receiver, Simulator, Path]]:
+    if on_postgres:
+        with postgres.cluster(postgres.FAST) as url, _with_stripe(DATABASE_URL=url) as running:
+            yield running
+    else:
+        with _with_stripe() as running:
+            yield running
+
+
+@contextmanager
+def _with_stripe(**variables: str) -> Iterator[tuple[Receiver, Simulator, Path]]:
+    with Simulator.start() as stripe, tempfile.TemporaryDirectory(prefix="api-", dir="/tmp") as folder:
+        for flow in KNOWN["verification_flow"]:
+            stripe.flow(flow)
+        variables |= {
+            "STRIPE_API_BASE": stripe.base,
+            "STRIPE_API_KEY": stripe.api_key,
+            "STRIPE_PUBLISHABLE_KEY": "pk_test_simulator0000",
+            "API_TOKENS": f"fuzz:{TOKEN}",
+            "RETURN_ORIGINS": "https://app.example,shop:",
+            "STATIC_LINKS": "signup=https://verify.stripe.com/test_1",
+        }
+        with receiver(**variables) as running:
+            yield running, stripe, Path(folder)
+
+
+def _schemathesis(running: Receiver, folder: Path, cases: int, seed: int) -> int:
+    """All its phases and checks; its exit code."""
+    base = f"http://127.0.0.1:{running.port}"
+    with urllib.request.urlopen(f"{base}/openapi.json") as answer:
+        document = json.load(answer)
+    (folder / "openapi.json").write_text(json.dumps(_with_what_is_known(document)))
+    (folder / "schemathesis.toml").write_text(CONFIGURATION)
+    command = [sys.executable, "-m", "schemathesis.cli", "run", str(folder / "openapi.json"), "--url", base]
+    command += ["--header", f"Authorization: Bearer {TOKEN}", "--checks", "all", "--seed", str(seed)]
+    command += ["--max-examples", str(max(cases // CASES_OF_AN_EXAMPLE, 1)), "--generation-database", "none"]
+    return subprocess.call(command, cwd=folder)
+
+
+def _with_what_is_known(document: dict[str, Any]) -> dict[str, Any]:
+    schemas = document["components"]["schemas"]
+    for name, values in KNOWN.items():
+        schemas["Opening"]["properties"][name] = {"enum": values}
+    document["paths"]["/static-links/{name}"]["post"]["parameters"][0]["schema"]["enum"] = ["signup", "unknown"]
+    return document
+
+
+def _refused(running: Receiver) -> list[str]:
+    lines = [json.loads(line) for line in running.log.read_text().splitlines() if '"stripe.refused"' in line]
+    print(f"{len(lines)} requests that Stripe refused.")
+    return [str(line) for line in lines if line["why"] != REFUSED]
+
+
+def _open_twice(stripe: Simulator) -> list[str]:
+    opened = [one for one in stripe.truth()["sessions"] if one["status"] == "requires_input" and not one["redaction"]]
+    counted = Counter(one["metadata"].get("idv_id") for one in opened)
+    print(f"{len(opened)} open sessions at Stripe, of {len(counted)} verifications.")
+    return [f"{count} open sessions of {verification}" for verification, count in counted.items() if count > 1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
