@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
@@ -37,10 +39,32 @@ class Said:
 
 def command(*words: str, **settings: str) -> Said:
     """Runs `python -m worker …` in this test's environment."""
-    line = [sys.executable, "-m", "worker", *words]
-    done = subprocess.run(line, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60)
-    assert "Traceback" not in done.stderr, done.stderr
-    return Said(done.returncode, done.stdout, done.stderr)
+    environment = {**os.environ, **settings}
+    with NamedTemporaryFile("w+") as out, NamedTemporaryFile("w+") as err:
+        if "LD_PRELOAD" in environment:  # which is of a process that starts from nothing
+            line = [sys.executable, "-m", "worker", *words]
+            code = subprocess.run(line, cwd=ROOT, env=environment, stdout=out, stderr=err, timeout=60).returncode
+        else:
+            code = _forked({"words": words, "environment": environment, "files": [out.name, err.name]})
+        said = Said(code, *(Path(file.name).read_text() for file in (out, err)))
+    assert "Traceback" not in said.err, said.err
+    return said
+
+
+def _forked(call: dict[str, Any]) -> int:
+    commands = _commands()
+    assert commands.stdin
+    assert commands.stdout
+    commands.stdin.write(json.dumps(call) + "\n")
+    commands.stdin.flush()
+    return int(commands.stdout.readline())
+
+
+@cache
+def _commands() -> "subprocess.Popen[str]":
+    """What forks them; it ends when nobody can call it any more."""
+    line = [sys.executable, "-m", "tests.support.commands"]
+    return subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @contextmanager

@@ -1,0 +1,40 @@
+"""Runs the operator's commands for tests: each in a process of its own, forked from one that has imported them already.
+
+`python -m tests.support.commands` reads calls, a JSON document a line: words, environment, and the files for what the
+command says. It answers each with the exit code. Imports are most of the second that a command takes.
+"""
+
+import gc
+import json
+import os
+import sys
+
+from worker.__main__ import main
+
+
+def serve() -> int:
+    """Until nobody calls any more; in a command's own process, its exit code."""
+    gc.freeze()  # else each command would copy all of it at its end, to look for what refers to itself
+    for call in iter(sys.stdin.readline, ""):
+        child = os.fork()
+        if not child:
+            return _command(**json.loads(call))
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+    return 0
+
+
+def _command(words: list[str], environment: dict[str, str], files: list[str]) -> int:
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, file in enumerate([os.devnull, *files]):
+        opened = os.open(file, os.O_RDWR)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.argv[1:] = words
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(serve())
