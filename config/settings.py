@@ -268,6 +268,7 @@ class Settings(BaseSettings):
     static_links: Annotated[tuple[_StaticLink, ...], _SEVERAL] = ()
     openings_per_day: Annotated[int, Field(ge=1, le=1000)] = 5
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    record_days: Annotated[int, Field(ge=1, le=36500)] = 0  # for ever
     backlog_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
     metrics_token: Annotated[
         SecretStr, _matching(r"[\w.~+/-]{16,}=*", "must be 16 characters or more: letters, digits, or one of -._~+/")

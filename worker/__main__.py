@@ -52,7 +52,9 @@ COMMANDS = {
     "replay": Command(service.replay_file, "sign events again and post them", service.replay_options, json=False),
     "reconcile": Command(change.reconcile_now, "fetch from Stripe what never arrived, and compare sessions"),
     "rebuild": Command(change.rebuild_now, "fill a wiped database from Stripe", change.rebuild_options),
-    "purge": Command(change.purge_now, "delete what RETENTION_DAYS lets go; the clock does it every hour"),
+    "purge": Command(
+        change.purge_now, "delete or wipe what RETENTION_DAYS and RECORD_DAYS let go; the clock does it every hour"
+    ),
     "endpoint": Command(
         endpoint.manage_endpoint, "register the webhook endpoint at Stripe, or check it", endpoint.endpoint_options
     ),

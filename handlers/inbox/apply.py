@@ -17,7 +17,7 @@ from handlers.metrics import counting
 from handlers.owed.kinds import KINDS
 from handlers.owed.owe import owe
 from handlers.queue.claims import Claim, LostClaimError, change_claimed
-from handlers.record.decide import Decision, Outcome, decide
+from handlers.record.decide import READ_BACK, Decision, Outcome, decide
 from handlers.record.events import NOT_OURS, SessionState, VerificationEvent
 from handlers.record.ordering import RecordState, Seen
 from handlers.tables.models import (
@@ -62,7 +62,6 @@ _RELEASE = (
     )
     .values(status=InboxStatus.RECEIVED, outcome=None, processed_at=None, last_error=None, due_at=now())
 )
-_PERSONAL = ("error_reason", "client_reference_id", "user_id")
 _OUTLIVES_REDACTION = [name for name, kind in KINDS.items() if kind.survives_redaction]
 
 
@@ -120,7 +119,7 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
                 known.add(session_id)
             # rule: what is read back quietly owes nothing to be done
             if work.owes_nothing:
-                skipped = [replace(one, skipped=one.skipped or "read back from Stripe") for one in decision.owed]
+                skipped = [replace(one, skipped=one.skipped or READ_BACK) for one in decision.owed]
                 decision = replace(decision, owed=skipped)
             decided.append((work, decision))
             states[session_id] = decision.record
@@ -134,12 +133,14 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
         to_do = owe(session, [(work.event.session_id, decision.owed) for work, decision in decided], locked_at)
         if redacted := [id_ for id_, row in rows.items() if states[id_].redacted_at or row.redaction_asked_at]:
             forget(session, redacted, locked_at)
+        if wiped := [id_ for id_, row in rows.items() if row.wiped_at]:
+            wipe_events(session, wiped)
         for outcome, reason in {(decision.outcome, decision.reason) for _, decision in decided}:
             of_this = (outcome, reason)
             claims = [work.claim for work, decision in decided if (decision.outcome, decision.reason) == of_this]
             end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": locked_at, "last_error": reason}
             if reason:
-                end |= dict.fromkeys(_PERSONAL)
+                end |= dict.fromkeys(InboxEvent.PERSONAL)
             # rule: an event ends once
             if claims and change_claimed(session.connection(), claims, **end) != len(claims):
                 raise LostClaimError
@@ -186,7 +187,8 @@ def _write_record(
         row.client_reference_trusted = not texts.has_flow
         row.last_error_reason = texts.error_reason
         row.client_reference_id, row.user_id = texts.client_reference_id, texts.user_id
-    if state.redacted_at or row.redaction_asked_at:  # rule: a redaction wipes the record, and nothing fills it again
+    is_wiped = state.redacted_at or row.redaction_asked_at or row.wiped_at
+    if is_wiped:  # rule: a redaction wipes the record, and nothing fills it again
         row.last_error_reason = row.client_reference_id = row.user_id = None
     if session.is_modified(row):
         # rule: a session that has changed is compared with Stripe's
@@ -195,10 +197,7 @@ def _write_record(
 
 def forget(session: Session, session_ids: Sequence[str], at: datetime) -> None:
     """Wipes what inbox, outputs and outbox hold of the persons of these sessions."""
-    personal = or_(*(getattr(InboxEvent, name).is_not(None) for name in _PERSONAL))
-    events = update(InboxEvent).where(col(InboxEvent.session_id).in_(session_ids), personal)
-    # rule: a redaction wipes the inbox
-    session.connection().execute(events.values(dict.fromkeys(_PERSONAL)))
+    wipe_events(session, session_ids)  # rule: a redaction wipes the inbox
     # rule: a redaction wipes the outputs
     session.connection().execute(delete(VerifiedOutput).where(col(VerifiedOutput.session_id).in_(session_ids)))
     actions = update(OutboxAction).where(
@@ -210,3 +209,10 @@ def forget(session: Session, session_ids: Sequence[str], at: datetime) -> None:
     skipped = {"status": ActionStatus.SKIPPED, "reason": "redacted", "done_at": at}
     # rule: a redaction drops what is owed
     session.connection().execute(actions.values(skipped))
+
+
+def wipe_events(session: Session, session_ids: Sequence[str]) -> None:
+    """Wipes what the inbox holds of the persons of these sessions."""
+    personal = or_(*(getattr(InboxEvent, name).is_not(None) for name in InboxEvent.PERSONAL))
+    events = update(InboxEvent).where(col(InboxEvent.session_id).in_(session_ids), personal)
+    session.connection().execute(events.values(dict.fromkeys(InboxEvent.PERSONAL)))

@@ -14,6 +14,7 @@ from handlers.record.ordering import Order, RecordState, Seen, order, order_by_r
 TOLD = "told already"
 AT_LIMIT = "submission limit"
 SUPERSEDED = "superseded"
+READ_BACK = "read back from Stripe"
 
 
 class Outcome(StrEnum):

@@ -1,6 +1,6 @@
 """Closing: an open session is canceled, and what anybody holds of a person is forgotten."""
 
-from sqlalchemy import update
+from sqlalchemy import func, update
 from sqlmodel import col
 
 from config.database import now, transaction
@@ -43,8 +43,8 @@ def redact_verification(verification_id: str) -> None:
     """
     found = settle(verification(verification_id))
     whose = update(Verification).where(col(Verification.id) == found.id)
-    wiped = {"client_reference_id": None, "return_url": None, "locale": None}
+    asked_at = func.coalesce(col(Verification.redaction_asked_at), now())
     with transaction() as session:
         # First the verification, as an opening does: no deadlock.
-        session.connection().execute(whose.values(redaction_asked_at=now(), **wiped))
+        session.connection().execute(whose.values(redaction_asked_at=asked_at, **dict.fromkeys(Verification.PERSONAL)))
         forget_sessions(session, found.id)

@@ -428,8 +428,7 @@ def forget_sessions(session: Session, verification_id: str) -> None:
     theirs = col(VerificationRecord.verification_id) == verification_id
     at = session.execute(select(now())).scalar_one()
     asked = update(VerificationRecord).where(theirs, col(VerificationRecord.redaction_asked_at).is_(None))
-    wiped = {"last_error_reason": None, "client_reference_id": None, "user_id": None}
-    session.connection().execute(asked.values(redaction_asked_at=at, **wiped))
+    session.connection().execute(asked.values(redaction_asked_at=at, **dict.fromkeys(VerificationRecord.PERSONAL)))
     session_ids = session.scalars(select(col(VerificationRecord.session_id)).where(theirs)).all()
     forget(session, session_ids, at)
     owe(session, [(session_id, [Owed("redact_session", "asked")]) for session_id in session_ids], at)

@@ -1,4 +1,4 @@
-"""The tables: inbox, record, submissions, outbox; outputs, bookmarks, clocks, what is unanswered, metrics."""
+"""The tables: inbox, record, submissions, outbox; outputs, bookmarks, clocks, what is unanswered or paused, metrics."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -73,6 +73,7 @@ class InboxEvent(QueueRow, table=True):
     KIND = "type"
     SINCE = "received_at"
     MOST_TRIES = "event_attempts"
+    PERSONAL: ClassVar = ("error_reason", "client_reference_id", "user_id")
 
     __tablename__ = "inbox_event"
     __table_args__ = (
@@ -115,7 +116,16 @@ class InboxEvent(QueueRow, table=True):
 class VerificationRecord(SQLModel, table=True):
     """What we hold to be true of one verification session."""
 
+    PERSONAL: ClassVar = ("last_error_reason", "client_reference_id", "user_id")
+
     __tablename__ = "verification_record"
+    __table_args__ = (
+        _partial_index(
+            "verification_record_not_redacted",
+            "redaction_asked_at",
+            "redaction_asked_at IS NOT NULL AND redacted_at IS NULL",
+        ),
+    )
 
     session_id: str = Field(primary_key=True)
     status: Status | None = _word(default=None, nullable=True)
@@ -147,6 +157,7 @@ class VerificationRecord(SQLModel, table=True):
     replaced_at: datetime | None = _moment(default=None, nullable=True)  # another one was begun in its place
     redaction_asked_at: datetime | None = _moment(default=None, nullable=True)  # Stripe has still to do it
     ends_quietly: bool | None = None  # its end is told to nobody
+    wiped_at: datetime | None = _moment(default=None, nullable=True)  # by RECORD_DAYS: nothing personal comes back
 
     if TYPE_CHECKING:  # read only: all of it that anything is decided by
         state: RecordState = RecordState()
@@ -165,12 +176,13 @@ class Verification(SQLModel, table=True):
     """One person and one purpose: what was asked for, and which of its sessions is the current one."""
 
     KEY: ClassVar = ("livemode", "account", "client_reference_id", "purpose")
+    PERSONAL: ClassVar = ("client_reference_id", "return_url", "locale")
 
     __tablename__ = "verification"
     __table_args__ = (UniqueConstraint(*KEY, name="verification_key"),)
 
     id: str = Field(primary_key=True)  # idv_…
-    client_reference_id: str | None = None  # None once it is redacted: the same person may begin anew
+    client_reference_id: str | None = None  # None once it is wiped: the same person may begin anew
     purpose: str = ""
     account: str = ""  # of our own it is empty: nulls would never be the same
     livemode: bool
@@ -259,6 +271,16 @@ class Unanswered(SQLModel, table=True):
     failures: int  # in a row
     since: datetime = _moment()
     asked_at: datetime = _moment()
+
+
+class Paused(SQLModel, table=True):
+    """What is not done for now, though it is owed."""
+
+    __tablename__ = "identity_paused"
+
+    what: str = Field(primary_key=True)  # a destination of actions, or openings
+    reason: str = Field(primary_key=True)  # each is lifted by itself
+    since: datetime = _moment()
 
 
 class ProcessClock(SQLModel, table=True):

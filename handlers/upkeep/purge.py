@@ -1,11 +1,12 @@
 """Retention: what has been done long ago goes, in small batches that lock nobody out.
 
 Records and submissions stay: they are what keeps a late duplicate of a purged event from doing any harm. So do those
-finished actions that an old event would owe again (an alert, a cancellation); they are few and name no person.
+finished actions that an old event would owe again (an alert, a cancellation); they are few and name no person. What
+is personal in records goes where RECORD_DAYS says so.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from config.database import measure_clock, now, transaction
 from config.settings import settings
 from handlers.owed.kinds import KINDS
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, ProcessClock, VerifiedOutput
+from handlers.upkeep.wipe import wipe_records, wipe_verifications
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -27,11 +29,13 @@ _KEPT = [name for name, kind in KINDS.items() if kind.kept_by_purge]
 
 @dataclass(slots=True)
 class Purged:
-    """How many rows went."""
+    """How many rows went; records and verifications stay, with nothing personal in them."""
 
     events: int = 0
     actions: int = 0
     outputs: int = 0
+    records: int = 0
+    verifications: int = 0
 
 
 class WrongClockError(Exception):
@@ -39,7 +43,7 @@ class WrongClockError(Exception):
 
 
 def purge() -> Purged:
-    """Deletes what RETENTION_DAYS and VERIFIED_OUTPUTS_DAYS let go, by the database's clock.
+    """Deletes or wipes what RETENTION_DAYS, VERIFIED_OUTPUTS_DAYS and RECORD_DAYS let go, by the database's clock.
 
     May run several times at once, and be cut off. Raises WrongClockError where the two clocks are minutes apart.
     """
@@ -52,8 +56,12 @@ def purge() -> Purged:
         actions=sum(_purge_actions(days)),
         outputs=_purge_outputs(timedelta(days=settings().verified_outputs_days)),
     )
+    if settings().record_days:
+        long_ago = timedelta(days=settings().record_days)
+        purged.verifications = sum(wipe_verifications(long_ago, BATCH))
+        purged.records = sum(wipe_records(long_ago, BATCH))
     _purge_clocks()
-    log.info("purge.ended", events=purged.events, actions=purged.actions, outputs=purged.outputs)
+    log.info("purge.ended", **asdict(purged))
     return purged
 
 

@@ -114,7 +114,7 @@ def purge_now(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(purged)
     else:
-        print_pairs(purged, "deleted")
+        print_pairs(purged, "deleted, or wiped")
     return 0
 
 

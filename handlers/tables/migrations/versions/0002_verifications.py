@@ -36,12 +36,31 @@ def upgrade() -> None:
     op.add_column("verification_record", sa.Column("replaced_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("verification_record", sa.Column("redaction_asked_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("verification_record", sa.Column("ends_quietly", sa.Boolean(), nullable=True))
+    op.add_column("verification_record", sa.Column("wiped_at", sa.DateTime(timezone=True), nullable=True))
     op.create_index("ix_verification_record_verification_id", "verification_record", ["verification_id"], unique=False)
+    waits_for_stripe = sa.text("redaction_asked_at IS NOT NULL AND redacted_at IS NULL")
+    op.create_index(
+        "verification_record_not_redacted",
+        "verification_record",
+        ["redaction_asked_at"],
+        unique=False,
+        postgresql_where=waits_for_stripe,
+        sqlite_where=waits_for_stripe,
+    )
+    op.create_table(
+        "identity_paused",
+        sa.Column("what", sa.String(), nullable=False),
+        sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("what", "reason"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("identity_paused")
+    op.drop_index("verification_record_not_redacted", table_name="verification_record")
     op.drop_index("ix_verification_record_verification_id", table_name="verification_record")
-    for column in ("ends_quietly", "redaction_asked_at", "replaced_at", "verification_flow", "generation"):
+    for column in ("wiped_at", "ends_quietly", "redaction_asked_at", "replaced_at", "verification_flow", "generation"):
         op.drop_column("verification_record", column)
     op.drop_column("verification_record", "verification_id")
     op.drop_table("verification")
