@@ -15,7 +15,8 @@ from config.database import transaction
 from config.settings import running_commit
 from config.version import VERSION
 from handlers.metrics import clocks, counting
-from handlers.operator.queries import backlog_of
+from handlers.operator.queries import backlog_of, not_redacted
+from handlers.queue.pauses import paused
 from handlers.tables.models import InboxEvent, Metric, OutboxAction
 from handlers.upkeep import unanswered
 
@@ -33,6 +34,8 @@ GAUGES = {
     "identity_unanswered_accounts": "Accounts that Stripe would not answer about the last time, our own among them.",
     "identity_unanswered_sessions": "Sessions that Stripe would not answer about the last time.",
     "identity_unanswered_seconds": "Seconds of Stripe's lists that could not be read the last time.",
+    "identity_redactions_overdue": "Sessions not redacted five days after somebody has asked for it.",
+    "identity_paused": "Destinations of what is owed that nothing is done for now, openings among them.",
 }
 CLOCKS = "identity_clock_ahead_seconds"
 OPENMETRICS = "application/openmetrics-text"
@@ -101,6 +104,7 @@ def _gauges() -> Iterator[core.Metric]:
         for name, value in asdict(backlog_of(table)).items()
     }
     values |= {f"identity_unanswered_{what}": count for what, count in unanswered.counts(unanswered.known()).items()}
+    values |= {"identity_redactions_overdue": len(not_redacted()), "identity_paused": len(paused())}
     for name, description in GAUGES.items():
         yield core.GaugeMetricFamily(name, description, value=values[name])
     leads = core.GaugeMetricFamily(CLOCKS, "Lead of a process's clock before the database's.", labels=("process",))

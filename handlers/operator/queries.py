@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, case, func, or_, select
+from sqlalchemy import Select, case, exists, func, or_, select
 from sqlmodel import Session, col
 
 from config.database import now, transaction
 from handlers.queue.claims import Table
 from handlers.record.events import Status
-from handlers.tables.models import InboxEvent, InboxStatus, OutboxAction, VerificationRecord
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 
 OVERDUE_AFTER = timedelta(days=1)  # whatever it waits for, somebody must look
+_NOT_REDACTED_AFTER = timedelta(days=5)  # Stripe takes up to four
 _OVERDUE_SHOWN = 20
 _LAST_ACTIONS = 20_000  # rows looked at for the rate of actions: they have no index by time
 
@@ -102,6 +103,23 @@ def overdue() -> tuple[list[InboxEvent], list[OutboxAction]]:
         find_events(Filter(status=InboxEvent.UNFINISHED, older=OVERDUE_AFTER), _OVERDUE_SHOWN),
         find_actions(Filter(status=OutboxAction.UNFINISHED, older=OVERDUE_AFTER), _OVERDUE_SHOWN),
     )
+
+
+def not_redacted() -> list[VerificationRecord]:
+    """The sessions that somebody has asked days ago to have redacted, and Stripe has not, for longest first; but for
+    those that it does not have, or that an operator has discarded.
+    """
+    asked_at = col(VerificationRecord.redaction_asked_at)
+    is_ended = exists().where(
+        col(OutboxAction.session_id) == col(VerificationRecord.session_id),
+        col(OutboxAction.name) == "redact_session",
+        col(OutboxAction.status) == ActionStatus.SKIPPED,
+    )
+    late = select(VerificationRecord).where(
+        asked_at < now(-_NOT_REDACTED_AFTER), col(VerificationRecord.redacted_at).is_(None), ~is_ended
+    )
+    with transaction() as session:
+        return list(session.scalars(late.order_by(asked_at)))
 
 
 def find_records(word: str) -> list[VerificationRecord]:

@@ -4,6 +4,6 @@ from handlers.stripe_api import changing
 from handlers.tables.models import OutboxAction, VerificationRecord
 
 
-def redact_session(_: OutboxAction, record: VerificationRecord) -> None:
+def redact_session(_: OutboxAction, record: VerificationRecord) -> str | None:
     """Begins the redaction of one session; while that is processing Stripe does not accept it, and it stays owed."""
-    changing.redact(record.session_id, record.account)
+    return None if changing.redact(record.session_id, record.account) else "Stripe has no such session"

@@ -12,12 +12,13 @@ from functools import cache
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Connection, Executable, Float, Row, Select, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Executable, Float, Row, Select, bindparam, exists, or_, select, update
 from sqlmodel import col
 
 from config.database import DATABASE_TROUBLE, UtcDateTime, now, statement, true_now
 from config.settings import settings
 from handlers.metrics import counting
+from handlers.owed.kinds import KINDS
 from handlers.queue.failures import (
     LEASE,
     NotNowError,
@@ -27,7 +28,7 @@ from handlers.queue.failures import (
     describe,
     stopping,
 )
-from handlers.tables.models import InboxEvent, OutboxAction
+from handlers.tables.models import InboxEvent, OutboxAction, Paused
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -45,6 +46,17 @@ _LOOK_SECONDS = 5.0  # an answer that took longer may be out of date: this proce
 _ROWS_AT_ONCE = 1000  # of what may be many: a row takes four times the memory of its id
 
 Table = type[InboxEvent] | type[OutboxAction]
+# Of each table, what must hold of a row besides; an event is never paused.
+_GOES_ON: dict[Table, list[ColumnElement[bool]]] = {
+    InboxEvent: [],
+    OutboxAction: [
+        or_(
+            col(OutboxAction.name).not_in([name for name, kind in KINDS.items() if kind.destination == destination]),
+            ~exists().where(col(Paused.what) == destination),
+        )
+        for destination in sorted({kind.destination for kind in KINDS.values()})
+    ],
+}
 _Written = TypeVar("_Written")
 
 
@@ -119,7 +131,7 @@ def due(
     waiting = (
         select(col(table.id), col(table.attempts))
         .where(col(table.status) == table.UNFINISHED, col(table.due_at) <= now(-since))
-        .where(*([getattr(table, table.KIND).not_in(but_for)] if but_for else []))
+        .where(*_GOES_ON[table], *([getattr(table, table.KIND).not_in(but_for)] if but_for else []))
         .order_by(col(table.due_at))
         .limit(limit)
     )
@@ -259,6 +271,7 @@ def _claiming(table: Table, first_attempt: bool | None) -> Executable:
         col(table.due_at) <= now(),  # rule: what is not due is not claimed
         # rule: a lease outlives a jump of the database's clock
         or_(col(table.attempts) == 0, col(table.due_at) <= bindparam("true_now", type_=UtcDateTime)),
+        *_GOES_ON[table],  # rule: what is paused is not claimed
     )
     if first_attempt is not None:  # rule: what was tried before is tried alone
         free = free.where(col(table.attempts) == 0 if first_attempt else col(table.attempts) > 0)

@@ -5,7 +5,6 @@ An answer holds the secrets a person enters by: it is handed on, and never store
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -68,13 +67,17 @@ def search(reference: str, account: str | None, since: datetime, metadata: Mappi
         after = {"starting_after": sessions[-1]["id"]}
 
 
-def redact(session_id: str, account: str | None) -> None:
-    """Begins the redaction at Stripe, which takes up to four days; again it changes nothing, and what is gone is gone.
+def redact(session_id: str, account: str | None) -> bool:
+    """Begins the redaction at Stripe, which takes up to four days; again it changes nothing. False where Stripe has no
+    such session.
 
     Raises as ask, NotAcceptedError while the session is processing.
     """
-    with suppress(MissingError):
+    try:
         ask("post", f"{SESSIONS}/{session_id}/redact", SESSION, account)
+    except MissingError:
+        return False
+    return True
 
 
 def ephemeral_key(session_id: str, account: str | None, stripe_version: str) -> str:

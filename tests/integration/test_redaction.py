@@ -1,24 +1,32 @@
 """A redacted person is forgotten in every table, whatever came before and whatever comes after."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
+from sqlalchemy import update
+from sqlmodel import col
 
 from config.database import transaction
 from handlers.inbox.process import claim_events, process, process_together
 from handlers.inbox.receive import receive
+from handlers.metrics.exposition import exposition
+from handlers.operator.queries import not_redacted
 from handlers.outbox import outputs
+from handlers.owed.kinds import Owed
+from handlers.owed.owe import owe
 from handlers.record.events import VerificationEvent
-from handlers.tables.models import ActionStatus, InboxStatus, VerifiedOutput
+from handlers.sessions import closing
+from handlers.tables.models import ActionStatus, InboxStatus, Verification, VerificationRecord, VerifiedOutput
 from tests.integration.stories import Stories, by_name, perform_everything, process_everything, purge
 from tests.property.lifecycles import as_twin
 from tests.property.outside import Application, PostBox
 from tests.support import databases, facts
 from tests.support.facts import NOON, event
+from tests.support.operator import command
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 PERSONAL: dict[str, Any] = {"user": "c4nary user", "reference": "c4nary reference"}
@@ -195,3 +203,76 @@ def test_outputs_are_kept_no_more(stripe: Stories, environment: pytest.MonkeyPat
     perform_everything()
     assert by_name(session_id)["keep_outputs"] == [ActionStatus.SKIPPED]
     assert outputs.read_outputs(session_id) is None
+
+
+def _asked(session_id: str = "vs_1", days: float = 0.0) -> None:
+    """Somebody asked for it here, so long ago."""
+    asked_at = datetime.now(UTC) - timedelta(days=days)
+    of_it = update(VerificationRecord).where(col(VerificationRecord.session_id) == session_id)
+    with transaction() as session:
+        session.connection().execute(of_it.values(redaction_asked_at=asked_at))
+
+
+def _verification() -> str:
+    """One that vs_1 belongs to."""
+    now = datetime.now(UTC)
+    whose: dict[str, Any] = {"id": "idv_1", "client_reference_id": "c4nary", "livemode": False, "session_id": "vs_1"}
+    with transaction() as session:
+        session.add(Verification(**whose, return_url="shop:c4nary", locale="c4nary", created_at=now, updated_at=now))
+        session.connection().execute(update(VerificationRecord).values(verification_id="idv_1", generation=1))
+    return "idv_1"
+
+
+@pytest.mark.usefixtures("stripe")
+def test_a_person_who_asks_is_forgotten_at_once_in_every_table_however_often(database_url: str) -> None:
+    facts.applied(_failed(), event("verified", NOON + 10, report="vr_2", **PERSONAL))
+    receive([replace(_failed(NOON + 20), id="evt_waits")])
+    _keep_output()
+    id_ = _verification()
+    for _ in range(2):
+        closing.redact_verification(id_)
+        assert "c4nary" not in databases.dump(database_url)
+    assert by_name("vs_1")["redact_session"] == [ActionStatus.PENDING]
+    facts.applied(replace(_failed(NOON + 30), id="evt_late"))
+    process_everything()
+    assert "c4nary" not in databases.dump(database_url), "what comes late brings nothing back"
+    assert facts.record().redacted_at is None, "Stripe has still to do it"
+
+
+@pytest.mark.usefixtures("stripe")
+def test_asking_again_does_not_begin_the_time_anew() -> None:
+    facts.applied(event("verified"))
+    id_ = _verification()
+    closing.redact_verification(id_)
+    _asked(days=6)
+    closing.redact_verification(id_)
+    assert [late.session_id for late in not_redacted()] == ["vs_1"]
+
+
+def test_what_is_not_redacted_five_days_after_it_was_asked_for_is_a_finding() -> None:
+    facts.applied(event("verified"))
+    _asked(days=4.9)
+    assert not_redacted() == []
+    _asked(days=5.1)
+    said = command("status", "--json")
+    assert (said.code, [late["session_id"] for late in said.json["not_redacted"]]) == (1, ["vs_1"])
+    found = [
+        (line["level"], line["words"]) for line in command("doctor", "--json").json if line["what"] == "redactions"
+    ]
+    assert [level for level, words in found if "vs_1" in words] == ["FAIL"]
+    assert "identity_redactions_overdue 1.0" in exposition()[0].decode()
+    facts.applied(_redacted())
+    assert not_redacted() == []
+    assert command("status").code == 0
+
+
+def test_what_stripe_does_not_have_is_not_waited_for(stripe: Stories) -> None:
+    facts.applied(event("verified", session_id="vs_gone"))
+    _asked("vs_gone", days=6)
+    with transaction() as session:
+        owe(session, [("vs_gone", [Owed("redact_session", "asked")])], datetime.now(UTC))
+    assert [late.session_id for late in not_redacted()] == ["vs_gone"]
+    perform_everything()
+    assert by_name("vs_gone")["redact_session"] == [ActionStatus.SKIPPED]
+    assert not_redacted() == []
+    assert stripe.simulator.truth()["sessions"] == []

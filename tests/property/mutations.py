@@ -31,6 +31,7 @@ ANSWERS = ("tests/integration/test_answers.py",)
 CALLS = ("tests/integration/test_calls.py",)
 OURS = ("tests/integration/test_ours.py",)
 TOLD = ("tests/integration/test_told.py", "tests/property/test_orders.py")
+PAUSES = ("tests/integration/test_pauses.py",)
 PURGE = ("tests/integration/test_purge.py",)
 
 # Each marked rule, how it is broken, and which tests must notice.
@@ -126,6 +127,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a claim clears what is left of the try before": (without("last_error"), CALLBACK),
     "what has ended is not claimed": (drop, OUTBOX),
     "what is not due is not claimed": (drop, OUTBOX),
+    "what is paused is not claimed": (drop, PAUSES),
     "a lease outlives a jump of the database's clock": (drop, CLOCKS),
     "what was tried before is tried alone": (never, INBOX),
     "who comes late is fenced by the attempt": (drop, FENCES),

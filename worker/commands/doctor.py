@@ -16,10 +16,11 @@ from config.defaults import webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from handlers.metrics import clocks
-from handlers.operator.queries import backlog_of
+from handlers.operator.queries import backlog_of, not_redacted
 from handlers.outbox.mails import email_lookup
 from handlers.outbox.smtp import check_smtp
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError, RefusedError, describe
+from handlers.queue.pauses import paused
 from handlers.stripe_api import account, sessions
 from handlers.tables.models import InboxEvent, OutboxAction
 from handlers.tables.schema import is_at_head
@@ -155,6 +156,24 @@ def _unanswered() -> Iterator[tuple[str, str]]:
         yield "OK", "reconcile got its answers about each account and session"
 
 
+def _redactions() -> Iterator[tuple[str, str]]:
+    late = not_redacted()
+    for record in late[:_MOST_UNANSWERED]:
+        asked = f"{record.redaction_asked_at:%Y-%m-%d %H:%M} UTC"
+        yield "FAIL", f"{record.session_id} is not redacted, as was asked at {asked}: python -m worker session"
+    if len(late) > _MOST_UNANSWERED:
+        yield "FAIL", f"and {len(late) - _MOST_UNANSWERED} more, all of them shown by python -m worker status"
+    if not late:
+        yield "OK", "whoever was to be forgotten five days ago is redacted at Stripe"
+
+
+def _paused() -> Iterator[tuple[str, str]]:
+    for one in paused():
+        yield "FAIL", f"{one.what} wait since {one.since:%Y-%m-%d %H:%M} UTC: {one.reason}"
+    if not paused():
+        yield "OK", "nothing"
+
+
 def _endpoint() -> Iterator[tuple[str, str]]:
     if not settings().stripe_api_key or not settings().public_url:
         yield "WARN", "not checked: needs STRIPE_API_KEY and PUBLIC_URL"
@@ -272,6 +291,8 @@ CHECKS: dict[str, Check] = {
     "stripe": _stripe,
     "permissions": _permissions,
     "unanswered": _unanswered,
+    "redactions": _redactions,
+    "paused": _paused,
     "endpoint": _endpoint,
     "database": _database,
     "clocks": _clocks,

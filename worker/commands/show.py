@@ -15,11 +15,13 @@ from handlers.operator.queries import (
     find_actions,
     find_events,
     find_records,
+    not_redacted,
     overdue,
     rates,
     records_by_status,
 )
-from handlers.tables.models import InboxEvent, InboxStatus, OutboxAction, VerificationRecord
+from handlers.queue.pauses import paused
+from handlers.tables.models import InboxEvent, InboxStatus, OutboxAction, Paused, VerificationRecord
 from handlers.upkeep import progress, unanswered
 from handlers.upkeep.reconcile import RUN
 from worker.commands.options import add_filters, chosen
@@ -34,14 +36,16 @@ _ACTION: tuple[str, ...] = ("id", "session_id", "name", "cause", "status", "reas
 _ACTION += ("last_error", "created_at", "done_at")
 _RECORD: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_report_id", "client_reference_id")
 _RECORD += ("client_reference_trusted", "user_id", "account", "livemode", "submissions", "change_number")
-_RECORD += ("told_cause", "told_count", "redacted_at", "created_at", "updated_at")
+_RECORD += ("told_cause", "told_count", "redaction_asked_at", "redacted_at", "wiped_at", "created_at", "updated_at")
+_NOT_REDACTED = ("session_id", "account", "redaction_asked_at")
+_PAUSED = ("what", "reason", "since")
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Counts, ages, rates, and what has waited for a day; 1 when something is dead or has waited too long, or when
-    Stripe would not answer about our own account."""
+    """Counts, ages, rates, and what has waited for a day; 1 when something is dead, paused, not redacted in time or has
+    waited too long, or when Stripe would not answer about our own account."""
     events, actions = backlog_of(InboxEvent), backlog_of(OutboxAction)
-    silent = unanswered.known()
+    silent, unredacted = unanswered.known(), not_redacted()
     late_events, late_actions = overdue() if events.overdue or actions.overdue else ([], [])
     found: dict[str, Any] = {
         "events": asdict(events),
@@ -55,6 +59,8 @@ def status(arguments: argparse.Namespace) -> int:
             "actions": [_fields(action, _ACTION) for action in late_actions],
         },
         "unanswered": unanswered.counts(silent),
+        "not_redacted": [_fields(record, _NOT_REDACTED) for record in unredacted],
+        "paused": [_fields(one, _PAUSED) for one in paused()],
     }
     if arguments.json:
         print_json(found)
@@ -67,8 +73,12 @@ def status(arguments: argparse.Namespace) -> int:
         print_pairs({name: found[name] for name in ("queue_messages", "reconciled_at")}, "\nbeside")
         if late_events or late_actions:
             _print_rows_of(found["overdue"], "\nwaiting for more than a day: ")
+        for name, headings in (("not_redacted", _NOT_REDACTED), ("paused", _PAUSED)):
+            if found[name]:
+                print_rows(found[name], headings, f"\n{name.replace('_', ' ')}")
     late = max(events.oldest_seconds, actions.oldest_seconds) > settings().backlog_seconds
-    return 1 if events.dead or actions.dead or late or any(row.name == "" for row in silent) else 0
+    is_refused = any(row.name == "" for row in silent)
+    return 1 if events.dead or actions.dead or late or is_refused or found["not_redacted"] or found["paused"] else 0
 
 
 def events_options(parser: argparse.ArgumentParser) -> None:
@@ -193,7 +203,7 @@ def _line(at: datetime, what: str, row_id: str, status: str, about: str) -> dict
     return {"at": at, "what": what, "id": row_id, "status": status, "about": about}
 
 
-def _fields(row: InboxEvent | OutboxAction | VerificationRecord, names: tuple[str, ...]) -> dict[str, Any]:
+def _fields(row: InboxEvent | OutboxAction | VerificationRecord | Paused, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names}
 
 

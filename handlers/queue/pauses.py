@@ -1,0 +1,34 @@
+"""Pauses: what is not done for now, though it is owed. It waits, and nothing of it is lost."""
+
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy import delete, select
+from sqlmodel import Session, col
+
+from config.database import transaction
+from config.inserts import NOW, insert_new
+from handlers.owed.kinds import KINDS
+from handlers.tables.models import Paused
+
+log = structlog.stdlib.get_logger(__name__)
+
+OPENINGS = "openings"
+EVERYTHING = sorted({OPENINGS, *(kind.destination for kind in KINDS.values())})
+
+
+def pause(session: Session, what: Sequence[str], reason: str) -> None:
+    """From the commit on nothing more of it is begun; each reason is lifted by itself."""
+    rows = [{"what": one, "reason": reason, "since": NOW} for one in what]
+    insert_new(session.connection(), Paused, rows)
+
+
+def resume(session: Session, reason: str) -> None:
+    """Whatever was paused for this reason goes on, unless there is another one."""
+    session.connection().execute(delete(Paused).where(col(Paused.reason) == reason))
+
+
+def paused() -> Sequence[Paused]:
+    """All that is, for longest first."""
+    with transaction() as session:
+        return session.scalars(select(Paused).order_by(col(Paused.since), col(Paused.what))).all()

@@ -1,0 +1,58 @@
+"""What is paused waits and is shown; nothing of it is lost."""
+
+import pytest
+
+from config.database import transaction
+from handlers.outbox.perform import perform
+from handlers.queue.pauses import pause, resume
+from tests.support import facts
+from tests.support.facts import event
+from tests.support.operator import command
+
+pytestmark = pytest.mark.usefixtures("database_url")
+
+
+def _pause(*what: str, reason: str = "for a test") -> None:
+    with transaction() as session:
+        pause(session, what, reason)
+
+
+def _resume(reason: str = "for a test") -> None:
+    with transaction() as session:
+        resume(session, reason)
+
+
+def test_what_is_paused_is_neither_claimed_nor_handed_out_and_goes_on_afterwards() -> None:
+    [mail] = facts.applied(event("verified"))
+    _pause("mail")
+    perform(mail)
+    assert (facts.action(mail).attempts, facts.due_actions()) == (0, [])
+    _resume()
+    assert facts.due_actions() == [mail]
+    perform(mail)
+    assert facts.action(mail).status != "pending"
+
+
+def test_another_destination_goes_on() -> None:
+    [mail] = facts.applied(event("verified"))
+    _pause("application", "stripe")
+    assert facts.due_actions() == [mail]
+
+
+def test_each_reason_is_lifted_by_itself() -> None:
+    [mail] = facts.applied(event("verified"))
+    _pause("mail")
+    _pause("mail", reason="another")
+    _pause("mail")
+    _resume()
+    assert facts.due_actions() == []
+    _resume("another")
+    assert facts.due_actions() == [mail]
+
+
+def test_a_pause_is_a_finding() -> None:
+    _pause("mail")
+    said = command("status", "--json")
+    assert (said.code, [(one["what"], one["reason"]) for one in said.json["paused"]]) == (1, [("mail", "for a test")])
+    assert "for a test" in command("status").out
+    assert ("FAIL", "paused") in {(line["level"], line["what"]) for line in command("doctor", "--json").json}
