@@ -5,20 +5,24 @@ from sqlmodel import col
 
 from config.database import now, transaction
 from handlers.record.events import Status
-from handlers.sessions.opening import forget_sessions, observe, past, settle
+from handlers.sessions.forgetting import forget_sessions
+from handlers.sessions.making import searched
+from handlers.sessions.refusals import OpeningError, past
+from handlers.sessions.turn import Wanted, give_back, take_turn
 from handlers.sessions.views import verification
+from handlers.sessions.writing import apply_observed, observe, write
 from handlers.stripe_api import changing
 from handlers.stripe_api.sessions import cancel
 from handlers.tables.models import Verification, VerificationRecord
 
 
-def cancel_verification(verification_id: str, *, notify: bool) -> str | None:
-    """Cancels the open session, and answers the id of what Stripe then said of it, which is in the inbox.
+def cancel_verification(verification_id: str, *, notify: bool) -> list[int]:
+    """Cancels the open session, and applies what Stripe then says of it; the ids of the actions that are owed now.
 
-    None where it is gone. Raises NotFoundError for no such verification, OpeningError where the session is past that,
-    decided by a retrieve: Stripe gives its refusal no code; NotNowError where Stripe cannot be asked.
+    One that is gone is left at that. Raises NotFoundError for no such verification, OpeningError where the session is
+    past that, decided by a retrieve: Stripe gives its refusal no code; NotNowError where Stripe cannot be asked.
     """
-    found = settle(verification(verification_id))
+    found = _settled(verification(verification_id))
     account = found.account or None
     answer = changing.retrieve(found.session_id, account) if found.session_id else None
     if answer and answer.state.status == Status.REQUIRES_INPUT:
@@ -29,22 +33,49 @@ def cancel_verification(verification_id: str, *, notify: bool) -> str | None:
         cancel(answer.id, account)
         answer = changing.retrieve(answer.id, account)
     if answer is None:
-        return None
+        return []
     if answer.state.status != Status.CANCELED:
         raise past(answer)
     with transaction() as session:
-        return observe(session.connection(), answer, account, livemode=found.livemode)
+        event_id = observe(session.connection(), answer, account, livemode=found.livemode)
+    return apply_observed(event_id)
 
 
 def redact_verification(verification_id: str) -> None:
     """Forgets the person here, at once, and owes it to each session at Stripe; asked twice, it is owed once.
 
-    Raises NotFoundError for no such verification, and as settle where an opening has left something open.
+    Raises NotFoundError for no such verification, and as cancel_verification where an opening has left something open.
     """
-    found = settle(verification(verification_id))
+    found = _settled(verification(verification_id))
     whose = update(Verification).where(col(Verification.id) == found.id)
     asked_at = func.coalesce(col(Verification.redaction_asked_at), now())
     with transaction() as session:
         # First the verification, as an opening does: no deadlock.
         session.connection().execute(whose.values(redaction_asked_at=asked_at, **dict.fromkeys(Verification.PERSONAL)))
         forget_sessions(session, found.id)
+
+
+def _settled(found: Verification) -> Verification:
+    """The row, with the session that an opening may have made which ended without an answer.
+
+    Raises OpeningError while one is under way, NotNowError where Stripe cannot be asked.
+    """
+    if found.session_id or not found.client_reference_id:
+        return found
+    wanted = Wanted(
+        client_reference_id=found.client_reference_id,
+        purpose=found.purpose,
+        account=found.account,
+        livemode=found.livemode,
+        params={},
+    )
+    turn = take_turn(wanted)
+    if turn is None:
+        raise OpeningError("opening")
+    try:
+        answer = None if turn.session_id else searched(turn, wanted)
+        if answer:
+            write(turn, wanted, answer, made=False)
+    finally:
+        give_back(turn)
+    return verification(found.id)

@@ -5,7 +5,7 @@ from typing import Any
 
 from config.settings import settings
 from handlers.record.events import Status
-from handlers.sessions.opening import OpeningError, past, unless_enough
+from handlers.sessions.refusals import OpeningError, past, unless_enough
 from handlers.sessions.views import verification
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer

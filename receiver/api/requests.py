@@ -15,7 +15,7 @@ from config.settings import settings
 from handlers.record.events import Status
 from handlers.sessions.configuration import OURS
 from handlers.sessions.entering import Way
-from handlers.sessions.opening import Wanted
+from handlers.sessions.turn import Wanted
 from handlers.sessions.views import Page
 from receiver.api.problems import Fault, ProblemError
 

@@ -14,15 +14,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from config.broker import publish_actions, publish_events
+from config.broker import publish_actions
 from config.database import DATABASE_TROUBLE
 from config.settings import settings
-from handlers.inbox.process import process
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.sessions import closing, entering, opening, views
 from handlers.sessions.entering import Way
 from handlers.sessions.links import static_link
-from handlers.sessions.opening import Opened, OpeningError, Wanted
+from handlers.sessions.opening import Opened
+from handlers.sessions.refusals import OpeningError
+from handlers.sessions.turn import Wanted
 from handlers.sessions.views import NotFoundError
 from handlers.stripe_api.client import NotAcceptedError
 from receiver.api import requests
@@ -112,8 +113,7 @@ class Room:
             openers.count -= 1
             if not openers.count:
                 del self._openers[key]
-        if opened.event_id:
-            await self._in_a_thread(_record, opened.event_id)
+        await self._in_a_thread(publish_actions, opened.owed)
         log.info("verification.opened", verification_id=opened.verification_id, generation=opened.generation)
         return opened
 
@@ -131,9 +131,8 @@ class Room:
 
     async def _cancel(self, request: Request) -> Response:
         id_, notify = request.path_params["id"], requests.notify(request.query_params)
-        event_id = await self._to_its_end(self._in_a_thread(partial(closing.cancel_verification, id_, notify=notify)))
-        if event_id:
-            await self._in_a_thread(_record, event_id)
+        owed = await self._to_its_end(self._in_a_thread(partial(closing.cancel_verification, id_, notify=notify)))
+        await self._in_a_thread(publish_actions, owed)
         return await self._show(request)
 
     async def _redact(self, request: Request) -> Response:
@@ -183,14 +182,6 @@ class Room:
 
     async def _in_a_thread(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: call(*arguments))
-
-
-def _record(event_id: str) -> None:
-    """What Stripe has answered is applied at once, as any event is; a worker does what fails here."""
-    try:
-        publish_actions(process([event_id]))
-    except DATABASE_TROUBLE:
-        publish_events([event_id])
 
 
 async def _json(request: Request) -> Any:

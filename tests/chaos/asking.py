@@ -16,7 +16,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
-from handlers.sessions.opening import LEASE
+from handlers.sessions.turn import LEASE
 from handlers.tables.models import Verification
 from tests.chaos.faults import Fault, Scene
 from tests.chaos.services import command_of, descendants, owner_of, wait_until

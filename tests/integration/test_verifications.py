@@ -16,7 +16,9 @@ from starlette.testclient import TestClient
 from config.database import now, transaction
 from config.settings import settings
 from handlers.outbox.perform import perform
-from handlers.sessions.opening import OpeningError, Wanted, take_turn, use_turn
+from handlers.sessions.opening import use_turn
+from handlers.sessions.refusals import OpeningError
+from handlers.sessions.turn import Wanted, take_turn
 from handlers.tables.models import Verification
 from receiver.app import app
 from tests.integration.stories import Stories

@@ -13,7 +13,7 @@ from config.settings import settings
 from handlers.inbox.receive import receive
 from handlers.outbox.perform import perform
 from handlers.record.events import VerificationEvent
-from handlers.sessions.opening import Wanted, take_turn
+from handlers.sessions.turn import Wanted, take_turn
 from handlers.tables.models import OutboxAction, Verification, VerificationRecord
 from handlers.upkeep import purge
 from handlers.upkeep.purge import Purged

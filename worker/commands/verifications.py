@@ -7,10 +7,10 @@ from typing import Any
 
 from config.broker import publish_actions
 from config.settings import settings
-from handlers.inbox.process import process
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.sessions import closing, opening, views
-from handlers.sessions.opening import OpeningError, Wanted
+from handlers.sessions.refusals import OpeningError
+from handlers.sessions.turn import Wanted
 from handlers.sessions.views import NotFoundError
 from worker.commands.printing import print_json, print_pairs, print_rows
 
@@ -62,8 +62,7 @@ def cancel_now(arguments: argparse.Namespace) -> int:
     """Ends the open session; 1 when it cannot be ended any more."""
 
     def cancel() -> str:
-        event_id = closing.cancel_verification(arguments.id, notify=not arguments.quietly)
-        _record(event_id)
+        publish_actions(closing.cancel_verification(arguments.id, notify=not arguments.quietly))
         return str(arguments.id)
 
     return _told(arguments, cancel)
@@ -91,13 +90,8 @@ def _opened(arguments: argparse.Namespace, params: dict[str, Any], **more: str |
     opened = opening.open_verification(wanted)
     if opened is None:
         raise OpeningError("opening")
-    _record(opened.event_id)
+    publish_actions(opened.owed)
     return opened.verification_id
-
-
-def _record(event_id: str | None) -> None:
-    if event_id:
-        publish_actions(process([event_id]))
 
 
 def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:

@@ -1,0 +1,65 @@
+"""Making: the session of a generation, found again where somebody has made it before, made, or adopted."""
+
+from datetime import timedelta
+
+from config.settings import settings
+from handlers.record.events import Status
+from handlers.sessions.configuration import OURS
+from handlers.sessions.refusals import OpeningError
+from handlers.sessions.turn import Turn, Wanted
+from handlers.stripe_api import changing
+from handlers.stripe_api.changing import Answer
+from handlers.stripe_api.client import SpentKeyError
+
+_SEARCHED_BEFORE = timedelta(hours=1)  # a host's clock and Stripe's may differ
+
+
+def unless_over(session_id: str, wanted: Wanted) -> Answer | None:
+    """The session, unless it is canceled or gone: then it is no use to anybody."""
+    answer = changing.retrieve(session_id, wanted.stripe_account)
+    return answer if answer and answer.state.status != Status.CANCELED and not answer.state.redaction else None
+
+
+def searched(turn: Turn, wanted: Wanted) -> Answer | None:
+    """The one that somebody may have made for this generation; raises NotNowError where not all could be seen."""
+    since = turn.began_at - _SEARCHED_BEFORE
+    found = changing.search(wanted.client_reference_id, wanted.stripe_account, since, turn.metadata)
+    return unless_over(found, wanted) if found else None
+
+
+def created(turn: Turn, wanted: Wanted) -> Answer | None:
+    """A new session; None where nothing can be made under this generation's key any more."""
+    ours = {**(wanted.params.get("metadata") or {}), **mark(), **turn.metadata}
+    params = {**wanted.params, "client_reference_id": wanted.client_reference_id, "metadata": ours}
+    if wanted.return_url:
+        params["return_url"] = wanted.return_url
+    key = f"open-{turn.verification_id}-{turn.generation}"
+    try:
+        answer = changing.create(params, wanted.stripe_account, key)
+    except SpentKeyError:
+        return searched(turn, wanted)
+    # A saved answer's secrets may have been used.
+    return unless_over(answer.id, wanted) if answer.is_replayed else answer
+
+
+def adopted(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
+    """An open session of this person's that the application made itself, marked as ours at Stripe."""
+    session_id = wanted.adopt or ""
+    if current and current.id == session_id:
+        return current
+    answer = None if current or (not turn.is_new and searched(turn, wanted)) else unless_over(session_id, wanted)
+    if (
+        answer is None
+        or answer.state.status != Status.REQUIRES_INPUT
+        or answer.state.client_reference_id != wanted.client_reference_id
+        or answer.content.get("livemode") != wanted.livemode
+        or (answer.content.get("metadata") or {}).get(OURS[0]) not in (None, turn.verification_id)
+    ):
+        raise OpeningError("not-adoptable")
+    return answer
+
+
+def mark() -> dict[str, str]:
+    """The metadata by which our webhook knows what is opened here for ours: the first of OUR_SESSIONS that is some."""
+    marks = [mark.split("=", 1) for mark in settings().our_sessions if "=" in mark]
+    return dict(marks[:1])

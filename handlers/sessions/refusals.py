@@ -1,0 +1,56 @@
+"""Why nobody is let in: what an opening, an entering or a closing is refused for."""
+
+from datetime import timedelta
+from math import ceil
+
+from sqlalchemy import Connection, func, select
+from sqlmodel import col
+
+from config.database import now, transaction
+from config.settings import settings
+from handlers.queue.failures import NotNowError
+from handlers.record.events import Status
+from handlers.stripe_api.changing import Answer
+from handlers.tables.models import VerificationRecord
+
+_DAY = timedelta(days=1)
+
+
+class OpeningError(Exception):
+    """Why nothing is opened: `code` is one of the API's (receiver/api/problems.py); `retry_after` in seconds."""
+
+    def __init__(self, code: str, detail: str = "", retry_after: int | None = None) -> None:
+        super().__init__(code)
+        self.code, self.detail, self.retry_after = code, detail, retry_after
+
+
+def past(answer: Answer) -> Exception:
+    """Why a session that is not open any more is not: an OpeningError, or NotNowError for a status of no such name."""
+    status = "redacted" if answer.state.redaction else answer.state.status
+    if status in ("redacted", Status.PROCESSING, Status.VERIFIED, Status.CANCELED):
+        return OpeningError(str(status))
+    return NotNowError("Stripe's answers contradict each other")
+
+
+def unless_enough(verification_id: str) -> None:
+    """Raises OpeningError where the person has submitted as often as SUBMISSION_LIMIT allows, over all sessions that
+    were not replaced.
+    """
+    counted = select(func.coalesce(func.sum(VerificationRecord.submissions), 0)).where(
+        col(VerificationRecord.verification_id) == verification_id, col(VerificationRecord.replaced_at).is_(None)
+    )
+    with transaction() as session:
+        if session.execute(counted).scalar_one() >= settings().submission_limit:
+            raise OpeningError("submission-limit")
+
+
+def unless_too_many(connection: Connection, verification_id: str) -> None:
+    """Raises OpeningError where OPENINGS_PER_DAY sessions were made in the last 24 hours."""
+    made_at = col(VerificationRecord.created_at)
+    recent = select(made_at, now()).where(
+        col(VerificationRecord.verification_id) == verification_id, made_at > now(-_DAY)
+    )
+    opened = connection.execute(recent.order_by(made_at.desc())).all()
+    if len(opened) >= settings().openings_per_day:
+        last_that_counts, at = opened[settings().openings_per_day - 1]
+        raise OpeningError("too-many", retry_after=ceil((last_that_counts + _DAY - at).total_seconds()))

@@ -1,0 +1,156 @@
+"""A turn: the right to ask Stripe about one verification, a lease in its row that is fenced by its generation."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import ColumnElement, or_, update
+from sqlmodel import col
+
+from config.database import now, transaction
+from config.inserts import NOW, insert_new
+from handlers.sessions.configuration import OURS
+from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many
+from handlers.tables.models import Verification
+
+# Longer than all that one opening may ask of Stripe: nothing is begun after _BEGUN_WITHIN, and what is begun then takes
+# two searches, two retrieves and a creation at most.
+LEASE = timedelta(seconds=130)
+_BEGUN_WITHIN = 40.0  # seconds
+_TURN = ("id", "generation", "session_id", "updated_at", "return_url", "opening_until")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What the application asks for: who, what for, and `params`, Stripe's own parameters as they were given."""
+
+    client_reference_id: str
+    purpose: str
+    account: str
+    livemode: bool
+    params: Mapping[str, Any]
+    return_url: str | None = None
+    locale: str | None = None
+    replaces: str | None = None  # the session in whose place another one is begun
+    adopt: str | None = None  # an open session that was made elsewhere
+
+    @property
+    def stripe_account(self) -> str | None:
+        """Whom Stripe is asked for; None for our own account."""
+        return self.account or None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """The right to ask Stripe about one verification, until the lease ends."""
+
+    verification_id: str
+    generation: int
+    session_id: str | None
+    began_at: datetime  # this generation, by the database's clock
+    is_new: bool  # nobody can have asked Stripe for this generation before
+    return_url: str | None  # of the generation: Stripe does not tell it, nor let it be changed
+    until: datetime  # the lease's end, which nobody else's is
+    began: float  # the turn, by the monotonic clock
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What tells whose session it is."""
+        return dict(zip(OURS, (self.verification_id, str(self.generation)), strict=True))
+
+    def unless_late(self) -> None:
+        """Before more is begun: raises OpeningError once that might outlast the lease."""
+        if time.monotonic() - self.began > _BEGUN_WITHIN:
+            raise OpeningError("opening")
+
+
+def take_turn(wanted: Wanted) -> Turn | None:
+    """The verification's row, made where there is none, with its lease; None while another opening has it."""
+    row = {
+        "id": f"idv_{uuid4().hex}",
+        "client_reference_id": wanted.client_reference_id,
+        "purpose": wanted.purpose,
+        "account": wanted.account,
+        "livemode": wanted.livemode,
+        "generation": 1,
+        "verification_flow": wanted.params.get("verification_flow"),
+        "return_url": wanted.return_url,
+        "locale": wanted.locale,
+        "created_at": NOW,
+        "updated_at": NOW,
+    }
+    free = or_(col(Verification.opening_until).is_(None), col(Verification.opening_until) < now())
+    taken = (
+        update(Verification)
+        .where(*(col(getattr(Verification, name)) == row[name] for name in Verification.KEY), free)
+        .values(opening_until=now(LEASE))
+        .returning(*(col(getattr(Verification, name)) for name in _TURN))
+    )
+    with transaction() as session:
+        is_new = bool(insert_new(session.connection(), Verification, [row]))
+        found = session.connection().execute(taken).one_or_none()
+    if found is None:
+        return None
+    id_, generation, session_id, began_at, return_url, until = found
+    return Turn(
+        verification_id=id_,
+        generation=generation,
+        session_id=session_id,
+        began_at=began_at,
+        is_new=is_new,
+        return_url=return_url,
+        until=until,
+        began=time.monotonic(),
+    )
+
+
+def next_generation(turn: Turn, wanted: Wanted) -> Turn:
+    """The same for the next generation.
+
+    Raises OpeningError where the person has had enough, or somebody else was faster.
+    """
+    unless_enough(turn.verification_id)
+    with transaction() as session:
+        unless_too_many(session.connection(), turn.verification_id)
+        advanced = (
+            update(Verification)
+            .where(*fence(turn), col(Verification.redaction_asked_at).is_(None))
+            .values(
+                generation=turn.generation + 1,
+                session_id=None,
+                verification_flow=wanted.params.get("verification_flow"),
+                return_url=wanted.return_url,
+                locale=wanted.locale,
+                updated_at=now(),
+            )
+            .returning(col(Verification.updated_at))
+        )
+        began_at = session.connection().execute(advanced).scalar_one_or_none()
+    if began_at is None:
+        raise OpeningError("opening")
+    return replace(
+        turn,
+        generation=turn.generation + 1,
+        session_id=None,
+        began_at=began_at,
+        is_new=True,
+        return_url=wanted.return_url,
+    )
+
+
+def give_back(turn: Turn) -> None:
+    """Ends the turn, unless it is somebody else's by now."""
+    with transaction() as session:
+        session.connection().execute(update(Verification).where(*fence(turn)).values(opening_until=None))
+
+
+def fence(turn: Turn) -> tuple[ColumnElement[bool], ...]:
+    """Without which nobody writes the verification's row: whoever has lost the lease comes too late."""
+    return (
+        col(Verification.id) == turn.verification_id,
+        col(Verification.generation) == turn.generation,
+        col(Verification.opening_until) == turn.until,
+    )
