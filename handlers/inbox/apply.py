@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import bindparam, delete, or_, select, update
+from sqlalchemy import bindparam, delete, func, or_, select, text, update
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
@@ -62,6 +62,11 @@ _RELEASE = (
     )
     .values(status=InboxStatus.RECEIVED, outcome=None, processed_at=None, last_error=None, due_at=now())
 )
+# In one order for all workers: no deadlock. A number that two verifications share makes them wait for each other.
+_ONE_AT_A_TIME = text(
+    "SELECT pg_advisory_xact_lock(1768191537, key) FROM"
+    " (SELECT DISTINCT hashtext(id) AS key FROM unnest(CAST(:ids AS text[])) AS id ORDER BY key) AS keys"
+)
 _OUTLIVES_REDACTION = [name for name, kind in KINDS.items() if kind.survives_redaction]
 
 
@@ -107,14 +112,23 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
             session_id: replace(row.state, submissions=row.submissions + counts[session_id])
             for session_id, row in rows.items()
         }
+        numbers = {row.verification_id or session_id: row.change_number for session_id, row in rows.items()}
+        if verification_ids := sorted({row.verification_id for row in rows.values() if row.verification_id}):
+            numbers |= last_numbers(session, verification_ids)
         texts: dict[str, SessionState] = {}
         for work in works:
             session_id = work.event.session_id
-            state = states[session_id]
+            whose = rows[session_id].verification_id or session_id
+            # rule: sessions of one verification share one change number
+            state = replace(states[session_id], changes=numbers[whose])
             seen = work.event, work.shown, work.answer
             decision = decide(state, *seen, can_ask=work.can_ask, limit=limit, is_known=session_id in known)
             if decision is None:
                 continue
+            if decision.record.changes == numbers[whose]:  # another session's change is none of this one's
+                decision = replace(decision, record=replace(decision.record, changes=states[session_id].changes))
+            else:
+                numbers[whose] = decision.record.changes
             if decision.reason != NOT_OURS:
                 known.add(session_id)
             # rule: what is read back quietly owes nothing to be done
@@ -172,6 +186,18 @@ def _lock_records(session: Session, works: Sequence[Work]) -> tuple[dict[str, Ve
     new = insert_new(session.connection(), VerificationRecord, rows)
     locked = session.execute(_LOCK, {"session_ids": list(by_session)}).all()
     return {record.session_id: record for record, _ in locked}, set(new), locked[0][1]
+
+
+def last_numbers(session: Session, verification_ids: Sequence[str]) -> dict[str, int]:
+    """The last change number of each verification: who asks next waits until this transaction has ended.
+
+    Its records are locked before. The row of the verification is not, since an opening takes that before its record.
+    """
+    if session.connection().dialect.name == "postgresql":  # SQLite has one writer
+        session.connection().execute(_ONE_AT_A_TIME, {"ids": verification_ids}).all()
+    whose = col(VerificationRecord.verification_id)
+    last = select(whose, func.max(col(VerificationRecord.change_number))).where(whose.in_(verification_ids))
+    return {row[0]: row[1] for row in session.execute(last.group_by(whose))}
 
 
 def _write_record(

@@ -9,13 +9,13 @@ from functools import cache
 
 from standardwebhooks import Webhook
 
-from config.database import true_now
+from config.database import transaction, true_now
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.queue.calls import Line, asked_pause
 from handlers.queue.claims import unless_lost
 from handlers.queue.failures import NotNowError, RefusedError
-from handlers.tables.models import OutboxAction, VerificationRecord
+from handlers.tables.models import OutboxAction, Verification, VerificationRecord
 
 _TOTAL_SECONDS = 10.0
 # What an application says of one change. Everything else may be a proxy's word, or that of an application that is being
@@ -25,7 +25,7 @@ _VERDICTS = (400, 409, 410, 422, 500)
 
 def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
     """Posts one change; 2xx ends it. Raises RefusedError where the application refuses it, else NotNowError."""
-    body = _message(action, record)
+    body = _message(action, record, _verification(record))
     message_id = _message_id(action)  # rule: the message id is the same at each try
     now = true_now()
     headers = {
@@ -53,13 +53,27 @@ def line() -> Line:
     return Line("the application", _TOTAL_SECONDS)
 
 
-def _message(action: OutboxAction, record: VerificationRecord) -> str:
+def _verification(record: VerificationRecord) -> Verification | None:
+    if record.verification_id is None:
+        return None
+    with transaction() as session:
+        return session.get(Verification, record.verification_id)
+
+
+def _message(action: OutboxAction, record: VerificationRecord, verification: Verification | None) -> str:
+    # rule: nothing personal is told after a redaction
+    reference = None if record.redacted_at else verification and verification.client_reference_id
     change = {
         "session_id": action.session_id,
         "change_number": int(action.cause),
         **json.loads(action.payload or "{}"),
         "account": record.account,
         "livemode": record.livemode,
+        "verification_id": record.verification_id,
+        "purpose": verification and verification.purpose,
+        "generation": record.generation,
+        "client_reference_id": reference,
+        "replaced": verification and record.replaced_at is not None,
     }
     message = {"type": "verification.status_changed", "timestamp": action.created_at.isoformat(), "data": change}
     return json.dumps(message, separators=(",", ":"))

@@ -1,19 +1,25 @@
 """Writing down: which session is a verification's current one, and what Stripe has said of it."""
 
-from sqlalchemy import Connection, update
-from sqlalchemy.exc import IntegrityError
-from sqlmodel import col
+import json
+from collections.abc import Mapping
+from typing import Any
 
-from config.database import DATABASE_TROUBLE, transaction
-from config.inserts import insert_or
-from handlers.inbox.apply import UNTOUCHED
+from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col
+
+from config.database import DATABASE_TROUBLE, now, transaction
+from config.inserts import insert_new
+from handlers.inbox.apply import UNTOUCHED, last_numbers
 from handlers.inbox.process import process
 from handlers.inbox.receive import storing
+from handlers.owed.kinds import Owed
+from handlers.owed.owe import owe
 from handlers.sessions.forgetting import forget_sessions
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.turn import Turn, Wanted, fence
 from handlers.stripe_api.changing import Answer
-from handlers.tables.models import Verification, VerificationRecord
+from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord
 from handlers.upkeep.drift import observed
 
 
@@ -38,17 +44,14 @@ def write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | No
         "generation": turn.generation,
         "verification_flow": answer.content.get("verification_flow"),
     }
-    adopted = (
-        "(session_id) DO UPDATE SET verification_id = excluded.verification_id, generation = excluded.generation,"
-        " verification_flow = excluded.verification_flow"
-    )
     try:
         with transaction() as session:
             connection = session.connection()
             written = connection.execute(current).one_or_none()
             if written is None:
                 raise OpeningError("opening")
-            insert_or(connection, VerificationRecord, [record], on_conflict=adopted, returning="session_id")
+            if not insert_new(connection, VerificationRecord, [record]):
+                _take_over(session, record)
             if written.redaction_asked_at:
                 forget_sessions(session, turn.verification_id)
             event_id = observe(connection, answer, wanted.stripe_account, livemode=wanted.livemode)
@@ -57,6 +60,34 @@ def write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | No
     if written.redaction_asked_at:
         raise OpeningError("redacted")
     return event_id
+
+
+def _take_over(session: Session, linked: Mapping[str, Any]) -> None:
+    """The record is there already, from an event or from the time before its session was the verification's."""
+    record = session.get_one(VerificationRecord, linked["session_id"], with_for_update=True)
+    had_numbers_of_its_own = record.change_number and record.verification_id is None
+    for name in ("verification_id", "generation", "verification_flow"):
+        setattr(record, name, linked[name])
+    session.flush()  # what follows asks the table
+    if had_numbers_of_its_own:
+        _tell_anew(session, record)
+
+
+def _tell_anew(session: Session, record: VerificationRecord) -> None:
+    """The application is told where the session stands by a number of the verification's: what is owed of the time
+    before has numbers of the session's own, which may be lower than what was told of the verification.
+    """
+    at = session.execute(select(now())).scalar_one()
+    before = update(OutboxAction).where(
+        col(OutboxAction.session_id) == record.session_id,
+        col(OutboxAction.name) == "notify_app",
+        col(OutboxAction.status) == ActionStatus.PENDING,
+    )
+    skipped = {"status": ActionStatus.SKIPPED, "reason": "told anew", "done_at": at}
+    session.connection().execute(before.values(skipped))
+    record.change_number = 1 + max(last_numbers(session, [record.verification_id or ""]).values())
+    told = json.dumps({"status": record.status, "error_code": record.last_error_code})
+    owe(session, [(record.session_id, [Owed("notify_app", str(record.change_number), payload=told)])], at)
 
 
 def apply_observed(event_id: str | None) -> list[int]:

@@ -139,7 +139,7 @@ class VerificationRecord(SQLModel, table=True):
     account: str | None = None
     livemode: bool
     submissions: int = 0
-    change_number: int = 0
+    change_number: int = 0  # of its last change; the sessions of one verification share the numbers
     told_cause: str | None = None  # of the last mail that the person got
     told_count: int = 0  # how many there were
     # The order mark: stamp and rank of what was applied last.

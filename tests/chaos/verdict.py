@@ -291,13 +291,18 @@ def _ever_owed(truth: dict[str, Any]) -> set[Key]:
 
 
 def _missing_calls(tables: Tables, application: Application) -> Iterator[str]:
+    last: dict[str, int] = {}
+    numbers: dict[str, set[int]] = {}
     for session_id, record in tables.records.items():
         told = application.told.get(session_id, [])
-        missing = set(range(1, record.change_number + 1)) - {number for number, _ in told}
-        if missing:
-            yield f"{session_id} was not told of {sorted(missing)}"
+        whose = record.verification_id or session_id
+        last[whose] = max(record.change_number, last.get(whose, 0))
+        numbers.setdefault(whose, set()).update(number for number, _ in told)
         if told and max(told)[1] != record.status:
             yield f"{session_id} was told {max(told)} at last, and is {record.status}"
+    for whose, number in last.items():
+        if missing := set(range(1, number + 1)) - numbers[whose]:
+            yield f"{whose} was not told of {sorted(missing)}"
 
 
 def _unexplained_dead(tables: Tables, mail: MailServer) -> Iterator[str]:

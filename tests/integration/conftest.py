@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 
 import pytest
+from starlette.testclient import TestClient
 
+from receiver.app import app
+from tests.integration.openings import TOKEN
 from tests.integration.stories import Stories
 from tests.property.outside import Application, PostBox, outside
 from tests.simulator.client import Simulator
+from tests.support import databases
 from tests.support.operator import stripe_in_use
 
 
@@ -47,3 +51,15 @@ def post_box(_outside: tuple[PostBox, Application]) -> PostBox:
 def application(_outside: tuple[PostBox, Application]) -> Application:
     """Is told of changes by this process."""
     return _outside[1]
+
+
+@pytest.fixture
+def api(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """The application, which opens verifications and holds a token."""
+    environment.setenv("STRIPE_WEBHOOK_SECRET", "whsec_0123456789")
+    environment.setenv("API_TOKENS", f"shop:{TOKEN}")
+    environment.setenv("STRIPE_PUBLISHABLE_KEY", "pk_test_simulator0000")
+    environment.setenv("RETURN_ORIGINS", "https://app.example,shop:")
+    databases.forget_process_state()
+    with TestClient(app, "https://verify.example", headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        yield client

@@ -60,6 +60,7 @@ def test_a_change_is_told_as_the_standard_webhooks_library_verifies_it(applicati
             "error_code": None,
             "account": None,
             "livemode": False,
+            **dict.fromkeys(("verification_id", "purpose", "generation", "client_reference_id", "replaced")),
         },
     }
     assert facts.action(_id(telling)).status == ActionStatus.DONE

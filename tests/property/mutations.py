@@ -25,6 +25,7 @@ RECEIVER = ("tests/integration/test_receiver.py",)
 UNSIGNED = ("tests/integration/test_before_signature.py",)
 SENDER = ("tests/unit/test_sender.py",)
 SESSIONS = ("tests/integration/test_sessions.py",)
+VERIFICATIONS_TOLD = ("tests/integration/test_verifications_told.py",)
 STANDING = ("tests/unit/test_standing.py",)
 CLOCKS = ("tests/integration/test_clocks.py",)
 ANSWERS = ("tests/integration/test_answers.py",)
@@ -95,6 +96,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "an event ends once": (never, INBOX),
     "a redaction wipes the record, and nothing fills it again": (never, (*PURE, *REDACTION)),
     "a late success of an older session counts, unless it was replaced": (never, STANDING),
+    "sessions of one verification share one change number": (becomes("{args[0]}"), VERIFICATIONS_TOLD),
     "a redaction wipes the inbox": (drop, REDACTION),
     "a redaction wipes the outputs": (drop, REDACTION),
     "a redaction drops what is owed": (drop, (*INBOX, *REDACTION)),
@@ -148,6 +150,11 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "the end of what is told in order releases the next": (never, CALLBACK),
     "a lower change number is waited for": (never, CALLBACK),
     "a dead change blocks nobody": (becomes("{left} != 'done'"), CALLBACK),
+    "sessions of one verification are told of in one order": (
+        becomes("col(OutboxAction.session_id) == action.session_id"),
+        VERIFICATIONS_TOLD,
+    ),
+    "nothing personal is told after a redaction": (becomes("{orelse}"), VERIFICATIONS_TOLD),
     "change numbers are numbers": (becomes("{args[0]}"), CALLBACK),
     "the message id is the same at each try": (becomes("{} + str({args[0]}.attempts)"), CALLBACK),
     "no redirect is followed": (becomes("super().get_redirect_target(resp)"), CALLBACK),
