@@ -62,7 +62,7 @@ def verification(id_: str) -> Verification:
 
 
 def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
-    """A page, without the sessions, and whether there are more."""
+    """A page, without the sessions, and whether there are more. Raises NotFoundError where it starts after none."""
     wanted = _ours().order_by(col(Verification.created_at).desc(), col(Verification.id).desc()).limit(page.limit + 1)
     for name in ("client_reference_id", "purpose", "verification_flow"):
         if (value := getattr(page, name)) is not None:
@@ -70,10 +70,8 @@ def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
     if page.status:
         wanted = wanted.where(_status() == page.status)
     if page.starting_after:
-        place = select(col(Verification.created_at), col(Verification.id)).where(
-            col(Verification.id) == page.starting_after
-        )
-        wanted = wanted.where(tuple_(col(Verification.created_at), col(Verification.id)) < place.scalar_subquery())
+        last = verification(page.starting_after)
+        wanted = wanted.where(tuple_(col(Verification.created_at), col(Verification.id)) < (last.created_at, last.id))
     with transaction() as session:
         found = _shown(session, session.scalars(wanted).all())
     for one in found:
@@ -127,9 +125,9 @@ def _one(verification: Verification, records: Sequence[VerificationRecord]) -> d
         "can_retry": stands.can_retry and verification.redaction_asked_at is None,
         "submissions": stands.submissions,
         "submissions_left": stands.submissions_left,
-        "created_at": _iso(verification.created_at),
-        "updated_at": _iso(max([verification.updated_at, *(one.updated_at for one in ordered)])),
-        "redacted_at": _iso(max((one.redacted_at for one in ordered if one.redacted_at), default=None)),
+        "created_at": iso(verification.created_at),
+        "updated_at": iso(max([verification.updated_at, *(one.updated_at for one in ordered)])),
+        "redacted_at": iso(max((one.redacted_at for one in ordered if one.redacted_at), default=None)),
         "sessions": [_session(record) for record in ordered],
     }
 
@@ -151,12 +149,13 @@ def _session(record: VerificationRecord) -> dict[str, Any]:
         "status": record.status,
         "error_code": record.last_error_code,
         "submissions": record.submissions,
-        "replaced_at": _iso(record.replaced_at),
-        "redacted_at": _iso(record.redacted_at),
-        "created_at": _iso(record.created_at),
-        "updated_at": _iso(record.updated_at),
+        "replaced_at": iso(record.replaced_at),
+        "redacted_at": iso(record.redacted_at),
+        "created_at": iso(record.created_at),
+        "updated_at": iso(record.updated_at),
     }
 
 
-def _iso(moment: datetime | None) -> str | None:
+def iso(moment: datetime | None) -> str | None:
+    """A moment as the application gets it, or none."""
     return moment.isoformat(timespec="milliseconds") if moment else None

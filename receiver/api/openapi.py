@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document: made of the models that validate and the table of codes."""
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict
@@ -10,8 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from config.version import VERSION
+from handlers.record.decide import Outcome
 from handlers.record.error_codes import ErrorClass
 from handlers.record.events import Status
+from handlers.tables.models import ActionStatus, InboxStatus
 from receiver.api.problems import CODES
 from receiver.api.requests import Canceling, Entering, Linking, Listing, Opening
 
@@ -68,6 +70,26 @@ class Verification(Listed):
     """One person and one purpose."""
 
     sessions: list[Session]
+
+
+class Happening(_Shown):
+    """One thing that happened to a session: what an event came to, and what became of an action."""
+
+    at: str
+    session_id: str
+    what: Literal["opened", "event", "action", "replaced", "redaction_asked", "redacted"]
+    name: str | None
+    id: str | None
+    status: InboxStatus | Outcome | ActionStatus | None
+    reason: str | None
+    received_at: str | None
+    ended_at: str | None
+
+
+class VerificationInTime(Verification):
+    """One person and one purpose, with what happened, oldest first."""
+
+    timeline: list[Happening]
 
 
 class Entry(_Shown):
@@ -131,7 +153,7 @@ async def openapi(_: Request) -> Response:
 @cache
 def document() -> dict[str, Any]:
     """The whole document."""
-    shown = (Opening, Entering, Linking, Verification, Opened, Entered, Link, Page, Problem)
+    shown = (Opening, Entering, Linking, Verification, VerificationInTime, Opened, Entered, Link, Page, Problem)
     _, schemas = models_json_schema(
         [(model, "validation") for model in shown], ref_template="#/components/schemas/{model}"
     )
@@ -160,12 +182,14 @@ def _paths() -> dict[str, Any]:
     )
     return {
         "/verifications": {
-            "get": _operation("listVerifications", {200: Page}, "invalid", query=Listing),
+            "get": _operation("listVerifications", {200: Page}, "invalid", "not-found", query=Listing),
             "post": _operation(
                 "openVerification", {200: Opened, 201: Opened}, *_BODY, *_ASKING, *opening, body=Opening, then=_THEN
             ),
         },
-        "/verifications/{id}": {"get": _operation("showVerification", {200: Verification}, "not-found", of_one="id")},
+        "/verifications/{id}": {
+            "get": _operation("showVerification", {200: VerificationInTime}, "not-found", of_one="id")
+        },
         "/verifications/{id}/entry": {
             "post": _operation(
                 "enterVerification",

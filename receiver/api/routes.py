@@ -23,6 +23,7 @@ from handlers.sessions.entering import Way
 from handlers.sessions.links import static_link
 from handlers.sessions.opening import Opened
 from handlers.sessions.refusals import OpeningError
+from handlers.sessions.timeline import view_in_time
 from handlers.sessions.turn import Wanted
 from handlers.sessions.views import NotFoundError
 from handlers.stripe_api.client import NotAcceptedError
@@ -118,7 +119,7 @@ class Room:
         return opened
 
     async def _show(self, request: Request) -> Response:
-        return _answer(200, await self._in_a_thread(views.view, request.path_params["id"]))
+        return _answer(200, await self._in_a_thread(view_in_time, request.path_params["id"]))
 
     async def _list(self, request: Request) -> Response:
         found, has_more = await self._in_a_thread(views.listed, requests.page(request.query_params))
@@ -133,7 +134,7 @@ class Room:
         id_, notify = request.path_params["id"], requests.notify(request.query_params)
         owed = await self._to_its_end(self._in_a_thread(partial(closing.cancel_verification, id_, notify=notify)))
         await self._in_a_thread(publish_actions, owed)
-        return await self._show(request)
+        return _answer(200, await self._in_a_thread(views.view, id_))
 
     async def _redact(self, request: Request) -> Response:
         id_ = request.path_params["id"]

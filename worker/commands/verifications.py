@@ -8,8 +8,9 @@ from typing import Any
 from config.broker import publish_actions
 from config.settings import settings
 from handlers.queue.failures import NotNowError, PermanentError
-from handlers.sessions import closing, opening, views
+from handlers.sessions import closing, opening
 from handlers.sessions.refusals import OpeningError
+from handlers.sessions.timeline import view_in_time
 from handlers.sessions.turn import Wanted
 from handlers.sessions.views import NotFoundError
 from worker.commands.printing import print_json, print_pairs, print_rows
@@ -43,7 +44,7 @@ def canceling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def show_verification(arguments: argparse.Namespace) -> int:
-    """One verification with its sessions; 1 when there is none."""
+    """One verification with its sessions, and what happened to them; 1 when there is none."""
     return _told(arguments, lambda: arguments.id)
 
 
@@ -97,7 +98,7 @@ def _opened(arguments: argparse.Namespace, params: dict[str, Any], **more: str |
 def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
     """Does it, and shows what the verification is then."""
     try:
-        found = views.view(act())
+        found = view_in_time(act())
     except NotFoundError:
         print("There is no such verification.", file=sys.stderr)
         return 1
@@ -110,7 +111,8 @@ def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
     if arguments.json:
         print_json(found)
         return 0
-    sessions = found.pop("sessions")
+    sessions, timeline = found.pop("sessions"), found.pop("timeline")
     print_pairs(found)
     print_rows(sessions, ("session_id", "generation", "status", "error_code", "submissions"), "\nsessions")
+    print_rows(timeline, ("at", "session_id", "what", "name", "id", "status", "reason"), "\ntimeline")
     return 0
