@@ -1,11 +1,14 @@
 """One formatter for our lines, Celery's and uvicorn's: readable on a terminal, JSON otherwise."""
 
+import io
 import logging
+import re
 import sys
+from typing import TextIO
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
-from structlog.typing import Processor
+from structlog.typing import EventDict, ExcInfo, Processor
 
 from config.settings import settings
 
@@ -18,6 +21,8 @@ _SHARED: list[Processor] = [
 
 # Libraries that print request addresses or message bodies at info and debug.
 _CHATTY = ("alembic", "stripe", "urllib3", "kombu", "amqp", "redis", "asyncio")
+# PostgreSQL quotes the row that it refuses.
+_DETAIL = re.compile(r"\nDETAIL:[^\n]*")
 
 
 def configure_logging() -> None:
@@ -51,6 +56,18 @@ def _renderers() -> list[Processor]:
         log_format = "console" if sys.stderr.isatty() else "json"
     if log_format == "console":
         # No local variables in tracebacks: they hold payloads.
-        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        return [structlog.dev.ConsoleRenderer(exception_formatter=_print_traceback)]
     frames = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
-    return [frames, structlog.processors.JSONRenderer()]
+    return [frames, _leave_out_rows, structlog.processors.JSONRenderer()]
+
+
+def _print_traceback(terminal: TextIO, error: ExcInfo) -> None:
+    said = io.StringIO()
+    structlog.dev.plain_traceback(said, error)
+    terminal.write(_DETAIL.sub("", said.getvalue()))
+
+
+def _leave_out_rows(_: object, __: str, line: EventDict) -> EventDict:
+    for stack in line.get("exception", ()):
+        stack["exc_value"] = _DETAIL.sub("", stack["exc_value"])
+    return line

@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,12 +15,16 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from sqlmodel import select
 
 from config.database import transaction
+from handlers.outbox.perform import perform
 from handlers.tables.models import InboxEvent, OutboxAction
+from receiver.api.openapi import document
+from tests.simulator.client import Simulator
 from tests.support import databases, facts, shapes
 from tests.support.facts import NOON
 from tests.support.processes import Service, service
 from tests.support.servers import FakeStripe, Mailbox, fake_stripe, mail_server
 from tests.support.waiting import wait_until
+from worker.__main__ import parser
 
 SECRET = "whsec_c4nary_webhook"
 # Two more that are made of base64, where no word of ours fits in.
@@ -182,3 +187,170 @@ def _everything_was_tried() -> bool:
 
 def _around(mark: str, text: str) -> list[str]:
     return [line[:1000] for line in text.splitlines() if mark in line][:5]
+
+
+# The application's half, against the local Stripe.
+
+TOKEN = "c4nary-token-of-the-application-0"
+NATIVE = {"integration": "native", "stripe_version": "2026-10-28.endive"}
+WAYS: tuple[dict[str, str], ...] = ({}, {"integration": "modal"}, {"integration": "redirect"}, NATIVE)
+ENTRANCES = ("_secret_", "/start/", "ek_test_")  # what the secrets have in them, those that nobody was handed, too
+FAULTS: tuple[dict[str, Any], ...] = (
+    {"status": 500, "after": True},
+    {"status": 403},
+    {"status": 400},
+    {"nonsense": "half"},
+    {"nonsense": "an error with 200"},
+)
+
+
+def _opening(reference: str, **more: Any) -> dict[str, Any]:
+    return {
+        "client_reference_id": f"{PERSONAL}-{reference}",
+        "type": "document",
+        "provided_details": {"email": "c4nary@example.com", "phone": "+4930999888"},
+        "metadata": {"plan": "c4nary"},
+        "return_url": f"https://app.example/{PERSONAL}",
+        **more,
+    }
+
+
+class _Asked:
+    """What was asked of web over HTTP, and all that it answered: refusals, and entries."""
+
+    def __init__(self, made: Service, simulator: Simulator) -> None:
+        self._port, self._simulator = made.port, simulator
+        self.fault: dict[str, Any] = {}  # which Stripe's first answer to each request suffers
+        self.routes: set[tuple[str, str]] = set()
+        self.refusals: list[str] = []
+        self.answers: list[str] = []
+
+    def ask(self, method: str, route: str, body: Any = None, **of_path: str) -> Any:
+        self.routes.add((method, route.partition("?")[0]))
+        self._simulator.clear_faults()
+        if self.fault:
+            self._simulator.fault(**self.fault)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        connection.request(method, route.format(**of_path), json.dumps(body), headers)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        (self.answers if answer.status < 300 else self.refusals).append(text)
+        return json.loads(text) if answer.status < 500 else {}
+
+    def leave(self, body: bytes, length: int) -> None:
+        """A client that goes away, in the middle of its request or before the answer."""
+        head = f"POST /verifications HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", self._port)) as connection:
+            connection.sendall(head.encode() + body)
+
+    def every_route(self, reference: str, fault: dict[str, Any]) -> None:
+        """Each, with what is refused, too; where Stripe fails in the middle of each, a session is open before."""
+        self.fault = {}
+        id_ = self.ask("POST", "/verifications", _opening(reference))["id"]
+        self.fault = fault
+        for way in WAYS:
+            self.ask("POST", "/verifications", _opening(reference, **way))
+            self.ask("POST", "/verifications/{id}/entry", way, id=id_)
+        self.ask(
+            "POST", "/verifications", _opening(reference, unknown="c4nary", metadata={"plan": "c4nary@example.com"})
+        )
+        self.ask("POST", "/verifications", ["c4nary"])
+        self.ask("POST", "/verifications", _opening(reference, related_customer="cus_c4nary"))
+        self.ask("GET", f"/verifications?client_reference_id={PERSONAL}-{reference}")
+        self.ask("GET", "/verifications?purpose=%00c4nary")
+        self.ask("GET", "/verifications/{id}", id=id_)
+        self.ask("GET", "/verifications/{id}", id="c4nary")
+        self.ask(
+            "POST", "/static-links/{name}", {"client_reference_id": "c4nary", "email": "c4nary@example.com"}, name="age"
+        )
+        self.ask("POST", "/static-links/{name}", {"client_reference_id": "c4nary"}, name="c4nary")
+        self.ask("POST", "/verifications/{id}/cancel", id=id_)
+        self.ask("POST", "/verifications", _opening(reference))
+        self.ask("POST", "/verifications/{id}/redact", id=id_)
+
+
+def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
+    tmp_path: Path,
+    database_url: str,
+    simulator: Simulator,
+    environment: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    given = {
+        "LOG_LEVEL": "debug",
+        "STRIPE_API_KEY": "sk_test_c4nary0000",
+        "STRIPE_API_BASE": simulator.base,
+        "STRIPE_PUBLISHABLE_KEY": "pk_test_0123456789",
+        "API_TOKENS": f"shop:{TOKEN}",
+        "RETURN_ORIGINS": "https://app.example",
+        "STATIC_LINKS": "age=https://verify.stripe.com/x",
+        "OPENINGS_PER_DAY": "1000",
+    }
+    databases.refuse(database_url, "verification", "client_reference_id", f"{PERSONAL}-unstorable")
+    databases.refuse(database_url, "verification_record", "verification_flow", "vf_unstorable")
+    with service(tmp_path / "service", database_url, **given) as made, _monitor(made) as commands:
+        made.start("web")
+        asked = _Asked(made, simulator)
+        for number, fault in enumerate(({}, *FAULTS)):
+            asked.every_route(f"user-{number}", fault)
+        asked.fault = {}
+        simulator.flow("vf_unstorable")
+        asked.ask("POST", "/verifications", _opening("unstorable"))
+        asked.ask("POST", "/verifications", _opening("half-way", type=None, verification_flow="vf_unstorable"))
+        body = json.dumps(_opening("gone")).encode()
+        asked.leave(body[:100], len(body))
+        asked.leave(body, len(body))
+        wait_until(lambda: "verification.opened" in made.log("web"), made.logs)
+        for name, value in {**given, "REDIS_URL": made.redis.url}.items():
+            environment.setenv(name, value)
+        databases.forget_process_state()
+        _run_every_command(simulator)
+        connection = http.client.HTTPConnection("127.0.0.1", made.port, timeout=20)
+        connection.request("GET", "/metrics")
+        metrics = connection.getresponse().read().decode()
+        connection.close()
+        made.stop()
+        logs = made.logs()
+
+    assert asked.routes == {(method.upper(), path) for path, some in document()["paths"].items() for method in some}
+    assert [mark for mark in ENTRANCES if mark not in "".join(asked.answers)] == []
+    redis_files = b"".join(path.read_bytes() for path in made.folder.joinpath("redis").rglob("*") if path.is_file())
+    elsewhere = {
+        "logs": logs + "".join(capfd.readouterr()),
+        "Redis": (b"".join(commands) + redis_files).decode(errors="replace"),
+        "refusals": "\n".join(asked.refusals),
+        "metrics": metrics,
+    }
+    assert "perform_actions" in elsewhere["Redis"]
+    assert "identity_" in metrics
+    for place, text in {**elsewhere, "tables": databases.dump(database_url)}.items():
+        for mark in ("c4nary", "4930999888", *ENTRANCES):
+            assert _around(mark, text) == [], place
+    for place, text in elsewhere.items():
+        assert _around(PERSONAL, text) == [], place
+
+
+def _run_every_command(simulator: Simulator) -> None:
+    """Each that is about verifications, in this process, and where Stripe fails."""
+    theirs = simulator.create(client_reference_id="user-9", email="c4nary@example.com")
+    lines = (
+        ("open", "user-8"),
+        ("open", "user-8", "--flow", "vf_c4nary"),
+        ("adopt", theirs, "user-9"),
+        ("verification", theirs),
+        ("verification", theirs, "--json"),
+        ("cancel", theirs),
+        ("redact", theirs),
+    )
+    for fault in ({}, *FAULTS):
+        for line in lines:
+            if fault:
+                simulator.fault(**fault)
+            arguments = parser().parse_args(line)
+            arguments.command.run(arguments)
+            simulator.clear_faults()
+        for action_id in facts.due_actions():
+            perform(action_id)

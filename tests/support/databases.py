@@ -127,7 +127,7 @@ def refuse(url: str, table: str, column: str, value: str) -> None:
     else:
         _execute(
             url,
-            f"CREATE TRIGGER refuse BEFORE INSERT ON {table} WHEN NEW.{column} = '{value}' "
+            f"CREATE TRIGGER refuse_{table} BEFORE INSERT ON {table} WHEN NEW.{column} = '{value}' "
             "BEGIN SELECT RAISE(ABORT, 'refused'); END",
         )
 
