@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from threading import Lock, Timer
+from threading import Lock, Timer, local
 from typing import Any
 
 import psycopg
@@ -43,6 +43,7 @@ from config.settings import SettingsError, settings
 
 _IDLE_SECONDS = 5.0  # after which a connection is given back: others may wait for one
 _WAITS_SECONDS = 30.0  # for a server that has no connection free, until it has
+_APART_WAITS_SECONDS = 5.0  # for one of their own that is free: somebody waits for the answer
 _SQLITE_BUSY_SECONDS = 10
 # SQLite has no times: a text that sorts as they do, and says that it is UTC.
 _SQLITE_MOMENT = "%(year)04d-%(month)02d-%(day)02d %(hour)02d:%(minute)02d:%(second)02d.%(microsecond)06d+00:00"
@@ -66,7 +67,10 @@ _reading: tuple[datetime, float] | None = None  # what the database's clock show
 _jump_seen: float | None = None
 _kept_connections = 1  # of an operator's command
 _beside = 0
+_some_stand_apart = False
+_engines: dict[bool, Engine] = {}  # that of the threads that stand apart, and all others'
 _opening = Lock()
+_thread = local()
 
 # What says nothing against the work itself: no connection, a deadlock, a timeout, a full disk, a replica, a schema or a
 # role that is not as it should be. On PostgreSQL `_sort_out` decides by SQLSTATE what is one of these.
@@ -87,18 +91,27 @@ _ENDS_CONNECTION = ("25006", "26000", "42P05", "0A000")
 
 
 def engine() -> Engine:
-    """This process's engine; opened at the first use, so never before a fork."""
+    """This process's engine, or that of its threads that stand apart; opened at its first use: never before a fork."""
+    apart = _some_stand_apart and getattr(_thread, "stands_apart", False)
     with _opening:  # or each of the threads that come first would open one
-        return _engine()
+        if apart not in _engines:
+            _engines[apart] = _opened(apart=apart)
+        return _engines[apart]
 
 
-def keep_connections(most: int, *, beside: int = 0) -> None:
+def keep_connections(most: int, *, beside: int = 0, apart: bool = False) -> None:
     """How many connections this process has to PostgreSQL at most, where DATABASE_POOL does not say; before the first.
 
-    `beside` of them are none of this engine's. With 0 none is kept: each is closed when its work is done.
+    `beside` of them are none of its engines'. With 0 none is kept: each is closed when its work is done. Where threads
+    stand apart, all but one are theirs.
     """
-    global _kept_connections, _beside
-    _kept_connections, _beside = most, beside
+    global _kept_connections, _beside, _some_stand_apart
+    _kept_connections, _beside, _some_stand_apart = most, beside, apart
+
+
+def stand_apart() -> None:
+    """From now on this thread takes no connection that others wait for: its own may be held up by locks of others."""
+    _thread.stands_apart = True
 
 
 def transaction() -> AbstractContextManager[Session]:
@@ -175,11 +188,12 @@ def on_sqlite(url: URL) -> Engine:
     return engine
 
 
-def on_postgres(most_connections: int) -> Engine:
+def on_postgres(most_connections: int, wait_seconds: float = _WAITS_SECONDS) -> Engine:
     """An engine for DATABASE_URL's server; parameters never show in its errors."""
     pool: dict[str, Any] = {"poolclass": NullPool}
     if most_connections:
         pool = {"poolclass": QueuePool, "pool_size": most_connections, "max_overflow": 0, "pool_use_lifo": True}
+        pool["pool_timeout"] = wait_seconds
     engine = create_engine("postgresql+psycopg://", hide_parameters=True, connect_args=postgres.address(), **pool)
     event.listen(engine, "do_connect", _connect)
     event.listen(engine, "handle_error", _sort_out)
@@ -193,10 +207,12 @@ def _sessions(engine: Engine) -> sessionmaker[Session]:
     return sessionmaker(engine, class_=Session, expire_on_commit=False)
 
 
-@cache
-def _engine() -> Engine:
+def _opened(*, apart: bool) -> Engine:
     if settings().on_postgres:
-        return on_postgres(max((settings().database_pool or _kept_connections) - _beside, min(_kept_connections, 1)))
+        most = max((settings().database_pool or _kept_connections) - _beside, min(_kept_connections, 1))
+        if apart:
+            return on_postgres(max(most - 1, 1), _APART_WAITS_SECONDS)
+        return on_postgres(1 if _some_stand_apart else most)
     if settings().embedded_database:
         return on_sqlite(URL.create("sqlite", database=str(settings().embedded_file)))
     return on_sqlite(make_url(settings().database_url.get_secret_value()))

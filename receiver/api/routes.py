@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from config.broker import publish_actions
-from config.database import DATABASE_TROUBLE
+from config.database import DATABASE_TROUBLE, stand_apart
 from config.settings import settings
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.sessions import closing, entering, opening, views
@@ -36,9 +36,10 @@ from receiver.sender import is_this_machine
 log = structlog.stdlib.get_logger(__name__)
 
 _MOST_BYTES = 64 * 1024
-_WAITS_SECONDS = 5.0  # for another opening of the same verification
+_WAITS_SECONDS = 5.0  # for another opening of the same verification, or for a thread
 _LOOKS_AGAIN = 0.2  # seconds, while another process opens it
 _THREADS = 8  # all of them may wait for Stripe: deliveries and health have their own
+_LOOKERS = 2  # threads for what asks the database alone
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -52,12 +53,34 @@ class _Openers:
         self.count = 0
 
 
+class _Threads:
+    """So many, which take no connection that others wait for; whoever finds none free does not wait for long."""
+
+    def __init__(self, name: str, most: int, when_busy: str) -> None:
+        self._pool = ThreadPoolExecutor(most, name, initializer=stand_apart)
+        self._free = asyncio.Semaphore(most)
+        self._when_busy = when_busy
+        self.end = self._pool.shutdown
+
+    async def do(self, call: Callable[..., T], *arguments: Any) -> T:
+        """What the call returns or raises; ProblemError where no thread is free in time."""
+        try:
+            await asyncio.wait_for(self._free.acquire(), _WAITS_SECONDS)
+        except TimeoutError:
+            raise ProblemError(self._when_busy) from None
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: call(*arguments))
+        finally:
+            self._free.release()
+
+
 class Room:
     """Its threads, and what is under way: work that a client has left goes on to its end."""
 
     def __init__(self) -> None:
         self._digests = digests(settings().api_tokens)
-        self._threads = ThreadPoolExecutor(_THREADS, "api")
+        self._asking = _Threads("api", _THREADS, "stripe-unavailable")
+        self._looking = _Threads("api-looks", _LOOKERS, "database-unavailable")
         self._openers: defaultdict[tuple[str, ...], _Openers] = defaultdict(_Openers)
         self._under_way: set[asyncio.Task[Any]] = set()
 
@@ -76,7 +99,8 @@ class Room:
     async def close(self) -> None:
         """What is under way ends."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
-        self._threads.shutdown()
+        self._asking.end()
+        self._looking.end()
 
     async def _all(self, request: Request) -> Response:
         """One route, so that a refused method is told both that there are."""
@@ -87,8 +111,8 @@ class Room:
         wanted = requests.wanted(asked)
         opened = await self._to_its_end(self._opened(wanted))
         way = Way(integration=asked.integration, stripe_version=asked.stripe_version)
-        entered = await self._in_a_thread(entering.entry, opened.answer, wanted.account or None, way)
-        shown = await self._in_a_thread(views.view, opened.verification_id)
+        entered = await self._asking.do(entering.entry, opened.answer, wanted.account or None, way)
+        shown = await self._looking.do(views.view, opened.verification_id)
         body = {**shown, **({"entry": entered.fields} if entered else {})}
         return _answer(201 if opened.made else 200, body)
 
@@ -102,7 +126,7 @@ class Room:
             await asyncio.wait_for(openers.turn.acquire(), _WAITS_SECONDS)
             try:
                 # In one go: a lease does not wait for a thread.
-                while (opened := await self._in_a_thread(opening.open_verification, wanted)) is None:
+                while (opened := await self._asking.do(opening.open_verification, wanted)) is None:
                     if time.monotonic() > until:
                         raise ProblemError("opening")
                     await asyncio.sleep(_LOOKS_AGAIN)
@@ -114,32 +138,32 @@ class Room:
             openers.count -= 1
             if not openers.count:
                 del self._openers[key]
-        await self._in_a_thread(publish_actions, opened.owed)
+        await self._looking.do(publish_actions, opened.owed)
         log.info("verification.opened", verification_id=opened.verification_id, generation=opened.generation)
         return opened
 
     async def _show(self, request: Request) -> Response:
-        return _answer(200, await self._in_a_thread(view_in_time, request.path_params["id"]))
+        return _answer(200, await self._looking.do(view_in_time, request.path_params["id"]))
 
     async def _list(self, request: Request) -> Response:
-        found, has_more = await self._in_a_thread(views.listed, requests.page(request.query_params))
+        found, has_more = await self._looking.do(views.listed, requests.page(request.query_params))
         return _answer(200, {"data": found, "has_more": has_more})
 
     async def _enter(self, request: Request) -> Response:
         way = requests.entering(await _json(request))
-        entered = await self._in_a_thread(entering.enter, request.path_params["id"], way)
+        entered = await self._asking.do(entering.enter, request.path_params["id"], way)
         return _answer(200, {"entry": entered.fields})
 
     async def _cancel(self, request: Request) -> Response:
         id_, notify = request.path_params["id"], requests.notify(request.query_params)
-        owed = await self._to_its_end(self._in_a_thread(partial(closing.cancel_verification, id_, notify=notify)))
-        await self._in_a_thread(publish_actions, owed)
-        return _answer(200, await self._in_a_thread(views.view, id_))
+        owed = await self._to_its_end(self._asking.do(partial(closing.cancel_verification, id_, notify=notify)))
+        await self._looking.do(publish_actions, owed)
+        return _answer(200, await self._looking.do(views.view, id_))
 
     async def _redact(self, request: Request) -> Response:
         id_ = request.path_params["id"]
-        await self._in_a_thread(closing.redact_verification, id_)
-        return _answer(202, await self._in_a_thread(views.view, id_))
+        await self._asking.do(closing.redact_verification, id_)
+        return _answer(202, await self._looking.do(views.view, id_))
 
     async def _link(self, request: Request) -> Response:
         asked = requests.linking(await _json(request))
@@ -180,9 +204,6 @@ class Room:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
-
-    async def _in_a_thread(self, call: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: call(*arguments))
 
 
 async def _json(request: Request) -> Any:

@@ -50,14 +50,16 @@ def unsynced() -> Iterator[None]:
 
 def forget_process_state() -> None:
     """As in a fresh process: no settings read, no engine open."""
-    if database._engine.cache_info().currsize:
+    if database._engines:
         # Whoever looks for idle connections has them in hand, where `dispose` does not find them.
         while looking := [thread for thread in threading.enumerate() if thread.name == database.LOOKER]:
             for thread in looking:
                 thread.cancel()  # type: ignore[attr-defined]  # it is a Timer
                 thread.join()
-        database.engine().dispose()
-    for remembered in (database._engine, settings.settings, mails.email_lookup, client.client, application.line):
+        for engine in database._engines.values():
+            engine.dispose()
+        database._engines.clear()
+    for remembered in (settings.settings, mails.email_lookup, client.client, application.line):
         remembered.cache_clear()
     database._reading = database._jump_seen = None
     for look in health.LOOKS:
