@@ -235,12 +235,14 @@ def is_forgotten(person: Person) -> None:
     elif person.chance():
         person.does("fail" if person.chance() else "pass")
     forgotten = person.id
-    for _ in range(2):
-        heard = person.asks("redact")
-        if not heard.is_good:
-            person.is_refused(heard)
-    if is_checked:
-        person.is_judged("pass")
+    try:
+        for _ in range(2):
+            heard = person.asks("redact")
+            if not heard.is_good:
+                person.is_refused(heard)
+    finally:
+        if is_checked:  # else it could never be redacted
+            person.is_judged("pass")
     if person.chance():
         person.has_a_session()
         if person.id == forgotten:

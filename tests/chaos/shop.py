@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from random import Random
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.simulator.client import Simulator
 
 TOKEN = "shop" * 8
 PUBLISHABLE_KEY = "pk_test_simulator0000"
-_PATIENCE = 60.0  # seconds that anybody still asks once nothing fails any more
+_PATIENCE = 120.0  # seconds that anybody still asks once nothing fails any more
 Json = dict[str, Any]
 
 
@@ -50,7 +51,7 @@ class Shop:
         self.heard: list[Heard] = []
         self.surprises: list[str] = []  # what no fault explains
         self._port = port
-        self._closes_at = float("inf")
+        self._closes_at = inf
         self._inside: list[threading.Thread] = []
         self._door: threading.Thread | None = None
 
@@ -99,12 +100,12 @@ class Shop:
 
     def insist(self, reference: str, method: str, path: str, body: Json | None, dice: Random) -> Heard:
         """Asks until there is an answer of this request's own, as clients do: after a time-out, and after any 5xx."""
-        within = dice.choice((1.0, 3.0, 20.0))
+        within, pause = dice.choice((2.0, 5.0, 20.0)), 0.1
         while True:
-            heard = self.ask(reference, method, path, body, within)
+            heard = self.ask(reference, method, path, body, within if self._closes_at == inf else 20.0)
             if heard.status is not None and heard.status < 500:
                 return heard
             if time.monotonic() > self._closes_at:
                 self.surprises.append(f"{reference}: {method} {path} never got an answer, at last {heard.status}")
                 raise GoneError
-            time.sleep(dice.uniform(0.1, 1.0))
+            time.sleep(dice.uniform(0.1, pause := min(pause * 2, 3.0)))
