@@ -9,7 +9,7 @@ from handlers.sessions.refusals import OpeningError
 from handlers.sessions.turn import Turn, Wanted
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
-from handlers.stripe_api.client import SpentKeyError
+from handlers.stripe_api.client import SpentKeyError, unreadable
 
 _SEARCHED_BEFORE = timedelta(hours=1)  # a host's clock and Stripe's may differ
 
@@ -38,6 +38,8 @@ def created(turn: Turn, wanted: Wanted) -> Answer | None:
         answer = changing.create(params, wanted.stripe_account, key)
     except SpentKeyError:
         return searched(turn, wanted)
+    if not turn.metadata.items() <= (answer.content.get("metadata") or {}).items():
+        raise unreadable("it is another session")
     # A saved answer's secrets may have been used.
     return unless_over(answer.id, wanted) if answer.is_replayed else answer
 

@@ -101,6 +101,14 @@ def test_a_saved_error_burns_the_generation(api: TestClient, stripe: Stories) ->
     assert [one["metadata"]["idv_generation"] for one in at_stripe(stripe)] == ["2"]
 
 
+def test_an_answer_about_another_session_makes_none_ours(api: TestClient, stripe: Stories) -> None:
+    """As a proxy gives that mixes answers up: the session that was made is found by the next who opens."""
+    stripe.simulator.fault(nonsense="another id", path="/v1/identity/verification_sessions$", method="POST")
+    assert open_one(api).json()["code"] == "stripe-unavailable"
+    again = open_one(api).json()
+    assert [one["id"] for one in at_stripe(stripe)] == [again["session_id"]]
+
+
 def test_a_lease_that_a_dead_process_left_is_taken_over(api: TestClient) -> None:
     opened = open_one(api).json()
     with transaction() as session:

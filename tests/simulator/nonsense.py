@@ -71,7 +71,7 @@ KINDS: dict[str, Callable[[bytes], Instead]] = {
     "a list": lambda true: Instead(body=b"[" + true + b"]", content_type=_JSON),
     "a word": lambda _: Instead(body=b'"ok"', content_type=_JSON),
     "an error with 200": lambda _: Instead(body=b'{"error": {"code": "resource_missing"}}', content_type=_JSON),
-    "another id": lambda true: Instead(body=_changed(true, id="vs_somebody_elses"), content_type=_JSON),
+    "another id": lambda true: Instead(body=_changed(true, id="vs_somebody_elses", metadata={}), content_type=_JSON),
     "another object": lambda true: Instead(body=_changed(true, object="customer"), content_type=_JSON),
     "no object": lambda true: Instead(body=_changed(true, object=None), content_type=_JSON),
     "no gzip": lambda true: Instead(body=true, content_type=_JSON, headers={"Content-Encoding": "gzip"}),
