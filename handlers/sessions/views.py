@@ -13,6 +13,7 @@ from config.database import transaction
 from config.settings import settings
 from handlers.record.events import Status
 from handlers.sessions.standing import SessionStands, standing
+from handlers.stripe_api.changing import Answer
 from handlers.tables.models import Verification, VerificationRecord
 
 _COLUMNS = (
@@ -43,10 +44,13 @@ class Page:
     starting_after: str | None = None
 
 
-def view(id_: str) -> dict[str, Any]:
-    """One verification with its sessions, by its own id or by a session's. Raises NotFoundError."""
+def view(id_: str, answer: Answer | None = None) -> dict[str, Any]:
+    """One verification with its sessions, by its own id or by a session's. Raises NotFoundError.
+
+    Of a session that Stripe has just answered it says that: the record may be a second behind.
+    """
     with transaction() as session:
-        found = _shown(session, session.scalars(_ours().where(_is(id_))).all())
+        found = _shown(session, session.scalars(_ours().where(_is(id_))).all(), answer)
     if not found:
         raise NotFoundError
     return found[0]
@@ -104,9 +108,15 @@ def _status() -> ColumnElement[str]:
     return case((is_verified, Status.VERIFIED), else_=func.coalesce(current, Status.REQUIRES_INPUT))
 
 
-def _shown(session: Session, verifications: Sequence[Verification]) -> list[dict[str, Any]]:
+def _shown(
+    session: Session, verifications: Sequence[Verification], answer: Answer | None = None
+) -> list[dict[str, Any]]:
     ids = [one.id for one in verifications]
     records = session.scalars(select(VerificationRecord).where(col(VerificationRecord.verification_id).in_(ids))).all()
+    for record in records:
+        if answer and record.session_id == answer.id and answer.state.status in list(Status):
+            session.expunge(record)  # shown, and not written
+            record.status, record.last_error_code = Status(answer.state.status), answer.state.error_code
     return [_one(one, [record for record in records if record.verification_id == one.id]) for one in verifications]
 
 

@@ -112,7 +112,7 @@ class Room:
         opened = await self._to_its_end(self._opened(wanted))
         way = Way(integration=asked.integration, stripe_version=asked.stripe_version)
         entered = await self._asking.do(entering.entry, opened.answer, wanted.account or None, way)
-        shown = await self._looking.do(views.view, opened.verification_id)
+        shown = await self._looking.do(views.view, opened.verification_id, opened.answer)
         body = {**shown, **({"entry": entered.fields} if entered else {})}
         return _answer(201 if opened.made else 200, body)
 

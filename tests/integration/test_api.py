@@ -11,6 +11,7 @@ from config.settings import settings
 from handlers.queue.failures import NotNowError
 from handlers.stripe_api import changing
 from receiver.app import app
+from tests.integration.stories import Stories
 from tests.simulator.client import Simulator
 from tests.support import databases
 from tests.support.servers import FakeStripe
@@ -204,3 +205,20 @@ def test_without_a_key_for_stripe_it_says_so(api: TestClient, environment: pytes
     settings.cache_clear()
     refused = api.post("/verifications", json=LEAST)
     assert (refused.status_code, refused.json()["code"]) == (502, "stripe-refused")
+
+
+def test_an_answer_says_what_stripe_says_where_the_record_is_a_second_behind(api: TestClient, stripe: Stories) -> None:
+    """What Stripe answers is stamped with the second in which it was asked at the earliest."""
+    session_id = api.post("/verifications", json=LEAST).json()["session_id"]
+    stripe.simulator.clock(frozen=True)
+    stripe.simulator.submit(session_id)
+    stripe.deliver(session_id)
+    stripe.simulator.clock(offset=0)
+    stripe.simulator.fail(session_id, "document_expired")
+    resumed = api.post("/verifications", json=LEAST).json()
+    assert (resumed["status"], resumed["error_code"], resumed["can_retry"], resumed["entry"]) == (
+        "requires_input",
+        "document_expired",
+        True,
+        {},
+    )
