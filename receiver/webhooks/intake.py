@@ -1,15 +1,22 @@
-"""Everything that waits goes into one insert-or-ignore and one commit; the commit releases the answers."""
+"""Everything that waits goes into one insert-or-ignore and one commit; the commit releases the answers.
+
+What follows it, a line in the log and the ids to the broker, is done by a thread that nobody waits for.
+"""
 
 import asyncio
+import queue
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
+from config.broker import publish_events
 from config.database import DATABASE_TROUBLE
 from handlers.inbox.receive import Receipt
 from handlers.queue.failures import NotNowError, describe
 from handlers.record.events import VerificationEvent
-from receiver.webhooks.publisher import Publisher
 from receiver.webhooks.storage import storage
 
 log = structlog.stdlib.get_logger(__name__)
@@ -19,6 +26,8 @@ _ANSWER_SECONDS = 10.0  # when the database hangs: Stripe has given up by then, 
 # While the database hangs; Stripe keeps the others, and delivers again. Fewer than connections, so that who asks for
 # this process's health still finds a place.
 _MOST_WAITING = 900
+_MOST_BATCHES = 1000  # that are published at once
+_PAUSE = 0.025  # seconds after a message: what comes meanwhile travels together, and the first after it at once
 
 
 class UnavailableError(Exception):
@@ -47,7 +56,7 @@ class Intake:
         self._wake = asyncio.Event()
         self._closing = False
         self._storage = storage()
-        self._publisher = Publisher()
+        self._publisher = _Publisher()
         self._writer = asyncio.create_task(self._write())
 
     async def accept(self, event: VerificationEvent) -> str:
@@ -114,13 +123,50 @@ class Intake:
             log.error("event.refused", event_id=events[0].id, error=describe(error))
             return [RefusedEventError()]
         self._publisher.publish(receipt)
-        return _outcomes(events, receipt)
+        first_deliveries = set(receipt.accepted)
+        outcomes: list[_Stored] = []
+        for event in events:
+            outcomes.append("ignored" if event.ignored else "accepted" if event.id in first_deliveries else "duplicate")
+            first_deliveries.discard(event.id)
+        return outcomes
 
 
-def _outcomes(events: Sequence[VerificationEvent], receipt: Receipt) -> list[_Stored]:
-    first_deliveries = set(receipt.accepted)
-    outcomes: list[_Stored] = []
-    for event in events:
-        outcomes.append("ignored" if event.ignored else "accepted" if event.id in first_deliveries else "duplicate")
-        first_deliveries.discard(event.id)
-    return outcomes
+class _Publisher:
+    """Takes receipts of committed batches, and makes one message of all that came while it was at work."""
+
+    def __init__(self) -> None:
+        self._receipts: queue.SimpleQueue[Receipt | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
+        self._thread.start()
+
+    def publish(self, receipt: Receipt) -> None:
+        """Returns at once; what the broker does not take is left to the sweep."""
+        self._receipts.put(receipt)
+
+    def close(self) -> None:
+        """Publishes what waits, and ends."""
+        self._receipts.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        more = True
+        while more:
+            receipts, more = self._with_the_rest(self._receipts.get())
+            accepted = sorted(event_id for receipt in receipts for event_id in receipt.accepted)
+            repeated = sorted(event_id for receipt in receipts for event_id in receipt.unprocessed)
+            if receipts:
+                duplicates = sum(receipt.duplicates for receipt in receipts)
+                log.info("events.stored", event_ids=accepted, duplicates=duplicates)
+                publish_events([*accepted, *repeated])
+            time.sleep(_PAUSE)
+
+    def _with_the_rest(self, first: Receipt | None) -> tuple[list[Receipt], bool]:
+        receipts: list[Receipt] = []
+        with suppress(queue.Empty):
+            while first is not None:
+                receipts.append(first)
+                if len(receipts) == _MOST_BATCHES:
+                    return receipts, True
+                first = self._receipts.get_nowait()
+            return receipts, False
+        return receipts, True
