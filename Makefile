@@ -17,7 +17,7 @@ define compile
 	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
 endef
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run stripe test test-postgres e2e proof mutants chaos fuzz api-cases bench bench-peers bench-tools ci way \
+.PHONY: help install dev demo run stripe test test-postgres e2e proof mutants chaos fuzz api-cases bench bench-peers bench-tools ci way mails \
 	check lock lock-check upgrade
 
 help: ## Lists the targets
@@ -60,6 +60,9 @@ way: dev ## Prints the files and functions of ours that one event passes, from t
 
 api-cases: dev ## Has schemathesis make 3,000 requests of /openapi.json, with a local Stripe: API="--cases 20000 --seed 7 --postgres"
 	@$(BIN)/python -m tests.fuzz.api $(API)
+
+mails: dev ## Writes every mail in every language to var/mails, and takes pictures of them where there is a Chromium
+	@$(BIN)/python -m tests.support.pictures
 
 fuzz: dev ## Sends 100,000 requests to a receiver, nearly all of them wrong: FUZZ="--requests 1000000 --seed 7"
 	@$(BIN)/python -m tests.fuzz $(FUZZ)

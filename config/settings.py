@@ -112,6 +112,23 @@ def _url(*schemes: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _public_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+        raise ValueError("must start with https: (http: is for this machine only)")
+    if "@" in parts.netloc:
+        raise ValueError("must hold no user and no password: everybody may read it")
+    if not re.fullmatch("[!#-;=?-~]+", text):
+        raise ValueError("must be a URL in ASCII, where anything else is written as %20 and xn--")
+    return text
+
+
+def _folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise ValueError("must be a folder that is there")
+    return Path(text)
+
+
 def _redis_url(text: str) -> str:
     read_redis_url(text, {}, self_signed=platform_signs())
     return text
@@ -142,11 +159,13 @@ def _parts(text: str) -> list[str]:
 
 
 _WITH_A_HOST = ("https", "http", "smtp", "smtps", "redis", "rediss")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SEVERAL = BeforeValidator(_parts)
 _OF_THE_KEYS_MODE = AfterValidator(_of_the_keys_mode)
 _UNSET = SecretStr("")
 _EVEN_UNSET = Field(validate_default=True)
 _WebUrl = Annotated[SecretStr, _url("https", "http")]
+_PublicUrl = Annotated[SecretStr, BeforeValidator(_public_url), _url("https", "http")]
 _Address = Annotated[Address, BeforeValidator(parse_address)]
 _WebhookSecret = Annotated[
     SecretStr,
@@ -157,6 +176,22 @@ _CallbackSecret = Annotated[
     _matching(
         r"whsec_([A-Za-z0-9+/]{4}){8,}([A-Za-z0-9+/]{2,3}={0,2})?",
         "must be whsec_ and a key of 24 bytes or more in base64, as the Standard Webhooks scheme has it",
+    ),
+]
+_Name = Annotated[
+    str,
+    _matching(
+        # No letter that turns the direction of those around it, or ends a line.
+        r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,80}",
+        "must be a name of one line, of 80 characters or less",
+    ),
+]
+_Color = Annotated[str, _matching("#[0-9A-Fa-f]{6}", "must be a colour as #1a5fb4 is")]
+_Language = Annotated[
+    str,
+    _matching(
+        r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}",
+        "must be one or several languages, the one of who asks for none first: en,de,pt-BR",
     ),
 ]
 _Mark = Annotated[
@@ -231,6 +266,13 @@ class Settings(BaseSettings):
     stripe_api_base: _WebUrl = SecretStr("https://api.stripe.com")
     smtp_url: Annotated[SecretStr, _url("smtp", "smtps")] = _UNSET
     mail_from: _Address = Address("Identity verification", "identity@localhost")
+    brand_name: _Name = ""
+    brand_color: _Color = "#1a5fb4"
+    support_email: _Address | None = None
+    privacy_url: _PublicUrl = _UNSET
+    alternative_url: _PublicUrl = _UNSET
+    locales: Annotated[tuple[_Language, ...], _SEVERAL] = ("en", "de")
+    templates_dir: Annotated[Path, BeforeValidator(_folder)] | None = None
     retry_url: Annotated[
         _WebUrl,
         _matching(
@@ -306,6 +348,11 @@ class Settings(BaseSettings):
         """Whether STRIPE_API_KEY is for live mode; None without a key."""
         key = self.stripe_api_key.get_secret_value()
         return key.partition("_")[2].startswith("live_") if key else None
+
+    @property
+    def company(self) -> str:
+        """How mails and pages name whoever asks: BRAND_NAME, or MAIL_FROM's name, or its domain."""
+        return self.brand_name or self.mail_from.name or self.mail_from.mailbox.rpartition("@")[2]
 
     @property
     def base_url(self) -> str:

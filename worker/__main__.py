@@ -11,7 +11,7 @@ from config.postgres import is_full
 from config.settings import SettingsError
 from config.version import running_version
 from handlers.queue.failures import describe
-from worker.commands import change, doctor, endpoint, service, show, verifications
+from worker.commands import change, doctor, endpoint, mails, service, show, verifications
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,9 @@ COMMANDS = {
     "rebuild": Command(change.rebuild_now, "fill a wiped database from Stripe", change.rebuild_options),
     "purge": Command(
         change.purge_now, "delete or wipe what RETENTION_DAYS and RECORD_DAYS let go; the clock does it every hour"
+    ),
+    "mails": Command(
+        mails.write_samples, "write every mail there is to files, and send none", mails.options, json=False
     ),
     "endpoint": Command(
         endpoint.manage_endpoint, "register the webhook endpoint at Stripe, or check it", endpoint.endpoint_options

@@ -1,6 +1,7 @@
 """Celery's entry point: the tasks, the schedule, the consumer's guards and the log context."""
 
 import logging
+import sys
 import warnings
 from typing import Any
 
@@ -11,7 +12,8 @@ from celery.exceptions import CPendingDeprecationWarning
 from config.broker import celery_app, say_whom_we_trust
 from config.database import keep_connections
 from config.logs import configure_logging
-from config.settings import settings
+from config.settings import SettingsError, settings
+from handlers.catalogue.check import check
 from handlers.metrics.counting import start_flushing, stop_flushing
 from handlers.queue import failures
 from worker import clock, foreign, reconnect, tasks
@@ -35,6 +37,14 @@ celery_app.steps["consumer"].update((reconnect.ReconnectGuard, foreign.ForeignGu
 
 # Running as root is dangerous with pickled messages only, and config/broker.py accepts JSON alone.
 warnings.simplefilter("ignore", platforms.SecurityWarning)
+
+
+def check_words(**_: Any) -> None:
+    """A template or a language that is not whole ends a worker before it takes anything."""
+    try:
+        check()
+    except SettingsError as error:
+        sys.exit(str(error))
 
 
 def configure(**_: Any) -> None:
@@ -89,6 +99,7 @@ def end_counting(**_: Any) -> None:
     stop_flushing()
 
 
+signals.celeryd_init.connect(check_words, weak=False)
 signals.setup_logging.connect(configure, weak=False)
 signals.celeryd_after_setup.connect(fit_to_concurrency, weak=False)
 signals.beat_init.connect(keep_none, weak=False)

@@ -1,10 +1,10 @@
-"""The mails: one function each, what it says, to whom, and by which way it goes."""
+"""The mails: what one is about, to whom it goes, and by which way."""
 
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from email.header import Header
 from email.message import EmailMessage
 from email.policy import default
@@ -12,27 +12,24 @@ from email.utils import formatdate
 from email.utils import quote as escape
 from functools import cache, partial
 from importlib import import_module
-from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from sqlalchemy import bindparam, select
+from sqlmodel import col
 
-from config.database import true_now
+from config.database import statement, true_now
 from config.settings import PLAIN_ADDRESS, Address, parse_address, settings
+from handlers.catalogue.mails import About, write_mail
+from handlers.catalogue.words import language_for
 from handlers.outbox.smtp import MAIL_LEASE, send_by_smtp
+from handlers.owed.kinds import LIMIT_CAUSE
 from handlers.queue.claims import unless_lost
 from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
-from handlers.record.error_codes import classify
+from handlers.record.error_codes import ErrorClass, classify
 from handlers.stripe_api import sessions
-from handlers.tables.models import OutboxAction, VerificationRecord
+from handlers.tables.models import OutboxAction, Verification, VerificationRecord
 
-_templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=select_autoescape(["html"]),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_LOCALE = select(col(Verification.locale)).where(col(Verification.id) == bindparam("of"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,51 +40,52 @@ class Mail:
     recipient: Address
     key: tuple[str, str, str]
     number: int = 0  # how many mails the person got before: what is said again later is another mail
-    variables: Mapping[str, str | None] = field(repr=False)
+    language: str
+    reply_to: Address | None = None
+    about: About
     last_look: Callable[[], object] = field(repr=False)  # before it is given away; raises where it must not be
 
 
-def email_verified(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """Tells the person that the verification has succeeded."""
-    return _to_the_person(action, record)
+def to_the_person(action: OutboxAction, record: VerificationRecord) -> str | None:
+    """Sends an action's template to its person, in their language."""
+    if settings().email_lookup:
+        recipient = email_lookup()(record)
+    elif settings().stripe_api_key:
+        try:
+            recipient = sessions.retrieve_email(record.session_id, record.account)
+        except AwayError as error:  # which says nothing of the mail server
+            raise NotNowError(str(error), error.again_after) from None
+    else:
+        recipient = None
+    if recipient is None:
+        return "no address"
+    try:
+        address = Address("", recipient) if PLAIN_ADDRESS.fullmatch(recipient) else parse_address(recipient)
+    except (TypeError, ValueError):  # EMAIL_LOOKUP may give anything
+        raise PermanentError("the recipient's address is not valid") from None
+    mail = _mail(action, record, address)
+    if record.verification_id:
+        with statement() as connection:
+            mail = replace(
+                mail, language=language_for(connection.execute(_LOCALE, {"of": record.verification_id}).scalar())
+            )
+    if mail.about.code and classify(mail.about.code) is ErrorClass.FRAUD_SIGNAL:  # which no person is told
+        mail = replace(mail, about=replace(mail.about, code=None, reason=None))
+    send(replace(mail, number=record.told_count, reply_to=settings().support_email))
+    return None
 
 
-def email_retry_prompt(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """Asks the person to try again, says what was wrong, and links to the main application."""
-    return _to_the_person(
-        action,
-        record,
-        error_class=classify(record.last_error_code),
-        reason=record.last_error_reason,  # Stripe: may be shown to the user
-        retry_url=retry_url_for(record),
-    )
+def to_the_person_unless_quiet(action: OutboxAction, record: VerificationRecord) -> str | None:
+    """The same, unless the application ended the verification without a word."""
+    return "its end is told to nobody" if record.ends_quietly else to_the_person(action, record)
 
 
-def email_canceled(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """Tells the person that the verification has ended, unless the application ended it without a word."""
-    if record.ends_quietly:
-        return "its end is told to nobody"
-    return _to_the_person(action, record)
-
-
-def email_alternative(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """Offers another way, where no retry can help: consent declined, country not supported, under age."""
-    return _to_the_person(action, record, error_class=classify(record.last_error_code))
-
-
-def alert_review(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """Asks REVIEW_EMAIL to look at a session: a fraud signal, or too many submissions."""
-    return to_the_reviewer(action, record, submissions=str(record.submissions))
-
-
-def to_the_reviewer(action: OutboxAction, record: VerificationRecord, **variables: str | None) -> str | None:
-    """Sends an action's template to REVIEW_EMAIL, with the session's id, the cause and where to look."""
+def to_the_reviewer(action: OutboxAction, record: VerificationRecord) -> str | None:
+    """Sends an action's template to REVIEW_EMAIL, in the first of LOCALES."""
     reviewer = settings().review_email
     if reviewer is None:
         return "no REVIEW_EMAIL"
-    dashboard = "https://dashboard.stripe.com/" + ("" if record.livemode else "test/")
-    about = {"session_id": record.session_id, "cause": action.cause, "dashboard": dashboard}
-    send(_mail(action, reviewer, {**about, **variables}))
+    send(_mail(action, record, reviewer))
     return None
 
 
@@ -108,21 +106,23 @@ def send(mail: Mail) -> None:
 
 
 def render(mail: Mail) -> EmailMessage:
-    """The mail with its plain-text and HTML parts; the first line of the text template is the subject."""
+    """The mail as it is sent: both its parts in ASCII, whatever their letters, since some servers take nothing else."""
     sender = settings().mail_from
-    variables = {**mail.variables, "sender": sender.name or sender.mailbox}
-    subject, _, text = _templates.get_template(f"{mail.template}.txt").render(variables).partition("\n")
+    written = write_mail(mail.template, mail.language, mail.about)
     in_utf8 = not (sender.mailbox + mail.recipient.mailbox).isascii()
-    # These three stay as they are: the library folds a long name without its quotes, and an id as if it were words.
+    # These stay as they are: the library folds a long name without its quotes, and an id as if it were words.
     message = EmailMessage(default.clone(utf8=in_utf8, refold_source="none"))
     message.set_raw("To", _as_header(mail.recipient))
     message.set_raw("From", _as_header(sender))
+    if mail.reply_to:
+        message.set_raw("Reply-To", _as_header(mail.reply_to))
     message.set_raw("Message-ID", f"<{digest(mail.key, mail.number)}@{sender.mailbox.rpartition('@')[2]}>")
-    message["Subject"] = subject.removeprefix("Subject: ").strip()
+    message["Subject"] = written.subject
     message["Date"] = formatdate(true_now().timestamp())
     message["Auto-Submitted"] = "auto-generated"
-    message.set_content(text.strip() + "\n")
-    message.add_alternative(_templates.get_template(f"{mail.template}.html").render(variables), subtype="html")
+    message.set_content(written.text, cte="quoted-printable")
+    message.add_alternative(written.html, subtype="html", cte="quoted-printable")
+    message["Content-Language"] = mail.language  # after the parts, which would take it along
     return message
 
 
@@ -138,31 +138,33 @@ def digest(key: tuple[str, str, str], number: int = 0) -> str:
     return hashlib.sha256("\n".join([*key, str(number)]).encode()).hexdigest()[:32]
 
 
-def _to_the_person(action: OutboxAction, record: VerificationRecord, **variables: str | None) -> str | None:
-    if settings().email_lookup:
-        recipient = email_lookup()(record)
-    elif settings().stripe_api_key:
-        try:
-            recipient = sessions.retrieve_email(record.session_id, record.account)
-        except AwayError as error:  # which says nothing of the mail server
-            raise NotNowError(str(error), error.again_after) from None
-    else:
-        recipient = None
-    if recipient is None:
-        return "no address"
-    try:
-        address = Address("", recipient) if PLAIN_ADDRESS.fullmatch(recipient) else parse_address(recipient)
-    except (TypeError, ValueError):  # EMAIL_LOOKUP may give anything
-        raise PermanentError("the recipient's address is not valid") from None
-    send(_mail(action, address, variables, record.told_count))
-    return None
-
-
-def _mail(action: OutboxAction, recipient: Address, variables: Mapping[str, str | None], number: int = 0) -> Mail:
-    key = action.session_id, action.name, action.cause
-    last_look = partial(unless_lost, action, MAIL_LEASE, unknown=True)
+def _mail(action: OutboxAction, record: VerificationRecord, recipient: Address) -> Mail:
+    # A cause that is a state says its code and report; the record may have moved on.
+    state, _, report_id = action.cause.rpartition(":")
+    code = state.partition(":")[2] if state else record.last_error_code
+    at_limit = action.cause == "canceled" and record.submissions >= settings().submission_limit
+    dashboard = "https://dashboard.stripe.com/" + ("" if record.livemode else "test/")
+    about = About(
+        session_id=record.session_id,
+        verification_id=record.verification_id,
+        account=record.account,
+        livemode=record.livemode,
+        code=code or None,
+        report_id=(report_id if state else record.last_report_id) or None,
+        reason=record.last_error_reason if code == record.last_error_code else None,  # Stripe: may be shown to the user
+        link_url=retry_url_for(record) if settings().retry_url else None,
+        submissions=record.submissions,
+        is_at_limit=at_limit or action.cause == LIMIT_CAUSE,
+        will_cancel=bool(settings().stripe_api_key),
+        dashboard_url=f"{dashboard}identity/verification-sessions/{quote(record.session_id, safe='')}",
+    )
     return Mail(
-        template=action.name, recipient=recipient, key=key, number=number, variables=variables, last_look=last_look
+        template=action.name,
+        recipient=recipient,
+        key=(action.session_id, action.name, action.cause),
+        language=settings().locales[0],
+        about=about,
+        last_look=partial(unless_lost, action, MAIL_LEASE, unknown=True),
     )
 
 
@@ -174,12 +176,13 @@ def email_lookup() -> Callable[[VerificationRecord], str | None]:
     return lookup
 
 
-def retry_url_for(record: VerificationRecord) -> str | None:
-    """RETRY_URL for one person; None without it."""
-    template = settings().retry_url.get_secret_value()
-    if not template:
-        return None
-    return template.format(
-        session_id=quote(record.session_id, safe=""),
-        client_reference_id=quote(record.client_reference_id or "", safe=""),
+def retry_url_for(record: VerificationRecord) -> str:
+    """RETRY_URL for one person."""
+    return (
+        settings()
+        .retry_url.get_secret_value()
+        .format(
+            session_id=quote(record.session_id, safe=""),
+            client_reference_id=quote(record.client_reference_id or "", safe=""),
+        )
     )

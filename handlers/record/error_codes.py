@@ -14,13 +14,13 @@ class ErrorClass(StrEnum):
     REMINDER = "reminder"  # the person left before the end
     OTHER_DEVICE = "other_device"
     OTHER_DOCUMENT = "other_document"
-    CONTACT = "contact"  # the mail address or phone number was not confirmed; the person may give another
+    CONTACT = "contact"  # the email address or phone number was not confirmed; the person may give another
     ALTERNATIVE = "alternative"  # no retry can help: another way to verify is needed
     UNDER_AGE = "under_age"  # a policy decision, and careful wording
     FRAUD_SIGNAL = "fraud_signal"  # for a reviewer; never shown to the person
 
 
-_CLASSES = {
+CLASSES = {
     "abandoned": ErrorClass.REMINDER,
     "consent_declined": ErrorClass.ALTERNATIVE,
     "country_not_supported": ErrorClass.ALTERNATIVE,
@@ -57,4 +57,4 @@ OWED = {
 
 def classify(code: str | None) -> ErrorClass:
     """The class of a code; unknown codes, and a failure that names none, may be retried."""
-    return _CLASSES.get(code or "", ErrorClass.RETRY)
+    return CLASSES.get(code or "", ErrorClass.RETRY)

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("config", "handlers", "tests")
 
 APPLY_AND_PERFORM = """
+from handlers.catalogue.check import check
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.outbox.perform import perform
@@ -18,6 +19,7 @@ from handlers.record.events import parse
 from handlers.tables.schema import migrate
 from tests.support.shapes import event, session
 
+check()
 migrate()
 verified = event("evt_1", "verified", 1795180000, session("vs_1", "verified", report="vr_1"))
 redacted = event("evt_2", "redacted", 1795180060, session("vs_1", "verified", redaction="redacted"))
@@ -35,7 +37,9 @@ def test_the_example_of_a_new_action_sends_its_mail_about_a_person_who_is_forgot
     readme = (ROOT / "README.md").read_text()
     for path, change in re.findall(r"```diff\n--- (\S+)\n(.*?)```", readme, re.DOTALL):
         _change(tmp_path / path, change)
-    for path, content in re.findall(r"`(handlers/outbox/templates/\S+)`[^\n]*:\n\n```\w+\n(.*?)```", readme, re.DOTALL):
+    for path, content in re.findall(
+        r"`(handlers/catalogue/templates/\S+)`[^\n]*:\n\n```\w+\n(.*?)```", readme, re.DOTALL
+    ):
         (tmp_path / path).write_text(content)
 
     environment = {"VAR_DIR": "var", "REVIEW_EMAIL": "review@example.com"}

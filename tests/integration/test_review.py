@@ -1,7 +1,5 @@
 """What needs a reviewer goes to one, and never to the person; overrides are followed, limits end a session."""
 
-from typing import Any
-
 import pytest
 
 from config.settings import settings
@@ -233,8 +231,12 @@ def test_the_reviewers_link_leads_to_the_mode_of_the_session(sent: list[Mail]) -
             facts.event("requires_input", session_id=f"vs_{livemode}", code="selfie_manipulated", livemode=livemode)
         )
     perform_everything()
-    links: dict[str, Any] = {mail.key[0]: mail.variables["dashboard"] for mail in sent}
-    assert links == {"vs_False": "https://dashboard.stripe.com/test/", "vs_True": "https://dashboard.stripe.com/"}
+    links = {mail.key[0]: mail.about.dashboard_url for mail in sent}
+    sessions = "identity/verification-sessions"
+    assert links == {
+        "vs_False": f"https://dashboard.stripe.com/test/{sessions}/vs_False",
+        "vs_True": f"https://dashboard.stripe.com/{sessions}/vs_True",
+    }
 
 
 def test_without_a_key_nothing_is_canceled_and_the_alert_goes_out(post_box: PostBox) -> None:

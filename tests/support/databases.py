@@ -18,6 +18,8 @@ from sqlalchemy import Engine, NullPool, Pool, create_engine, event, make_url, t
 from sqlmodel import SQLModel
 
 from config import database, settings
+from handlers.catalogue import mails as catalogue_mails
+from handlers.catalogue import words
 from handlers.metrics import counting
 from handlers.outbox import application, mails
 from handlers.stripe_api import client
@@ -59,7 +61,8 @@ def forget_process_state() -> None:
         for engine in database._engines.values():
             engine.dispose()
         database._engines.clear()
-    for remembered in (settings.settings, mails.email_lookup, client.client, application.line):
+    written = catalogue_mails.environment, catalogue_mails.speaking, words.words_of
+    for remembered in (settings.settings, mails.email_lookup, client.client, application.line, *written):
         remembered.cache_clear()
     database._reading = database._jump_seen = None
     for look in health.LOOKS:

@@ -6,11 +6,11 @@ import pytest
 from stripe.identity import VerificationSession
 
 from handlers.outbox.registry import REGISTRY
-from handlers.record.error_codes import _CLASSES, OWED, ErrorClass, classify
+from handlers.record.error_codes import CLASSES, OWED, ErrorClass, classify
 
 
 def test_the_table_holds_exactly_the_codes_of_stripes_sdk() -> None:
-    assert set(_CLASSES) == _codes_of_the_sdk()
+    assert set(CLASSES) == _codes_of_the_sdk()
 
 
 def test_every_class_owes_an_action_that_exists() -> None:

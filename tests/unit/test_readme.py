@@ -29,6 +29,8 @@ def test_a_default_in_the_table_is_the_default(name: str) -> None:
         default = default.get_secret_value()
     if isinstance(default, Address):
         default = f"{default.name} <{default.mailbox}>"
+    if isinstance(default, tuple):
+        default = ",".join(default)
     (cell,) = re.findall(rf"^\| `{name.upper()}` \| (.*?) \|", README, re.MULTILINE)
     if default:
         assert cell == f"`{default}`"

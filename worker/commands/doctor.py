@@ -15,6 +15,7 @@ from config.database import DATABASE_TROUBLE, engine, measure_clock, true_now
 from config.defaults import webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
+from handlers.catalogue.check import faults, unsaid
 from handlers.metrics import clocks
 from handlers.operator.queries import backlog_of, not_redacted
 from handlers.outbox.mails import email_lookup
@@ -270,6 +271,18 @@ def _mail() -> Iterator[tuple[str, str]]:
         yield "OK", "the SMTP server takes us and our sender"
 
 
+def _words() -> Iterator[tuple[str, str]]:
+    found = faults()
+    yield from (("FAIL", fault) for fault in found)
+    if not found:
+        yield "OK", f"every mail can be written in {', '.join(settings().locales)}"
+        yield from (("WARN", f"words for what no template says: {one}") for one in unsaid())
+    if not settings().brand_name:
+        yield "WARN", f"no BRAND_NAME: mails speak of {settings().company}, as MAIL_FROM does"
+    if not settings().support_email:
+        yield "WARN", "no SUPPORT_EMAIL: mails name no address to write to"
+
+
 def _lookup() -> Iterator[tuple[str, str]]:
     if not settings().email_lookup:
         if settings().stripe_api_key:
@@ -298,5 +311,6 @@ CHECKS: dict[str, Check] = {
     "clocks": _clocks,
     "redis": _redis,
     "mail": _mail,
+    "words": _words,
     "addresses": _lookup,
 }

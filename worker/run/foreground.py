@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from config.defaults import webhook_secret_path, webhook_secrets
 from config.settings import Settings, SettingsError, settings
+from handlers.catalogue.check import check
 from handlers.record.events import EVENT_TYPES
 from handlers.tables.schema import migrate
 from worker.run.broker import RedisServer, redis_binary, start_redis
@@ -36,6 +37,7 @@ def run(host: str = "") -> int:
 
 def _run(chosen: Settings, host: str) -> int:
     webhook_secrets(chosen)
+    check()
     _refuse_taken_port(chosen.port)
     migrate()
     server = None if chosen.redis_url else start_redis(chosen.var_dir)

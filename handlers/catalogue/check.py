@@ -1,0 +1,177 @@
+"""Whether every template and every language is whole: asked at the start, so that no person's mail finds out."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+from babel.messages.catalog import Catalog
+from jinja2 import TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2.ext import extract_from_ast
+
+from config.settings import SettingsError, settings
+from handlers.catalogue.mails import FORMS, NoSubjectError, environment, known_names, templates, write_mail
+from handlers.catalogue.samples import mail_templates, samples
+from handlers.catalogue.words import WordsError, catalogs, is_english
+
+Sentence = str | tuple[str, str]  # or its singular and its plural
+_Parsed = Mapping[tuple[str, str], nodes.Template]  # by form and name
+_SAYS = {"_": 1, "ngettext": 2}  # sentences that each is given
+_PLACEHOLDER = re.compile(r"%\((\w+)\)[sd]")
+
+
+def check() -> None:
+    """Raises SettingsError where a mail could not be written, with each reason on a line of its own."""
+    if found := faults():
+        raise SettingsError("\n".join(found))
+
+
+def faults() -> list[str]:
+    """All that is wrong with LOCALES and TEMPLATES_DIR; what cannot be read comes first, and alone."""
+    languages = settings().locales
+    if unread := [fault for language in {"en": 0, **dict.fromkeys(languages)} for fault in _unread(language)]:
+        return unread
+    parsed: dict[tuple[str, str], nodes.Template] = {}
+    if broken := list(dict.fromkeys(_parse(parsed))):
+        return broken
+    found = [*_faults_of_each(parsed), *_unused(parsed)]
+    if not found:
+        said = set(_said(parsed))
+        found = [fault for language in languages for fault in list(_wordless(language, said)) or _unwritten(language)]
+    return list(dict.fromkeys(found))
+
+
+def sentences() -> set[Sentence]:
+    """Every sentence that a template says, in English."""
+    parsed: dict[tuple[str, str], nodes.Template] = {}
+    assert not list(_parse(parsed)), "a template is broken"  # noqa: S101  # asked after `faults`
+    return set(_said(parsed))
+
+
+def unsaid() -> list[str]:
+    """Words of TEMPLATES_DIR that no template says (any more), each with its file."""
+    said, theirs = sentences(), settings().templates_dir
+    return [
+        f"{path.name}: {_start(message.id)}"
+        for language in settings().locales
+        for path, catalog in catalogs(language)
+        if theirs in path.parents
+        for message in catalog
+        if message.id and message.id not in said
+    ]
+
+
+def _unread(language: str) -> Iterator[str]:
+    try:
+        if not catalogs(language) and not is_english(language):
+            yield f"LOCALES names {language}, of which there are no words: see docs/words.md"
+    except WordsError as error:
+        yield f"LOCALES names {language}: {error}"
+
+
+def _parse(parsed: dict[tuple[str, str], nodes.Template]) -> Iterator[str]:
+    """Reads every template of each form; yields what Jinja cannot read."""
+    for form in FORMS:
+        made = environment(form)
+        for name in _names(form):
+            try:
+                source, file, _ = templates(form).get_source(made, name)
+                parsed[form, name] = made.parse(source, name, file)
+                made.get_template(name)
+            except TemplateSyntaxError as error:
+                yield f"TEMPLATES_DIR: {name}, line {error.lineno}: {error.message}"
+            except UnicodeDecodeError:
+                yield f"TEMPLATES_DIR: {name} is not written in UTF-8"
+
+
+def _names(form: str) -> list[str]:
+    # What lies in the folder of a form has a shorter name there.
+    return [name for name in templates(form).list_templates() if name.endswith(".jinja") and "/" not in name]
+
+
+def _faults_of_each(parsed: _Parsed) -> Iterator[str]:
+    """What can be seen in a template without rendering it."""
+    known = known_names()
+    for (form, name), tree in parsed.items():
+        for one in sorted(meta.find_undeclared_variables(tree) - known - _own(tree)):
+            yield f"TEMPLATES_DIR: {name} names {one!r}, which is not known"
+        for other in meta.find_referenced_templates(tree):
+            if (form, other) not in parsed:
+                yield f"TEMPLATES_DIR: {name} refers to {other!r}, which is not there"
+        for call in tree.find_all(nodes.Call):
+            function = call.node.name if isinstance(call.node, nodes.Name) else ""
+            given = call.args[: _SAYS.get(function, 0)]
+            if len(given) < _SAYS.get(function, 0) or not all(isinstance(one, nodes.Const) for one in given):
+                yield f"TEMPLATES_DIR: {name}, line {call.lineno}: what {function} says is not written out"
+
+
+def _own(tree: nodes.Template) -> set[str]:
+    """What a template names itself; for Jinja, what stands outside a block is unknown within."""
+    imported = [one for node in tree.find_all(nodes.FromImport) for one in node.names]
+    stored = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}
+    return stored | {one if isinstance(one, str) else one[1] for one in imported}
+
+
+def _unused(parsed: _Parsed) -> Iterator[str]:
+    mails = {f"{name}.jinja" for name in mail_templates()}
+    used = {other for tree in parsed.values() for other in meta.find_referenced_templates(tree)}
+    theirs = settings().templates_dir
+    for path in sorted(theirs.glob("mails/**/*.jinja")) if theirs else []:
+        if path.name not in {*mails, *used}:
+            yield f"TEMPLATES_DIR: {path.name} has no mail's name, and none refers to it"
+    for name in sorted(mails - {name for _, name in parsed}):
+        yield f"TEMPLATES_DIR: {name} is not there"
+
+
+def _said(parsed: _Parsed) -> Iterator[Sentence]:
+    for tree in parsed.values():
+        for _, function, strings in extract_from_ast(tree, list(_SAYS), babel_style=False):
+            one, *more = cast("tuple[str, ...]", strings)  # since all of them are written out
+            yield (one, more[0]) if _SAYS[function] == 2 else one
+
+
+def _wordless(language: str, said: set[Sentence]) -> Iterator[str]:
+    """Of one language: what is not translated, and what cannot be filled in."""
+    translated: set[Sentence] = set()
+    for path, catalog in catalogs(language):
+        for message in catalog:
+            if message.id not in said or message.fuzzy or not message.string or not all(message.string):
+                continue
+            translated.add(message.id)
+            if not _fits(message.id, message.string, catalog):
+                yield f"LOCALES names {language}: in {path.name}, other placeholders than in: {_start(message.id)}"
+    missing = sorted(map(_start, said - translated))
+    if missing and not is_english(language):
+        first = f"{len(missing)} of {len(said)} sentences have no words, such as: {missing[0]}"
+        yield f"LOCALES names {language}: {first}"
+
+
+def _fits(sentence: Sentence, words: str | Sequence[str], catalog: Catalog) -> bool:
+    if isinstance(sentence, str):
+        return isinstance(words, str) and _fills(words, sentence, sentence)
+    return len(words) == catalog.num_plurals and all(_fills(one, *sentence) for one in words)
+
+
+def _fills(words: str, least: str, most: str) -> bool:
+    named, needed, allowed = (set(_PLACEHOLDER.findall(text)) for text in (words, least, most))
+    try:
+        _ = words % defaultdict(int)
+    except (ValueError, TypeError):
+        return False
+    return needed - {"num"} <= named <= allowed  # where there is only one, its number may be left out
+
+
+def _unwritten(language: str) -> Iterator[str]:
+    """Of every mail in one language: what rendering it shows."""
+    for template in mail_templates():
+        for sample in samples(template):
+            try:
+                write_mail(template, language, sample.about)
+            except (UndefinedError, NoSubjectError) as error:
+                yield f"TEMPLATES_DIR: {template}.jinja: {error}"
+            except Exception as error:  # whatever a team's own template does
+                yield f"TEMPLATES_DIR: {template}.jinja cannot be rendered: {type(error).__name__}"
+
+
+def _start(sentence: str | Sequence[str]) -> str:
+    return sentence if isinstance(sentence, str) else sentence[0]

@@ -1,0 +1,130 @@
+"""What a mail says: its subject, its text and its HTML, of one template, in one language."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from config.settings import settings
+from handlers.catalogue.brand import text_on
+from handlers.catalogue.words import direction, folders, is_english, words_of
+
+FORMS = ("text", "html")
+SUBJECT = "Subject:"
+_MOST_CHARACTERS = 300  # of what others wrote; a link is left whole
+# Ends of lines, what is not printed, halves of letters, and what turns the direction of the letters after it.
+_UNWRITTEN = re.compile("[\\s\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
+_GAPS = re.compile(r"\s*\n\s*\n\s*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class About:
+    """What a template may speak of, whoever reads it; what is not so, or not theirs to know, is left out."""
+
+    session_id: str
+    verification_id: str | None = None
+    account: str | None = None
+    livemode: bool = False
+    code: str | None = None
+    report_id: str | None = None
+    reason: str | None = field(default=None, repr=False)  # Stripe's own sentence, in English
+    link_url: str | None = field(default=None, repr=False)  # where the person goes on
+    submissions: int = 0
+    is_at_limit: bool = False
+    will_cancel: bool = False
+    dashboard_url: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """A mail's parts."""
+
+    subject: str
+    text: str
+    html: str
+
+
+class NoSubjectError(Exception):
+    """A template that gives none."""
+
+
+def write_mail(template: str, language: str, about: About) -> Written:
+    """Both forms of one template; the first line of its text is the subject.
+
+    Raises NoSubjectError and what Jinja does, for a template that is broken: `check` finds it at the start.
+    """
+    values: dict[str, object] = {"site": urlsplit(about.link_url or "").hostname}
+    for name, value in asdict(about).items():
+        line = _UNWRITTEN.sub(" ", value).strip() if isinstance(value, str) else value
+        is_cut = isinstance(line, str) and len(line) > _MOST_CHARACTERS and not name.endswith("_url")
+        values[name] = f"{line[:_MOST_CHARACTERS]}…" if is_cut else line
+    if about.reason and not is_english(language):
+        values["reason"] = None
+    text, html = (
+        environment(form).get_template(f"{template}.jinja").render(values, **speaking(language)) for form in FORMS
+    )
+    first, _, text = text.strip().partition("\n")
+    subject = " ".join(first.removeprefix(SUBJECT).split())
+    if not subject or not first.startswith(SUBJECT):
+        raise NoSubjectError("its text does not begin with Subject: and one")
+    return Written(
+        subject=subject,
+        text=_GAPS.sub("\n\n", text).strip() + "\n",
+        html=html.strip() + "\n",
+    )
+
+
+@cache
+def environment(form: str) -> Environment:
+    """Where templates of one form find each other, and who speaks."""
+    made = Environment(
+        loader=templates(form),
+        autoescape=form == "html",  # noqa: S701  # a mail's text is no markup
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    chosen = settings()
+    made.globals |= {
+        "company": chosen.company,
+        "color": chosen.brand_color,
+        "on_color": text_on(chosen.brand_color),
+        "contact": chosen.support_email.mailbox if chosen.support_email else None,
+        "privacy_url": chosen.privacy_url.get_secret_value() or None,
+        "alternative_url": chosen.alternative_url.get_secret_value() or None,
+    }
+    return made
+
+
+def templates(form: str) -> FileSystemLoader:
+    """Where those of one form are: TEMPLATES_DIR's before ours."""
+    return FileSystemLoader([folder / "mails" / part for folder in folders() for part in (form, "")])
+
+
+def known_names() -> set[str]:
+    """What a template may name."""
+    given = {one.name for one in fields(About)} | {"site", "subject", "preview"}
+    return given | environment("text").globals.keys() | speaking("en").keys()
+
+
+@cache
+def speaking(language: str) -> Mapping[str, object]:
+    """What a template speaks by. Raises WordsError."""
+    words, apart = words_of(language), _apart(language)
+
+    def say(sentence: str, /, **values: object) -> str:
+        return words.gettext(sentence) % {name: apart(value) for name, value in values.items()}
+
+    def say_number(one: str, many: str, num: int, /, **values: object) -> str:
+        return words.ngettext(one, many, num) % ({name: apart(value) for name, value in values.items()} | {"num": num})
+
+    return {"_": say, "ngettext": say_number, "language": language, "direction": direction(language)}
+
+
+def _apart(language: str) -> Callable[[object], object]:
+    """Among letters from right to left, a name or an id stands by itself, or what is beside it would change places."""
+    return str if direction(language) == "ltr" else "\u2068{}\u2069".format

@@ -1,0 +1,74 @@
+"""Every mail there is, about persons who are made up: each kind, each error code, with and without a link."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from handlers.catalogue.mails import About
+from handlers.owed.kinds import KINDS
+from handlers.record.error_codes import CLASSES, OWED, ErrorClass, classify
+
+_SESSION = "vs_1Sample00000000000000000"
+_FULL = About(
+    session_id=_SESSION,
+    verification_id="idv_sample",
+    account="acct_1Sample",
+    report_id="vr_1Sample",
+    reason="What Stripe writes about it stands here.",
+    link_url=f"https://app.example.com/verify?session={_SESSION}",
+    submissions=1,
+    dashboard_url=f"https://dashboard.stripe.com/test/identity/verification-sessions/{_SESSION}",
+)
+_BARE = replace(_FULL, reason=None, link_url=None)
+_UNKNOWN = (None, "a_code_that_nobody_knows")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One mail: a name of its own, its template, and what it is about."""
+
+    name: str
+    template: str
+    about: About
+
+
+def samples(template: str) -> Iterator[Sample]:
+    """Those of one template."""
+    about = {
+        "email_retry_prompt": _prompts,
+        "email_alternative": _alternatives,
+        "email_canceled": _ends,
+        "alert_review": _alerts,
+    }.get(template, lambda: {"": _FULL})
+    for name, one in about().items():
+        yield Sample(name="-".join(filter(None, (template, name))), template=template, about=one)
+
+
+def mail_templates() -> list[str]:
+    """Of every kind of action that is a mail."""
+    return [name for name, kind in KINDS.items() if kind.destination == "mail"]
+
+
+def _prompts() -> dict[str, About]:
+    codes = [code for code in (*CLASSES, *_UNKNOWN) if OWED[classify(code)] == "email_retry_prompt"]
+    with_a_link = {f"{code or 'no_code'}": replace(_FULL, code=code) for code in codes}
+    return with_a_link | {f"{code or 'no_code'}-bare": replace(_BARE, code=code) for code in codes}
+
+
+def _alternatives() -> dict[str, About]:
+    codes = [code for code in CLASSES if OWED[classify(code)] == "email_alternative"]
+    return {code: replace(_FULL, code=code) for code in codes}
+
+
+def _ends() -> dict[str, About]:
+    limits = {f"limit-{number}": replace(_FULL, is_at_limit=True, submissions=number) for number in (1, 3)}
+    return {"": _FULL, **limits}
+
+
+def _alerts() -> dict[str, About]:
+    codes = [code for code in CLASSES if classify(code) is ErrorClass.FRAUD_SIGNAL]
+    limit = replace(_FULL, code="document_unverified_other", is_at_limit=True, will_cancel=True)
+    return {code: replace(_FULL, code=code) for code in (*codes, *_UNKNOWN[1:])} | {
+        "limit-1": limit,
+        "limit-3": replace(limit, submissions=3, verification_id=None, account=None),
+        "limit-bare": replace(limit, submissions=3, will_cancel=False, code=None, report_id=None),
+    }

@@ -1,0 +1,109 @@
+"""The words of each language: .po files, read once; English needs none, since the templates speak it."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from gettext import GNUTranslations, NullTranslations
+from io import BytesIO
+from pathlib import Path
+
+from babel.messages.catalog import Catalog
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import PoFileError, read_po
+
+from config.settings import settings
+
+OURS = Path(__file__).parent / "templates"
+_MOST_WANTED = 20  # languages of one Accept-Language: browsers send less, and anybody may send more
+# Babel knows them, too, but reads four megabytes for it. A test compares both.
+_RIGHT_TO_LEFT = {
+    *("apc", "ar", "bal", "bgn", "ckb", "dv", "fa", "he", "ks", "lrc", "mzn", "nqo", "ps", "rhg", "sd", "sdh"),
+    *("skr", "syr", "trw", "ug", "ur", "yi"),
+}
+_RIGHT_TO_LEFT_SCRIPTS = {"adlm", "arab", "hebr", "nkoo", "rohg", "syrc", "thaa"}
+
+
+class WordsError(Exception):
+    """A file of words that cannot be read; the message says which and why."""
+
+
+def folders() -> list[Path]:
+    """Where templates and words are: TEMPLATES_DIR's before ours."""
+    theirs = settings().templates_dir
+    return [theirs, OURS] if theirs else [OURS]
+
+
+def language_for(*wanted: str | None, accepted: str = "") -> str:
+    """The first of these languages that LOCALES has, then the first of an Accept-Language header, else LOCALES' first.
+
+    de-AT is answered by de-AT, or else by de, or else by another de (RFC 4647's look-up, and one step more).
+    """
+    for one in (*wanted, *_accepted(accepted)):
+        if one and (found := _offered(one)):
+            return found
+    return settings().locales[0]
+
+
+def is_english(language: str) -> bool:
+    """Whether the templates' own sentences are its words."""
+    return language.lower().partition("-")[0] == "en"
+
+
+def direction(language: str) -> str:
+    """Which way it is read: ltr or rtl."""
+    name, *parts = language.lower().split("-")
+    scripts = [part for part in parts if len(part) == 4]
+    is_rtl = scripts[0] in _RIGHT_TO_LEFT_SCRIPTS if scripts else name in _RIGHT_TO_LEFT
+    return "rtl" if is_rtl else "ltr"
+
+
+@cache
+def words_of(language: str) -> NullTranslations:
+    """Its words. Raises WordsError."""
+    found = NullTranslations()
+    for _, catalog in reversed(catalogs(language)):
+        compiled = BytesIO()
+        write_mo(compiled, catalog)
+        compiled.seek(0)
+        closer = GNUTranslations(compiled)
+        closer.add_fallback(found)
+        found = closer
+    return found
+
+
+def catalogs(language: str) -> list[tuple[Path, Catalog]]:
+    """Its files and what is in them, as they are asked: TEMPLATES_DIR's before ours, and de-AT's before de's.
+
+    Raises WordsError.
+    """
+    names = dict.fromkeys([language, language.partition("-")[0]])
+    paths = [folder / "words" / f"{name}.po" for folder in folders() for name in names]
+    return [(path, _read(path)) for path in paths if path.exists()]
+
+
+def _read(path: Path) -> Catalog:
+    try:
+        with path.open("rb") as file:
+            return read_po(file, abort_invalid=True)
+    except PoFileError as error:
+        raise WordsError(f"{path.name} cannot be read: {error}") from None
+    except (OSError, ValueError, LookupError) as error:  # of its bytes, its header or its charset
+        raise WordsError(f"{path.name} cannot be read: {type(error).__name__}") from None
+
+
+def _offered(wanted: str) -> str | None:
+    offered = {language.lower(): language for language in settings().locales}
+    parts = wanted.lower().replace("_", "-").split("-")
+    for length in range(len(parts), 0, -1):
+        if found := offered.get("-".join(parts[:length])):
+            return found
+    return next((language for name, language in offered.items() if name.partition("-")[0] == parts[0]), None)
+
+
+def _accepted(header: str) -> Iterator[str]:
+    asked = []
+    for item in header.split(",")[:_MOST_WANTED]:
+        name, _, weight = item.partition(";")
+        found = re.fullmatch(r"\s*q=([01](?:\.\d{0,3})?)\s*", weight)
+        asked.append((float(found[1]) if found else 1.0, name.strip()))
+    yield from (name for weight, name in sorted(asked, key=lambda one: -one[0]) if weight)

@@ -1,0 +1,39 @@
+"""A language that nobody speaks: every sentence of the catalogue between marks, in letters with accents."""
+
+import re
+from pathlib import Path
+
+from babel.messages.catalog import Catalog
+from babel.messages.pofile import write_po
+
+from handlers.catalogue.check import sentences
+
+OPENS, CLOSES = "⟦", "⟧"
+_ACCENTED = str.maketrans("aeiouAEIOUyc", "áéíóúÁÉÍÓÚýç")
+
+
+def pseudo(sentence: str) -> str:
+    """One sentence in it; its placeholders stay."""
+    parts = re.split(r"(%\(\w+\)[sd])", sentence)
+    return OPENS + "".join(part if part.startswith("%(") else part.translate(_ACCENTED) for part in parts) + CLOSES
+
+
+def write_words(folder: Path, language: str, catalog: Catalog | None = None) -> Path:
+    """A whole TEMPLATES_DIR with a language's words; returns their file."""
+    made = catalog or pseudo_catalog(language)
+    path = folder / "words" / f"{language}.po"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        write_po(file, made)
+    return path
+
+
+def pseudo_catalog(language: str) -> Catalog:
+    """All its words."""
+    catalog = Catalog(locale=language.replace("-", "_"))
+    for sentence in sentences():
+        if isinstance(sentence, str):
+            catalog.add(sentence, pseudo(sentence))
+        else:
+            catalog.add(sentence, tuple(pseudo(sentence[min(form, 1)]) for form in range(catalog.num_plurals)))
+    return catalog
