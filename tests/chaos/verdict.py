@@ -300,6 +300,10 @@ def _missing_calls(tables: Tables, application: Application) -> Iterator[str]:
         numbers.setdefault(whose, set()).update(number for number, _ in told)
         if told and max(told)[1] != record.status:
             yield f"{session_id} was told {max(told)} at last, and is {record.status}"
+    for action in tables.actions:  # a session that became a verification's is told of by another number
+        if action.name == "notify_app" and action.reason == "told anew":
+            record = tables.records[action.session_id]
+            numbers[record.verification_id or action.session_id].add(int(action.cause))
     for whose, number in last.items():
         if missing := set(range(1, number + 1)) - numbers[whose]:
             yield f"{whose} was not told of {sorted(missing)}"

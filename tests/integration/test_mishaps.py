@@ -321,18 +321,18 @@ def test_a_stripe_that_is_only_slow_is_waited_for(api: TestClient, stripe: Stori
     assert open_one(api).status_code == 201
 
 
-def _be_impatient(environment: pytest.MonkeyPatch) -> None:
-    """On SQLite this process waits for no other writer."""
-    environment.setattr(database, "_SQLITE_BUSY_SECONDS", 0.1)
-    if database.engine().dialect.name == "sqlite":
-        database.engine().dispose()
+@pytest.fixture
+def impatient(environment: pytest.MonkeyPatch) -> None:
+    """On SQLite this process waits for another writer a moment only; named before `api`, whose engine is kept."""
+    environment.setattr(database, "_SQLITE_BUSY_SECONDS", 0.5)
+    databases.forget_process_state()
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("path", ["POST /verifications", "GET /verifications", "GET /verifications/idv_1"])
 def test_while_the_database_is_away_the_application_is_told_to_come_again(
-    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch, database_url: str, path: str
+    api: TestClient, stripe: Stories, database_url: str, path: str
 ) -> None:
-    _be_impatient(environment)
     method, _, path = path.partition(" ")
     with databases.down(database_url):
         refused = api.request(method, path, json=LEAST if method == "POST" else None)
@@ -342,6 +342,7 @@ def test_while_the_database_is_away_the_application_is_told_to_come_again(
     assert open_one(api).status_code == 201
 
 
+@pytest.mark.usefixtures("impatient")
 def test_the_database_goes_away_between_creation_and_commit(
     api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch, database_url: str
 ) -> None:
@@ -353,7 +354,6 @@ def test_the_database_goes_away_between_creation_and_commit(
         outage.__enter__()
         return answer
 
-    _be_impatient(environment)
     with environment.context() as patch:
         patch.setattr(changing, "create", create_last)
         assert open_one(api).json()["code"] == "database-unavailable"
@@ -377,16 +377,16 @@ def test_a_huge_body_is_refused(api: TestClient) -> None:
     assert (refused.status_code, refused.json()["code"]) == (413, "too-large")
 
 
-@pytest.mark.parametrize("header", ["Host", "X-Forwarded-Host", "Forwarded", "X-Original-Host"])
-def test_a_host_that_somebody_injects_is_named_nowhere(api: TestClient, stripe: Stories, header: str) -> None:
-    value = "host=evil.example" if header == "Forwarded" else "evil.example"
+def test_a_host_that_somebody_injects_is_named_nowhere(api: TestClient, stripe: Stories) -> None:
+    injected = dict.fromkeys(("Host", "X-Forwarded-Host", "X-Original-Host"), "evil.example")
     for method, path, body in (
         ("POST", "/verifications", {**LEAST, "return_url": "https://app.example/done", "integration": "redirect"}),
         ("GET", "/verifications", None),
         ("GET", "/openapi.json", None),
         ("POST", "/verifications", {}),
     ):
-        answer = api.request(method, path, json=body, headers={header: value})
+        answer = api.request(method, path, json=body, headers={**injected, "Forwarded": "host=evil.example"})
+        assert answer.status_code in (201, 200, 422)
         assert "evil" not in answer.text + repr(answer.headers)
     assert "evil" not in repr(at_stripe(stripe))
 
