@@ -15,6 +15,7 @@ from config.settings import settings
 from handlers.record.events import Status
 from handlers.sessions.configuration import OURS
 from handlers.sessions.entering import Way
+from handlers.sessions.making import mark
 from handlers.sessions.turn import Wanted
 from handlers.sessions.views import Page
 from receiver.api.problems import Fault, ProblemError
@@ -222,12 +223,14 @@ def page(query: Mapping[str, str]) -> Page:
 
 
 def _of_the_model(error: ValidationError) -> Iterator[Fault]:
-    # pydantic names a union's branch in the location: of options.document's two the one that most of us mean counts.
     for one in error.errors(include_url=False, include_context=False, include_input=False):
-        if "literal['']" not in one["loc"]:
-            yield Fault(
-                _pointer(tuple(part for part in one["loc"] if part not in ("DocumentOptions", "[key]"))), one["msg"]
-            )
+        place = one["loc"]
+        # pydantic names a union's branch, of which the one counts that most of us mean, and says that it means a key.
+        if place[:2] == ("options", "document"):
+            if place[2:] == ("literal['']",):
+                continue
+            place = place[:2] + place[3:]
+        yield Fault(_pointer(place[:2] if place[:1] == ("metadata",) else place), one["msg"])
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
@@ -251,13 +254,14 @@ def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Ite
     if body.get("return_url") and _origin(body["return_url"]) not in return_origins:
         yield Fault("/return_url", "must have an origin or app scheme of RETURN_ORIGINS")
     metadata = body.get("metadata")
-    marks = [mark.partition("=")[0] for mark in settings().our_sessions if "=" in mark][:1]
-    if isinstance(metadata, dict) and len(metadata) == _MOST_KEYS and not metadata.keys() & {*marks} and marks:
+    if isinstance(metadata, dict) and len(metadata) == _MOST_KEYS and mark().keys() - metadata.keys():
         yield Fault("/metadata", "one key less: the mark of OUR_SESSIONS is added")
     for key, value in metadata.items() if isinstance(metadata, dict) else ():
         pointer = _pointer(("metadata", key))
         if key in OURS:
             yield Fault(pointer, "is written by this service")
+        if mark().get(key, value) != value:
+            yield Fault(pointer, "is the mark of OUR_SESSIONS, which is another value")
         if isinstance(value, str) and _PERSONAL.search(value):
             yield Fault(pointer, "no personal data in metadata: Stripe shows it to everybody who sees the session")
 

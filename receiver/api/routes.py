@@ -151,18 +151,22 @@ class Room:
 
     async def _enter(self, request: Request) -> Response:
         way = requests.entering(await _json(request))
-        entered = await self._asking.do(entering.enter, request.path_params["id"], way)
+        id_ = request.path_params["id"]
+        entered = await self._asking.do(entering.enter, id_, way)
+        log.info("verification.entered", id=id_, integration=way.integration)
         return _answer(200, {"entry": entered.fields})
 
     async def _cancel(self, request: Request) -> Response:
         id_, notify = request.path_params["id"], requests.notify(request.query_params)
         owed = await self._to_its_end(self._asking.do(partial(closing.cancel_verification, id_, notify=notify)))
         await self._looking.do(publish_actions, owed)
+        log.info("verification.canceled", id=id_, notify=notify)
         return _answer(200, await self._looking.do(views.view, id_))
 
     async def _redact(self, request: Request) -> Response:
         id_ = request.path_params["id"]
         await self._asking.do(closing.redact_verification, id_)
+        log.info("verification.redaction_asked", id=id_)
         return _answer(202, await self._looking.do(views.view, id_))
 
     async def _link(self, request: Request) -> Response:

@@ -94,6 +94,10 @@ def test_everything_that_stripe_takes_is_taken() -> None:
         ({"metadata": {"idv_id]": "x", "a][b": "y", "[": "z"}}, {"/metadata/idv_id]", "/metadata/a][b", "/metadata/["}),
         ({"metadata": {"k": "a\x00b", "l\n": "v"}}, {"/metadata/k", "/metadata/l\n"}),
         ({"metadata": {"k": "who@a@b.example"}}, {"/metadata/k"}),
+        ({"metadata": {"literal['']": "v" * 501}}, {"/metadata/literal['']"}),
+        ({"metadata": {"DocumentOptions": "v" * 501}}, {"/metadata/DocumentOptions"}),
+        ({"options": {"document": {"literal['']": 1}}}, {"/options/document/literal['']"}),
+        ({"options": {"document": "all"}}, {"/options/document"}),
         ({"options": {"document": {"allowed_types": []}}}, {"/options/document/allowed_types"}),
         ({"provided_details": {"email": "a\x00b@example.org"}}, {"/provided_details/email"}),
         ({"return_url": "https://evil.example/"}, {"/return_url"}),
@@ -151,7 +155,8 @@ def test_the_mark_of_our_sessions_takes_one_of_the_keys(environment: pytest.Monk
     environment.setenv("OUR_SESSIONS", "app=onboarding")
     settings.cache_clear()
     metadata = {f"k{number}": "v" for number in range(47)}
-    assert opening({**LEAST, "metadata": metadata | {"app": "mine"}}, ORIGINS).metadata["app"] == "mine"
-    with pytest.raises(ProblemError) as raised:
-        opening({**LEAST, "metadata": metadata | {"k47": "v"}}, ORIGINS)
-    assert [fault.pointer for fault in raised.value.faults] == ["/metadata"]
+    assert opening({**LEAST, "metadata": metadata | {"app": "onboarding"}}, ORIGINS).metadata["app"] == "onboarding"
+    for wrong, pointer in ({"k47": "v"}, "/metadata"), ({"app": "mine"}, "/metadata/app"):
+        with pytest.raises(ProblemError) as raised:
+            opening({**LEAST, "metadata": metadata | wrong}, ORIGINS)
+        assert [fault.pointer for fault in raised.value.faults] == [pointer]
