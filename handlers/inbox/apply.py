@@ -6,25 +6,25 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import bindparam, delete, func, or_, select, text, update
+from sqlalchemy import bindparam, delete, or_, select, update
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
 from config.database import now, transaction
 from config.inserts import NOW, insert_new
 from config.settings import settings
+from handlers.inbox import verifications
+from handlers.inbox.verifications import InvolvedError
 from handlers.metrics import counting
-from handlers.owed.kinds import KINDS
-from handlers.owed.owe import owe
+from handlers.owed.kinds import ENDED_BY_REDACTION
+from handlers.owed.owe import owe, withdraw
 from handlers.queue.claims import Claim, LostClaimError, change_claimed
-from handlers.record.decide import READ_BACK, Decision, Outcome, decide
+from handlers.record.decide import READ_BACK, REDACTED, Decision, Outcome, decide
 from handlers.record.events import NOT_OURS, SessionState, VerificationEvent
 from handlers.record.ordering import RecordState, Seen
 from handlers.tables.models import (
-    ActionStatus,
     InboxEvent,
     InboxStatus,
-    OutboxAction,
     Submission,
     VerificationRecord,
     VerifiedOutput,
@@ -62,12 +62,6 @@ _RELEASE = (
     )
     .values(status=InboxStatus.RECEIVED, outcome=None, processed_at=None, last_error=None, due_at=now())
 )
-# In one order for all workers: no deadlock. A number that two verifications share makes them wait for each other.
-_ONE_AT_A_TIME = text(
-    "SELECT pg_advisory_xact_lock(1768191537, key) FROM"
-    " (SELECT DISTINCT hashtext(id) AS key FROM unnest(CAST(:ids AS text[])) AS id ORDER BY key) AS keys"
-)
-_OUTLIVES_REDACTION = [name for name, kind in KINDS.items() if kind.survives_redaction]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +79,8 @@ class Work:
 def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
     """One transaction for claimed events of one first attempt, or for one event.
 
-    1. locks their sessions' records, and makes those that are missing;
+    1. locks the verifications they are about, and then their sessions' records, all of a verification's; makes those
+       that are missing;
     2. counts the submissions that were not known yet, stale events' too;
     3. decides what each event means, in their order, and writes the records;
     4. writes down what is owed, once per key;
@@ -95,11 +90,40 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
 
     Returns the works that only Stripe can settle, untouched, and the ids of the actions that are to be done now.
     """
+    told = [
+        (work.event, state)
+        for work in works
+        for state in (work.event.state, work.answer and work.answer.state)
+        if state and state.verification_id
+    ]
+    involved = {str(state.verification_id) for _, state in told}
+    while True:
+        try:
+            return _apply(works, told, involved)
+        except InvolvedError as error:
+            involved |= error.verification_ids
+
+
+def _apply(
+    works: Sequence[Work], told: Sequence[tuple[VerificationEvent, SessionState]], involved: set[str]
+) -> tuple[list[Work], list[int]]:
     decided: list[tuple[Work, Decision]] = []
-    limit = settings().submission_limit
+    by_session = {work.event.session_id: work.event for work in works}
     with transaction() as session:
-        rows, new_ones, locked_at = _lock_records(session, works)
-        known = rows.keys() - new_ones
+        found, siblings = verifications.lock(session, involved) if involved else ({}, [])
+        made = [
+            {**UNTOUCHED, "session_id": id_, "account": by_session[id_].account, "livemode": by_session[id_].livemode}
+            for id_ in sorted(by_session)  # one order for all workers: no deadlock
+        ]
+        # Of strangers, too, for the moment: who makes the record of the same session waits, and releases their events.
+        new_ones = set(insert_new(session.connection(), VerificationRecord, made))
+        locked = session.execute(_LOCK, {"session_ids": [*by_session, *siblings]}).all()
+        rows, locked_at = {record.session_id: record for record, _ in locked}, locked[0][1]
+        if others := {row.verification_id for row in rows.values() if row.verification_id} - involved:
+            raise InvolvedError(others)
+        if found:
+            verifications.link(told, rows, found, locked_at)
+        known = rows.keys() - new_ones | {id_ for id_, row in rows.items() if row.verification_id}
         reports = {
             (work.event.session_id, seen.submitted)
             for work in works
@@ -109,19 +133,30 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
         new = [{"session_id": session_id, "report_id": report_id} for session_id, report_id in sorted(reports)]
         counts = Counter(insert_new(session.connection(), Submission, new))
         states = {
-            session_id: replace(row.state, submissions=row.submissions + counts[session_id])
+            session_id: replace(
+                row.state,
+                submissions=row.submissions + counts[session_id],
+                redaction_asked_at=row.redaction_asked_at,
+                replaced_at=row.replaced_at,
+                burned_at=row.burned_at,
+            )
             for session_id, row in rows.items()
         }
-        numbers = {row.verification_id or session_id: row.change_number for session_id, row in rows.items()}
-        if verification_ids := sorted({row.verification_id for row in rows.values() if row.verification_id}):
-            numbers |= last_numbers(session, verification_ids)
+        limits = verifications.left(rows, states, settings().submission_limit) if found else {}
+        numbers: dict[str, int] = {}
+        for session_id, row in rows.items():
+            whose = row.verification_id or session_id
+            numbers[whose] = max(numbers.get(whose, 0), row.change_number)
         texts: dict[str, SessionState] = {}
         for work in works:
             session_id = work.event.session_id
+            event, limit = work.event, limits.get(session_id, settings().submission_limit)
+            if event.state and event.state.verification_id and event.is_ours is None:
+                event = replace(event, is_ours=rows[session_id].verification_id is not None)
             whose = rows[session_id].verification_id or session_id
             # rule: sessions of one verification share one change number
             state = replace(states[session_id], changes=numbers[whose])
-            seen = work.event, work.shown, work.answer
+            seen = event, work.shown, work.answer
             decision = decide(state, *seen, can_ask=work.can_ask, limit=limit, is_known=session_id in known)
             if decision is None:
                 continue
@@ -144,7 +179,10 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
         if strangers := rows.keys() - known:  # rule: of a session that is not ours there is no record
             for table in (Submission, VerificationRecord):
                 session.connection().execute(delete(table).where(col(table.session_id).in_(strangers)))
-        to_do = owe(session, [(work.event.session_id, decision.owed) for work, decision in decided], locked_at)
+        owed = [(work.event.session_id, decision.owed) for work, decision in decided]
+        if found:
+            owed += verifications.owed_besides(rows, states, limits)
+        to_do = owe(session, owed, locked_at)
         if redacted := [id_ for id_, row in rows.items() if states[id_].redacted_at or row.redaction_asked_at]:
             forget(session, redacted, locked_at)
         if wiped := [id_ for id_, row in rows.items() if row.wiped_at]:
@@ -168,36 +206,6 @@ def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
         log.info(f"event.{outcome}", event_id=event.id, session_id=event.session_id, type=event.type)
     settled = {work.claim.id for work, _ in decided}
     return [work for work in works if work.claim.id not in settled], to_do
-
-
-def _lock_records(session: Session, works: Sequence[Work]) -> tuple[dict[str, VerificationRecord], set[str], datetime]:
-    """The records, which of them are new, and when they were locked."""
-    by_session = {work.event.session_id: work.event for work in works}
-    rows = [
-        {
-            **UNTOUCHED,
-            "session_id": session_id,
-            "account": by_session[session_id].account,
-            "livemode": by_session[session_id].livemode,
-        }
-        for session_id in sorted(by_session)  # one order for all workers: no deadlock
-    ]
-    # Of strangers, too, for the moment: whoever makes the record of the same session waits, and releases their events.
-    new = insert_new(session.connection(), VerificationRecord, rows)
-    locked = session.execute(_LOCK, {"session_ids": list(by_session)}).all()
-    return {record.session_id: record for record, _ in locked}, set(new), locked[0][1]
-
-
-def last_numbers(session: Session, verification_ids: Sequence[str]) -> dict[str, int]:
-    """The last change number of each verification: who asks next waits until this transaction has ended.
-
-    Its records are locked before. The row of the verification is not, since an opening takes that before its record.
-    """
-    if session.connection().dialect.name == "postgresql":  # SQLite has one writer
-        session.connection().execute(_ONE_AT_A_TIME, {"ids": verification_ids}).all()
-    whose = col(VerificationRecord.verification_id)
-    last = select(whose, func.max(col(VerificationRecord.change_number))).where(whose.in_(verification_ids))
-    return {row[0]: row[1] for row in session.execute(last.group_by(whose))}
 
 
 def _write_record(
@@ -226,15 +234,7 @@ def forget(session: Session, session_ids: Sequence[str], at: datetime) -> None:
     wipe_events(session, session_ids)  # rule: a redaction wipes the inbox
     # rule: a redaction wipes the outputs
     session.connection().execute(delete(VerifiedOutput).where(col(VerifiedOutput.session_id).in_(session_ids)))
-    actions = update(OutboxAction).where(
-        col(OutboxAction.session_id).in_(session_ids),
-        col(OutboxAction.status) == ActionStatus.PENDING,
-        # rule: what survives a redaction stays owed
-        col(OutboxAction.name).not_in(_OUTLIVES_REDACTION),
-    )
-    skipped = {"status": ActionStatus.SKIPPED, "reason": "redacted", "done_at": at}
-    # rule: a redaction drops what is owed
-    session.connection().execute(actions.values(skipped))
+    withdraw(session, session_ids, ENDED_BY_REDACTION, REDACTED, at)  # rule: a redaction drops what is owed
 
 
 def wipe_events(session: Session, session_ids: Sequence[str]) -> None:

@@ -15,7 +15,16 @@ from handlers.tables.models import InboxEvent, InboxStatus
 
 # What the event and its row name alike; of a thin notification the state's columns are empty.
 _EVENT = ("id", "type", "session_id", "account", "livemode", "created_at", "is_ours")
-_STATE = ("error_code", "error_reason", "report_id", "client_reference_id", "user_id", "has_flow", "redaction")
+_STATE: tuple[str, ...] = (
+    "error_code",
+    "error_reason",
+    "report_id",
+    "client_reference_id",
+    "user_id",
+    "has_flow",
+    "redaction",
+)
+_STATE += ("verification_id", "generation")
 
 _UNPROCESSED = {
     "postgresql": "SELECT id FROM inbox_event WHERE id = ANY(ARRAY(SELECT json_array_elements_text(%s)))"

@@ -17,6 +17,7 @@ from handlers.metrics import counting
 from handlers.outbox import turns
 from handlers.outbox.registry import REGISTRY
 from handlers.owed.kinds import KINDS, LIMIT_CAUSE, TELLING, Kind
+from handlers.owed.limits import ELSEWHERE
 from handlers.owed.owe import owe
 from handlers.queue.claims import Claim, attempt, change_claimed, claim, insist, unless_used_up, write_down
 from handlers.queue.failures import AwayError, NotNowError, PermanentError, UnknownOutcomeError, describe, stopping
@@ -47,6 +48,7 @@ _RECORD = select(
     *VerificationRecord.__table__.columns,  # type: ignore[attr-defined]  # SQLModel hides it
     _WAITS_ITS_TURN.label("is_behind"),
     _UNDER_WAY.label("is_under_way"),
+    ELSEWHERE.label("submissions_elsewhere"),
 ).where(col(VerificationRecord.session_id) == bindparam("session_id"))
 # Where the person was told nothing, it locks the record all the same.
 _TOLD = (
@@ -122,8 +124,12 @@ def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list
         about = {"about": action.session_id, "told": told, "mails": 1 if told else 0}
         with transaction() as session:
             record, at = session.execute(_TOLD, about).one()
+            limit = settings().submission_limit
+            if record.verification_id:
+                theirs = select(ELSEWHERE).where(col(VerificationRecord.session_id) == action.session_id)
+                limit -= session.execute(theirs).scalar_one()
             # rule: what the person was told in between makes the mail of the record's state due again
-            owed = owe(session, [(action.session_id, owed_still(record.state, settings().submission_limit))], at)
+            owed = owe(session, [(action.session_id, owed_still(record.state, limit))], at)
             return change_claimed(session.connection(), [claimed], **end), owed
 
     owes_anew = told or is_other_limit
@@ -146,15 +152,11 @@ def _do(action: OutboxAction, catch_up: Callable[[str], object]) -> str | None:
     for has_caught_up in (False, True):
         with statement() as connection:
             found = connection.execute(_RECORD, about).one()
-        *columns, is_behind, is_under_way = found
+        *columns, is_behind, is_under_way, elsewhere = found
         record = VerificationRecord(**dict(zip(found._fields, columns, strict=False)))
         # rule: what is no longer owed is not done
-        if reason := why_not_owed(record.state, action.name, action.cause, settings().submission_limit):
+        if reason := why_not_owed(record.state, action.name, action.cause, settings().submission_limit - elsewhere):
             return reason
-        if record.redaction_asked_at and not kind.survives_redaction:
-            return "redacted"
-        if record.replaced_at and not kind.survives_superseding:
-            return "replaced"
         # rule: what a newer state may supersede waits for the events that wait
         if not is_behind or kind.survives_superseding:
             break

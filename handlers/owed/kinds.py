@@ -37,8 +37,13 @@ KINDS: dict[str, Kind] = {
         destination="application",
     ),
 }
+# What is not owed any more once the person is forgotten, or another session was begun in the place of this one.
+# rule: what survives a redaction stays owed
+ENDED_BY_REDACTION = [name for name, kind in KINDS.items() if not kind.survives_redaction]
+ENDED_BY_REPLACING = [name for name, kind in KINDS.items() if not kind.survives_superseding]
 TELLING = [name for name, kind in KINDS.items() if kind.tells_the_person]
 LIMIT_CAUSE = "submission_limit"
+BURNED_CAUSE = "burned"  # of its session's cancellation: a generation was given up before its session was known
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
 """What is owed, written down once per key."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from operator import itemgetter
 
-from sqlmodel import Session
+from sqlalchemy import update
+from sqlmodel import Session, col
 
 from config.inserts import insert_or
 from config.settings import settings
-from handlers.owed.kinds import KINDS, TELLING, Owed
+from handlers.owed.kinds import BURNED_CAUSE, KINDS, TELLING, Owed
 from handlers.tables.models import ActionStatus, OutboxAction
 
 _TELLING = ", ".join(f"'{name}'" for name in TELLING)
@@ -57,3 +58,16 @@ def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]], at: datetime) 
     ]
     written = insert_or(session.connection(), OutboxAction, rows, on_conflict=_OWED_AGAIN, returning="id, status")
     return [row.id for row in written if row.status == ActionStatus.PENDING]
+
+
+def withdraw(session: Session, session_ids: Collection[str], kinds: Collection[str], reason: str, at: datetime) -> None:
+    """What these sessions owe of these kinds is skipped; whoever is about to do it loses its claim. The end of a burned
+    session stays owed.
+    """
+    pending = update(OutboxAction).where(
+        col(OutboxAction.session_id).in_(session_ids),
+        col(OutboxAction.name).in_(kinds),
+        col(OutboxAction.cause) != BURNED_CAUSE,
+        col(OutboxAction.status) == ActionStatus.PENDING,
+    )
+    session.connection().execute(pending.values(status=ActionStatus.SKIPPED, reason=reason, done_at=at))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from handlers.owed.kinds import KINDS, LIMIT_CAUSE, Owed
+from handlers.owed.kinds import BURNED_CAUSE, KINDS, LIMIT_CAUSE, Owed
 from handlers.record.error_codes import OWED, classify
 from handlers.record.events import NOT_OURS, RANKS, SessionState, Status, VerificationEvent
 from handlers.record.ordering import Order, RecordState, Seen, order, order_by_rank
@@ -15,6 +15,9 @@ TOLD = "told already"
 AT_LIMIT = "submission limit"
 SUPERSEDED = "superseded"
 READ_BACK = "read back from Stripe"
+REDACTED = "redacted"
+REPLACED = "replaced"
+BURNED = "burned"
 
 
 class Outcome(StrEnum):
@@ -57,8 +60,8 @@ def decide(
     """Applies an event, with what it shows and Stripe's answer where there is one; None if only Stripe can settle it.
 
     Without anybody to ask, contradictions go by rank and a thin notification is ignored. The record's submissions
-    already count this event's; limit is how many a person has. Unless the session is known, nothing of ours was told
-    of it before.
+    already count this event's; limit is how many of them there may be in this session. Unless the session is known,
+    nothing of ours was told of it before.
     """
     said = (event.is_ours, answer and answer.state.is_ours)
     # rule: an event that cannot tell whose its session is leaves that to Stripe, or else to the record
@@ -96,8 +99,8 @@ def decide(
 def why_not_owed(record: RecordState, kind: str, cause: str, limit: int = 3) -> str | None:
     """At the moment of doing: the reason why an action is no longer owed, or None."""
     row = KINDS[kind]
-    if record.redacted_at and not row.survives_redaction:  # rule: nobody is mailed after a redaction
-        return "redacted"
+    if reason := _silenced(record, kind, cause):
+        return reason
     if row.survives_superseding:  # rule: what survives superseding is owed whatever came after it
         return None
     # rule: the limit holds only while input is required
@@ -105,6 +108,9 @@ def why_not_owed(record: RecordState, kind: str, cause: str, limit: int = 3) -> 
     if cause == LIMIT_CAUSE:
         # rule: what the limit owes is superseded once the person has passed
         return None if at_limit else SUPERSEDED
+    if cause == BURNED_CAUSE:
+        # rule: a burned session is canceled only while it is open
+        return None if record.burned_at and record.status == Status.REQUIRES_INPUT else SUPERSEDED
     # rule: an action goes out only while its cause is the record's
     if cause != _cause(record.status, record.error_code, record.report_id):
         return SUPERSEDED
@@ -125,6 +131,17 @@ def owed_still(record: RecordState, limit: int) -> list[Owed]:
     cause = _cause(record.status, record.error_code, record.report_id)
     owed = _limited(record, _owed(record, mails, cause, is_superseded=False), limit)
     return [one for one in owed if not one.skipped]
+
+
+def ending(record: RecordState, limit: int) -> list[Owed]:
+    """What ends a session at Stripe: pending while it waits for input, and else written down as skipped."""
+    # rule: a burned session is canceled
+    burned = [("cancel_session", BURNED_CAUSE)] if record.burned_at else []
+    # rule: the limit owes something itself
+    limited = [(kind, LIMIT_CAUSE) for kind, row in KINDS.items() if row.owed_at_limit and record.submissions >= limit]
+    # rule: the limit cancels only while input is required
+    passed = SUPERSEDED if record.status != Status.REQUIRES_INPUT else None
+    return [Owed(kind, cause, _silenced(record, kind, cause) or passed) for kind, cause in [*burned, *limited]]
 
 
 def created(_: SessionState) -> Meaning:
@@ -206,39 +223,38 @@ def _passed_over(record: RecordState, seen: Seen) -> list[Owed]:
 
 
 def _owed(record: RecordState, kinds: Iterable[str], cause: str, *, is_superseded: bool) -> list[Owed]:
-    return [
+    owed = []
+    for kind in kinds:
         # rule: a stale event still owes what survives superseding
-        Owed(kind, cause, _skipped(record, kind, cause, passed=is_superseded and not KINDS[kind].survives_superseding))
-        for kind in kinds
-    ]
+        passed = is_superseded and not KINDS[kind].survives_superseding
+        # rule: what the last mail has said is written down as skipped
+        told = TOLD if KINDS[kind].tells_the_person and cause == record.told else None
+        owed.append(Owed(kind, cause, _silenced(record, kind, cause) or (SUPERSEDED if passed else told)))
+    return owed
 
 
-def _skipped(record: RecordState, kind: str, cause: str, *, passed: bool) -> str | None:
-    # rule: what a redacted session owes is written down as skipped
-    if record.redacted_at and not KINDS[kind].survives_redaction:
-        return "redacted"
-    if passed:
-        return SUPERSEDED
-    # rule: what the last mail has said is written down as skipped
-    return TOLD if KINDS[kind].tells_the_person and cause == record.told else None
+def _silenced(record: RecordState, kind: str, cause: str) -> str | None:
+    """Why nothing of the kind is done about this session any more, whatever its state."""
+    row = KINDS[kind]
+    # rule: nobody is mailed after a redaction; it may only be asked for as yet
+    if (record.redacted_at or record.redaction_asked_at) and not row.survives_redaction:
+        return REDACTED
+    # rule: a replaced session owes only what survives superseding, and its end where it was burned
+    if record.replaced_at and not row.survives_superseding and cause != BURNED_CAUSE:
+        return REPLACED
+    # rule: nobody is mailed about a burned session; nobody can have entered it
+    return BURNED if record.burned_at and row.tells_the_person else None
 
 
 def _limited(record: RecordState, owed: list[Owed], limit: int) -> list[Owed]:
-    if record.submissions < limit:
+    if record.submissions < limit and not record.burned_at:
         return owed
     dropped = [
         # rule: a prompt at the limit is written down as skipped
         replace(one, skipped=AT_LIMIT) if KINDS[one.kind].dropped_at_limit and not one.skipped else one
         for one in owed
     ]
-    # rule: the limit cancels only while input is required
-    moved_on = record.status != Status.REQUIRES_INPUT
-    # rule: the limit owes something itself
-    owed_now = (kind for kind, row in KINDS.items() if row.owed_at_limit)
-    return [
-        *dropped,
-        *(Owed(kind, LIMIT_CAUSE, _skipped(record, kind, LIMIT_CAUSE, passed=moved_on)) for kind in owed_now),
-    ]
+    return [*dropped, *ending(record, limit)]
 
 
 def _cause(status: Status | None, error_code: str | None, report_id: str | None) -> str:

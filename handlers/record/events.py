@@ -20,6 +20,8 @@ _THIN_TYPES = frozenset(f"v1.{type_}" for type_ in EVENT_TYPES)
 
 ANSWERED = "reconcile_"  # begins the id of an event that was made of an answer; Stripe's begin with evt_
 _ID = re.compile(r"[A-Za-z0-9_]{1,255}")
+OURS = ("idv_id", "idv_generation")  # metadata by which a session names one of our verifications
+_NAME = re.compile(r"idv_[0-9a-f]{32}"), re.compile(r"[1-9][0-9]{0,8}")
 _LATEST = 253402300799  # the last second a datetime can hold
 _LONGEST_WORD = 255  # as Stripe's ids; codes and ids are parts of keys, and PostgreSQL bounds those to 2,704 bytes
 _LONGEST_TEXT = 5000  # Stripe's own texts stay far below; nothing longer is worth a row
@@ -55,7 +57,10 @@ class SessionState:
     user_id: str | None = field(default=None, repr=False)
     has_flow: bool = False  # it belongs to a verification flow, and so may have come from a static link
     redaction: str | None = None
-    is_ours: bool | None = True  # None: it cannot tell, since a redaction has wiped its metadata
+    # The verification that its metadata names; believed only where there is one such.
+    verification_id: str | None = None
+    generation: int | None = None
+    is_ours: bool | None = True  # None: it cannot tell: a redaction has wiped its metadata, or only that name is there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +123,9 @@ def parse_session(session: dict[str, Any], marks: Collection[str] = ()) -> Sessi
     metadata = _mapping(session, "metadata")
     flow, redaction = _text(session, "verification_flow"), _word(_mapping(session, "redaction"), "status")
     is_ours = not marks or flow in marks or any(f"{key}={value}" in marks for key, value in metadata.items())
+    named = _named(metadata) if OURS[0] in metadata else None
+    # rule: a session that names a verification is ours if that is
+    cannot_tell = redaction or named
     return SessionState(
         status=_required(_word(session, "status"), "status"),
         error_code=_word(error, "code"),
@@ -127,8 +135,10 @@ def parse_session(session: dict[str, Any], marks: Collection[str] = ()) -> Sessi
         user_id=_text(metadata, "user_id"),
         has_flow=flow is not None,
         redaction=redaction,
+        verification_id=named and named[0],
+        generation=named and named[1],
         # rule: a session whose metadata is wiped cannot tell whose it is
-        is_ours=None if redaction and not is_ours else is_ours,
+        is_ours=None if cannot_tell and not is_ours else is_ours,
     )
 
 
@@ -162,6 +172,12 @@ def _thin(payload: dict[str, Any], marks: Collection[str]) -> VerificationEvent:
         state=None,
         is_ours=None if marks else True,
     )
+
+
+def _named(metadata: dict[str, Any]) -> tuple[str, int] | None:
+    values = [value if isinstance(value, str) else "" for value in (metadata.get(name) for name in OURS)]
+    is_name = all(form.fullmatch(value) for form, value in zip(_NAME, values, strict=True))
+    return (values[0], int(values[1])) if is_name else None
 
 
 def _account(payload: dict[str, Any]) -> str | None:

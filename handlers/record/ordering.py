@@ -32,6 +32,9 @@ class RecordState:
     changes: int = 0  # of (status, error_code)
     told: str | None = None  # the cause of the last mail that the person got
     by_answer: bool = False  # the stamp is that of an answer, which may be older than it says
+    redaction_asked_at: datetime | None = None  # here, and not yet done at Stripe
+    replaced_at: datetime | None = None  # another session was begun in its place, on purpose
+    burned_at: datetime | None = None  # its generation was given up before it was known here
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,8 @@ Pure: Stripe's parameters as they were given, and the session as Stripe answers 
 from collections.abc import Mapping
 from typing import Any
 
-OURS = ("idv_id", "idv_generation")  # metadata by which a session is known to be one of a verification's
+from handlers.record.events import OURS
+
 _FIXED = ("verification_flow", "related_customer", "related_customer_account", "related_person")
 
 

@@ -3,8 +3,7 @@
 from datetime import timedelta
 
 from config.settings import settings
-from handlers.record.events import Status
-from handlers.sessions.configuration import OURS
+from handlers.record.events import OURS, Status
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.turn import Turn, Wanted
 from handlers.stripe_api import changing

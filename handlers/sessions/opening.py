@@ -6,21 +6,17 @@ forgotten after a day.
 
 from dataclasses import dataclass
 
-from sqlalchemy import update
-from sqlmodel import col
-
-from config.database import now, transaction
+from config.database import transaction
 from handlers.record.events import Status
 from handlers.sessions.configuration import changes, fixed_differences
 from handlers.sessions.making import adopted, created, mark, searched, unless_over
-from handlers.sessions.refusals import OpeningError, past, unless_enough, unless_too_many
+from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many
+from handlers.sessions.replacing import replace
 from handlers.sessions.turn import Turn, Wanted, give_back, next_generation, take_turn
 from handlers.sessions.writing import apply_observed, write
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
 from handlers.stripe_api.client import MissingError, NotAcceptedError
-from handlers.stripe_api.sessions import cancel
-from handlers.tables.models import VerificationRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +56,7 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
             if turn.session_id == wanted.replaces:
                 with transaction() as session:
                     unless_too_many(session.connection(), turn.verification_id)
-                _replace(turn, wanted, answer)
+                replace(turn, wanted, answer)
                 answer = None
             if answer is None:
                 turn = next_generation(turn, wanted)
@@ -90,29 +86,6 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
         made=made,
         owed=apply_observed(event_id),
     )
-
-
-def _replace(turn: Turn, wanted: Wanted, answer: Answer | None) -> None:
-    """The current session is over for us, whatever comes of it still; an open one is ended at Stripe, too.
-
-    First written down, so that its end mails nobody, and taken back where the person is faster; doing it twice is doing
-    it once.
-    """
-    if answer and answer.state.status == Status.PROCESSING:
-        raise past(answer)
-    theirs = update(VerificationRecord).where(col(VerificationRecord.verification_id) == turn.verification_id)
-    with transaction() as session:
-        replaced = theirs.where(col(VerificationRecord.replaced_at).is_(None)).values(replaced_at=now())
-        session.connection().execute(replaced)
-    if answer is None or answer.state.status != Status.REQUIRES_INPUT or cancel(answer.id, wanted.stripe_account):
-        return
-    again = changing.retrieve(answer.id, wanted.stripe_account)
-    if again is None or again.state.status == Status.CANCELED:
-        return
-    with transaction() as session:
-        current = col(VerificationRecord.session_id) == answer.id
-        session.connection().execute(theirs.where(current).values(replaced_at=None))
-    raise past(again)
 
 
 def _marked(turn: Turn, answer: Answer, wanted: Wanted) -> None:

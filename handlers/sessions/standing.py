@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from handlers.record.error_codes import ErrorClass, classify
 from handlers.record.events import Status
@@ -15,6 +16,7 @@ class SessionStands:
 
     generation: int
     status: Status | None  # None: only heard of
+    is_known: bool = True  # the verification knows it for its generation's, and not by an event alone
     error_code: str | None = None
     submissions: int = 0
     is_replaced: bool = False
@@ -36,7 +38,8 @@ def standing(sessions: Sequence[SessionStands], generation: int, *, limit: int) 
     """Verified if any session is that was not replaced: the event of an older one may come late. Else as the current
     one, and to do as long as nothing is known of that.
     """
-    current = next((one for one in sessions if one.generation == generation), None)
+    of_now = [one for one in sessions if one.generation == generation]
+    current = max(of_now, key=attrgetter("is_known"), default=None)
     status = current.status if current and current.status else Status.REQUIRES_INPUT
     # rule: a late success of an older session counts, unless it was replaced
     if any(one.status == Status.VERIFIED and not one.is_replaced for one in sessions):

@@ -8,13 +8,17 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, or_, update
-from sqlmodel import col
+from sqlmodel import Session, col
 
 from config.database import now, transaction
 from config.inserts import NOW, insert_new
-from handlers.sessions.configuration import OURS
+from config.settings import settings
+from handlers.owed.kinds import TELLING
+from handlers.owed.owe import owe, withdraw
+from handlers.record.decide import BURNED, ending
+from handlers.record.events import OURS
 from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many
-from handlers.tables.models import Verification
+from handlers.tables.models import Verification, VerificationRecord
 
 # Longer than all that one opening may ask of Stripe: nothing is begun after _BEGUN_WITHIN, and what is begun then takes
 # two searches, two retrieves and a creation at most.
@@ -108,7 +112,7 @@ def take_turn(wanted: Wanted) -> Turn | None:
 
 
 def next_generation(turn: Turn, wanted: Wanted) -> Turn:
-    """The same for the next generation.
+    """The same for the next generation. What was made for this one, and is not known as its session, is burned.
 
     Raises OpeningError where the person has had enough, or somebody else was faster.
     """
@@ -129,8 +133,9 @@ def next_generation(turn: Turn, wanted: Wanted) -> Turn:
             .returning(col(Verification.updated_at))
         )
         began_at = session.connection().execute(advanced).scalar_one_or_none()
-    if began_at is None:
-        raise OpeningError("opening")
+        if began_at is None:
+            raise OpeningError("opening")
+        _burn(session, turn)
     return replace(
         turn,
         generation=turn.generation + 1,
@@ -139,6 +144,23 @@ def next_generation(turn: Turn, wanted: Wanted) -> Turn:
         is_new=True,
         return_url=wanted.return_url,
     )
+
+
+def _burn(session: Session, turn: Turn) -> None:
+    """Sessions of this generation that were heard of by an event alone: nobody is mailed about them, and they end."""
+    burned = (
+        update(VerificationRecord)
+        .where(
+            col(VerificationRecord.verification_id) == turn.verification_id,
+            col(VerificationRecord.generation) == turn.generation,
+            col(VerificationRecord.session_id).is_distinct_from(turn.session_id),
+        )
+        .values(burned_at=now())
+        .returning(VerificationRecord, now())
+    )
+    for record, at in session.execute(burned).all():
+        withdraw(session, [record.session_id], TELLING, BURNED, at)
+        owe(session, [(record.session_id, ending(record.state, settings().submission_limit))], at)
 
 
 def give_back(turn: Turn) -> None:

@@ -97,11 +97,11 @@ def _ours() -> Any:
 def _status() -> ColumnElement[str]:
     """As handlers.sessions.standing has it, in SQL; a test compares the two over all pairs."""
     theirs = col(VerificationRecord.verification_id) == col(Verification.id)
-    current = (
-        select(col(VerificationRecord.status))
-        .where(theirs, col(VerificationRecord.generation) == col(Verification.generation))
-        .scalar_subquery()
-    )
+    status, session_id = col(VerificationRecord.status), col(VerificationRecord.session_id)
+    known = select(status).where(session_id == col(Verification.session_id)).scalar_subquery()
+    heard_of = select(status).where(theirs, col(VerificationRecord.generation) == col(Verification.generation))
+    first = heard_of.order_by(session_id).limit(1).scalar_subquery()
+    current = case((col(Verification.session_id).is_not(None), known), else_=first)
     is_verified = exists().where(
         theirs, col(VerificationRecord.status) == Status.VERIFIED, col(VerificationRecord.replaced_at).is_(None)
     )
@@ -121,9 +121,9 @@ def _shown(
 
 
 def _one(verification: Verification, records: Sequence[VerificationRecord]) -> dict[str, Any]:
-    ordered = sorted(records, key=lambda record: record.generation or 0)
+    ordered = sorted(records, key=lambda record: (record.generation or 0, record.session_id))
     stands = standing(
-        [_stands(record) for record in ordered],
+        [_stands(record, verification) for record in ordered],
         verification.generation,
         limit=settings().submission_limit,
     )
@@ -142,10 +142,11 @@ def _one(verification: Verification, records: Sequence[VerificationRecord]) -> d
     }
 
 
-def _stands(record: VerificationRecord) -> SessionStands:
+def _stands(record: VerificationRecord, verification: Verification) -> SessionStands:
     return SessionStands(
         generation=record.generation or 0,
         status=record.status,
+        is_known=record.session_id == verification.session_id,
         error_code=record.last_error_code,
         submissions=record.submissions,
         is_replaced=record.replaced_at is not None,

@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col
 
 from config.database import DATABASE_TROUBLE, now, transaction
 from config.inserts import insert_new
-from handlers.inbox.apply import UNTOUCHED, last_numbers
+from handlers.inbox.apply import UNTOUCHED
 from handlers.inbox.process import process
 from handlers.inbox.receive import storing
 from handlers.owed.kinds import Owed
@@ -68,6 +68,7 @@ def _take_over(session: Session, linked: Mapping[str, Any]) -> None:
     had_numbers_of_its_own = record.change_number and record.verification_id is None
     for name in ("verification_id", "generation", "verification_flow"):
         setattr(record, name, linked[name])
+    record.burned_at = None  # it is known now
     session.flush()  # what follows asks the table
     if had_numbers_of_its_own:
         _tell_anew(session, record)
@@ -85,7 +86,10 @@ def _tell_anew(session: Session, record: VerificationRecord) -> None:
     )
     skipped = {"status": ActionStatus.SKIPPED, "reason": "told anew", "done_at": at}
     session.connection().execute(before.values(skipped))
-    record.change_number = 1 + max(last_numbers(session, [record.verification_id or ""]).values())
+    numbers = select(func.max(col(VerificationRecord.change_number))).where(
+        col(VerificationRecord.verification_id) == record.verification_id
+    )
+    record.change_number = 1 + session.execute(numbers).scalar_one()
     told = json.dumps({"status": record.status, "error_code": record.last_error_code})
     owe(session, [(record.session_id, [Owed("notify_app", str(record.change_number), payload=told)])], at)
 

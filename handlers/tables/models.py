@@ -105,6 +105,9 @@ class InboxEvent(QueueRow, table=True):
     user_id: str | None = None
     has_flow: bool = False
     redaction: str | None = None
+    # The verification that the session's metadata names.
+    verification_id: str | None = None
+    generation: int | None = None
 
     @staticmethod
     def discarded(reason: str) -> dict[str, Any]:
@@ -158,6 +161,7 @@ class VerificationRecord(SQLModel, table=True):
     redaction_asked_at: datetime | None = _moment(default=None, nullable=True)  # Stripe has still to do it
     ends_quietly: bool | None = None  # its end is told to nobody
     wiped_at: datetime | None = _moment(default=None, nullable=True)  # by RECORD_DAYS: nothing personal comes back
+    burned_at: datetime | None = _moment(default=None, nullable=True)  # its generation was given up before it was known
 
     if TYPE_CHECKING:  # read only: all of it that anything is decided by
         state: RecordState = RecordState()
@@ -166,6 +170,7 @@ class VerificationRecord(SQLModel, table=True):
 # In the order of RecordState's fields.
 _STATE: tuple[str, ...] = ("status", "last_error_code", "last_report_id", "applied_at", "applied_rank", "redacted_at")
 _STATE += ("submissions", "change_number", "told_cause", "applied_answer")
+_STATE += ("redaction_asked_at", "replaced_at", "burned_at")
 VerificationRecord.state = composite(  # type: ignore[assignment]  # of an instance it is the value
     RecordState,
     *(VerificationRecord.__table__.c[name] for name in _STATE),  # type: ignore[attr-defined]  # SQLModel hides it

@@ -18,7 +18,7 @@ from handlers.tables.models import VerificationRecord
 from handlers.upkeep import progress
 from handlers.upkeep.accounts import Accounts, bookmark, whose_turn
 from handlers.upkeep.allowance import Asking, Report
-from handlers.upkeep.drift import Whose, confirmed, differs
+from handlers.upkeep.drift import Whose, confirmed, differs, whose
 from handlers.upkeep.undelivered import AHEAD, whole_second
 from handlers.upkeep.windows import Reading, id_of, walk
 
@@ -82,10 +82,8 @@ def _differing(report: Report, account: str | None, page: Listed) -> list[Whose]
         try:
             if session_id is None:
                 raise MalformedEventError("it has no id")
-            if (
-                differs(ours.get(session_id), parse_session(item, settings().our_sessions))
-                and session_id not in settled
-            ):
+            state = whose(parse_session(item, settings().our_sessions), account)
+            if differs(ours.get(session_id), state) and session_id not in settled:
                 found.append(Whose(session_id, account))
         except MalformedEventError as error:  # of this one alone
             report.unreadable("session", session_id, error)

@@ -5,12 +5,13 @@ Also those at their end that Stripe would not answer about the last time.
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import NamedTuple
 
 import structlog
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import exists, func, or_, select, update
 from sqlmodel import col
 
 from config.database import DATABASE_TROUBLE, database_now, now, transaction
@@ -22,7 +23,7 @@ from handlers.queue.failures import AwayError, NotAllowedError, UnreadableError
 from handlers.record.events import ANSWERED, SessionState, Status, VerificationEvent
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Retrieved
-from handlers.tables.models import VerificationRecord
+from handlers.tables.models import Verification, VerificationRecord
 from handlers.upkeep import unanswered
 from handlers.upkeep.accounts import Accounts
 from handlers.upkeep.allowance import REQUESTS, Asking, Drift, Report
@@ -83,6 +84,19 @@ def differs(record: VerificationRecord | None, state: SessionState) -> bool:
         return record.status != state.status
     ours = record.status, record.last_error_code, record.last_report_id
     return ours != (state.status, state.error_code, state.report_id)
+
+
+def whose(state: SessionState, account: str | None) -> SessionState:
+    """The same; one that only names a verification is ours where there is that one, of its account and our mode."""
+    if state.is_ours is not None or state.verification_id is None:
+        return state
+    named = exists().where(
+        col(Verification.id) == state.verification_id,
+        col(Verification.account) == (account or ""),
+        col(Verification.livemode) == settings().livemode,
+    )
+    with transaction() as session:
+        return replace(state, is_ours=session.execute(select(named)).scalar_one())
 
 
 def observed(
@@ -156,7 +170,7 @@ def _asked(report: Report, one: Whose) -> tuple[VerificationRecord | None, Retri
             raise
         return record, None
     unanswered.forget("session", one.session_id)
-    return record, retrieved
+    return record, retrieved and replace(retrieved, state=whose(retrieved.state, one.account))
 
 
 def _take_over(report: Report, one: Whose, record: VerificationRecord | None, retrieved: Retrieved) -> None:

@@ -4,12 +4,13 @@ While a release rolls out, two limits are in force. What a prompt or a cancellat
 there (handlers/outbox/perform.py); who was prompted before the limit fell is found here.
 """
 
-from sqlalchemy import exists, select
+from sqlalchemy import and_, exists, or_, select
 from sqlmodel import col
 
 from config.database import now, transaction
 from config.settings import settings
 from handlers.owed.kinds import LIMIT_CAUSE
+from handlers.owed.limits import ELSEWHERE
 from handlers.owed.owe import owe
 from handlers.record.decide import owed_still
 from handlers.record.events import Status
@@ -24,12 +25,14 @@ def judge_limits() -> list[int]:
     judged = exists().where(
         col(OutboxAction.session_id) == col(VerificationRecord.session_id), col(OutboxAction.cause) == LIMIT_CAUSE
     )
+    submissions = col(VerificationRecord.submissions)
+    of_many = and_(col(VerificationRecord.verification_id).is_not(None), submissions + ELSEWHERE >= limit)
     # Without an index of its own: one scan a run costs less than an index that every event's update has to keep.
     forgotten = (
-        select(VerificationRecord, now())
+        select(VerificationRecord, now(), ELSEWHERE)
         .where(
             col(VerificationRecord.status) == Status.REQUIRES_INPUT,
-            col(VerificationRecord.submissions) >= limit,
+            or_(submissions >= limit, of_many),
             col(VerificationRecord.redacted_at).is_(None),
             ~judged,
         )
@@ -39,5 +42,5 @@ def judge_limits() -> list[int]:
     )
     with transaction() as session:
         found = session.execute(forgotten).all()
-        owed = [(record.session_id, owed_still(record.state, limit)) for record, _ in found]
+        owed = [(record.session_id, owed_still(record.state, limit - elsewhere)) for record, _, elsewhere in found]
         return owe(session, owed, found[0][1]) if found else []

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.config import JsonDict
 
 from config.settings import settings
-from handlers.record.events import Status
-from handlers.sessions.configuration import OURS
+from handlers.record.events import OURS, Status
 from handlers.sessions.entering import Way
 from handlers.sessions.making import mark
 from handlers.sessions.turn import Wanted

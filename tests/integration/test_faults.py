@@ -84,7 +84,7 @@ def test_a_database_that_fails_under_a_batch_makes_all_of_it_wait(environment: p
     said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(3)]
     receive(said)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "_lock_records", _raise_gone)
+        patch.setattr(apply, "insert_new", _raise_gone)
         assert process.process([one.id for one in said]) == []
     rows = [facts.event_row(one.id) for one in said]
     assert {(row.status, row.attempts, row.waits, row.last_error) for row in rows} == {
@@ -98,7 +98,7 @@ def test_a_database_that_fails_under_a_batch_makes_all_of_it_wait(environment: p
 def test_events_that_are_put_back_wait(environment: pytest.MonkeyPatch, ids: list[str]) -> None:
     receive([event("verified", event_id=event_id) for event_id in ids])
     began = _with_the_longest_delay(environment)
-    environment.setattr(apply, "_lock_records", _raise_gone)
+    environment.setattr(apply, "insert_new", _raise_gone)
     process.process(ids)
     assert all(facts.event_row(event_id).due_at >= began + timedelta(seconds=2) for event_id in ids)
 
@@ -140,7 +140,7 @@ def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment
     said = event("verified")
     receive([said])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "_lock_records", _raise_gone)
+        patch.setattr(apply, "insert_new", _raise_gone)
         process.process([said.id])
     row = facts.event_row(said.id)
     assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 1, 1)
@@ -186,7 +186,7 @@ def test_a_shutdown_waits_for_no_database(environment: pytest.MonkeyPatch) -> No
     said = event("verified")
     receive([said])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "_lock_records", _raise_gone)
+        patch.setattr(apply, "insert_new", _raise_gone)
         process.process([said.id])
     assert facts.event_row(said.id).status == InboxStatus.RECEIVED
 

@@ -26,6 +26,7 @@ UNSIGNED = ("tests/integration/test_before_signature.py",)
 SENDER = ("tests/unit/test_sender.py",)
 SESSIONS = ("tests/integration/test_sessions.py",)
 VERIFICATIONS_TOLD = ("tests/integration/test_verifications_told.py",)
+GENERATIONS = ("tests/integration/test_generations.py",)
 STANDING = ("tests/unit/test_standing.py",)
 CLOCKS = ("tests/integration/test_clocks.py",)
 ANSWERS = ("tests/integration/test_answers.py",)
@@ -73,16 +74,19 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
         INBOX,
     ),
     "the limit holds only while input is required": (becomes("{values[1]}"), (*PURE, *REVIEW)),
-    "the limit cancels only while input is required": (becomes("False"), (*PURE, *REVIEW)),
+    "the limit cancels only while input is required": (becomes("None"), (*PURE, *REVIEW)),
     "the limit is judged after a stale event, too": (becomes("{args[1]}", of="owed"), (*PURE, *REVIEW)),
-    "the limit owes something itself": (becomes("()"), REVIEW),
+    "the limit owes something itself": (becomes("[]"), REVIEW),
+    "a burned session is canceled": (becomes("[]"), (*PURE, *GENERATIONS)),
+    "a burned session is canceled only while it is open": (always, (*PURE, *GENERATIONS)),
+    "nobody is mailed about a burned session": (becomes("None"), (*PURE, *GENERATIONS)),
+    "a replaced session owes only what survives superseding, and its end where it was burned": (never, GENERATIONS),
     "what the limit owes is superseded once the person has passed": (always, REVIEW),
     "at the limit nobody is prompted": (never, REVIEW),
     "a prompt at the limit is written down as skipped": (never, REVIEW),
     "what survives superseding is owed whatever came after it": (never, (*REVIEW, *CALLBACK)),
-    "a stale event still owes what survives superseding": (becomes("{values[0]}", of="passed"), REVIEW),
-    "nobody is mailed after a redaction": (never, (*REVIEW, *OUTBOX)),
-    "what a redacted session owes is written down as skipped": (never, (*PURE, *REDACTION)),
+    "a stale event still owes what survives superseding": (becomes("{values[0]}"), REVIEW),
+    "nobody is mailed after a redaction": (never, (*PURE, *REVIEW, *OUTBOX)),
     "the first redaction says when": (becomes("{args[1]}"), (*PURE, *REDACTION)),
     "a redaction says the status of a session that was only heard of": (never, (*PURE, *REDACTION)),
     "a redaction seen in Stripe's answer counts": (becomes("{values[0]}"), (*PURE, *REDACTION)),
@@ -100,9 +104,15 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a redaction wipes the inbox": (drop, REDACTION),
     "a redaction wipes the outputs": (drop, REDACTION),
     "a redaction drops what is owed": (drop, (*INBOX, *REDACTION)),
-    "what survives a redaction stays owed": (drop, (*REDACTION, *CALLBACK)),
+    "what survives a redaction stays owed": (becomes("list(KINDS)"), (*REDACTION, *CALLBACK)),
     "a static link's reference is not trusted": (becomes("True"), SESSIONS),
     "a session that has changed is compared with Stripe's": (becomes("({elts[0]}, None)"), RECONCILE),
+    "a session that names a verification is ours if that is": (becomes("{values[0]}"), GENERATIONS),
+    "a verification of another account or mode is not believed": (never, GENERATIONS),
+    "what was not known before its generation was given up is burned": (becomes("None"), GENERATIONS),
+    "what belongs before a replaced session is replaced, too": (becomes("None"), GENERATIONS),
+    "what shows up after its person was to be forgotten is forgotten": (becomes("None"), GENERATIONS),
+    "at the limit each session of a verification is ended": (drop, GENERATIONS),
     "a session whose metadata is wiped cannot tell whose it is": (becomes("{orelse}", of="is_ours"), OURS),
     "a redaction is never another one's, whatever its metadata says": (becomes("False"), OURS),
     "an event that cannot tell whose its session is leaves that to Stripe, or else to the record": (

@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
-from handlers.owed.kinds import KINDS, Owed
-from handlers.record.decide import decide
+from handlers.owed.kinds import KINDS, TELLING, Owed
+from handlers.record.decide import decide, ending, why_not_owed
 from handlers.record.events import NOT_OURS, SessionState, VerificationEvent
 from handlers.record.ordering import RecordState, Seen, answered, seen_in
-from tests.property.lifecycles import LifeCycle, as_thin, as_twin, life_cycles, wiped
+from tests.property.lifecycles import START, LifeCycle, as_thin, as_twin, life_cycles, wiped
 
 LIMIT = 2  # low enough for life cycles of six events to reach it
 
@@ -67,9 +67,10 @@ def ends(
     answers: Answers | None,
     tally: Tally,
     meanwhile: Meanwhile = lambda came: (came,),
+    start: Came = NOTHING,
 ) -> dict[Came, int]:
     """All that any order of these deliveries can come to, and by how many orders."""
-    reached: dict[tuple[int, Came], int] = {(0, NOTHING): 1}
+    reached: dict[tuple[int, Came], int] = {(0, start): 1}
     for _ in events:
         following: Counter[tuple[int, Came]] = Counter()
         for (delivered, came), ways in reached.items():
@@ -260,6 +261,35 @@ def _wiping(life_cycle: LifeCycle, slack: int, *, is_ours: bool = True) -> Answe
     return answers
 
 
+def check_burned(life_cycle: LifeCycle, copies: int) -> Tally:
+    """A session whose generation is given up, before, between or after its events: it ends, and mails nobody."""
+    tally, before = Tally(), NOTHING._replace(record=replace(NOTHING.record, burned_at=START))
+    for events in with_copies(life_cycle, copies):
+        between = ends(events, None, tally, lambda came: {came, _burn(came)})
+        first, *others = {_burn(end) for end in (*between, *ends(events, None, tally, start=before))}
+        is_open = first.record.status == "requires_input" and not first.record.redacted_at
+        for end in (first, *others):
+            _same(life_cycle, "record", _outline(end), _outline(first))
+            _same(life_cycle, "action keys", end.keys, first.keys)
+            owed = {name for name, cause, status in end.actions if _is_to_do(end, name, cause, status)}
+            _same(life_cycle, "ended", "cancel_session" in owed, is_open)
+            _same(life_cycle, "mails", owed & set(TELLING), set())
+    return tally
+
+
+def _burn(came: Came) -> Came:
+    """As handlers.sessions.turn.next_generation."""
+    if came.record.burned_at:
+        return came
+    record = replace(came.record, burned_at=START)
+    quiet = frozenset((name, cause, SKIPPED if name in TELLING else status) for name, cause, status in came.actions)
+    return came._replace(record=record, actions=written(quiet, ending(record, LIMIT)))
+
+
+def _is_to_do(came: Came, name: str, cause: str, status: str) -> bool:
+    return status == PENDING and why_not_owed(came.record, name, cause, LIMIT) is None
+
+
 def _agree(life_cycle: LifeCycle, end: Came, truth: Came, *, marks: bool) -> None:
     if marks:
         same = replace(end.record, changes=truth.record.changes)
@@ -319,6 +349,7 @@ def main() -> int:
         ("snapshots and thin", lambda one: check_both_forms(one, 0) + check_both_forms(one, 3), both),
         ("thin", lambda one: check_thin(one, 0) + check_thin(one, 3), apart + tied),
         ("thin, nobody to ask", check_nobody_to_ask, apart + tied),
+        ("burned, no key", lambda one: check_burned(one, 1), both),
         ("whose sessions, no key", check_whose, both[: len(both) // 2]),
         ("whose sessions, Stripe asked", lambda one: check_whose(one, 0) + check_whose(one, 3), both),
     ):

@@ -48,6 +48,11 @@ def test_the_last_mail_says_what_the_record_says_whatever_is_purged(life_cycle: 
     assert check_settled(life_cycle, copies=0, slack=slack).orders > 0
 
 
+@pytest.mark.parametrize("life_cycle", APART + TIED, ids=str)
+def test_a_burned_session_ends_and_mails_nobody_whenever_it_is_given_up(life_cycle: LifeCycle) -> None:
+    assert orders.check_burned(life_cycle, copies=0).orders > 0
+
+
 @pytest.mark.parametrize("slack", [None, 0, 3])
 @pytest.mark.parametrize("life_cycle", SHORT, ids=str)
 def test_whose_a_session_is_depends_on_no_order(life_cycle: LifeCycle, slack: int | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from handlers.owed.kinds import LIMIT_CAUSE, Owed
+from handlers.owed.kinds import BURNED_CAUSE, LIMIT_CAUSE, Owed
 from handlers.record.decide import HANDLERS, Decision, Outcome, decide, why_not_owed
 from handlers.record.events import RANKS, Status, VerificationEvent, parse
 from handlers.record.ordering import RecordState, seen_in
@@ -171,6 +171,22 @@ def test_what_the_limit_owes_is_owed_only_while_it_is_reached_and_input_required
     assert why_not_owed(failed, "cancel_session", LIMIT_CAUSE, limit=3) is None
     assert why_not_owed(failed, "cancel_session", LIMIT_CAUSE, limit=4) == "superseded"
     assert why_not_owed(passed, "cancel_session", LIMIT_CAUSE, limit=3) == "superseded"
+
+
+def test_a_burned_session_is_ended_while_it_is_open_and_mails_nobody() -> None:
+    burned = RecordState(burned_at=datetime.fromtimestamp(NOON, UTC))
+    for event, end in (
+        (_event("requires_input", code="abandoned"), None),
+        (_event("processing"), "superseded"),
+        (_event("canceled"), "superseded"),
+    ):
+        decision = decide(burned, event, seen_in(event))
+        assert decision is not None
+        owed = {one.kind: one.skipped for one in decision.owed if one.kind != "notify_app"}
+        mails = {kind: "burned" for kind in owed if kind.startswith("email_")}
+        assert owed == mails | {"cancel_session": end}
+        assert why_not_owed(decision.record, "cancel_session", BURNED_CAUSE) == end
+        assert {why_not_owed(decision.record, kind, "any") for kind in mails} <= {"burned"}
 
 
 def test_no_mail_is_owed_after_a_redaction() -> None:

@@ -255,7 +255,7 @@ def test_nothing_outside_the_allow_list_survives() -> None:
         "verified_outputs": {"first_name": "c4nary", "dob": {"year": 1980}, "address": {"line1": "c4nary"}},
         "last_verification_report": {"id": "vr_1", "document": {"first_name": "c4nary"}},
         "last_error": {"code": "abandoned", "reason": "You left.", "detail": "c4nary"},
-        "metadata": {"user_id": "user_1", "email": "c4nary@example.com"},
+        "metadata": {"user_id": "user_1", "email": "c4nary@example.com", "idv_id": "idv_c4nary"},
         "unknown": "c4nary",
         "related_person": {"person": "c4nary"},
     }

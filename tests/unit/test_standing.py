@@ -18,13 +18,31 @@ def _stands(older: Status | None, current: Status | None, *, is_replaced: bool) 
     return standing(sessions, 2, limit=3).status
 
 
+TODO, BUSY, DONE, OVER = Status.REQUIRES_INPUT, Status.PROCESSING, Status.VERIFIED, Status.CANCELED
+# An older session (a row) and the current one (a column): nothing known, to do, being checked, verified, canceled.
+TABLE = {
+    None: {None: TODO, TODO: TODO, BUSY: BUSY, DONE: DONE, OVER: OVER},
+    TODO: {None: TODO, TODO: TODO, BUSY: BUSY, DONE: DONE, OVER: OVER},
+    BUSY: {None: TODO, TODO: TODO, BUSY: BUSY, DONE: DONE, OVER: OVER},
+    DONE: {None: DONE, TODO: DONE, BUSY: DONE, DONE: DONE, OVER: DONE},
+    OVER: {None: TODO, TODO: TODO, BUSY: BUSY, DONE: DONE, OVER: OVER},
+}
+
+
 @pytest.mark.parametrize(("older", "current"), list(product(ANY, ANY)))
 def test_a_success_counts_whenever_it_comes_unless_its_session_was_replaced(
     older: Status | None, current: Status | None
 ) -> None:
-    as_current = current or Status.REQUIRES_INPUT
-    assert _stands(older, current, is_replaced=True) == as_current
-    assert _stands(older, current, is_replaced=False) == (Status.VERIFIED if older == Status.VERIFIED else as_current)
+    assert _stands(older, current, is_replaced=False) == TABLE[older][current]
+    assert _stands(older, current, is_replaced=True) == TABLE[None][current]
+
+
+def test_of_two_sessions_of_the_generation_the_known_one_counts() -> None:
+    known = SessionStands(generation=2, status=Status.PROCESSING)
+    heard_of = SessionStands(generation=2, status=Status.CANCELED, is_known=False)
+    for sessions in ([known, heard_of], [heard_of, known]):
+        assert standing(sessions, 2, limit=3).status == Status.PROCESSING
+    assert standing([heard_of], 2, limit=3).status == Status.CANCELED
 
 
 def test_a_session_that_is_being_made_is_to_do() -> None:

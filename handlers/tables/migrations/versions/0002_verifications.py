@@ -37,6 +37,9 @@ def upgrade() -> None:
     op.add_column("verification_record", sa.Column("redaction_asked_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("verification_record", sa.Column("ends_quietly", sa.Boolean(), nullable=True))
     op.add_column("verification_record", sa.Column("wiped_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("verification_record", sa.Column("burned_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("inbox_event", sa.Column("verification_id", sa.String(), nullable=True))
+    op.add_column("inbox_event", sa.Column("generation", sa.Integer(), nullable=True))
     op.create_index("ix_verification_record_verification_id", "verification_record", ["verification_id"], unique=False)
     waits_for_stripe = sa.text("redaction_asked_at IS NOT NULL AND redacted_at IS NULL")
     op.create_index(
@@ -60,7 +63,17 @@ def downgrade() -> None:
     op.drop_table("identity_paused")
     op.drop_index("verification_record_not_redacted", table_name="verification_record")
     op.drop_index("ix_verification_record_verification_id", table_name="verification_record")
-    for column in ("wiped_at", "ends_quietly", "redaction_asked_at", "replaced_at", "verification_flow", "generation"):
+    for column in ("generation", "verification_id"):
+        op.drop_column("inbox_event", column)
+    for column in (
+        "burned_at",
+        "wiped_at",
+        "ends_quietly",
+        "redaction_asked_at",
+        "replaced_at",
+        "verification_flow",
+        "generation",
+    ):
         op.drop_column("verification_record", column)
     op.drop_column("verification_record", "verification_id")
     op.drop_table("verification")
