@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import ceil
 from typing import Any, TypeVar
 
 import orjson
@@ -196,8 +197,8 @@ class Room:
                 why = getattr(error, "why", "")
                 log.warning("stripe.refused", error=str(error), why=why)
                 return ProblemError("stripe-refused", why).response()
-            except NotNowError:
-                return ProblemError("stripe-unavailable").response()
+            except NotNowError as error:
+                return ProblemError("stripe-unavailable", retry_after=ceil(error.again_after)).response()
             except DATABASE_TROUBLE:
                 return ProblemError("database-unavailable").response()
 

@@ -15,6 +15,7 @@ from tests.integration.stories import Stories
 from tests.simulator.client import Simulator
 from tests.support import databases
 from tests.support.servers import FakeStripe
+from worker.__main__ import parser
 
 pytestmark = pytest.mark.usefixtures("database_url", "simulator")
 
@@ -234,3 +235,18 @@ def test_the_log_has_the_tokens_name_beside_what_was_done_with_it(
     done = [line.split("verification.")[1].split()[0] for line in said]
     assert done == ["opened", "entered", "canceled", "redaction_asked"]
     assert all(id_ in line and "user-1" not in line for line in said)
+
+
+def test_how_long_stripe_wants_to_be_left_alone_is_passed_on(api: TestClient, simulator: Simulator) -> None:
+    simulator.fault(429, retry_after=40)
+    refused = [api.post("/verifications", json=LEAST) for _ in range(2)]
+    assert [(one.status_code, one.json()["code"]) for one in refused] == [(503, "stripe-unavailable")] * 2
+    assert refused[0].headers["retry-after"] == "40"
+    assert 0 < int(refused[1].headers["retry-after"]) <= 40
+
+
+def test_an_operator_is_told_what_the_key_lacks(simulator: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
+    simulator.fault(401)
+    arguments = parser().parse_args(["open", "user-1"])
+    assert arguments.command.run(arguments) == 1
+    assert "Stripe answered 401: the key is none, or not any more" in capsys.readouterr().err

@@ -106,7 +106,8 @@ def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
         print(f"Refused: {error.code} {error.detail}".rstrip(), file=sys.stderr)
         return 1
     except (NotNowError, PermanentError) as error:
-        print(f"Stripe cannot be asked: {error}", file=sys.stderr)
+        why = getattr(error, "why", "")
+        print(f"Stripe cannot be asked: {error}{why and f': {why}'}", file=sys.stderr)
         return 1
     if arguments.json:
         print_json(found)
