@@ -11,7 +11,7 @@ from config.postgres import is_full
 from config.settings import SettingsError
 from config.version import running_version
 from handlers.queue.failures import describe
-from worker.commands import change, doctor, endpoint, mails, service, show, verifications
+from worker.commands import change, doctor, endpoint, mails, restored, service, show, verifications
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,9 @@ COMMANDS = {
     "replay": Command(service.replay_file, "sign events again and post them", service.replay_options, json=False),
     "reconcile": Command(change.reconcile_now, "fetch from Stripe what never arrived, and compare sessions"),
     "rebuild": Command(change.rebuild_now, "fill a wiped database from Stripe", change.rebuild_options),
+    "restored": Command(
+        restored.restored_now, "after a backup was put back: learn from Stripe what it lacks", restored.restored_options
+    ),
     "purge": Command(
         change.purge_now, "delete or wipe what RETENTION_DAYS and RECORD_DAYS let go; the clock does it every hour"
     ),

@@ -185,6 +185,7 @@ def _apply(
         to_do = owe(session, owed, locked_at)
         if redacted := [id_ for id_, row in rows.items() if states[id_].redacted_at or row.redaction_asked_at]:
             forget(session, redacted, locked_at)
+            verifications.forget(found, rows, states)
         if wiped := [id_ for id_, row in rows.items() if row.wiped_at]:
             wipe_events(session, wiped)
         for outcome, reason in {(decision.outcome, decision.reason) for _, decision in decided}:

@@ -61,6 +61,18 @@ def link(
         row.redaction_asked_at = at if found.redaction_asked_at else None
 
 
+def forget(
+    verifications: Mapping[str, Verification], rows: Mapping[str, VerificationRecord], states: Mapping[str, RecordState]
+) -> None:
+    """Wipes what verifications hold of their persons, wherever the redaction was begun."""
+    for found in verifications.values():
+        theirs = [states[id_].redacted_at for id_, row in rows.items() if row.verification_id == found.id]
+        # rule: a verification is wiped once all its sessions are redacted
+        if theirs and all(theirs):
+            for name in Verification.PERSONAL:
+                setattr(found, name, None)
+
+
 def left(rows: Mapping[str, VerificationRecord], states: Mapping[str, RecordState], limit: int) -> dict[str, int]:
     """How many submissions there may be in each session: those of its verification's others since the last that was
     replaced are used up.

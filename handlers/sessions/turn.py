@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, or_, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlmodel import Session, col
 
 from config.database import now, transaction
@@ -15,10 +15,11 @@ from config.inserts import NOW, insert_new
 from config.settings import settings
 from handlers.owed.kinds import TELLING
 from handlers.owed.owe import owe, withdraw
+from handlers.queue.pauses import OPENINGS
 from handlers.record.decide import BURNED, ending
 from handlers.record.events import OURS
 from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many
-from handlers.tables.models import Verification, VerificationRecord
+from handlers.tables.models import Paused, Verification, VerificationRecord
 
 # Longer than all that one opening may ask of Stripe: nothing is begun after _BEGUN_WITHIN, and what is begun then takes
 # two searches, two retrieves and a creation at most.
@@ -72,7 +73,9 @@ class Turn:
 
 
 def take_turn(wanted: Wanted) -> Turn | None:
-    """The verification's row, made where there is none, with its lease; None while another opening has it."""
+    """The verification's row, made where there is none, with its lease; None while another opening has it, or openings
+    are paused.
+    """
     row = {
         "id": f"idv_{uuid4().hex}",
         "client_reference_id": wanted.client_reference_id,
@@ -94,6 +97,9 @@ def take_turn(wanted: Wanted) -> Turn | None:
         .returning(*(col(getattr(Verification, name)) for name in _TURN))
     )
     with transaction() as session:
+        # rule: nothing is opened while openings are paused
+        if session.scalars(select(col(Paused.what)).where(col(Paused.what) == OPENINGS)).first():
+            return None
         is_new = bool(insert_new(session.connection(), Verification, [row]))
         found = session.connection().execute(taken).one_or_none()
     if found is None:

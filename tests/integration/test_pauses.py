@@ -5,6 +5,7 @@ import pytest
 from config.database import transaction
 from handlers.outbox.perform import perform
 from handlers.queue.pauses import pause, resume
+from handlers.sessions.turn import Wanted, take_turn
 from tests.support import facts
 from tests.support.facts import event
 from tests.support.operator import command
@@ -48,6 +49,14 @@ def test_each_reason_is_lifted_by_itself() -> None:
     assert facts.due_actions() == []
     _resume("another")
     assert facts.due_actions() == [mail]
+
+
+def test_nothing_is_opened_while_openings_are_paused() -> None:
+    wanted = Wanted(client_reference_id="user-1", purpose="", account="", livemode=False, params={})
+    _pause("openings")
+    assert take_turn(wanted) is None
+    _resume()
+    assert take_turn(wanted)
 
 
 def test_a_pause_is_a_finding() -> None:

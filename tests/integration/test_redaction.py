@@ -239,6 +239,15 @@ def test_a_person_who_asks_is_forgotten_at_once_in_every_table_however_often(dat
     assert facts.record().redacted_at is None, "Stripe has still to do it"
 
 
+def test_a_redaction_begun_elsewhere_wipes_the_verification_once_all_its_sessions_are(database_url: str) -> None:
+    facts.applied(event("canceled", report="vr_0"), event("verified", session_id="vs_2", report="vr_1"))
+    _verification()
+    facts.applied(_redacted())
+    assert "c4nary" in databases.dump(database_url), "the other session may be taken up again"
+    facts.applied(event("redacted", NOON + 100, "vs_2", redaction="redacted"))
+    assert "c4nary" not in databases.dump(database_url)
+
+
 @pytest.mark.usefixtures("stripe")
 def test_asking_again_does_not_begin_the_time_anew() -> None:
     facts.applied(event("verified"))

@@ -4,10 +4,11 @@ import os
 import re
 import shutil
 import sqlite3
+import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,30 @@ def locked(url: str) -> Iterator[None]:
             connection.execute(text("LOCK TABLE inbox_event IN EXCLUSIVE MODE"))
         yield
     holder.dispose()
+
+
+def back_up(url: str, folder: Path) -> Path:
+    """A backup of it, as an operator makes one."""
+    backup = folder / f"{uuid.uuid4().hex[:8]}.backup"
+    if SERVER_URL:
+        subprocess.run(["pg_dump", "--format=custom", f"--file={backup}", url], check=True)
+        return backup
+    with closing(sqlite3.connect(str(make_url(url).database))) as source, closing(sqlite3.connect(backup)) as copy:
+        source.backup(copy)
+    return backup
+
+
+def put_back(url: str, backup: Path) -> None:
+    """The database is again as the backup has it, and so is this process's view of it."""
+    forget_process_state()
+    if SERVER_URL:
+        end_connections(make_url(url).database)
+        subprocess.run(["pg_restore", "--clean", "--if-exists", f"--dbname={url}", str(backup)], check=True)
+        return
+    path = str(make_url(url).database)
+    for suffix in ("-wal", "-shm"):
+        Path(path + suffix).unlink(missing_ok=True)
+    shutil.copy(backup, path)
 
 
 def refuse(url: str, table: str, column: str, value: str) -> None:

@@ -1,0 +1,110 @@
+"""Concluding: what follows from the events that a backup lacked, once all of them are applied."""
+
+import json
+from datetime import datetime
+
+from sqlalchemy import and_, exists, func, or_, select, update
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col
+
+from config.database import now
+from config.settings import settings
+from handlers.owed.kinds import BURNED_CAUSE, KINDS, TELLING, Owed
+from handlers.owed.owe import owe
+from handlers.record.decide import READ_BACK
+from handlers.record.events import Status
+from handlers.tables.models import ActionStatus, InboxEvent, OutboxAction, Verification, VerificationRecord
+
+PERHAPS_SENT = "perhaps sent before the backup was put back"
+MAILS = [name for name, kind in KINDS.items() if kind.destination == "mail"]
+
+
+def renumber(session: Session, began: datetime) -> None:
+    """Numbers what was fetched since it began higher than the application can have seen, and tells it how each session
+    is: after a backup the numbers are lower than they were, by one for each event at most.
+    """
+    counted = select(col(InboxEvent.session_id), func.count()).where(col(InboxEvent.received_at) >= began)
+    events = {row[0]: row[1] for row in session.execute(counted.group_by(col(InboxEvent.session_id)))}
+    whose = func.coalesce(col(VerificationRecord.verification_id), col(VerificationRecord.session_id))
+    last = select(whose, func.max(col(VerificationRecord.change_number))).group_by(whose)
+    fetched = col(VerificationRecord.session_id).in_(
+        select(col(InboxEvent.session_id)).where(col(InboxEvent.received_at) >= began)
+    )
+    numbers = {row[0]: row[1] for row in session.execute(last.where(whose.in_(select(whose).where(fetched))))}
+    records = session.scalars(
+        select(VerificationRecord).where(fetched).order_by(col(VerificationRecord.session_id)).with_for_update()
+    ).all()
+    for record in records:
+        numbers[record.verification_id or record.session_id] += events[record.session_id]
+    owed = []
+    for record in sorted(records, key=lambda one: one.generation or 0):
+        number = numbers[record.verification_id or record.session_id] + 1
+        record.change_number = numbers[record.verification_id or record.session_id] = number
+        how_it_is = json.dumps({"status": record.status, "error_code": record.last_error_code})
+        if record.status:
+            owed.append((record.session_id, [Owed("notify_app", str(number), payload=how_it_is)]))
+    owe(session, owed, session.scalars(select(now())).one())
+
+
+def conclude(session: Session, since: datetime, began: datetime) -> int:
+    """Writes it down, for verifications that went on since then and what was skipped since it began:
+
+    1. what persons were told before counts as told;
+    2. what is owed at Stripe is owed again, which says what it has done already;
+    3. older sessions of a verification were replaced, where nobody begins another one but on purpose;
+    4. those that are open still are to end: how many.
+    """
+    at = session.scalars(select(now())).one()
+    _note_what_was_told(session, began)
+    again = update(OutboxAction).where(
+        col(OutboxAction.status) == ActionStatus.SKIPPED,
+        col(OutboxAction.reason) == READ_BACK,
+        col(OutboxAction.done_at) >= began,
+        col(OutboxAction.name).in_([name for name, kind in KINDS.items() if kind.destination == "stripe"]),
+    )
+    pending = {"status": ActionStatus.PENDING, "reason": None, "done_at": None, "due_at": at}
+    session.connection().execute(again.values(waits=col(OutboxAction.attempts), **pending))
+    return _note_what_was_replaced(session, since, at)
+
+
+def _note_what_was_told(session: Session, began: datetime) -> None:
+    """Else the next mail might have the Message-ID of one that was sent."""
+    mails = and_(
+        col(OutboxAction.session_id) == col(VerificationRecord.session_id),
+        col(OutboxAction.status) == ActionStatus.SKIPPED,
+        col(OutboxAction.reason).in_((READ_BACK, PERHAPS_SENT)),
+        col(OutboxAction.done_at) >= began,
+        col(OutboxAction.name).in_(TELLING),
+    )
+    last = select(col(OutboxAction.cause)).where(mails).order_by(col(OutboxAction.id).desc()).limit(1)
+    count = select(func.count()).select_from(OutboxAction).where(mails)
+    told = update(VerificationRecord).where(exists().where(mails))
+    told_count = col(VerificationRecord.told_count) + count.scalar_subquery()
+    session.connection().execute(told.values(told_cause=last.scalar_subquery(), told_count=told_count))
+
+
+def _note_what_was_replaced(session: Session, since: datetime, at: datetime) -> int:
+    is_older = exists().where(
+        col(Verification.id) == col(VerificationRecord.verification_id),
+        col(Verification.generation) > col(VerificationRecord.generation),
+        col(Verification.updated_at) >= since,
+    )
+    sibling = aliased(VerificationRecord)
+    submissions = select(func.sum(col(sibling.submissions))).where(
+        col(sibling.verification_id) == col(VerificationRecord.verification_id),
+        col(sibling.generation) <= col(VerificationRecord.generation),
+        col(sibling.replaced_at).is_(None),
+    )
+    status = col(VerificationRecord.status)
+    is_past = status.in_((Status.VERIFIED, Status.PROCESSING))
+    replaced = update(VerificationRecord).where(
+        is_older,
+        col(VerificationRecord.replaced_at).is_(None),
+        or_(is_past, submissions.scalar_subquery() >= settings().submission_limit),
+    )
+    session.connection().execute(replaced.values(replaced_at=at))
+    left_open = update(VerificationRecord).where(is_older, status == Status.REQUIRES_INPUT)
+    burned = left_open.values(burned_at=at).returning(col(VerificationRecord.session_id))
+    session_ids = session.scalars(burned).all()
+    owe(session, [(session_id, [Owed("cancel_session", BURNED_CAUSE)]) for session_id in session_ids], at)
+    return len(session_ids)

@@ -1,0 +1,79 @@
+"""Whole lists: an account's events or sessions as Stripe has them, read to their end for somebody who waits for it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from config.database import database_now
+from config.settings import settings
+from handlers.record.events import MalformedEventError, SessionState, VerificationEvent, parse_session
+from handlers.stripe_api import sessions
+from handlers.stripe_api.sessions import Listed
+from handlers.upkeep.allowance import Report
+from handlers.upkeep.undelivered import AHEAD, parse_listed, whole_second
+from handlers.upkeep.windows import Reading, id_of, walk
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WholeLists:
+    """Those of one account; what of them cannot be read is reported. Raises as walk."""
+
+    report: Report
+    account: str | None
+
+    def events(
+        self, since: datetime, take: Callable[[list[VerificationEvent], datetime], object], *, undelivered: bool
+    ) -> None:
+        """Those of our types created since then, page by page, and when Stripe was asked."""
+
+        def parsed(page: Listed) -> None:
+            events = []
+            for item in page.items:
+                try:
+                    event = parse_listed(item, self.account)
+                except MalformedEventError as error:  # of this one alone
+                    self.report.unreadable("event", id_of(item), error)
+                else:
+                    events += [event] if event else []
+            take(events, page.asked_at)
+
+        def ask(start: datetime, end: datetime, after: str | None) -> Listed:
+            return sessions.list_events(start, end, self.account, after=after, undelivered=undelivered)
+
+        self._read("events", ask, parsed, since)
+
+    def sessions(self, since: datetime, take: Callable[[list[tuple[Any, SessionState]], datetime], object]) -> None:
+        """Those made since then, page by page, each as it is now; and when Stripe was asked."""
+
+        def parsed(page: Listed) -> None:
+            found = []
+            for item in page.items:
+                try:
+                    if id_of(item) is None or not isinstance(item.get("created"), int):
+                        raise MalformedEventError("it has no id or time")
+                    found.append((item, parse_session(item, settings().our_sessions)))
+                except MalformedEventError as error:  # of this one alone
+                    self.report.unreadable("session", id_of(item), error)
+            take(found, page.asked_at)
+
+        def ask(start: datetime, end: datetime, after: str | None) -> Listed:
+            return sessions.list_sessions(start, end, self.account, after=after)
+
+        self._read("listed", ask, parsed, since)
+
+    def _read(
+        self,
+        what: str,
+        ask: Callable[[datetime, datetime, str | None], Listed],
+        take: Callable[[Listed], None],
+        since: datetime,
+    ) -> None:
+        reading = Reading(
+            ask=ask,
+            take=take,
+            reached=lambda *_: None,
+            pass_over=lambda second, error: self.report.note_second(f"restored:{what}", second, error),
+        )
+        for _ in walk(reading, since, whole_second(database_now() + AHEAD)):
+            pass

@@ -1,0 +1,319 @@
+"""After a backup was put back: no second open session, the right generation, and nobody mailed twice."""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from config.database import transaction
+from handlers.queue.pauses import paused
+from handlers.record.events import VerificationEvent, parse
+from handlers.sessions import views
+from handlers.sessions.opening import Opened, open_verification
+from handlers.sessions.turn import Wanted
+from handlers.tables.models import VerificationRecord
+from handlers.upkeep import restored
+from handlers.upkeep.restored import NothingHereError, recover
+from tests.integration.stories import perform_everything, process_everything
+from tests.property.outside import Application, PostBox
+from tests.simulator.client import Simulator
+from tests.support import databases, facts
+from tests.support.facts import event
+from tests.support.operator import command
+
+pytestmark = pytest.mark.usefixtures("database_url")
+NOWHERE = "http://127.0.0.1:9/webhooks/stripe"
+
+
+@dataclass
+class Shop:
+    """Persons whose events arrive: where no endpoint is registered, Stripe holds them for delivered."""
+
+    url: str
+    folder: Path
+    simulator: Simulator
+    seen: set[str] = field(default_factory=set)
+    offset: int = 0
+
+    def open(self, **changes: Any) -> Opened:
+        """Opens, and takes in what that made Stripe say."""
+        self.later()
+        opened = open_verification(self.wanted(**changes))
+        assert opened
+        self.deliver()
+        return opened
+
+    def wanted(self, **changes: Any) -> Wanted:
+        """What is asked for."""
+        params = {"type": "document", "provided_details": {"email": "jenny@example.com"}}
+        least = {"client_reference_id": "user-1", "purpose": "", "account": "", "livemode": False, "params": params}
+        return Wanted(**{**least, **changes})
+
+    def happens(self, what: str, session_id: str, *words: str) -> None:
+        """At Stripe, and its events arrive and all that they owe is done."""
+        self.later()
+        getattr(self.simulator, what)(session_id, *words)
+        self.deliver()
+
+    def later(self, seconds: int = 10) -> None:
+        self.offset += seconds
+        self.simulator.clock(offset=self.offset)
+
+    def deliver(self) -> None:
+        self.apply()
+        perform_everything()
+
+    def apply(self) -> None:
+        self.later()
+        news = [one for one in self.simulator.events() if one["id"] not in self.seen and not one["thin"]]
+        self.seen |= {one["id"] for one in news}
+        facts.applied(*(_parsed(one["body"]) for one in news))
+        process_everything()
+
+    def back_up(self) -> Path:
+        return databases.back_up(self.url, self.folder)
+
+    def put_back(self, backup: Path) -> None:
+        databases.put_back(self.url, backup)
+
+    def open_sessions(self) -> list[str]:
+        return [one["id"] for one in self.simulator.truth()["sessions"] if one["status"] == "requires_input"]
+
+
+def _parsed(body: object) -> VerificationEvent:
+    parsed = parse(body)
+    assert isinstance(parsed, VerificationEvent)
+    return parsed
+
+
+@pytest.fixture
+def shop(simulator: Simulator, database_url: str, tmp_path: Path) -> Shop:
+    return Shop(database_url, tmp_path, simulator)
+
+
+def _view(opened: Opened) -> dict[str, Any]:
+    return views.view(opened.verification_id)
+
+
+def test_a_replaced_and_verified_person_is_where_she_was(shop: Shop, post_box: PostBox) -> None:
+    first = shop.open()
+    shop.happens("fail", first.answer.id, "document_expired")
+    backup = shop.back_up()
+    second = shop.open(replaces=first.answer.id)
+    shop.happens("passed", second.answer.id)
+    before, mails = _view(second), post_box.sent.copy()
+    assert (before["status"], before["generation"], mails.total()) == ("verified", 2, 2)
+    shop.put_back(backup)
+    assert _view(first)["generation"] == 1
+    found = recover()
+    assert (found.is_whole, found.generations_moved, found.events_undelivered, list(paused())) == (True, 1, 0, [])
+    after = _view(first)
+    assert {name: after[name] for name in ("status", "generation", "session_id")} == {
+        name: before[name] for name in ("status", "generation", "session_id")
+    }
+    perform_everything()
+    again = shop.open()
+    assert (again.answer.id, again.made, len(shop.simulator.truth()["sessions"])) == (second.answer.id, False, 2)
+    assert post_box.sent == mails
+
+
+def test_an_open_session_that_was_begun_since_is_taken_up_again_even_days_later(shop: Shop) -> None:
+    first = shop.open()
+    backup = shop.back_up()
+    shop.happens("cancel", first.answer.id)
+    second = shop.open()
+    shop.put_back(backup)
+    shop.later(3 * 86_400)  # no idempotency key is known any more
+    recover()
+    again = shop.open()
+    assert (again.answer.id, again.generation) == (second.answer.id, 2)
+    assert shop.open_sessions() == [second.answer.id]
+
+
+def test_a_verification_that_the_backup_did_not_have_is_found(shop: Shop) -> None:
+    shop.open(client_reference_id="user-0")
+    backup = shop.back_up()
+    opened = shop.open()
+    shop.put_back(backup)
+    assert recover().verifications_found == 1
+    again = shop.open()
+    assert (again.verification_id, again.answer.id) == (opened.verification_id, opened.answer.id)
+
+
+def test_an_older_session_that_is_open_beside_a_later_one_ends(shop: Shop) -> None:
+    first = shop.open()
+    names = {"idv_id": first.verification_id, "idv_generation": "2"}
+    backup = shop.back_up()
+    later = shop.simulator.create(client_reference_id="user-1", metadata=names)
+    shop.put_back(backup)
+    assert recover().sessions_to_cancel == 1
+    perform_everything()
+    assert shop.open_sessions() == [later]
+
+
+def test_what_a_replaced_success_was_is_no_success_again(shop: Shop) -> None:
+    first = shop.open()
+    backup = shop.back_up()
+    shop.happens("passed", first.answer.id)
+    second = shop.open(replaces=first.answer.id)
+    shop.put_back(backup)
+    recover()
+    shown = _view(second)
+    assert (shown["status"], shown["session_id"]) == ("requires_input", second.answer.id)
+    assert facts.record(first.answer.id).replaced_at is not None
+
+
+def test_a_mail_that_the_backup_owes_is_held_for_sent_unless_the_operator_says_otherwise(
+    shop: Shop, post_box: PostBox
+) -> None:
+    first = shop.open()
+    shop.later()
+    shop.simulator.passed(first.answer.id)
+    shop.apply()
+    backup = shop.back_up()
+    perform_everything()
+    assert post_box.sent.total() == 1
+    shop.put_back(backup)
+    assert recover().mails_held_back == 1
+    perform_everything()
+    assert post_box.sent.total() == 1
+    [mail] = [one for one in facts.actions(first.answer.id) if one.name == "email_verified"]
+    assert facts.record(first.answer.id).told_cause == mail.cause
+    shop.put_back(backup)
+    assert recover(mail_again=True).mails_held_back == 0
+    perform_everything()
+    assert post_box.sent.total() == 2
+
+
+def test_who_was_told_before_is_told_again_only_when_it_is_news_and_by_another_message(
+    shop: Shop, post_box: PostBox
+) -> None:
+    first = shop.open()
+    backup = shop.back_up()
+    shop.happens("passed", first.answer.id)
+    shop.put_back(backup)
+    recover()
+    for _ in range(2):  # a reviewer takes it back, and then approves it again
+        shop.happens("override", first.answer.id)
+    told = post_box.told[first.answer.id]
+    assert [mail.template for mail in told] == ["email_verified", "email_retry_prompt", "email_verified"]
+    assert len({mail.number for mail in told}) == 3
+
+
+def test_what_stripe_could_not_deliver_is_told(shop: Shop, post_box: PostBox) -> None:
+    first = shop.open()
+    backup = shop.back_up()
+    shop.simulator.endpoint(NOWHERE, hold=True)
+    shop.later()
+    shop.simulator.passed(first.answer.id)
+    shop.later()
+    shop.put_back(backup)
+    assert recover().events_undelivered > 0
+    perform_everything()
+    assert [mail.template for mail in post_box.told[first.answer.id]] == ["email_verified"]
+
+
+def test_the_application_is_told_how_it_is_with_a_number_that_it_has_not_seen(
+    shop: Shop, application: Application
+) -> None:
+    first = shop.open()
+    backup = shop.back_up()
+    shop.happens("passed", first.answer.id)
+    seen = max(application.taken[first.answer.id])
+    shop.put_back(backup)
+    recover()
+    perform_everything()
+    assert application.caught[-1].event["data"]["status"] == "verified"
+    assert application.taken[first.answer.id][-1] > seen
+    shop.happens("override", first.answer.id)
+    numbers = application.taken[first.answer.id]
+    assert (numbers[-1] > numbers[-2], application.caught[-1].event["data"]["status"]) == (True, "requires_input")
+
+
+@pytest.mark.parametrize("step", ["_hold_back_mails", "relink", "receive", "_apply_all", "recover_events", "conclude"])
+def test_it_may_be_killed_anywhere_and_run_again(
+    shop: Shop, post_box: PostBox, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    first = shop.open()
+    backup = shop.back_up()
+    second = shop.open(replaces=first.answer.id)
+    shop.happens("passed", second.answer.id)
+    mails = post_box.sent.copy()
+    shop.put_back(backup)
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restored, step, die)
+        with pytest.raises(KeyboardInterrupt):
+            recover()
+    assert open_verification(shop.wanted()) is None, "nothing is opened meanwhile"
+    perform_everything()
+    assert recover().is_whole
+    perform_everything()
+    shown = _view(second)
+    assert (shown["status"], shown["generation"], post_box.sent == mails) == ("verified", 2, True)
+
+
+def test_while_stripe_gives_no_answer_everything_stays_paused_and_that_is_shown(shop: Shop) -> None:
+    first = shop.open()
+    backup = shop.back_up()
+    shop.happens("cancel", first.answer.id)
+    shop.open()
+    shop.put_back(backup)
+    shop.simulator.fault(503, path="/v1/events", count=None)
+    said = command("restored", "--json")
+    shop.simulator.clear_faults()
+    assert (said.code, said.json["is_whole"]) == (1, False)
+    assert {one.what for one in paused()} == {"application", "mail", "openings", "stripe"}
+    assert command("status").code == 1
+    said = command("restored")
+    assert said.code == 0, said.err
+    assert list(paused()) == []
+
+
+def test_an_account_that_has_left_holds_nobody_up(shop: Shop) -> None:
+    first = shop.open()
+    facts.applied(replace(event("verified", session_id="vs_theirs"), account="acct_gone"))
+    backup = shop.back_up()
+    shop.happens("passed", first.answer.id)
+    shop.put_back(backup)
+    shop.simulator.keys(account="acct_gone", reachable=False)
+    found = recover()
+    assert (found.is_whole, found.accounts_lost) == (True, ["acct_gone"])
+    assert facts.record(first.answer.id).status == "verified"
+
+
+def test_what_changed_before_stripes_oldest_event_is_learnt_from_its_sessions(shop: Shop, post_box: PostBox) -> None:
+    first = shop.open()
+    shop.simulator.passed(first.answer.id)
+    then = datetime.now(UTC) - timedelta(days=40)
+    with transaction() as session:
+        session.connection().execute(update(VerificationRecord).values(created_at=then))
+    found = recover(since=then)
+    assert (found.is_whole, facts.record(first.answer.id).status) == (True, "verified")
+    perform_everything()
+    assert post_box.sent.total() == 0
+
+
+def test_without_a_key_or_a_row_there_is_nothing_to_go_by(shop: Shop, environment: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NothingHereError):
+        recover()
+    assert command("restored").code == 1
+    environment.setenv("STRIPE_API_KEY", "")
+    assert command("restored").code == 1
+    assert list(paused()) == []
+    assert shop.open_sessions() == []
+
+
+def test_what_was_asked_to_be_forgotten_and_stripe_has_begun_stays_so(shop: Shop, database_url: str) -> None:
+    first = shop.open(client_reference_id="c4nary")
+    backup = shop.back_up()
+    shop.happens("redact", first.answer.id)
+    shop.put_back(backup)
+    recover()
+    assert "c4nary" not in databases.dump(database_url)

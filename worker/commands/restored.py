@@ -1,0 +1,48 @@
+"""The command after a backup was put back: learn what it lacks, then go on."""
+
+import argparse
+import sys
+from dataclasses import asdict
+
+from handlers.metrics import counting
+from handlers.upkeep.restored import NothingHereError, recover
+from worker.commands.options import moment
+from worker.commands.printing import print_json, print_pairs
+
+
+def restored_options(parser: argparse.ArgumentParser) -> None:
+    """How old the backup is, for whom, and which of two faults is the smaller one."""
+    parser.add_argument(
+        "--since", type=moment, metavar="DATE", help="when the backup was made; else its newest row says so"
+    )
+    parser.add_argument(
+        "--account", action="append", default=[], metavar="acct_…", help="a connected account too; may be repeated"
+    )
+    parser.add_argument(
+        "--mail-again",
+        action="store_true",
+        help="send all mails that are owed, though some persons get theirs twice; else some may get none",
+    )
+
+
+def restored_now(arguments: argparse.Namespace) -> int:
+    """Learns from Stripe what happened since the backup; 1 while something is missing, and everything is paused."""
+    try:
+        found = recover(arguments.account, arguments.since, mail_again=arguments.mail_again)
+    except NothingHereError as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        counting.flush()
+    if arguments.json:
+        print_json({**asdict(found), "is_whole": found.is_whole})
+    else:
+        counts = {name.replace("_", " "): value for name, value in asdict(found).items()}
+        print_pairs({name: value for name, value in counts.items() if not isinstance(value, list)})
+    for account in found.accounts_lost:
+        print(f"{account} refuses us: what happened there since is not known.", file=sys.stderr)
+    for line in (*found.failed, *found.stopped):
+        print(f"Not read: {line}", file=sys.stderr)
+    if not found.is_whole:
+        print("Everything stays paused: run it again. python -m worker status shows what waits.", file=sys.stderr)
+    return 0 if found.is_whole else 1
