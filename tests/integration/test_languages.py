@@ -68,10 +68,12 @@ def test_every_mail_is_written_to_files_without_a_database(tmp_path: Path) -> No
     folder = tmp_path / "mails"
     nowhere = "postgresql://nobody@127.0.0.1:1/none"
     languages = {"LOCALES": "en,de,ar", "TEMPLATES_DIR": str(tmp_path / "own")}
+    languages["RETRY_URL"] = "https://shop.example/{session_id}"
     said = command("mails", "--to", str(folder), DATABASE_URL=nowhere, **languages)
     assert (said.code, said.err) == (0, "")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
     assert {f"{language}/email_verified.{form}" for language in ("en", "de", "ar") for form in ("eml", "html")} <= names
+    assert "https://shop.example/vs_1Sample" in (folder / "ar" / "email_retry_prompt-abandoned.html").read_text()
     assert said.out == f"{len(names) // 2} mails are in {folder}\n"
     again = command("mails", "--to", str(folder / "en" / "email_verified.eml"), **languages)
     assert (again.code, again.err[:24]) == (1, "Nothing more was written")

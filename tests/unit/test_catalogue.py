@@ -101,6 +101,7 @@ def test_among_letters_from_right_to_left_a_name_stands_by_itself(tmp_path: Path
     (sample,) = samples("email_verified")
     written = write_mail("email_verified", RIGHT_TO_LEFT, sample.about)
     assert "\u2068Example (Ltd)\u2069" in written.text
+    assert '<span dir="auto">Example (Ltd)</span>' in written.html
     assert "\u2068" not in write_mail("email_verified", "en", sample.about).text
 
 

@@ -228,6 +228,19 @@ def test_nothing_is_fetched_to_show_a_mail() -> None:
         assert leads <= {*ours, sample.about.link_url, sample.about.dashboard_url}
 
 
+def test_a_mail_looks_like_what_it_is_by_day_and_by_night(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("BRAND_COLOR", "#FFdd00")
+    _, html = _parts(render(_mail("email_retry_prompt", link_url=LINK)))
+    (button,) = re.findall(r'<a class="button" href="https://a.example/r\?x=1&amp;y=2" style="([^"]*)"', html)
+    assert "background-color:#FFdd00;color:#000000" in button
+    assert int(re.findall(r"min-height:(\d+)px", button)[0]) >= 44
+    assert html.count(f">{LINK.replace('&', '&amp;')}</a>") == 1, "the plain link is shown, too"
+    assert '<meta name="color-scheme" content="light dark">' in html
+    assert "@media (prefers-color-scheme: dark)" in html
+    first = _seen(html.partition("<body")[2].partition(">")[2])
+    assert first.startswith("You began to verify your identity for Identity verification and did not finish.\u034f")
+
+
 def test_stripes_own_reason_is_told_in_english_alone() -> None:
     for language, is_told in (("en", True), ("de", False)):
         mail = _mail("email_retry_prompt", language=language, code="document_expired", reason="It did not work.")

@@ -2,13 +2,15 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from config.settings import Address, settings
 from handlers.catalogue.check import check
 from handlers.catalogue.samples import Sample, mail_templates, samples
-from handlers.outbox.mails import Mail, render
+from handlers.outbox.mails import Mail, render, retry_url_for
 from handlers.owed.kinds import KINDS
+from handlers.tables.models import VerificationRecord
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -35,15 +37,17 @@ def write_samples(arguments: argparse.Namespace) -> int:
 
 
 def _write(folder: Path, language: str, sample: Sample) -> None:
-    to_the_person = KINDS[sample.template].tells_the_person
+    to_the_person, about = KINDS[sample.template].tells_the_person, sample.about
+    if about.link_url and settings().retry_url:
+        about = replace(about, link_url=retry_url_for(VerificationRecord(session_id=about.session_id, livemode=False)))
     message = render(
         Mail(
             template=sample.template,
             recipient=Address("", "person@example.com") if to_the_person else Address("", "review@example.com"),
-            key=(sample.about.session_id, sample.template, sample.name),
+            key=(about.session_id, sample.template, sample.name),
             language=language,
             reply_to=settings().support_email if to_the_person else None,
-            about=sample.about,
+            about=about,
             last_look=bool,
         )
     )
