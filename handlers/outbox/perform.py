@@ -116,7 +116,9 @@ def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list
     """An action is done, or skipped for a reason; returns the ids of what the record owes because of that."""
     status = ActionStatus.SKIPPED if reason else ActionStatus.DONE
     end = {"status": status, "reason": reason, "done_at": timedelta(), "waits": claimed.waits, "last_error": None}
-    told = None if reason or not KINDS[action.name].tells_the_person else action.cause
+    # rule: what may have been told counts as told
+    is_told = reason is None or action.given_away_at is not None
+    told = action.cause if is_told and KINDS[action.name].tells_the_person else None
     # rule: whoever finds another limit than the one it was owed by judges it again
     is_other_limit = reason == AT_LIMIT or (reason == SUPERSEDED and action.cause == LIMIT_CAUSE)
 

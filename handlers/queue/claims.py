@@ -4,7 +4,7 @@ No library does this on tables that are not its own, and on both databases: docs
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -70,6 +70,7 @@ class Claim:
     waited: float  # seconds from its receipt, or from its being owed, to the claim: both by the database's clock
     attempts: int  # only ever grows, so that it fences whoever comes too late
     waits: int
+    before: Mapping[str, Any] = field(default_factory=dict)  # what a try without effect leaves as it was
     claimed: float = field(default_factory=time.monotonic)  # when, on the monotonic clock
 
     @property
@@ -90,7 +91,7 @@ class Claim:
     @property
     def unknown(self) -> "Claim":
         """The same if nobody knows what it came to: its try counts as a third of all."""
-        return replace(self, waits=self.waits + 1 - -(-self.most_tries // _MOST_UNKNOWN))
+        return replace(self, waits=self.waits + 1 - -(-self.most_tries // _MOST_UNKNOWN), before={})
 
 
 class LostClaimError(Exception):
@@ -117,7 +118,8 @@ def claim(table: Table, ids: Sequence[Any], *, first_attempt: bool | None = None
     for row in rows:
         kind, since = row._mapping[table.KIND], row._mapping[table.SINCE]
         waited = (row.due_at - LEASE - since).total_seconds()
-        claims.append((Claim(table, row.id, kind, waited, row.attempts, row.waits), row))
+        before = {name: row._mapping[name] for name in table.GIVES_AWAY}
+        claims.append((Claim(table, row.id, kind, waited, row.attempts, row.waits, before), row))
     return claims
 
 
@@ -167,14 +169,15 @@ def unless_used_up(claim: Claim) -> None:
 def unless_lost(row: InboxEvent | OutboxAction, lease: timedelta = LEASE, *, unknown: bool = False) -> None:
     """Right before what cannot be taken back: holds the claimed row for a lease from now.
 
-    Until it is written down what the try came to, it counts as `unknown` if that is said. Raises LostClaimError if
+    Until it is written down what the try came to, it counts as `unknown` and given away if that is said. Raises LostClaimError if
     somebody else has claimed or ended the row meanwhile, NotNowError if that cannot be said for this moment.
     """
     mine = Claim(type(row), row.id, getattr(row, row.KIND), 0.0, row.attempts, row.waits)
     with statement() as connection:
         waits = (mine.unknown if unknown else mine).waits
+        given_away = dict.fromkeys(mine.table.GIVES_AWAY if unknown else (), timedelta())
         # rule: who has lost its claim does nothing more
-        if not change_claimed(connection, [mine], waits=waits, due_at=lease):
+        if not change_claimed(connection, [mine], waits=waits, due_at=lease, **given_away):
             raise LostClaimError
     if time.monotonic() - mine.claimed > _LOOK_SECONDS:  # rule: what was seen too long ago is not relied on
         raise NotNowError("this process was held up")
@@ -204,7 +207,7 @@ def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False)
         wait = _UNKNOWN_WAITS
     # rule: what the database, Stripe or the network spoils is no try
     waits = first.waits if is_try else first.waits + 1
-    if written := write_down(claims, waits=waits, due_at=wait, last_error=describe(error)):
+    if written := write_down(claims, waits=waits, due_at=wait, last_error=describe(error), **first.before):
         seconds = round(wait.total_seconds(), 3)
         noun, attempts = first.table.NOUN, first.attempts
         log.warning(f"{noun}.put_back", rows=written, attempts=attempts, error=describe(error), for_seconds=seconds)
@@ -250,7 +253,7 @@ def change_claimed(connection: Connection, claims: Sequence[Claim], **values: An
 
 def _bury(claim: Claim, reason: str) -> None:
     """Nothing more is tried until an operator says so."""
-    if write_down([claim], status=claim.table.DEAD, waits=claim.waits, last_error=reason):
+    if write_down([claim], status=claim.table.DEAD, waits=claim.waits, last_error=reason, **claim.before):
         counting.ENDED[claim.table.NOUN].labels(claim.kind, claim.table.DEAD).inc()
         log.error(f"{claim.table.NOUN}.buried", attempts=claim.attempts, error=reason)
 

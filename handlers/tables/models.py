@@ -56,6 +56,7 @@ class QueueRow(SQLModel):
     KIND: ClassVar[str]  # the column that says what it is about
     SINCE: ClassVar[str]  # the column from which its age counts
     MOST_TRIES: ClassVar[str]  # the setting that says how often it is tried
+    GIVES_AWAY: ClassVar[tuple[str, ...]] = ()  # columns that say so: what a try without effect leaves as they were
 
     attempts: int = 0  # every claim; only ever grows, so that it fences late writers
     # The attempts that Stripe, the database or the network spoiled: they bury nobody. Below zero after some of unknown
@@ -219,6 +220,7 @@ class OutboxAction(QueueRow, table=True):
     KIND = "name"
     SINCE = "created_at"
     MOST_TRIES = "action_attempts"
+    GIVES_AWAY = ("given_away_at",)
 
     __tablename__ = "outbox_action"
     __table_args__ = (
@@ -237,6 +239,7 @@ class OutboxAction(QueueRow, table=True):
     payload: str | None = None  # JSON: what must be told as it was when it became owed
     created_at: datetime = _moment()
     done_at: datetime | None = _moment(default=None, nullable=True)
+    given_away_at: datetime | None = _moment(default=None, nullable=True)  # a mail that may have arrived
 
     @staticmethod
     def discarded(reason: str) -> dict[str, Any]:

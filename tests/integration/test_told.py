@@ -11,6 +11,8 @@ from handlers.inbox.receive import receive
 from handlers.outbox.mails import Mail, render
 from handlers.outbox.perform import claim_action, end_action, perform
 from handlers.owed.kinds import LIMIT_CAUSE
+from handlers.queue.claims import LostClaimError
+from handlers.queue.failures import RefusedError, UnknownOutcomeError
 from handlers.record.events import VerificationEvent
 from handlers.tables.models import ActionStatus, InboxEvent, OutboxAction
 from handlers.upkeep.limits import judge_limits
@@ -127,6 +129,43 @@ def test_what_the_last_mail_said_is_not_said_again_by_a_second_worker(post_box: 
     perform_everything()
     mail = _action("email_verified")
     assert (_told(post_box), mail.status, mail.reason) == ([], ActionStatus.SKIPPED, "told already")
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_may_have_been_told_is_not_left_the_last_word(post_box: PostBox, dies: bool) -> None:
+    def given_away(mail: Mail) -> None:
+        mail.last_look()
+        post_box.told["vs_1"].append(mail)
+        raise LostClaimError if dies else UnknownOutcomeError
+
+    _tell(OVERRIDDEN)
+    facts.applied(PASSED)
+    facts.applied(APPROVED)
+    post_box.behave = given_away
+    perform_everything()  # its worker dies with the server's answer, or there is none
+    post_box.behave = lambda _: None
+    assert _told(post_box) == ["email_retry_prompt", "email_verified"]
+    facts.end_all_leases()
+    facts.applied(event("requires_input", NOON + 180, code="document_unverified_other", report="vr_1"))
+    perform_everything()
+    assert _told(post_box) == ["email_retry_prompt", "email_verified", "email_retry_prompt"]
+    assert _action("email_verified").reason == "superseded"
+
+
+def test_what_was_refused_was_not_told(post_box: PostBox) -> None:
+    def refused(mail: Mail) -> None:
+        mail.last_look()
+        raise RefusedError("451")
+
+    _tell(OVERRIDDEN)
+    facts.applied(APPROVED)
+    post_box.behave = refused
+    perform_everything()
+    post_box.behave = lambda _: None
+    facts.end_all_leases()
+    facts.applied(event("requires_input", NOON + 180, code="document_unverified_other", report="vr_1"))
+    perform_everything()
+    assert _told(post_box) == ["email_retry_prompt"]
 
 
 def _limit(environment: pytest.MonkeyPatch, limit: int) -> None:

@@ -132,6 +132,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "what the last mail has said is written down as skipped": (becomes("None"), TOLD),
     "nobody is told the same twice in a row": (never, TOLD),
     "what the person was told in between makes the mail of the record's state due again": (becomes("[]"), TOLD),
+    "what may have been told counts as told": (becomes("{values[0]}"), TOLD),
     "whoever finds another limit than the one it was owed by judges it again": (becomes("False"), TOLD),
     "a person gets one mail at a time": (never, TOLD),
     # handlers/queue

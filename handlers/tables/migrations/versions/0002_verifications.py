@@ -40,6 +40,7 @@ def upgrade() -> None:
     op.add_column("verification_record", sa.Column("burned_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("inbox_event", sa.Column("verification_id", sa.String(), nullable=True))
     op.add_column("inbox_event", sa.Column("generation", sa.Integer(), nullable=True))
+    op.add_column("outbox_action", sa.Column("given_away_at", sa.DateTime(timezone=True), nullable=True))
     op.create_index("ix_verification_record_verification_id", "verification_record", ["verification_id"], unique=False)
     waits_for_stripe = sa.text("redaction_asked_at IS NOT NULL AND redacted_at IS NULL")
     op.create_index(
@@ -62,6 +63,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("identity_paused")
     op.drop_index("verification_record_not_redacted", table_name="verification_record")
+    op.drop_column("outbox_action", "given_away_at")
     op.drop_index("ix_verification_record_verification_id", table_name="verification_record")
     for column in ("generation", "verification_id"):
         op.drop_column("inbox_event", column)
