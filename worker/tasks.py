@@ -70,8 +70,8 @@ def sweep() -> None:
             new, again = due(OutboxAction, _SWEEP_MOST, _GRACE, performers.engaged())
             publish_actions([*new, *again])
         if queue_length(EVENTS_QUEUE) <= KEEPS_WORKERS_BUSY:
-            never_tried, tried_before = due(InboxEvent, _SWEEP_MOST, _GRACE)
-            publish_events(never_tried)
+            not_tried, tried_before = due(InboxEvent, _SWEEP_MOST, _GRACE)
+            publish_events(not_tried)
             for event_id in tried_before[:_ALONE_MOST]:
                 publish_events([event_id])
     except DATABASE_TROUBLE as error:

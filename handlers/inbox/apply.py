@@ -1,6 +1,6 @@
 """What one transaction does with events: their records, what these owe, and the events' own ends."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -77,7 +77,7 @@ class Work:
 
 
 def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
-    """One transaction for claimed events of one first attempt, or for one event.
+    """One transaction for claimed events of one first try, or for one event.
 
     1. locks the verifications they are about, and then their sessions' records, all of a verification's; makes those
        that are missing;
@@ -188,14 +188,15 @@ def _apply(
             verifications.forget(found, rows, states)
         if wiped := [id_ for id_, row in rows.items() if row.wiped_at]:
             wipe_events(session, wiped)
-        for outcome, reason in {(decision.outcome, decision.reason) for _, decision in decided}:
-            of_this = (outcome, reason)
-            claims = [work.claim for work, decision in decided if (decision.outcome, decision.reason) == of_this]
+        ends = defaultdict(list)
+        for work, decision in decided:
+            ends[decision.outcome, decision.reason, work.claim.attempts].append(work.claim)
+        for (outcome, reason, _), claims in ends.items():
             end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": locked_at, "last_error": reason}
             if reason:
                 end |= dict.fromkeys(InboxEvent.PERSONAL)
             # rule: an event ends once
-            if claims and change_claimed(session.connection(), claims, **end) != len(claims):
+            if change_claimed(session.connection(), claims, **end) != len(claims):
                 raise LostClaimError
         if settings().our_sessions and (ours := known & new_ones):
             # rule: once a session proves ours, the events are applied that could not tell

@@ -1,47 +1,51 @@
 """Whose turn an event is: claimed, applied with others or alone, and Stripe asked where only Stripe can say."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from operator import attrgetter
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import select
 from sqlmodel import col
 
-from config.database import DATABASE_TROUBLE, now, statement
+from config.database import DATABASE_TROUBLE, now, statement, transaction
 from config.settings import settings
 from handlers.inbox.apply import Work, apply
 from handlers.inbox.receive import event_in
 from handlers.queue.claims import attempt, claim, put_back, unless_used_up
 from handlers.queue.failures import LEASE, NotNowError, UnreadableError, describe, stopping, unless_stopping
-from handlers.record.ordering import answered, seen_in
+from handlers.record.ordering import answered, overtakes, seen_in
 from handlers.stripe_api import sessions
-from handlers.tables.models import InboxEvent, InboxStatus
+from handlers.stripe_api.sessions import Retrieved
+from handlers.tables.models import InboxEvent, InboxStatus, VerificationRecord
 
 log = structlog.stdlib.get_logger(__name__)
 
 _TURNS = LEASE / 2  # for those of a batch that wait for Stripe one after the other: they share one lease
+_Found = TypeVar("_Found")
 _ROUNDS = 3  # of asking Stripe about one event before it waits: each round sees a newer answer
 
 
 def process(event_ids: Sequence[str]) -> list[int]:
     """Applies those of these events that are due and unclaimed; returns the ids of the actions that are owed now.
 
-    1. claims those that were never tried, and applies all of them in one transaction;
-    2. those that only Stripe can settle, one after the other: Stripe is asked between transactions;
-    3. if the transaction fails, because of one of them, each is applied alone;
+    1. claims those without a try that counts, and applies all of them in one transaction;
+    2. asks Stripe about thin notifications that nothing has overtaken, and applies those in another one;
+    3. what a transaction leaves to Stripe, one after the other, and each alone if it fails because of one of them;
     4. claims those that were tried before one by one, so that what one may do to its process harms no other.
 
     Whatever fails is put back or buried by itself: nothing is raised for an event's own failure.
     """
-    together = claim_events(event_ids, first_attempt=True)
+    together = claim_events(event_ids, first_try=True)
     owed = process_together(together)
     others = set(event_ids) - {work.event.id for work in together}
     for event_id in _tried_before(others) if others else ():
         if stopping.is_set():  # another worker's sweep takes them
             break
-        for work in claim_events([event_id], first_attempt=False):
+        for work in claim_events([event_id], first_try=False):
             owed += process_alone(work)
     return owed
 
@@ -58,10 +62,10 @@ def process_session(session_id: str) -> list[int]:
     return process(event_ids)
 
 
-def claim_events(event_ids: Sequence[str], *, first_attempt: bool) -> list[Work]:
-    """Takes those that are due and that nobody holds, for their first attempt or for a later one; in Stripe's order."""
+def claim_events(event_ids: Sequence[str], *, first_try: bool) -> list[Work]:
+    """Takes those that are due and that nobody holds, for their first try or for a later one; in Stripe's order."""
     works, can_ask = [], bool(settings().stripe_api_key)
-    for claimed, row in claim(InboxEvent, event_ids, first_attempt=first_attempt):
+    for claimed, row in claim(InboxEvent, event_ids, first_try=first_try):
         with attempt(claimed):  # what its row holds may be no event: the claim is committed, and so this is counted
             event = event_in(row)
             shown = seen_in(event)
@@ -71,14 +75,14 @@ def claim_events(event_ids: Sequence[str], *, first_attempt: bool) -> list[Work]
 
 
 def _tried_before(event_ids: set[str]) -> list[str]:
-    """Those that wait for another attempt: none at all, when a message only repeats one that was worked off."""
+    """Those that wait for another try: none at all, when a message only repeats one that was worked off."""
     waiting = (
         select(col(InboxEvent.id))
         .where(
             col(InboxEvent.id).in_(event_ids),
             col(InboxEvent.status) == InboxStatus.RECEIVED,
             col(InboxEvent.due_at) <= now(),
-            col(InboxEvent.attempts) > 0,
+            col(InboxEvent.attempts) > col(InboxEvent.waits),
         )
         .order_by(col(InboxEvent.id))
     )
@@ -87,67 +91,82 @@ def _tried_before(event_ids: set[str]) -> list[str]:
 
 
 def process_together(works: list[Work]) -> list[int]:
-    """Applies claimed first attempts; the ids of the actions that are owed now."""
-    alone = [work for work in works if _says_nothing(work)]
-    together = [work for work in works if not _says_nothing(work)]
+    """Applies claimed first tries, and first those that say something; the ids of the actions that are owed now."""
     owed: list[int] = []
-    if together:
+    thin = [work for work in works if _says_nothing(work)]
+    for some in ([work for work in works if not _says_nothing(work)], thin):
+        if not (some := _with_answers(thin) if some is thin and thin else some):
+            continue
         try:
-            unsettled, owed = apply(together)
+            unsettled, owed_now = apply(some)
         except DATABASE_TROUBLE as error:
-            put_back([work.claim for work in works], error)
-            return []
+            put_back([work.claim for work in some], error)
+            continue
         except Exception as error:  # each is tried again alone, and then waits or is buried by itself
-            log.warning("batch.split", events=len(together), error=describe(error))
-            unsettled = together  # rule: where a batch fails, each of its events is tried alone
-        alone += unsettled
-    return owed + _process_in_turn(alone) if alone else owed
-
-
-def _process_in_turn(works: list[Work]) -> list[int]:
-    owed: list[int] = []
-    deadline = time.monotonic() + _TURNS.total_seconds()
-    for place, work in enumerate(works):
-        # rule: who waits for too long in a batch goes back
-        if stopping.is_set() or time.monotonic() > deadline:
-            put_back([late.claim for late in works[place:]], NotNowError("its turn did not come in time"))
-            break
-        owed += process_alone(work)
+            log.warning("batch.split", events=len(some), error=describe(error))
+            unsettled, owed_now = some, []  # rule: where a batch fails, each of its events is tried alone
+        owed += owed_now + (_in_turn(unsettled, _settle) if unsettled else [])
     return owed
 
 
 def process_alone(work: Work) -> list[int]:
     """Applies one claimed event, puts it back or buries it; the ids of the actions that are owed now."""
-    with (
-        structlog.contextvars.bound_contextvars(event_id=work.event.id, session_id=work.event.session_id),
-        attempt(work.claim),
-    ):
-        unless_used_up(work.claim)
-        return _settle(work)
-    return []
+    return _in_turn([work], _settle)
+
+
+def _with_answers(works: list[Work]) -> list[Work]:
+    """Thin notifications with Stripe's answer, one for all of a session; those that are overtaken need none."""
+    about = select(VerificationRecord).where(
+        col(VerificationRecord.session_id).in_({w.event.session_id for w in works})
+    )
+    with transaction() as session:
+        states = {record.session_id: record.state for record in session.scalars(about)}
+    retrieve = cache(sessions.retrieve_state)
+
+    def answer(work: Work) -> list[Work]:
+        state = states.get(work.event.session_id)
+        return [work if state and overtakes(state, work.event.created_at) else _asked(work, retrieve)]
+
+    return _in_turn(works, answer)  # rule: about a thin notification Stripe is asked before a transaction
+
+
+def _in_turn(works: list[Work], each: Callable[[Work], list[_Found]]) -> list[_Found]:
+    """What is found of each, by itself: what fails is put back or buried."""
+    found: list[_Found] = []
+    deadline = time.monotonic() + _TURNS.total_seconds()
+    for place, work in enumerate(works):
+        # rule: who waits for too long in a batch goes back
+        if stopping.is_set() or time.monotonic() > deadline:
+            why = "the worker was asked to end" if stopping.is_set() else "its turn did not come in time"
+            put_back([late.claim for late in works[place:]], NotNowError(why))
+            break
+        about = {"event_id": work.event.id, "session_id": work.event.session_id}
+        with structlog.contextvars.bound_contextvars(**about), attempt(work.claim):
+            unless_used_up(work.claim)
+            found += each(work)
+    return found
 
 
 def _settle(work: Work) -> list[int]:
-    unless_stopping()
-    if _says_nothing(work):  # rule: about a thin notification Stripe is asked before a transaction
-        work = _asked(work)
+    if _says_nothing(work):
+        work = _asked(work, sessions.retrieve_state)
     for _ in range(_ROUNDS):
         unsettled, owed = apply([work])
         if not unsettled:
             return owed
         unless_stopping()
-        work = _asked(work)
+        work = _asked(work, sessions.retrieve_state)
     raise NotNowError("Stripe's answers contradict what is known within one second")
 
 
 def _says_nothing(work: Work) -> bool:
     """Whether there is no use in opening a transaction before Stripe is asked."""
-    return work.shown is None and work.event.kind != "redacted" and work.can_ask
+    return work.shown is None and work.answer is None and work.event.kind != "redacted" and work.can_ask
 
 
-def _asked(work: Work) -> Work:
+def _asked(work: Work, retrieve: Callable[[str, str | None], Retrieved | None]) -> Work:
     """With Stripe's answer; where there is no such session, there is nobody to ask any more."""
-    retrieved = sessions.retrieve_state(work.event.session_id, work.event.account)
+    retrieved = retrieve(work.event.session_id, work.event.account)
     if retrieved is None:
         # rule: where Stripe knows nothing, nobody is asked again
         return replace(work, can_ask=False)

@@ -98,20 +98,20 @@ class LostClaimError(Exception):
     """Somebody else has claimed or finished the row meanwhile: what was done under the old claim must not stay."""
 
 
-def claim(table: Table, ids: Sequence[Any], *, first_attempt: bool | None = None) -> list[tuple[Claim, Row[Any]]]:
+def claim(table: Table, ids: Sequence[Any], *, first_try: bool | None = None) -> list[tuple[Claim, Row[Any]]]:
     """Takes those of these rows that are due and that nobody holds, with all their columns.
 
-    Only those never tried before, only the others, or (None) both.
+    Only those without a try that counts, only the others, or (None) both.
     """
     parameters = {"ids": ids, "true_now": true_now(unmeasured=_ANY_TIME) + _SLACK}
     try:
         with statement() as connection:
-            rows = connection.execute(_claiming(table, first_attempt), parameters).all()
+            rows = connection.execute(_claiming(table, first_try), parameters).all()
     except DATABASE_TROUBLE:
         raise
     except Exception as error:  # one of them cannot be read: it may be claimed by now, and nobody would count that
         if len(ids) > 1:
-            return [one for row_id in ids for one in claim(table, [row_id], first_attempt=first_attempt)]
+            return [one for row_id in ids for one in claim(table, [row_id], first_try=first_try)]
         _bury_unread(table, ids[0], describe(error))
         return []
     claims = []
@@ -126,24 +126,24 @@ def claim(table: Table, ids: Sequence[Any], *, first_attempt: bool | None = None
 def due(
     table: Table, limit: int, since: timedelta = timedelta(), but_for: Collection[str] = ()
 ) -> tuple[list[Any], list[Any]]:
-    """Unfinished rows that nobody holds, due for so long, the longest first: ids never tried, and ids tried before.
+    """Unfinished rows that nobody holds, due for so long, the longest first: ids without a try that counts, and others.
 
     None of the kinds in `but_for`.
     """
     waiting = (
-        select(col(table.id), col(table.attempts))
+        select(col(table.id), col(table.attempts) > col(table.waits))
         .where(col(table.status) == table.UNFINISHED, col(table.due_at) <= now(-since))
         .where(*_GOES_ON[table], *([getattr(table, table.KIND).not_in(but_for)] if but_for else []))
         .order_by(col(table.due_at))
         .limit(limit)
     )
-    never_tried: list[Any] = []
+    not_tried: list[Any] = []
     tried_before: list[Any] = []
     with statement() as connection:
         for some in connection.execute(waiting).partitions(_ROWS_AT_ONCE):
-            for row_id, attempts in some:
-                (tried_before if attempts else never_tried).append(row_id)
-    return never_tried, tried_before
+            for row_id, was_tried in some:
+                (tried_before if was_tried else not_tried).append(row_id)
+    return not_tried, tried_before
 
 
 @contextmanager
@@ -169,8 +169,9 @@ def unless_used_up(claim: Claim) -> None:
 def unless_lost(row: InboxEvent | OutboxAction, lease: timedelta = LEASE, *, unknown: bool = False) -> None:
     """Right before what cannot be taken back: holds the claimed row for a lease from now.
 
-    Until it is written down what the try came to, it counts as `unknown` and given away if that is said. Raises LostClaimError if
-    somebody else has claimed or ended the row meanwhile, NotNowError if that cannot be said for this moment.
+    Until it is written down what the try came to, it counts as `unknown`, and as given away, if that is said. Raises
+    LostClaimError if somebody else has claimed or ended the row meanwhile, NotNowError if that cannot be said for this
+    moment.
     """
     mine = Claim(type(row), row.id, getattr(row, row.KIND), 0.0, row.attempts, row.waits)
     with statement() as connection:
@@ -200,8 +201,11 @@ def give_up(claim: Claim, error: Exception) -> None:
 
 
 def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False) -> None:
-    """Makes rows of one first attempt, or one row, due later; unless it was a try, it does not count."""
+    """Makes rows of one first try, or one row, due later; unless it was a try, it does not count."""
     first = claims[0]
+    if others := [claim for claim in claims if claim.attempts != first.attempts]:
+        put_back(others, error)
+        claims = [claim for claim in claims if claim.attempts == first.attempts]
     wait = delay(first.attempts, error)  # rule: what is put back waits
     if isinstance(error, UnknownOutcomeError):  # rule: tries whose outcome is unknown are far apart
         wait = _UNKNOWN_WAITS
@@ -240,7 +244,7 @@ def insist(write: Callable[[], _Written]) -> _Written | None:
 
 
 def change_claimed(connection: Connection, claims: Sequence[Claim], **values: Any) -> int:
-    """Changes columns of claimed rows, of one row or of one first attempt; how many were still claimed.
+    """Changes columns of claimed rows, of one row or of first tries of one attempt; how many were still claimed.
 
     A timedelta is the moment so much later than the database's clock shows.
     """
@@ -267,7 +271,7 @@ def _bury_unread(table: Table, row_id: Any, reason: str) -> None:
 
 # Statements are built once: building one costs more than running it.
 @cache
-def _claiming(table: Table, first_attempt: bool | None) -> Executable:
+def _claiming(table: Table, first_try: bool | None) -> Executable:
     free: Select[Any] = select(col(table.id)).where(
         col(table.id).in_(bindparam("ids", expanding=True)),
         col(table.status) == table.UNFINISHED,  # rule: what has ended is not claimed
@@ -276,8 +280,9 @@ def _claiming(table: Table, first_attempt: bool | None) -> Executable:
         or_(col(table.attempts) == 0, col(table.due_at) <= bindparam("true_now", type_=UtcDateTime)),
         *_GOES_ON[table],  # rule: what is paused is not claimed
     )
-    if first_attempt is not None:  # rule: what was tried before is tried alone
-        free = free.where(col(table.attempts) == 0 if first_attempt else col(table.attempts) > 0)
+    if first_try is not None:  # rule: what was tried before is tried alone
+        was_tried = col(table.attempts) > col(table.waits)
+        free = free.where(~was_tried if first_try else was_tried)
     leased_until = now(LEASE)  # rule: a row under a lease is nobody else's
     # rule: a claim clears what is left of the try before
     return (

@@ -8,7 +8,7 @@ from enum import StrEnum
 from handlers.owed.kinds import BURNED_CAUSE, KINDS, LIMIT_CAUSE, Owed
 from handlers.record.error_codes import OWED, classify
 from handlers.record.events import NOT_OURS, RANKS, SessionState, Status, VerificationEvent
-from handlers.record.ordering import Order, RecordState, Seen, order, order_by_rank
+from handlers.record.ordering import Order, RecordState, Seen, order, order_by_rank, overtakes
 
 # Why nothing is done.
 TOLD = "told already"
@@ -75,6 +75,8 @@ def decide(
         return Decision(outcome=Outcome.APPLIED, record=forgotten, owed=_limited(forgotten, [], limit))
     latest = answer or shown
     if latest is None:
+        if can_ask and overtakes(record, event.created_at):
+            return Decision(outcome=Outcome.STALE, record=record, owed=_limited(record, [], limit))
         # rule: only Stripe says what a thin notification is about
         return None if can_ask else Decision(outcome=Outcome.IGNORED, record=record, owed=[])
     place = order(record, latest)

@@ -93,6 +93,14 @@ def order(record: RecordState, seen: Seen) -> Order:
     return Order.AMBIGUOUS if leaves_verified and not seen.is_answer else Order.NEWER
 
 
+def overtakes(record: RecordState, told_at: datetime) -> bool:
+    """Whether a thin notification of this moment tells nothing that the record does not know already."""
+    if record.stamp is None:
+        return False
+    # rule: what is older than what is known is not asked about, unless an answer may have been older than it said
+    return record.stamp - told_at > (_ANSWERS_LAG if record.by_answer else timedelta())
+
+
 def order_by_rank(record: RecordState, seen: Seen) -> Order:
     """The same without Stripe's help: a total order, so that any order of arrival ends alike."""
     if record.stamp is None:

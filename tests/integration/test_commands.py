@@ -211,7 +211,7 @@ def test_discard_by_id_ends_a_waiting_event_too_but_by_filter_only_dead_ones() -
 def test_whoever_works_on_a_discarded_event_changes_nothing() -> None:
     said = event("verified")
     receive([said])
-    [work] = claim_events([said.id], first_attempt=True)
+    [work] = claim_events([said.id], first_try=True)
     discard_rows(InboxEvent, Filter(ids=[said.id]), "test")
     assert process_together([work]) == []
     assert facts.event_row(said.id).outcome == Outcome.IGNORED

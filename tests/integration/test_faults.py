@@ -198,7 +198,7 @@ def test_events_that_a_shutdown_interrupts_go_back_and_count_no_failure(environm
     assert process.process(["evt_thin"]) == []
     row = facts.event_row("evt_thin")
     assert (row.status, row.attempts, row.waits) == (InboxStatus.RECEIVED, 1, 1)
-    assert row.last_error == "its turn did not come in time"
+    assert row.last_error == "the worker was asked to end"
 
 
 @pytest.mark.usefixtures("stopping")
@@ -243,7 +243,7 @@ def test_a_batch_that_a_slow_stripe_holds_up_goes_back_before_its_lease_is_over(
 @pytest.mark.usefixtures("stripe_server", "stopping")
 def test_a_shutdown_asks_stripe_nothing_more_about_an_event_that_was_tried_before() -> None:
     receive([facts.thin("verified")])
-    (work,) = process.claim_events(["evt_thin"], first_attempt=True)
+    (work,) = process.claim_events(["evt_thin"], first_try=True)
     assert process.process_alone(work) == []
     row = facts.event_row("evt_thin")
     assert (row.waits, row.last_error) == (1, "the worker was asked to end")

@@ -142,9 +142,9 @@ def test_a_last_look_that_took_too_long_is_none(environment: pytest.MonkeyPatch)
 def test_an_event_that_somebody_else_has_claimed_since_is_left_to_them(end: str) -> None:
     told = event("verified", report="vr_1")
     receive([told])
-    (late,) = claim_events([told.id], first_attempt=True)
+    (late,) = claim_events([told.id], first_try=True)
     facts.end_all_leases()
-    claim_events([told.id], first_attempt=False)
+    claim_events([told.id], first_try=False)
     before = facts.event_row(told.id)
     ENDS[end](late.claim)
     assert facts.event_row(told.id) == before
@@ -154,7 +154,7 @@ def test_an_event_that_somebody_else_has_claimed_since_is_left_to_them(end: str)
 def test_an_event_that_was_processed_meanwhile_stays_so(end: str) -> None:
     told = event("verified", report="vr_1")
     receive([told])
-    (late,) = claim_events([told.id], first_attempt=True)
+    (late,) = claim_events([told.id], first_try=True)
     assert process_together([late])
     ENDS[end](late.claim)
     assert facts.event_row(told.id).status == InboxStatus.PROCESSED

@@ -162,7 +162,7 @@ def test_deliveries_and_failures_without_a_report_are_no_submissions() -> None:
 def test_a_claimed_event_is_nobody_elses_until_its_lease_is_over() -> None:
     said = event("verified", report="vr_1")
     receive([said])
-    assert len(claim_events([said.id], first_attempt=True)) == 1  # and here its worker dies
+    assert len(claim_events([said.id], first_try=True)) == 1  # and here its worker dies
     assert process([said.id]) == []
     assert due(InboxEvent, 10) == ([], [])
     facts.end_all_leases()
@@ -174,9 +174,9 @@ def test_a_claimed_event_is_nobody_elses_until_its_lease_is_over() -> None:
 def test_whoever_comes_after_its_lease_writes_nothing() -> None:
     said = event("verified", report="vr_1")
     receive([said])
-    (slow,) = claim_events([said.id], first_attempt=True)
+    (slow,) = claim_events([said.id], first_try=True)
     facts.end_all_leases()
-    (fast,) = claim_events([said.id], first_attempt=False)
+    (fast,) = claim_events([said.id], first_try=False)
     assert process_alone(slow) == []
     assert facts.count_records() == 0
     assert facts.event_row(said.id).status == InboxStatus.RECEIVED
@@ -186,7 +186,7 @@ def test_whoever_comes_after_its_lease_writes_nothing() -> None:
 def test_whoever_comes_after_the_end_writes_nothing() -> None:
     said = event("verified", report="vr_1")
     receive([said])
-    (slow,) = claim_events([said.id], first_attempt=True)
+    (slow,) = claim_events([said.id], first_try=True)
     facts.end_all_leases()
     process([said.id])
     before = facts.record()
@@ -229,9 +229,9 @@ def test_an_event_that_kills_its_worker_each_time_is_buried(environment: pytest.
     databases.forget_process_state()
     said = event("verified")
     receive([said])
-    claim_events([said.id], first_attempt=True)
+    claim_events([said.id], first_try=True)
     facts.end_all_leases()
-    claim_events([said.id], first_attempt=False)
+    claim_events([said.id], first_try=False)
     facts.end_all_leases()
     assert process([said.id]) == []
     row = facts.event_row(said.id)
@@ -241,9 +241,9 @@ def test_an_event_that_kills_its_worker_each_time_is_buried(environment: pytest.
 def test_an_event_tried_before_is_claimed_alone() -> None:
     said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(3)]
     receive(said)
-    claim_events([one.id for one in said], first_attempt=True)
+    claim_events([one.id for one in said], first_try=True)
     facts.end_all_leases()
-    assert claim_events([one.id for one in said], first_attempt=True) == []
+    assert claim_events([one.id for one in said], first_try=True) == []
     assert len(process([one.id for one in said])) == 3
 
 

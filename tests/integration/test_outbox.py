@@ -184,7 +184,7 @@ def test_an_event_that_waits_its_turn_gets_it_before_something_is_done_about_its
 def test_a_mail_does_not_wait_for_another_session_or_for_an_event_that_was_tried_in_vain() -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     receive([event("verified", session_id="vs_2"), event("processing", NOON - 60)])
-    (work,) = claim_events(["evt_vs_1_processing_1794830340"], first_attempt=True)
+    (work,) = claim_events(["evt_vs_1_processing_1794830340"], first_try=True)
     give_up(work.claim, NotNowError("Stripe was not reached"))
     perform(action_id)
     assert facts.action(action_id).status == ActionStatus.DONE

@@ -171,7 +171,7 @@ def test_an_event_received_before_and_processed_after_it_is_emptied(database_url
 def test_an_event_that_was_in_work_during_the_redaction_leaves_nothing(database_url: str) -> None:
     late = _failed()
     receive([late])
-    held = claim_events([late.id], first_attempt=True)
+    held = claim_events([late.id], first_try=True)
     facts.applied(_redacted())
     process_together(held)
     assert facts.event_row(late.id).status == InboxStatus.PROCESSED
@@ -183,7 +183,7 @@ def test_an_event_buried_before_it_is_emptied(database_url: str, environment: py
     databases.forget_process_state()
     dead = _failed()
     receive([dead])
-    claim_events([dead.id], first_attempt=True)
+    claim_events([dead.id], first_try=True)
     process_everything()
     assert facts.event_row(dead.id).status == InboxStatus.DEAD
     facts.applied(_redacted())

@@ -3,14 +3,18 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 import pytest
 
-from handlers.inbox.process import process
+from handlers.inbox.process import claim_events, process
 from handlers.inbox.receive import receive
+from handlers.queue.claims import due
 from handlers.record.decide import Outcome
 from handlers.record.events import Status
-from handlers.tables.models import ActionStatus, InboxStatus
+from handlers.stripe_api import sessions as stripe_sessions
+from handlers.stripe_api.client import Found
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus
 from tests.integration.stories import Stories, by_name, perform_everything, process_everything
 from tests.property.outside import PostBox
 from tests.support import databases, facts
@@ -54,6 +58,58 @@ def test_both_forms_of_one_change_owe_one_mail(stripe: Stories, post_box: PostBo
     assert by_name(session_id)["email_verified"] == [ActionStatus.DONE]
     assert post_box.sent.total() == 1
     assert facts.record(session_id).submissions == 1
+
+
+@pytest.fixture
+def asked(environment: pytest.MonkeyPatch) -> list[str]:
+    """The sessions that Stripe is asked about from now on."""
+    sessions: list[str] = []
+    fetch = stripe_sessions.fetch
+
+    def noting(session_id: str, *more: object) -> Found:
+        sessions.append(session_id)
+        return fetch(session_id, *more)  # type: ignore[arg-type]
+
+    environment.setattr(stripe_sessions, "fetch", noting)
+    return sessions
+
+
+def test_what_a_snapshot_has_overtaken_is_not_asked_about(stripe: Stories, asked: list[str]) -> None:
+    session_id = _verified(stripe)
+    snapshots = stripe.news(session_id)
+    stripe.seen.clear()
+    notifications = stripe.news(session_id, thin=True)
+    receive([*notifications, *snapshots])
+    process([one.id for one in (*notifications, *snapshots)])
+    assert asked == [session_id]  # about its last one, which is as old as the snapshot
+    outcomes = [facts.event_row(one.id).outcome for one in sorted(notifications, key=attrgetter("created_at"))]
+    assert outcomes == [*[Outcome.STALE] * (len(notifications) - 1), Outcome.APPLIED]
+    assert facts.record(session_id).status == Status.VERIFIED
+
+
+def test_all_notifications_of_a_session_in_a_message_share_an_answer(stripe: Stories, asked: list[str]) -> None:
+    session_ids = [_verified(stripe) for _ in range(2)]
+    notifications = [one for session_id in session_ids for one in stripe.news(session_id, thin=True)]
+    receive(notifications)
+    process([one.id for one in notifications])
+    assert sorted(asked) == sorted(session_ids)
+    assert {facts.record(session_id).status for session_id in session_ids} == {Status.VERIFIED}
+    assert {facts.event_row(one.id).outcome for one in notifications} == {Outcome.APPLIED}
+
+
+def test_what_stripe_spoiled_shares_a_claim_again_and_what_ended_its_process_does_not(stripe: Stories) -> None:
+    session_ids = [_verified(stripe) for _ in range(3)]
+    notifications = [stripe.news(session_id, thin=True)[-1] for session_id in session_ids]
+    receive(notifications)
+    stripe.simulator.fault(500, count=None)
+    process([one.id for one in notifications[:2]])
+    stripe.simulator.clear_faults()
+    databases.forget_process_state()
+    claim_events([notifications[2].id], first_try=True)  # and here its worker dies
+    facts.end_all_leases()
+    not_tried, tried_before = due(InboxEvent, 10)
+    assert (set(not_tried), tried_before) == ({one.id for one in notifications[:2]}, [notifications[2].id])
+    assert len(claim_events(not_tried, first_try=True)) == 2
 
 
 def test_without_a_key_it_is_ignored_and_owes_nothing() -> None:

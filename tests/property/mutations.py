@@ -95,7 +95,11 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a batch is applied in Stripe's order": (becomes("{args[0]}"), INBOX),
     "where a batch fails, each of its events is tried alone": (becomes("[]"), (*POISON, *INBOX)),
     "who waits for too long in a batch goes back": (never, (*FAULTS, *THIN)),
-    "about a thin notification Stripe is asked before a transaction": (never, THIN),
+    "about a thin notification Stripe is asked before a transaction": (becomes("{args[0]}"), THIN),
+    "what is older than what is known is not asked about, unless an answer may have been older than it said": (
+        becomes("False"),
+        (*PURE, *THIN),
+    ),
     "where Stripe knows nothing, nobody is asked again": (becomes("True", of="can_ask"), THIN),
     "an event ends once": (never, INBOX),
     "a redaction wipes the record, and nothing fills it again": (never, (*PURE, *REDACTION)),

@@ -100,7 +100,7 @@ class Rounds:
         """In every third round somebody holds a claim whose lease is over, and goes on none the less."""
         if self.tally.rounds % 3:
             return []
-        late = claim_events([self.random.choice(events).id], first_attempt=True)
+        late = claim_events([self.random.choice(events).id], first_try=True)
         facts.end_all_leases()
         return late
 

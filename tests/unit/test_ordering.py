@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from handlers.record.events import RANKS, SessionState, Status, VerificationEvent, parse
-from handlers.record.ordering import Order, RecordState, Seen, answered, order, order_by_rank, seen_in
+from handlers.record.ordering import Order, RecordState, Seen, answered, order, order_by_rank, overtakes, seen_in
 from tests.support import shapes
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -156,3 +156,15 @@ def _parse(payload: dict[str, Any]) -> VerificationEvent:
     event = parse(payload)
     assert isinstance(event, VerificationEvent)
     return event
+
+
+@pytest.mark.parametrize(
+    ("by_answer", "earlier", "is_overtaken"),
+    [(False, 0, False), (False, 1, True), (True, 299, False), (True, 300, False), (True, 301, True)],
+)
+def test_a_thin_notification_is_overtaken_by_what_is_later_for_sure(
+    by_answer: bool, earlier: int, is_overtaken: bool
+) -> None:
+    record = replace(_record("verified", report="vr_1"), by_answer=by_answer)
+    assert overtakes(record, NOON - earlier * SECOND) is is_overtaken
+    assert not overtakes(RecordState(), NOON)
