@@ -339,6 +339,7 @@ def _run_every_command(simulator: Simulator) -> None:
     lines = (
         ("open", "user-8"),
         ("open", "user-8", "--flow", "vf_c4nary"),
+        ("open", "user-7", "--flow", "vf_unstorable"),
         ("adopt", theirs, "user-9"),
         ("verification", theirs),
         ("verification", theirs, "--json"),
