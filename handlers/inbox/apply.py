@@ -186,6 +186,7 @@ def _apply(
         if redacted := [id_ for id_, row in rows.items() if states[id_].redacted_at or row.redaction_asked_at]:
             forget(session, redacted, locked_at)
             verifications.forget(found, rows, states)
+        # rule: what comes late about a wiped record leaves nothing in the inbox
         if wiped := [id_ for id_, row in rows.items() if row.wiped_at]:
             wipe_events(session, wiped)
         ends = defaultdict(list)
@@ -223,6 +224,7 @@ def _write_record(
         row.client_reference_trusted = not texts.has_flow
         row.last_error_reason = texts.error_reason
         row.client_reference_id, row.user_id = texts.client_reference_id, texts.user_id
+    # rule: what RECORD_DAYS has wiped is not filled again
     is_wiped = state.redacted_at or row.redaction_asked_at or row.wiped_at
     if is_wiped:  # rule: a redaction wipes the record, and nothing fills it again
         row.last_error_reason = row.client_reference_id = row.user_id = None

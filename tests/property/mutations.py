@@ -34,6 +34,7 @@ CALLS = ("tests/integration/test_calls.py",)
 OURS = ("tests/integration/test_ours.py",)
 TOLD = ("tests/integration/test_told.py", "tests/property/test_orders.py")
 PAUSES = ("tests/integration/test_pauses.py",)
+WIPING = ("tests/integration/test_wiping.py",)
 PURGE = ("tests/integration/test_purge.py",)
 
 # Each marked rule, how it is broken, and which tests must notice.
@@ -105,6 +106,8 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a redaction wipes the record, and nothing fills it again": (never, (*PURE, *REDACTION)),
     "a late success of an older session counts, unless it was replaced": (never, STANDING),
     "sessions of one verification share one change number": (becomes("{args[0]}"), VERIFICATIONS_TOLD),
+    "what RECORD_DAYS has wiped is not filled again": (becomes("{values[0]} or {values[1]}"), WIPING),
+    "what comes late about a wiped record leaves nothing in the inbox": (never, WIPING),
     "a redaction wipes the inbox": (drop, REDACTION),
     "a verification is wiped once all its sessions are redacted": (never, REDACTION),
     "a redaction wipes the outputs": (drop, REDACTION),
