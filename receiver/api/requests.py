@@ -250,7 +250,8 @@ def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Ite
         yield Fault("/type", "type or verification_flow is needed")
     if body.get("replaces") and body.get("adopt"):
         yield Fault("/adopt", "goes without replaces")
-    if body.get("return_url") and _origin(body["return_url"]) not in return_origins:
+    url = body.get("return_url")
+    if isinstance(url, str) and url and _origin(url) not in return_origins:
         yield Fault("/return_url", "must have an origin or app scheme of RETURN_ORIGINS")
     metadata = body.get("metadata")
     if isinstance(metadata, dict) and len(metadata) == _MOST_KEYS and mark().keys() - metadata.keys():
@@ -265,7 +266,7 @@ def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Ite
             yield Fault(pointer, "no personal data in metadata: Stripe shows it to everybody who sees the session")
 
 
-def _origin(url: object) -> str:
+def _origin(url: str) -> str:
     """`https://host:port` of a web address, `scheme:` of an app's."""
-    found = re.match(r"(https?://[^/?#\\@]+)(?:[/?#]|$)|([a-z][a-z0-9+.-]*:)", str(url), re.IGNORECASE)
+    found = re.match(r"(https?://[^/?#\\@]+)(?:[/?#]|$)|([a-z][a-z0-9+.-]*:)", url, re.IGNORECASE)
     return (found[1] or found[2]).lower() if found else ""

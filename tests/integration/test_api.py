@@ -56,6 +56,7 @@ def test_another_method_is_told_all_that_there_are(api: TestClient) -> None:
         (b"\xef\xbb\xbf{}", 400),
         (b"[" * 30_000 + b"]" * 30_000, 400),
         (b'{"options": ' * 900 + b"1" + b"}" * 900, 422),
+        (b'{"return_url": ' + b"[" * 1000 + b"]" * 1000 + b"}", 422),
         (b'{"client_reference_id": %s}' % (b"9" * 200), 422),
         (b'{"client_reference_id": "a\\u0000", "type": "document"}', 422),
         (b'{"client_reference_id": "u", "type": "document", "metadata": {"\\u0000": "v"}}', 422),
