@@ -50,8 +50,9 @@ def link(
         if row.verification_id:
             continue
         row.verification_id, row.generation = found.id, generation
-        # rule: what was not known before its generation was given up is burned
-        row.burned_at = at if generation < found.generation else None
+        is_another = generation == found.generation and found.session_id not in (None, row.session_id)
+        # rule: what was not known before its generation was given up, or has another session, is burned
+        row.burned_at = at if generation < found.generation or is_another else None
         others = [
             one for one in rows.values() if one.verification_id == found.id and (one.generation or 0) >= generation
         ]

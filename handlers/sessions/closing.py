@@ -8,7 +8,7 @@ from handlers.record.events import Status
 from handlers.sessions.forgetting import forget_sessions
 from handlers.sessions.making import searched
 from handlers.sessions.refusals import OpeningError, past
-from handlers.sessions.turn import Wanted, give_back, take_turn
+from handlers.sessions.turn import Wanted, give_back, take_turn_again
 from handlers.sessions.views import verification
 from handlers.sessions.writing import apply_observed, observe, write
 from handlers.stripe_api import changing
@@ -32,6 +32,9 @@ def cancel_verification(verification_id: str, *, notify: bool) -> list[int]:
             session.connection().execute(told.values(ends_quietly=not notify))
         cancel(answer.id, account)
         answer = changing.retrieve(answer.id, account)
+        if answer and answer.state.status != Status.CANCELED:  # the person was faster
+            with transaction() as session:
+                session.connection().execute(told.values(ends_quietly=None))
     if answer is None:
         return []
     if answer.state.status != Status.CANCELED:
@@ -69,7 +72,7 @@ def _settled(found: Verification) -> Verification:
         livemode=found.livemode,
         params={},
     )
-    turn = take_turn(wanted)
+    turn = take_turn_again(found.id)
     if turn is None:
         raise OpeningError("opening")
     try:

@@ -26,8 +26,10 @@ def searched(turn: Turn, wanted: Wanted) -> Answer | None:
     return unless_over(found, wanted) if found else None
 
 
-def created(turn: Turn, wanted: Wanted) -> Answer | None:
-    """A new session; None where nothing can be made under this generation's key any more."""
+def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
+    """The session that Stripe has under this generation's key, and whether it was made just now; None where nothing can
+    be made under it any more.
+    """
     ours = {**(wanted.params.get("metadata") or {}), **mark(), **turn.metadata}
     params = {**wanted.params, "client_reference_id": wanted.client_reference_id, "metadata": ours}
     if wanted.return_url:
@@ -36,11 +38,11 @@ def created(turn: Turn, wanted: Wanted) -> Answer | None:
     try:
         answer = changing.create(params, wanted.stripe_account, key)
     except SpentKeyError:
-        return searched(turn, wanted)
+        return searched(turn, wanted), False
     if not turn.metadata.items() <= (answer.content.get("metadata") or {}).items():
         raise unreadable("it is another session")
     # A saved answer's secrets may have been used.
-    return unless_over(answer.id, wanted) if answer.is_replayed else answer
+    return (unless_over(answer.id, wanted), False) if answer.is_replayed else (answer, True)
 
 
 def adopted(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:

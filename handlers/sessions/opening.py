@@ -12,7 +12,7 @@ from handlers.sessions.configuration import changes, fixed_differences
 from handlers.sessions.making import adopted, created, mark, searched, unless_over
 from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many
 from handlers.sessions.replacing import replace
-from handlers.sessions.turn import Turn, Wanted, give_back, next_generation, take_turn
+from handlers.sessions.turn import Turn, Wanted, give_back, next_generation, noted, take_turn
 from handlers.sessions.writing import apply_observed, write
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
@@ -67,8 +67,8 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
             if not turn.is_new:
                 answer = searched(turn, wanted)
             if answer is None:
-                answer = created(turn, wanted)
-                made = answer is not None
+                turn = noted(turn, wanted)
+                answer, made = created(turn, wanted)
             if answer is None:
                 turn = next_generation(turn, wanted)
         event_id = write(turn, wanted, answer, made=made)

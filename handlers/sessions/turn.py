@@ -1,7 +1,7 @@
 """A turn: the right to ask Stripe about one verification, a lease in its row that is fenced by its generation."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -89,19 +89,25 @@ def take_turn(wanted: Wanted) -> Turn | None:
         "created_at": NOW,
         "updated_at": NOW,
     }
-    free = or_(col(Verification.opening_until).is_(None), col(Verification.opening_until) < now())
-    taken = (
-        update(Verification)
-        .where(*(col(getattr(Verification, name)) == row[name] for name in Verification.KEY), free)
-        .values(opening_until=now(LEASE))
-        .returning(*(col(getattr(Verification, name)) for name in _TURN))
-    )
+    whose = [col(getattr(Verification, name)) == row[name] for name in Verification.KEY]
     with transaction() as session:
         # rule: nothing is opened while openings are paused
         if session.scalars(select(col(Paused.what)).where(col(Paused.what) == OPENINGS)).first():
             return None
         is_new = bool(insert_new(session.connection(), Verification, [row]))
-        found = session.connection().execute(taken).one_or_none()
+        return _leased(session, whose, is_new=is_new)
+
+
+def take_turn_again(verification_id: str) -> Turn | None:
+    """The same for a verification that there is, whosever it still is."""
+    with transaction() as session:
+        return _leased(session, [col(Verification.id) == verification_id], is_new=False)
+
+
+def _leased(session: Session, whose: Sequence[ColumnElement[bool]], *, is_new: bool) -> Turn | None:
+    free = or_(col(Verification.opening_until).is_(None), col(Verification.opening_until) < now())
+    taken = update(Verification).where(*whose, free).values(opening_until=now(LEASE))
+    found = session.execute(taken.returning(*(col(getattr(Verification, name)) for name in _TURN))).one_or_none()
     if found is None:
         return None
     id_, generation, session_id, began_at, return_url, until = found
@@ -115,6 +121,20 @@ def take_turn(wanted: Wanted) -> Turn | None:
         until=until,
         began=time.monotonic(),
     )
+
+
+def noted(turn: Turn, wanted: Wanted) -> Turn:
+    """The same, before a session is made: where the person returns to is told by nobody whose answer is lost.
+
+    Raises OpeningError where the lease is lost.
+    """
+    if turn.return_url == wanted.return_url:
+        return turn
+    with transaction() as session:
+        writing = update(Verification).where(*fence(turn)).values(return_url=wanted.return_url)
+        if not session.connection().execute(writing).rowcount:
+            raise OpeningError("opening")
+    return replace(turn, return_url=wanted.return_url)
 
 
 def next_generation(turn: Turn, wanted: Wanted) -> Turn:

@@ -117,7 +117,10 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a session that has changed is compared with Stripe's": (becomes("({elts[0]}, None)"), RECONCILE),
     "a session that names a verification is ours if that is": (becomes("{values[0]}"), GENERATIONS),
     "a verification of another account or mode is not believed": (never, GENERATIONS),
-    "what was not known before its generation was given up is burned": (becomes("None"), GENERATIONS),
+    "what was not known before its generation was given up, or has another session, is burned": (
+        becomes("None"),
+        GENERATIONS,
+    ),
     "what belongs before a replaced session is replaced, too": (becomes("None"), GENERATIONS),
     "what shows up after its person was to be forgotten is forgotten": (becomes("None"), GENERATIONS),
     "at the limit each session of a verification is ended": (drop, GENERATIONS),

@@ -1,0 +1,141 @@
+"""Openings that meet each other, or what is left of one that died: what tests/property/opening_machine.py has found."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlmodel import col
+
+from config.database import transaction
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
+from handlers.outbox.perform import perform
+from handlers.queue.failures import NotNowError
+from handlers.record.events import VerificationEvent, parse
+from handlers.sessions.closing import cancel_verification, redact_verification
+from handlers.sessions.opening import Opened, open_verification
+from handlers.sessions.refusals import OpeningError
+from handlers.sessions.turn import Wanted
+from handlers.tables.models import Verification
+from tests.property.near_stripe import NearStripe, near_stripe
+from tests.property.stepping import Stepped, stepping
+from tests.simulator import person, sessions
+from tests.simulator.store import Scope, Session
+from tests.support import facts
+
+pytestmark = pytest.mark.usefixtures("database_url")
+
+
+@pytest.fixture
+def near() -> Iterator[NearStripe]:
+    with near_stripe() as stripe, stepping():
+        stripe.reset()
+        yield stripe
+
+
+def _wanted(**changes: Any) -> Wanted:
+    return Wanted(
+        **{
+            "client_reference_id": "user-1",
+            "purpose": "",
+            "account": "",
+            "livemode": False,
+            "params": {"type": "document"},
+            **changes,
+        }
+    )
+
+
+def _opened(**changes: Any) -> Opened:
+    opened = open_verification(_wanted(**changes))
+    assert opened is not None
+    return opened
+
+
+def _tries(near: NearStripe, answer: str, **changes: Any) -> None:
+    """Opens, where the call that makes a session comes to this; then Stripe answers again."""
+    stepped = Stepped(lambda: open_verification(_wanted(**changes)))
+    _go_on_to(stepped, "post")
+    stepped.answer = answer
+    while not stepped.is_over:
+        stepped.go_on()
+    assert isinstance(stepped.raised, NotNowError)
+    near.later(10.0)
+
+
+def _go_on_to(stepped: Stepped, at: str) -> None:
+    while not stepped.at.startswith(at):
+        assert not stepped.is_over, stepped.raised
+        stepped.go_on()
+
+
+def _open_ones(near: NearStripe) -> list[Session]:
+    return [one for one in near.sessions() if one.status == "requires_input"]
+
+
+def _deliver(near: NearStripe) -> None:
+    """All that has happened, and what follows from it."""
+    parsed = [parse(one.rendered()) for one in near.world.store.events.values() if not one.thin]
+    events = [one for one in parsed if isinstance(one, VerificationEvent)]
+    receive(events)
+    process([one.id for one in events])
+    for action_id in facts.due_actions():
+        perform(action_id)
+
+
+def test_what_a_try_with_other_parameters_made_meanwhile_is_changed_to_what_is_wanted(near: NearStripe) -> None:
+    _tries(near, "on its way", params={"type": "document", "metadata": {"a": "1"}})
+    second = Stepped(lambda: _opened(params={"type": "document", "metadata": {"a": "2"}}))
+    _go_on_to(second, "post")
+    near.arrive()
+    while not second.is_over:
+        second.go_on()
+    [session] = near.sessions()
+    assert isinstance(second.result, Opened)
+    assert (second.result.answer.id, second.result.made, session.metadata["a"]) == (session.id, False, "2")
+
+
+def test_a_place_to_return_to_is_that_of_the_session_though_nobody_heard_of_its_making(near: NearStripe) -> None:
+    _tries(near, "never arrived", return_url="https://app.example/1")
+    _tries(near, "lost", return_url="https://app.example/2")
+    with pytest.raises(OpeningError, match="configuration-differs"):
+        _opened(return_url="https://app.example/1")
+    assert _opened(return_url="https://app.example/2").answer.id == near.sessions()[0].id
+
+
+def test_two_who_ask_at_once_for_a_person_to_be_forgotten_leave_nothing_of_it(near: NearStripe) -> None:
+    _tries(near, "500")
+    with transaction() as session:
+        [id_] = session.scalars(select(col(Verification.id))).all()
+    first = Stepped(lambda: redact_verification(id_))
+    first.go_on()  # it stands before the first look
+    first.go_on()  # it has seen the row
+    redact_verification(id_)
+    while not first.is_over:
+        first.go_on()
+    with transaction() as session:
+        assert session.scalars(select(col(Verification.client_reference_id))).all() == [None]
+
+
+def test_what_shows_up_beside_an_adopted_session_ends(near: NearStripe) -> None:
+    _tries(near, "on its way")
+    theirs = sessions.create(near.world, Scope(), {"type": "document", "client_reference_id": "user-1"})
+    assert _opened(adopt=theirs.id).answer.id == theirs.id
+    near.arrive()
+    _deliver(near)
+    assert _open_ones(near) == [theirs]
+
+
+def test_an_end_that_was_to_be_quiet_and_was_not_is_told_later(near: NearStripe) -> None:
+    opened = _opened(params={"type": "document", "provided_details": {"email": "jenny@example.com"}})
+    closing = Stepped(lambda: cancel_verification(opened.verification_id, notify=False))
+    _go_on_to(closing, "post")
+    person.submit(near.world, near.sessions()[0])
+    while not closing.is_over:
+        closing.go_on()
+    assert isinstance(closing.raised, OpeningError)
+    person.failed(near.world, near.sessions()[0], "document_expired")
+    sessions.cancel(near.world, near.sessions()[0])
+    _deliver(near)
+    assert ("email_canceled", "done") in [(one.name, one.status) for one in facts.actions(opened.answer.id)]
