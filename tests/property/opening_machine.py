@@ -1,0 +1,500 @@
+"""Everything that can happen to openings, in any succession, against the real database and the local Stripe."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy import delete, func, select
+from sqlmodel import SQLModel, col
+
+from config.database import transaction
+from config.settings import settings
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
+from handlers.outbox import mails
+from handlers.outbox.mails import Mail
+from handlers.outbox.perform import perform
+from handlers.owed.kinds import TELLING
+from handlers.queue.claims import due
+from handlers.queue.failures import NotNowError
+from handlers.record.events import Status, VerificationEvent, parse
+from handlers.sessions.closing import cancel_verification, redact_verification
+from handlers.sessions.entering import Way, enter, entry
+from handlers.sessions.opening import open_verification
+from handlers.sessions.refusals import OpeningError
+from handlers.sessions.standing import SessionStands, standing
+from handlers.sessions.turn import Wanted
+from handlers.sessions.views import NotFoundError, view
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, Verification, VerificationRecord
+from handlers.upkeep.reconcile import reconcile
+from tests.property.near_stripe import NearStripe
+from tests.property.stepping import DeadError, Stepped, current
+from tests.simulator import control, person, redaction, sessions
+from tests.simulator.errors import ApiError
+from tests.simulator.store import Scope, Session
+from tests.support.databases import unsynced
+
+PEOPLE = ("person-a", "person-b")  # few, so that much happens to each
+_WANTED: tuple[dict[str, Any], ...] = (
+    {"type": "document"},
+    {"type": "document", "metadata": {"a": "1"}},
+    {"type": "id_number", "metadata": {"a": "2", "b": "3"}},
+    {"type": "document", "options": {"document": {"require_id_number": True}}},
+)
+_LEASE_OVER, _KEY_FORGOTTEN = 150.0, 30 * 3600.0  # seconds
+_DAY = 24 * 3600.0
+# What an opener's next call comes to.
+ANSWERS = (
+    *("as it is",) * 12,
+    *("lost", "never arrived", "500", "500, saved", "500, done", "500, done and saved", "429", "on its way"),
+)
+_MOST_STEPS = 14  # about all that an opening takes
+_MOST_AT_ONCE = 4  # each holds a connection while it stands still
+
+
+@dataclass
+class Setting:
+    """What a run stands in, made once for all runs of a test."""
+
+    stripe: NearStripe
+    mails: list[Mail] = field(default_factory=list)
+    runs: int = 0
+    steps: int = 0
+    opened: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.runs} runs, {self.steps:,} steps, {self.opened:,} openings with an answer; no person had two open "
+            "sessions, and each session its record"
+        )
+
+
+@contextmanager
+def post_box(environment: pytest.MonkeyPatch) -> Iterator[list[Mail]]:
+    """Takes the mails of this process."""
+    sent: list[Mail] = []
+    environment.setattr(mails, "send", sent.append)
+    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
+    with unsynced():
+        yield sent
+
+
+class OpeningMachine(RuleBasedStateMachine):
+    """Openers, closers, persons, Stripe, its deliveries, workers and the clock, each with a will of its own."""
+
+    setting: Setting
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stripe = self.setting.stripe
+        self.at_work: list[Stepped] = []
+        self.since: dict[Stepped, float] = {}  # when each was at the database last, as the clocks show it
+        self.made: dict[str, tuple[str, int]] = {}  # by session: whose it is, as Stripe was told
+        self.secrets: Counter[str] = Counter()
+        self.seen: set[str] = set()  # events that were delivered, or lost
+        self.delivered: list[VerificationEvent] = []
+        self.windows: set[str] = set()  # verifications of which two sessions may be open for some time
+        self.wrong: list[str] = []
+        self.asked_to_forget: dict[str, str] = {}  # verification: reference
+        self._begin_afresh()
+        self.setting.runs += 1
+
+    def _begin_afresh(self) -> None:
+        self.stripe.reset()
+        self.stripe.before = self._look_at_call
+        self.setting.mails.clear()
+        with transaction() as session:
+            for table in reversed(SQLModel.metadata.sorted_tables):
+                session.connection().execute(delete(table))
+
+    # Openers
+
+    @initialize()
+    def a_first_opener(self) -> None:
+        self.opens(0, 0, "", 0, 0, "as it is")
+
+    @precondition(lambda self: len(self.at_work) < _MOST_AT_ONCE)
+    @rule(
+        who=st.integers(0, 1),
+        what=st.integers(0, len(_WANTED) - 1),
+        how=st.sampled_from(["", "", "", "", "replaces", "adopts"]),
+        which=st.integers(0, 9),
+        steps=st.integers(0, _MOST_STEPS),
+        answer=st.sampled_from(ANSWERS),
+    )
+    def opens(self, who: int, what: int, how: str, which: int, steps: int, answer: str) -> None:
+        """Somebody begins to open a verification, and goes on by some steps."""
+        ours = [one.id for one in self.stripe.sessions() if one.client_reference_id == PEOPLE[who]]
+        chosen = ours[-1 - which % len(ours)] if how and ours else None
+        wanted = Wanted(
+            client_reference_id=PEOPLE[who],
+            purpose="",
+            account="",
+            livemode=False,
+            params=_WANTED[what],
+            replaces=chosen if how == "replaces" else None,
+            adopt=chosen if how == "adopts" else None,
+        )
+        self._begins(lambda: self._open(wanted), steps, answer)
+
+    def _open(self, wanted: Wanted) -> None:
+        """As the API does it."""
+        opened = open_verification(wanted)
+        if opened is None:
+            return
+        if entered := entry(opened.answer, None, Way(integration="modal")):
+            self.secrets[entered.fields["client_secret"]] += 1
+        self.setting.opened += 1
+
+    @precondition(lambda self: len(self.at_work) < _MOST_AT_ONCE)
+    @rule(
+        which=st.integers(0, 9),
+        how=st.sampled_from(["cancel", "cancel quietly", "redact", "enter", "enter"]),
+        steps=st.integers(0, _MOST_STEPS),
+        answer=st.sampled_from(ANSWERS),
+    )
+    def closes_or_enters(self, which: int, how: str, steps: int, answer: str) -> None:
+        """Somebody begins to close a verification, to have its person forgotten, or to go in."""
+        ids = [one.id for one in _verifications()]
+        if not ids:
+            return
+        id_ = ids[-1 - which % len(ids)]
+        works: dict[str, Callable[[], object]] = {
+            "cancel": lambda: cancel_verification(id_, notify=True),
+            "cancel quietly": lambda: cancel_verification(id_, notify=False),
+            "redact": lambda: self._redact(id_),
+            "enter": lambda: self._enter(id_),
+        }
+        self._begins(works[how], steps, answer)
+
+    def _redact(self, id_: str) -> None:
+        reference = next(one.client_reference_id for one in _verifications() if one.id == id_)
+        redact_verification(id_)
+        if reference:
+            self.asked_to_forget[id_] = reference
+
+    def _enter(self, id_: str) -> None:
+        self.secrets[enter(id_, Way(integration="modal")).fields["client_secret"]] += 1
+
+    def _begins(self, work: Callable[[], object], steps: int, answer: str) -> None:
+        self.at_work.append(Stepped(work))
+        self.goes_on(-1, steps, answer)
+
+    @precondition(lambda self: self.at_work)
+    @rule(which=st.integers(0, 9), steps=st.integers(1, _MOST_STEPS), answer=st.sampled_from(ANSWERS))
+    def goes_on(self, which: int, steps: int, answer: str) -> None:
+        """One of those at work goes on by some steps; the next call it makes comes to what is said."""
+        stepped = self.at_work[which % len(self.at_work)]
+        stepped.answer = answer
+        for _ in range(steps):
+            self._one_step(stepped)
+        if answer != "as it is":
+            self.stripe.later(10.0)  # for so long nobody asks who was not answered
+        self._look_at_ends()
+
+    def _one_step(self, stepped: Stepped) -> None:
+        if stepped.at == "the database":
+            self.since[stepped] = self.stripe.ahead
+        stepped.go_on()
+        self._look_at_sessions()
+
+    @precondition(lambda self: self.at_work)
+    @rule(which=st.integers(0, 9), dies=st.booleans())
+    def dies_or_all_go_on(self, which: int, dies: bool) -> None:
+        """One of those at work never goes on; or all of them do, by turns, to their ends, as it is most of the time."""
+        if dies:
+            self.at_work[which % len(self.at_work)].die()
+        while self.at_work and not dies:
+            for stepped in self.at_work:
+                self._one_step(stepped)
+            self._look_at_ends()
+        self._look_at_ends()
+
+    def _look_at_ends(self) -> None:
+        for stepped in [one for one in self.at_work if one.is_over]:
+            self.at_work.remove(stepped)
+            expected = (OpeningError, NotNowError, NotFoundError, DeadError)
+            if stepped.raised is not None and not isinstance(stepped.raised, expected):
+                raise stepped.raised
+
+    # Persons, reviewers, the Dashboard, the application's own code
+
+    @precondition(lambda self: self.stripe.sessions())
+    @rule(
+        which=st.integers(0, 9),
+        what=st.sampled_from(["submit", "pass", "fail", "abandon", "cancel", "override", "redact", "metadata"]),
+    )
+    def something_happens(self, which: int, what: str) -> None:
+        """To one of the sessions, as far as Stripe lets it."""
+        one, world = self.stripe.sessions()[-1 - which % len(self.stripe.sessions())], self.stripe.world
+        works: dict[str, Callable[[], object]] = {
+            "submit": lambda: person.submit(world, one),
+            "pass": lambda: person.passed(world, one),
+            "fail": lambda: person.failed(world, one, "document_expired"),
+            "abandon": lambda: person.failed(world, one, "abandoned"),
+            "cancel": lambda: sessions.cancel(world, one),
+            "override": lambda: person.override(world, one),
+            "redact": lambda: redaction.begin(world, one),
+            "metadata": lambda: self._touch_metadata(one),
+        }
+        with suppress(ApiError):  # Stripe may not let it happen
+            works[what]()
+
+    def _touch_metadata(self, one: Session) -> None:
+        """Somebody at the Dashboard adds something; and takes away what is ours, of a session that is written down."""
+        metadata = {"note": "seen"}
+        if any(verification.session_id == one.id for verification in _verifications()):
+            metadata["idv_generation"] = ""
+        sessions.update(one, {"metadata": metadata})
+
+    @rule(who=st.integers(0, 1), what=st.sampled_from(["stranger", "theirs", "reconcile", "settles"]))
+    def something_seldom_happens(self, who: int, what: str) -> None:
+        """A stranger types a reference into a static link; the application's own code makes a session; reconcile runs,
+        when nobody wants quiet any more; or everything comes to rest.
+        """
+        world = self.stripe.world
+        if what == "stranger":
+            control.from_link(world, Scope(), PEOPLE[who], None)
+        elif what == "theirs":
+            sessions.create(world, Scope(), {"type": "document", "client_reference_id": PEOPLE[who]})
+        elif what == "reconcile":
+            self.stripe.later(60.0)
+            process(reconcile().to_process)
+        else:
+            self.everything_settles()
+
+    # Stripe's deliveries, workers and the clock
+
+    @rule(
+        data=st.data(),
+        order=st.randoms(use_true_random=False),
+        kind=st.sampled_from(["", "", "thin", "lost"]),
+        works=st.booleans(),
+    )
+    def deliveries(self, data: st.DataObject, order: Any, kind: str, works: bool) -> None:
+        """Some events in any order, some of them again, or answered and lost unseen; and workers are at work."""
+        waiting = [one for one in self.stripe.world.store.events.values() if one.id not in self.seen]
+        some = waiting[: data.draw(st.integers(0, len(waiting)))] if waiting else []
+        order.shuffle(some)
+        self.seen |= {one.id for one in some}
+        for one in some:
+            one.pending.clear()
+        if kind == "lost":
+            return
+        news = [_parsed(one.rendered()) for one in some if one.thin == (kind == "thin")]
+        self.delivered += news
+        again = self.delivered[: data.draw(st.integers(0, 2))]
+        receive([*news, *again])
+        process([one.id for one in (*news, *again)])
+        if works:
+            self._work()
+
+    def _work(self) -> None:
+        never_tried, tried_before = due(InboxEvent, 1000)
+        process([*never_tried, *tried_before])
+        never_tried, tried_before = due(OutboxAction, 1000)
+        owed = [*never_tried, *tried_before]
+        for _ in range(20):
+            if not owed:
+                return
+            owed = [released for action_id in owed for released in self._perform(action_id)]
+        raise AssertionError("one action calls for another without an end")
+
+    def _perform(self, action_id: int) -> list[int]:
+        before = len(self.setting.mails)
+        owed = perform(action_id)
+        for mail in self.setting.mails[before:]:
+            self._look_at_mail(mail)
+        return owed
+
+    @rule(seconds=st.sampled_from([0.0, 60.0, _LEASE_OVER, _LEASE_OVER, _KEY_FORGOTTEN]), arrives=st.booleans())
+    def time_passes(self, seconds: float, arrives: bool) -> None:
+        """For everybody; and what was on its way to Stripe arrives, long after whoever sent it has given up."""
+        self.stripe.later(seconds)
+        if arrives:
+            self.stripe.arrive()
+
+    def everything_settles(self) -> None:
+        """Whoever was at work dies; Stripe answers, all that is left arrives, and time passes until nothing is left."""
+        for stepped in self.at_work:
+            stepped.die()
+        self.at_work.clear()
+        self.stripe.arrive()
+        self._settle()
+        for reference in PEOPLE:
+            self._can_be_opened(reference)
+        self._settle()
+
+    def _settle(self) -> None:
+        for _ in range(4):
+            self._rest()
+            if not (found := reconcile(bounded=False).to_process) and not self._unrest():
+                break
+            process(found)
+        else:
+            raise AssertionError("reconcile finds ever more")
+        self._look_at_sessions()
+        self.windows.clear()
+        self.all_holds()
+        self._ends_as_it_must()
+
+    def _rest(self) -> None:
+        world = self.stripe.world
+        for _ in range(12):
+            self.stripe.later(2 * 3600.0)
+            for one in self.stripe.sessions():
+                if one.status == "processing" and _is_to_be_forgotten(one.id):
+                    person.failed(world, one, "document_expired")
+                while one.redaction in redaction.NEXT:
+                    redaction.step(world, one)
+            waiting = [one for one in world.store.events.values() if one.id not in self.seen and not one.thin]
+            self.seen |= set(world.store.events)
+            for event in world.store.events.values():
+                event.pending.clear()
+            receive([_parsed(one.rendered()) for one in waiting])
+            self._work()
+            if not self._unrest():
+                return
+        raise AssertionError("something is never done")
+
+    def _unrest(self) -> bool:
+        store = self.stripe.world.store
+        is_told = all(one.id in self.seen for one in store.events.values())
+        return not is_told or any(one.redaction in redaction.NEXT for one in store.sessions.values()) or _unfinished()
+
+    def _can_be_opened(self, reference: str) -> None:
+        """Nobody is left in the way."""
+        wanted = Wanted(client_reference_id=reference, purpose="", account="", livemode=False, params=_WANTED[0])
+        try:
+            self._open(wanted)
+        except OpeningError as error:
+            if error.code not in ("submission-limit", "configuration-differs"):
+                raise
+
+    def teardown(self) -> None:
+        try:
+            self.everything_settles()
+        finally:
+            for stepped in self.at_work:
+                stepped.die()
+
+    # What must hold
+
+    @invariant()
+    def all_holds(self) -> None:
+        """After every step."""
+        self.setting.steps += 1
+        self._look_at_sessions()
+        assert not self.wrong, self.wrong
+        assert all(count == 1 for count in self.secrets.values()), "a secret is handed out once"
+
+    def _look_at_sessions(self) -> None:
+        open_ones: Counter[str] = Counter()
+        for one in self.stripe.sessions():
+            if "idv_id" in one.metadata and "idv_generation" in one.metadata:
+                self.made[one.id] = one.metadata["idv_id"], int(one.metadata["idv_generation"])
+            if one.id in self.made and one.status == "requires_input" and not one.redaction:
+                open_ones[self.made[one.id][0]] += 1
+        for id_, count in open_ones.items():
+            assert count == 1 or id_ in self.windows, f"{count} sessions are open"
+
+    def _look_at_call(self, method: str, path: str, body: Any) -> None:
+        """When Stripe makes a session: is the person verified already, and has its maker slept for a day?"""
+        if method != "POST" or not path.endswith("/verification_sessions"):
+            return
+        params = dict(parse_qsl(body))
+        id_ = params["metadata[idv_id]"]
+        stepped = current()
+        if stepped is not None and self.stripe.ahead - self.since.get(stepped, 0.0) > _DAY:
+            self.windows.add(id_)
+        verified = [
+            one.id
+            for one in self.stripe.sessions()
+            if one.status == "verified" and self.made.get(one.id, ("", 0))[0] == id_ and not one.redaction
+        ]
+        if verified and not all(_record(one).replaced_at for one in verified):
+            self.wrong.append(f"{verified} is verified, and another one is made")
+
+    def _look_at_mail(self, mail: Mail) -> None:
+        record = _record(mail.key[0])
+        if mail.template in TELLING and record.replaced_at:
+            self.wrong.append(f"{mail.key} is sent about a session that was replaced")
+
+    def _ends_as_it_must(self) -> None:
+        verifications = {one.id: one for one in _verifications()}
+        records = {one.session_id: one for one in _records()}
+        for one in self.stripe.sessions():
+            if one.id in self.made and not one.redaction:
+                record = records[one.id]
+                assert (record.verification_id, record.generation) == self.made[one.id], "each session has its record"
+        for id_, verification in verifications.items():
+            if verification.redaction_asked_at:
+                self._is_forgotten(verification)
+            else:
+                self._stands(verification, [one for one in records.values() if one.verification_id == id_])
+
+    def _stands(self, verification: Verification, records: list[VerificationRecord]) -> None:
+        at_stripe = {one.id: one for one in self.stripe.sessions()}
+        stands = [
+            SessionStands(
+                generation=record.generation or 0,
+                status=Status(at_stripe[record.session_id].status),
+                is_known=record.session_id == verification.session_id,
+                is_replaced=record.replaced_at is not None,
+            )
+            for record in records
+        ]
+        true = standing(stands, verification.generation, limit=settings().submission_limit)
+        assert view(verification.id)["status"] == true.status
+
+    def _is_forgotten(self, verification: Verification) -> None:
+        reference = self.asked_to_forget.get(verification.id, "person-")
+        assert reference not in repr(verification)
+        ids = [one.session_id for one in _records() if one.verification_id == verification.id]
+        for table in (VerificationRecord, InboxEvent, OutboxAction):
+            with transaction() as session:
+                rows = session.scalars(select(table).where(col(table.session_id).in_(ids))).all()
+            assert reference not in repr(rows), f"nothing of the person is left in {table.__tablename__}"
+        for one in self.stripe.sessions():
+            if one.id in ids:
+                assert one.redaction == "redacted", "Stripe has forgotten the person, too"
+
+
+def _verifications() -> list[Verification]:
+    with transaction() as session:
+        return list(session.scalars(select(Verification).order_by(col(Verification.created_at))))
+
+
+def _records() -> list[VerificationRecord]:
+    with transaction() as session:
+        return list(session.scalars(select(VerificationRecord)))
+
+
+def _record(session_id: str) -> VerificationRecord:
+    with transaction() as session:
+        return session.get_one(VerificationRecord, session_id)
+
+
+def _is_to_be_forgotten(session_id: str) -> bool:
+    with transaction() as session:
+        record = session.get(VerificationRecord, session_id)
+        return bool(record and record.redaction_asked_at)
+
+
+def _unfinished() -> bool:
+    with transaction() as session:
+        events = select(func.count()).where(col(InboxEvent.status) == InboxStatus.RECEIVED)
+        actions = select(func.count()).where(col(OutboxAction.status) == ActionStatus.PENDING)
+        return bool(session.scalar(events) or session.scalar(actions))
+
+
+def _parsed(body: object) -> VerificationEvent:
+    parsed = parse(body)
+    assert isinstance(parsed, VerificationEvent)
+    return parsed
