@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from config.database import DATABASE_TROUBLE
+from config.database import DATABASE_TROUBLE, measure_clock
 from config.logs import configure_logging
 from config.postgres import is_full
 from config.settings import SettingsError
@@ -22,6 +22,7 @@ class Command:
     summary: str
     options: Callable[[argparse.ArgumentParser], None] | None = None
     json: bool = True
+    asks: bool = False  # Stripe, whose clock counts within the bounds of ours: this host's may be wrong
 
 
 COMMANDS = {
@@ -35,14 +36,22 @@ COMMANDS = {
         verifications.show_verification, "one verification and its sessions", verifications.verification_options
     ),
     "open": Command(
-        verifications.open_now, "open a verification, or take up its open session", verifications.opening_options
+        verifications.open_now,
+        "open a verification, or take up its open session",
+        verifications.opening_options,
+        asks=True,
     ),
     "adopt": Command(
-        verifications.adopt_now, "take over an open session that was made elsewhere", verifications.adopting_options
+        verifications.adopt_now,
+        "take over an open session that was made elsewhere",
+        verifications.adopting_options,
+        asks=True,
     ),
-    "cancel": Command(verifications.cancel_now, "end a verification's open session", verifications.canceling_options),
+    "cancel": Command(
+        verifications.cancel_now, "end a verification's open session", verifications.canceling_options, asks=True
+    ),
     "redact": Command(
-        verifications.redact_now, "forget a person, here and at Stripe", verifications.verification_options
+        verifications.redact_now, "forget a person, here and at Stripe", verifications.verification_options, asks=True
     ),
     "events": Command(show.events, "the latest events", show.events_options),
     "event": Command(show.event, "one event and its history", show.event_options),
@@ -50,10 +59,13 @@ COMMANDS = {
     "retry": Command(change.retry, "try dead events and actions again", change.retry_options),
     "discard": Command(change.discard, "end dead events and actions, and keep the rows", change.discard_options),
     "replay": Command(service.replay_file, "sign events again and post them", service.replay_options, json=False),
-    "reconcile": Command(change.reconcile_now, "fetch from Stripe what never arrived, and compare sessions"),
-    "rebuild": Command(change.rebuild_now, "fill a wiped database from Stripe", change.rebuild_options),
+    "reconcile": Command(change.reconcile_now, "fetch from Stripe what never arrived, and compare sessions", asks=True),
+    "rebuild": Command(change.rebuild_now, "fill a wiped database from Stripe", change.rebuild_options, asks=True),
     "restored": Command(
-        restored.restored_now, "after a backup was put back: learn from Stripe what it lacks", restored.restored_options
+        restored.restored_now,
+        "after a backup was put back: learn from Stripe what it lacks",
+        restored.restored_options,
+        asks=True,
     ),
     "purge": Command(
         change.purge_now, "delete or wipe what RETENTION_DAYS and RECORD_DAYS let go; the clock does it every hour"
@@ -75,6 +87,8 @@ def main() -> int:
     try:
         if command.run is not doctor.diagnose:  # which says itself what is wrong with the settings
             configure_logging()
+        if command.asks:
+            measure_clock()
         return command.run(arguments)
     except SettingsError as error:
         print(error, file=sys.stderr)

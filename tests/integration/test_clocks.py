@@ -156,6 +156,18 @@ def test_such_a_host_deletes_nothing_that_was_accepted_a_minute_ago(ahead: float
     assert facts.event_row(event("verified").id).status == InboxStatus.PROCESSED
 
 
+@faketime.needed
+@faketime.on_postgres
+@pytest.mark.usefixtures("simulator")
+def test_what_a_command_hears_from_stripe_on_a_host_behind_is_no_older_for_that() -> None:
+    """Stripe's clock is bounded by ours: by the host's, all that Stripe says would be too old to count."""
+    opened = command("open", "user-1", "--json", **faketime.host(-3600.0))
+    assert opened.code == 0, opened.err
+    heard_at = facts.record(opened.json["session_id"]).applied_at
+    assert heard_at is not None
+    assert database_now() - heard_at < LEASE
+
+
 def test_a_purge_that_another_clock_contradicts_is_refused(environment: pytest.MonkeyPatch) -> None:
     facts.applied(event("created"))
     with transaction() as session:
