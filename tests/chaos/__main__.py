@@ -27,6 +27,7 @@ from tests.chaos.faults import Scene
 from tests.chaos.openings import judge_openings
 from tests.chaos.outside import Application, MailServer
 from tests.chaos.people import people
+from tests.chaos.restoring import back_up, put_back
 from tests.chaos.services import Platform
 from tests.chaos.shop import PUBLISHABLE_KEY, TOKEN, Shop
 from tests.chaos.stores import Postgres, Redis, free_port
@@ -56,6 +57,7 @@ def main() -> int:
             _reconcile(scene)
         drove = _drive_and_rage(scene, shop, options)
         calm_since = time.monotonic()
+        fetched = put_back(scene) if options.restore else {}
         let_leases_end(scene, kill_web(scene))
         shop.close()
         swallowed = _reconciled(scene) if options.standby else set()
@@ -72,15 +74,17 @@ def main() -> int:
             scene.application,
             deaths,
             logs,
-            scene.failovers,
-            lossy=options.standby == "async",
+            scene.losses,
+            lossy=options.standby == "async" or options.restore,
         )
         if shop.heard:
-            judge_openings(verdict, truth, tables, shop, views, scene.mail, scene.application)
+            judge_openings(verdict, truth, tables, shop, views, scene.mail, scene.application, lossy=options.restore)
     if options.standby == "async":
         verdict.figures["events that a lagging standby lost, and reconcile fetched"] = len(swallowed)
     else:
         verdict.must_be_none("lost with a primary", sorted(swallowed))
+    if fetched:
+        _add_restored(verdict, fetched)
     verdict.figures["mails of unknown outcome whose hours were let pass"] = rest.passed
     _add_circumstances(verdict, scene, drove, rested)
     console.print(_table(verdict, scene, options, time.monotonic() - started))
@@ -102,13 +106,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--people", type=int, default=48, help="who are verified over the API besides (default: 48)")
     parser.add_argument("--minutes", type=float, default=0.75, help="how long things fail (default: 0.75)")
     parser.add_argument("--logs", type=Path, help="keep the services' logs here (default: /tmp, and only on failure)")
-    parser.add_argument(
+    database = parser.add_mutually_exclusive_group()
+    database.add_argument(
         "--standby",
         choices=("sync", "async"),
         default="",
         help="PostgreSQL with a standby that takes over; commits wait for it, or do not",
     )
-    parser.add_argument("--embedded", action="store_true", help="`make run` on SQLite and the embedded Redis instead")
+    database.add_argument("--restore", action="store_true", help="put a backup of the middle back at the end")
+    database.add_argument("--embedded", action="store_true", help="`make run` on SQLite and the embedded Redis instead")
     return parser.parse_args()
 
 
@@ -211,6 +217,8 @@ def _drive_and_rage(scene: Scene, shop: Shop, options: argparse.Namespace) -> fl
         threading.Thread(target=faults.rage, args=(scene, some, options.seed + lane, until))
         for lane, some in enumerate((kinds, faults.OUTSIDE, *([askings] if count else [])))
     ]
+    if options.restore:
+        lanes.append(threading.Thread(target=back_up, args=(scene, began + options.minutes * 30)))
     shop.open(people(shop, count, options.seed), options.minutes * 60)
     for lane in lanes:
         lane.start()
@@ -293,6 +301,12 @@ def _add_circumstances(verdict: Verdict, scene: Scene, drove: float, rested: flo
     verdict.figures["processes that ended by themselves"] = (
         ", ".join(f"{death.name} with {death.status}" for death in unmeant) or "0"
     )
+
+
+def _add_restored(verdict: Verdict, fetched: dict[str, Any]) -> None:
+    counts = ("verifications_found", "generations_moved", "events_delivered_before", "events_undelivered")
+    verdict.figures["the backup lacked"] = ", ".join(f"{name.replace('_', ' ')}: {fetched[name]}" for name in counts)
+    verdict.must_be_none("left by `worker restored`", [*fetched["failed"], *fetched["stopped"]])
 
 
 def _table(verdict: Verdict, scene: Scene, options: argparse.Namespace, took: float) -> Table:

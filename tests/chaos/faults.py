@@ -18,10 +18,12 @@ from itertools import chain, repeat
 
 from tests.chaos.outside import Application, MailServer
 from tests.chaos.services import Platform, command_of, descendants, wait_until
-from tests.chaos.stores import Postgres, Redis
+from tests.chaos.stores import Loss, Postgres, Redis
 from tests.simulator.client import Simulator
 from tests.simulator.nonsense import KINDS
 from tests.support.foreign import READABLE, UNREADABLE
+
+_LOST_WITHIN = 10.0  # seconds before a failover, of which a standby may not know
 
 
 @dataclass(slots=True)
@@ -37,7 +39,8 @@ class Scene:
     postgres: Postgres | None = None
     redis: Redis | None = None
     happened: Counter[str] = field(default_factory=Counter)
-    failovers: list[tuple[float, float]] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    backed_up_at: float = 0.0
 
     @property
     def port(self) -> int:
@@ -126,7 +129,7 @@ def _restart_postgres(scene: Scene, _: random.Random) -> None:
 def _fail_over(scene: Scene, dice: random.Random) -> None:
     began = time.time()
     _postgres(scene).fail_over(lags=dice.uniform(2.0, 5.0))
-    scene.failovers.append((began, time.time()))
+    scene.losses.append(Loss(began - _LOST_WITHIN, began, time.time()))
 
 
 def _cut_postgres(scene: Scene, dice: random.Random) -> None:

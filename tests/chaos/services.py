@@ -101,7 +101,7 @@ class Platform:
     def __init__(self, dynos: list[Dyno]) -> None:
         self.dynos = {dyno.name: dyno for dyno in dynos}
         self.deaths: list[Death] = []
-        self._ending = threading.Event()
+        self._ending, self._halted = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="platform", daemon=True)
 
     def start(self) -> None:
@@ -127,6 +127,22 @@ class Platform:
             if process.poll() is None:
                 dyno.abort()
 
+    def halt(self) -> None:
+        """Everything dies, and nothing is started until it is to go on."""
+        self._halted.set()
+        for dyno in self.dynos.values():
+            with dyno.lock:
+                dyno.signal(signal.SIGKILL)
+                if dyno.process:
+                    dyno.process.wait()
+                    self._note(dyno, dyno.process)
+
+    def go_on(self) -> None:
+        """Everything is started again."""
+        for dyno in self.dynos.values():
+            dyno.start()
+        self._halted.clear()
+
     def stop(self) -> None:
         """The end of all."""
         self._ending.set()
@@ -148,7 +164,7 @@ class Platform:
             for dyno in self.dynos.values():
                 with dyno.lock:
                     process = dyno.process
-                    if process is None or process.poll() is None:
+                    if process is None or process.poll() is None or self._halted.is_set():
                         continue
                     with suppress(ProcessLookupError):  # what a killed parent left behind goes with its dyno
                         os.killpg(process.pid, signal.SIGKILL)

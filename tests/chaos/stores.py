@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -20,6 +21,15 @@ from tests.support import postgres
 from worker.run.broker import redis_binary
 
 _FAST = "-c listen_addresses='' -c fsync=off -c max_connections=60"  # the processes die here, never the machine
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Commits since then may be gone, as the database began to be another one, which was over then; unix times."""
+
+    since: float
+    began: float
+    over: float
 
 
 class Postgres:
@@ -92,7 +102,8 @@ class Postgres:
         self._follow()
 
     def back_up(self) -> None:
-        """A base backup, as it is at this moment."""
+        """A base backup, as it is at this moment; raises CalledProcessError where the server is away or goes away."""
+        shutil.rmtree(f"{self.folder}/backup", ignore_errors=True)
         self._copy(self._primary, f"{self.folder}/backup")
 
     def put_back(self) -> None:

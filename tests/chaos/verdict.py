@@ -26,6 +26,7 @@ from handlers.tables.models import (
 )
 from tests.chaos.outside import Accepted, Application, MailServer
 from tests.chaos.services import Death
+from tests.chaos.stores import Loss
 from tests.support import databases
 
 REVIEWER = "reviewer@example.com"
@@ -72,9 +73,6 @@ class Tables:
         """Rows that still wait."""
         waiting = sum(event.status == InboxStatus.RECEIVED for event in self.events.values())
         return waiting + sum(action.status == ActionStatus.PENDING for action in self.actions)
-
-
-_LOST_WITHIN = 10.0  # seconds before a failover, of which a standby may not know
 
 
 class Rest:
@@ -125,7 +123,7 @@ def judge(
     application: Application,
     deaths: list[Death],
     logs: Mapping[Path, float],
-    failovers: list[tuple[float, float]],
+    losses: list[Loss],
     *,
     lossy: bool,
 ) -> Verdict:
@@ -147,7 +145,7 @@ def judge(
     verdict.figures["slowest action, from owed to its end"] = _slowest(
         (action.created_at, action.done_at) for action in tables.actions
     )
-    causes = _causes_of_second_mails(tables, mail.accepted, deaths, list(_lines(logs)), failovers)
+    causes = _causes_of_second_mails(tables, mail.accepted, deaths, list(_lines(logs)), losses)
     verdict.figures["mails sent twice"] = sum(causes.values())
     for cause, count in sorted(causes.items()):
         verdict.figures[f"  {cause}"] = count
@@ -325,7 +323,7 @@ def _causes_of_second_mails(
     accepted: list[Accepted],
     deaths: list[Death],
     lines: list[dict[str, Any]],
-    failovers: list[tuple[float, float]],
+    losses: list[Loss],
 ) -> Counter[str]:
     """For every mail that was accepted again: what kept the acceptance before it from being committed."""
     ids = {message_id: action.id for action in tables.actions for message_id in message_ids(_key(action))}
@@ -341,11 +339,9 @@ def _causes_of_second_mails(
         for one, next_one in pairwise(times):
             between = [event for at, event in said[ids.get(message_id) or 0] if one.at <= at <= next_one.at]
             killed = any(death.name in ("worker", "all") and one.at <= death.ended <= next_one.at for death in deaths)
-            gone = any(
-                one.at <= over and began - one.at < _LOST_WITHIN and began <= next_one.at for began, over in failovers
-            )
+            gone = any(loss.since < one.at <= loss.over and loss.began <= next_one.at for loss in losses)
             causes[
-                "accepted, and what was written of it died with the primary"
+                "accepted, and what was written of it is lost with the database"
                 if gone
                 else _cause(one, between, killed=killed)
             ] += 1

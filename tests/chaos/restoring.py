@@ -1,0 +1,50 @@
+"""A backup of the middle of a run, put back at its end: what came after it is learnt from Stripe."""
+
+import json
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from tests.chaos.asking import let_leases_end
+from tests.chaos.faults import Scene
+from tests.chaos.services import ROOT
+from tests.chaos.stores import Loss
+
+_TRIES = 5
+
+
+def back_up(scene: Scene, at: float) -> None:
+    """At that time of the monotonic clock, or as soon as the server is there."""
+    assert scene.postgres is not None
+    time.sleep(max(0.0, at - time.monotonic()))
+    while True:
+        scene.backed_up_at = time.time()
+        try:
+            scene.postgres.back_up()
+        except subprocess.CalledProcessError:
+            continue
+        return
+
+
+def put_back(scene: Scene) -> dict[str, Any]:
+    """Everything dies, the backup takes the database's place, and `worker restored` fetches the rest; what it found.
+
+    Mails are sent again that the backup owes: whoever had got theirs is given a second one, which is the smaller fault.
+    """
+    assert scene.postgres is not None
+    began = time.time()
+    scene.platform.halt()
+    scene.postgres.put_back()
+    let_leases_end(scene, datetime.now(UTC))
+    command = [sys.executable, "-m", "worker", "restored", "--mail-again", "--json"]
+    environment = dict(scene.platform.dynos["worker"].environment)
+    for _ in range(_TRIES):
+        ran = subprocess.run(command, env=environment, cwd=ROOT, check=False, capture_output=True, text=True)
+        if ran.returncode == 0:
+            break
+    scene.losses.append(Loss(scene.backed_up_at, began, time.time()))
+    scene.platform.go_on()
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
