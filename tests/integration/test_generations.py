@@ -30,6 +30,7 @@ from handlers.upkeep.limits import judge_limits
 from handlers.upkeep.reconcile import reconcile
 from tests.integration.stories import Stories, by_name, perform_everything, process_everything
 from tests.property.outside import PostBox
+from tests.property.rounds import deadlocks
 from tests.support import databases, facts, shapes
 from tests.support.facts import NOON
 
@@ -520,3 +521,26 @@ def test_a_redaction_that_wipes_the_name_is_obeyed_in_every_order() -> None:
         process_everything()
         assert facts.record(session_id).redacted_at is not None
         assert _link(session_id) == (turn.verification_id, 1)
+
+
+def test_events_and_openings_of_one_verification_wait_for_each_other_in_no_circle() -> None:
+    for number in range(5):
+        purpose = f"_circle_{number}"
+        first, second = _two_sessions(purpose)
+        events = [
+            _failure(turn, f"vs_{generation}{purpose}", place)
+            for generation, turn in ((1, first), (2, second))
+            for place in (1, 2)
+        ]
+        unnamed = facts.event("processing", NOON + 5, f"vs_1{purpose}")
+        receive([*events, unnamed])
+        with ThreadPoolExecutor(8) as pool:
+            at_once = [pool.submit(process, [event.id]) for event in (*events, unnamed)]
+            burning = pool.submit(next_generation, second, _wanted(purpose=purpose))
+            replacing_ = pool.submit(_replaced, second)
+        assert [one.exception() for one in at_once] == [None] * 5
+        assert isinstance(burning.exception(), OpeningError | None)
+        assert isinstance(replacing_.exception(), OpeningError | None)
+    process_everything()
+    assert {one.status for number in range(5) for one in facts.event_rows(f"vs_1_circle_{number}")} == {"processed"}
+    assert deadlocks() == 0

@@ -73,7 +73,7 @@ class Rounds:
                 self._round(f"vs_{number}", self.random.choice(_LIFE_CYCLES))
         failed = [line for line in lines if line["event"] in _FAILURES and line["error"] not in _EXPECTED]
         assert not failed, failed
-        assert _deadlocks() == 0
+        assert deadlocks() == 0
         self.tally.fenced = sum(line["event"] == "event.claim_lost" for line in lines)
         return self.tally
 
@@ -154,7 +154,7 @@ class Rounds:
         self.tally.actions += len(owed)
 
 
-def _deadlocks() -> int:
+def deadlocks() -> int:
     """How many PostgreSQL has had to break in this database; SQLite's one writer has none."""
     with transaction() as session:
         if session.get_bind().dialect.name != "postgresql":
