@@ -28,6 +28,7 @@ from handlers.tables.models import (
     InboxStatus,
     OutboxAction,
     Submission,
+    Verification,
     VerificationRecord,
     VerifiedOutput,
 )
@@ -152,6 +153,9 @@ class Machine(RuleBasedStateMachine):
     def _create(self, life_cycle: Any) -> None:
         story = Story(f"vs_{len(self.world.stories)}", life_cycle)
         self.world.stories[story.session_id] = story
+        begun: dict[str, Any] = {"created_at": story.now, "updated_at": story.now, "livemode": False}
+        with transaction() as session:
+            session.add(Verification(id=story.verification_id, client_reference_id=story.session_id, **begun))
         self.something_happens(0, 1, "snapshot")
 
     @rule(
@@ -334,6 +338,8 @@ class Machine(RuleBasedStateMachine):
         assert record.submissions == len(reports), "a submission is a distinct report"
         assert reports <= truth(story.happened, LIMIT).reports
         assert reports >= self._reports_processed(session_id)
+        if self._told(session_id):
+            assert (record.verification_id, record.generation) == (story.verification_id, 1), "it is whose it says"
         if record.status == "canceled" and record.applied_at:
             self.canceled.add(session_id)
         assert session_id not in self.canceled or record.status == "canceled", "canceled absorbs"

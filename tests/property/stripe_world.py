@@ -31,10 +31,17 @@ class Story:
         """Whether nothing more will happen."""
         return len(self.happened) == len(self.life_cycle.events)
 
+    @property
+    def verification_id(self) -> str:
+        """The verification that its metadata names."""
+        return f"idv_{int(self.session_id.removeprefix('vs_')):032x}"
+
     def happen(self, seconds: int) -> VerificationEvent:
         """The next change, so many seconds after the last one."""
         self.now += timedelta(seconds=seconds)
         told = told_of(self.session_id, self.life_cycle)[len(self.happened)]
+        if told.state and told.kind != "redacted":
+            told = replace(told, state=replace(told.state, verification_id=self.verification_id, generation=1))
         self.happened.append(replace(told, created_at=self.now))
         return self.happened[-1]
 
@@ -108,6 +115,7 @@ def _as_retrieved(story: Story) -> dict[str, Any]:
         report=state.report_id,
         reference=None if is_redacted else state.client_reference_id,
         user=None if is_redacted else state.user_id,
+        metadata={} if is_redacted else {"idv_id": story.verification_id, "idv_generation": "1"},
         **({"redaction": "redacted"} if is_redacted else {}),
     )
     if session["last_error"]:
