@@ -54,10 +54,11 @@ def main() -> int:
     folder = Path("var/mails")
     os.environ |= {name: text for name, text in _VARIABLES.items() if name not in os.environ}
     shutil.rmtree(folder, ignore_errors=True)
-    code = mails.write_samples(argparse.Namespace(to=folder))
-    if code or CHROMIUM is None:
-        print("No pictures: there is no Chromium on this machine.")
+    if code := mails.write_samples(argparse.Namespace(to=folder)):
         return code
+    if CHROMIUM is None:
+        print("No pictures: there is no Chromium on this machine.")
+        return 0
     for language in settings().locales:
         for look in LOOKS:
             print(_take(CHROMIUM, folder, language, look))

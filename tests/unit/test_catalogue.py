@@ -8,6 +8,7 @@ import pytest
 from babel import Locale, localedata
 from babel.messages.catalog import Catalog
 from jinja2 import nodes
+from jinja2.defaults import DEFAULT_NAMESPACE
 
 from config.settings import SettingsError, settings
 from handlers.catalogue import mails
@@ -240,6 +241,27 @@ def _own(folder: Path, name: str, content: str) -> None:
     path = folder / "mails" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
+
+
+WORDS = (Path(__file__).parents[2] / "docs" / "words.md").read_text()
+
+
+def test_the_examples_of_words_and_of_a_mail_work_as_they_stand(tmp_path: Path, set_: Set) -> None:
+    (words,), (mail,) = (re.findall(rf"```{kind}\n(.*?)```", WORDS, re.DOTALL) for kind in ("po", "jinja"))
+    _own(tmp_path, "email_verified.jinja", mail)
+    _own(tmp_path, "../words/en.po", words)
+    set_(LOCALES="en", TEMPLATES_DIR=tmp_path, BRAND_NAME="Us")
+    assert (faults(), unsaid()) == ([], [])
+    (sample,) = samples("email_verified")
+    written = write_mail("email_verified", "en", sample.about)
+    assert written.subject == "You are verified"
+    assert "Welcome to Us." in written.text
+    assert 'href="https://app.example.com/"' in written.html
+
+
+def test_the_page_names_all_that_a_template_may_speak_of() -> None:
+    ours = mails.known_names() - set(DEFAULT_NAMESPACE) - {"_", "ngettext", "subject", "preview"}
+    assert [name for name in sorted(ours) if f"`{name}`" not in WORDS] == []
 
 
 def test_a_team_writes_a_mail_and_a_layout_of_its_own(tmp_path: Path, set_: Set) -> None:
