@@ -189,5 +189,5 @@ def test_a_quiet_sweep_reads_twice_and_writes_nothing() -> None:
 def test_status_asks_each_question_once(json: bool, capsys: pytest.CaptureFixture[str]) -> None:
     with counted() as costs:
         show.status(Namespace(json=json))
-    assert len(costs.statements) == 12
+    assert len(costs.statements) == 14
     assert "queue_messages" in capsys.readouterr().out
