@@ -32,7 +32,8 @@ def cancel_verification(verification_id: str, *, notify: bool) -> list[int]:
             session.connection().execute(told.values(ends_quietly=not notify))
         cancel(answer.id, account)
         answer = changing.retrieve(answer.id, account)
-        if answer and answer.state.status != Status.CANCELED:  # the person was faster
+        # rule: an end that did not come is no quiet one; the person was faster
+        if answer and answer.state.status != Status.CANCELED:
             with transaction() as session:
                 session.connection().execute(told.values(ends_quietly=None))
     if answer is None:

@@ -28,6 +28,7 @@ class Entry:
 
 def entry(answer: Answer, account: str | None, way: Way) -> Entry | None:
     """Of an open session that Stripe has just answered; None of any other, so that nobody is asked twice."""
+    # rule: only an open session is entered
     if answer.state.status != Status.REQUIRES_INPUT or answer.state.redaction:
         return None
     if way.integration == "modal":

@@ -38,10 +38,10 @@ def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
     try:
         answer = changing.create(params, wanted.stripe_account, key)
     except SpentKeyError:
-        return searched(turn, wanted), False
+        return searched(turn, wanted), False  # rule: what a spent key stands for is searched for
     if not turn.metadata.items() <= (answer.content.get("metadata") or {}).items():
         raise unreadable("it is another session")
-    # A saved answer's secrets may have been used.
+    # rule: a saved answer is never handed out; its secrets may have been used
     return (unless_over(answer.id, wanted), False) if answer.is_replayed else (answer, True)
 
 
@@ -51,6 +51,7 @@ def adopted(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
     if current and current.id == session_id:
         return current
     answer = None if current or (not turn.is_new and searched(turn, wanted)) else unless_over(session_id, wanted)
+    # rule: only an open session of this person's is adopted
     if (
         answer is None
         or answer.state.status != Status.REQUIRES_INPUT

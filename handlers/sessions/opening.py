@@ -64,6 +64,7 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
             answer = adopted(turn, wanted, answer)
         while answer is None:
             turn.unless_late()
+            # rule: what somebody may have made before is searched for
             if not turn.is_new:
                 answer = searched(turn, wanted)
             if answer is None:

@@ -68,6 +68,7 @@ class Turn:
 
     def unless_late(self) -> None:
         """Before more is begun: raises OpeningError once that might outlast the lease."""
+        # rule: nothing is begun that might outlast the lease
         if time.monotonic() - self.began > _BEGUN_WITHIN:
             raise OpeningError("opening")
 
@@ -105,6 +106,7 @@ def take_turn_again(verification_id: str) -> Turn | None:
 
 
 def _leased(session: Session, whose: Sequence[ColumnElement[bool]], *, is_new: bool) -> Turn | None:
+    # rule: a verification is opened by one at a time
     free = or_(col(Verification.opening_until).is_(None), col(Verification.opening_until) < now())
     taken = update(Verification).where(*whose, free).values(opening_until=now(LEASE))
     found = session.execute(taken.returning(*(col(getattr(Verification, name)) for name in _TURN))).one_or_none()
@@ -128,6 +130,7 @@ def noted(turn: Turn, wanted: Wanted) -> Turn:
 
     Raises OpeningError where the lease is lost.
     """
+    # rule: where a person returns to is written down before there is a session
     if turn.return_url == wanted.return_url:
         return turn
     with transaction() as session:
@@ -200,5 +203,5 @@ def fence(turn: Turn) -> tuple[ColumnElement[bool], ...]:
     return (
         col(Verification.id) == turn.verification_id,
         col(Verification.generation) == turn.generation,
-        col(Verification.opening_until) == turn.until,
+        col(Verification.opening_until) == turn.until,  # rule: who has lost the lease writes nothing
     )

@@ -57,6 +57,7 @@ def write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | No
             event_id = observe(connection, answer, wanted.stripe_account, livemode=wanted.livemode)
     except IntegrityError:  # it is another verification's
         raise OpeningError("not-adoptable") from None
+    # rule: nobody is let in who is to be forgotten
     if written.redaction_asked_at:
         raise OpeningError("redacted")
     return event_id

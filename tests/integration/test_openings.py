@@ -96,6 +96,44 @@ def test_what_a_try_with_other_parameters_made_meanwhile_is_changed_to_what_is_w
     assert (second.result.answer.id, second.result.made, session.metadata["a"]) == (session.id, False, "2")
 
 
+def test_what_a_try_with_the_same_parameters_made_meanwhile_is_entered_by_a_secret_of_its_own(near: NearStripe) -> None:
+    _tries(near, "on its way")
+    second = Stepped(lambda: _opened())
+    _go_on_to(second, "post")
+    near.arrive()
+    while not second.is_over:
+        second.go_on()
+    saved, fresh = near.world.store.secrets
+    assert isinstance(second.result, Opened)
+    assert (second.result.made, second.result.answer.content["client_secret"]) == (False, fresh)
+    assert saved != fresh
+
+
+def test_who_is_held_up_begins_nothing_that_might_outlast_the_lease(near: NearStripe) -> None:
+    _opened()
+    sessions.cancel(near.world, near.sessions()[0])
+    late = Stepped(lambda: _opened())
+    _go_on_to(late, "get")
+    near.later(60.0)
+    while not late.is_over:
+        late.go_on()
+    assert isinstance(late.raised, OpeningError)
+    assert _open_ones(near) == []
+    assert _opened().generation == 2
+
+
+def test_who_is_to_be_forgotten_meanwhile_is_not_let_in(near: NearStripe) -> None:
+    opened = _opened()
+    again = Stepped(lambda: _opened())
+    _go_on_to(again, "the answer")
+    redact_verification(opened.verification_id)
+    while not again.is_over:
+        again.go_on()
+    assert isinstance(again.raised, OpeningError)
+    assert again.raised.code == "redacted"
+    assert near.sessions()[0].redaction is None  # Stripe forgets it when a worker asks for that
+
+
 def test_a_place_to_return_to_is_that_of_the_session_though_nobody_heard_of_its_making(near: NearStripe) -> None:
     _tries(near, "never arrived", return_url="https://app.example/1")
     _tries(near, "lost", return_url="https://app.example/2")

@@ -35,6 +35,8 @@ OURS = ("tests/integration/test_ours.py",)
 TOLD = ("tests/integration/test_told.py", "tests/property/test_orders.py")
 PAUSES = ("tests/integration/test_pauses.py",)
 WIPING = ("tests/integration/test_wiping.py",)
+OPENINGS = ("tests/integration/test_openings.py",)
+VERIFICATIONS = ("tests/integration/test_verifications.py",)
 PURGE = ("tests/integration/test_purge.py",)
 
 # Each marked rule, how it is broken, and which tests must notice.
@@ -145,6 +147,18 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "what may have been told counts as told": (becomes("{values[0]}"), TOLD),
     "whoever finds another limit than the one it was owed by judges it again": (becomes("False"), TOLD),
     "a person gets one mail at a time": (never, TOLD),
+    # handlers/sessions
+    "a verification is opened by one at a time": (becomes("col(Verification.id).is_not(None)"), VERIFICATIONS),
+    "who has lost the lease writes nothing": (drop, VERIFICATIONS),
+    "nothing is begun that might outlast the lease": (never, OPENINGS),
+    "where a person returns to is written down before there is a session": (always, OPENINGS),
+    "what somebody may have made before is searched for": (never, VERIFICATIONS),
+    "what a spent key stands for is searched for": (becomes("None, False"), OPENINGS),
+    "a saved answer is never handed out": (becomes("(answer, True)"), OPENINGS),
+    "only an open session of this person's is adopted": (never, VERIFICATIONS),
+    "only an open session is entered": (never, VERIFICATIONS),
+    "nobody is let in who is to be forgotten": (never, OPENINGS),
+    "an end that did not come is no quiet one": (never, OPENINGS),
     # handlers/queue
     "a row under a lease is nobody else's": (becomes("{func}()"), OUTBOX),
     "a claim counts an attempt": (drop, INBOX),

@@ -44,7 +44,7 @@ class NearStripe:
 
     world: World = field(default_factory=World)
     ahead: float = 0.0
-    before: Callable[[str, str, Any], object] = lambda *_: None  # a call is executed now
+    before: Callable[[str, str, Any], object] = lambda *_: None  # a call is executed now, or, if LATE, later
 
     def __post_init__(self) -> None:
         self._app = app.build(self.world)
@@ -102,6 +102,7 @@ class NearStripe:
         if wanted == "never arrived":
             raise requests.ConnectionError
         if wanted == "on its way" and method.upper() == "POST":
+            self.before("LATE", urlsplit(url).path, body)
             self.world.faults.add(delay=_ON_ITS_WAY)
             self._late.append(self._loop.create_task(self._ask(method, url, headers, body)))
             self._loop.run_until_complete(asyncio.sleep(0))

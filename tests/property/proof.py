@@ -10,6 +10,7 @@ from pathlib import Path
 ON_A_DATABASE = (
     "--timeout=0",  # at full depth one test takes many minutes
     "tests/property/test_state_machine.py",
+    "tests/property/test_opening_machine.py",
     "tests/integration/test_concurrency.py",
 )
 STEPS = {
