@@ -26,7 +26,7 @@ from tests.chaos.asking import kill_web, let_leases_end
 from tests.chaos.faults import Scene
 from tests.chaos.openings import judge_openings
 from tests.chaos.outside import Application, MailServer
-from tests.chaos.people import people
+from tests.chaos.people import comes_back, people
 from tests.chaos.restoring import back_up, put_back
 from tests.chaos.services import Platform
 from tests.chaos.shop import PUBLISHABLE_KEY, TOKEN, Shop
@@ -38,6 +38,7 @@ SECRET = "whsec_chaos_chaos_chaos_chaos"
 # Deliveries are tried again soon and for long; real Stripe does so for three days.
 RETRIES = [0.2, 0.5, 1.0, *([2.0] * 600)]
 COMES_TO_REST_WITHIN = 300.0  # seconds; a lease is sixty, and several may follow each other
+_COME_BACK_WITHIN = 10.0  # seconds of each other
 WAVE = 32  # sessions made at once: two of each scenario
 WRONG_CLOCKS = (-3600.0, -90.0, 0.3, 90.0, 61 * 86400.0)  # seconds ahead, of hosts
 THREE_SUBMISSIONS = ["submit", "fail:document_expired"] * 3
@@ -57,9 +58,13 @@ def main() -> int:
             _reconcile(scene)
         drove = _drive_and_rage(scene, shop, options)
         calm_since = time.monotonic()
-        fetched = put_back(scene) if options.restore else {}
         let_leases_end(scene, kill_web(scene))
         shop.close()
+        fetched = put_back(scene) if options.restore else {}
+        if fetched:
+            calm_since = time.monotonic()
+            shop.open(people(shop, options.people, options.seed, [comes_back]), _COME_BACK_WITHIN)
+            shop.close()
         swallowed = _reconciled(scene) if options.standby else set()
         rest = Rest(scene.database)
         rested = _wait_for_rest(scene, rest, calm_since)

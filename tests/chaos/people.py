@@ -3,7 +3,7 @@
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from time import sleep
 from typing import Any
@@ -296,16 +296,23 @@ def shares_a_reference(person: Person) -> None:
         person.wonders(f"is let into {strangers}, which is a stranger's")
 
 
+def comes_back(person: Person) -> None:
+    """Some day, whatever has been before."""
+    heard = person.opens()
+    if not heard.is_good:
+        person.is_refused(heard, "submission-limit", "too-many")
+
+
 STORIES: tuple[Story, ...] = (
     *(is_verified, is_forgotten, begins_again, leaves, ends_it, walks_away, is_verified_at_last, is_checked, is_ended),
     *(fails_too_often, is_asked_otherwise, shares_a_reference),
 )
 
 
-def people(shop: Shop, count: int, seed: int) -> list[Callable[[], None]]:
+def people(shop: Shop, count: int, seed: int, stories: Sequence[Story] = STORIES) -> list[Callable[[], None]]:
     """So many, and every story is lived before any is lived again."""
 
     def person(number: int) -> Callable[[], None]:
-        return lambda: Person(shop, number, seed).lives(STORIES[number % len(STORIES)])
+        return lambda: Person(shop, number, seed).lives(stories[number % len(stories)])
 
     return [person(number) for number in range(count)]
