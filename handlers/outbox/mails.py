@@ -110,14 +110,18 @@ def render(mail: Mail) -> EmailMessage:
     sender = settings().mail_from
     written = write_mail(mail.template, mail.language, mail.about)
     in_utf8 = not (sender.mailbox + mail.recipient.mailbox).isascii()
-    # These stay as they are: the library folds a long name without its quotes, and an id as if it were words.
+    # These stay as they are: the library folds a long name without its quotes, an id as if it were words, and a subject
+    # so that its first line is empty.
     message = EmailMessage(default.clone(utf8=in_utf8, refold_source="none"))
     message.set_raw("To", _as_header(mail.recipient))
     message.set_raw("From", _as_header(sender))
     if mail.reply_to:
         message.set_raw("Reply-To", _as_header(mail.reply_to))
     message.set_raw("Message-ID", f"<{digest(mail.key, mail.number)}@{sender.mailbox.rpartition('@')[2]}>")
-    message["Subject"] = written.subject
+    as_it_is = written.subject.isascii() and "=?" not in written.subject
+    message.set_raw(
+        "Subject", written.subject if as_it_is else Header(written.subject, "utf-8", header_name="Subject").encode()
+    )
     message["Date"] = formatdate(true_now().timestamp())
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(written.text, cte="quoted-printable")
