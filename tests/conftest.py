@@ -15,7 +15,7 @@ from tests.support.servers import FakeStripe, fake_stripe
 def _templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     databases.keep_templates_in(tmp_path_factory.mktemp("templates"))
     yield
-    databases.drop_templates()
+    databases.drop_databases()
 
 
 @pytest.fixture(autouse=True)
