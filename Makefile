@@ -41,7 +41,7 @@ stripe: dev ## Runs a local Stripe that delivers to `make run`, and says how to 
 		--forward-to http://127.0.0.1:$(PORT)/webhooks/stripe --secret $(STRIPE_SECRET)
 
 test: dev ## Runs the tests, on SQLite and an embedded Redis; some of them: T=tests/unit/test_events.py K=redacted
-	@$(BIN)/python -m pytest -m "not e2e" $(if $(T),$(T),-n 4) $(if $(K),-k "$(K)")
+	@$(BIN)/python -m pytest -m "not e2e" $(if $(T),$(T),-n 4 --dist worksteal) $(if $(K),-k "$(K)")
 
 test-postgres: dev ## Runs the database and integration tests on PostgreSQL: DATABASE_URL, or a cluster of its own
 	@$(BIN)/python -m tests.support.postgres
