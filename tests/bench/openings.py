@@ -1,0 +1,81 @@
+"""Deliveries accepted a second while hundreds of openings wait for a Stripe that takes its time."""
+
+import json
+import select
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from statistics import median
+
+from tests.bench import load, store
+from tests.bench.report import Report
+from tests.bench.servers import House, answers
+from tests.simulator.client import Simulator
+
+_CONNECTIONS = 64
+_EACH = 300  # openings of as many verifications, and as many of a single one
+_STRIPE_SECONDS = 2.0  # for an answer; some come while deliveries are counted
+_TOKEN = "t" * 32
+
+
+def openings(report: Report, house: House, database: str, *, rounds: int, seconds: float) -> None:
+    """Interleaved: in each round without them and with them, or the other way round."""
+    beside, without, waited = [], [], []
+    with Simulator.start() as stripe:
+        stripe.fault(count=None, delay=_STRIPE_SECONDS, path="verification_sessions")
+        given = {"STRIPE_API_BASE": stripe.base, "STRIPE_API_KEY": stripe.api_key, "API_TOKENS": f"bench:{_TOKEN}"}
+        for number in range(rounds):
+            for are_waiting in (False, True) if number % 2 else (True, False):
+                tag = f"O{number}{'y' if are_waiting else 'n'}"
+                rate, left = _accepted(house, database, given, tag, seconds, _EACH if are_waiting else 0)
+                if are_waiting:
+                    beside.append(rate)
+                    waited.append(left)
+                else:
+                    without.append(rate)
+    report.keep("openings", {"beside": beside, "without": without, "still waiting": waited})
+    pairs = [one / other for one, other in zip(beside, without, strict=True)]
+    report.add(
+        "accept, PostgreSQL",
+        f"{_CONNECTIONS} connections, beside {2 * _EACH} openings, {min(waited)} of which wait to the end",
+        f"{median(beside):,.0f}/s",
+        beside=f"{median(without):,.0f}/s without them; pairs {min(pairs):.2f} to {max(pairs):.2f}",
+        ratio=median(pairs),
+        target="≥ 0.95",
+        met=median(pairs) >= 0.95,
+    )
+
+
+def _accepted(
+    house: House, database: str, given: Mapping[str, str], tag: str, seconds: float, each: int
+) -> tuple[float, int]:
+    """Deliveries a second, by a web process of its own, and how many openings still wait after them."""
+    store.empty(database)
+    house.broker.flushall()
+    with house.web(database, **given) as (port, web):
+        load.post(port, load.write(house.folder / "requests", f"{tag}w", 20_000), _CONNECTIONS, 1.0)
+        requests = load.write(house.folder / "requests", f"{tag}x", int(15_000 * seconds))
+        with _waiting(port, tag, each) as clients:
+            rate = load.post(port, requests, _CONNECTIONS, seconds).rate
+            answered, _, _ = select.select(clients, (), (), 0)
+        web.popen.kill()  # else it would do first what its clients have left
+    return rate, len(clients) - len(answered)
+
+
+@contextmanager
+def _waiting(port: int, tag: str, each: int) -> Iterator[list[socket.socket]]:
+    """Clients whose requests the process has read."""
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(2 * each)]
+    for number, client in enumerate(clients):
+        reference = f"{tag}{number}" if number < each else tag
+        body = json.dumps({"client_reference_id": reference, "type": "document", "integration": "redirect"})
+        head = (
+            f"POST /verifications HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {_TOKEN}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        client.sendall(f"{head}{body}".encode())
+    while not answers(port, "/healthz"):
+        pass
+    yield clients
+    for client in clients:
+        client.close()
