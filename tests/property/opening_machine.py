@@ -117,7 +117,7 @@ class OpeningMachine(RuleBasedStateMachine):
 
     @initialize()
     def a_first_opener(self) -> None:
-        self.opens(0, 0, "", 0, 0, "as it is")
+        self.opens(0, 0, "", 0, 0, "as it is", is_last=False)
 
     @precondition(lambda self: len(self.at_work) < _MOST_AT_ONCE)
     @rule(
@@ -127,9 +127,10 @@ class OpeningMachine(RuleBasedStateMachine):
         which=st.integers(0, 9),
         steps=st.integers(0, _MOST_STEPS),
         answer=st.sampled_from(ANSWERS),
+        is_last=st.sampled_from([False, False, True]),
     )
-    def opens(self, who: int, what: int, how: str, which: int, steps: int, answer: str) -> None:
-        """Somebody begins to open a verification, and goes on by some steps."""
+    def opens(self, who: int, what: int, how: str, which: int, steps: int, answer: str, is_last: bool) -> None:
+        """Somebody begins to open a verification, and goes on by some steps; or dies, and nobody comes for a day."""
         ours = [one.id for one in self.stripe.sessions() if one.client_reference_id == PEOPLE[who]]
         chosen = ours[-1 - which % len(ours)] if how and ours else None
         wanted = Wanted(
@@ -142,6 +143,10 @@ class OpeningMachine(RuleBasedStateMachine):
             adopt=chosen if how == "adopts" else None,
         )
         self._begins(lambda: self._open(wanted), steps, answer)
+        if is_last:
+            while self.at_work:
+                self.at_work.pop().die()
+            self.stripe.later(_KEY_FORGOTTEN)
 
     def _open(self, wanted: Wanted) -> None:
         """As the API does it."""
