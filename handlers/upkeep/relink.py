@@ -1,11 +1,12 @@
 """Relinking: sessions listed at Stripe become their verifications' again, by the metadata they were made with."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
 from sqlmodel import col
 
 from config.database import transaction
@@ -75,6 +76,7 @@ def relink(account: str | None, listed: Iterable[tuple[dict[str, Any], SessionSt
             for id_, one in in_order
             if one.state.client_reference_id
         ]
+        _give_way(connection, made, ours)
         new = insert_new(connection, Verification, made)
         for id_, one in in_order:
             is_unknown = and_(generation == one.generation, col(Verification.session_id).is_(None))
@@ -99,6 +101,22 @@ def relink(account: str | None, listed: Iterable[tuple[dict[str, Any], SessionSt
         ]
         insert_or(connection, VerificationRecord, records, on_conflict=_LINKED, returning="session_id")
     return len(new), moved
+
+
+def _give_way(connection: Connection, made: list[dict[str, Any]], ours: Sequence[ColumnElement[bool]]) -> None:
+    """Of two that one person has for one purpose, the older was forgotten: it has no reference any more."""
+    reference = col(Verification.client_reference_id)
+    there = select(reference, col(Verification.id), col(Verification.created_at)).where(
+        *ours, reference.in_({row["client_reference_id"] for row in made}), col(Verification.purpose) == ""
+    )
+    begun = {(row["client_reference_id"], row["id"]): row["created_at"] for row in made}
+    begun |= {(whose, id_): created_at for whose, id_, created_at in connection.execute(there)}
+    latest = dict(key for key, _ in sorted(begun.items(), key=itemgetter(1)))
+    for row in made:
+        if latest[row["client_reference_id"]] != row["id"]:
+            row["client_reference_id"] = None
+    forgotten = update(Verification).where(col(Verification.id).in_({id_ for _, id_ in begun} - {*latest.values()}))
+    connection.execute(forgotten.values(client_reference_id=None, return_url=None, locale=None))
 
 
 def differing(

@@ -12,6 +12,7 @@ from config.database import transaction
 from handlers.queue.pauses import paused
 from handlers.record.events import VerificationEvent, parse
 from handlers.sessions import views
+from handlers.sessions.closing import redact_verification
 from handlers.sessions.opening import Opened, open_verification
 from handlers.sessions.turn import Wanted
 from handlers.tables.models import VerificationRecord
@@ -131,6 +132,20 @@ def test_an_open_session_that_was_begun_since_is_taken_up_again_even_days_later(
     again = shop.open()
     assert (again.answer.id, again.generation) == (second.answer.id, 2)
     assert shop.open_sessions() == [second.answer.id]
+
+
+def test_who_was_forgotten_and_came_again_is_taken_up_where_she_came_again(shop: Shop) -> None:
+    forgotten = shop.open()
+    backup = shop.back_up()
+    redact_verification(forgotten.verification_id)
+    perform_everything()
+    shop.deliver()
+    came_again = shop.open()
+    assert came_again.verification_id != forgotten.verification_id
+    shop.put_back(backup)
+    recover()
+    assert (shop.open().answer.id, shop.open_sessions()) == (came_again.answer.id, [came_again.answer.id])
+    assert _view(forgotten)["client_reference_id"] is None
 
 
 def test_a_verification_that_the_backup_did_not_have_is_found(shop: Shop) -> None:
