@@ -93,28 +93,28 @@ def _tried_before(event_ids: set[str]) -> list[str]:
 def process_together(works: list[Work]) -> list[int]:
     """Applies claimed first tries, and first those that say something; the ids of the actions that are owed now."""
     owed: list[int] = []
+    ends_at = time.monotonic() + _TURNS.total_seconds()
     thin = [work for work in works if _says_nothing(work)]
     for some in ([work for work in works if not _says_nothing(work)], thin):
-        if not (some := _with_answers(thin) if some is thin and thin else some):
-            continue
         try:
-            unsettled, owed_now = apply(some)
+            some = _with_answers(some, ends_at) if some is thin and thin else some
+            unsettled, owed_now = apply(some) if some else ([], [])
         except DATABASE_TROUBLE as error:
             put_back([work.claim for work in some], error)
             continue
         except Exception as error:  # each is tried again alone, and then waits or is buried by itself
             log.warning("batch.split", events=len(some), error=describe(error))
             unsettled, owed_now = some, []  # rule: where a batch fails, each of its events is tried alone
-        owed += owed_now + (_in_turn(unsettled, _settle) if unsettled else [])
+        owed += owed_now + (_in_turn(unsettled, _settle, ends_at) if unsettled else [])
     return owed
 
 
 def process_alone(work: Work) -> list[int]:
     """Applies one claimed event, puts it back or buries it; the ids of the actions that are owed now."""
-    return _in_turn([work], _settle)
+    return _in_turn([work], _settle, time.monotonic() + _TURNS.total_seconds())
 
 
-def _with_answers(works: list[Work]) -> list[Work]:
+def _with_answers(works: list[Work], ends_at: float) -> list[Work]:
     """Thin notifications with Stripe's answer, one for all of a session; those that are overtaken need none."""
     about = select(VerificationRecord).where(
         col(VerificationRecord.session_id).in_({w.event.session_id for w in works})
@@ -127,16 +127,15 @@ def _with_answers(works: list[Work]) -> list[Work]:
         state = states.get(work.event.session_id)
         return [work if state and overtakes(state, work.event.created_at) else _asked(work, retrieve)]
 
-    return _in_turn(works, answer)  # rule: about a thin notification Stripe is asked before a transaction
+    return _in_turn(works, answer, ends_at)  # rule: about a thin notification Stripe is asked before a transaction
 
 
-def _in_turn(works: list[Work], each: Callable[[Work], list[_Found]]) -> list[_Found]:
+def _in_turn(works: list[Work], each: Callable[[Work], list[_Found]], ends_at: float) -> list[_Found]:
     """What is found of each, by itself: what fails is put back or buried."""
     found: list[_Found] = []
-    deadline = time.monotonic() + _TURNS.total_seconds()
     for place, work in enumerate(works):
         # rule: who waits for too long in a batch goes back
-        if stopping.is_set() or time.monotonic() > deadline:
+        if stopping.is_set() or time.monotonic() > ends_at:
             why = "the worker was asked to end" if stopping.is_set() else "its turn did not come in time"
             put_back([late.claim for late in works[place:]], NotNowError(why))
             break

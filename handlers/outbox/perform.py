@@ -20,7 +20,7 @@ from handlers.owed.kinds import KINDS, LIMIT_CAUSE, TELLING, Kind
 from handlers.owed.limits import ELSEWHERE
 from handlers.owed.owe import owe
 from handlers.queue.claims import Claim, attempt, change_claimed, claim, insist, unless_used_up, write_down
-from handlers.queue.failures import AwayError, NotNowError, PermanentError, UnknownOutcomeError, describe, stopping
+from handlers.queue.failures import AwayError, NotNowError, UnknownOutcomeError, describe, stopping
 from handlers.record.decide import AT_LIMIT, SUPERSEDED, owed_still, why_not_owed
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 
@@ -59,6 +59,12 @@ _TOLD = (
         told_count=col(VerificationRecord.told_count) + bindparam("mails"),
     )
     .returning(VerificationRecord, now())
+)
+_TOLD_SINCE = select(col(OutboxAction.id)).where(
+    col(OutboxAction.session_id) == bindparam("session_id"),
+    col(OutboxAction.name).in_(TELLING),
+    col(OutboxAction.status) == ActionStatus.DONE,
+    col(OutboxAction.done_at) > bindparam("since"),
 )
 _PENDING = select(col(OutboxAction.id), col(OutboxAction.name), col(OutboxAction.session_id)).where(
     col(OutboxAction.id).in_(bindparam("ids", expanding=True)), col(OutboxAction.status) == ActionStatus.PENDING
@@ -117,14 +123,21 @@ def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list
     status = ActionStatus.SKIPPED if reason else ActionStatus.DONE
     end = {"status": status, "reason": reason, "done_at": timedelta(), "waits": claimed.waits, "last_error": None}
     # rule: what may have been told counts as told
-    is_told = reason is None or action.given_away_at is not None
-    told = action.cause if is_told and KINDS[action.name].tells_the_person else None
+    may_be_told = reason is None or action.given_away_at is not None
+    told = action.cause if may_be_told and KINDS[action.name].tells_the_person else None
     # rule: whoever finds another limit than the one it was owed by judges it again
     is_other_limit = reason == AT_LIMIT or (reason == SUPERSEDED and action.cause == LIMIT_CAUSE)
 
     def write() -> tuple[int, list[int]]:
         about = {"about": action.session_id, "told": told, "mails": 1 if told else 0}
         with transaction() as session:
+            if told and reason:
+                session.execute(_TOLD, {**about, "told": None, "mails": 0})  # holds the record: no mail ends meanwhile
+                # rule: what may have been told before another mail is not the last word
+                if session.execute(
+                    _TOLD_SINCE, {"session_id": action.session_id, "since": action.given_away_at}
+                ).first():
+                    about |= {"told": None, "mails": 0}
             record, at = session.execute(_TOLD, about).one()
             limit = settings().submission_limit
             if record.verification_id:
@@ -148,7 +161,8 @@ def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list
 
 def _do(action: OutboxAction, catch_up: Callable[[str], object]) -> str | None:
     if action.name not in KINDS:
-        raise PermanentError(f"there is no action {action.name!r}")
+        # A newer version's, which runs beside this one or has come and gone: it is no row to bury.
+        raise NotNowError(f"there is no action {action.name!r} in this version")
     about = {"session_id": action.session_id, "action_id": action.id}
     kind = KINDS[action.name]
     for has_caught_up in (False, True):

@@ -16,6 +16,7 @@ class Kind:
     in_order: bool = False  # told in the order of its causes, which are numbers
     destination: str = "mail"  # whom it takes: each has threads of its own, and trouble of its own
     tells_the_person: bool = False  # a mail: one at a time, due again once the person was told something else
+    revives: bool = False  # owed again though it is dead: whoever asks for it again means it
 
 
 KINDS: dict[str, Kind] = {
@@ -26,7 +27,7 @@ KINDS: dict[str, Kind] = {
     "alert_review": Kind(survives_superseding=True, owed_at_limit=True, kept_by_purge=True),
     "cancel_session": Kind(owed_at_limit=True, kept_by_purge=True, destination="stripe"),
     "redact_session": Kind(
-        survives_redaction=True, survives_superseding=True, kept_by_purge=True, destination="stripe"
+        survives_redaction=True, survives_superseding=True, kept_by_purge=True, revives=True, destination="stripe"
     ),
     "keep_outputs": Kind(setting="verified_outputs", destination="stripe"),
     "notify_app": Kind(

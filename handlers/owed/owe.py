@@ -13,6 +13,7 @@ from handlers.owed.kinds import BURNED_CAUSE, KINDS, TELLING, Owed
 from handlers.tables.models import ActionStatus, OutboxAction
 
 _TELLING = ", ".join(f"'{name}'" for name in TELLING)
+_REVIVING = ", ".join(f"'{name}'" for name, kind in KINDS.items() if kind.revives)
 # rule: what is owed again while it is skipped becomes pending again
 _OWED_AGAIN = f"""
 (session_id, name, cause) DO UPDATE
@@ -21,6 +22,7 @@ SET status = excluded.status, reason = excluded.reason, due_at = excluded.due_at
 WHERE excluded.status = 'pending' AND (
     outbox_action.status = 'skipped'
     OR outbox_action.status = 'done' AND outbox_action.name IN ({_TELLING})
+    OR outbox_action.status = 'dead' AND outbox_action.name IN ({_REVIVING})
 )"""  # rule: what is done stays done; but for a mail after which the person was told something else
 
 
@@ -28,7 +30,8 @@ def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]], at: datetime) 
     """Writes down what each session owes, once per key; returns the ids of what is to be done now.
 
     What stands as skipped and is owed again becomes pending again, with all its tries before it, and so does a mail
-    that is done; anything else that stands is left alone. What no setting asks for is not written down.
+    that is done, and a kind that revives if it is dead; anything else that stands is left alone. What no setting asks
+    for is not written down.
     """
     wanted: dict[tuple[str, str, str], Owed] = {}
     for session_id, some in owed:

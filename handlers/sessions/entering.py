@@ -18,6 +18,11 @@ class Way:
     integration: str = "hosted"
     stripe_version: str | None = None
 
+    @property
+    def asks_stripe(self) -> bool:
+        """Whether an answered session is not enough."""
+        return self.integration == "native"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -36,7 +41,7 @@ def entry(answer: Answer, account: str | None, way: Way) -> Entry | None:
         return Entry({"client_secret": answer.content.get("client_secret"), "publishable_key": key})
     if way.integration == "redirect":
         return Entry({"url": answer.content.get("url")})
-    if way.integration == "native":
+    if way.asks_stripe:
         secret = changing.ephemeral_key(answer.id, account, way.stripe_version or "")
         return Entry({"session_id": answer.id, "ephemeral_key_secret": secret})
     return Entry({})

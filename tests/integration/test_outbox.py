@@ -299,13 +299,28 @@ def test_an_action_that_kills_its_worker_each_time_is_buried(environment: pytest
     assert _mails() == []
 
 
-def test_an_action_of_a_newer_version_is_buried_and_not_lost_in_silence() -> None:
+def test_an_action_of_a_newer_version_waits_for_it() -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     with transaction() as session:
         session.get_one(OutboxAction, action_id).name = "send_postcard"
-    perform(action_id)
-    assert facts.action(action_id).status == ActionStatus.DEAD
-    assert "send_postcard" in (facts.action(action_id).last_error or "")
+    for _ in range(20):
+        perform(action_id)
+        facts.end_all_leases()
+    waits = facts.action(action_id)
+    assert waits.status == ActionStatus.PENDING
+    assert waits.last_error == "there is no action 'send_postcard' in this version"
+
+
+@pytest.mark.parametrize(("kind", "is_due"), [("redact_session", True), ("cancel_session", False)])
+def test_what_somebody_asks_for_again_is_due_again_though_it_is_dead(kind: str, is_due: bool) -> None:
+    def asked() -> list[int]:
+        with transaction() as session:
+            return owe(session, [("vs_1", [Owed(kind, "asked")])], datetime.now(UTC))
+
+    (action_id,) = asked()
+    with transaction() as session:
+        session.get_one(OutboxAction, action_id).status = ActionStatus.DEAD
+    assert bool(asked()) is is_due
 
 
 def test_a_full_disk_makes_a_mail_wait() -> None:

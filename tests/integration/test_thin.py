@@ -1,11 +1,14 @@
 """Thin notifications: verified and stored like any other, and applied by asking Stripe."""
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from handlers.inbox.process import claim_events, process
 from handlers.inbox.receive import receive
@@ -110,6 +113,23 @@ def test_what_stripe_spoiled_shares_a_claim_again_and_what_ended_its_process_doe
     not_tried, tried_before = due(InboxEvent, 10)
     assert (set(not_tried), tried_before) == ({one.id for one in notifications[:2]}, [notifications[2].id])
     assert len(claim_events(not_tried, first_try=True)) == 2
+
+
+def test_a_database_that_is_away_before_stripe_is_asked_is_no_try(
+    stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def away() -> Iterator[None]:
+        raise OperationalError("SELECT", {}, Exception())
+        yield
+
+    told = stripe.news(_verified(stripe), thin=True)[-1]
+    receive([told])
+    with environment.context() as patch:
+        patch.setattr("handlers.inbox.process.transaction", away)
+        assert process([told.id]) == []
+    row = facts.event_row(told.id)
+    assert (row.attempts, row.waits, row.last_error) == (1, 1, "OperationalError")
 
 
 def test_without_a_key_it_is_ignored_and_owes_nothing() -> None:

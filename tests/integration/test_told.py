@@ -152,6 +152,22 @@ def test_what_may_have_been_told_is_not_left_the_last_word(post_box: PostBox, di
     assert _action("email_verified").reason == "superseded"
 
 
+def test_what_may_have_been_told_before_another_mail_is_not_the_last_word(post_box: PostBox) -> None:
+    def given_away(mail: Mail) -> None:
+        mail.last_look()
+        post_box.told["vs_1"].append(mail)
+        raise UnknownOutcomeError
+
+    facts.applied(OVERRIDDEN)
+    post_box.behave = given_away
+    perform_everything()
+    post_box.behave = lambda _: None
+    _tell(APPROVED)
+    assert _action("email_retry_prompt").reason == "superseded"
+    perform_everything()
+    assert _told(post_box) == ["email_retry_prompt", "email_verified"]
+
+
 def test_what_was_refused_was_not_told(post_box: PostBox) -> None:
     def refused(mail: Mail) -> None:
         mail.last_look()

@@ -145,6 +145,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "nobody is told the same twice in a row": (never, TOLD),
     "what the person was told in between makes the mail of the record's state due again": (becomes("[]"), TOLD),
     "what may have been told counts as told": (becomes("{values[0]}"), TOLD),
+    "what may have been told before another mail is not the last word": (never, TOLD),
     "whoever finds another limit than the one it was owed by judges it again": (becomes("False"), TOLD),
     "a person gets one mail at a time": (never, TOLD),
     # handlers/sessions

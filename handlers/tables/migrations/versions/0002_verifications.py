@@ -38,8 +38,6 @@ def upgrade() -> None:
     op.add_column("verification_record", sa.Column("ends_quietly", sa.Boolean(), nullable=True))
     op.add_column("verification_record", sa.Column("wiped_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("verification_record", sa.Column("burned_at", sa.DateTime(timezone=True), nullable=True))
-    op.add_column("inbox_event", sa.Column("verification_id", sa.String(), nullable=True))
-    op.add_column("inbox_event", sa.Column("generation", sa.Integer(), nullable=True))
     op.add_column("outbox_action", sa.Column("given_away_at", sa.DateTime(timezone=True), nullable=True))
     op.create_index("ix_verification_record_verification_id", "verification_record", ["verification_id"], unique=False)
     waits_for_stripe = sa.text("redaction_asked_at IS NOT NULL AND redacted_at IS NULL")
@@ -58,6 +56,9 @@ def upgrade() -> None:
         sa.Column("since", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("what", "reason"),
     )
+    # Last, since from here on deliveries wait for the commit.
+    op.add_column("inbox_event", sa.Column("verification_id", sa.String(), nullable=True))
+    op.add_column("inbox_event", sa.Column("generation", sa.Integer(), nullable=True))
 
 
 def downgrade() -> None:
