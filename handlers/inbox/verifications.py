@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlmodel import Session, col
 
 from handlers.owed.kinds import Owed
@@ -30,6 +30,12 @@ def lock(session: Session, verification_ids: set[str]) -> tuple[dict[str, Verifi
     found = {one.id: one for one in session.scalars(wanted.with_for_update())}
     theirs = select(col(VerificationRecord.session_id)).where(col(VerificationRecord.verification_id).in_(found))
     return found, list(session.scalars(theirs))
+
+
+def lock_records(session: Session, *which: ColumnElement[bool]) -> Sequence[VerificationRecord]:
+    """The records, before several are changed: by their ids in the database's order, as events lock them."""
+    wanted = select(VerificationRecord).where(*which).order_by(col(VerificationRecord.session_id)).with_for_update()
+    return session.scalars(wanted.execution_options(populate_existing=True)).all()
 
 
 def link(

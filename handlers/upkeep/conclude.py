@@ -1,14 +1,16 @@
 """Concluding: what follows from the events that a backup lacked, once all of them are applied."""
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
 from config.database import now
 from config.settings import settings
+from handlers.inbox.verifications import lock_records
 from handlers.owed.kinds import BURNED_CAUSE, KINDS, TELLING, Owed
 from handlers.owed.owe import owe
 from handlers.record.decide import READ_BACK
@@ -30,10 +32,8 @@ def renumber(session: Session, began: datetime) -> None:
     fetched = col(VerificationRecord.session_id).in_(
         select(col(InboxEvent.session_id)).where(col(InboxEvent.received_at) >= began)
     )
+    records = _lock(session, fetched)
     numbers = {row[0]: row[1] for row in session.execute(last.where(whose.in_(select(whose).where(fetched))))}
-    records = session.scalars(
-        select(VerificationRecord).where(fetched).order_by(col(VerificationRecord.session_id)).with_for_update()
-    ).all()
     for record in records:
         numbers[record.verification_id or record.session_id] += events[record.session_id]
     owed = []
@@ -55,7 +55,9 @@ def conclude(session: Session, since: datetime, began: datetime) -> int:
     4. those that are open still are to end: how many.
     """
     at = session.scalars(select(now())).one()
-    _note_what_was_told(session, began)
+    was_told, is_older = _mails(began), _is_older(since)
+    _lock(session, or_(exists().where(was_told), is_older))
+    _note_what_was_told(session, was_told)
     again = update(OutboxAction).where(
         col(OutboxAction.status) == ActionStatus.SKIPPED,
         col(OutboxAction.reason) == READ_BACK,
@@ -64,18 +66,37 @@ def conclude(session: Session, since: datetime, began: datetime) -> int:
     )
     pending = {"status": ActionStatus.PENDING, "reason": None, "done_at": None, "due_at": at}
     session.connection().execute(again.values(waits=col(OutboxAction.attempts), **pending))
-    return _note_what_was_replaced(session, since, at)
+    return _note_what_was_replaced(session, is_older, at)
 
 
-def _note_what_was_told(session: Session, began: datetime) -> None:
-    """Else the next mail might have the Message-ID of one that was sent."""
-    mails = and_(
+def _lock(session: Session, which: ColumnElement[bool]) -> Sequence[VerificationRecord]:
+    """The records, after their verifications, as an event locks both."""
+    theirs = select(col(VerificationRecord.verification_id)).where(which)
+    verifications = select(col(Verification.id)).where(col(Verification.id).in_(theirs)).order_by(col(Verification.id))
+    session.scalars(verifications.with_for_update()).all()
+    return lock_records(session, which)
+
+
+def _mails(began: datetime) -> ColumnElement[bool]:
+    return and_(
         col(OutboxAction.session_id) == col(VerificationRecord.session_id),
         col(OutboxAction.status) == ActionStatus.SKIPPED,
         col(OutboxAction.reason).in_((READ_BACK, PERHAPS_SENT)),
         col(OutboxAction.done_at) >= began,
         col(OutboxAction.name).in_(TELLING),
     )
+
+
+def _is_older(since: datetime) -> ColumnElement[bool]:
+    return exists().where(
+        col(Verification.id) == col(VerificationRecord.verification_id),
+        col(Verification.generation) > col(VerificationRecord.generation),
+        col(Verification.updated_at) >= since,
+    )
+
+
+def _note_what_was_told(session: Session, mails: ColumnElement[bool]) -> None:
+    """Else the next mail might have the Message-ID of one that was sent."""
     last = select(col(OutboxAction.cause)).where(mails).order_by(col(OutboxAction.id).desc()).limit(1)
     count = select(func.count()).select_from(OutboxAction).where(mails)
     told = update(VerificationRecord).where(exists().where(mails))
@@ -83,12 +104,7 @@ def _note_what_was_told(session: Session, began: datetime) -> None:
     session.connection().execute(told.values(told_cause=last.scalar_subquery(), told_count=told_count))
 
 
-def _note_what_was_replaced(session: Session, since: datetime, at: datetime) -> int:
-    is_older = exists().where(
-        col(Verification.id) == col(VerificationRecord.verification_id),
-        col(Verification.generation) > col(VerificationRecord.generation),
-        col(Verification.updated_at) >= since,
-    )
+def _note_what_was_replaced(session: Session, is_older: ColumnElement[bool], at: datetime) -> int:
     sibling = aliased(VerificationRecord)
     submissions = select(func.sum(col(sibling.submissions))).where(
         col(sibling.verification_id) == col(VerificationRecord.verification_id),

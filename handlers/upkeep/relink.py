@@ -1,18 +1,18 @@
 """Relinking: sessions listed at Stripe become their verifications' again, by the metadata they were made with."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
+from sqlalchemy import and_, or_, select, update
 from sqlmodel import col
 
-from config.database import transaction
-from config.inserts import insert_new, insert_or
+from config.database import now, transaction
+from config.inserts import NOW, insert_new, insert_or
 from config.settings import settings
 from handlers.inbox.apply import UNTOUCHED
+from handlers.inbox.verifications import lock, lock_records
 from handlers.record.events import SessionState, VerificationEvent
 from handlers.tables.models import Verification, VerificationRecord
 from handlers.upkeep.drift import differs, observed
@@ -41,12 +41,10 @@ class _Named:
     @property
     def as_current(self) -> dict[str, Any]:
         """The columns of its verification, where it is the current one."""
-        flow, began_at = self.item.get("verification_flow"), self.created_at
         return {
             "generation": self.generation,
             "session_id": self.item["id"],
-            "verification_flow": flow,
-            "updated_at": began_at,
+            "verification_flow": self.item.get("verification_flow"),
         }
 
 
@@ -54,7 +52,7 @@ def relink(account: str | None, listed: Iterable[tuple[dict[str, Any], SessionSt
     """Makes the sessions that name a verification its own, and the latest of them its current one.
 
     How many verifications were not known here, and how many were behind. Of one that is known to Stripe alone the
-    purpose is lost, since Stripe is not told it.
+    purpose is lost, since Stripe is not told it: it is empty, or its own id where its person has an empty one already.
     """
     named = {item["id"]: _Named(item, state) for item, state in listed if state.verification_id}
     latest = {one.state.verification_id: one for one in sorted(named.values(), key=lambda one: one.generation)}
@@ -63,7 +61,7 @@ def relink(account: str | None, listed: Iterable[tuple[dict[str, Any], SessionSt
     generation = col(Verification.generation)
     with transaction() as session:
         connection, moved = session.connection(), 0
-        in_order = sorted(latest.items())  # and verifications before records, as everywhere: no deadlock
+        in_order = sorted(latest.items())
         made = [
             {
                 **whose,
@@ -72,19 +70,24 @@ def relink(account: str | None, listed: Iterable[tuple[dict[str, Any], SessionSt
                 "client_reference_id": one.state.client_reference_id,
                 "purpose": "",
                 "created_at": one.created_at,
+                "updated_at": NOW,
             }
             for id_, one in in_order
             if one.state.client_reference_id
         ]
-        _give_way(connection, made, ours)
         new = insert_new(connection, Verification, made)
+        there = lock(session, set(map(str, latest)))[0]
+        another = [{**row, "purpose": row["id"]} for row in made if row["id"] not in there]
+        new += insert_new(connection, Verification, another)
         for id_, one in in_order:
             is_unknown = and_(generation == one.generation, col(Verification.session_id).is_(None))
             behind = update(Verification).where(
                 col(Verification.id) == id_, *ours, or_(generation < one.generation, is_unknown)
             )
-            moved += connection.execute(behind.values(opening_until=None, **one.as_current)).rowcount
-        there = set(session.scalars(select(col(Verification.id)).where(col(Verification.id).in_(latest), *ours)))
+            # An adopted session may be older than what it is adopted into.
+            values = {**one.as_current, "opening_until": None, "updated_at": now()}
+            moved += connection.execute(behind.values(values)).rowcount
+        known = set(session.scalars(select(col(Verification.id)).where(col(Verification.id).in_(latest), *ours)))
         records = [
             {
                 **UNTOUCHED,
@@ -97,26 +100,48 @@ def relink(account: str | None, listed: Iterable[tuple[dict[str, Any], SessionSt
                 "created_at": one.created_at,  # it counts against OPENINGS_PER_DAY
             }
             for session_id, one in sorted(named.items())
-            if one.state.verification_id in there
+            if one.state.verification_id in known
         ]
-        insert_or(connection, VerificationRecord, records, on_conflict=_LINKED, returning="session_id")
+        added = set(insert_new(connection, VerificationRecord, records))
+        lock_records(session, col(VerificationRecord.session_id).in_(named))
+        there_before = [row for row in records if row["session_id"] not in added]
+        insert_or(connection, VerificationRecord, there_before, on_conflict=_LINKED, returning="session_id")
     return len(new), moved
 
 
-def _give_way(connection: Connection, made: list[dict[str, Any]], ours: Sequence[ColumnElement[bool]]) -> None:
-    """Of two that one person has for one purpose, the older was forgotten: it has no reference any more."""
-    reference = col(Verification.client_reference_id)
-    there = select(reference, col(Verification.id), col(Verification.created_at)).where(
-        *ours, reference.in_({row["client_reference_id"] for row in made}), col(Verification.purpose) == ""
-    )
-    begun = {(row["client_reference_id"], row["id"]): row["created_at"] for row in made}
-    begun |= {(whose, id_): created_at for whose, id_, created_at in connection.execute(there)}
-    latest = dict(key for key, _ in sorted(begun.items(), key=itemgetter(1)))
-    for row in made:
-        if latest[row["client_reference_id"]] != row["id"]:
-            row["client_reference_id"] = None
-    forgotten = update(Verification).where(col(Verification.id).in_({id_ for _, id_ in begun} - {*latest.values()}))
-    connection.execute(forgotten.values(client_reference_id=None, return_url=None, locale=None))
+def give_way(account: str | None, redacted: Collection[str]) -> list[str]:
+    """The ids of the verifications whose purpose stays lost: where one of their person's was forgotten, since all its
+    sessions are redacted, it has no reference any more, and who came again has its purpose.
+    """
+    whose = col(Verification.account) == (account or ""), col(Verification.livemode) == bool(settings().livemode)
+    reference, purpose = col(Verification.client_reference_id), col(Verification.purpose)
+    is_lost = purpose == col(Verification.id)
+    persons = select(reference).where(*whose, is_lost, reference.is_not(None))
+    clashing = select(col(Verification.id)).where(*whose, reference.in_(persons), or_(is_lost, purpose == ""))
+    with transaction() as session:
+        verifications = lock(session, set(session.scalars(clashing)))[0]
+        theirs = session.scalars(
+            select(VerificationRecord).where(col(VerificationRecord.verification_id).in_(verifications))
+        ).all()
+        ended = [
+            record
+            for record in theirs
+            if record.session_id in redacted or record.redacted_at or record.redaction_asked_at
+        ]
+        remembered = {record.verification_id for record in theirs if record not in ended}
+        forgotten = {record.verification_id for record in ended} - remembered
+        by_age = sorted(verifications.values(), key=lambda one: one.created_at)
+        freed = {one.client_reference_id for one in by_age if one.id in forgotten and one.purpose == ""}
+        for one in by_age:
+            if one.id in forgotten:
+                for name in Verification.PERSONAL:
+                    setattr(one, name, None)
+        session.flush()  # before their references are somebody else's
+        for one in reversed(by_age):
+            if one.client_reference_id in freed:
+                freed.remove(one.client_reference_id)
+                one.purpose = ""
+        return [one.id for one in by_age if one.client_reference_id and one.purpose]
 
 
 def differing(

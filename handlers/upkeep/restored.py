@@ -37,7 +37,7 @@ from handlers.tables.models import (
 from handlers.upkeep.accounts import Accounts, heard_of
 from handlers.upkeep.allowance import Report, in_turn, no_limit
 from handlers.upkeep.conclude import MAILS, PERHAPS_SENT, conclude, renumber
-from handlers.upkeep.relink import differing, relink
+from handlers.upkeep.relink import differing, give_way, relink
 from handlers.upkeep.undelivered import EVENTS_KEPT, recover_events, whole_second
 from handlers.upkeep.whole_lists import WholeLists
 
@@ -46,6 +46,7 @@ log = structlog.stdlib.get_logger(__name__)
 REASON = "a backup was put back"
 _SINCE = "restored"  # the bookmark of what is under way: the newest row that the backup had
 _MARGIN = timedelta(hours=1)  # what was under way then; a host's clock and Stripe's may differ, too
+_ADOPTED_WITHIN = timedelta(days=30)  # since it was made; nothing lists what was adopted
 _PATIENCE = 90.0  # seconds for events that wait: a lease of somebody else's is over by then
 _PAUSE = 0.5
 _MOST = 1000  # events at once
@@ -70,6 +71,7 @@ class Recovered:
     events_undelivered: int = 0
     sessions_to_cancel: int = 0  # open ones beside a later one
     events_waiting: int = 0  # that could not be applied yet
+    purposes_lost: list[str] = field(default_factory=list)  # of persons who have several: the verifications' ids
     accounts_lost: list[str] = field(default_factory=list)  # which refuse us
     failed: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
@@ -172,6 +174,7 @@ def _catch_up(
 ) -> None:
     undelivered: dict[str, str] = {}
     asked: list[datetime] = []
+    redacted: set[str] = set()
 
     def note(events: list[VerificationEvent], asked_at: datetime) -> None:
         asked.append(asked_at)
@@ -179,6 +182,7 @@ def _catch_up(
 
     def learn(listed: list[tuple[Any, SessionState]], asked_at: datetime) -> None:
         found.sessions_listed += len(listed)
+        redacted.update(item["id"] for item, state in listed if state.redaction)
         made, moved = relink(lists.account, listed)
         found.verifications_found += made
         found.generations_moved += moved
@@ -195,7 +199,9 @@ def _catch_up(
     announced = set(undelivered.values())  # by an event that is to come, and owes something
     # What changed before that has no events any more, so that all sessions are looked at.
     is_old = start < database_now() - EVENTS_KEPT
-    lists.sessions(min(start, whole_second(heard_of_at)) if is_old else start, learn)
+    since = start - _ADOPTED_WITHIN
+    lists.sessions(min(since, whole_second(heard_of_at)) if is_old else since, learn)
+    found.purposes_lost += give_way(lists.account, redacted)
     lists.events(start, take, undelivered=False)
 
 

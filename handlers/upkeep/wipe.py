@@ -12,6 +12,7 @@ from sqlmodel import Session, col
 
 from config.database import now, transaction
 from handlers.inbox.apply import wipe_events
+from handlers.inbox.verifications import lock_records
 from handlers.record.events import Status
 from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord
 
@@ -27,9 +28,7 @@ def wipe_verifications(days: timedelta, most: int) -> Iterator[int]:
             is_next = select(col(Verification.id)).where(col(Verification.id) > last, *_old_verification(days))
             locked = is_next.order_by(col(Verification.id)).limit(most).with_for_update(skip_locked=True)
             ids = session.scalars(locked).all()
-            # Both in the order of whoever else locks them: no deadlock.
-            records = select(col(VerificationRecord.session_id)).where(col(VerificationRecord.verification_id).in_(ids))
-            session.scalars(records.order_by(col(VerificationRecord.session_id)).with_for_update()).all()
+            lock_records(session, col(VerificationRecord.verification_id).in_(ids))
             # Behind the locks: an event may have been faster.
             old = session.scalars(
                 select(col(Verification.id)).where(col(Verification.id).in_(ids), *_old_verification(days))

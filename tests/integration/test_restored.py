@@ -148,6 +148,46 @@ def test_who_was_forgotten_and_came_again_is_taken_up_where_she_came_again(shop:
     assert _view(forgotten)["client_reference_id"] is None
 
 
+def test_of_two_purposes_of_one_person_that_the_backup_did_not_have_none_is_dropped(shop: Shop) -> None:
+    shop.open(client_reference_id="user-0")
+    backup = shop.back_up()
+    opened = [shop.open(purpose=purpose) for purpose in ("age", "address")]
+    shop.put_back(backup)
+    found = recover()
+    shown = [_view(one) for one in opened]
+    assert [one["session_id"] for one in shown] == [one.answer.id for one in opened]
+    assert [one["client_reference_id"] for one in shown] == ["user-1", "user-1"]
+    [lost] = found.purposes_lost
+    assert (found.verifications_found, {one["purpose"] for one in shown}) == (2, {"", lost})
+    again = shop.open(purpose=lost)
+    assert (again.verification_id, again.made, len(shop.open_sessions())) == (lost, False, 3)
+    assert recover().purposes_lost == [lost], "and once more it is the same"
+
+
+def test_a_purpose_of_its_own_is_not_taken_for_the_one_that_the_backup_had(shop: Shop) -> None:
+    known, purposes = shop.open(), ("", "age")
+    shop.open(purpose="age")
+    backup = shop.back_up()
+    new = shop.open(purpose="address")
+    shop.put_back(backup)
+    assert recover().purposes_lost == [new.verification_id]
+    assert _view(known)["client_reference_id"] == _view(new)["client_reference_id"] == "user-1"
+    assert all(not shop.open(purpose=one).made for one in (*purposes, new.verification_id))
+
+
+def test_a_session_that_was_made_long_before_it_was_adopted_is_known_again(shop: Shop) -> None:
+    shop.later(-20 * 86_400)
+    made = shop.simulator.create(client_reference_id="user-1")
+    shop.later(20 * 86_400)
+    opened = shop.open(client_reference_id="user-0")
+    backup = shop.back_up()
+    adopted = shop.open(adopt=made)
+    shop.put_back(backup)
+    recover()
+    assert _view(adopted)["session_id"] == made
+    assert (shop.open().answer.id, set(shop.open_sessions())) == (made, {made, opened.answer.id})
+
+
 def test_a_verification_that_the_backup_did_not_have_is_found(shop: Shop) -> None:
     shop.open(client_reference_id="user-0")
     backup = shop.back_up()
