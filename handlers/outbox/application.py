@@ -15,6 +15,7 @@ from handlers.metrics import counting
 from handlers.queue.calls import Line, asked_pause
 from handlers.queue.claims import unless_lost
 from handlers.queue.failures import NotNowError, RefusedError
+from handlers.record.events import Status
 from handlers.tables.models import OutboxAction, Verification, VerificationRecord
 
 _TOTAL_SECONDS = 10.0
@@ -63,6 +64,7 @@ def _verification(record: VerificationRecord) -> Verification | None:
 def _message(action: OutboxAction, record: VerificationRecord, verification: Verification | None) -> str:
     # rule: nothing personal is told after a redaction
     reference = None if record.redacted_at else verification and verification.client_reference_id
+    is_being_replaced = record.replacing_at is not None and record.status == Status.CANCELED
     change = {
         "session_id": action.session_id,
         "change_number": int(action.cause),
@@ -73,7 +75,7 @@ def _message(action: OutboxAction, record: VerificationRecord, verification: Ver
         "purpose": verification and verification.purpose,
         "generation": record.generation,
         "client_reference_id": reference,
-        "replaced": verification and record.replaced_at is not None,
+        "replaced": verification and (record.replaced_at is not None or is_being_replaced),
     }
     message = {"type": "verification.status_changed", "timestamp": action.created_at.isoformat(), "data": change}
     return json.dumps(message, separators=(",", ":"))

@@ -76,8 +76,8 @@ def to_the_person(action: OutboxAction, record: VerificationRecord) -> str | Non
 
 
 def to_the_person_unless_quiet(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """The same, unless the application ended the verification without a word."""
-    return "its end is told to nobody" if record.ends_quietly else to_the_person(action, record)
+    """The same, unless the application ended the verification without a word, or for another session of it."""
+    return "its end is told to nobody" if record.ends_quietly or record.replacing_at else to_the_person(action, record)
 
 
 def to_the_reviewer(action: OutboxAction, record: VerificationRecord) -> str | None:

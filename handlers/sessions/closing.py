@@ -5,6 +5,7 @@ from sqlmodel import col
 
 from config.database import now, transaction
 from handlers.record.events import Status
+from handlers.sessions.ending import end
 from handlers.sessions.forgetting import forget_sessions
 from handlers.sessions.making import searched
 from handlers.sessions.refusals import OpeningError, past
@@ -12,7 +13,6 @@ from handlers.sessions.turn import Wanted, give_back, take_turn_again
 from handlers.sessions.views import verification
 from handlers.sessions.writing import apply_observed, observe, write
 from handlers.stripe_api import changing
-from handlers.stripe_api.sessions import cancel
 from handlers.tables.models import Verification, VerificationRecord
 
 
@@ -30,12 +30,7 @@ def cancel_verification(verification_id: str, *, notify: bool) -> list[int]:
         told = update(VerificationRecord).where(col(VerificationRecord.session_id) == answer.id)
         with transaction() as session:
             session.connection().execute(told.values(ends_quietly=not notify))
-        cancel(answer.id, account)
-        answer = changing.retrieve(answer.id, account)
-        # rule: an end that did not come is no quiet one; the person was faster
-        if answer and answer.state.status != Status.CANCELED:
-            with transaction() as session:
-                session.connection().execute(told.values(ends_quietly=None))
+        answer = end(answer.id, account)
     if answer is None:
         return []
     if answer.state.status != Status.CANCELED:

@@ -33,15 +33,20 @@ def past(answer: Answer) -> Exception:
 
 
 def unless_enough(verification_id: str) -> None:
+    """As unless_used_up, where no transaction is open."""
+    with transaction() as session:
+        unless_used_up(session.connection(), verification_id)
+
+
+def unless_used_up(connection: Connection, verification_id: str) -> None:
     """Raises OpeningError where the person has submitted as often as SUBMISSION_LIMIT allows, over all sessions that
     were not replaced.
     """
     counted = select(func.coalesce(func.sum(VerificationRecord.submissions), 0)).where(
         col(VerificationRecord.verification_id) == verification_id, col(VerificationRecord.replaced_at).is_(None)
     )
-    with transaction() as session:
-        if session.execute(counted).scalar_one() >= settings().submission_limit:
-            raise OpeningError("submission-limit")
+    if connection.execute(counted).scalar_one() >= settings().submission_limit:
+        raise OpeningError("submission-limit")
 
 
 def unless_too_many(connection: Connection, verification_id: str) -> None:

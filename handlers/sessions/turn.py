@@ -13,12 +13,12 @@ from sqlmodel import Session, col
 from config.database import now, transaction
 from config.inserts import NOW, insert_new
 from config.settings import settings
-from handlers.owed.kinds import TELLING
+from handlers.owed.kinds import ENDED_BY_REPLACING, TELLING
 from handlers.owed.owe import owe, withdraw
 from handlers.queue.pauses import OPENINGS
-from handlers.record.decide import BURNED, ending
+from handlers.record.decide import BURNED, REPLACED, ending
 from handlers.record.events import OURS
-from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many
+from handlers.sessions.refusals import OpeningError, unless_too_many, unless_used_up
 from handlers.tables.models import Paused, Verification, VerificationRecord
 
 # Longer than all that one opening may ask of Stripe: nothing is begun after _BEGUN_WITHIN, and what is begun then takes
@@ -141,13 +141,12 @@ def noted(turn: Turn, wanted: Wanted) -> Turn:
 
 
 def next_generation(turn: Turn, wanted: Wanted) -> Turn:
-    """The same for the next generation. What was made for this one, and is not known as its session, is burned.
+    """The same for the next generation. Where its session was to be replaced, it is now, with all before it; what was
+    made for this generation, and is not known as its session, is burned.
 
     Raises OpeningError where the person has had enough, or somebody else was faster.
     """
-    unless_enough(turn.verification_id)
     with transaction() as session:
-        unless_too_many(session.connection(), turn.verification_id)
         advanced = (
             update(Verification)
             .where(*fence(turn), col(Verification.redaction_asked_at).is_(None))
@@ -164,6 +163,12 @@ def next_generation(turn: Turn, wanted: Wanted) -> Turn:
         began_at = session.connection().execute(advanced).scalar_one_or_none()
         if began_at is None:
             raise OpeningError("opening")
+        current = session.get(VerificationRecord, turn.session_id) if turn.session_id else None
+        # rule: a session is replaced by what begins in its place, and counts until then
+        if current and current.replacing_at:
+            write_down_replaced(session, turn.verification_id)
+        unless_used_up(session.connection(), turn.verification_id)
+        unless_too_many(session.connection(), turn.verification_id)
         _burn(session, turn)
     return replace(
         turn,
@@ -173,6 +178,16 @@ def next_generation(turn: Turn, wanted: Wanted) -> Turn:
         is_new=True,
         return_url=wanted.return_url,
     )
+
+
+def write_down_replaced(session: Session, verification_id: str) -> None:
+    """Of all sessions of a locked verification; a mail about one of them that is on its way loses its claim."""
+    counted = update(VerificationRecord).where(
+        col(VerificationRecord.verification_id) == verification_id, col(VerificationRecord.replaced_at).is_(None)
+    )
+    replaced = counted.values(replaced_at=now()).returning(col(VerificationRecord.session_id), now())
+    if over := session.execute(replaced).all():
+        withdraw(session, [session_id for session_id, _ in over], ENDED_BY_REPLACING, REPLACED, over[0][1])
 
 
 def _burn(session: Session, turn: Turn) -> None:

@@ -67,11 +67,13 @@ def _take_over(session: Session, linked: Mapping[str, Any]) -> None:
     """The record is there already, from an event or from the time before its session was the verification's."""
     record = session.get_one(VerificationRecord, linked["session_id"], with_for_update=True)
     had_numbers_of_its_own = record.change_number and record.verification_id is None
+    was_replaced = record.replaced_at is not None
     for name in ("verification_id", "generation", "verification_flow"):
         setattr(record, name, linked[name])
-    record.burned_at = None  # it is known now
+    # It is known now, and the current one, whatever was begun with it before.
+    record.burned_at = record.replaced_at = record.replacing_at = record.ends_quietly = None
     session.flush()  # what follows asks the table
-    if had_numbers_of_its_own:
+    if had_numbers_of_its_own or was_replaced:
         _tell_anew(session, record)
 
 

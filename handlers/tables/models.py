@@ -158,6 +158,8 @@ class VerificationRecord(SQLModel, table=True):
     verification_id: str | None = Field(default=None, index=True)
     generation: int | None = None
     verification_flow: str | None = None
+    # Its end was asked for so that another one can be begun in its place; as long as it goes on, that is not so yet.
+    replacing_at: datetime | None = _moment(default=None, nullable=True)
     replaced_at: datetime | None = _moment(default=None, nullable=True)  # another one was begun in its place
     redaction_asked_at: datetime | None = _moment(default=None, nullable=True)  # Stripe has still to do it
     ends_quietly: bool | None = None  # its end is told to nobody

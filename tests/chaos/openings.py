@@ -221,7 +221,7 @@ def _unwanted_mails(tables: Tables, mail: MailServer) -> Iterator[str]:
 
 
 def _since(record: VerificationRecord, name: str) -> Any:
-    if record.ends_quietly and name == "email_canceled":
+    if (record.ends_quietly or record.replacing_at) and name == "email_canceled":
         return record.created_at
     return min((at for at in (record.replaced_at, record.redaction_asked_at) if at), default=None)
 

@@ -65,7 +65,7 @@ class Tables:
         return {
             session_id
             for session_id, record in self.records.items()
-            if record.replaced_at or record.redaction_asked_at or record.ends_quietly
+            if record.replaced_at or record.replacing_at or record.redaction_asked_at or record.ends_quietly
         }
 
     @property

@@ -17,12 +17,11 @@ from handlers.outbox import mails
 from handlers.owed.kinds import BURNED_CAUSE, LIMIT_CAUSE, TELLING
 from handlers.queue.claims import LostClaimError
 from handlers.record.events import Status, VerificationEvent, parse
-from handlers.sessions import replacing
+from handlers.sessions import ending
 from handlers.sessions.opening import Opened, open_verification, use_turn
 from handlers.sessions.refusals import OpeningError
-from handlers.sessions.replacing import _write_down
 from handlers.sessions.standing import SessionStands, standing
-from handlers.sessions.turn import Turn, Wanted, next_generation, take_turn
+from handlers.sessions.turn import Turn, Wanted, next_generation, take_turn, write_down_replaced
 from handlers.sessions.views import Page, listed, view
 from handlers.stripe_api.sessions import cancel
 from handlers.tables.models import Verification, VerificationRecord
@@ -250,7 +249,9 @@ def test_what_shows_up_after_its_person_was_to_be_forgotten_is_forgotten(databas
 
 def _replaced(turn: Turn) -> None:
     """As somebody who begins anew on purpose writes it down."""
-    _write_down(turn)
+    with transaction() as session:
+        session.get_one(Verification, turn.verification_id, with_for_update=True)
+        write_down_replaced(session, turn.verification_id)
 
 
 MAILS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -321,7 +322,7 @@ def test_where_the_person_is_faster_the_session_is_not_replaced_and_all_counts_a
         stripe.simulator.submit(session_id)
         return cancel(session_id, account)
 
-    environment.setattr(replacing, "cancel", cancel_late)
+    environment.setattr(ending, "cancel", cancel_late)
     with pytest.raises(OpeningError, match="processing"):
         _opened(replaces=second)
     assert view(second)["submissions"] == 2

@@ -17,6 +17,7 @@ from handlers.sessions.closing import cancel_verification, redact_verification
 from handlers.sessions.opening import Opened, open_verification
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.turn import Wanted
+from handlers.sessions.views import view
 from handlers.tables.models import Verification
 from tests.property.near_stripe import NearStripe, near_stripe
 from tests.property.stepping import Stepped, stepping
@@ -154,6 +155,47 @@ def test_two_who_ask_at_once_for_a_person_to_be_forgotten_leave_nothing_of_it(ne
         first.go_on()
     with transaction() as session:
         assert session.scalars(select(col(Verification.client_reference_id))).all() == [None]
+
+
+def test_whoever_dies_while_replacing_leaves_the_session_as_it_was(near: NearStripe) -> None:
+    opened = _opened()
+    replacing = Stepped(lambda: _opened(replaces=opened.answer.id))
+    _go_on_to(replacing, "post")
+    replacing.die()
+    person.passed(near.world, near.sessions()[0])
+    _deliver(near)
+    record = facts.record(opened.answer.id)
+    assert (record.status, record.replaced_at) == ("verified", None)
+    assert view(opened.verification_id)["status"] == "verified"
+    assert [(one.name, one.status, one.reason) for one in facts.actions(opened.answer.id)] == [
+        ("email_verified", "skipped", "no address")
+    ]
+
+
+def test_who_is_faster_than_a_replacement_whose_maker_died_is_told_of_by_the_next(near: NearStripe) -> None:
+    opened = _opened()
+    replacing = Stepped(lambda: _opened(replaces=opened.answer.id))
+    _go_on_to(replacing, "post")
+    replacing.die()
+    near.later(150.0)
+    person.submit(near.world, near.sessions()[0])
+    with pytest.raises(OpeningError, match="processing"):
+        _opened(replaces=opened.answer.id)
+    assert facts.record(opened.answer.id).replaced_at is None
+
+
+def test_what_was_canceled_to_be_replaced_is_replaced_by_whoever_opens_next(near: NearStripe) -> None:
+    opened = _opened(params={"type": "document", "provided_details": {"email": "jenny@example.com"}})
+    replacing = Stepped(lambda: _opened(replaces=opened.answer.id))
+    _go_on_to(replacing, "post")
+    _go_on_to(replacing, "the answer")
+    replacing.die()
+    near.later(150.0)
+    assert near.sessions()[0].status == "canceled"
+    _deliver(near)
+    assert [(one.name, one.status) for one in facts.actions(opened.answer.id)] == [("email_canceled", "skipped")]
+    assert _opened().generation == 2
+    assert facts.record(opened.answer.id).replaced_at is not None
 
 
 def test_what_shows_up_beside_an_adopted_session_ends(near: NearStripe) -> None:

@@ -532,3 +532,33 @@ def test_an_adoption_that_is_asked_again_changes_nothing_at_stripe(
     environment.setattr(changing, "update", lambda session_id, *_: updated.append(session_id))
     again = open_one(api, adopt=theirs)
     assert (again.status_code, again.json()["session_id"], updated) == (200, theirs, [])
+
+
+@pytest.mark.parametrize("status", [500, 403])
+def test_a_replacement_that_stripe_does_not_do_leaves_the_session_as_it_was(
+    api: TestClient, stripe: Stories, status: int
+) -> None:
+    first = open_one(api).json()["session_id"]
+    stripe.simulator.fault(status, path=f"/v1/identity/verification_sessions/{first}/cancel", method="POST")
+    assert open_one(api, replaces=first).status_code in (502, 503)
+    record = facts.record(first)
+    assert (record.replaced_at, record.ends_quietly) == (None, None)
+    stripe.simulator.clear_faults()
+    stripe.later()
+    assert open_one(api).json()["session_id"] == first
+    assert facts.record(first).replacing_at is None
+    stripe.simulator.passed(first)
+    stripe.deliver(first)
+    assert [(one.name, one.status) for one in facts.actions(first)] == [("email_verified", "pending")]
+
+
+@pytest.mark.parametrize("status", [500, 403])
+def test_an_end_that_stripe_does_not_do_is_told_when_it_comes(api: TestClient, stripe: Stories, status: int) -> None:
+    opened = open_one(api).json()
+    first = opened["session_id"]
+    stripe.simulator.fault(status, path=f"/v1/identity/verification_sessions/{first}/cancel", method="POST")
+    assert api.post(f"/verifications/{opened['id']}/cancel?notify=false").status_code in (502, 503)
+    stripe.simulator.clear_faults()
+    stripe.later()
+    assert open_one(api).json()["session_id"] == first
+    assert facts.record(first).ends_quietly is None

@@ -170,6 +170,17 @@ def test_a_session_that_was_replaced_says_so(application: Application, verificat
     assert (told["verification_id"], told["generation"], told["replaced"]) == (verification, 1, True)
 
 
+@pytest.mark.usefixtures("verification")
+def test_an_end_that_was_asked_for_to_replace_says_so_and_nothing_else_does(application: Application) -> None:
+    with transaction() as session:
+        session.get_one(VerificationRecord, "vs_1").replacing_at = datetime.now(UTC)
+    for kind, at in (("processing", NOON), ("canceled", NOON + 60)):
+        facts.applied(event(kind, at, session_id="vs_1"))
+        perform_everything()
+    told = [(one.event["data"]["status"], one.event["data"]["replaced"]) for one in application.caught]
+    assert told == [("processing", False), ("canceled", True)]
+
+
 @pytest.mark.parametrize("by", ["Stripe", "us"])
 def test_nothing_personal_is_told_after_a_redaction(application: Application, verification: str, by: str) -> None:
     facts.applied(event("verified", session_id="vs_2", report="vr_1"))

@@ -160,6 +160,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "only an open session is entered": (never, VERIFICATIONS),
     "nobody is let in who is to be forgotten": (never, OPENINGS),
     "an end that did not come is no quiet one": (never, OPENINGS),
+    "a session is replaced by what begins in its place, and counts until then": (always, GENERATIONS),
     # handlers/queue
     "a row under a lease is nobody else's": (becomes("{func}()"), OUTBOX),
     "a claim counts an attempt": (drop, INBOX),

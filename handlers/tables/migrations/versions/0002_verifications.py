@@ -33,6 +33,7 @@ def upgrade() -> None:
     op.add_column("verification_record", sa.Column("verification_id", sa.String(), nullable=True))
     op.add_column("verification_record", sa.Column("generation", sa.Integer(), nullable=True))
     op.add_column("verification_record", sa.Column("verification_flow", sa.String(), nullable=True))
+    op.add_column("verification_record", sa.Column("replacing_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("verification_record", sa.Column("replaced_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("verification_record", sa.Column("redaction_asked_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("verification_record", sa.Column("ends_quietly", sa.Boolean(), nullable=True))
@@ -74,6 +75,7 @@ def downgrade() -> None:
         "ends_quietly",
         "redaction_asked_at",
         "replaced_at",
+        "replacing_at",
         "verification_flow",
         "generation",
     ):
