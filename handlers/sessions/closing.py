@@ -43,9 +43,10 @@ def cancel_verification(verification_id: str, *, notify: bool) -> list[int]:
 def redact_verification(verification_id: str) -> None:
     """Forgets the person here, at once, and owes it to each session at Stripe; asked twice, it is owed once.
 
-    Raises NotFoundError for no such verification, and as cancel_verification where an opening has left something open.
+    Stripe is not asked: what an opening has made and not written down is forgotten when an event tells of it. Raises
+    NotFoundError for no such verification.
     """
-    found = _settled(verification(verification_id))
+    found = verification(verification_id)
     whose = update(Verification).where(col(Verification.id) == found.id)
     asked_at = func.coalesce(col(Verification.redaction_asked_at), now())
     with transaction() as session:

@@ -134,8 +134,8 @@ def noted(turn: Turn, wanted: Wanted) -> Turn:
     if turn.return_url == wanted.return_url:
         return turn
     with transaction() as session:
-        writing = update(Verification).where(*fence(turn)).values(return_url=wanted.return_url)
-        if not session.connection().execute(writing).rowcount:
+        writing = update(Verification).where(*fence(turn), col(Verification.redaction_asked_at).is_(None))
+        if not session.connection().execute(writing.values(return_url=wanted.return_url)).rowcount:
             raise OpeningError("opening")
     return replace(turn, return_url=wanted.return_url)
 

@@ -53,6 +53,8 @@ def write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | No
             if not insert_new(connection, VerificationRecord, [record]):
                 _take_over(session, record)
             if written.redaction_asked_at:
+                forgotten = update(Verification).where(col(Verification.id) == turn.verification_id)
+                connection.execute(forgotten.values(dict.fromkeys(Verification.PERSONAL)))
                 forget_sessions(session, turn.verification_id)
             event_id = observe(connection, answer, wanted.stripe_account, livemode=wanted.livemode)
     except IntegrityError:  # it is another verification's

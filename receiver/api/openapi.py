@@ -220,7 +220,7 @@ def _paths() -> dict[str, Any]:
             "post": _operation("makeStaticLink", {200: Link}, *_BODY, "not-found", body=Linking, of_one="name")
         },
         "/verifications/{id}/redact": {
-            "post": _operation("redactVerification", {202: Verification}, *_ASKING, "not-found", "opening", of_one="id")
+            "post": _operation("redactVerification", {202: Verification}, "not-found", of_one="id")
         },
     }
 

@@ -167,7 +167,7 @@ class Room:
 
     async def _redact(self, request: Request) -> Response:
         id_ = request.path_params["id"]
-        await self._asking.do(closing.redact_verification, id_)
+        await self._looking.do(closing.redact_verification, id_)
         log.info("verification.redaction_asked", id=id_)
         return _answer(202, await self._looking.do(views.view, id_))
 

@@ -377,18 +377,6 @@ def _lose_the_answer(stripe: Stories) -> None:
     stripe.simulator.fault(500, path="/v1/identity/verification_sessions", method="POST", after=True)
 
 
-def test_what_a_lost_answer_made_is_forgotten_too(api: TestClient, stripe: Stories) -> None:
-    _lose_the_answer(stripe)
-    open_one(api)
-    [lost] = at_stripe(stripe)
-    id_ = api.get("/verifications").json()["data"][0]["id"]
-    assert api.post(f"/verifications/{id_}/redact").status_code == 202
-    for action_id in facts.due_actions():
-        perform(action_id)
-    assert stripe.simulator.session(lost["id"])["redaction"] is not None
-    assert facts.record(lost["id"]).client_reference_id is None
-
-
 def test_what_a_lost_answer_made_is_canceled_too(api: TestClient, stripe: Stories) -> None:
     _lose_the_answer(stripe)
     open_one(api)
@@ -562,3 +550,22 @@ def test_an_end_that_stripe_does_not_do_is_told_when_it_comes(api: TestClient, s
     stripe.later()
     assert open_one(api).json()["session_id"] == first
     assert facts.record(first).ends_quietly is None
+
+
+@pytest.mark.parametrize("status", [500, 401])
+def test_a_person_is_forgotten_here_though_stripe_does_not_answer(
+    api: TestClient, stripe: Stories, status: int
+) -> None:
+    _lose_the_answer(stripe)
+    open_one(api, return_url="https://app.example/done")
+    [lost] = at_stripe(stripe)
+    id_ = api.get("/verifications").json()["data"][0]["id"]
+    stripe.later()
+    stripe.simulator.fault(status, count=None)
+    asked = api.post(f"/verifications/{id_}/redact")
+    assert (asked.status_code, asked.json()["client_reference_id"]) == (202, None)
+    stripe.simulator.clear_faults()
+    stripe.deliver(lost["id"])
+    perform_everything()
+    assert stripe.simulator.session(lost["id"])["redaction"] is not None
+    assert facts.record(lost["id"]).client_reference_id is None
