@@ -13,6 +13,7 @@ from sqlmodel import Session, col
 from config.database import now, transaction
 from config.inserts import NOW, insert_new
 from config.settings import settings
+from handlers.inbox.verifications import lock_records
 from handlers.owed.kinds import ENDED_BY_REPLACING, TELLING
 from handlers.owed.owe import owe, withdraw
 from handlers.queue.pauses import OPENINGS
@@ -163,6 +164,7 @@ def next_generation(turn: Turn, wanted: Wanted) -> Turn:
         began_at = session.connection().execute(advanced).scalar_one_or_none()
         if began_at is None:
             raise OpeningError("opening")
+        lock_records(session, col(VerificationRecord.verification_id) == turn.verification_id)
         current = session.get(VerificationRecord, turn.session_id) if turn.session_id else None
         # rule: a session is replaced by what begins in its place, and counts until then
         if current and current.replacing_at:
@@ -181,7 +183,7 @@ def next_generation(turn: Turn, wanted: Wanted) -> Turn:
 
 
 def write_down_replaced(session: Session, verification_id: str) -> None:
-    """Of all sessions of a locked verification; a mail about one of them that is on its way loses its claim."""
+    """Of all sessions of a verification, which are locked; a mail about one that is on its way loses its claim."""
     counted = update(VerificationRecord).where(
         col(VerificationRecord.verification_id) == verification_id, col(VerificationRecord.replaced_at).is_(None)
     )

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col
 
@@ -13,6 +13,7 @@ from config.inserts import insert_new
 from handlers.inbox.apply import UNTOUCHED
 from handlers.inbox.process import process
 from handlers.inbox.receive import storing
+from handlers.inbox.verifications import lock_records
 from handlers.owed.kinds import Owed
 from handlers.owed.owe import owe
 from handlers.sessions.forgetting import forget_sessions
@@ -67,7 +68,9 @@ def write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | No
 
 def _take_over(session: Session, linked: Mapping[str, Any]) -> None:
     """The record is there already, from an event or from the time before its session was the verification's."""
-    record = session.get_one(VerificationRecord, linked["session_id"], with_for_update=True)
+    session_id, verification_id = col(VerificationRecord.session_id), col(VerificationRecord.verification_id)
+    lock_records(session, or_(session_id == linked["session_id"], verification_id == linked["verification_id"]))
+    record = session.get_one(VerificationRecord, linked["session_id"])
     had_numbers_of_its_own = record.change_number and record.verification_id is None
     was_replaced = record.replaced_at is not None
     for name in ("verification_id", "generation", "verification_flow"):
