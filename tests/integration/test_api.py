@@ -241,6 +241,6 @@ def test_how_long_stripe_wants_to_be_left_alone_is_passed_on(api: TestClient, si
 
 def test_an_operator_is_told_what_the_key_lacks(simulator: Simulator, capsys: pytest.CaptureFixture[str]) -> None:
     simulator.fault(401)
-    arguments = parser().parse_args(["open", "user-1"])
+    arguments = parser().parse_args(["open", "user-1", "--type", "document"])
     assert arguments.command.run(arguments) == 1
     assert "Stripe answered 401: the key is none, or not any more" in capsys.readouterr().err

@@ -337,7 +337,7 @@ def _run_every_command(simulator: Simulator) -> None:
     """Each that is about verifications, in this process, and where Stripe fails."""
     theirs = simulator.create(client_reference_id="user-9", email="c4nary@example.com")
     lines = (
-        ("open", "user-8"),
+        ("open", "user-8", "--type", "document"),
         ("open", "user-8", "--flow", "vf_c4nary"),
         ("open", "user-7", "--flow", "vf_unstorable"),
         ("adopt", theirs, "user-9"),

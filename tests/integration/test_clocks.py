@@ -161,7 +161,7 @@ def test_such_a_host_deletes_nothing_that_was_accepted_a_minute_ago(ahead: float
 @pytest.mark.usefixtures("simulator")
 def test_what_a_command_hears_from_stripe_on_a_host_behind_is_no_older_for_that() -> None:
     """Stripe's clock is bounded by ours: by the host's, all that Stripe says would be too old to count."""
-    opened = command("open", "user-1", "--json", **faketime.host(-3600.0))
+    opened = command("open", "user-1", "--type", "document", "--json", **faketime.host(-3600.0))
     assert opened.code == 0, opened.err
     heard_at = facts.record(opened.json["session_id"]).applied_at
     assert heard_at is not None

@@ -27,6 +27,8 @@ from tests.property.outside import Application
 from tests.support import databases, facts
 from worker.__main__ import parser
 
+DOCUMENT = ("--type", "document")
+
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
 
 
@@ -472,12 +474,23 @@ def here(environment: pytest.MonkeyPatch) -> Callable[..., Any]:
     return run
 
 
+def test_an_open_session_keeps_its_type_unless_an_operator_says_another(
+    here: Callable[..., Any], api: TestClient, stripe: Stories, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_one(api, type="id_number")
+    with pytest.raises(SystemExit):
+        here("open", "user-1", capsys=capsys)
+    assert [one["type"] for one in at_stripe(stripe)] == ["id_number"]
+    here("open", "user-1", "--type", "document", capsys=capsys)
+    assert [one["type"] for one in at_stripe(stripe)] == ["document"]
+
+
 def test_an_operator_opens_adopts_cancels_and_redacts(
     here: Callable[..., Any], stripe: Stories, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    opened = here("open", "user-1", capsys=capsys)
+    opened = here("open", "user-1", *DOCUMENT, capsys=capsys)
     assert here("verification", opened["session_id"], capsys=capsys)["id"] == opened["id"]
-    again = here("open", "user-1", "--replaces", opened["session_id"], capsys=capsys)
+    again = here("open", "user-1", *DOCUMENT, "--replaces", opened["session_id"], capsys=capsys)
     assert (again["id"], again["generation"]) == (opened["id"], 2)
     canceled = here("cancel", opened["id"], "--quietly", capsys=capsys)
     assert (canceled["status"], "client_secret" in repr(opened)) == ("canceled", False)
@@ -486,8 +499,8 @@ def test_an_operator_opens_adopts_cancels_and_redacts(
     assert adopted["session_id"] == theirs
     assert here("redact", adopted["id"], capsys=capsys)["client_reference_id"] is None
     here("verification", "idv_unknown", capsys=capsys, expected=1)
-    stripe.simulator.submit(here("open", "user-3", capsys=capsys)["session_id"])
-    here("cancel", here("open", "user-3", capsys=capsys)["id"], capsys=capsys, expected=1)
+    stripe.simulator.submit(here("open", "user-3", *DOCUMENT, capsys=capsys)["session_id"])
+    here("cancel", here("open", "user-3", *DOCUMENT, capsys=capsys)["id"], capsys=capsys, expected=1)
 
 
 def test_where_an_adopted_session_stands_is_told_once_more_by_the_verifications_number(

@@ -25,8 +25,9 @@ def opening_options(parser: argparse.ArgumentParser) -> None:
     """For whom, and how Stripe shall check."""
     parser.add_argument("reference", metavar="REFERENCE", help="client_reference_id: who the person is")
     parser.add_argument("--purpose", default="", help="why, where there are several reasons")
-    parser.add_argument("--type", choices=("document", "id_number"), default="document")
-    parser.add_argument("--flow", metavar="vf_…", help="a verification flow, instead of a type")
+    how = parser.add_mutually_exclusive_group(required=True)  # as in the API: an open session is changed to it
+    how.add_argument("--type", choices=("document", "id_number"), help="what is checked")
+    how.add_argument("--flow", metavar="vf_…", help="a verification flow, instead of a type")
     parser.add_argument("--replaces", metavar="vs_…", help="the session in whose place another one is begun")
 
 
