@@ -53,7 +53,7 @@ def seen_in(event: VerificationEvent) -> Seen | None:
     """The state an event shows: none if it is thin, and none that moves the record if it is a redaction."""
     if event.state is None or event.kind == "redacted":
         return None
-    return _seen(event.kind, event.created_at, event.state, by_answer=event.id.startswith(ANSWERED))
+    return as_seen(event.kind, event.created_at, event.state, by_answer=event.id.startswith(ANSWERED))
 
 
 def answered(event: VerificationEvent, state: SessionState, asked_at: datetime) -> Seen | None:
@@ -62,7 +62,7 @@ def answered(event: VerificationEvent, state: SessionState, asked_at: datetime) 
         return None
     # rule: an answer is as late as the event and the asking
     stamp = max(event.created_at, asked_at.replace(microsecond=0))
-    return _seen(state.status, stamp, state, is_answer=True, by_answer=True)
+    return as_seen(state.status, stamp, state, is_answer=True, by_answer=True)
 
 
 def order(record: RecordState, seen: Seen) -> Order:
@@ -122,7 +122,8 @@ def order_by_rank(record: RecordState, seen: Seen) -> Order:
     return Order.NEWER if new >= known else Order.STALE
 
 
-def _seen(kind: str, stamp: datetime, state: SessionState, **asked: bool) -> Seen:
+def as_seen(kind: str, stamp: datetime, state: SessionState, **asked: bool) -> Seen:
+    """A state of this status, and what was submitted for it."""
     # rule: requires_input without an error ranks and acts as created; nobody has tried such a session yet
     kind = "created" if kind == "requires_input" and not state.error_code else kind
     # While it is processed, a session still names the report before.

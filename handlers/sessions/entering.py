@@ -7,6 +7,7 @@ from config.settings import settings
 from handlers.record.events import Status
 from handlers.sessions.refusals import OpeningError, past, unless_enough
 from handlers.sessions.views import verification
+from handlers.sessions.writing import apply_observed, notice
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
 
@@ -57,12 +58,18 @@ def enter(verification_id: str, way: Way) -> Entry:
     if found.redaction_asked_at:
         raise OpeningError("redacted")
     account = found.account or None
-    answer = changing.retrieve(found.session_id, account) if found.session_id else None
-    if answer is None:  # it is still being opened, or gone at Stripe: opening takes care of both
-        raise OpeningError("canceled")
+    if found.session_id is None:
+        raise OpeningError("opening", "there is no session yet")
+    answer = changing.retrieve(found.session_id, account)
+    if answer is None:
+        raise OpeningError("canceled", "it is gone at Stripe")
     if answer.state.status != Status.REQUIRES_INPUT:
         raise past(answer)
-    unless_enough(found.id)
+    try:
+        unless_enough(found.id, answer)
+    except OpeningError:  # what the limit owes is owed now, however late the events are
+        apply_observed(notice(answer, account, livemode=found.livemode))
+        raise
     entered = entry(answer, account, way)
     if entered is None:
         raise past(answer)

@@ -13,9 +13,11 @@ from handlers.stripe_api.client import SpentKeyError, unreadable
 _SEARCHED_BEFORE = timedelta(hours=1)  # a host's clock and Stripe's may differ
 
 
-def unless_over(session_id: str, wanted: Wanted) -> Answer | None:
-    """The session, unless it is canceled or gone: then it is no use to anybody."""
-    answer = changing.retrieve(session_id, wanted.stripe_account)
+def unless_over(answer: Answer | None) -> Answer | None:
+    """The session, unless it is canceled, gone, or redacted while it was open: then it is no use to anybody."""
+    # rule: whoever is verified or being checked is not billed again; Stripe may forget the session meanwhile
+    if answer and answer.state.status in (Status.PROCESSING, Status.VERIFIED):
+        return answer
     return answer if answer and answer.state.status != Status.CANCELED and not answer.state.redaction else None
 
 
@@ -23,7 +25,7 @@ def searched(turn: Turn, wanted: Wanted) -> Answer | None:
     """The one that somebody may have made for this generation; raises NotNowError where not all could be seen."""
     since = turn.began_at - _SEARCHED_BEFORE
     found = changing.search(wanted.client_reference_id, wanted.stripe_account, since, turn.metadata)
-    return unless_over(found, wanted) if found else None
+    return unless_over(changing.retrieve(found, wanted.stripe_account)) if found else None
 
 
 def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
@@ -42,7 +44,11 @@ def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
     if not turn.metadata.items() <= (answer.content.get("metadata") or {}).items():
         raise unreadable("it is another session")
     # rule: a saved answer is never handed out; its secrets may have been used
-    return (unless_over(answer.id, wanted), False) if answer.is_replayed else (answer, True)
+    return (
+        (unless_over(changing.retrieve(answer.id, wanted.stripe_account)), False)
+        if answer.is_replayed
+        else (answer, True)
+    )
 
 
 def adopted(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
@@ -50,11 +56,13 @@ def adopted(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
     session_id = wanted.adopt or ""
     if current and current.id == session_id:
         return current
-    answer = None if current or (not turn.is_new and searched(turn, wanted)) else unless_over(session_id, wanted)
+    is_beside = current or (not turn.is_new and searched(turn, wanted))
+    answer = None if is_beside else changing.retrieve(session_id, wanted.stripe_account)
     # rule: only an open session of this person's is adopted
     if (
         answer is None
         or answer.state.status != Status.REQUIRES_INPUT
+        or answer.state.redaction
         or answer.state.client_reference_id != wanted.client_reference_id
         or answer.content.get("livemode") != wanted.livemode
         or (answer.content.get("metadata") or {}).get(OURS[0]) not in (None, turn.verification_id)

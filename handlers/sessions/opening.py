@@ -13,7 +13,7 @@ from handlers.sessions.making import adopted, created, mark, searched, unless_ov
 from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many
 from handlers.sessions.replacing import replace
 from handlers.sessions.turn import Turn, Wanted, give_back, next_generation, noted, take_turn
-from handlers.sessions.writing import apply_observed, write
+from handlers.sessions.writing import apply_observed, notice, write
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
 from handlers.stripe_api.client import MissingError, NotAcceptedError
@@ -45,21 +45,25 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
     3. a new one is made, under a key of the generation's own, which is burned where Stripe has saved an error under it;
     4. the session is written down, fenced by the lease, and what Stripe answered goes into the inbox;
     5. an open one that is otherwise than it is wanted is changed, or OpeningError names what cannot be;
-    6. once the turn is over, what Stripe answered is applied as any event is.
+    6. once the turn is over, what Stripe answered is applied as any event is, also where nobody is let in.
 
     Raises OpeningError, or NotNowError where Stripe cannot answer; the turn is over either way.
     """
+    event_ids: list[str | None] = []
     try:
         answer, made = None, False
         if turn.session_id:
-            answer = unless_over(turn.session_id, wanted)
+            last = changing.retrieve(turn.session_id, wanted.stripe_account)
+            answer = unless_over(last)
             if turn.session_id == wanted.replaces:
                 with transaction() as session:
                     unless_too_many(session.connection(), turn.verification_id)
                 replace(turn, wanted, answer)
-                answer = None
+                answer = last = None
             if answer is None:
-                turn = next_generation(turn, wanted)
+                if last:
+                    event_ids.append(notice(last, wanted.stripe_account, livemode=wanted.livemode))
+                turn = next_generation(turn, wanted, last)
         if wanted.adopt:
             answer = adopted(turn, wanted, answer)
         while answer is None:
@@ -72,20 +76,21 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
                 answer, made = created(turn, wanted)
             if answer is None:
                 turn = next_generation(turn, wanted)
-        event_id = write(turn, wanted, answer, made=made)
+        event_ids.append(write(turn, wanted, answer, made=made))
         if answer.state.status == Status.REQUIRES_INPUT:
-            unless_enough(turn.verification_id)
+            unless_enough(turn.verification_id, answer)
             if not made:
                 _marked(turn, answer, wanted)
                 answer = _configured(turn, answer, wanted)
     finally:
         give_back(turn)
+        owed = apply_observed(*event_ids)
     return Opened(
         verification_id=turn.verification_id,
         generation=turn.generation,
         answer=answer,
         made=made,
-        owed=apply_observed(event_id),
+        owed=owed,
     )
 
 

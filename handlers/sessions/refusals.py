@@ -3,15 +3,16 @@
 from datetime import timedelta
 from math import ceil
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, and_, case, exists, func, select
 from sqlmodel import col
 
 from config.database import now, transaction
 from config.settings import settings
 from handlers.queue.failures import NotNowError
 from handlers.record.events import Status
+from handlers.record.ordering import as_seen
 from handlers.stripe_api.changing import Answer
-from handlers.tables.models import VerificationRecord
+from handlers.tables.models import Submission, VerificationRecord
 
 _DAY = timedelta(days=1)
 
@@ -32,17 +33,22 @@ def past(answer: Answer) -> Exception:
     return NotNowError("Stripe's answers contradict each other")
 
 
-def unless_enough(verification_id: str) -> None:
+def unless_enough(verification_id: str, answer: Answer) -> None:
     """As unless_used_up, where no transaction is open."""
     with transaction() as session:
-        unless_used_up(session.connection(), verification_id)
+        unless_used_up(session.connection(), verification_id, answer)
 
 
-def unless_used_up(connection: Connection, verification_id: str) -> None:
+def unless_used_up(connection: Connection, verification_id: str, answer: Answer | None) -> None:
     """Raises OpeningError where the person has submitted as often as SUBMISSION_LIMIT allows, over all sessions that
-    were not replaced.
+    were not replaced: as their events have told, and Stripe's answer of just now, since events may be late.
     """
-    counted = select(func.coalesce(func.sum(VerificationRecord.submissions), 0)).where(
+    session_id = col(VerificationRecord.session_id)
+    report_id = answer and as_seen(str(answer.state.status), answer.asked_at, answer.state).submitted
+    known = exists().where(col(Submission.session_id) == session_id, col(Submission.report_id) == report_id)
+    # rule: the limit holds by what Stripe has just answered
+    news = case((and_(session_id == answer.id, ~known), 1), else_=0) if answer and report_id else 0
+    counted = select(func.coalesce(func.sum(col(VerificationRecord.submissions) + news), 0)).where(
         col(VerificationRecord.verification_id) == verification_id, col(VerificationRecord.replaced_at).is_(None)
     )
     if connection.execute(counted).scalar_one() >= settings().submission_limit:

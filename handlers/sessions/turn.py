@@ -20,6 +20,7 @@ from handlers.queue.pauses import OPENINGS
 from handlers.record.decide import BURNED, REPLACED, ending
 from handlers.record.events import OURS
 from handlers.sessions.refusals import OpeningError, unless_too_many, unless_used_up
+from handlers.stripe_api.changing import Answer
 from handlers.tables.models import Paused, Verification, VerificationRecord
 
 # Longer than all that one opening may ask of Stripe: nothing is begun after _BEGUN_WITHIN, and what is begun then takes
@@ -141,11 +142,12 @@ def noted(turn: Turn, wanted: Wanted) -> Turn:
     return replace(turn, return_url=wanted.return_url)
 
 
-def next_generation(turn: Turn, wanted: Wanted) -> Turn:
+def next_generation(turn: Turn, wanted: Wanted, last: Answer | None = None) -> Turn:
     """The same for the next generation. Where its session was to be replaced, it is now, with all before it; what was
     made for this generation, and is not known as its session, is burned.
 
-    Raises OpeningError where the person has had enough, or somebody else was faster.
+    `last` is what Stripe has just answered about this one's. Raises OpeningError where the person has had enough, or
+    somebody else was faster.
     """
     with transaction() as session:
         advanced = (
@@ -169,7 +171,7 @@ def next_generation(turn: Turn, wanted: Wanted) -> Turn:
         # rule: a session is replaced by what begins in its place, and counts until then
         if current and current.replacing_at:
             write_down_replaced(session, turn.verification_id)
-        unless_used_up(session.connection(), turn.verification_id)
+        unless_used_up(session.connection(), turn.verification_id, last)
         unless_too_many(session.connection(), turn.verification_id)
         _burn(session, turn)
     return replace(

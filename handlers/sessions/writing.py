@@ -102,12 +102,18 @@ def _tell_anew(session: Session, record: VerificationRecord) -> None:
     owe(session, [(record.session_id, [Owed("notify_app", str(record.change_number), payload=told)])], at)
 
 
-def apply_observed(event_id: str | None) -> list[int]:
+def apply_observed(*event_ids: str | None) -> list[int]:
     """Applies what was observed at once; the ids of the actions that are owed now. What fails here a worker does."""
     try:
-        return process([event_id]) if event_id else []
+        return process([event_id for event_id in event_ids if event_id])
     except DATABASE_TROUBLE:
         return []
+
+
+def notice(answer: Answer, account: str | None, *, livemode: bool) -> str | None:
+    """Observes it in a transaction of its own."""
+    with transaction() as session:
+        return observe(session.connection(), answer, account, livemode=livemode)
 
 
 def observe(connection: Connection, answer: Answer, account: str | None, *, livemode: bool) -> str | None:

@@ -13,7 +13,7 @@ CODES = {
     "not-found": (404, "There is no such verification or static link."),
     "processing": (409, "Stripe is checking what the person submitted."),
     "verified": (409, "The person is verified."),
-    "canceled": (409, "The verification is canceled."),
+    "canceled": (409, "The session is canceled, or gone at Stripe."),
     "redacted": (409, "The verification is redacted."),
     "submission-limit": (409, "The person has submitted as often as SUBMISSION_LIMIT allows."),
     "configuration-differs": (409, "The open session was made with other parameters, which cannot be changed."),
@@ -24,7 +24,7 @@ CODES = {
     "invalid": (422, "The request has faults."),
     "too-many": (429, "OPENINGS_PER_DAY new sessions were opened."),
     "stripe-refused": (502, "Stripe refuses for good."),
-    "opening": (503, "Another request is opening this verification."),
+    "opening": (503, "The verification is being opened, or its session is still to be made."),
     "stripe-unavailable": (503, "Stripe cannot be asked now."),
     "database-unavailable": (503, "The database cannot be asked now."),
 }

@@ -21,8 +21,8 @@ from handlers.sessions.turn import take_turn
 from handlers.stripe_api import changing
 from handlers.tables.models import Verification
 from receiver.app import app
-from tests.integration.openings import LEAST, TOKEN, at_stripe, open_one, wanted
-from tests.integration.stories import Stories, perform_everything
+from tests.integration.openings import CREATING, LEAST, TOKEN, at_stripe, open_one, wanted
+from tests.integration.stories import Stories, by_name, perform_everything
 from tests.property.outside import Application
 from tests.support import databases, facts
 from worker.__main__ import parser
@@ -443,6 +443,107 @@ def test_at_the_limit_of_submissions_nobody_goes_in_again(api: TestClient, strip
         open_one(api)
     assert open_one(api).json()["code"] == "submission-limit"
     assert api.post(f"/verifications/{opened['id']}/entry", json={}).json()["code"] == "submission-limit"
+
+
+def _submit_as_often_as_allowed(api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch) -> Any:
+    """One open session, whose events are late; what the application knows of its verification."""
+    environment.setenv("SUBMISSION_LIMIT", "1")
+    settings.cache_clear()
+    opened = open_one(api).json()
+    stripe.later().simulator.fail(opened["session_id"], "document_expired")
+    return opened
+
+
+def _is_over_for(session_id: str, stripe: Stories) -> None:
+    """What the limit owes is owed, and done, without any event of Stripe's."""
+    assert {"cancel_session", "alert_review"} <= by_name(session_id).keys()
+    perform_everything()
+    assert stripe.simulator.session(session_id)["status"] == "canceled"
+
+
+def test_the_limit_holds_at_an_entry_whose_sessions_events_are_late(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    opened = _submit_as_often_as_allowed(api, stripe, environment)
+    for _ in range(2):
+        entered = api.post(f"/verifications/{opened['id']}/entry", json={"integration": "modal"})
+        assert (entered.status_code, entered.json()["code"]) == (409, "submission-limit")
+    _is_over_for(opened["session_id"], stripe)
+
+
+def test_the_limit_holds_at_an_opening_whose_sessions_events_are_late(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    opened = _submit_as_often_as_allowed(api, stripe, environment)
+    assert [open_one(api).json()["code"] for _ in range(2)] == ["submission-limit"] * 2
+    _is_over_for(opened["session_id"], stripe)
+
+
+def test_the_limit_holds_after_an_end_whose_events_are_late(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    opened = _submit_as_often_as_allowed(api, stripe, environment)
+    stripe.later().simulator.act(opened["session_id"], "cancel")
+    assert open_one(api).json()["code"] == "submission-limit"
+    assert api.get(f"/verifications/{opened['id']}").json()["submissions"] == 1
+    assert len(at_stripe(stripe)) == 1
+
+
+def test_what_is_submitted_late_in_a_session_before_counts_in_the_next(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("SUBMISSION_LIMIT", "2")
+    settings.cache_clear()
+    first = open_one(api).json()
+    stripe.later().simulator.fail(first["session_id"], "document_expired")
+    stripe.later().simulator.act(first["session_id"], "cancel")
+    second = open_one(api).json()
+    assert (second["generation"], second["submissions_left"]) == (2, 1)
+    stripe.later().simulator.fail(second["session_id"], "document_expired")
+    assert api.post(f"/verifications/{first['id']}/entry", json={}).json()["code"] == "submission-limit"
+
+
+def test_what_was_replaced_counts_no_more_though_its_events_are_late(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    opened = _submit_as_often_as_allowed(api, stripe, environment)
+    assert open_one(api, replaces=opened["session_id"]).status_code == 201
+    assert open_one(api).status_code == 200
+
+
+def test_whoever_is_let_in_waits_for_nothing_to_be_written(api: TestClient) -> None:
+    opened = open_one(api).json()
+    before = len(facts.event_rows(opened["session_id"]))
+    assert api.post(f"/verifications/{opened['id']}/entry", json={}).status_code == 200
+    assert len(facts.event_rows(opened["session_id"])) == before
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_whoever_is_verified_is_not_billed_again_by_a_redaction_in_the_dashboard(
+    api: TestClient, stripe: Stories, steps: int
+) -> None:
+    first = open_one(api).json()
+    stripe.simulator.passed(first["session_id"])
+    stripe.simulator.redact(first["session_id"], finish=False)
+    for _ in range(steps):
+        stripe.simulator.redact_step(first["session_id"])
+    entered = api.post(f"/verifications/{first['id']}/entry", json={})
+    assert (entered.status_code, entered.json()["code"]) == (409, "redacted")
+    again = open_one(api, integration="redirect")
+    assert (again.status_code, again.json()["status"], "entry" in again.json()) == (200, "verified", False)
+    assert (again.json()["id"], again.json()["client_reference_id"]) == (first["id"], None)
+    # From here on nobody knows that it is the same person.
+    new = open_one(api)
+    assert (new.status_code, new.json()["generation"]) == (201, 1)
+    assert new.json()["id"] != first["id"]
+
+
+def test_an_entry_before_there_is_a_session_says_that_it_is_being_opened(api: TestClient, stripe: Stories) -> None:
+    stripe.simulator.fault(500, **CREATING)
+    assert open_one(api).status_code == 503
+    id_ = api.get("/verifications").json()["data"][0]["id"]
+    entered = api.post(f"/verifications/{id_}/entry", json={})
+    assert (entered.status_code, entered.json()["code"], "retry-after" in entered.headers) == (503, "opening", True)
 
 
 @pytest.mark.parametrize("id_", ["%00", "idv_%00", "x" * 300, "idv_%C3%BC", "idv_1%0A"])

@@ -154,6 +154,8 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "nothing is begun that might outlast the lease": (never, OPENINGS),
     "where a person returns to is written down before there is a session": (always, OPENINGS),
     "what somebody may have made before is searched for": (never, VERIFICATIONS),
+    "the limit holds by what Stripe has just answered": (never, VERIFICATIONS),
+    "whoever is verified or being checked is not billed again": (never, VERIFICATIONS),
     "what a spent key stands for is searched for": (becomes("None, False"), OPENINGS),
     "a saved answer is never handed out": (becomes("(answer, True)"), OPENINGS),
     "only an open session of this person's is adopted": (never, VERIFICATIONS),
