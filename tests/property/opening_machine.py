@@ -398,6 +398,8 @@ class OpeningMachine(RuleBasedStateMachine):
         self._look_at_sessions()
         assert not self.wrong, self.wrong
         assert all(count == 1 for count in self.secrets.values()), "a secret is handed out once"
+        replaced = {one.session_id for one in _records() if one.replaced_at}
+        assert not replaced & {one.session_id for one in _verifications()}, "the current session is never replaced"
 
     def _look_at_sessions(self) -> None:
         open_ones: Counter[str] = Counter()
