@@ -221,9 +221,10 @@ def _unwanted_mails(tables: Tables, mail: MailServer) -> Iterator[str]:
 
 
 def _since(record: VerificationRecord, name: str) -> Any:
-    if (record.ends_quietly or record.replacing_at) and name == "email_canceled":
-        return record.created_at
-    return min((at for at in (record.replaced_at, record.redaction_asked_at) if at), default=None)
+    """What was canceled and told before somebody replaced it was told rightly."""
+    quiet_from = (record.created_at if record.ends_quietly else None, record.replacing_at)
+    moments = (record.replaced_at, record.redaction_asked_at, *(quiet_from if name == "email_canceled" else ()))
+    return min((at for at in moments if at), default=None)
 
 
 def _out_of_order(application: Application) -> Iterator[str]:
