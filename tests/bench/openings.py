@@ -3,8 +3,10 @@
 import json
 import select
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 
 from tests.bench import load, store
@@ -55,7 +57,7 @@ def _accepted(
     with house.web(database, **given) as (port, web):
         load.post(port, load.write(house.folder / "requests", f"{tag}w", 20_000), _CONNECTIONS, 1.0)
         requests = load.write(house.folder / "requests", f"{tag}x", int(15_000 * seconds))
-        with _waiting(port, tag, each) as clients:
+        with _waiting(port, web.popen.pid, tag, each) as clients:
             rate = load.post(port, requests, _CONNECTIONS, seconds).rate
             answered, _, _ = select.select(clients, (), (), 0)
         web.popen.kill()  # else it would do first what its clients have left
@@ -63,8 +65,8 @@ def _accepted(
 
 
 @contextmanager
-def _waiting(port: int, tag: str, each: int) -> Iterator[list[socket.socket]]:
-    """Clients whose requests the process has read."""
+def _waiting(port: int, process: int, tag: str, each: int) -> Iterator[list[socket.socket]]:
+    """Clients whose requests the process has taken in: what that costs is no waiting."""
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(2 * each)]
     for number, client in enumerate(clients):
         reference = f"{tag}{number}" if number < each else tag
@@ -74,8 +76,20 @@ def _waiting(port: int, tag: str, each: int) -> Iterator[list[socket.socket]]:
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         client.sendall(f"{head}{body}".encode())
-    while not answers(port, "/healthz"):
+    while not answers(port, "/healthz") or _is_busy(process):
         pass
     yield clients
     for client in clients:
         client.close()
+
+
+def _is_busy(process: int) -> bool:
+    """Whether it uses more than a tenth of a processor."""
+    before = _ticks(process)
+    time.sleep(0.2)
+    return _ticks(process) - before > 2
+
+
+def _ticks(process: int) -> int:
+    times = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(times[11]) + int(times[12])  # hundredths of a second of its own, and of the kernel for it
