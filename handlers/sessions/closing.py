@@ -11,7 +11,7 @@ from handlers.sessions.making import searched
 from handlers.sessions.refusals import OpeningError, past
 from handlers.sessions.turn import Wanted, give_back, take_turn_again
 from handlers.sessions.views import verification
-from handlers.sessions.writing import apply_observed, observe, write
+from handlers.sessions.writing import apply_observed, notice, write
 from handlers.stripe_api import changing
 from handlers.tables.models import Verification, VerificationRecord
 
@@ -35,9 +35,7 @@ def cancel_verification(verification_id: str, *, notify: bool) -> list[int]:
         return []
     if answer.state.status != Status.CANCELED:
         raise past(answer)
-    with transaction() as session:
-        event_id = observe(session.connection(), answer, account, livemode=found.livemode)
-    return apply_observed(event_id)
+    return apply_observed(notice(answer, account, livemode=found.livemode))
 
 
 def redact_verification(verification_id: str) -> None:

@@ -209,9 +209,9 @@ def _apply_all() -> int:
     """Applies whatever waits, with some patience; how many events are left."""
     ends = time.monotonic() + _PATIENCE
     while True:
-        never_tried, tried_before = due(InboxEvent, _MOST)
-        process([*never_tried, *tried_before])
-        if never_tried or tried_before:
+        not_tried, tried_before = due(InboxEvent, _MOST)
+        process([*not_tried, *tried_before])
+        if not_tried or tried_before:
             continue
         left = backlog_of(InboxEvent).waiting
         if not left or time.monotonic() > ends or stopping.wait(_PAUSE):

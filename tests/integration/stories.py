@@ -61,8 +61,8 @@ def perform_all(action_ids: Iterable[int]) -> None:
 def process_everything() -> None:
     """What was received is processed, as far as that can be done now; what waits does not wait for its time."""
     facts.end_all_leases()
-    never_tried, tried_before = due(InboxEvent, 1000)
-    process(never_tried + tried_before)
+    not_tried, tried_before = due(InboxEvent, 1000)
+    process(not_tried + tried_before)
 
 
 def by_name(session_id: str) -> dict[str, list[str]]:

@@ -338,8 +338,8 @@ def test_the_sweep_finds_the_oldest_first_and_no_more_than_it_may() -> None:
     said = [event("verified", session_id=f"vs_{n}") for n in range(5)]
     for one in said:
         receive([one])
-    never_tried, tried = due(InboxEvent, 3)
-    assert never_tried == [one.id for one in said[:3]]
+    not_tried, tried = due(InboxEvent, 3)
+    assert not_tried == [one.id for one in said[:3]]
     assert tried == []
     assert due(InboxEvent, 10, timedelta(hours=1)) == ([], [])
 

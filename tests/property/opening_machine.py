@@ -301,10 +301,10 @@ class OpeningMachine(RuleBasedStateMachine):
             self._work()
 
     def _work(self) -> None:
-        never_tried, tried_before = due(InboxEvent, 1000)
-        process([*never_tried, *tried_before])
-        never_tried, tried_before = due(OutboxAction, 1000)
-        owed = [*never_tried, *tried_before]
+        not_tried, tried_before = due(InboxEvent, 1000)
+        process([*not_tried, *tried_before])
+        not_tried, tried_before = due(OutboxAction, 1000)
+        owed = [*not_tried, *tried_before]
         for _ in range(20):
             if not owed:
                 return

@@ -116,9 +116,9 @@ class Rounds:
         """As the clock does once every lease and every waiting is over, until nothing is left."""
         for _ in range(20):
             facts.end_all_leases()
-            never_tried, tried_before = due(InboxEvent, 1000)
-            owed = process(never_tried + tried_before) + facts.due_actions()
-            if not (never_tried or tried_before or owed):
+            not_tried, tried_before = due(InboxEvent, 1000)
+            owed = process(not_tried + tried_before) + facts.due_actions()
+            if not (not_tried or tried_before or owed):
                 return
             _perform(owed)
         raise AssertionError("something is never done")

@@ -273,9 +273,9 @@ class Machine(RuleBasedStateMachine):
     @rule(size=st.integers(1, 4))
     def sweep(self, size: int) -> None:
         """The clock publishes what is due, and workers take it."""
-        never_tried, tried_before = due(InboxEvent, 1000)
-        for start in range(0, len(never_tried), size):
-            _perform_all(process(never_tried[start : start + size]))
+        not_tried, tried_before = due(InboxEvent, 1000)
+        for start in range(0, len(not_tried), size):
+            _perform_all(process(not_tried[start : start + size]))
         for event_id in tried_before:
             _perform_all(process([event_id]))
         _perform_all(facts.due_actions())

@@ -93,8 +93,8 @@ def reports(session_id: str = "vs_1") -> set[str]:
 
 def due_actions() -> list[int]:
     """The ids of the actions that a worker could take now."""
-    never_tried, tried_before = due(OutboxAction, 1000)
-    return [*never_tried, *tried_before]
+    not_tried, tried_before = due(OutboxAction, 1000)
+    return [*not_tried, *tried_before]
 
 
 def end_all_leases() -> None:
