@@ -129,6 +129,7 @@ class VerificationRecord(SQLModel, table=True):
             "redaction_asked_at",
             "redaction_asked_at IS NOT NULL AND redacted_at IS NULL",
         ),
+        _partial_index("verification_record_remind", "remind_at", "remind_at IS NOT NULL"),
     )
 
     session_id: str = Field(primary_key=True)
@@ -165,6 +166,7 @@ class VerificationRecord(SQLModel, table=True):
     ends_quietly: bool | None = None  # its end is told to nobody
     wiped_at: datetime | None = _moment(default=None, nullable=True)  # by RECORD_DAYS: nothing personal comes back
     burned_at: datetime | None = _moment(default=None, nullable=True)  # its generation was given up before it was known
+    remind_at: datetime | None = _moment(default=None, nullable=True)  # not begun until then, the person is reminded
 
     if TYPE_CHECKING:  # read only: all of it that anything is decided by
         state: RecordState = RecordState()
@@ -201,6 +203,7 @@ class Verification(SQLModel, table=True):
     return_url: str | None = None
     locale: str | None = None
     redaction_asked_at: datetime | None = _moment(default=None, nullable=True)
+    looked_at: datetime | None = _moment(default=None, nullable=True)  # at Stripe, because its person came back
     created_at: datetime = _moment()
     updated_at: datetime = _moment()  # when the generation began
 

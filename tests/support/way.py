@@ -74,13 +74,7 @@ class _Recorder:
     def _note(self, frame: FrameType, event: str, _: object) -> None:
         file, name = frame.f_code.co_filename, frame.f_code.co_qualname
         # A comprehension is no function that anybody goes to; a template is none of ours in Python.
-        if (
-            self.way
-            and event == "call"
-            and file.startswith(_OURS)
-            and file.endswith(".py")
-            and name[-5:] not in _INNER
-        ):
+        if self.way and event == "call" and file.startswith(_OURS) and file.endswith(".py") and name[-5:] not in _INNER:
             self.way.calls.append((file.removeprefix(f"{ROOT}/"), name))
 
 
