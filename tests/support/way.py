@@ -1,8 +1,8 @@
 """The way of one event: `make way` prints the files and functions of ours that one `verified` passes, in order.
 
 One process does all of it, from the POST to the mail, on SQLite and an embedded Redis; what Python calls is recorded by
-the interpreter's own profiler. An event before it has opened and compiled what is opened and compiled once. Of some events
-the shortest way counts: a busy machine only adds to it.
+the interpreter's own profiler. An event before it has opened and compiled what is opened and compiled once. Of some
+events the shortest way counts: a busy machine only adds to it.
 """
 
 import asyncio
