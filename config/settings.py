@@ -242,7 +242,7 @@ COMMIT_NAMES = ("HEROKU_BUILD_COMMIT", "HEROKU_SLUG_COMMIT", "SOURCE_VERSION")
 
 
 class Settings(BaseSettings):
-    """The environment as values, in the order of README's table, which repeats the defaults.
+    """The environment as values, in the order of docs/settings.md, which repeats the defaults.
 
     A SecretStr is shown nowhere; each URL is one, since it may hold a password.
     """

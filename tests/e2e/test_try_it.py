@@ -1,4 +1,4 @@
-"""What README and the page for integrators say works as it is written, on free ports and in a folder of their own."""
+"""What the pages to try and to integrate say works as it is written, on free ports and in a folder of their own."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from tests.support.service import PATIENCE, ROOT, answers, free_port, without_se
 
 pytestmark = pytest.mark.e2e
 
-SAID = (ROOT / "README.md").read_text()
+SAID = (ROOT / "docs/try-it.md").read_text()
 SECTIONS = dict(re.findall(r"^##+ ([^\n]+)\n(.*?)(?=^##|\Z)", SAID, re.MULTILINE | re.DOTALL))
 KEY = "sk_test_simulator0000000000000000"
 
@@ -139,14 +139,14 @@ def reading(folder: Path, blocks: list[Block], sandbox: Simulator | None = None)
 
 
 def test_the_commands_for_the_local_stripe(tmp_path: Path) -> None:
-    with reading(tmp_path, pages.blocks(SECTIONS["Try it against a local Stripe"])) as reader:
+    with reading(tmp_path, pages.blocks(SECTIONS["A local Stripe"])) as reader:
         assert reader.subjects() == ["Please verify your identity again", "Your identity is verified"]
         assert "Subject: Your identity is verified" in (tmp_path / "terminal-5.log").read_text()
         assert [status for status, _, _ in reader.records()] == ["verified"]
 
 
 def test_the_commands_with_the_official_cli(tmp_path: Path) -> None:
-    with reading(tmp_path, pages.blocks(SECTIONS["With the official Stripe CLI"])) as reader:
+    with reading(tmp_path, pages.blocks(SECTIONS["The local Stripe, with the official CLI"])) as reader:
         reader.wait_until(lambda: len(reader.subjects()) == 2)
         assert reader.subjects() == ["Your identity is verified", "Your identity verification has ended"]
         assert ("canceled", "u1", "42") in reader.records()
@@ -156,7 +156,7 @@ def test_the_commands_for_the_sandbox_with_a_local_stripe_in_its_place(tmp_path:
     """Everything but which Stripe answers: no test of ours may need an account."""
     with (
         Simulator.start() as sandbox,
-        reading(tmp_path, pages.blocks(SECTIONS["Try it against your Stripe sandbox"]), sandbox) as reader,
+        reading(tmp_path, pages.blocks(SECTIONS["Your Stripe sandbox"]), sandbox) as reader,
     ):
         reader.wait_until(lambda: ("canceled", "u1", "42") in reader.records() and len(reader.records()) == 2)
 

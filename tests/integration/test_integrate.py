@@ -1,4 +1,4 @@
-"""docs/integrate.md says what is so: its blocks are typed as they stand, and answered as it shows."""
+"""docs/integrate.md and README say what is so: their blocks are typed as they stand, and answered as is shown."""
 
 import re
 import shlex
@@ -30,6 +30,9 @@ def test_what_is_typed_is_answered_as_the_page_shows(simulator: Simulator, envir
         here = {":8000": f":{port}", "import httpx": "import httpx2 as httpx"}
         pages.type_in_one_terminal([block for block in typed if block.terminal == READER], here)
         pages.run_python(PAGE, here)
+        readme = [block for block in pages.blocks((pages.ROOT / "README.md").read_text()) if block.answer]
+        for_one_of_its_own = {"user-1": "user-of-readme", "$IDENTITY_EVENTS": f"http://127.0.0.1:{port}"}
+        pages.type_in_one_terminal(readme, for_one_of_its_own, TOKEN="not-a-secret-not-a-secret-not-a-secret")
 
 
 def test_what_to_do_is_said_of_every_refusal() -> None:

@@ -17,7 +17,7 @@ ELSEWHERE = (
     "tests/integration/test_clock.py",
     "tests/integration/test_demo.py",
     "tests/integration/test_embedded.py",
-    "tests/integration/test_readme.py",
+    "tests/integration/test_extend.py",
     "tests/integration/test_reconnect.py",
     "tests/integration/test_replay.py",
     "tests/integration/test_run.py",

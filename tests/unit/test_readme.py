@@ -1,4 +1,4 @@
-"""README says what is so: its settings, its commands, its files."""
+"""README and the pages behind it say what is so: settings, commands, files."""
 
 import json
 import re
@@ -13,12 +13,19 @@ from worker.__main__ import parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+SETTINGS = (ROOT / "docs/settings.md").read_text()
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TARGETS = set(re.findall(r"^([a-z0-9-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+WORDS = 250  # that are read in a minute
+
+
+def test_readme_is_read_in_five_minutes() -> None:
+    assert len(re.sub(r"```.*?```", "", README, flags=re.DOTALL).split()) <= 5 * WORDS
 
 
 def test_the_table_of_settings_is_complete_and_in_their_order() -> None:
-    named = re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE)
+    named = re.findall(r"^\| `([A-Z_]+)` \|", SETTINGS, re.MULTILINE)
     assert named == [name.upper() for name in Settings.model_fields]
 
 
@@ -31,7 +38,7 @@ def test_a_default_in_the_table_is_the_default(name: str) -> None:
         default = f"{default.name} <{default.mailbox}>"
     if isinstance(default, tuple):
         default = ",".join(default)
-    (cell,) = re.findall(rf"^\| `{name.upper()}` \| (.*?) \|", README, re.MULTILINE)
+    (cell,) = re.findall(rf"^\| `{name.upper()}` \| (.*?) \|", SETTINGS, re.MULTILINE)
     if default:
         assert cell == f"`{default}`"
     else:
@@ -42,8 +49,12 @@ def test_what_heroku_asks_for_is_a_setting() -> None:
     assert {*json.loads((ROOT / "app.json").read_text())["env"]} <= {name.upper() for name in Settings.model_fields}
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:^|`)make ([a-z][a-z0-9-]+)", README, re.MULTILINE))))
-def test_every_target_that_readme_names_is_there(target: str) -> None:
+def _named(pattern: str) -> list[tuple[Path, str]]:
+    return sorted({(page, found) for page in PAGES for found in re.findall(pattern, page.read_text(), re.MULTILINE)})
+
+
+@pytest.mark.parametrize("target", sorted({name for _, name in _named(r"(?:^|`)make ([a-z][a-z0-9-]+)")}))
+def test_every_target_that_a_page_names_is_there(target: str) -> None:
     assert target in TARGETS
 
 
@@ -52,6 +63,10 @@ def test_every_command_that_readme_shows_is_one(line: str) -> None:
     parser().parse_args(shlex.split(line, comments=True)[3:])
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))
-def test_every_file_that_readme_links_to_is_there(path: str) -> None:
-    assert (ROOT / path).exists()
+@pytest.mark.parametrize(("page", "link"), _named(r"\]\(((?!http)[^)\s]+)\)"), ids=str)
+def test_every_place_that_a_page_links_to_is_there(page: Path, link: str) -> None:
+    path, _, heading = link.partition("#")
+    linked = page.parent / path if path else page
+    assert linked.exists()
+    headings = re.findall(r"^##+ (.+)$", linked.read_text(), re.MULTILINE) if heading else []
+    assert not heading or heading in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings]

@@ -1,4 +1,4 @@
-"""README's example of a new action works as it stands."""
+"""The example of a new action works as it stands."""
 
 import re
 import shutil
@@ -34,11 +34,11 @@ def test_the_example_of_a_new_action_sends_its_mail_about_a_person_who_is_forgot
         shutil.copytree(
             ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("node_modules", "__pycache__")
         )
-    readme = (ROOT / "README.md").read_text()
-    for path, change in re.findall(r"```diff\n--- (\S+)\n(.*?)```", readme, re.DOTALL):
+    page = (ROOT / "docs/extend.md").read_text()
+    for path, change in re.findall(r"```diff\n--- (\S+)\n(.*?)```", page, re.DOTALL):
         _change(tmp_path / path, change)
     for path, content in re.findall(
-        r"`(handlers/catalogue/templates/\S+)`[^\n]*:\n\n```\w+\n(.*?)```", readme, re.DOTALL
+        r"`(handlers/catalogue/templates/\S+)`[^\n]*:\n\n```\w+\n(.*?)```", page, re.DOTALL
     ):
         (tmp_path / path).write_text(content)
 
@@ -56,5 +56,5 @@ def _change(path: Path, change: str) -> None:
     before = "".join(line[1:] for line in lines if line[0] in " -")
     after = "".join(line[1:] for line in lines if line[0] in " +")
     text = path.read_text()
-    assert text.count(before) == 1, f"README's example does not fit {path.name} any more"
+    assert text.count(before) == 1, f"the example does not fit {path.name} any more"
     path.write_text(text.replace(before, after))
