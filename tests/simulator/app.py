@@ -16,6 +16,7 @@ from tests.simulator import (
     events_api,
     gate,
     listen,
+    modal,
     page,
 )
 from tests.simulator.calls import Call
@@ -37,7 +38,7 @@ def build(world: World) -> Starlette:
         Route("/_control" + path, control.open_to_all(world, handler), methods=[method])
         for method, path, handler in control.ROUTES
     ]
-    routes += page.routes(world)
+    routes += page.routes(world) + modal.routes(world)
     routes.append(WebSocketRoute(listen.PATH, listen.subscribe))
     routes.append(Route("/{path:path}", gate.guarded(world, _unknown), methods=METHODS))
     app = Starlette(routes=routes, lifespan=_lifespan, exception_handlers={405: _not_routed})

@@ -89,8 +89,8 @@ async def add_flow(ask: Ask) -> Json:
 
 
 async def enter_by_secret(ask: Ask) -> Json:
-    """`{"client_secret", "publishable_key"}`, as Stripe's script has them; the url of the page in its dialog."""
-    return {"url": sessions.enter_by_secret(ask.world, ask.body["client_secret"], ask.body["publishable_key"])}
+    """`{"client_secret", "publishable_key", "account"}`, as Stripe's script has them; the url of a page behind them."""
+    return {"url": sessions.url(ask.world, sessions.enter_by_secret(ask.world, **ask.body))}
 
 
 async def act(ask: Ask) -> Json:

@@ -1,28 +1,48 @@
 """The page a session's url opens, where a person picks the outcome, as in Stripe's test mode."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tests.simulator import control, forms, reasons, scenarios, sessions
-from tests.simulator.errors import ApiError
+from tests.simulator import control, errors, forms, reasons, scenarios, sessions
 from tests.simulator.store import Session
 from tests.simulator.world import World
 
 TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
 
-OUTCOMES = ("submit", "pass", "fail", "abandon", "decline")
+
+class Outcome(NamedTuple):
+    """A button: its words, and the action and code that are Stripe's of it; without an action nothing happens there."""
+
+    label: str
+    action: str | None = None
+    code: str | None = None
+
+
+OUTCOMES = {
+    "pass": Outcome("Verification succeeds", "pass"),
+    "submit": Outcome("Submit and leave it processing", "submit"),
+    "fail": Outcome("Verification fails", "fail"),
+    "decline": Outcome("Decline consent", "decline"),
+    "refuse-camera": Outcome("Refuse the camera", "fail", "device_not_supported"),
+    "under-age": Outcome("Be under the supported age", "fail", "under_supported_age"),
+    "decline-phone": Outcome("Decline to verify the phone number", "fail", "phone_verification_declined"),
+    "decline-email": Outcome("Decline to verify the email address", "fail", "email_verification_declined"),
+    "abandon": Outcome("Leave without submitting", "abandon", "abandoned"),
+    "close": Outcome("Close, and perhaps go on later"),
+}
 
 
 def routes(world: World) -> list[Route]:
     """The page of a session, and the static link of a flow, which makes a session first."""
 
     async def show(request: Request) -> Response:
-        session = _entered(world, request.path_params["entrance"])
-        return _page(session) if session else _closed()
+        session = entered(world, request.path_params["entrance"])
+        return form(session) if session else closed()
 
     async def choose(request: Request) -> Response:
         return await _chosen(world, request)
@@ -43,7 +63,7 @@ async def _followed(world: World, request: Request) -> Response:
     if flow is None or not flow.link:
         return HTMLResponse(TEMPLATES.get_template("link.html").render(flow=None), 404)
     query = request.query_params
-    email = (await _form(request)).get("email") or query.get("prefilled_email")
+    email = (await given(request)).get("email") or query.get("prefilled_email")
     if not email:
         return HTMLResponse(TEMPLATES.get_template("link.html").render(flow=flow))
     session = control.from_link(world, flow.scope, query.get("client_reference_id"), email, request.path_params["flow"])
@@ -51,32 +71,38 @@ async def _followed(world: World, request: Request) -> Response:
 
 
 async def _chosen(world: World, request: Request) -> Response:
-    """Single use: whoever has picked an outcome needs a fresh url for the next."""
     entrance = request.path_params["entrance"]
-    session = _entered(world, entrance)
+    session = entered(world, entrance)
     if session is None:
-        return _closed()
-    form = await _form(request)
-    outcome = form.get("outcome", "")
-    if outcome not in OUTCOMES:
-        return _page(session, problem="Pick one of the outcomes.", status=400)
+        return closed()
     try:
-        scenarios.act(world, session, outcome, {"code": form.get("code") or "document_unverified_other"})
-    except ApiError as error:
-        return _page(session, problem=str(error), status=400)
-    del world.store.entrances[entrance]
+        choose(world, entrance, session, await given(request))
+    except errors.ApiError as error:
+        return form(session, problem=str(error), status=400)
     if session.return_url:
         return RedirectResponse(session.return_url, 303)
     return _page(session, done=True)
 
 
-async def _form(request: Request) -> dict[str, str]:
-    """Read without python-multipart, which this project does not have."""
+def choose(world: World, entrance: str, session: Session, chosen: dict[str, str]) -> None:
+    """Single use: whoever has picked an outcome needs a fresh entrance for the next. Raises ApiError for none."""
+    outcome = OUTCOMES.get(chosen.get("outcome", ""))
+    if outcome is None:
+        raise errors.ApiError(400, "Pick one of the outcomes.")
+    if outcome.action:
+        code = outcome.code or chosen.get("code") or "document_unverified_other"
+        scenarios.act(world, session, outcome.action, {"code": code})
+    del world.store.entrances[entrance]
+
+
+async def given(request: Request) -> dict[str, str]:
+    """A form, read without python-multipart, which this project does not have."""
     from_body = forms.decode((await request.body()).decode(errors="replace"))
     return {name: value for name, value in from_body.items() if isinstance(value, str)}
 
 
-def _entered(world: World, entrance: str) -> Session | None:
+def entered(world: World, entrance: str) -> Session | None:
+    """Whose entrance it is; None of one that no longer works."""
     session_id, expires = world.store.entrances.get(entrance, ("", 0.0))
     session = world.store.sessions.get(session_id)
     if session is None or expires < world.clock.time() or session.status != "requires_input" or session.redaction:
@@ -84,10 +110,19 @@ def _entered(world: World, entrance: str) -> Session | None:
     return session
 
 
-def _closed() -> Response:
+def closed() -> Response:
+    """Of an entrance that no longer works."""
     return HTMLResponse(TEMPLATES.get_template("page.html").render(session=None), 410)
 
 
-def _page(session: Session, *, done: bool = False, problem: str | None = None, status: int = 200) -> Response:
+def form(
+    session: Session, *, problem: str | None = None, status: int = 200, more: dict[str, str] | None = None
+) -> Response:
+    """The outcomes as buttons, and `more` of them by their values."""
+    buttons = {value: outcome.label for value, outcome in OUTCOMES.items()} | (more or {})
+    return _page(session, problem=problem, status=status, buttons=buttons)
+
+
+def _page(session: Session, *, status: int = 200, **shown: object) -> Response:
     template = TEMPLATES.get_template("page.html")
-    return HTMLResponse(template.render(session=session, done=done, problem=problem, reasons=reasons.REASONS), status)
+    return HTMLResponse(template.render(session=session, reasons=reasons.REASONS, **shown), status)

@@ -27,6 +27,17 @@ BEFORE_SUBMISSION = frozenset(
     {"abandoned", "consent_declined", "country_not_supported", "device_not_supported", "under_supported_age"}
 )
 
+# What Stripe's script says of a dialog that they end; after all others it says that something was submitted.
+DIALOG_CODES = {
+    "abandoned": "session_cancelled",
+    "consent_declined": "consent_declined",
+    "country_not_supported": "session_cancelled",
+    "device_not_supported": "device_unsupported",
+    "email_verification_declined": "email_verification_declined",
+    "phone_verification_declined": "phone_otp_declined",
+    "under_supported_age": "under_supported_age",
+}
+
 
 def reason(code: str) -> str:
     """A code Stripe adds tomorrow still gets a sentence."""

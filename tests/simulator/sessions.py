@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from tests.simulator import errors, events, ids, rendering
 from tests.simulator.events import NOBODY, Cause
 from tests.simulator.forms import flag
-from tests.simulator.store import Flow, Json, Scope, Session
+from tests.simulator.store import PLATFORM, Flow, Json, Scope, Session
 from tests.simulator.world import World
 
 TYPES = ("document", "id_number")
@@ -87,25 +87,32 @@ def with_entrance(world: World, session: Session) -> Json:
         return rendering.snapshot(session)
     secret = f"{session.id}_secret_{ids.mode(session.scope.livemode)}_{ids.token(40)}"
     world.store.secrets[secret] = (session.id, world.clock.time() + SECRET_LIFE)
-    return rendering.snapshot(session, client_secret=secret, url=_url(world, session))
+    return rendering.snapshot(session, client_secret=secret, url=url(world, _entrance(world, session)))
 
 
-def enter_by_secret(world: World, client_secret: str, publishable_key: str) -> str:
-    """What Stripe's script does in a browser: a url for a secret, once, with a publishable key of its mode."""
+def enter_by_secret(world: World, client_secret: str, publishable_key: str, account: str = PLATFORM) -> str:
+    """What Stripe's script does in a browser, with a publishable key of the secret's mode: an entrance for it, once."""
     session_id, expires = world.store.secrets.get(client_secret, ("", 0.0))
     session = world.store.sessions.get(session_id)
     if session is None or expires < world.clock.time() or session.status != "requires_input" or session.redaction:
         raise errors.ApiError(400, "The client_secret was used, has expired or never was one.")
+    if session.scope.account != account:
+        raise errors.no_such("verification_session", session_id, "client_secret")
     if not publishable_key.startswith(f"pk_{ids.mode(session.scope.livemode)}_"):
         raise errors.invalid_api_key(publishable_key)
     del world.store.secrets[client_secret]
-    return _url(world, session)
+    return _entrance(world, session)
 
 
-def _url(world: World, session: Session) -> str:
+def url(world: World, entrance: str) -> str:
+    """The page behind an entrance."""
+    return f"{world.settings.pages or world.settings.base}/start/{entrance}"
+
+
+def _entrance(world: World, session: Session) -> str:
     entrance = f"{ids.mode(session.scope.livemode)}_{ids.token(60)}"
     world.store.entrances[entrance] = (session.id, world.clock.time() + ENTRANCE_LIFE)
-    return f"{world.settings.base}/start/{entrance}"
+    return entrance
 
 
 def check_names(params: Json, known: set[str]) -> None:

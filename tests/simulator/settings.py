@@ -15,6 +15,7 @@ class Settings:
     """`policy` applies to every endpoint that does not say otherwise; see deliveries.Policy."""
 
     base: str = ""
+    pages: str = ""  # where the pages that people see are, if not at the base
     speed: float = 1.0  # divides the seconds of the retry schedule
     redaction_step: float | None = REDACTION_STEP
     twins: bool = False  # two Event objects for every change
