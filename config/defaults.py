@@ -1,4 +1,4 @@
-"""What stands in for what is not set: the address of a Redis of our own, and a generated webhook secret."""
+"""What stands in for what is not set: the address of a Redis of our own, and secrets that are generated."""
 
 import hashlib
 import os
@@ -21,12 +21,19 @@ def webhook_secrets(settings: Settings) -> tuple[str, ...]:
         raise SettingsError(
             "STRIPE_WEBHOOK_SECRET is not set: copy the endpoint's signing secret (whsec_…) from Stripe's dashboard"
         )
-    return (_kept_secret(webhook_secret_path(settings.var_dir)),)
+    return (_kept_secret(webhook_secret_path(settings.var_dir), "a webhook secret", r"whsec_[!-~]{8,}", "whsec_"),)
 
 
 def webhook_secret_path(var_dir: Path) -> Path:
     """Where the generated webhook secret is kept."""
     return var_dir / "webhook_secret"
+
+
+def link_keys(settings: Settings) -> tuple[str, ...]:
+    """What links are signed with, the newest first; generated and kept as a webhook secret is. None: no links."""
+    if settings.link_keys or not settings.embedded_database:
+        return tuple(key.get_secret_value() for key in settings.link_keys)
+    return (_kept_secret(settings.var_dir / "link_key", "a key for links", r"[!-~]{32,}"),)
 
 
 def redis_url(var_dir: Path) -> str:
@@ -44,12 +51,12 @@ def redis_socket(var_dir: Path) -> Path:
     return Path("/tmp") / f"identity-{os.getuid()}-{name}" / "redis.sock"  # noqa: S108  # worker/run/broker.py makes it ours
 
 
-def _kept_secret(path: Path) -> str:
+def _kept_secret(path: Path, what: str, pattern: str, prefix: str = "") -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         descriptor, draft = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
         with os.fdopen(descriptor, "w") as file:
-            file.write(f"whsec_{secrets.token_urlsafe(24)}\n")
+            file.write(f"{prefix}{secrets.token_urlsafe(24)}\n")
         try:
             os.link(draft, path)  # appears whole, and fails if another process was faster
         except FileExistsError:
@@ -57,6 +64,6 @@ def _kept_secret(path: Path) -> str:
         finally:
             os.unlink(draft)
     secret = path.read_text().strip()
-    if not re.fullmatch(r"whsec_[!-~]{8,}", secret):
-        raise SettingsError(f"{path} does not hold a webhook secret: delete it, and the next start makes a new one")
+    if not re.fullmatch(pattern, secret):
+        raise SettingsError(f"{path} does not hold {what}: delete it, and the next start makes a new one")
     return secret

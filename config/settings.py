@@ -212,6 +212,10 @@ _ApiToken = Annotated[
     SecretStr,
     _matching(r"[\w.-]{1,64}:[!-~]{32,}", "must be one or several tokens, name:secret, of 32 characters or more each"),
 ]
+_LinkKey = Annotated[
+    SecretStr,
+    _matching(r"[!-~]{32,}", "must be one or several keys of 32 characters or more each, the newest first"),
+]
 _Origin = Annotated[
     str,
     _matching(
@@ -309,6 +313,8 @@ class Settings(BaseSettings):
     return_origins: Annotated[tuple[_Origin, ...], _SEVERAL] = ()
     static_links: Annotated[tuple[_StaticLink, ...], _SEVERAL] = ()
     openings_per_day: Annotated[int, Field(ge=1, le=1000)] = 5
+    link_keys: Annotated[tuple[_LinkKey, ...], _SEVERAL] = ()
+    link_days: Annotated[int, Field(ge=1, le=365)] = 7
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     record_days: Annotated[int, Field(ge=1, le=36500)] = 0  # for ever
     backlog_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
@@ -358,6 +364,18 @@ class Settings(BaseSettings):
     def base_url(self) -> str:
         """Where this service is reached: PUBLIC_URL, or this machine's own port."""
         return self.public_url.get_secret_value() or f"http://127.0.0.1:{self.port}"
+
+    @property
+    def why_no_links(self) -> str:
+        """Why no link to a page of ours may be made, or "": then there are pages, too."""
+        if not self.stripe_api_key:
+            return "STRIPE_API_KEY is not set"
+        if not (self.link_keys or self.embedded_database):
+            return "LINK_KEYS is not set"
+        parts = urlsplit(self.base_url)
+        # rule: a link goes over plain http only to this machine
+        is_safe = parts.scheme == "https" or parts.hostname in _LOOPBACK
+        return "" if is_safe else "PUBLIC_URL is not https: whoever is on the way could read a link and use it"
 
 
 @cache

@@ -1,21 +1,72 @@
-"""Addresses of static links, which the Dashboard makes for a verification flow: STATIC_LINKS names them."""
+"""Links of ours, which may be mailed: signed over an id, so that each leads to what is current when it is opened."""
 
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from hashlib import sha256
 
+from itsdangerous import BadSignature, TimestampSigner
+
+from config.database import true_now
+from config.defaults import link_keys
 from config.settings import settings
+from handlers.sessions.refusals import OpeningError
 from handlers.sessions.views import NotFoundError
 
+_SALT = "identity-events.link"  # what else LINK_KEYS may sign somewhere is no link of ours
+_AHEAD = timedelta(minutes=10)  # more than two measured clocks differ; whose was wrong by more made links for ever
 
-def static_link(name: str, client_reference_id: str, email: str | None) -> str:
-    """The link of this name for one person, whatever query or fragment it has already.
 
-    Raises NotFoundError for a name that STATIC_LINKS does not know. docs.stripe.com/identity/verification-flows names
-    the two parameters.
-    """
-    url = dict(link.partition("=")[::2] for link in settings().static_links).get(name)
-    if url is None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """An address that lets a person go on, until it expires."""
+
+    url: str = field(repr=False)
+    expires_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Token:
+    """What a link's token says. It has several spellings: the subject is what counts, and never its text."""
+
+    subject: str  # a verification's id, or that of a session that was made elsewhere
+    is_expired: bool
+
+
+def link_to(subject: str) -> Link:
+    """A link of now. Raises OpeningError where the settings allow none."""
+    if why := settings().why_no_links:
+        raise OpeningError("no-links", why)
+    signer = _signer()
+    token = signer.sign(subject).decode()
+    _, signed_at = signer.unsign(token, return_timestamp=True)
+    url = f"{settings().base_url.rstrip('/')}/verify/{token}"
+    return Link(url=url, expires_at=signed_at + timedelta(days=settings().link_days))
+
+
+def read_token(token: str) -> Token:
+    """Whose it is. Raises NotFoundError for what none of our keys has signed."""
+    try:
+        if not re.fullmatch(r"[\w.-]{1,400}", token, re.ASCII):  # an id of Stripe's has 255 at most
+            raise NotFoundError
+        subject, signed_at = _signer().unsign(token, return_timestamp=True)
+    except BadSignature:
+        raise NotFoundError from None
+    age = true_now() - signed_at
+    # rule: a link from minutes ahead is one of now
+    is_valid = -_AHEAD <= age <= timedelta(days=settings().link_days)
+    return Token(subject=subject.decode(), is_expired=not is_valid)
+
+
+class _Signer(TimestampSigner):
+    def get_timestamp(self) -> int:
+        """Of the one clock that decides."""
+        return int(true_now().timestamp())
+
+
+def _signer() -> _Signer:
+    # The last key signs, and the first of LINK_KEYS is the newest.
+    keys = list(reversed(link_keys(settings())))
+    if not keys:
         raise NotFoundError
-    given = {"client_reference_id": client_reference_id, "prefilled_email": email}
-    theirs = urlencode({key: value for key, value in given.items() if value}, quote_via=quote)
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(query=f"{parts.query}&{theirs}".lstrip("&")))
+    return _Signer(keys, salt=_SALT, key_derivation="hmac", digest_method=sha256)

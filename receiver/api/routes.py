@@ -21,9 +21,9 @@ from config.settings import settings
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.sessions import closing, entering, opening, views
 from handlers.sessions.entering import Way
-from handlers.sessions.links import static_link
 from handlers.sessions.opening import Opened
 from handlers.sessions.refusals import OpeningError
+from handlers.sessions.static_links import static_link
 from handlers.sessions.timeline import view_in_time
 from handlers.sessions.turn import Wanted
 from handlers.sessions.views import NotFoundError

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import redis
 
-from config.defaults import redis_url, webhook_secret_path, webhook_secrets
+from config.defaults import link_keys, redis_url, webhook_secret_path, webhook_secrets
 from config.settings import SettingsError, settings
 from worker.run import broker
 from worker.run.broker import redis_binary, start_redis
@@ -63,6 +63,20 @@ def test_a_damaged_secret_is_not_used() -> None:
     webhook_secret_path(settings().var_dir).write_text("\n")
     with pytest.raises(SettingsError, match="does not hold a webhook secret"):
         webhook_secrets(settings())
+
+
+def test_a_key_for_links_is_kept_beside_it_and_none_is_made_for_a_database_of_its_own(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    (key,) = link_keys(settings())
+    assert (settings().var_dir / "link_key").read_text().strip() == key
+    assert link_keys(settings()) == (key,)
+    environment.setenv("DATABASE_URL", "postgres://db/identity")
+    settings.cache_clear()
+    assert link_keys(settings()) == ()
+    environment.setenv("LINK_KEYS", "n" * 32)
+    settings.cache_clear()
+    assert link_keys(settings()) == ("n" * 32,)
 
 
 @pytest.mark.parametrize("name", ["redis-server", "valkey-server"])

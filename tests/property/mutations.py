@@ -38,6 +38,7 @@ WIPING = ("tests/integration/test_wiping.py",)
 OPENINGS = ("tests/integration/test_openings.py",)
 VERIFICATIONS = ("tests/integration/test_verifications.py",)
 PURGE = ("tests/integration/test_purge.py",)
+LINKS = ("tests/unit/test_links.py",)
 
 # Each marked rule, how it is broken, and which tests must notice.
 RULES: dict[str, tuple[Break, Sequence[str]]] = {
@@ -214,6 +215,9 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "an answer's stamp allows for the call's duration": (becomes("{left}"), THIN),
     "nothing is deleted by a clock that another one contradicts": (never, CLOCKS),
     "the purge keeps what an old event would owe again": (drop, PURGE),
+    "a link from minutes ahead is one of now": (becomes("timedelta() <= {comparators[0]} <= {comparators[1]}"), LINKS),
+    # config
+    "a link goes over plain http only to this machine": (becomes("True"), LINKS),
     # receiver
     "test and live never mix": (never, RECEIVER),
     "what another one's session shows is not kept": (never, OURS),

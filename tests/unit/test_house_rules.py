@@ -37,6 +37,7 @@ OWNERS = {
     "smtplib": ("handlers/outbox/smtp.py",),
     "jinja2": ("handlers/catalogue/",),
     "babel": ("handlers/catalogue/",),
+    "itsdangerous": ("handlers/sessions/links.py",),
     "redis": ("worker/run/broker.py",),
     "pydantic_settings": ("config/settings.py",),
     "alembic": ("handlers/tables/schema.py", "handlers/tables/migrations/"),
