@@ -1,5 +1,9 @@
-"""Celery's entry point: the tasks, the schedule, the consumer's guards and the log context."""
+"""The worker: python -m worker.app. The tasks, the consumer's guards and the log context.
 
+Not `python -m celery`, whose command line alone weighs seven megabytes.
+"""
+
+import argparse
 import logging
 import sys
 import warnings
@@ -16,23 +20,12 @@ from config.settings import SettingsError, settings
 from handlers.catalogue.check import check
 from handlers.metrics.counting import start_flushing, stop_flushing
 from handlers.queue import failures
-from worker import clock, foreign, reconnect, tasks
+from worker import foreign, reconnect, tasks
 
 _CONNECTIONS = 4  # of a worker: its threads need one for moments only, and wait for the outside without any
 
-__all__ = ["celery_app", "clock", "foreign", "reconnect", "tasks"]
+__all__ = ["celery_app", "foreign", "reconnect", "tasks"]
 
-celery_app.add_defaults(
-    lambda: {
-        "beat_schedule": {
-            # A second, not minutes: after a lost message or a Redis outage this is how long the work waits.
-            "sweep": {"task": "sweep", "schedule": clock.every(1.0)},
-            "reconcile": {"task": "reconcile", "schedule": clock.every(settings().reconcile_seconds)},
-            "purge": {"task": "purge", "schedule": clock.every(3600.0)},
-        }
-    }
-)
-celery_app.conf.beat_scheduler = clock.Clock
 celery_app.steps["consumer"].update((reconnect.ReconnectGuard, foreign.ForeignGuard))
 
 # Running as root is dangerous with pickled messages only, and config/broker.py accepts JSON alone.
@@ -48,7 +41,7 @@ def check_words(**_: Any) -> None:
 
 
 def configure(**_: Any) -> None:
-    """Logs of the worker and the clock; that this signal has a receiver keeps Celery from configuring its own."""
+    """Its logs; that this signal has a receiver keeps Celery from configuring its own."""
     configure_logging()
     say_whom_we_trust()
     # Two lines per task would bury ours, which say what a task did; its failures are louder than this level.
@@ -60,11 +53,6 @@ def fit_to_concurrency(instance: Any, **_: Any) -> None:
     """A worker's threads are for events; half as many for each destination of actions."""
     tasks.performers.allow(settings().action_threads or max(1, instance.concurrency // 2))
     keep_connections(_CONNECTIONS)
-
-
-def keep_none(**_: Any) -> None:
-    """The clock sends messages, and needs the database for next to nothing."""
-    keep_connections(0)
 
 
 def silence_advice(**_: Any) -> None:
@@ -102,10 +90,30 @@ def end_counting(**_: Any) -> None:
 signals.celeryd_init.connect(check_words, weak=False)
 signals.setup_logging.connect(configure, weak=False)
 signals.celeryd_after_setup.connect(fit_to_concurrency, weak=False)
-signals.beat_init.connect(keep_none, weak=False)
 signals.worker_ready.connect(silence_advice, weak=False)  # setting up the logs switches it on
 signals.worker_ready.connect(begin_counting, weak=False)
 signals.worker_shutting_down.connect(hand_back, weak=False)
 signals.worker_shutdown.connect(end_counting, weak=False)
 signals.task_prerun.connect(bind_task, weak=False)
 signals.task_postrun.connect(unbind_task, weak=False)
+
+
+def main() -> int:
+    """Works until it is told to end; its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m worker.app", description="The worker.")
+    parser.add_argument("--concurrency", type=int, default=8, help="threads for events (default: 8)")
+    # Gossip, mingling and heartbeats are for remote control, which config/broker.py switches off.
+    worker = celery_app.Worker(
+        pool="threads",
+        concurrency=parser.parse_args().concurrency,
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

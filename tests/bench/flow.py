@@ -2,6 +2,7 @@
 
 import http.client
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -259,8 +260,10 @@ class _Committed:
 
 @contextmanager
 def _noop_worker(house: House, **variables: str) -> Iterator[None]:
-    command = ["tests.bench.noop" if word == "worker.app" else word for word in procfile("worker")]
-    with house.running("noop", [*command, "--loglevel", "WARNING"], {"REDIS_URL": house.redis, **variables}) as process:
+    celery = [sys.executable, "-m", "celery", "-q", "--app", "tests.bench.noop", "worker", "--loglevel", "WARNING"]
+    _, *concurrency = procfile("worker")[-3:]
+    flags = ["--pool", "threads", "--without-gossip", "--without-mingle", "--without-heartbeat", *concurrency]
+    with house.running("noop", [*celery, *flags], {"REDIS_URL": house.redis, **variables}) as process:
         if not variables:  # with tasks to count, the count tells
             process.wait(lambda: bool(noop.answer.delay().get(timeout=30) is None))
         yield

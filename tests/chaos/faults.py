@@ -5,6 +5,7 @@ FAULTS are for a whole deployment, STANDBY for one whose PostgreSQL has a standb
 
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -22,6 +23,7 @@ from tests.chaos.stores import Loss, Postgres, Redis
 from tests.simulator.client import Simulator
 from tests.simulator.nonsense import KINDS
 from tests.support.foreign import READABLE, UNREADABLE
+from tests.support.processes import A_CLOCK, A_WORKER
 
 _LOST_WITHIN = 10.0  # seconds before a failover, of which a standby may not know
 
@@ -209,14 +211,14 @@ def _freeze_part(words: str, scene: Scene, dice: random.Random) -> None:
 
 def _fill_disk(scene: Scene, dice: random.Random) -> None:
     """Every write of a file by web and worker fails, as on a full disk."""
-    with _limited([*_parts(scene, "receiver"), *_parts(scene, "worker --pool")]):
+    with _limited([*_parts(scene, "receiver"), *_parts(scene, A_WORKER)]):
         time.sleep(_a_while(scene, dice))
 
 
 def _parts(scene: Scene, words: str) -> list[int]:
     process = scene.platform.dynos["all"].process
     pids = descendants(process.pid) if process else []
-    return [pid for pid in pids if words in command_of(pid)]
+    return [pid for pid in pids if re.search(words, command_of(pid))]
 
 
 def _end(pid: int) -> None:
@@ -307,9 +309,9 @@ STANDBY: dict[str, Fault] = {
 EMBEDDED: dict[str, Fault] = {
     "everything killed": partial(_kill, "all"),
     "web killed": partial(_kill_part, "receiver"),
-    "worker killed": partial(_kill_part, "worker --pool"),
-    "worker killed as a mail is accepted": partial(_kill_the_sender, partial(_kill_part, "worker --pool")),
-    "clock killed": partial(_kill_part, "worker.app beat"),
+    "worker killed": partial(_kill_part, A_WORKER),
+    "worker killed as a mail is accepted": partial(_kill_the_sender, partial(_kill_part, A_WORKER)),
+    "clock killed": partial(_kill_part, A_CLOCK),
     "Redis killed": partial(_kill_part, "redis.sock"),
     "Redis frozen": partial(_freeze_part, "redis.sock"),
     "restart": _deploy,

@@ -15,8 +15,6 @@ from tests.support.waiting import PATIENCE
 _TOLD_WHILE_IT_CLEARS_AWAY = """
 import os
 import signal
-import worker.app
-from config.broker import celery_app
 from worker import clock
 
 class Dying:
@@ -24,7 +22,7 @@ class Dying:
         os.kill(os.getpid(), signal.SIGTERM)
 
 clock.publish_tick = lambda name: print("ticked", Dying() and name, flush=True)
-celery_app.Beat(quiet=True).run()
+clock.main()
 """
 
 
@@ -37,12 +35,10 @@ def test_a_clock_told_to_end_amid_a_tick_ends_after_it() -> None:
 
 
 _TICKS = """
-import worker.app
-from config.broker import celery_app
 from worker import clock
 
 clock.publish_tick = lambda name: print("ticked", name, flush=True)
-celery_app.Beat(quiet=True).run()
+clock.main()
 """
 
 

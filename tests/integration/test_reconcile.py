@@ -380,8 +380,8 @@ def _move(session_id: str, **values: object) -> None:
 def test_reconcile_and_purge_are_on_the_clock() -> None:
     program = (
         "from worker.app import celery_app as app\n"
-        "beat = app.conf.beat_schedule\n"
-        "print({name: (one['schedule'].seconds, one['task'] in app.tasks) for name, one in beat.items()})"
+        "from worker.clock import timetable\n"
+        "print({name: (one['schedule'].seconds, one['task'] in app.tasks) for name, one in timetable().items()})"
     )
     environment = {**os.environ, "RECONCILE_SECONDS": "77"}
     shown = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import A_WORKER
 from worker.run import processes as supervisor
 
 ROOT = Path(__file__).parents[2]
@@ -184,11 +186,8 @@ def test_whoever_wants_it_open_says_so_and_both_families_are_served(start: Calla
 @linux_only
 def test_a_process_that_dies_ends_all_with_its_exit_code(start: Callable[..., Run]) -> None:
     run = start()
-    (worker,) = (
-        pid
-        for pid in run.processes()
-        if b"worker.app worker" in _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ")
-    )
+    commands = {pid: _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ").decode() for pid in run.processes()}
+    (worker,) = (pid for pid, command in commands.items() if re.search(A_WORKER, command))
     os.kill(worker, signal.SIGKILL)
     assert run.process.wait(GONE) == 128 + signal.SIGKILL
     assert run.processes() == set()

@@ -18,6 +18,8 @@ from tests.support.waiting import wait_until
 from worker.run.broker import RedisServer, start_redis
 
 ROOT = Path(__file__).parents[2]
+# In the command of a worker or a clock; Celery writes another one over ours where setproctitle is installed.
+A_WORKER, A_CLOCK = r"-m worker\.app|celeryd", r"-m worker\.clock|celery beat"
 SAYS_IT_IS_READY = {"web": "startup complete.", "worker": "ready.", "clock": "beat: Starting..."}
 
 
