@@ -17,7 +17,7 @@ define compile
 	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
 endef
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run stripe test test-postgres e2e proof mutants chaos fuzz api-cases bench bench-peers bench-tools ci way mails \
+.PHONY: help install dev demo run listen stripe test test-postgres e2e proof mutants chaos fuzz api-cases bench bench-peers bench-tools ci way mails \
 	check lock lock-check upgrade
 
 help: ## Lists the targets
@@ -32,6 +32,9 @@ demo: install ## Shows the service at work: people at a local Stripe, on SQLite 
 
 run: install ## Runs web, worker and clock together, and says what to forward events to; Ctrl-C stops them
 	@$(BIN)/python -m worker run
+
+listen: install ## The same, and the Stripe CLI forwards your sandbox's events: with STRIPE_API_KEY, or after `stripe login`
+	@PATH="$$PATH:$(CURDIR)/tests/e2e/node_modules/.bin" $(BIN)/python -m worker run --listen
 
 stripe: dev ## Runs a local Stripe that delivers to `make run`, and says how to start that
 	@echo "In another terminal:"

@@ -33,6 +33,7 @@ class Reader:
         self.blocks = blocks
         self.stripe = sandbox or Simulator(f"http://127.0.0.1:{free_port()}")
         self.port, self.stripe_port = str(free_port()), self.stripe.base.rpartition(":")[2]
+        self.typed = 0
         self.looks = 0  # into the mail folder
         self.terminals: list[subprocess.Popen[bytes]] = []
         path = f"{folder / 'bin'}:{os.environ['PATH']}"
@@ -43,12 +44,15 @@ class Reader:
 
     def type_all(self) -> None:
         """Everything that keeps running is up before the next block is typed."""
-        for number, block in enumerate(self.blocks):
-            output = self.folder / f"terminal-{number}.log"
-            if "keeps running" in block.terminal:
-                self._start(block.commands, output)
-            else:
-                self._run(block.commands, output)
+        for block in self.blocks:
+            self.type(block.commands, keeps_running="keeps running" in block.terminal)
+
+    def type(self, commands: str, *, keeps_running: bool) -> Path:
+        """Where its output is."""
+        output = self.folder / f"terminal-{self.typed}.log"
+        self.typed += 1
+        (self._start if keeps_running else self._run)(commands, output)
+        return output
 
     def stop(self) -> None:
         """Ctrl-C in every terminal, the newest first."""
@@ -56,6 +60,7 @@ class Reader:
             with suppress(ProcessLookupError):  # it has ended by itself
                 os.killpg(process.pid, signal.SIGINT)
             process.wait(PATIENCE)
+        self.terminals.clear()
 
     def wait_until(self, holds: Callable[[], object]) -> None:
         until = time.monotonic() + PATIENCE
@@ -85,14 +90,15 @@ class Reader:
                 start_new_session=True,
             )
         self.terminals.append(process)
-        if "make run" in commands:
-            self.wait_until(
-                lambda: answers(f"http://127.0.0.1:{self.port}/readyz") and "Connected" in output.read_text()
-            )
-        elif "stripe listen" in commands:
-            self.wait_until(lambda: "Ready!" in output.read_text())
-        else:
-            self.wait_until(lambda: answers(f"{self.stripe.base}/_control/ready"))
+        signs = {
+            "make run": lambda: answers(f"http://127.0.0.1:{self.port}/readyz") and "Connected" in output.read_text(),
+            "--forward-to": lambda: "Ready!" in output.read_text(),
+            "make stripe": lambda: answers(f"{self.stripe.base}/_control/ready"),
+        }
+        signs |= {"make listen": lambda: signs["make run"]() and signs["--forward-to"]()}
+        signs |= {"tests.simulator": signs["make stripe"]}
+        (sign,) = (is_up for command, is_up in signs.items() if command in commands)
+        self.wait_until(sign)
 
     def _run(self, commands: str, output: Path) -> None:
         if "var/mail" in commands:
@@ -159,6 +165,26 @@ def test_the_commands_for_the_sandbox_with_a_local_stripe_in_its_place(tmp_path:
         reading(tmp_path, pages.blocks(SECTIONS["Your Stripe sandbox"]), sandbox) as reader,
     ):
         reader.wait_until(lambda: ("canceled", "u1", "42") in reader.records() and len(reader.records()) == 2)
+
+
+def test_the_lines_that_make_run_prints(tmp_path: Path) -> None:
+    with Simulator.start() as sandbox, reading(tmp_path, [], sandbox) as reader:
+        reader.environment["STRIPE_API_KEY"] = KEY
+        said = reader.type("make run", keeps_running=True).read_text()
+        reader.stop()
+        (start, forward) = re.findall(r"^(?:STRIPE_WEBHOOK_SECRET=|stripe listen ).+$", said, re.MULTILINE)
+        reader.type(start, keeps_running=True)
+        reader.type(forward, keeps_running=True)
+        sandbox.act(sandbox.create(email="jenny@example.com"), "pass")
+        reader.wait_until(lambda: [status for status, _, _ in reader.records()] == ["verified"])
+
+
+def test_make_listen_has_the_official_cli_forward(tmp_path: Path) -> None:
+    with Simulator.start() as sandbox, reading(tmp_path, [], sandbox) as reader:
+        reader.environment["STRIPE_API_KEY"] = KEY
+        reader.type("make listen", keeps_running=True)
+        sandbox.act(sandbox.create(email="jenny@example.com"), "pass")
+        reader.wait_until(lambda: [status for status, _, _ in reader.records()] == ["verified"])
 
 
 def test_the_page_for_who_integrates(tmp_path: Path) -> None:

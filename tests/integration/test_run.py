@@ -169,7 +169,8 @@ def test_a_signal_ends_everything_within_seconds(start: Callable[..., Run], numb
     secret = (run.folder / "var" / "webhook_secret").read_text().strip()
     assert f"{secret} (generated, kept in {run.folder}/var/webhook_secret)" in said
     assert f"--forward-to http://127.0.0.1:{run.port}/webhooks/stripe\n" in said
-    (forward,) = (line for line in said.splitlines() if line.startswith("forward "))
+    (restart, forward) = said.partition("\nforward ")[2].splitlines()[1:3]
+    assert restart == f'STRIPE_WEBHOOK_SECRET="$(stripe listen --print-secret)" PORT={run.port} make run'
     assert forward.count("identity.verification_session.") == 6
     assert "redis.sock, as REDIS_URL is not set" in said
 
@@ -212,6 +213,22 @@ def test_without_a_redis_on_path_the_one_in_the_wheel_runs_and_the_clock_sweeps(
     run.lose_message()
     wait_until(run.has_processed, READY)
     assert run.end(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize(
+    ("cli", "sentence"),
+    [
+        ("", "The Stripe CLI is not on PATH: install it"),
+        ("echo You have not configured API keys yet >&2; exit 1", "The Stripe CLI names no signing secret: set STRIPE"),
+    ],
+)
+def test_without_a_cli_that_knows_an_account_nothing_is_forwarded(tmp_path: Path, cli: str, sentence: str) -> None:
+    if cli:
+        (tmp_path / "stripe").write_text(f"#!/bin/sh\n{cli}\n")
+        (tmp_path / "stripe").chmod(0o755)
+    run = Run(tmp_path, ("-m", "worker", "run", "--listen"), PATH=str(tmp_path))
+    assert run.process.wait(READY) == 2
+    assert run.text().splitlines()[-1].startswith(sentence)
 
 
 def test_without_any_redis_it_ends_with_a_sentence(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from worker.run.foreground import run
 
 
 def run_options(parser: argparse.ArgumentParser) -> None:
-    """For whom."""
+    """For whom, and from where."""
     parser.add_argument("--host", default="", help="address for web to listen on (default: this machine only)")
+    parser.add_argument("--listen", action="store_true", help="have the Stripe CLI forward your sandbox's events, too")
 
 
 def run_service(arguments: argparse.Namespace) -> int:
     """Until Ctrl-C."""
-    return run(arguments.host)
+    return run(arguments.host, listens=arguments.listen)
 
 
 def migrate_schema(_: argparse.Namespace) -> int:

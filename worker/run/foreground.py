@@ -14,20 +14,22 @@ from handlers.catalogue.check import check
 from handlers.record.events import EVENT_TYPES
 from handlers.tables.schema import migrate
 from worker.run.broker import RedisServer, redis_binary, start_redis
+from worker.run.cli import signing_secret
 from worker.run.processes import supervise
 
 PROCFILE = Path(__file__).parents[2] / "Procfile"
 PROCESSES = ("web", "worker", "clock")
+PORT, STRIPE = (Settings.model_fields[name].default for name in ("port", "stripe_api_base"))
 
 
-def run(host: str = "") -> int:
-    """Web listens on this machine only, unless it is given an address.
+def run(host: str = "", *, listens: bool = False) -> int:
+    """Web is open to this machine only, unless it is given an address; `listens` has the Stripe CLI forward to it.
 
     The exit code: 0 after Ctrl-C or SIGTERM, 2 for an unusable setting, else that of the process that died.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(settings(), host)
+        return _run(settings(), host, listens)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
@@ -35,15 +37,17 @@ def run(host: str = "") -> int:
         return 0
 
 
-def _run(chosen: Settings, host: str) -> int:
+def _run(chosen: Settings, host: str, listens: bool) -> int:
+    secret = signing_secret(_listen(chosen)) if listens else ""
     webhook_secrets(chosen)
     check()
     _refuse_taken_port(chosen.port)
     migrate()
     server = None if chosen.redis_url else start_redis(chosen.var_dir)
     try:
-        print(_report(chosen, _broker(chosen, server)), flush=True)
-        return supervise(_commands(host), _variables(chosen, server))
+        print(_report(chosen, _broker(chosen, server), listens), flush=True)
+        commands = _commands(host) | ({"listen": _forward(chosen)} if listens else {})
+        return supervise(commands, _variables(chosen, server, secret))
     finally:
         if server is not None:
             server.stop()
@@ -63,8 +67,25 @@ def _commands(host: str) -> dict[str, str]:
     return {name: lines[name] for name in PROCESSES}
 
 
-def _variables(chosen: Settings, server: RedisServer | None) -> dict[str, str]:
+def _listen(chosen: Settings) -> str:
+    base = chosen.stripe_api_base
+    other = "" if base == STRIPE else f" --api-base {shlex.quote(_without_credentials(base.get_secret_value()))}"
+    return f"stripe listen{other}"
+
+
+def _forward(chosen: Settings) -> str:
+    return f"{_listen(chosen)} --events {','.join(EVENT_TYPES)} --forward-to {_endpoint(chosen)}"
+
+
+def _endpoint(chosen: Settings) -> str:
+    return f"http://127.0.0.1:{chosen.port}/webhooks/stripe"
+
+
+def _variables(chosen: Settings, server: RedisServer | None, secret: str) -> dict[str, str]:
     variables = {"PYTHONUNBUFFERED": "1"}
+    if secret:
+        theirs = [one.get_secret_value() for one in chosen.stripe_webhook_secret]
+        variables["STRIPE_WEBHOOK_SECRET"] = ",".join((secret, *theirs))
     if server is not None:
         variables["REDIS_URL"] = server.url
     if chosen.log_format == "auto" and sys.stdout.isatty():
@@ -72,17 +93,26 @@ def _variables(chosen: Settings, server: RedisServer | None) -> dict[str, str]:
     return variables
 
 
-def _report(chosen: Settings, broker: str) -> str:
-    url = f"http://127.0.0.1:{chosen.port}/webhooks/stripe"
-    types = ",".join(EVENT_TYPES)
-    return "\n".join(
-        (
-            f"endpoint  {url}",
-            f"database  {_database(chosen)}",
-            f"broker    {broker}",
-            f"secret    {_secret(chosen)}",
-            f"forward   stripe listen --events {types} --forward-to {url}",
-        )
+def _report(chosen: Settings, broker: str, listens: bool) -> str:
+    lines = [
+        f"endpoint  {_endpoint(chosen)}",
+        f"database  {_database(chosen)}",
+        f"broker    {broker}",
+        f"secret    {'the one of the Stripe CLI, which forwards events' if listens else _secret(chosen)}",
+    ]
+    return "\n".join(lines if listens else (*lines, *_how_to_forward(chosen)))
+
+
+def _how_to_forward(chosen: Settings) -> tuple[str, ...]:
+    """The CLI signs with a secret of its own, which somebody has to hand over."""
+    if chosen.stripe_webhook_secret:
+        why = f"in another terminal, if that is its secret: {_listen(chosen)} --print-secret"
+        return (f"forward   {why}", _forward(chosen))
+    port = "" if chosen.port == PORT else f"PORT={chosen.port} "
+    return (
+        "forward   make listen does all of it with the Stripe CLI. By hand, with its secret, in two terminals:",
+        f'STRIPE_WEBHOOK_SECRET="$({_listen(chosen)} --print-secret)" {port}make run',
+        _forward(chosen),
     )
 
 
