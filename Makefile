@@ -17,8 +17,8 @@ define compile
 	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
 endef
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run listen stripe test test-postgres e2e proof mutants chaos fuzz api-cases bench bench-peers bench-tools ci way mails \
-	check lock lock-check upgrade
+.PHONY: help install dev demo run listen stripe test test-postgres test-browser e2e proof mutants chaos fuzz api-cases bench bench-peers \
+	bench-tools browser-tools ci way mails check lock lock-check upgrade
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ stripe: dev ## Runs a local Stripe that delivers to `make run`, and says how to 
 		--forward-to http://127.0.0.1:$(PORT)/webhooks/stripe --secret $(STRIPE_SECRET)
 
 test: dev ## Runs the tests, on SQLite and an embedded Redis; some of them: T=tests/unit/test_events.py K=redacted
-	@$(BIN)/python -m pytest -m "not e2e" $(if $(T),$(T),-n 4 --dist worksteal) $(if $(K),-k "$(K)")
+	@$(BIN)/python -m pytest -m "not e2e and not browser" $(if $(T),$(T),-n 4 --dist worksteal) $(if $(K),-k "$(K)")
 
 test-postgres: dev ## Runs the database and integration tests on PostgreSQL: DATABASE_URL, or a cluster of its own
 	@$(BIN)/python -m tests.support.postgres
@@ -55,7 +55,10 @@ proof: dev ## Tries every order, any succession and many workers at full depth, 
 mutants: dev ## Breaks the core at random, and shows that the fast tests notice: MUTANTS="--count 24 --seed 7"
 	@$(BIN)/python -m tests.property.mutants $(MUTANTS)
 
-e2e: dev tests/e2e/node_modules/.installed ## Runs the service with the official Stripe CLI and a browser; installs these first
+test-browser: dev browser-tools ## Goes through the service's pages in a Chromium, as people do, and takes pictures of them
+	@$(BIN)/python -m pytest -m browser $(if $(T),$(T),tests/browser) $(if $(K),-k "$(K)")
+
+e2e: dev tests/e2e/node_modules/.installed ## Runs the service with the official Stripe CLI; installs that first
 	@$(BIN)/python -m pytest -m e2e
 
 way: dev ## Prints the files and functions of ours that one event passes, from the POST to the mail
@@ -101,6 +104,11 @@ bench-peers: dev bench-tools ## Measures beside dj-stripe and pinax-stripe-light
 
 bench-tools:
 	@command -v wrk > /dev/null && ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { apt-get update -qq && apt-get install -qq --no-install-recommends wrk postgresql; }
+
+# A test without a Chromium is skipped, and says so.
+browser-tools:
+	@command -v chromium > /dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null || \
+		{ apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }
 
 $(VENV)/service: requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 with its venv module is needed, and none was found"; exit 1; }

@@ -1,1 +1,1 @@
-"""Everything together, from outside: the service's processes, the local Stripe, the official CLI and a browser."""
+"""Everything together, from outside: the service's processes, the local Stripe and the official CLI."""

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     folders = [folder for folder in FOLDERS if Path(folder).is_dir()]
     with _server() as url:
         chosen = arguments or [*folders, *(f"--ignore={path}" for path in ELSEWHERE), *AT_ONCE]
-        command = [sys.executable, "-m", "pytest", "-m", "not e2e", *chosen]
+        command = [sys.executable, "-m", "pytest", "-m", "not e2e and not browser", *chosen]
         return subprocess.call(command, env={**os.environ, "DATABASE_URL": url})
 
 

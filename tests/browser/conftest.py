@@ -1,0 +1,87 @@
+"""One local Stripe, one service and one browser for all; each test has sessions and windows of its own."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.addresses import VERIFY, Addresses
+from tests.browser.visitor import Visitor
+from tests.simulator.client import Simulator
+from tests.support.service import Service
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ("--no-sandbox", "--no-proxy-server", "--disable-dev-shm-usage")  # CI runs as root, in a container
+
+SECRET = "whsec_of_the_endpoint_0000"
+LINK_KEY = "of-the-links-of-tests-0123456789"
+TOKEN = "of-the-application-0123456789-0123456789"
+SETTINGS = {
+    "STRIPE_WEBHOOK_SECRET": SECRET,
+    "STRIPE_PUBLISHABLE_KEY": "pk_test_simulator0000000000000000",
+    "API_TOKENS": f"shop:{TOKEN}",
+    "LINK_KEYS": LINK_KEY,
+    "RETURN_ORIGINS": "https://app.example.com,shop:",
+    "OPENINGS_PER_DAY": "1000",
+    "MAIL_FROM": "Example Ltd <identity@example.com>",
+    "SUPPORT_EMAIL": "help@example.com",
+    "PRIVACY_URL": "https://example.com/privacy",
+    "ALTERNATIVE_URL": "https://example.com/another-way",
+}
+
+Visits = Callable[..., Visitor]
+
+
+@pytest.fixture(scope="session")
+def simulator() -> Iterator[Simulator]:
+    with Simulator.start(speed=1000.0) as simulator:
+        simulator.settings(pages=VERIFY)
+        yield simulator
+
+
+@pytest.fixture(scope="session")
+def addresses(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
+    with Addresses(tmp_path_factory.mktemp("addresses"), simulator.base) as addresses:
+        yield addresses
+
+
+@pytest.fixture(scope="session")
+def service(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    settings = {"STRIPE_API_BASE": simulator.base, "STRIPE_API_KEY": simulator.api_key, **SETTINGS}
+    with Service(tmp_path_factory.mktemp("service"), **settings) as service:
+        service.wait_ready()
+        simulator.endpoint(service.url, secret=SECRET)
+        yield service
+
+
+@pytest.fixture(scope="session")
+def browser(addresses: Addresses) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH: apt-get install chromium")
+    flags = [*FLAGS, f"--host-resolver-rules={addresses.rules}"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visits(browser: Browser) -> Iterator[Visits]:
+    """Opens a window, as Playwright's options of a context say; none of them may have anything to complain about."""
+    made: list[Visitor] = []
+
+    def visit(**how: Any) -> Visitor:
+        made.append(Visitor(browser, **how))
+        return made[-1]
+
+    yield visit
+    for visitor in made:
+        visitor.close()
+
+
+@pytest.fixture
+def visitor(visits: Visits) -> Visitor:
+    """A window as most people have it."""
+    return visits()

@@ -1,0 +1,60 @@
+"""One person's browser: what it complains about is a fault, and so is whatever hinders somebody."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, FrameLocator, Page, expect
+
+PATIENCE = 60_000  # milliseconds; a second or two on an idle machine
+PICTURES = Path("var/pages")
+_AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text()
+# WCAG 2.2 AA, and what else axe knows to be good.
+_RUN_AXE = "axe.run(document, {resultTypes: ['violations']}).then(results => JSON.stringify(results.violations))"
+
+expect.set_options(timeout=PATIENCE)
+
+
+class Visitor:
+    """A window of its own, with its own cookies and cache; `how` are Playwright's options of a context."""
+
+    def __init__(self, browser: Browser, **how: Any) -> None:
+        self.context: BrowserContext = browser.new_context(ignore_https_errors=True, **how)
+        self.context.set_default_timeout(PATIENCE)
+        self.context.on("console", self._note_policy)
+        self.context.on("weberror", lambda found: self.complaints.append(f"uncaught: {found.error}"))
+        self.complaints: list[str] = []
+        self.page: Page = self.context.new_page()
+
+    @property
+    def dialog(self) -> FrameLocator:
+        """The frame of Stripe's dialog."""
+        return self.page.frame_locator("iframe")
+
+    def pick(self, outcome: str, code: str = "", *, at: Page | None = None) -> None:
+        """In the dialog, or at Stripe's own page."""
+        place = at or self.dialog
+        if code:
+            place.locator("#code").select_option(code)
+        place.locator(f"button[value={outcome}]").click()
+
+    def hindrances(self) -> list[str]:
+        """What axe finds on the page as it is."""
+        self.page.evaluate(_AXE)
+        found = json.loads(self.page.evaluate(_RUN_AXE))
+        return [f"{one['id']}: {one['help']}: {node['html']}" for one in found for node in one["nodes"]]
+
+    def take_picture(self, name: str) -> None:
+        """For somebody to look at."""
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+
+    def close(self) -> None:
+        """Raises AssertionError for what was complained of meanwhile."""
+        self.context.close()
+        assert self.complaints == []
+
+    def _note_policy(self, said: ConsoleMessage) -> None:
+        if "Content Security Policy" in said.text or "Permissions policy" in said.text:
+            self.complaints.append(said.text)
