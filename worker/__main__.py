@@ -53,6 +53,9 @@ COMMANDS = {
     "redact": Command(
         verifications.redact_now, "forget a person, here and at Stripe", verifications.verification_options, asks=True
     ),
+    "link": Command(
+        verifications.make_link, "make a link by which a person goes on", verifications.verification_options
+    ),
     "events": Command(show.events, "the latest events", show.events_options),
     "event": Command(show.event, "one event and its history", show.event_options),
     "dead": Command(show.dead, "what was given up (exit 1: there is some)"),

@@ -5,6 +5,7 @@ from typing import Any
 
 from config.settings import settings
 from handlers.record.events import Status
+from handlers.sessions.links import link_to
 from handlers.sessions.refusals import OpeningError, past, unless_enough
 from handlers.sessions.views import verification
 from handlers.sessions.writing import apply_observed, notice
@@ -32,7 +33,7 @@ class Entry:
     fields: dict[str, Any] = field(repr=False)
 
 
-def entry(answer: Answer, account: str | None, way: Way) -> Entry | None:
+def entry(verification_id: str, answer: Answer, account: str | None, way: Way) -> Entry | None:
     """Of an open session that Stripe has just answered; None of any other, so that nobody is asked twice."""
     # rule: only an open session is entered
     if answer.state.status != Status.REQUIRES_INPUT or answer.state.redaction:
@@ -45,7 +46,7 @@ def entry(answer: Answer, account: str | None, way: Way) -> Entry | None:
     if way.asks_stripe:
         secret = changing.ephemeral_key(answer.id, account, way.stripe_version or "")
         return Entry({"session_id": answer.id, "ephemeral_key_secret": secret})
-    return Entry({})
+    return Entry({} if settings().why_no_links else {"url": link_to(verification_id).url})
 
 
 def enter(verification_id: str, way: Way) -> Entry:
@@ -70,7 +71,7 @@ def enter(verification_id: str, way: Way) -> Entry:
     except OpeningError:  # what the limit owes is owed now, however late the events are
         apply_observed(notice(answer, account, livemode=found.livemode))
         raise
-    entered = entry(answer, account, way)
+    entered = entry(found.id, answer, account, way)
     if entered is None:
         raise past(answer)
     return entered

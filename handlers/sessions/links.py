@@ -11,7 +11,7 @@ from config.database import true_now
 from config.defaults import link_keys
 from config.settings import settings
 from handlers.sessions.refusals import OpeningError
-from handlers.sessions.views import NotFoundError
+from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 
 _SALT = "identity-events.link"  # what else LINK_KEYS may sign somewhere is no link of ours
 _AHEAD = timedelta(minutes=10)  # more than two measured clocks differ; whose was wrong by more made links for ever
@@ -33,8 +33,24 @@ class Token:
     is_expired: bool
 
 
+def link_of(id_: str) -> Link:
+    """A link of now to a verification, by its id or a session's, or to a session that was made elsewhere.
+
+    Raises NotFoundError, or OpeningError for one who is forgotten and as link_to does.
+    """
+    try:
+        found = verification(id_)
+        subject, redacted_at = found.id, found.redaction_asked_at
+    except NotFoundError:
+        record = made_elsewhere(id_)
+        subject, redacted_at = record.session_id, record.redacted_at or record.redaction_asked_at
+    if redacted_at:
+        raise OpeningError("redacted")
+    return link_to(subject)
+
+
 def link_to(subject: str) -> Link:
-    """A link of now. Raises OpeningError where the settings allow none."""
+    """A link of now to what has this id, valid for LINK_DAYS. Raises OpeningError where the settings allow none."""
     if why := settings().why_no_links:
         raise OpeningError("no-links", why)
     signer = _signer()

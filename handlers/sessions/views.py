@@ -16,6 +16,7 @@ from handlers.sessions.standing import SessionStands, standing
 from handlers.stripe_api.changing import Answer
 from handlers.tables.models import Verification, VerificationRecord
 
+_ID = re.compile(r"\w{1,255}", re.ASCII)
 _COLUMNS = (
     "id",
     "client_reference_id",
@@ -65,6 +66,17 @@ def verification(id_: str) -> Verification:
     return cast(Verification, found)
 
 
+def made_elsewhere(session_id: str) -> VerificationRecord:
+    """The record of a session that is no verification's: of a static link, the Dashboard or code of the application's
+    own. Raises NotFoundError.
+    """
+    with transaction() as session:
+        found = session.get(VerificationRecord, session_id) if _ID.fullmatch(session_id) else None
+    if found is None or found.verification_id or found.livemode != settings().livemode:
+        raise NotFoundError
+    return found
+
+
 def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
     """A page, without the sessions, and whether there are more. Raises NotFoundError where it starts after none."""
     wanted = _ours().order_by(col(Verification.created_at).desc(), col(Verification.id).desc()).limit(page.limit + 1)
@@ -84,7 +96,7 @@ def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
 
 
 def _is(id_: str) -> ColumnElement[bool]:
-    if not re.fullmatch(r"\w{1,255}", id_, re.ASCII):
+    if not _ID.fullmatch(id_):
         raise NotFoundError
     of_session = select(col(VerificationRecord.verification_id)).where(col(VerificationRecord.session_id) == id_)
     return or_(col(Verification.id) == id_, col(Verification.id).in_(of_session))

@@ -23,7 +23,8 @@ _ASKING = ("stripe-refused", "stripe-unavailable")
 _BODY = ("not-json", "not-json-type", "too-large", "invalid")
 _HEADERS = {"Cache-Control": "no-store"}  # of every answer
 _OWN_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": ""}, 503: {"Retry-After": ""}}
-_THEN = ("showVerification", "enterVerification", "cancelVerification", "redactVerification")  # what is done by id
+# What is done by id.
+_THEN = ("showVerification", "enterVerification", "linkVerification", "cancelVerification", "redactVerification")
 
 
 class _Shown(BaseModel):
@@ -115,6 +116,13 @@ class Entered(_Shown):
 
 
 class Link(_Shown):
+    """The address of a page where the person goes on, which may be mailed."""
+
+    url: str
+    expires_at: str
+
+
+class StaticLink(_Shown):
     """The address of a flow's static link for one person."""
 
     url: str
@@ -153,7 +161,19 @@ async def openapi(_: Request) -> Response:
 @cache
 def document() -> dict[str, Any]:
     """The whole document."""
-    shown = (Opening, Entering, Linking, Verification, VerificationInTime, Opened, Entered, Link, Page, Problem)
+    shown = (
+        Opening,
+        Entering,
+        Linking,
+        Verification,
+        VerificationInTime,
+        Opened,
+        Entered,
+        Link,
+        StaticLink,
+        Page,
+        Problem,
+    )
     _, schemas = models_json_schema(
         [(model, "validation") for model in shown], ref_template="#/components/schemas/{model}"
     )
@@ -216,8 +236,11 @@ def _paths() -> dict[str, Any]:
                 of_one="id",
             )
         },
+        "/verifications/{id}/link": {
+            "post": _operation("linkVerification", {200: Link}, "not-found", "redacted", "no-links", of_one="id")
+        },
         "/static-links/{name}": {
-            "post": _operation("makeStaticLink", {200: Link}, *_BODY, "not-found", body=Linking, of_one="name")
+            "post": _operation("makeStaticLink", {200: StaticLink}, *_BODY, "not-found", body=Linking, of_one="name")
         },
         "/verifications/{id}/redact": {
             "post": _operation("redactVerification", {202: Verification}, "not-found", of_one="id")

@@ -18,6 +18,7 @@ CODES = {
     "submission-limit": (409, "The person has submitted as often as SUBMISSION_LIMIT allows."),
     "configuration-differs": (409, "The open session was made with other parameters, which cannot be changed."),
     "not-adoptable": (409, "The session is not an open one of this person's."),
+    "no-links": (409, "No links are made here."),
     "too-large": (413, "The body is too large."),
     "not-json": (400, "The body is not a JSON object."),
     "not-json-type": (415, "The body must be application/json."),

@@ -21,6 +21,7 @@ from config.settings import settings
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.sessions import closing, entering, opening, views
 from handlers.sessions.entering import Way
+from handlers.sessions.links import link_of
 from handlers.sessions.opening import Opened
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.static_links import static_link
@@ -93,7 +94,8 @@ class Room:
             Route("/verifications/{id}/entry", self._answering(self._enter), methods=["POST"]),
             Route("/verifications/{id}/cancel", self._answering(self._cancel), methods=["POST"]),
             Route("/verifications/{id}/redact", self._answering(self._redact), methods=["POST"]),
-            Route("/static-links/{name}", self._answering(self._link), methods=["POST"]),
+            Route("/verifications/{id}/link", self._answering(self._link), methods=["POST"]),
+            Route("/static-links/{name}", self._answering(self._static_link), methods=["POST"]),
             Route("/openapi.json", openapi, methods=["GET"]),
         ]
 
@@ -112,7 +114,7 @@ class Room:
         wanted = requests.wanted(asked)
         opened = await self._to_its_end(self._opened(wanted))
         way = Way(integration=asked.integration, stripe_version=asked.stripe_version)
-        enter = partial(entering.entry, opened.answer, wanted.account or None, way)
+        enter = partial(entering.entry, opened.verification_id, opened.answer, wanted.account or None, way)
         entered = await self._asking.do(enter) if way.asks_stripe else enter()
         shown = await self._looking.do(views.view, opened.verification_id, opened.answer)
         body = {**shown, **({"entry": entered.fields} if entered else {})}
@@ -172,6 +174,12 @@ class Room:
         return _answer(202, await self._looking.do(views.view, id_))
 
     async def _link(self, request: Request) -> Response:
+        id_ = request.path_params["id"]
+        link = await self._looking.do(link_of, id_)
+        log.info("verification.linked", id=id_)
+        return _answer(200, {"url": link.url, "expires_at": views.iso(link.expires_at)})
+
+    async def _static_link(self, request: Request) -> Response:
         asked = requests.linking(await _json(request))
         url = static_link(request.path_params["name"], asked.client_reference_id, asked.email)
         return _answer(200, {"url": url})

@@ -37,7 +37,7 @@ def test_another_method_is_told_all_that_there_are(api: TestClient) -> None:
     reading, acting = {"GET", "HEAD"}, {"POST"}
     one = "/verifications/idv_1"
     paths = {"/verifications": reading | acting, one: reading, "/openapi.json": reading, "/static-links/age": acting}
-    paths |= {f"{one}/entry": acting, f"{one}/cancel": acting, f"{one}/redact": acting}
+    paths |= {f"{one}/entry": acting, f"{one}/link": acting, f"{one}/cancel": acting, f"{one}/redact": acting}
     for path, allowed in paths.items():
         for method in ("HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "GET", "POST", "BREW"):
             answer = api.request(method, path)

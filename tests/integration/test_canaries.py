@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -194,7 +195,12 @@ def _around(mark: str, text: str) -> list[str]:
 TOKEN = "c4nary-token-of-the-application-0"
 NATIVE = {"integration": "native", "stripe_version": "2026-10-28.endive"}
 WAYS: tuple[dict[str, str], ...] = ({}, {"integration": "modal"}, {"integration": "redirect"}, NATIVE)
-ENTRANCES = ("_secret_", "/start/", "ek_test_")  # what the secrets have in them, those that nobody was handed, too
+ENTRANCES = (
+    "_secret_",
+    "/start/",
+    "ek_test_",
+    "/verify/",
+)  # what the secrets have in them, those that nobody was handed, too
 FAULTS: tuple[dict[str, Any], ...] = (
     {"status": 500, "after": True},
     {"status": 403},
@@ -267,6 +273,8 @@ class _Asked:
             "POST", "/static-links/{name}", {"client_reference_id": "c4nary", "email": "c4nary@example.com"}, name="age"
         )
         self.ask("POST", "/static-links/{name}", {"client_reference_id": "c4nary"}, name="c4nary")
+        self.ask("POST", "/verifications/{id}/link", id=id_)
+        self.ask("POST", "/verifications/{id}/link", id="c4nary")
         self.ask("POST", "/verifications/{id}/cancel", id=id_)
         self.ask("POST", "/verifications", _opening(reference))
         self.ask("POST", "/verifications/{id}/redact", id=id_)
@@ -288,6 +296,7 @@ def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
         "RETURN_ORIGINS": "https://app.example",
         "STATIC_LINKS": "age=https://verify.stripe.com/x",
         "OPENINGS_PER_DAY": "1000",
+        "LINK_KEYS": "c4nary-key-of-the-links-0123456789",
     }
     databases.refuse(database_url, "verification", "client_reference_id", f"{PERSONAL}-unstorable")
     databases.refuse(database_url, "verification_record", "verification_flow", "vf_unstorable")
@@ -308,6 +317,10 @@ def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
             environment.setenv(name, value)
         databases.forget_process_state()
         _run_every_command(simulator)
+        said = capfd.readouterr()
+        linking = parser().parse_args(("link", asked.ask("POST", "/verifications", _opening("linked"))["id"]))
+        assert linking.command.run(linking) == 0
+        shown = capfd.readouterr()
         connection = http.client.HTTPConnection("127.0.0.1", made.port, timeout=20)
         connection.request("GET", "/metrics")
         metrics = connection.getresponse().read().decode()
@@ -319,7 +332,7 @@ def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
     assert [mark for mark in ENTRANCES if mark not in "".join(asked.answers)] == []
     redis_files = b"".join(path.read_bytes() for path in made.folder.joinpath("redis").rglob("*") if path.is_file())
     elsewhere = {
-        "logs": logs + "".join(capfd.readouterr()),
+        "logs": logs + "".join((*said, shown.err)),
         "Redis": (b"".join(commands) + redis_files).decode(errors="replace"),
         "refusals": "\n".join(asked.refusals),
         "metrics": metrics,
@@ -329,6 +342,10 @@ def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
     for place, text in {**elsewhere, "tables": databases.dump(database_url)}.items():
         for mark in ("c4nary", "4930999888", *ENTRANCES):
             assert _around(mark, text) == [], place
+    tokens = set(re.findall(r"/verify/([\w.-]+)", "".join([*asked.answers, shown.out])))
+    assert len(tokens) > len(FAULTS)
+    for place, text in {**elsewhere, "tables": databases.dump(database_url)}.items():
+        assert [token for token in tokens if token.rpartition(".")[2] in text] == [], place
     for place, text in elsewhere.items():
         assert _around(PERSONAL, text) == [], place
 

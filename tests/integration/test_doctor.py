@@ -83,6 +83,27 @@ def test_the_doctor_is_content_with_a_good_set_up(simulator: Simulator, environm
     assert "OK" in command("doctor").out
 
 
+@pytest.mark.parametrize(
+    ("given", "levels"),
+    [
+        ({}, {"WARN"}),
+        ({"LINK_KEYS": "n" * 32}, {"OK"}),
+        ({"LINK_KEYS": "n" * 32, "PUBLIC_URL": ""}, {"OK", "WARN"}),
+        ({"LINK_KEYS": "n" * 32, "PUBLIC_URL": "http://hooks.example.com"}, {"FAIL"}),
+        ({"LINK_KEYS": "n" * 32, "STRIPE_API_KEY": ""}, {"FAIL"}),
+    ],
+)
+@pytest.mark.usefixtures("simulator")
+def test_links_that_cannot_be_made_or_opened_are_found(
+    environment: pytest.MonkeyPatch, given: dict[str, str], levels: set[str]
+) -> None:
+    for name, value in given.items():
+        environment.setenv(name, value)
+    databases.forget_process_state()
+    assert _levels("links") == levels
+    assert "nnnn" not in "".join(one.words for one in examine())
+
+
 def test_each_bad_setting_is_a_line_and_fails() -> None:
     said = command("doctor", "--json", STRIPE_WEBHOOK_SECRET="nonsense", PORT="0")
     assert said.code == 1

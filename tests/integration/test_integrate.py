@@ -25,6 +25,7 @@ def test_what_is_typed_is_answered_as_the_page_shows(simulator: Simulator, envir
     for name, value in re.findall(r"^export (\w+)=(.*)$", service.commands, re.MULTILINE):
         environment.setenv(name, value)
     environment.setenv("STRIPE_API_BASE", simulator.base)
+    environment.setenv("LINK_KEYS", "n" * 32)  # which whoever follows the page has in VAR_DIR
     databases.forget_process_state()
     with running_receiver() as port:
         here = {":8000": f":{port}", "import httpx": "import httpx2 as httpx"}

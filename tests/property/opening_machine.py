@@ -153,7 +153,7 @@ class OpeningMachine(RuleBasedStateMachine):
         opened = open_verification(wanted)
         if opened is None:
             return
-        if entered := entry(opened.answer, None, Way(integration="modal")):
+        if entered := entry(opened.verification_id, opened.answer, None, Way(integration="modal")):
             self.secrets[entered.fields["client_secret"]] += 1
         self.setting.opened += 1
 

@@ -12,7 +12,7 @@ import psycopg
 
 from config import broker, postgres
 from config.database import DATABASE_TROUBLE, engine, measure_clock, true_now
-from config.defaults import webhook_secrets
+from config.defaults import link_keys, webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from handlers.catalogue.check import faults, unsaid
@@ -90,6 +90,19 @@ def _secrets() -> Iterator[tuple[str, str]]:
         yield "OK", f"{count} in STRIPE_WEBHOOK_SECRET"
     else:
         yield "WARN", "a generated one, which only replays are signed with: set STRIPE_WEBHOOK_SECRET"
+
+
+def _links() -> Iterator[tuple[str, str]]:
+    """Whether people can be sent to pages of ours."""
+    if why := settings().why_no_links:
+        level = "FAIL" if settings().link_keys else "WARN"  # who sets them wants links
+        yield level, f"none are made, and there are no pages: {why}"
+        return
+    count = len(link_keys(settings()))
+    signed = f"the first of {count} in LINK_KEYS" if settings().link_keys else "a generated key"
+    yield "OK", f"they lead to {settings().base_url}, signed with {signed}"
+    if not settings().public_url:
+        yield "WARN", "no PUBLIC_URL: links lead to this machine, and nobody else can open them"
 
 
 def _stripe() -> Iterator[tuple[str, str]]:
@@ -301,6 +314,7 @@ def _lookup() -> Iterator[tuple[str, str]]:
 CHECKS: dict[str, Check] = {
     "settings": _settings,
     "webhook secret": _secrets,
+    "links": _links,
     "stripe": _stripe,
     "permissions": _permissions,
     "unanswered": _unanswered,

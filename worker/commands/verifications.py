@@ -3,17 +3,20 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from config.broker import publish_actions
 from config.settings import settings
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.sessions import closing, opening
+from handlers.sessions.links import link_of
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.timeline import view_in_time
 from handlers.sessions.turn import Wanted
 from handlers.sessions.views import NotFoundError
 from worker.commands.printing import print_json, print_pairs, print_rows
+
+T = TypeVar("T")
 
 
 def verification_options(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +83,16 @@ def redact_now(arguments: argparse.Namespace) -> int:
     return _told(arguments, redact)
 
 
+def make_link(arguments: argparse.Namespace) -> int:
+    """An address where the person goes on, to be mailed or read out; 1 when there is none."""
+    link = _unless_refused(lambda: link_of(arguments.id))
+    if link is None:
+        return 1
+    found = {"url": link.url, "expires_at": link.expires_at}
+    print_json(found) if arguments.json else print_pairs(found)
+    return 0
+
+
 def _opened(arguments: argparse.Namespace, params: dict[str, Any], **more: str | None) -> str:
     wanted = Wanted(
         client_reference_id=arguments.reference,
@@ -98,17 +111,8 @@ def _opened(arguments: argparse.Namespace, params: dict[str, Any], **more: str |
 
 def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
     """Does it, and shows what the verification is then."""
-    try:
-        found = view_in_time(act())
-    except NotFoundError:
-        print("There is no such verification.", file=sys.stderr)
-        return 1
-    except OpeningError as error:
-        print(f"Refused: {error.code} {error.detail}".rstrip(), file=sys.stderr)
-        return 1
-    except (NotNowError, PermanentError) as error:
-        why = getattr(error, "why", "")
-        print(f"Stripe cannot be asked: {error}{why and f': {why}'}", file=sys.stderr)
+    found = _unless_refused(lambda: view_in_time(act()))
+    if found is None:
         return 1
     if arguments.json:
         print_json(found)
@@ -118,3 +122,17 @@ def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
     print_rows(sessions, ("session_id", "generation", "status", "error_code", "submissions"), "\nsessions")
     print_rows(timeline, ("at", "session_id", "what", "name", "id", "status", "reason"), "\ntimeline")
     return 0
+
+
+def _unless_refused(act: Callable[[], T]) -> T | None:
+    """What it comes to; None once it is said why there is nothing."""
+    try:
+        return act()
+    except NotFoundError:
+        print("There is no such verification.", file=sys.stderr)
+    except OpeningError as error:
+        print(f"Refused: {error.code} {error.detail}".rstrip(), file=sys.stderr)
+    except (NotNowError, PermanentError) as error:
+        why = getattr(error, "why", "")
+        print(f"Stripe cannot be asked: {error}{why and f': {why}'}", file=sys.stderr)
+    return None
