@@ -1,8 +1,9 @@
-"""Whether every template and every language is whole: asked at the start, so that no person's mail finds out."""
+"""Whether every template and every language is whole: asked at the start, so that no person finds out."""
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 from babel.messages.catalog import Catalog
@@ -10,8 +11,10 @@ from jinja2 import TemplateSyntaxError, UndefinedError, meta, nodes
 from jinja2.ext import extract_from_ast
 
 from config.settings import SettingsError, settings
-from handlers.catalogue.mails import FORMS, NoSubjectError, environment, known_names, templates, write_mail
-from handlers.catalogue.samples import mail_templates, samples
+from handlers.catalogue import mails, pages
+from handlers.catalogue.mails import FORMS, PAGE, NoSubjectError, environment, templates, write_mail
+from handlers.catalogue.pages import PAGES, STYLES, stylesheet, write_page
+from handlers.catalogue.samples import mail_samples, mail_templates, page_samples
 from handlers.catalogue.words import WordsError, catalogs, is_english
 
 Sentence = str | tuple[str, str]  # or its singular and its plural
@@ -21,7 +24,7 @@ _PLACEHOLDER = re.compile(r"%\((\w+)\)[sd]")
 
 
 def check() -> None:
-    """Raises SettingsError where a mail could not be written, with each reason on a line of its own."""
+    """Raises SettingsError where a mail or a page could not be written, with each reason on a line of its own."""
     if found := faults():
         raise SettingsError("\n".join(found))
 
@@ -71,7 +74,7 @@ def _unread(language: str) -> Iterator[str]:
 
 def _parse(parsed: dict[tuple[str, str], nodes.Template]) -> Iterator[str]:
     """Reads every template of each form; yields what Jinja cannot read."""
-    for form in FORMS:
+    for form in (*FORMS, PAGE):
         made = environment(form)
         for name in _names(form):
             try:
@@ -91,9 +94,9 @@ def _names(form: str) -> list[str]:
 
 def _faults_of_each(parsed: _Parsed) -> Iterator[str]:
     """What can be seen in a template without rendering it."""
-    known = known_names()
+    known = {**dict.fromkeys(FORMS, mails.known_names()), PAGE: pages.known_names()}
     for (form, name), tree in parsed.items():
-        for one in sorted(meta.find_undeclared_variables(tree) - known - _own(tree)):
+        for one in sorted(meta.find_undeclared_variables(tree) - known[form] - _own(tree)):
             yield f"TEMPLATES_DIR: {name} names {one!r}, which is not known"
         for other in meta.find_referenced_templates(tree):
             if (form, other) not in parsed:
@@ -113,14 +116,17 @@ def _own(tree: nodes.Template) -> set[str]:
 
 
 def _unused(parsed: _Parsed) -> Iterator[str]:
-    mails = {f"{name}.jinja" for name in mail_templates()}
-    used = {other for tree in parsed.values() for other in meta.find_referenced_templates(tree)}
+    """Files that nothing is written by, and what there is no file for."""
     theirs = settings().templates_dir
-    for path in sorted(theirs.glob("mails/**/*.jinja")) if theirs else []:
-        if path.name not in {*mails, *used}:
-            yield f"TEMPLATES_DIR: {path.name} has no mail's name, and none refers to it"
-    for name in sorted(mails - {name for _, name in parsed}):
-        yield f"TEMPLATES_DIR: {name} is not there"
+    for forms, kind, names in ((FORMS, "mail", mail_templates()), ((PAGE,), "page", PAGES)):
+        written = {f"{name}.jinja" for name in names}
+        trees = {name: tree for (form, name), tree in parsed.items() if form in forms}
+        used = {other for tree in trees.values() for other in meta.find_referenced_templates(tree)}
+        for path in sorted(theirs.glob(f"{kind}s/**/*.jinja")) if theirs else []:
+            if path.name not in {*written, *used}:
+                yield f"TEMPLATES_DIR: {path.name} has no {kind}'s name, and none refers to it"
+        for name in sorted(written - trees.keys()):
+            yield f"TEMPLATES_DIR: {name} is not there"
 
 
 def _said(parsed: _Parsed) -> Iterator[Sentence]:
@@ -162,15 +168,19 @@ def _fills(words: str, least: str, most: str) -> bool:
 
 
 def _unwritten(language: str) -> Iterator[str]:
-    """Of every mail in one language: what rendering it shows."""
-    for template in mail_templates():
-        for sample in samples(template):
-            try:
-                write_mail(template, language, sample.about)
-            except (UndefinedError, NoSubjectError) as error:
-                yield f"TEMPLATES_DIR: {template}.jinja: {error}"
-            except Exception as error:  # whatever a team's own template does
-                yield f"TEMPLATES_DIR: {template}.jinja cannot be rendered: {type(error).__name__}"
+    """Of every mail and page in one language: what rendering it shows."""
+    writers: list[tuple[str, Callable[[], object]]] = [
+        *((f"{one.template}.jinja", partial(write_mail, one.template, language, one.about)) for one in mail_samples()),
+        *((f"{one.page}.jinja", partial(write_page, one.page, language, one.shown)) for one in page_samples()),
+        (STYLES, stylesheet),
+    ]
+    for name, write in writers:
+        try:
+            write()
+        except (UndefinedError, NoSubjectError) as error:
+            yield f"TEMPLATES_DIR: {name}: {error}"
+        except Exception as error:  # whatever a team's own template does
+            yield f"TEMPLATES_DIR: {name} cannot be rendered: {type(error).__name__}"
 
 
 def _start(sentence: str | Sequence[str]) -> str:

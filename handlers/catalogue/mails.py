@@ -13,10 +13,16 @@ from handlers.catalogue.brand import text_on
 from handlers.catalogue.words import direction, folders, is_english, words_of
 
 FORMS = ("text", "html")
+PAGE = "page"  # a form that has one part; handlers/catalogue/pages.py writes it
+_PLACES = {
+    "text": ("mails/text", "mails", "shared"),
+    "html": ("mails/html", "mails", "shared"),
+    PAGE: ("pages", "shared"),
+}
 SUBJECT = "Subject:"
-_MOST_CHARACTERS = 300  # of what others wrote; a link is left whole
+MOST_CHARACTERS = 300  # of what others wrote; a link is left whole
 # Ends of lines, what is not printed, halves of letters, and what turns the direction of the letters after it.
-_UNWRITTEN = re.compile("[\\s\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
+UNWRITTEN = re.compile("[\\s\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
 _GAPS = re.compile(r"\s*\n\s*\n\s*")
 
 
@@ -58,9 +64,9 @@ def write_mail(template: str, language: str, about: About) -> Written:
     """
     values: dict[str, object] = {"site": urlsplit(about.link_url or "").hostname}
     for name, value in asdict(about).items():
-        line = _UNWRITTEN.sub(" ", value).strip() if isinstance(value, str) else value
-        is_cut = isinstance(line, str) and len(line) > _MOST_CHARACTERS and not name.endswith("_url")
-        values[name] = f"{line[:_MOST_CHARACTERS]}…" if is_cut else line
+        line = UNWRITTEN.sub(" ", value).strip() if isinstance(value, str) else value
+        is_cut = isinstance(line, str) and len(line) > MOST_CHARACTERS and not name.endswith("_url")
+        values[name] = f"{line[:MOST_CHARACTERS]}…" if is_cut else line
     if about.reason and not is_english(language):
         values["reason"] = None
     text, html = (
@@ -82,7 +88,7 @@ def environment(form: str) -> Environment:
     """Where templates of one form find each other, and who speaks."""
     made = Environment(
         loader=templates(form),
-        autoescape=form == "html",  # noqa: S701  # a mail's text is no markup
+        autoescape=form != "text",  # noqa: S701  # a mail's text is no markup
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -102,11 +108,11 @@ def environment(form: str) -> Environment:
 
 def templates(form: str) -> FileSystemLoader:
     """Where those of one form are: TEMPLATES_DIR's before ours."""
-    return FileSystemLoader([folder / "mails" / part for folder in folders() for part in (form, "")])
+    return FileSystemLoader([folder / place for folder in folders() for place in _PLACES[form]])
 
 
 def known_names() -> set[str]:
-    """What a template may name."""
+    """What a mail's template may name."""
     given = {one.name for one in fields(About)} | {"site", "subject", "preview"}
     return given | environment("text").globals.keys() | speaking("en").keys()
 

@@ -1,9 +1,10 @@
-"""Every mail there is, about persons who are made up: each kind, each error code, with and without a link."""
+"""Every mail and page there is, about persons who are made up: each kind, each error code, with and without a link."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from handlers.catalogue.mails import About
+from handlers.catalogue.pages import PAGES, Shown
 from handlers.owed.kinds import KINDS
 from handlers.record.error_codes import CLASSES, OWED, ErrorClass, classify
 
@@ -22,6 +23,27 @@ _BARE = replace(_FULL, reason=None, link_url=None)
 _UNKNOWN = (None, "a_code_that_nobody_knows")
 
 
+_HERE = "/verify/token"
+_SHOWN = Shown(
+    word="requires_input",
+    version="1",
+    action_url=_HERE,
+    status_url=f"{_HERE}/status",
+    link_url=f"{_HERE}/link",
+    continue_url="https://app.example.com/verified",
+)
+_MODAL = replace(_SHOWN, stripe_js_url="https://js.stripe.com/basil/stripe.js", publishable_key="pk_test_sample")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageSample:
+    """One page: a name of its own, its template, and what it shows."""
+
+    name: str
+    page: str
+    shown: Shown
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """One mail: a name of its own, its template, and what it is about."""
@@ -29,6 +51,12 @@ class Sample:
     name: str
     template: str
     about: About
+
+
+def mail_samples() -> Iterator[Sample]:
+    """All of them."""
+    for template in mail_templates():
+        yield from samples(template)
 
 
 def samples(template: str) -> Iterator[Sample]:
@@ -43,15 +71,26 @@ def samples(template: str) -> Iterator[Sample]:
         yield Sample(name="-".join(filter(None, (template, name))), template=template, about=one)
 
 
+def page_samples() -> Iterator[PageSample]:
+    """Each page in each of its states."""
+    several = {"todo": _to_do, "failed": _failures, "processing": _checks, "verified": _results, "limit": _limits}
+    for page in PAGES:
+        for name, shown in several.get(page, lambda: {"": _SHOWN})().items():
+            yield PageSample(name="-".join(filter(None, (page, name))), page=page, shown=shown)
+
+
 def mail_templates() -> list[str]:
     """Of every kind of action that is a mail."""
     return [name for name, kind in KINDS.items() if kind.destination == "mail"]
 
 
 def _prompts() -> dict[str, About]:
-    codes = [code for code in (*CLASSES, *_UNKNOWN) if OWED[classify(code)] == "email_retry_prompt"]
-    with_a_link = {f"{code or 'no_code'}": replace(_FULL, code=code) for code in codes}
-    return with_a_link | {f"{code or 'no_code'}-bare": replace(_BARE, code=code) for code in codes}
+    with_a_link = {f"{code or 'no_code'}": replace(_FULL, code=code) for code in _prompted()}
+    return with_a_link | {f"{code or 'no_code'}-bare": replace(_BARE, code=code) for code in _prompted()}
+
+
+def _prompted() -> list[str | None]:
+    return [code for code in (*CLASSES, *_UNKNOWN) if OWED[classify(code)] == "email_retry_prompt"]
 
 
 def _alternatives() -> dict[str, About]:
@@ -72,3 +111,26 @@ def _alerts() -> dict[str, About]:
         "limit-3": replace(limit, submissions=3, verification_id=None, account=None),
         "limit-bare": replace(limit, submissions=3, will_cancel=False, code=None, report_id=None),
     }
+
+
+def _to_do() -> dict[str, Shown]:
+    return {"": _MODAL, "redirect": _SHOWN}
+
+
+def _failures() -> dict[str, Shown]:
+    failed = replace(_MODAL, reason=_FULL.reason, submissions=1)
+    prompts = {f"{code or 'no_code'}": replace(failed, code=code) for code in _prompted()}
+    ends = {code: replace(failed, code=code, action_url=None) for code in CLASSES if code not in prompts}
+    return prompts | ends | {"redirect": replace(_SHOWN, code="document_expired")}
+
+
+def _checks() -> dict[str, Shown]:
+    return {"": replace(_SHOWN, word="processing"), "not-begun": replace(_SHOWN, verify_url=_HERE)}
+
+
+def _results() -> dict[str, Shown]:
+    return {"": _SHOWN, "bare": replace(_SHOWN, continue_url=None)}
+
+
+def _limits() -> dict[str, Shown]:
+    return {f"{number}": replace(_SHOWN, submissions=number) for number in (1, 3)}

@@ -14,7 +14,7 @@ from config.settings import SettingsError, settings
 from handlers.catalogue import mails
 from handlers.catalogue.brand import contrast, text_on
 from handlers.catalogue.check import check, faults, sentences, unsaid
-from handlers.catalogue.mails import FORMS, environment, templates, write_mail
+from handlers.catalogue.mails import FORMS, PAGE, environment, templates, write_mail
 from handlers.catalogue.samples import mail_templates, samples
 from handlers.catalogue.words import OURS, catalogs, direction, language_for
 from tests.support import databases
@@ -56,7 +56,7 @@ def test_our_words_are_those_sentences_and_no_others() -> None:
 
 
 def test_no_sentence_stands_in_a_template_outside_the_catalogue() -> None:
-    for form in FORMS:
+    for form in (*FORMS, PAGE):
         made = environment(form)
         for name in made.list_templates(["jinja"]):
             if "/" in name:

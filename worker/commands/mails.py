@@ -7,7 +7,7 @@ from pathlib import Path
 
 from config.settings import Address, settings
 from handlers.catalogue.check import check
-from handlers.catalogue.samples import Sample, mail_templates, samples
+from handlers.catalogue.samples import Sample, mail_samples
 from handlers.outbox.mails import Mail, render, retry_url_for
 from handlers.owed.kinds import KINDS
 from handlers.tables.models import VerificationRecord
@@ -26,7 +26,7 @@ def write_samples(arguments: argparse.Namespace) -> int:
         for language in settings().locales:
             folder = arguments.to / language
             folder.mkdir(parents=True, exist_ok=True)
-            for sample in (one for template in mail_templates() for one in samples(template)):
+            for sample in mail_samples():
                 _write(folder, language, sample)
                 written += 1
     except OSError as error:

@@ -1,0 +1,82 @@
+"""What a page says: the HTML of one state in one language, and the stylesheet of all of them."""
+
+from dataclasses import asdict, dataclass, field, fields
+from urllib.parse import urlsplit
+
+from config.settings import settings
+from handlers.catalogue.brand import readable_on, text_on
+from handlers.catalogue.mails import MOST_CHARACTERS, PAGE, UNWRITTEN, environment, speaking
+from handlers.catalogue.words import direction, folders, is_english, words_of
+from handlers.record.error_codes import ErrorClass, classify
+
+# Each has a template of its name.
+PAGES = (
+    *("todo", "failed", "processing", "verified"),
+    *("ended", "limit", "redacted", "expired", "link_sent", "no_link", "away", "busy"),
+)
+STYLES = "pages.css"
+_CARD, _DARK_CARD = "#ffffff", "#1d1f22"  # as the stylesheet has them
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """What a page's template may speak of; what is not so is left out. An address is as a browser may follow it."""
+
+    word: str = ""  # of the state, as the status page is told it, and its version
+    version: str = ""
+    code: str | None = None  # of the failure
+    reason: str | None = field(default=None, repr=False)  # Stripe's own sentence, in English
+    submissions: int = 0
+    link_days: int = 7
+    action_url: str | None = field(default=None, repr=False)  # where the form enters; none where nobody may
+    link_url: str | None = field(default=None, repr=False)  # where the form asks for a new link
+    status_url: str = field(default="", repr=False)
+    verify_url: str | None = field(default=None, repr=False)  # of the page that has the form
+    again_url: str = field(default="", repr=False)  # of this page; an empty one leads to it, too
+    continue_url: str | None = field(default=None, repr=False)  # the application's
+    logo_url: str | None = None
+    stripe_js_url: str | None = None  # with both there is a modal
+    publishable_key: str | None = None
+    account: str | None = None
+
+
+def write_page(name: str, language: str, shown: Shown) -> str:
+    """The whole page. Raises what Jinja does, for a template that is broken: `check` finds it at the start."""
+    values = asdict(shown)
+    if shown.code and classify(shown.code) is ErrorClass.FRAUD_SIGNAL:  # which no person is told
+        values |= {"code": None, "reason": None}
+    if values["reason"]:
+        line = UNWRITTEN.sub(" ", values["reason"]).strip()[:MOST_CHARACTERS]
+        values["reason"] = line if is_english(language) else None
+    template = environment(PAGE).get_template(f"{name}.jinja")
+    return template.render(values, **_around(), **speaking(language)).strip() + "\n"
+
+
+def stylesheet() -> str:
+    """TEMPLATES_DIR's or ours, below the brand's colours: each is what has contrast enough where it stands."""
+    color = settings().brand_color
+    colors = {
+        "brand": color,
+        "on-brand": text_on(color),
+        "link": readable_on(_CARD, color),
+        "link-in-the-dark": readable_on(_DARK_CARD, color),
+    }
+    chosen = "".join(f"  --{name}: {value};\n" for name, value in colors.items())
+    (path, *_) = (path for folder in folders() if (path := folder / "pages" / STYLES).exists())
+    return f":root {{\n{chosen}}}\n{path.read_text('utf-8')}"
+
+
+def known_names() -> set[str]:
+    """What a page's template may name."""
+    given = {one.name for one in fields(Shown)} | {"title"} | _around().keys()
+    return given | environment(PAGE).globals.keys() | speaking("en").keys()
+
+
+def _around() -> dict[str, object]:
+    """What each page has besides: where its assets are, and the languages that it is there in."""
+    languages = [
+        # "English" in the words of a language is its own name.
+        {"language": one, "name": words_of(one).gettext("English"), "direction": direction(one), "url": f"?lang={one}"}
+        for one in settings().locales
+    ]
+    return {"assets_url": urlsplit(settings().base_url).path.rstrip("/") + "/assets", "languages": languages}
