@@ -317,6 +317,7 @@ class Settings(BaseSettings):
     link_days: Annotated[int, Field(ge=1, le=365)] = 7
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     record_days: Annotated[int, Field(ge=1, le=36500)] = 0  # for ever
+    audit_days: Annotated[int, Field(ge=1, le=36500)] = 365
     backlog_seconds: Annotated[int, Field(ge=1, le=86400)] = 300
     metrics_token: Annotated[
         SecretStr, _matching(r"[\w.~+/-]{16,}=*", "must be 16 characters or more: letters, digits, or one of -._~+/")
@@ -403,6 +404,11 @@ def running_commit() -> str:
     return next((os.environ[name] for name in COMMIT_NAMES if os.environ.get(name)), "")
 
 
+def running_dyno() -> str:
+    """The dyno that this is, such as `run.1234`, where the platform is Heroku; it is no setting either."""
+    return os.environ.get("DYNO", "")
+
+
 def platform_signs() -> bool:
     """Whether the platform signs its servers' certificates itself, as Heroku does; it is no setting of ours."""
-    return bool(os.environ.get("DYNO"))
+    return bool(running_dyno())

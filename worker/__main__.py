@@ -11,7 +11,8 @@ from config.postgres import is_full
 from config.settings import SettingsError
 from config.version import running_version
 from handlers.queue.failures import describe
-from worker.commands import change, doctor, endpoint, mails, restored, service, show, verifications
+from worker.commands import audit, change, doctor, endpoint, mails, restored, service, show, verifications
+from worker.commands.options import add_who
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Command:
     options: Callable[[argparse.ArgumentParser], None] | None = None
     json: bool = True
     asks: bool = False  # Stripe, whose clock counts within the bounds of ours: this host's may be wrong
+    changes: bool = False  # something, so that it is written down who did it
 
 
 COMMANDS = {
@@ -40,18 +42,28 @@ COMMANDS = {
         "open a verification, or take up its open session",
         verifications.opening_options,
         asks=True,
+        changes=True,
     ),
     "adopt": Command(
         verifications.adopt_now,
         "take over an open session that was made elsewhere",
         verifications.adopting_options,
         asks=True,
+        changes=True,
     ),
     "cancel": Command(
-        verifications.cancel_now, "end a verification's open session", verifications.canceling_options, asks=True
+        verifications.cancel_now,
+        "end a verification's open session",
+        verifications.canceling_options,
+        asks=True,
+        changes=True,
     ),
     "redact": Command(
-        verifications.redact_now, "forget a person, here and at Stripe", verifications.verification_options, asks=True
+        verifications.redact_now,
+        "forget a person, here and at Stripe",
+        verifications.verification_options,
+        asks=True,
+        changes=True,
     ),
     "link": Command(
         verifications.make_link, "make a link by which a person goes on", verifications.verification_options
@@ -59,19 +71,31 @@ COMMANDS = {
     "events": Command(show.events, "the latest events", show.events_options),
     "event": Command(show.event, "one event and its history", show.event_options),
     "dead": Command(show.dead, "what was given up (exit 1: there is some)"),
-    "retry": Command(change.retry, "try dead events and actions again", change.retry_options),
-    "discard": Command(change.discard, "end dead events and actions, and keep the rows", change.discard_options),
+    "retry": Command(
+        change.retry, "try again what is dead, waits, or was skipped by a setting", change.retry_options, changes=True
+    ),
+    "discard": Command(
+        change.discard, "end what is dead or waits, and keep the rows", change.discard_options, changes=True
+    ),
+    "audit": Command(audit.show_audit, "who changed what, and why", audit.audit_options),
     "replay": Command(service.replay_file, "sign events again and post them", service.replay_options, json=False),
-    "reconcile": Command(change.reconcile_now, "fetch from Stripe what never arrived, and compare sessions", asks=True),
-    "rebuild": Command(change.rebuild_now, "fill a wiped database from Stripe", change.rebuild_options, asks=True),
+    "reconcile": Command(
+        change.reconcile_now, "fetch from Stripe what never arrived, and compare sessions", asks=True, changes=True
+    ),
+    "rebuild": Command(
+        change.rebuild_now, "fill a wiped database from Stripe", change.rebuild_options, asks=True, changes=True
+    ),
     "restored": Command(
         restored.restored_now,
         "after a backup was put back: learn from Stripe what it lacks",
         restored.restored_options,
         asks=True,
+        changes=True,
     ),
     "purge": Command(
-        change.purge_now, "delete or wipe what RETENTION_DAYS and RECORD_DAYS let go; the clock does it every hour"
+        change.purge_now,
+        "delete or wipe what RETENTION_DAYS and RECORD_DAYS let go; the clock does it every hour",
+        changes=True,
     ),
     "mails": Command(
         mails.write_samples, "write every mail there is to files, and send none", mails.options, json=False
@@ -116,6 +140,8 @@ def parser() -> argparse.ArgumentParser:
             subparser.add_argument("--json", action="store_true", help="for machines")
         if command.options:
             command.options(subparser)
+        if command.changes:
+            add_who(subparser)
     return described
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Select, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select
 from sqlmodel import Session, col
 
 from config.database import now, transaction
@@ -33,7 +33,7 @@ class Backlog:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filter:
     """Which rows: every condition that is set must hold. `kind` is an event's type, whole or its last word, or an
-    action's name; `error` is a part of last_error."""
+    action's name; `error` is a part of last_error, or of the reason why an action was skipped."""
 
     ids: Sequence[str] | Sequence[int] = ()
     status: str | None = None
@@ -146,7 +146,9 @@ def conditions(table: Table, wanted: Filter) -> list[Any]:
     if wanted.session_id:
         found.append(col(table.session_id) == wanted.session_id)
     if wanted.error:
-        found.append(col(table.last_error).contains(wanted.error, autoescape=True))
+        is_action = table is OutboxAction
+        said = func.coalesce(col(OutboxAction.reason), col(table.last_error)) if is_action else col(table.last_error)
+        found.append(cast(ColumnElement[str], said).contains(wanted.error, autoescape=True))
     if wanted.since:
         since = now(-wanted.since) if isinstance(wanted.since, timedelta) else wanted.since
         found.append(getattr(table, table.SINCE) >= since)

@@ -1,41 +1,70 @@
-"""What an operator does to rows: tries dead ones again, or discards what shall never be done."""
+"""What an operator does to rows: tries them again, or discards what shall never be done."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, and_, or_, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlmodel import col
 
 from config.database import now, transaction
+from handlers.operator.audit import By, note
 from handlers.operator.queries import Filter, conditions
 from handlers.queue.claims import Table
+from handlers.tables.models import ActionStatus, OutboxAction
 
 log = structlog.stdlib.get_logger(__name__)
 
+# Why an action was skipped for want of a setting, or of what a setting leads to.
+UNSET = ("no STRIPE_API_KEY", "no REVIEW_EMAIL", "no address", "no outputs")
+_BATCH = 1000  # rows a transaction, which on SQLite keeps all other writers waiting
 
-def retry_rows(table: Table, wanted: Filter) -> list[Any]:
-    """Makes dead rows, and those that wait after a try, due now, all their tries before them; returns their ids."""
+
+def retry_rows(table: Table, wanted: Filter, by: By) -> Iterator[list[Any]]:
+    """Makes dead rows, and those that wait after a try, due now, all their tries before them; their ids, by the batch.
+
+    Also what a setting has skipped, where it is named by its id, or where the filter asks for what is skipped. Whether
+    it is still owed is decided when it is done, as ever.
+    """
     # Attempts never fall, as they fence late writers; what they are worth does: tries are attempts less waits.
     again = {"status": table.UNFINISHED, "waits": table.attempts, "due_at": now(), "last_error": None}
-    with transaction() as session:
-        left = update(table).where(_is_left(table), *conditions(table, wanted))
-        ids = list(session.scalars(left.values(again).returning(col(table.id))))
-    log.info("rows.retried", table=table.__tablename__, ids=ids)
-    return ids
+    which = _is_left(table)
+    if table is OutboxAction and (wanted.ids or wanted.status == ActionStatus.SKIPPED):
+        is_unset = and_(col(table.status) == ActionStatus.SKIPPED, col(OutboxAction.reason).in_(UNSET))
+        which = or_(which, is_unset)
+        again |= {"reason": None, "done_at": None, "given_away_at": None}
+    yield from _change(table, which, wanted, again, "retry", by)
 
 
-def discard_rows(table: Table, wanted: Filter, reason: str) -> list[Any]:
+def discard_rows(table: Table, wanted: Filter, by: By) -> Iterator[list[Any]]:
     """Ends rows for good, with the reason in them: dead ones, those that wait after a try, and any that is named by its
-    id; returns their ids.
+    id; their ids, by the batch.
 
     Whoever works on one of them right now loses the claim, and what it does to the database.
     """
-    ended, is_open = table.discarded(f"discarded: {reason}"), col(table.status).in_((table.UNFINISHED, table.DEAD))
-    with transaction() as session:
-        end = update(table).where(is_open if wanted.ids else _is_left(table), *conditions(table, wanted)).values(ended)
-        ids = list(session.scalars(end.returning(col(table.id))))
-    log.info("rows.discarded", table=table.__tablename__, ids=ids, reason=reason)
-    return ids
+    ended, is_open = table.discarded(f"discarded: {by.reason}"), col(table.status).in_((table.UNFINISHED, table.DEAD))
+    yield from _change(table, is_open if wanted.ids else _is_left(table), wanted, ended, "discard", by)
+
+
+def _change(
+    table: Table, which: ColumnElement[bool], wanted: Filter, values: Mapping[str, Any], what: str, by: By
+) -> Iterator[list[Any]]:
+    """Each row once: what has failed again meanwhile is left alone."""
+    some = select(col(table.id), col(table.session_id)).where(which, *conditions(table, wanted))
+    some = some.order_by(col(table.id)).limit(_BATCH).with_for_update()
+    last = None
+    while True:
+        with transaction() as session:
+            rows = session.execute(some if last is None else some.where(col(table.id) > last)).all()
+            ids = [row.id for row in rows]
+            session.connection().execute(update(table).where(col(table.id).in_(ids)).values(**values))
+            if ids:
+                note(session, by, what, (word for row in rows for word in (row.session_id, row.id)))
+        if not ids:
+            return
+        log.info(f"rows.{what}", table=table.__tablename__, ids=ids, by=by.who, reason=by.reason)
+        yield ids
+        last = ids[-1]
 
 
 def _is_left(table: Table) -> ColumnElement[bool]:

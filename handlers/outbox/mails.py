@@ -56,7 +56,7 @@ def to_the_person(action: OutboxAction, record: VerificationRecord) -> str | Non
         except AwayError as error:  # which says nothing of the mail server
             raise NotNowError(str(error), error.again_after) from None
     else:
-        recipient = None
+        return "no STRIPE_API_KEY"
     if recipient is None:
         return "no address"
     try:

@@ -4,6 +4,7 @@ from sqlalchemy import func, update
 from sqlmodel import col
 
 from config.database import now, transaction
+from handlers.operator.audit import By, note
 from handlers.record.events import Status
 from handlers.sessions.ending import end
 from handlers.sessions.forgetting import forget_sessions
@@ -16,7 +17,7 @@ from handlers.stripe_api import changing
 from handlers.tables.models import Verification, VerificationRecord
 
 
-def cancel_verification(verification_id: str, *, notify: bool) -> list[int]:
+def cancel_verification(verification_id: str, *, notify: bool, by: By | None = None) -> list[int]:
     """Cancels the open session, and applies what Stripe then says of it; the ids of the actions that are owed now.
 
     One that is gone is left at that. Raises NotFoundError for no such verification, OpeningError where the session is
@@ -30,6 +31,8 @@ def cancel_verification(verification_id: str, *, notify: bool) -> list[int]:
         told = update(VerificationRecord).where(col(VerificationRecord.session_id) == answer.id)
         with transaction() as session:
             session.connection().execute(told.values(ends_quietly=not notify))
+            if by:
+                note(session, by, "cancel", (found.id, answer.id))
         answer = end(answer.id, account)
     if answer is None:
         return []
@@ -38,7 +41,7 @@ def cancel_verification(verification_id: str, *, notify: bool) -> list[int]:
     return apply_observed(notice(answer, account, livemode=found.livemode))
 
 
-def redact_verification(verification_id: str) -> None:
+def redact_verification(verification_id: str, by: By | None = None) -> None:
     """Forgets the person here, at once, and owes it to each session at Stripe; asked twice, it is owed once.
 
     Stripe is not asked: what an opening has made and not written down is forgotten when an event tells of it. Raises
@@ -51,6 +54,8 @@ def redact_verification(verification_id: str) -> None:
         # First the verification, as an opening does: no deadlock.
         session.connection().execute(whose.values(redaction_asked_at=asked_at, **dict.fromkeys(Verification.PERSONAL)))
         forget_sessions(session, found.id)
+        if by:
+            note(session, by, "redact", [found.id])
 
 
 def _settled(found: Verification) -> Verification:

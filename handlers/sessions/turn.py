@@ -14,6 +14,7 @@ from config.database import now, transaction
 from config.inserts import NOW, insert_new
 from config.settings import settings
 from handlers.inbox.verifications import lock_records
+from handlers.operator.audit import By
 from handlers.owed.kinds import ENDED_BY_REPLACING, TELLING
 from handlers.owed.owe import owe, withdraw
 from handlers.queue.pauses import OPENINGS
@@ -43,6 +44,7 @@ class Wanted:
     locale: str | None = None
     replaces: str | None = None  # the session in whose place another one is begun
     adopt: str | None = None  # an open session that was made elsewhere
+    by: By | None = None  # an operator, whose doing is written down
 
     @property
     def stripe_account(self) -> str | None:

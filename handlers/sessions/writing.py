@@ -14,6 +14,7 @@ from handlers.inbox.apply import UNTOUCHED
 from handlers.inbox.process import process
 from handlers.inbox.receive import storing
 from handlers.inbox.verifications import lock_records
+from handlers.operator.audit import note
 from handlers.owed.kinds import Owed
 from handlers.owed.owe import owe
 from handlers.sessions.forgetting import forget_sessions
@@ -58,6 +59,8 @@ def write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | No
                 connection.execute(forgotten.values(dict.fromkeys(Verification.PERSONAL)))
                 forget_sessions(session, turn.verification_id)
             event_id = observe(connection, answer, wanted.stripe_account, livemode=wanted.livemode)
+            if wanted.by:
+                note(session, wanted.by, "adopt" if wanted.adopt else "open", (turn.verification_id, answer.id))
     except IntegrityError:  # it is another verification's
         raise OpeningError("not-adoptable") from None
     # rule: nobody is let in who is to be forgotten

@@ -1,4 +1,4 @@
-"""The tables: inbox, record, submissions, outbox; outputs, bookmarks, clocks, what is unanswered or paused, metrics."""
+"""The tables: inbox, record, submissions, outbox, outputs; bookmarks, clocks, silence, pauses, audit, metrics."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +12,9 @@ from config.database import UtcDateTime, now
 from handlers.record.decide import Outcome
 from handlers.record.events import Status
 from handlers.record.ordering import RecordState
+
+# SQLite numbers rows by itself only where the type is INTEGER.
+_NUMBERED: Any = BigInteger().with_variant(Integer, "sqlite")
 
 
 class InboxStatus(StrEnum):
@@ -234,8 +237,7 @@ class OutboxAction(QueueRow, table=True):
         _partial_index("outbox_action_dead", "created_at", "status = 'dead'"),
     )
 
-    # SQLite numbers rows by itself only where the type is INTEGER.
-    id: int | None = Field(default=None, primary_key=True, sa_type=BigInteger().with_variant(Integer, "sqlite"))
+    id: int | None = Field(default=None, primary_key=True, sa_type=_NUMBERED)
     session_id: str
     name: str
     cause: str
@@ -245,6 +247,8 @@ class OutboxAction(QueueRow, table=True):
     created_at: datetime = _moment()
     done_at: datetime | None = _moment(default=None, nullable=True)
     given_away_at: datetime | None = _moment(default=None, nullable=True)  # a mail that may have arrived
+    resent_at: datetime | None = _moment(default=None, nullable=True)  # by an operator: it was done or skipped before
+    mail_number: int | None = None  # of the last mail that it sent to its person: its Message-ID follows from it
 
     @staticmethod
     def discarded(reason: str) -> dict[str, Any]:
@@ -294,6 +298,20 @@ class Paused(SQLModel, table=True):
     what: str = Field(primary_key=True)  # a destination of actions, or openings
     reason: str = Field(primary_key=True)  # each is lifted by itself
     since: datetime = _moment()
+
+
+class Audited(SQLModel, table=True):
+    """What somebody changed: an operator, or the application."""
+
+    __tablename__ = "identity_audit"
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=_NUMBERED)
+    at: datetime = _moment()
+    who: str
+    way: str  # command, console or api
+    what: str  # the command's name, or the button's
+    about: str  # ids, with a space between two: of sessions, verifications, events, actions
+    reason: str | None = None
 
 
 class ProcessClock(SQLModel, table=True):

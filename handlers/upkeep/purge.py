@@ -2,7 +2,7 @@
 
 Records and submissions stay: they are what keeps a late duplicate of a purged event from doing any harm. So do those
 finished actions that an old event would owe again (an alert, a cancellation); they are few and name no person. What
-is personal in records goes where RECORD_DAYS says so.
+is personal in records goes where RECORD_DAYS says so, and who changed what after AUDIT_DAYS.
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,20 @@ from typing import Any
 
 import structlog
 from sqlalchemy import ColumnElement, and_, delete, or_, select
-from sqlmodel import Session, col
+from sqlmodel import Session, SQLModel, col
 
 from config.database import measure_clock, now, transaction
 from config.settings import settings
 from handlers.owed.kinds import KINDS
-from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, ProcessClock, VerifiedOutput
+from handlers.tables.models import (
+    ActionStatus,
+    Audited,
+    InboxEvent,
+    InboxStatus,
+    OutboxAction,
+    ProcessClock,
+    VerifiedOutput,
+)
 from handlers.upkeep.wipe import wipe_records, wipe_verifications
 
 log = structlog.stdlib.get_logger(__name__)
@@ -36,6 +44,7 @@ class Purged:
     outputs: int = 0
     records: int = 0
     verifications: int = 0
+    audited: int = 0
 
 
 class WrongClockError(Exception):
@@ -43,7 +52,8 @@ class WrongClockError(Exception):
 
 
 def purge() -> Purged:
-    """Deletes or wipes what RETENTION_DAYS, VERIFIED_OUTPUTS_DAYS and RECORD_DAYS let go, by the database's clock.
+    """Deletes or wipes what RETENTION_DAYS, VERIFIED_OUTPUTS_DAYS, RECORD_DAYS and AUDIT_DAYS let go, by the
+    database's clock.
 
     May run several times at once, and be cut off. Raises WrongClockError where the two clocks are minutes apart.
     """
@@ -54,13 +64,14 @@ def purge() -> Purged:
     purged = Purged(
         events=sum(_purge_events(days)),
         actions=sum(_purge_actions(days)),
-        outputs=_purge_outputs(timedelta(days=settings().verified_outputs_days)),
+        outputs=_purge_older(VerifiedOutput, "fetched_at", timedelta(days=settings().verified_outputs_days)),
+        audited=_purge_older(Audited, "at", timedelta(days=settings().audit_days)),
     )
     if settings().record_days:
         long_ago = timedelta(days=settings().record_days)
         purged.verifications = sum(wipe_verifications(long_ago, BATCH))
         purged.records = sum(wipe_records(long_ago, BATCH))
-    _purge_clocks()
+    _purge_older(ProcessClock, "measured_at", timedelta(days=1))
     log.info("purge.ended", **asdict(purged))
     return purged
 
@@ -112,13 +123,7 @@ def _delete_actions(session: Session, ids: list[int], days: timedelta) -> int:
     return session.connection().execute(statement).rowcount
 
 
-def _purge_outputs(days: timedelta) -> int:
+def _purge_older(table: type[SQLModel], moment: str, days: timedelta) -> int:
+    """All at once, from a small table."""
     with transaction() as session:
-        statement = delete(VerifiedOutput).where(col(VerifiedOutput.fetched_at) < now(-days))
-        return session.connection().execute(statement).rowcount
-
-
-def _purge_clocks() -> None:
-    with transaction() as session:
-        is_gone = col(ProcessClock.measured_at) < now(-timedelta(days=1))
-        session.connection().execute(delete(ProcessClock).where(is_gone))
+        return session.connection().execute(delete(table).where(getattr(table, moment) < now(-days))).rowcount

@@ -18,6 +18,8 @@ from starlette.routing import BaseRoute, Route
 from config.broker import publish_actions
 from config.database import DATABASE_TROUBLE, stand_apart
 from config.settings import settings
+from handlers.operator import audit
+from handlers.operator.audit import By
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.sessions import closing, entering, opening, views
 from handlers.sessions.entering import Way
@@ -162,14 +164,15 @@ class Room:
 
     async def _cancel(self, request: Request) -> Response:
         id_, notify = request.path_params["id"], requests.notify(request.query_params)
-        owed = await self._to_its_end(self._asking.do(partial(closing.cancel_verification, id_, notify=notify)))
+        cancel = partial(closing.cancel_verification, id_, notify=notify, by=request.state.by)
+        owed = await self._to_its_end(self._asking.do(cancel))
         await self._looking.do(publish_actions, owed)
         log.info("verification.canceled", id=id_, notify=notify)
         return _answer(200, await self._looking.do(views.view, id_))
 
     async def _redact(self, request: Request) -> Response:
         id_ = request.path_params["id"]
-        await self._looking.do(closing.redact_verification, id_)
+        await self._looking.do(closing.redact_verification, id_, request.state.by)
         log.info("verification.redaction_asked", id=id_)
         return _answer(202, await self._looking.do(views.view, id_))
 
@@ -194,6 +197,7 @@ class Room:
                     raise ProblemError("https-needed")
                 if name is None:
                     raise ProblemError("unauthorized")
+                request.state.by = By(who=name, way=audit.Way.API)
                 with structlog.contextvars.bound_contextvars(token=name):
                     return await endpoint(request)
             except ProblemError as problem:

@@ -9,6 +9,7 @@ from sqlmodel import col
 from config.database import transaction
 from handlers.inbox.process import claim_events, process, process_together
 from handlers.inbox.receive import receive
+from handlers.operator.audit import By, Way
 from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows
 from handlers.outbox.perform import claim_action
@@ -212,7 +213,7 @@ def test_whoever_works_on_a_discarded_event_changes_nothing() -> None:
     said = event("verified")
     receive([said])
     [work] = claim_events([said.id], first_try=True)
-    discard_rows(InboxEvent, Filter(ids=[said.id]), "test")
+    assert list(discard_rows(InboxEvent, Filter(ids=[said.id]), By(who="a test", way=Way.COMMAND, reason="test")))
     assert process_together([work]) == []
     assert facts.event_row(said.id).outcome == Outcome.IGNORED
     assert facts.count_records() == 0

@@ -7,6 +7,7 @@ import pytest
 
 from handlers.inbox.process import claim_events, process_together
 from handlers.inbox.receive import receive
+from handlers.operator.audit import By, Way
 from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.outbox.mails import Mail
@@ -51,9 +52,10 @@ def _claimed(action_id: int) -> Claim:
 def test_an_operators_retry_and_discard_leave_to_a_worker_what_it_is_at() -> None:
     action_id = _mail_owed()
     late = _claimed(action_id)
-    assert retry_rows(OutboxAction, Filter()) == discard_rows(OutboxAction, Filter(), "test") == []
+    by = By(who="a test", way=Way.COMMAND)
+    assert [*retry_rows(OutboxAction, Filter(), by), *discard_rows(OutboxAction, Filter(), by)] == []
     ENDS["put back"](late)
-    assert retry_rows(OutboxAction, Filter()) == [action_id]
+    assert list(retry_rows(OutboxAction, Filter(), by)) == [[action_id]]
     assert action_id in facts.due_actions()
 
 

@@ -94,7 +94,7 @@ def test_the_tables_of_an_unreleased_version_are_named() -> None:
     schema.migrate()
     _execute("ALTER TABLE identity_schema_version RENAME TO alembic_version")
     _execute("ALTER TABLE verification_submission RENAME TO submission")
-    with pytest.raises(SettingsError, match="have not made: identity_bookmark"):
+    with pytest.raises(SettingsError, match=r"have not made: .*identity_bookmark"):
         schema.migrate()
 
 

@@ -220,7 +220,7 @@ def test_without_a_key_or_a_lookup_there_is_no_address(environment: pytest.Monke
     databases.forget_process_state()
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     perform(action_id)
-    assert facts.action(action_id).reason == "no address"
+    assert facts.action(action_id).reason == "no STRIPE_API_KEY"
 
 
 def test_a_look_up_that_fails_is_tried_again_and_quoted_nowhere() -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from config.database import transaction
+from handlers.operator.audit import By, Way
 from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows
 from handlers.tables.models import OutboxAction, Verification
@@ -151,9 +152,8 @@ def test_nothing_personal_is_shown_of_what_happened(api: TestClient) -> None:
         "requires_input", NOON + 2_000_000_000, session_id, code="abandoned", user="c4nary", reference="c4nary"
     )
     facts.applied(told)
-    discard_rows(
-        OutboxAction, Filter(session_id=session_id, kind="email_retry_prompt", ids=facts.due_actions()), "c4nary"
-    )
+    prompt = Filter(session_id=session_id, kind="email_retry_prompt", ids=facts.due_actions())
+    assert list(discard_rows(OutboxAction, prompt, By(who="a test", way=Way.COMMAND, reason="c4nary")))
     answer = api.get(f"/verifications/{session_id}")
     assert "c4nary" not in answer.text
     assert [line["reason"] for line in answer.json()["timeline"] if line["name"] == "email_retry_prompt"] == [

@@ -3,28 +3,38 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
 from config.broker import publish_actions, publish_events
 from handlers.metrics import counting
+from handlers.operator.audit import By, note_beforehand
 from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.queue.claims import Table
 from handlers.queue.failures import AwayError
+from handlers.tables.models import ActionStatus
 from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
-from worker.commands.options import TABLES, add_filters, chosen, moment
-from worker.commands.printing import print_json, print_pairs, print_rows
+from worker.commands.options import TABLES, acting, add_filters, add_reason, chosen, moment
+from worker.commands.printing import print_json, print_pairs, print_rows, progress
 
 _ACTION_ID = re.compile(r"\d{1,18}")
+_PUBLISH: dict[str, Callable[[list[Any]], object]] = {"events": publish_events, "actions": publish_actions}
 
 
 def retry_options(parser: argparse.ArgumentParser) -> None:
-    """Which rows: ids, or a filter, or all."""
+    """Which rows, and why."""
+    _row_options(parser)
+    skipped = "actions that a setting has skipped: no STRIPE_API_KEY, no REVIEW_EMAIL, no address, no outputs"
+    parser.add_argument("--skipped", action="store_true", help=skipped)
+    add_reason(parser, required=False)
+
+
+def _row_options(parser: argparse.ArgumentParser) -> None:
+    """Ids, or a filter, or all."""
     parser.add_argument("ids", metavar="ID", nargs="*", help="evt_… for an event, a number for an action")
     parser.add_argument("--of", choices=tuple(TABLES), help="with a filter: events or actions only")
     parser.add_argument("--all", action="store_true", help="everything that is dead or waits after a try")
@@ -33,22 +43,26 @@ def retry_options(parser: argparse.ArgumentParser) -> None:
 
 def discard_options(parser: argparse.ArgumentParser) -> None:
     """Which rows, and why."""
-    retry_options(parser)
-    parser.add_argument("--reason", required=True, type=_reason, help="a word or two that stay in the row")
+    _row_options(parser)
+    add_reason(parser)
 
 
 def retry(arguments: argparse.Namespace) -> int:
     """Makes dead and waiting rows due now, all their tries before them; 1 when there was none."""
-    return _mend(arguments, "retried", retry_rows)
+    wanted = chosen(arguments)
+    if arguments.skipped:
+        arguments.of, wanted = "actions", replace(wanted, status=ActionStatus.SKIPPED)
+    return _mend(arguments, "retried", wanted, retry_rows)
 
 
 def discard(arguments: argparse.Namespace) -> int:
     """Ends dead and waiting rows for good, and keeps them; 1 when there was none."""
-    return _mend(arguments, "discarded", partial(discard_rows, reason=arguments.reason))
+    return _mend(arguments, "discarded", chosen(arguments), discard_rows)
 
 
 def reconcile_now(arguments: argparse.Namespace) -> int:
     """Everything Stripe has and we have not; 1 when it could not be finished."""
+    note_beforehand(acting(arguments), "reconcile")
     report = reconcile(bounded=False)
     publish_events(report.to_process)
     counting.flush()
@@ -84,6 +98,7 @@ def rebuild_now(arguments: argparse.Namespace) -> int:
     counts = {"events listed": 0, "new events": 0, "sessions listed": 0, "new sessions": 0}
     failed: list[str] = []
     stopped = None
+    note_beforehand(acting(arguments), "rebuild", arguments.account)
     try:
         for page in rebuild(arguments.since, [None, *arguments.account], owes_nothing=arguments.quiet):
             publish_events(page.event_ids)
@@ -106,6 +121,7 @@ def rebuild_now(arguments: argparse.Namespace) -> int:
 
 def purge_now(arguments: argparse.Namespace) -> int:
     """Deletes what retention lets go; 1 when a clock is wrong."""
+    note_beforehand(acting(arguments), "purge")
     try:
         purged = asdict(purge())
     except WrongClockError as error:
@@ -118,15 +134,22 @@ def purge_now(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _mend(arguments: argparse.Namespace, verb: str, change: Callable[[Table, Filter], list[Any]]) -> int:
-    wanted = chosen(arguments)
+def _mend(
+    arguments: argparse.Namespace,
+    verb: str,
+    wanted: Filter,
+    change: Callable[[Table, Filter, By], Iterator[list[Any]]],
+) -> int:
     if bool(arguments.ids) == (arguments.all or wanted != Filter()):
         print("Name ids, or a filter, or --all.", file=sys.stderr)
         return 2
-    done = {name: change(table, which) for name, (table, which) in _targets(arguments, wanted).items()}
-    if verb == "retried":
-        publish_events(done.get("events", []))
-        publish_actions(done.get("actions", []))
+    done: dict[str, list[Any]] = {}
+    for name, (table, which) in _targets(arguments, wanted).items():
+        done[name] = []
+        for ids in progress(change(table, which, acting(arguments)), f"{name} {verb}"):
+            done[name] += ids
+            if verb == "retried":
+                _PUBLISH[name](ids)
     if arguments.json:
         print_json({verb: done})
     else:
@@ -142,9 +165,3 @@ def _targets(arguments: argparse.Namespace, wanted: Filter) -> dict[str, tuple[T
     events = [one for one in arguments.ids if not _ACTION_ID.fullmatch(one)]
     by_name: dict[str, Any] = {"events": events, "actions": actions}
     return {name: (TABLES[name], Filter(ids=ids)) for name, ids in by_name.items() if ids}
-
-
-def _reason(text: str) -> str:
-    if not re.fullmatch(r"[\w .,:'-]{1,80}", text):
-        raise argparse.ArgumentTypeError("give up to 80 letters, digits and spaces, without anything personal")
-    return text

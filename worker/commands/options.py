@@ -1,8 +1,14 @@
-"""The options by which commands choose rows: ids, filters, a moment."""
+"""The options by which commands choose rows (ids, filters, a moment), and by which it is known who changes them."""
 
 import argparse
+import os
+import pwd
+import re
+import socket
 from datetime import UTC, datetime, timedelta
 
+from config.settings import running_dyno
+from handlers.operator.audit import By, Way
 from handlers.operator.queries import Filter
 from handlers.queue.claims import Table
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
@@ -18,7 +24,7 @@ def add_filters(parser: argparse.ArgumentParser, statuses: bool = True) -> None:
         parser.add_argument("--status", choices=every_status, help="where they stand")
     parser.add_argument("--kind", metavar="WORD", help="an event's type (its last word will do) or an action's name")
     parser.add_argument("--session", metavar="vs_…", help="of one verification session")
-    parser.add_argument("--error", metavar="TEXT", help="whose last error holds this text")
+    parser.add_argument("--error", metavar="TEXT", help="whose last error, or reason of being skipped, holds this text")
     parser.add_argument("--since", type=moment, metavar="WHEN", help="received or owed since: 2026-11-20, 90m, 6h, 2d")
 
 
@@ -31,6 +37,36 @@ def chosen(arguments: argparse.Namespace) -> Filter:
         error=arguments.error,
         since=arguments.since,
     )
+
+
+def add_who(parser: argparse.ArgumentParser) -> None:
+    """Of a command that changes something."""
+    parser.add_argument("--by", type=reason, metavar="NAME", help="who you are, where this machine does not know")
+
+
+def add_reason(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Why; it is kept for AUDIT_DAYS."""
+    words = "why, in a few words that are kept, without anything personal"
+    parser.add_argument("--reason", required=required, type=reason, help=words)
+
+
+def acting(arguments: argparse.Namespace) -> By:
+    """Who changes something: whom they say they are, and whom this machine takes them for."""
+    user = os.getuid()
+    try:
+        name = pwd.getpwuid(user).pw_name
+    except KeyError:  # a container may have users without a name
+        name = str(user)
+    here = f"{name}@{running_dyno() or socket.gethostname()}"
+    who = f"{arguments.by} ({here})" if arguments.by else here
+    return By(who=who, way=Way.COMMAND, reason=getattr(arguments, "reason", None))
+
+
+def reason(text: str) -> str:
+    """A few words that are kept. Raises argparse's error."""
+    if not re.fullmatch(r"[\w .,:'-]{1,80}", text):
+        raise argparse.ArgumentTypeError("give up to 80 letters, digits and spaces, without anything personal")
+    return text
 
 
 def moment(text: str) -> datetime | timedelta:

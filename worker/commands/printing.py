@@ -2,14 +2,16 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+_Batch = TypeVar("_Batch", bound=Sized)
 _WIDE = 200  # columns where there is no terminal to ask
 
 
@@ -40,6 +42,17 @@ def print_pairs(pairs: Mapping[str, Any], title: str = "") -> None:
         _console().print(Text(title, style="bold"))
     for name, value in pairs.items():
         _console().print(Text(f"{name:<{width}}  {show(value)}".rstrip()), soft_wrap=True)
+
+
+def progress(batches: Iterable[_Batch], what: str, total: int | None = None) -> Iterator[_Batch]:
+    """The same batches, with a bar on the terminal that counts what is in them; none where there is no terminal."""
+    terminal = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=terminal, disable=not terminal.is_terminal, transient=True) as shown:
+        task = shown.add_task(what, total=total)
+        for batch in batches:
+            yield batch
+            shown.advance(task, len(batch))
 
 
 def show(value: object) -> str:

@@ -5,8 +5,9 @@ import sys
 from dataclasses import asdict
 
 from handlers.metrics import counting
+from handlers.operator.audit import note_beforehand
 from handlers.upkeep.restored import NothingHereError, recover
-from worker.commands.options import moment
+from worker.commands.options import acting, moment
 from worker.commands.printing import print_json, print_pairs
 
 
@@ -27,6 +28,7 @@ def restored_options(parser: argparse.ArgumentParser) -> None:
 
 def restored_now(arguments: argparse.Namespace) -> int:
     """Learns from Stripe what happened since the backup; 1 while something is missing, and everything is paused."""
+    note_beforehand(acting(arguments), "restored", arguments.account)
     try:
         found = recover(arguments.account, arguments.since, mail_again=arguments.mail_again)
     except NothingHereError as error:

@@ -14,6 +14,7 @@ from handlers.sessions.refusals import OpeningError
 from handlers.sessions.timeline import view_in_time
 from handlers.sessions.turn import Wanted
 from handlers.sessions.views import NotFoundError
+from worker.commands.options import acting
 from worker.commands.printing import print_json, print_pairs, print_rows
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ def cancel_now(arguments: argparse.Namespace) -> int:
     """Ends the open session; 1 when it cannot be ended any more."""
 
     def cancel() -> str:
-        publish_actions(closing.cancel_verification(arguments.id, notify=not arguments.quietly))
+        publish_actions(closing.cancel_verification(arguments.id, notify=not arguments.quietly, by=acting(arguments)))
         return str(arguments.id)
 
     return _told(arguments, cancel)
@@ -77,7 +78,7 @@ def redact_now(arguments: argparse.Namespace) -> int:
     """Forgets the person here, and has Stripe do it; 1 when there is none."""
 
     def redact() -> str:
-        closing.redact_verification(arguments.id)
+        closing.redact_verification(arguments.id, acting(arguments))
         return str(arguments.id)
 
     return _told(arguments, redact)
@@ -100,6 +101,7 @@ def _opened(arguments: argparse.Namespace, params: dict[str, Any], **more: str |
         account="",
         livemode=bool(settings().livemode),
         params=params,
+        by=acting(arguments),
         **more,
     )
     opened = opening.open_verification(wanted)

@@ -1,4 +1,4 @@
-"""What the person's pages and reminders need."""
+"""What the person's pages, reminders and the operator need."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,9 +21,25 @@ def upgrade() -> None:
         postgresql_where=to_remind,
         sqlite_where=to_remind,
     )
+    op.add_column("outbox_action", sa.Column("resent_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("outbox_action", sa.Column("mail_number", sa.Integer(), nullable=True))
+    op.create_table(
+        "identity_audit",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("who", sa.String(), nullable=False),
+        sa.Column("way", sa.String(), nullable=False),
+        sa.Column("what", sa.String(), nullable=False),
+        sa.Column("about", sa.String(), nullable=False),
+        sa.Column("reason", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("identity_audit")
+    op.drop_column("outbox_action", "mail_number")
+    op.drop_column("outbox_action", "resent_at")
     op.drop_index("verification_record_remind", table_name="verification_record")
     op.drop_column("verification_record", "remind_at")
     op.drop_column("verification", "looked_at")

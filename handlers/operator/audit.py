@@ -1,0 +1,59 @@
+"""Audit: who changed what, by which way and why, written down in the transaction that changes it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import literal, select
+from sqlmodel import Session, col
+
+from config.database import now, transaction
+from config.inserts import NOW, insert_new
+from handlers.tables.models import Audited
+
+
+class Way(StrEnum):
+    """By which somebody changes something."""
+
+    COMMAND = "command"
+    CONSOLE = "console"
+    API = "api"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class By:
+    """Somebody who changes something, and why: nothing personal of who it is about."""
+
+    who: str
+    way: Way
+    reason: str | None = None
+
+
+def note(session: Session, by: By, what: str, about: Iterable[object]) -> None:
+    """Writes down what is changed in this transaction, about these ids: of sessions, verifications, events, actions."""
+    words = " ".join(dict.fromkeys(map(str, about)))
+    row = {"at": NOW, "who": by.who, "way": by.way, "what": what, "about": words, "reason": by.reason}
+    insert_new(session.connection(), Audited, [row])
+
+
+def note_beforehand(by: By, what: str, about: Iterable[object] = ()) -> None:
+    """The same of what takes many transactions, or happens at Stripe: before the first of them."""
+    with transaction() as session:
+        note(session, by, what, about)
+
+
+def audited(
+    about: str | None = None, what: str | None = None, since: datetime | timedelta | None = None, limit: int = 50
+) -> Sequence[Audited]:
+    """What was changed, the latest first: about one id, by one command or button, since a moment or for so long."""
+    wanted = select(Audited).order_by(col(Audited.id).desc()).limit(limit)
+    if about:
+        words = literal(" ") + col(Audited.about) + " "
+        wanted = wanted.where(words.contains(f" {about} ", autoescape=True))
+    if what:
+        wanted = wanted.where(col(Audited.what) == what)
+    if since:
+        wanted = wanted.where(col(Audited.at) >= (now(-since) if isinstance(since, timedelta) else since))
+    with transaction() as session:
+        return session.scalars(wanted).all()
