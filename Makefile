@@ -4,7 +4,6 @@ VENV = .venv
 BIN = $(VENV)/bin
 PORT ?= 8000
 STRIPE_PORT ?= 12111
-STRIPE_KEY = sk_test_simulator0000000000000000
 STRIPE_SECRET = whsec_simulator00000000000000000000
 LOCKS = requirements.txt requirements-dev.txt
 # uv compiles for the oldest Python that pyproject.toml promises, whichever runs it, and asks pip's index if it has none of its own.
@@ -37,9 +36,6 @@ listen: install ## The same, and the Stripe CLI forwards your sandbox's events: 
 	@PATH="$$PATH:$(CURDIR)/tests/e2e/node_modules/.bin" $(BIN)/python -m worker run --listen
 
 stripe: dev ## Runs a local Stripe that delivers to `make run`, and says how to start that
-	@echo "In another terminal:"
-	@echo "  STRIPE_API_BASE=http://127.0.0.1:$(STRIPE_PORT) STRIPE_API_KEY=$(STRIPE_KEY) STRIPE_WEBHOOK_SECRET=$(STRIPE_SECRET) make run"
-	@echo "In a third: $(BIN)/python -m tests.simulator create --email jenny@example.com"
 	@$(BIN)/python -m tests.simulator --port $(STRIPE_PORT) \
 		--forward-to http://127.0.0.1:$(PORT)/webhooks/stripe --secret $(STRIPE_SECRET)
 

@@ -149,6 +149,7 @@ def test_the_commands_for_the_local_stripe(tmp_path: Path) -> None:
         assert reader.subjects() == ["Please verify your identity again", "Your identity is verified"]
         assert "Subject: Your identity is verified" in (tmp_path / "terminal-5.log").read_text()
         assert [status for status, _, _ in reader.records()] == ["verified"]
+        assert '"level": "warning"' not in (tmp_path / "terminal-1.log").read_text()
 
 
 def test_the_commands_with_the_official_cli(tmp_path: Path) -> None:

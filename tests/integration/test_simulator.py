@@ -1,5 +1,6 @@
 """The local Stripe, seen through the official SDK and from a webhook endpoint."""
 
+import json
 import re
 import subprocess
 import sys
@@ -968,6 +969,48 @@ def test_people_are_driven_from_the_command_line(simulator: Simulator) -> None:
     assert (refused.returncode, "redacted" in refused.stderr) == (1, True)
 
 
+def test_each_command_answers_in_a_line(simulator: Simulator) -> None:
+    made = _command(simulator, "create", "--email", "a@example.com").stdout
+    (name, next_step) = re.fullmatch(
+        r"(vs_\w+)  requires_input  \(next: \S+python -m tests.simulator (.+)\)\n", made
+    ).groups()  # type: ignore[union-attr]  # it matches
+    assert next_step == f"pass {name}"
+    assert _command(simulator, "fail", "last", "document_expired").stdout.startswith(
+        f"{name}  requires_input  document_expired  (next: "
+    )
+    assert _command(simulator, "redact", "last").stdout == f"{name}  canceled  document_expired  redacted\n"
+    assert _command(simulator, "url", _command(simulator, "create").stdout.split()[0]).stdout.startswith("http")
+    assert json.loads(_command(simulator, "create", "--json").stdout)["object"] == "identity.verification_session"
+
+
+def test_a_command_without_a_local_stripe_says_so() -> None:
+    asked = _command(Simulator("http://127.0.0.1:9"), "create")
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert (
+        asked.stderr == "No local Stripe answers at http://127.0.0.1:9 ([Errno 111] Connection refused): make stripe\n"
+    )
+
+
+def test_a_busy_port_is_a_sentence(simulator: Simulator) -> None:
+    port = simulator.base.rpartition(":")[2]
+    refused = subprocess.run(
+        [sys.executable, "-m", "tests.simulator", "--port", port], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"Port {port} cannot be listened on (Address already in use")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_changes_of_a_session_lie_a_second_apart_for_who_wants_to_see_them(simulator: Simulator) -> None:
+    simulator.settings(spaced=True)
+    sessions = simulator.run(2, "passes", same_second=True)
+    times = [
+        [event["created"] for event in simulator.truth()["events"] if event["session"] == session]
+        for session in sessions
+    ]
+    assert times == [[times[0][0] + second for second in range(3)]] * 2  # everybody's own
+
+
 def test_serve_is_the_default_command_and_prints_what_an_env_needs() -> None:
     arguments = ["--port", "0", "--forward-to", "http://127.0.0.1:9/x", "--secret", "whsec_given"]
     process = subprocess.Popen(
@@ -975,10 +1018,12 @@ def test_serve_is_the_default_command_and_prints_what_an_env_needs() -> None:
     )
     assert process.stdout is not None
     with process:
-        lines = [process.stdout.readline().strip() for _ in range(4)]
+        lines = [process.stdout.readline().strip() for _ in range(6)]
         process.terminate()
     assert re.fullmatch(r"STRIPE_API_BASE=http://127\.0\.0\.1:\d+", lines[0])
-    assert lines[1:] == [f"STRIPE_API_KEY={Simulator.api_key}", "STRIPE_WEBHOOK_SECRET=whsec_given", "ready"]
+    assert lines[1:4] == [f"STRIPE_API_KEY={Simulator.api_key}", "STRIPE_WEBHOOK_SECRET=whsec_given", "ready"]
+    assert lines[4] == f"In a second terminal: {' '.join(lines[:3])} make run"
+    assert lines[5].startswith("In a third: .venv/bin/python -m tests.simulator create ")
 
 
 def _until(condition: Any, timeout: float = 10.0) -> None:

@@ -19,9 +19,13 @@ def main() -> int:
         serve.run(options)
         return 0
     try:
-        sys.stdout.write(json.dumps(_ask(Simulator(options.base), options), indent=2) + "\n")
-    except (SimulatorError, urllib.error.URLError) as error:
+        answer = _ask(Simulator(options.base), options)
+        sys.stdout.write((json.dumps(answer, indent=2) if options.json else _line(answer)) + "\n")
+    except SimulatorError as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except urllib.error.URLError as error:
+        sys.stderr.write(f"No local Stripe answers at {options.base} ({error.reason}): make stripe\n")
         return 1
     return 0
 
@@ -63,11 +67,23 @@ def _ask(simulator: Simulator, options: argparse.Namespace) -> Json:
             return simulator.act(options.session, action)
 
 
+def _line(answer: Json) -> str:
+    """What a person wants to know of it; of a session also what may come next."""
+    if "status" not in answer:
+        [value] = answer.values() if len(answer) == 1 else [answer]
+        return value if isinstance(value, str) else json.dumps(value)
+    code = (answer["last_error"] or {}).get("code")
+    said = "  ".join(filter(None, (answer["id"], answer["status"], code, answer["redaction"] and "redacted")))
+    step = None if answer["redaction"] else NEXT.get(answer["status"])
+    return f"{said}  (next: {serve.COMMAND} {step} {answer['id']})" if step else said
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.simulator", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_serve(commands.add_parser("serve", help="run it (the default)"))
     client = argparse.ArgumentParser(add_help=False)
+    client.add_argument("--json", action="store_true", help="all of the answer")
     client.add_argument("--base", default=os.environ.get("STRIPE_API_BASE", f"http://127.0.0.1:{PORT}"))
     one = argparse.ArgumentParser(add_help=False, parents=[client])
     one.add_argument("session", metavar="vs_…|last", help="a session; last is the newest")
@@ -93,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+NEXT = {"requires_input": "pass", "processing": "pass", "verified": "redact", "canceled": "redact"}
+
 HELP = {
     "submit": "documents are in, checks are running",
     "pass": "the checks succeed",
@@ -109,6 +127,9 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=PORT, help="0 takes a free one")
     parser.add_argument("--speed", type=float, default=1.0, help="divides the pauses between delivery attempts")
     parser.add_argument("--seed", type=int, help="makes shuffling repeatable")
+    parser.add_argument(
+        "--unspaced", action="store_true", help="let changes of a session share a second, as scripts do"
+    )
     parser.add_argument("--forward-to", metavar="URL", help="a webhook endpoint from the start")
     parser.add_argument("--secret", help="that endpoint's secret")
     parser.add_argument("--payload", choices=("snapshot", "thin", "both"), default="snapshot")

@@ -40,6 +40,7 @@ class Simulator:
     def start(cls, port: int = 0, *, speed: float = 1.0, seed: int | None = None) -> Self:
         """Port 0 takes a free one. Returns once it answers."""
         command = [sys.executable, "-m", "tests.simulator", "serve", "--port", str(port), "--speed", str(speed)]
+        command += ["--unspaced"]
         command += [] if seed is None else ["--seed", str(seed)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None

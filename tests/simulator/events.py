@@ -21,6 +21,8 @@ NOBODY = Cause()
 def emit(world: World, session: Session, what: str, cause: Cause = NOBODY) -> list[Event]:
     """Makes and sends the events of one change. `redacted` is not made at all when nobody selected it."""
     events: list[Event] = []
+    now = world.clock.now()
+    session.changed_at = max(now, session.changed_at + 1) if world.settings.spaced else now
     for _ in range(2 if world.settings.twins else 1):
         snapshot = _snapshot(world, session, what, cause)
         thin = _thin(world, session, snapshot, cause)
@@ -40,10 +42,10 @@ def _is_wanted(world: World, event: Event) -> bool:
 
 
 def _snapshot(world: World, session: Session, what: str, cause: Cause) -> Event:
-    created = world.clock.now()
-    body = rendering.snapshot_event(ids.new_id("evt"), what, created, session.scope, _object(world, session))
+    event_id, shown = ids.new_id("evt"), _object(world, session)
+    body = rendering.snapshot_event(event_id, what, session.changed_at, session.scope, shown)
     body["request"] = {"id": cause.request_id, "idempotency_key": cause.idempotency_key}
-    return _event(session, body, created, thin=False)
+    return _event(session, body, session.changed_at, thin=False)
 
 
 def _object(world: World, session: Session) -> Json:

@@ -13,15 +13,23 @@ from tests.simulator.world import World
 
 GRACE = 1  # seconds for open requests at shutdown; a hanging one would never end
 
+COMMAND = ".venv/bin/python -m tests.simulator"
 EVERY_TYPE = ["*", "identity.verification_session.redacted"]
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the lines a .env needs, the address first; it accepts connections from then on."""
-    bound = socket.create_server((options.host, options.port), backlog=2048)
+    """Prints the lines a .env needs, the address first; it accepts connections from then on. Where it delivers to
+    something, it says what to do next.
+    """
+    try:
+        bound = socket.create_server((options.host, options.port), backlog=2048)
+    except OSError as error:
+        reason = f"Port {options.port} cannot be listened on ({error.strerror})"
+        sys.exit(f"{reason}: stop what does, or choose another --port")
     world = World()
     world.settings.base = f"http://{options.host}:{bound.getsockname()[1]}"
     world.settings.speed = options.speed
+    world.settings.spaced = not options.unspaced
     if options.seed is not None:
         world.deliveries.random.seed(options.seed)
     lines = [f"STRIPE_API_BASE={world.settings.base}", f"STRIPE_API_KEY={Simulator.api_key}"]
@@ -36,7 +44,11 @@ def run(options: argparse.Namespace) -> None:
             policy={"payload": options.payload},
         )
         lines.append(f"STRIPE_WEBHOOK_SECRET={endpoint.secret}")
-    sys.stdout.write("\n".join([*lines, "ready", ""]))
+    lines.append("ready")
+    if options.forward_to:
+        lines.append(f"In a second terminal: {' '.join(lines[:3])} make run")
+        lines.append(f"In a third: {COMMAND} create --email jenny@example.com")
+    sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()
     config = uvicorn.Config(
         app.build(world),

@@ -18,6 +18,7 @@ class Settings:
     pages: str = ""  # where the pages that people see are, if not at the base
     speed: float = 1.0  # divides the seconds of the retry schedule
     redaction_step: float | None = REDACTION_STEP
+    spaced: bool = False  # a second lies between two changes of one session, as with people who read and type
     twins: bool = False  # two Event objects for every change
     secrets_in_events: bool = False  # client_secret and url, which Stripe leaves null, are in the event's object
     extra_fields: Json = field(default_factory=dict)  # merged into the object of every event
@@ -25,6 +26,6 @@ class Settings:
 
     def reset(self) -> None:
         """Back to the defaults, except for what the process was started with."""
-        fresh = Settings(base=self.base, speed=self.speed)
+        fresh = Settings(base=self.base, speed=self.speed, spaced=self.spaced)
         for item in fields(self):
             setattr(self, item.name, getattr(fresh, item.name))

@@ -42,6 +42,7 @@ class Session:
     report_id: str | None = None
     redaction: str | None = None
     verified_outputs: Json | None = None
+    changed_at: int = 0  # when its last event was made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
