@@ -17,7 +17,7 @@ define compile
 endef
 .DEFAULT_GOAL = help
 .PHONY: help install dev demo run listen stripe test test-postgres test-browser e2e proof mutants chaos fuzz api-cases bench bench-peers \
-	bench-tools browser-tools ci way mails check lock lock-check upgrade
+	bench-tools browser-tools ci way mails pages check lock lock-check upgrade
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,7 +64,10 @@ api-cases: dev ## Has schemathesis make 3,000 requests of /openapi.json, with a 
 	@$(BIN)/python -m tests.fuzz.api $(API)
 
 mails: dev ## Writes every mail in every language to var/mails, and takes pictures of them where there is a Chromium
-	@$(BIN)/python -m tests.support.pictures
+	@$(BIN)/python -m tests.support.pictures mails
+
+pages: dev ## The same for every page and each of its states, to var/every-page
+	@$(BIN)/python -m tests.support.pictures pages
 
 fuzz: dev ## Sends 100,000 requests to a receiver, nearly all of them wrong: FUZZ="--requests 1000000 --seed 7"
 	@$(BIN)/python -m tests.fuzz $(FUZZ)

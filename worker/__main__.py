@@ -11,7 +11,7 @@ from config.postgres import is_full
 from config.settings import SettingsError
 from config.version import running_version
 from handlers.queue.failures import describe
-from worker.commands import audit, change, doctor, endpoint, mails, restored, service, show, verifications
+from worker.commands import audit, change, doctor, endpoint, mails, pages, restored, service, show, verifications
 from worker.commands.options import add_who
 
 
@@ -100,6 +100,7 @@ COMMANDS = {
     "mails": Command(
         mails.write_samples, "write every mail there is to files, and send none", mails.options, json=False
     ),
+    "pages": Command(pages.write_samples, "write every page there is to files", pages.options, json=False),
     "endpoint": Command(
         endpoint.manage_endpoint, "register the webhook endpoint at Stripe, or check it", endpoint.endpoint_options
     ),

@@ -79,6 +79,19 @@ def test_every_mail_is_written_to_files_without_a_database(tmp_path: Path) -> No
     assert (again.code, again.err[:24]) == (1, "Nothing more was written")
 
 
+def test_every_page_is_written_to_files_with_what_it_looks_like(tmp_path: Path) -> None:
+    said = command("pages", "--to", str(tmp_path), DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.html")}
+    assert (said.code, said.err, said.out) == (0, "", f"{len(names)} pages are in {tmp_path}\n")
+    assert {"en/todo.html", "de/todo-modal-consent_declined.html", "en/failed-document_expired.html"} <= names
+    page = (tmp_path / "de" / "todo-modal-consent_declined.html").read_text()
+    assert "<main>\n<section" in page
+    (styles,) = re.findall(r'<link rel="stylesheet" href="([^"]+)">', page)
+    assert (tmp_path / "de" / styles).read_text().startswith(":root {")
+    again = command("pages", "--to", str(tmp_path / "en" / "todo.html"))
+    assert (again.code, again.err[:24]) == (1, "Nothing more was written")
+
+
 @pytest.fixture
 def broken(tmp_path: Path) -> dict[str, str]:
     path = tmp_path / "own" / "mails" / "email_verified.jinja"
@@ -117,7 +130,7 @@ def test_the_doctor_says_what_is_wrong_with_words_and_templates(broken: dict[str
 
     assert ("FAIL", SAID.strip()) in words(**broken)
     good = words(BRAND_NAME="Us", SUPPORT_EMAIL="help@example.com")
-    assert good == [("OK", "every mail can be written in en, de")]
+    assert good == [("OK", "every mail and page can be written in en, de")]
     bare = words(MAIL_FROM="id@example.com")
     assert [level for level, _ in bare] == ["OK", "WARN", "WARN"]
     assert "example.com" in bare[1][1]

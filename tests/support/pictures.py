@@ -1,6 +1,7 @@
-"""Pictures of every mail, for somebody to look at: `make mails`. In the light, in the dark, and on a narrow screen.
+"""Pictures of every mail or page, for somebody to look at: `make mails`, `make pages`.
 
-Each is one sheet of many mails, in frames that follow its colours, so that Chromium starts six times and not hundreds.
+In the light, in the dark, and on a narrow screen; each is one sheet of many, in frames that follow its colours, so that
+Chromium starts six times and not hundreds.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.settings import settings
-from worker.commands import mails
+from worker.commands import mails, pages
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _VARIABLES = {
@@ -32,13 +33,14 @@ addEventListener("load", () => {{
     frame.style.height = frame.contentDocument.documentElement.scrollHeight + "px";
 }});
 </script>"""
-# Of the prompts, which differ in a sentence.
-_PROMPTS = ("abandoned", "selfie_face_mismatch", "phone_unverified_other-bare")
+# Of those that differ in a sentence.
+_SEVERAL = ("email_retry_prompt", "failed")
+_ENOUGH = ("abandoned", "selfie_face_mismatch", "phone_unverified_other-bare", "consent_declined", "redirect")
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One way to look at mails."""
+    """One way to look at them."""
 
     name: str
     scheme: str
@@ -46,15 +48,17 @@ class Look:
     columns: int
 
 
-LOOKS = (Look("light", "light", 640, 3), Look("dark", "dark", 640, 3), Look("narrow", "light", 400, 4))
+LOOKS = (Look("light", "light", 640, 3), Look("dark", "dark", 640, 3), Look("narrow", "light", 320, 4))
+WRITERS = {"mails": ("var/mails", mails.write_samples), "pages": ("var/every-page", pages.write_samples)}
 
 
 def main() -> int:
     """0 also where there is no Chromium, which is said."""
-    folder = Path("var/mails")
+    place, write = WRITERS[sys.argv[1]]
+    folder = Path(place)
     os.environ |= {name: text for name, text in _VARIABLES.items() if name not in os.environ}
     shutil.rmtree(folder, ignore_errors=True)
-    if code := mails.write_samples(argparse.Namespace(to=folder)):
+    if code := write(argparse.Namespace(to=folder)):
         return code
     if CHROMIUM is None:
         print("No pictures: there is no Chromium on this machine.")
@@ -67,9 +71,11 @@ def main() -> int:
 
 def _take(chromium: str, folder: Path, language: str, look: Look) -> Path:
     every = sorted((folder / language).glob("*.html"))
-    paths = [path for path in every if not path.stem.startswith("email_retry") or path.stem.endswith(_PROMPTS)]
+    paths = [path for path in every if not path.stem.startswith(_SEVERAL) or path.stem.endswith(_ENOUGH)]
     frames = (
-        f'<figure>{path.stem}<iframe srcdoc="{html.escape(path.read_text())}"></iframe></figure>' for path in paths
+        f'<figure>{path.stem}<iframe srcdoc="{html.escape(path.read_text().replace("../assets", "assets"))}"></iframe>'
+        "</figure>"
+        for path in paths
     )
     sheet = folder / f"{language}-{look.name}.html"
     sheet.write_text(_PAGE.format(scheme=look.scheme, columns=look.columns, width=look.width, frames="".join(frames)))

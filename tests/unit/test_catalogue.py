@@ -11,7 +11,7 @@ from jinja2 import nodes
 from jinja2.defaults import DEFAULT_NAMESPACE
 
 from config.settings import SettingsError, settings
-from handlers.catalogue import mails
+from handlers.catalogue import mails, pages
 from handlers.catalogue.brand import contrast, text_on
 from handlers.catalogue.check import check, faults, sentences, unsaid
 from handlers.catalogue.mails import FORMS, PAGE, environment, templates, write_mail
@@ -246,8 +246,9 @@ def _own(folder: Path, name: str, content: str) -> None:
 WORDS = (Path(__file__).parents[2] / "docs" / "words.md").read_text()
 
 
-def test_the_examples_of_words_and_of_a_mail_work_as_they_stand(tmp_path: Path, set_: Set) -> None:
-    (words,), (mail,) = (re.findall(rf"```{kind}\n(.*?)```", WORDS, re.DOTALL) for kind in ("po", "jinja"))
+def test_the_examples_of_words_and_of_a_mail_and_a_page_work_as_they_stand(tmp_path: Path, set_: Set) -> None:
+    (words,), (mail, page) = (re.findall(rf"```{kind}\n(.*?)```", WORDS, re.DOTALL) for kind in ("po", "jinja"))
+    _own(tmp_path, "../pages/verified.jinja", page)
     _own(tmp_path, "email_verified.jinja", mail)
     _own(tmp_path, "../words/en.po", words)
     set_(LOCALES="en", TEMPLATES_DIR=tmp_path, BRAND_NAME="Us")
@@ -257,10 +258,12 @@ def test_the_examples_of_words_and_of_a_mail_work_as_they_stand(tmp_path: Path, 
     assert written.subject == "You are verified"
     assert "Welcome to Us." in written.text
     assert 'href="https://app.example.com/"' in written.html
+    assert "<h1>You are verified</h1>\n<p>Welcome to Us.</p>" in pages.write_page("verified", "en", pages.Shown())
 
 
 def test_the_page_names_all_that_a_template_may_speak_of() -> None:
-    ours = mails.known_names() - set(DEFAULT_NAMESPACE) - {"_", "ngettext", "subject", "preview"}
+    ours = (mails.known_names() | pages.known_names()) - {*DEFAULT_NAMESPACE, "_", "ngettext", "subject", "preview"}
+    assert [name for name in pages.PAGES if f"`{name}`" not in WORDS] == []
     assert [name for name in sorted(ours) if f"`{name}`" not in WORDS] == []
 
 

@@ -288,7 +288,7 @@ def _words() -> Iterator[tuple[str, str]]:
     found = faults()
     yield from (("FAIL", fault) for fault in found)
     if not found:
-        yield "OK", f"every mail can be written in {', '.join(settings().locales)}"
+        yield "OK", f"every mail and page can be written in {', '.join(settings().locales)}"
         yield from (("WARN", f"words for what no template says: {one}") for one in unsaid())
     if not settings().brand_name:
         yield "WARN", f"no BRAND_NAME: mails speak of {settings().company}, as MAIL_FROM does"
