@@ -1,6 +1,8 @@
 """Starts a local Stripe and the service on the embedded default, lets people be verified, and shows what happened."""
 
 import json
+import os
+import shutil
 import sys
 import tempfile
 import time
@@ -16,7 +18,7 @@ from tests.demo.people import DELIVERED, DELIVERIES, PEOPLE
 from tests.payloads.expected import Outcome
 from tests.simulator.client import Simulator
 from tests.support import shapes
-from tests.support.service import Mail, Service, free_port
+from tests.support.service import ROOT, Mail, Service, free_port
 from worker.commands.replay import replay
 
 SECRET = "whsec_demo00000000000000000000"
@@ -27,8 +29,9 @@ WIDTH = 120  # where the output is no terminal
 console = Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
-def main() -> int:
-    """0 if every session, action and delivery came out as expected."""
+def main(kept: Path = ROOT / "var/demo") -> int:
+    """0 if every session, action and delivery came out as expected. The mails are `kept`, those of before are not."""
+    console.print("Half a minute at most: the service starts, some persons are verified, and it is stopped again.")
     watch = Stopwatch()
     port = free_port()
     settings = {
@@ -48,10 +51,12 @@ def main() -> int:
         demo.live()
         watch.lap("live, deliver, apply and act")
         outcomes, answers, mails = demo.outcomes(), demo.answers(), service.mails()
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(service.folder / "var" / "mail", kept)
     watch.lap("stop")
     _show(outcomes, demo.mails_of(mails))
     console.print("Deliveries: " + ", ".join(f"{count} {answer}" for answer, count in sorted(answers.items())) + ".")
-    console.print(f"Mails: {len(mails)}.")
+    console.print(f"Mails: {len(mails)}, in {os.path.relpath(kept)}.", soft_wrap=True)
     console.print(watch.report())
     if outcomes == {name: person.outcome for name, person in PEOPLE.items()} and answers == DELIVERIES:
         console.print("[green]All as expected.[/]")
@@ -213,4 +218,4 @@ def _show(outcomes: dict[str, Outcome], mails: dict[str, list[Mail]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(Path, sys.argv[1:])))

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.support.processes import ROOT
 
@@ -11,9 +12,10 @@ from tests.support.processes import ROOT
 VARIES = re.compile(r"[0-9a-f]{6}…|\d+\.\d s")
 
 
-def test_the_demo_ends_well_and_prints_what_readme_shows() -> None:
+def test_the_demo_ends_well_and_prints_what_readme_shows(tmp_path: Path) -> None:
+    kept = tmp_path / "mails"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.demo"],
+        [sys.executable, "-m", "tests.demo", str(kept)],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != "COLUMNS"},
         capture_output=True,
@@ -22,7 +24,10 @@ def test_the_demo_ends_well_and_prints_what_readme_shows() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    printed = _lines(done.stdout)
+    printed = _lines(done.stdout.replace(os.path.relpath(kept, ROOT), "var/demo"))
+    named = set(re.findall(r"[0-9a-f]{6}(?=…)", done.stdout))
+    assert named <= {path.name[:6] for path in kept.glob("*.eml")}
+    assert len(list(kept.glob("*.eml"))) == 21
     assert [line for line in _lines(_shown()) if line not in (*printed, "…")] == []
 
 
