@@ -74,6 +74,9 @@ COMMANDS = {
     "retry": Command(
         change.retry, "try again what is dead, waits, or was skipped by a setting", change.retry_options, changes=True
     ),
+    "resend": Command(
+        change.resend_now, "do once more, on purpose, what is done or skipped", change.resend_options, changes=True
+    ),
     "discard": Command(
         change.discard, "end what is dead or waits, and keep the rows", change.discard_options, changes=True
     ),

@@ -22,13 +22,17 @@ from config.settings import PLAIN_ADDRESS, Address, parse_address, settings
 from handlers.catalogue.mails import About, write_mail
 from handlers.catalogue.words import language_for
 from handlers.outbox.smtp import MAIL_LEASE, send_by_smtp
-from handlers.owed.kinds import LIMIT_CAUSE
+from handlers.owed.kinds import KINDS, LIMIT_CAUSE, Kind
 from handlers.queue.claims import unless_lost
 from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
 from handlers.record.error_codes import ErrorClass, classify
 from handlers.stripe_api import sessions
-from handlers.tables.models import OutboxAction, Verification, VerificationRecord
+from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord
 
+DASHBOARD = {  # where Stripe shows a session, by its mode
+    True: "https://dashboard.stripe.com/identity/verification-sessions/",
+    False: "https://dashboard.stripe.com/test/identity/verification-sessions/",
+}
 _LOCALE = select(col(Verification.locale)).where(col(Verification.id) == bindparam("of"))
 
 
@@ -85,7 +89,7 @@ def to_the_reviewer(action: OutboxAction, record: VerificationRecord) -> str | N
     reviewer = settings().review_email
     if reviewer is None:
         return "no REVIEW_EMAIL"
-    send(_mail(action, record, reviewer))
+    send(replace(_mail(action, record, reviewer), number=_reviewers_number(action)))
     return None
 
 
@@ -137,6 +141,24 @@ def _as_header(address: Address) -> str:
     return f"{name}\n <{address.mailbox}>"
 
 
+def message_id(action: OutboxAction, record: VerificationRecord) -> str | None:
+    """Of the last mail that an action has sent, or of the one that it is about to send; None where it is no mail."""
+    key = (action.session_id, action.name, action.cause)
+    if KINDS.get(action.name, Kind()).tells_the_person:
+        is_over = action.status in (ActionStatus.DONE, ActionStatus.SKIPPED)
+        number = action.mail_number if is_over else record.told_count
+    else:
+        is_mail = action.name in KINDS and KINDS[action.name].destination == "mail"
+        number = _reviewers_number(action) if is_mail and action.status != ActionStatus.SKIPPED else None
+    domain = settings().mail_from.mailbox.rpartition("@")[2]
+    return None if number is None else f"<{digest(key, number)}@{domain}>"
+
+
+def _reviewers_number(action: OutboxAction) -> int:
+    """Nobody counts what a reviewer got: what is sent again has the moment in its Message-ID."""
+    return int(action.resent_at.timestamp()) if action.resent_at else 0
+
+
 def digest(key: tuple[str, str, str], number: int = 0) -> str:
     """The Message-ID's part before the @: one for all tries of one mail."""
     return hashlib.sha256("\n".join([*key, str(number)]).encode()).hexdigest()[:32]
@@ -147,7 +169,6 @@ def _mail(action: OutboxAction, record: VerificationRecord, recipient: Address) 
     state, _, report_id = action.cause.rpartition(":")
     code = state.partition(":")[2] if state else record.last_error_code
     at_limit = action.cause == "canceled" and record.submissions >= settings().submission_limit
-    dashboard = "https://dashboard.stripe.com/" + ("" if record.livemode else "test/")
     about = About(
         session_id=record.session_id,
         verification_id=record.verification_id,
@@ -160,7 +181,7 @@ def _mail(action: OutboxAction, record: VerificationRecord, recipient: Address) 
         submissions=record.submissions,
         is_at_limit=at_limit or action.cause == LIMIT_CAUSE,
         will_cancel=bool(settings().stripe_api_key),
-        dashboard_url=f"{dashboard}identity/verification-sessions/{quote(record.session_id, safe='')}",
+        dashboard_url=DASHBOARD[record.livemode] + quote(record.session_id, safe=""),
     )
     return Mail(
         template=action.name,

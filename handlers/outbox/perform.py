@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -139,6 +140,8 @@ def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list
                 ).first():
                     about |= {"told": None, "mails": 0}
             record, at = session.execute(_TOLD, about).one()
+            if about["mails"]:
+                end["mail_number"] = record.told_count - 1
             limit = settings().submission_limit
             if record.verification_id:
                 theirs = select(ELSEWHERE).where(col(VerificationRecord.session_id) == action.session_id)
@@ -170,8 +173,10 @@ def _do(action: OutboxAction, catch_up: Callable[[str], object]) -> str | None:
             found = connection.execute(_RECORD, about).one()
         *columns, is_behind, is_under_way, elsewhere = found
         record = VerificationRecord(**dict(zip(found._fields, columns, strict=False)))
+        # rule: what an operator sends again may have been told already
+        state = replace(record.state, told=None) if action.resent_at else record.state
         # rule: what is no longer owed is not done
-        if reason := why_not_owed(record.state, action.name, action.cause, settings().submission_limit - elsewhere):
+        if reason := why_not_owed(state, action.name, action.cause, settings().submission_limit - elsewhere):
             return reason
         # rule: what a newer state may supersede waits for the events that wait
         if not is_behind or kind.survives_superseding:

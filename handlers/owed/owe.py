@@ -18,7 +18,7 @@ _REVIVING = ", ".join(f"'{name}'" for name, kind in KINDS.items() if kind.revive
 _OWED_AGAIN = f"""
 (session_id, name, cause) DO UPDATE
 SET status = excluded.status, reason = excluded.reason, due_at = excluded.due_at, done_at = excluded.done_at,
-    waits = outbox_action.attempts, given_away_at = excluded.given_away_at
+    waits = outbox_action.attempts, given_away_at = excluded.given_away_at, resent_at = excluded.resent_at
 WHERE excluded.status = 'pending' AND (
     outbox_action.status = 'skipped'
     OR outbox_action.status = 'done' AND outbox_action.name IN ({_TELLING})

@@ -33,6 +33,7 @@ ANSWERS = ("tests/integration/test_answers.py",)
 CALLS = ("tests/integration/test_calls.py",)
 OURS = ("tests/integration/test_ours.py",)
 TOLD = ("tests/integration/test_told.py", "tests/property/test_orders.py")
+RESEND = ("tests/integration/test_resend.py",)
 PAUSES = ("tests/integration/test_pauses.py",)
 WIPING = ("tests/integration/test_wiping.py",)
 OPENINGS = ("tests/integration/test_openings.py",)
@@ -144,6 +145,9 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "what is done stays done": (becomes("{}.replace('AND outbox_action.name IN', 'OR outbox_action.name IN')"), OUTBOX),
     "what the last mail has said is written down as skipped": (becomes("None"), TOLD),
     "nobody is told the same twice in a row": (never, TOLD),
+    "what the record contradicts is not sent again": (never, RESEND),
+    "what is not at its end is not sent again": (drop, RESEND),
+    "what an operator sends again may have been told already": (becomes("record.state"), RESEND),
     "what the person was told in between makes the mail of the record's state due again": (becomes("[]"), TOLD),
     "what may have been told counts as told": (becomes("{values[0]}"), TOLD),
     "what may have been told before another mail is not the last word": (never, TOLD),

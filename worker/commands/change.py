@@ -11,6 +11,7 @@ from config.broker import publish_actions, publish_events
 from handlers.metrics import counting
 from handlers.operator.audit import By, note_beforehand
 from handlers.operator.queries import Filter
+from handlers.operator.resend import resend
 from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.queue.claims import Table
 from handlers.queue.failures import AwayError
@@ -58,6 +59,24 @@ def retry(arguments: argparse.Namespace) -> int:
 def discard(arguments: argparse.Namespace) -> int:
     """Ends dead and waiting rows for good, and keeps them; 1 when there was none."""
     return _mend(arguments, "discarded", chosen(arguments), discard_rows)
+
+
+def resend_options(parser: argparse.ArgumentParser) -> None:
+    """Which actions, and why."""
+    parser.add_argument("ids", metavar="ID", nargs="+", type=int, help="an action's number, as `session` shows it")
+    add_reason(parser)
+
+
+def resend_now(arguments: argparse.Namespace) -> int:
+    """Does actions once more that are done or skipped; 1 when one of them would not be owed any more."""
+    found = resend(arguments.ids, acting(arguments))
+    resent = [action_id for action_id, why in found.items() if why is None]
+    publish_actions(resent)
+    if arguments.json:
+        print_json({"resent": resent, "refused": {action_id: why for action_id, why in found.items() if why}})
+    else:
+        print_pairs({str(action_id): why or "will be done once more" for action_id, why in found.items()})
+    return 0 if len(resent) == len(found) else 1
 
 
 def reconcile_now(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,58 @@
+"""Sending again: what is done or skipped, on purpose; never what its record contradicts by now."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+from sqlalchemy import select, update
+from sqlmodel import Session, col
+
+from config.database import now, transaction
+from config.settings import settings
+from handlers.operator.audit import By, note
+from handlers.owed.kinds import KINDS
+from handlers.owed.limits import ELSEWHERE
+from handlers.record.decide import why_not_owed
+from handlers.tables.models import ActionStatus, OutboxAction, VerificationRecord
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def resend(action_ids: Sequence[int], by: By) -> dict[int, str | None]:
+    """Makes these actions due once more, all their tries before them; of each that is not, why.
+
+    A mail gets another Message-ID, and still says what its record says: where that has moved on, or the person is
+    forgotten, the action is refused, as it would be skipped when it is done.
+    """
+    refused: dict[int, str | None] = {}
+    for action_id in sorted(set(action_ids)):
+        with transaction() as session:
+            refused[action_id] = _resend(session, action_id, by)
+    log.info("actions.resent", ids=[one for one, why in refused.items() if why is None], by=by.who, reason=by.reason)
+    return refused
+
+
+def _resend(session: Session, action_id: int, by: By) -> str | None:
+    action = session.get(OutboxAction, action_id)
+    if action is None:
+        return "there is no such action"
+    if action.name not in KINDS:
+        return "this version does not know what it is"
+    whose = col(VerificationRecord.session_id) == action.session_id
+    # First the record, as whoever ends a mail does: no deadlock, and no mail ends meanwhile.
+    record = session.scalars(select(VerificationRecord).where(whose).with_for_update()).one()
+    limit = settings().submission_limit - session.scalars(select(ELSEWHERE).where(whose)).one()
+    # rule: what the record contradicts is not sent again
+    if why := why_not_owed(replace(record.state, told=None), action.name, action.cause, limit):
+        return why
+    again = update(OutboxAction).where(
+        col(OutboxAction.id) == action_id,
+        # rule: what is not at its end is not sent again
+        col(OutboxAction.status).in_((ActionStatus.DONE, ActionStatus.SKIPPED)),
+    )
+    once_more = {"status": ActionStatus.PENDING, "reason": None, "done_at": None, "given_away_at": None}
+    tries = {"waits": col(OutboxAction.attempts), "due_at": now(), "resent_at": now()}
+    if not session.connection().execute(again.values(**once_more, **tries)).rowcount:
+        return "it is not at its end: python -m worker retry"
+    note(session, by, "resend", (action.session_id, action_id))
+    return None
