@@ -11,7 +11,19 @@ from config.postgres import is_full
 from config.settings import SettingsError
 from config.version import running_version
 from handlers.queue.failures import describe
-from worker.commands import audit, change, doctor, endpoint, mails, pages, restored, service, show, verifications
+from worker.commands import (
+    audit,
+    change,
+    doctor,
+    endpoint,
+    mails,
+    pages,
+    pausing,
+    restored,
+    service,
+    show,
+    verifications,
+)
 from worker.commands.options import add_who
 
 
@@ -80,6 +92,8 @@ COMMANDS = {
     "discard": Command(
         change.discard, "end what is dead or waits, and keep the rows", change.discard_options, changes=True
     ),
+    "pause": Command(pausing.pause, "let mails or calls wait; nothing is lost", pausing.pausing_options, changes=True),
+    "resume": Command(pausing.resume, "let them go on", pausing.resuming_options, changes=True),
     "audit": Command(audit.show_audit, "who changed what, and why", audit.audit_options),
     "replay": Command(service.replay_file, "sign events again and post them", service.replay_options, json=False),
     "reconcile": Command(

@@ -3,9 +3,11 @@
 import pytest
 
 from config.database import transaction
+from handlers.operator.audit import audited
 from handlers.outbox.perform import perform
-from handlers.queue.pauses import pause, resume
+from handlers.queue.pauses import pause, paused, resume
 from handlers.sessions.turn import Wanted, take_turn
+from handlers.upkeep.restored import REASON
 from tests.support import facts
 from tests.support.facts import event
 from tests.support.operator import command
@@ -65,3 +67,29 @@ def test_a_pause_is_a_finding() -> None:
     assert (said.code, [(one["what"], one["reason"]) for one in said.json["paused"]]) == (1, [("mail", "for a test")])
     assert "for a test" in command("status").out
     assert ("FAIL", "paused") in {(line["level"], line["what"]) for line in command("doctor", "--json").json}
+
+
+def test_an_operator_pauses_mails_and_lets_them_go_on() -> None:
+    [mail] = facts.applied(event("verified"))
+    assert command("pause", "mails").code == 2, "it says why"
+    said = command("pause", "mails", "--reason", "the server moves", "--json")
+    assert (said.code, said.json["paused"][0]["reason"]) == (0, "operator: the server moves")
+    command("pause", "mails", "--reason", "the server moves")
+    perform(mail)
+    assert (facts.action(mail).attempts, facts.due_actions()) == (0, [])
+    assert "the server moves" in command("doctor").out
+    assert command("resume", "calls").code == 1
+    assert command("resume", "mails").code == 0
+    assert facts.due_actions() == [mail]
+    assert [(one.what, one.about, one.reason) for one in audited()] == [
+        ("resume", "mails", None),
+        ("pause", "mails", "the server moves"),
+        ("pause", "mails", "the server moves"),
+    ]
+
+
+def test_an_operator_does_not_lift_what_a_backup_pauses() -> None:
+    _pause("mail", reason=REASON)
+    command("pause", "mails", "--reason", REASON)
+    command("resume", "mails")
+    assert [one.reason for one in paused()] == [REASON]

@@ -1,0 +1,44 @@
+"""Commands that let what is owed wait: pause, resume."""
+
+import argparse
+import sys
+
+from handlers.operator.pausing import PAUSABLE, pause_now, resume_now
+from handlers.queue.pauses import paused
+from worker.commands.options import acting, add_reason
+from worker.commands.printing import print_json, print_rows
+
+
+def resuming_options(parser: argparse.ArgumentParser) -> None:
+    """What."""
+    parser.add_argument("what", choices=sorted(PAUSABLE), help="mails, or calls to the application")
+
+
+def pausing_options(parser: argparse.ArgumentParser) -> None:
+    """What, and why."""
+    resuming_options(parser)
+    add_reason(parser)
+
+
+def pause(arguments: argparse.Namespace) -> int:
+    """Nothing more of it is begun; `status` and `doctor` say so as long as it lasts."""
+    pause_now(arguments.what, acting(arguments))
+    return _show(arguments)
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    """It goes on; 1 when no operator had paused it."""
+    lifted = resume_now(arguments.what, acting(arguments))
+    if not lifted:
+        print(f"No operator has paused {arguments.what}.", file=sys.stderr)
+    _show(arguments)
+    return 0 if lifted else 1
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    rows = [{"what": one.what, "reason": one.reason, "since": one.since} for one in paused()]
+    if arguments.json:
+        print_json({"paused": rows})
+    else:
+        print_rows(rows, ("what", "reason", "since"), "paused")
+    return 0
