@@ -114,7 +114,7 @@ def _url(*schemes: str) -> BeforeValidator:
 
 def _public_url(text: str) -> str:
     parts = urlsplit(text)
-    if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+    if parts.scheme != "https" and parts.hostname not in LOOPBACK:
         raise ValueError("must start with https: (http: is for this machine only)")
     if "@" in parts.netloc:
         raise ValueError("must hold no user and no password: everybody may read it")
@@ -154,12 +154,23 @@ def _of_the_keys_mode(publishable: SecretStr, info: ValidationInfo) -> SecretStr
     return publishable
 
 
+def _stripes_own(url: str, info: ValidationInfo) -> str:
+    key = info.data.get("stripe_api_key")
+    # rule: Stripe.js comes from Stripe's own origin, unless nothing of it is real
+    allowed = _LOCAL_STRIPE_JS if key and key.get_secret_value()[3:].startswith("test_") else _STRIPE_JS
+    if not re.fullmatch(allowed, url, re.ASCII):
+        raise ValueError("must start with https://js.stripe.com/ (another one is for this machine, with a test key)")
+    return url
+
+
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()] or [text]
 
 
 _WITH_A_HOST = ("https", "http", "smtp", "smtps", "redis", "rediss")
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_STRIPE_JS = r"https://js\.stripe\.com/[\w./-]*"
+_LOCAL_STRIPE_JS = rf"{_STRIPE_JS}|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?/[\w./-]*"
 _SEVERAL = BeforeValidator(_parts)
 _OF_THE_KEYS_MODE = AfterValidator(_of_the_keys_mode)
 _UNSET = SecretStr("")
@@ -223,6 +234,12 @@ _Origin = Annotated[
         "must be one or several origins, https://app.example.com, or an app's own scheme, myapp:",
     ),
 ]
+_CspOrigin = Annotated[
+    str,
+    _matching(
+        r"https://(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)+(:\d+)?", "must be one or several origins, https://frames.example.com"
+    ),
+]
 _StaticLink = Annotated[
     str, _matching(r"[\w.-]+=https?://[^\s,]+", "must be one or several static links, name=https://…")
 ]
@@ -272,6 +289,7 @@ class Settings(BaseSettings):
     mail_from: _Address = Address("Identity verification", "identity@localhost")
     brand_name: _Name = ""
     brand_color: _Color = "#1a5fb4"
+    brand_logo_url: _PublicUrl = _UNSET
     support_email: _Address | None = None
     privacy_url: _PublicUrl = _UNSET
     alternative_url: _PublicUrl = _UNSET
@@ -310,6 +328,8 @@ class Settings(BaseSettings):
         _matching(r"pk_(test|live)_\w+", "must be a publishable key: pk_test_… or pk_live_…"),
         _OF_THE_KEYS_MODE,
     ] = _UNSET
+    stripe_js_url: Annotated[SecretStr, BeforeValidator(_stripes_own)] = SecretStr("https://js.stripe.com/v3/")
+    csp_extra: Annotated[tuple[_CspOrigin, ...], _SEVERAL] = ()
     return_origins: Annotated[tuple[_Origin, ...], _SEVERAL] = ()
     static_links: Annotated[tuple[_StaticLink, ...], _SEVERAL] = ()
     openings_per_day: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -375,7 +395,7 @@ class Settings(BaseSettings):
             return "LINK_KEYS is not set"
         parts = urlsplit(self.base_url)
         # rule: a link goes over plain http only to this machine
-        is_safe = parts.scheme == "https" or parts.hostname in _LOOPBACK
+        is_safe = parts.scheme == "https" or parts.hostname in LOOPBACK
         return "" if is_safe else "PUBLIC_URL is not https: whoever is on the way could read a link and use it"
 
 

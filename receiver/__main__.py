@@ -17,7 +17,8 @@ from config.settings import SettingsError, settings
 from receiver.app import app
 from receiver.connections import Connection
 
-_CONNECTIONS = 2  # the writer's own, and one for health, metrics and what is counted; one more for API_TOKENS' threads
+# The writer's own, and one for health, metrics and what is counted; one more for the threads of the API and the pages.
+_CONNECTIONS = 2
 # Not uvicorn's command line: it cannot be told to leave logging alone.
 OPTIONS: dict[str, Any] = {
     "http": Connection,
@@ -76,8 +77,8 @@ class _Supervisor(Multiprocess):
 def application() -> Starlette:
     """What each of uvicorn's processes serves; they start from nothing, so each sets its logs up."""
     configure_logging()
-    has_api = bool(settings().api_tokens)
-    keep_connections(_CONNECTIONS + has_api, beside=1, apart=has_api)
+    has_rooms = bool(settings().api_tokens) or not settings().why_no_links
+    keep_connections(_CONNECTIONS + has_rooms, beside=1, apart=has_rooms)
     return app
 
 

@@ -22,7 +22,10 @@ from receiver.webhooks.intake import Intake
 
 _WEBHOOK = "/webhooks/stripe"
 # Rooms that a setting opens; each has a Room with routes() and close().
-_ROOMS: dict[str, Callable[[Settings], object]] = {"receiver.api.routes": lambda settings: settings.api_tokens}
+_ROOMS: dict[str, Callable[[Settings], object]] = {
+    "receiver.api.routes": lambda settings: settings.api_tokens,
+    "receiver.pages.routes": lambda settings: not settings.why_no_links,
+}
 _ROUTES = [
     Route(_WEBHOOK, Response("Method Not Allowed", 405, {"Allow": "POST"})),
     Route("/healthz", healthz),

@@ -1,5 +1,6 @@
 """Entering: the moment the person goes in, and the only one at which a secret, a url or an ephemeral key is fetched."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,7 +8,7 @@ from config.settings import settings
 from handlers.record.events import Status
 from handlers.sessions.links import link_to
 from handlers.sessions.refusals import OpeningError, past, unless_enough
-from handlers.sessions.views import verification
+from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 from handlers.sessions.writing import apply_observed, notice
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
@@ -58,20 +59,36 @@ def enter(verification_id: str, way: Way) -> Entry:
     found = verification(verification_id)
     if found.redaction_asked_at:
         raise OpeningError("redacted")
-    account = found.account or None
     if found.session_id is None:
         raise OpeningError("opening", "there is no session yet")
-    answer = changing.retrieve(found.session_id, account)
+    return _fresh(found.session_id, found.account or None, found.id, way)
+
+
+def enter_by_link(subject: str, way: Way) -> Entry:
+    """The same for whom a link of ours leads to, which may be a session that was made elsewhere; raises as enter."""
+    with suppress(NotFoundError):
+        return enter(subject, way)
+    record = made_elsewhere(subject)
+    if record.redaction_asked_at or record.redacted_at:
+        raise OpeningError("redacted")
+    return _fresh(subject, record.account, None, way)
+
+
+def _fresh(session_id: str, account: str | None, verification_id: str | None, way: Way) -> Entry:
+    answer = changing.retrieve(session_id, account)
     if answer is None:
         raise OpeningError("canceled", "it is gone at Stripe")
-    if answer.state.status != Status.REQUIRES_INPUT:
-        raise past(answer)
     try:
-        unless_enough(found.id, answer)
-    except OpeningError:  # what the limit owes is owed now, however late the events are
-        apply_observed(notice(answer, account, livemode=found.livemode))
+        if answer.state.status != Status.REQUIRES_INPUT:
+            raise past(answer)
+        unless_enough(verification_id, answer)
+        entered = entry(verification_id or session_id, answer, account, way)
+        if entered is None:
+            raise past(answer)
+    except OpeningError:
+        # What Stripe says is applied now, and what the limit owes is owed, however late the events are; but for a
+        # redaction, after which nobody knows whose verification it was.
+        if not answer.state.redaction:
+            apply_observed(notice(answer, account, livemode=bool(settings().livemode)))
         raise
-    entered = entry(found.id, answer, account, way)
-    if entered is None:
-        raise past(answer)
     return entered

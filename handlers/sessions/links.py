@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
 
-from itsdangerous import BadSignature, TimestampSigner
+from itsdangerous import BadSignature, Signer, TimestampSigner
 
 from config.database import true_now
 from config.defaults import link_keys
@@ -14,6 +14,7 @@ from handlers.sessions.refusals import OpeningError
 from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 
 _SALT = "identity-events.link"  # what else LINK_KEYS may sign somewhere is no link of ours
+_RETURN_SALT = "identity-events.return"
 _AHEAD = timedelta(minutes=10)  # more than two measured clocks differ; whose was wrong by more made links for ever
 
 
@@ -74,6 +75,23 @@ def read_token(token: str) -> Token:
     return Token(subject=subject.decode(), is_expired=not is_valid)
 
 
+def return_url_of(verification_id: str) -> str:
+    """Where Stripe sends the person back to: the same each time, since a try that is repeated must be the same.
+
+    Signed, too, though no link: ids are in logs and at Stripe, and whoever returns is given a link.
+    """
+    sealed = _returns().sign(verification_id).decode()
+    return f"{settings().base_url.rstrip('/')}/return/{sealed}"
+
+
+def read_return(sealed: str) -> str:
+    """Whose it is. Raises NotFoundError for what none of our keys has signed."""
+    try:
+        return _returns().unsign(sealed).decode()
+    except (BadSignature, UnicodeError):
+        raise NotFoundError from None
+
+
 class _Signer(TimestampSigner):
     def get_timestamp(self) -> int:
         """Of the one clock that decides."""
@@ -81,8 +99,16 @@ class _Signer(TimestampSigner):
 
 
 def _signer() -> _Signer:
+    return _Signer(_keys(), salt=_SALT, key_derivation="hmac", digest_method=sha256)
+
+
+def _returns() -> Signer:
+    return Signer(_keys(), salt=_RETURN_SALT, key_derivation="hmac", digest_method=sha256)
+
+
+def _keys() -> list[str]:
     # The last key signs, and the first of LINK_KEYS is the newest.
     keys = list(reversed(link_keys(settings())))
     if not keys:
         raise NotFoundError
-    return _Signer(keys, salt=_SALT, key_derivation="hmac", digest_method=sha256)
+    return keys

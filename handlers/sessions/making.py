@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from config.settings import settings
 from handlers.record.events import OURS, Status
+from handlers.sessions.links import return_url_of
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.turn import Turn, Wanted
 from handlers.stripe_api import changing
@@ -34,7 +35,9 @@ def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
     """
     ours = {**(wanted.params.get("metadata") or {}), **mark(), **turn.metadata}
     params = {**wanted.params, "client_reference_id": wanted.client_reference_id, "metadata": ours}
-    if wanted.return_url:
+    if not settings().why_no_links:  # the person passes our own page, whose button leads on
+        params["return_url"] = return_url_of(turn.verification_id)
+    elif wanted.return_url:
         params["return_url"] = wanted.return_url
     key = f"open-{turn.verification_id}-{turn.generation}"
     try:

@@ -33,23 +33,27 @@ def past(answer: Answer) -> Exception:
     return NotNowError("Stripe's answers contradict each other")
 
 
-def unless_enough(verification_id: str, answer: Answer) -> None:
+def unless_enough(verification_id: str | None, answer: Answer) -> None:
     """As unless_used_up, where no transaction is open."""
     with transaction() as session:
         unless_used_up(session.connection(), verification_id, answer)
 
 
-def unless_used_up(connection: Connection, verification_id: str, answer: Answer | None) -> None:
+def unless_used_up(connection: Connection, verification_id: str | None, answer: Answer | None) -> None:
     """Raises OpeningError where the person has submitted as often as SUBMISSION_LIMIT allows, over all sessions that
-    were not replaced: as their events have told, and Stripe's answer of just now, since events may be late.
+    were not replaced (without a verification, in the one that is answered): as their events have told, and Stripe's
+    answer of just now, since events may be late.
     """
     session_id = col(VerificationRecord.session_id)
     report_id = answer and as_seen(str(answer.state.status), answer.asked_at, answer.state).submitted
     known = exists().where(col(Submission.session_id) == session_id, col(Submission.report_id) == report_id)
     # rule: the limit holds by what Stripe has just answered
     news = case((and_(session_id == answer.id, ~known), 1), else_=0) if answer and report_id else 0
+    is_theirs = col(VerificationRecord.verification_id) == verification_id
+    if verification_id is None:
+        is_theirs = session_id == (answer and answer.id)
     counted = select(func.coalesce(func.sum(col(VerificationRecord.submissions) + news), 0)).where(
-        col(VerificationRecord.verification_id) == verification_id, col(VerificationRecord.replaced_at).is_(None)
+        is_theirs, col(VerificationRecord.replaced_at).is_(None)
     )
     if connection.execute(counted).scalar_one() >= settings().submission_limit:
         raise OpeningError("submission-limit")

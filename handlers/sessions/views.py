@@ -95,6 +95,18 @@ def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
     return found[: page.limit], len(found) > page.limit
 
 
+def stands_in(record: VerificationRecord, verification: Verification) -> SessionStands:
+    """What counts of a session of a verification."""
+    return SessionStands(
+        generation=record.generation or 0,
+        status=record.status,
+        is_known=record.session_id == verification.session_id,
+        error_code=record.last_error_code,
+        submissions=record.submissions,
+        is_replaced=record.replaced_at is not None,
+    )
+
+
 def _is(id_: str) -> ColumnElement[bool]:
     if not _ID.fullmatch(id_):
         raise NotFoundError
@@ -135,7 +147,7 @@ def _shown(
 def _one(verification: Verification, records: Sequence[VerificationRecord]) -> dict[str, Any]:
     ordered = sorted(records, key=lambda record: (record.generation or 0, record.session_id))
     stands = standing(
-        [_stands(record, verification) for record in ordered],
+        [stands_in(record, verification) for record in ordered],
         verification.generation,
         limit=settings().submission_limit,
     )
@@ -152,17 +164,6 @@ def _one(verification: Verification, records: Sequence[VerificationRecord]) -> d
         "redacted_at": iso(max((one.redacted_at for one in ordered if one.redacted_at), default=None)),
         "sessions": [_session(record) for record in ordered],
     }
-
-
-def _stands(record: VerificationRecord, verification: Verification) -> SessionStands:
-    return SessionStands(
-        generation=record.generation or 0,
-        status=record.status,
-        is_known=record.session_id == verification.session_id,
-        error_code=record.last_error_code,
-        submissions=record.submissions,
-        is_replaced=record.replaced_at is not None,
-    )
 
 
 def _session(record: VerificationRecord) -> dict[str, Any]:

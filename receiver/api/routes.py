@@ -4,10 +4,9 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import ceil
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 import structlog
@@ -16,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from config.broker import publish_actions
-from config.database import DATABASE_TROUBLE, stand_apart
+from config.database import DATABASE_TROUBLE
 from config.settings import settings
 from handlers.operator import audit
 from handlers.operator.audit import By
@@ -36,16 +35,16 @@ from receiver.api.openapi import openapi
 from receiver.api.problems import ProblemError
 from receiver.api.tokens import digests, holder
 from receiver.sender import is_this_machine
+from receiver.threads import BusyError, Threads
 
 log = structlog.stdlib.get_logger(__name__)
 
 _MOST_BYTES = 64 * 1024
-_WAITS_SECONDS = 5.0  # for another opening of the same verification, or for a thread
+_WAITS_SECONDS = 5.0  # for another opening of the same verification
 _LOOKS_AGAIN = 0.2  # seconds, while another process opens it
 _THREADS = 8  # all of them may wait for Stripe: deliveries and health have their own
 _LOOKERS = 2  # threads for what asks the database alone
 
-T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -57,34 +56,13 @@ class _Openers:
         self.count = 0
 
 
-class _Threads:
-    """So many, which take no connection that others wait for; whoever finds none free does not wait for long."""
-
-    def __init__(self, name: str, most: int, when_busy: str) -> None:
-        self._pool = ThreadPoolExecutor(most, name, initializer=stand_apart)
-        self._free = asyncio.Semaphore(most)
-        self._when_busy = when_busy
-        self.end = self._pool.shutdown
-
-    async def do(self, call: Callable[..., T], *arguments: Any) -> T:
-        """What the call returns or raises; ProblemError where no thread is free in time."""
-        try:
-            await asyncio.wait_for(self._free.acquire(), _WAITS_SECONDS)
-        except TimeoutError:
-            raise ProblemError(self._when_busy) from None
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: call(*arguments))
-        finally:
-            self._free.release()
-
-
 class Room:
     """Its threads, and what is under way: work that a client has left goes on to its end."""
 
     def __init__(self) -> None:
         self._digests = digests(settings().api_tokens)
-        self._asking = _Threads("api", _THREADS, "stripe-unavailable")
-        self._looking = _Threads("api-looks", _LOOKERS, "database-unavailable")
+        self._asking = Threads("api", _THREADS, "stripe-unavailable")
+        self._looking = Threads("api-looks", _LOOKERS, "database-unavailable")
         self._openers: defaultdict[tuple[str, ...], _Openers] = defaultdict(_Openers)
         self._under_way: set[asyncio.Task[Any]] = set()
 
@@ -202,6 +180,8 @@ class Room:
                     return await endpoint(request)
             except ProblemError as problem:
                 return problem.response()
+            except BusyError as error:
+                return ProblemError(error.waited_for).response()
             except NotFoundError:
                 return ProblemError("not-found").response()
             except OpeningError as error:

@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 from receiver.app import app
 from tests.integration.openings import TOKEN
 from tests.integration.stories import Stories
+from tests.integration.visits import HERE, KEYS
 from tests.property.outside import Application, PostBox, outside
 from tests.simulator.client import Simulator
 from tests.support import databases
@@ -62,4 +63,14 @@ def api(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
     environment.setenv("RETURN_ORIGINS", "https://app.example,shop:")
     databases.forget_process_state()
     with TestClient(app, "https://verify.example", headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        yield client
+
+
+@pytest.fixture
+def pages(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """The person, whose browser follows no redirect by itself; the application holds a token."""
+    for name, value in (KEYS | {"API_TOKENS": f"shop:{TOKEN}"}).items():
+        environment.setenv(name, value)
+    databases.forget_process_state()
+    with TestClient(app, HERE, follow_redirects=False) as client:
         yield client

@@ -17,6 +17,7 @@ from config.database import keep_connections, transaction
 from handlers.queue.calls import Line
 from handlers.sessions.turn import Turn, Wanted, give_back, take_turn
 from handlers.tables.models import Verification
+from receiver import threads
 from receiver.api import routes
 from tests.integration.stories import Stories
 from tests.support import databases, facts, shapes
@@ -161,7 +162,7 @@ def test_a_client_that_goes_away_does_not_stop_the_work(port: int, stripe: Stori
 def test_whoever_waits_for_stripe_keeps_nobody_from_what_needs_no_stripe(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routes, "_WAITS_SECONDS", 0.3)
+    monkeypatch.setattr(threads, "WAITS_SECONDS", 0.3)
     asyncio.run(_open(port, "shown"))
     with _held(monkeypatch, is_meant=lambda method, _: method == "post") as held:
 

@@ -38,6 +38,7 @@ OWNERS = {
     "jinja2": ("handlers/catalogue/",),
     "babel": ("handlers/catalogue/",),
     "itsdangerous": ("handlers/sessions/links.py",),
+    "limits": ("receiver/pages/",),
     "redis": ("worker/run/broker.py",),
     "pydantic_settings": ("config/settings.py",),
     "alembic": ("handlers/tables/schema.py", "handlers/tables/migrations/"),

@@ -35,6 +35,7 @@ GOOD = {
     "MAIL_FROM": ('"Us, Inc." <us@bücher.example>', Address("Us, Inc.", "us@xn--bcher-kva.example")),
     "BRAND_NAME": ('Müller & "Söhne", Inc.', 'Müller & "Söhne", Inc.'),
     "BRAND_COLOR": ("#FfDD00", "#FfDD00"),
+    "BRAND_LOGO_URL": ("https://www.example.com/logo.png", "https://www.example.com/logo.png"),
     "SUPPORT_EMAIL": ("Help <help@example.com>", Address("Help", "help@example.com")),
     "PRIVACY_URL": ("https://example.com/privacy?a=%20#x", "https://example.com/privacy?a=%20#x"),
     "ALTERNATIVE_URL": ("http://localhost:3000/other", "http://localhost:3000/other"),
@@ -61,6 +62,8 @@ GOOD = {
     "RECONCILE_SECONDS": ("60", 60),
     "API_TOKENS": (f"shop:{'a' * 32},shop:{'b' * 32}", (f"shop:{'a' * 32}", f"shop:{'b' * 32}")),
     "STRIPE_PUBLISHABLE_KEY": ("pk_live_abc123", "pk_live_abc123"),
+    "STRIPE_JS_URL": ("https://js.stripe.com/clover/stripe.js", "https://js.stripe.com/clover/stripe.js"),
+    "CSP_EXTRA": ("https://a.example:8443, https://*.b.example", ("https://a.example:8443", "https://*.b.example")),
     "RETURN_ORIGINS": ("https://app.example:8443, shop:", ("https://app.example:8443", "shop:")),
     "STATIC_LINKS": ("age=https://verify.stripe.com/x?a=b", ("age=https://verify.stripe.com/x?a=b",)),
     "OPENINGS_PER_DAY": ("1000", 1000),
@@ -122,6 +125,7 @@ BAD = [
     ("BRAND_NAME", "c4nary\nBcc: c@d.example"),
     ("BRAND_NAME", "c4nary\u202egnp.exe"),
     ("BRAND_NAME", "c4nary" * 20),
+    ("BRAND_LOGO_URL", "http://c4nary.example/logo.png"),
     ("BRAND_COLOR", "red"),
     ("BRAND_COLOR", "#fd0"),
     ("BRAND_COLOR", "#12345g"),
@@ -183,6 +187,14 @@ BAD = [
     ("RETURN_ORIGINS", "https://app.example/path"),
     ("RETURN_ORIGINS", "https://u:c4nary@app.example"),
     ("RETURN_ORIGINS", "https:"),
+    ("STRIPE_JS_URL", "https://js.stripe.com.c4nary.example/v3/"),
+    ("STRIPE_JS_URL", "https://js.stripe.com/v3/; c4nary"),
+    ("STRIPE_JS_URL", "http://js.stripe.com/c4nary"),
+    ("STRIPE_JS_URL", "http://127.0.0.1:12111/js/c4nary.js"),  # without a test key
+    ("CSP_EXTRA", "https://c4nary.example/"),
+    ("CSP_EXTRA", "https://*"),
+    ("CSP_EXTRA", "https://a.example;script-src c4nary"),
+    ("CSP_EXTRA", "'unsafe-inline'"),
     ("RETURN_ORIGINS", "javascript:"),
     ("STATIC_LINKS", "age=ftp://c4nary"),
     ("OPENINGS_PER_DAY", "0"),
@@ -332,6 +344,15 @@ def test_a_publishable_key_is_of_the_secret_keys_mode(load: Load) -> None:
     keys = {"STRIPE_API_KEY": "sk_test_abc123", "STRIPE_PUBLISHABLE_KEY": "pk_live_abc123"}
     assert str(_refusal(load, keys)) == "STRIPE_PUBLISHABLE_KEY must be of the mode of STRIPE_API_KEY, test or live"
     assert load({**keys, "STRIPE_API_KEY": "rk_live_abc123"}).stripe_publishable_key
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:12111/js/stripe.js", "http://[::1]/js", "https://localhost/a.js"])
+def test_another_stripe_js_is_for_this_machine_with_a_test_key(load: Load, url: str) -> None:
+    chosen = {"STRIPE_JS_URL": url}
+    assert load({**chosen, "STRIPE_API_KEY": "rk_test_1"}).stripe_js_url.get_secret_value() == url
+    assert "https://js.stripe.com/" in str(_refusal(load, {**chosen, "STRIPE_API_KEY": "sk_live_test_1"}))
+    for other in ("http://127.0.0.1.example/js", "http://127.0.0.1@example.com/", "http://127.0.0.1/;x"):
+        assert _refusal(load, {"STRIPE_JS_URL": other, "STRIPE_API_KEY": "sk_test_1"})
 
 
 def test_what_may_hold_a_key_or_a_password_is_a_secret() -> None:

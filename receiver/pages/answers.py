@@ -1,0 +1,92 @@
+"""Answers of the person's half: pages, redirects and JSON, each with its headers, in the person's language."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from config.settings import settings
+from handlers.catalogue.pages import Shown, write_page
+from handlers.catalogue.words import language_for
+from receiver.pages.headers import PLAIN, entering, headers
+
+_STATUS = {"no_link": 404, "busy": 429, "away": 503, **dict.fromkeys(("ended", "limit", "redacted", "expired"), 410)}
+_RETRY_SECONDS = {429: "60", 503: "5"}
+_NOTHING = Shown()
+
+
+def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | None = None) -> Response:
+    """One of handlers.catalogue.pages.PAGES, with its status; Stripe's origins are allowed where somebody may go in."""
+    language = language_for(
+        request.query_params.get("lang"), locale, accepted=request.headers.get("accept-language", "")
+    )
+    shown = replace(shown, again_url=address(request), logo_url=request.state.logo_url, link_days=settings().link_days)
+    text = write_page(name, language, shown)
+    policy = entering() if shown.action_url else PLAIN
+    return _answer(request, _STATUS.get(name, 200), text.encode(), "text/html; charset=utf-8", policy)
+
+
+def redirect(request: Request, url: str) -> Response:
+    """To another page, whatever the method was."""
+    return _answer(request, 303, more={"Location": url})
+
+
+def refusal(request: Request, name: str) -> Response:
+    """Why nothing is done: the page of this name, or for a script that name, and what to load unless it passes."""
+    if not wants_json(request):
+        return page(request, name)
+    status = _STATUS[name]
+    return data(
+        request, {"error": name, **({} if status in _RETRY_SECONDS else {"location": address(request)})}, status
+    )
+
+
+def data(request: Request, content: Mapping[str, Any], status: int = 200, tag: str = "") -> Response:
+    """For a script; with a tag, nothing where it has that already."""
+    more = {"ETag": f'"{tag}"'} if tag else {}
+    if tag and more["ETag"] in request.headers.get("if-none-match", ""):
+        return _answer(request, 304, more=more)
+    return _answer(request, status, orjson.dumps(content), "application/json", more=more)
+
+
+def bare(request: Request, status: int) -> Response:
+    """For what no page of ours asks."""
+    return _answer(request, status)
+
+
+def address(request: Request, below: str = "", **query: str) -> str:
+    """Of this link's page, or one below it, in the language that was asked for."""
+    token, asked = request.path_params.get("token"), request.query_params.get("lang")
+    if token is None:
+        return ""
+    if asked in settings().locales:
+        query["lang"] = asked
+    return f"{base()}/verify/{token}{below}{'?' if query else ''}{urlencode(query)}"
+
+
+def base() -> str:
+    """What stands before our paths, where PUBLIC_URL has a path of its own."""
+    return urlsplit(settings().base_url).path.rstrip("/")
+
+
+def wants_json(request: Request) -> bool:
+    """Whether a script asks, and not the browser itself."""
+    return "application/json" in request.headers.get("accept", "")
+
+
+def _answer(
+    request: Request,
+    status: int,
+    content: bytes = b"",
+    media_type: str | None = None,
+    policy: str = PLAIN,
+    more: dict[str, str] | None = None,
+) -> Response:
+    found = headers(request.scope["scheme"], policy) | (more or {})
+    if seconds := _RETRY_SECONDS.get(status):
+        found["Retry-After"] = seconds
+    return Response(content, status, found, media_type)

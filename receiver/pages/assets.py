@@ -1,0 +1,81 @@
+"""What pages load from us: the stylesheet with the brand's colours, two scripts, and the logo."""
+
+import asyncio
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from config.settings import settings
+from handlers.catalogue.pages import stylesheet
+from handlers.queue.calls import Line
+from handlers.queue.failures import NotNowError
+from receiver.pages.headers import ASSET, headers
+
+log = structlog.stdlib.get_logger(__name__)
+
+_STATIC = Path(__file__).with_name("static")
+_SCRIPTS = ("verify.js", "status.js")
+_MOST_BYTES = 256 * 1024
+_SECONDS = 5.0
+_IMAGES = {
+    "image/png": (b"\x89PNG\r\n\x1a\n",),
+    "image/jpeg": (b"\xff\xd8\xff",),
+    "image/gif": (b"GIF87a", b"GIF89a"),
+    "image/webp": (b"RIFF",),
+    "image/svg+xml": (b"<svg", b"<?xml"),
+}
+
+
+class Assets:
+    """By their names, read once. A browser keeps them, and asks each time whether they are still the same."""
+
+    def __init__(self) -> None:
+        self._known = {"pages.css": ("text/css", stylesheet().encode())}
+        for name in _SCRIPTS:
+            self._known[name] = ("text/javascript", (_STATIC / name).read_bytes())
+        self._fetching = asyncio.create_task(self._fetch()) if settings().brand_logo_url else None
+
+    @property
+    def logo_url(self) -> str | None:
+        """Where it is, once it was fetched."""
+        return f"{urlsplit(settings().base_url).path.rstrip('/')}/assets/logo" if "logo" in self._known else None
+
+    async def close(self) -> None:
+        """A logo that is still on its way is left."""
+        if self._fetching:
+            self._fetching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._fetching
+
+    async def answer(self, request: Request) -> Response:
+        """GET /assets/{name}."""
+        media_type, content = self._known.get(request.path_params["name"], ("", b""))
+        if not media_type:
+            return Response("Not Found", 404)
+        tag = f'"{sha256(content).hexdigest()[:32]}"'
+        found = headers(request.scope["scheme"], ASSET) | {"ETag": tag, "Cache-Control": "no-cache"}
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=found)
+        return Response(content, 200, found, media_type)
+
+    async def _fetch(self) -> None:
+        """Once, beside the start: no deliverer waits for a logo."""
+        try:
+            self._known["logo"] = await asyncio.to_thread(fetched, settings().brand_logo_url.get_secret_value())
+        except (NotNowError, ValueError) as error:
+            log.warning("logo.not_fetched", error=str(error))
+
+
+def fetched(url: str) -> tuple[str, bytes]:
+    """A logo's type, by its first bytes, and all of them. Raises NotNowError, or ValueError for none that we serve."""
+    answer = Line("the logo", _SECONDS).call("GET", url, {"Accept": ", ".join(_IMAGES)}, None, most=_MOST_BYTES)
+    starts = answer.body.lstrip() if b"<svg" in answer.body else answer.body
+    found = [name for name, marks in _IMAGES.items() if starts.startswith(marks)]
+    if answer.status != 200 or not found:
+        raise ValueError(f"answered {answer.status}, and no image that is served")
+    return found[0], answer.body

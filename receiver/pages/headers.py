@@ -1,0 +1,83 @@
+"""What a browser may do with a page: load nothing but ours and, where somebody goes in, Stripe's."""
+
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from config.settings import LOOPBACK, settings
+
+_STRIPE_JS = "https://js.stripe.com"
+_AND_BELOW = "https://*.js.stripe.com"  # docs.stripe.com/security/guide
+_HOOKS, STRIPES_PAGES, _STRIPES_API = "https://hooks.stripe.com", "https://verify.stripe.com", "https://api.stripe.com"
+# rule: a page that holds no form for Stripe loads nothing of Stripe's
+PLAIN = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+ASSET = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # of an image that is opened by itself
+_EACH = {
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Robots-Tag": "noindex, nofollow",
+    "Cache-Control": "no-store",
+}
+_YEAR = 365 * 24 * 3600
+
+
+def headers(scheme: str, policy: str) -> dict[str, str]:
+    """Of every answer. No camera policy is among them, and no isolation: either stops Stripe's frame."""
+    found = {"Content-Security-Policy": policy, **_EACH}
+    return {**found, "Strict-Transport-Security": f"max-age={_YEAR}"} if scheme == "https" else found
+
+
+def entering() -> str:
+    """The policy of the page where somebody goes in.
+
+    Chromium applies form-action to where a form's answer redirects, too, so Stripe's pages stand in it.
+    """
+    here, script = _local_stripe(), origin(settings().stripe_js_url.get_secret_value())
+    scripts = (script, _AND_BELOW) if script == _STRIPE_JS else (script,)
+    more = (*here, *settings().csp_extra)
+    sources = {
+        "default-src": ("'none'",),
+        "script-src": ("'self'", *scripts, *here),
+        "frame-src": (*scripts, _HOOKS, STRIPES_PAGES, *more),
+        "connect-src": ("'self'", _STRIPES_API, *more),
+        "style-src": ("'self'",),
+        "img-src": ("'self'",),
+        "form-action": ("'self'", STRIPES_PAGES, *more),
+        "base-uri": ("'none'",),
+        "frame-ancestors": ("'none'",),
+    }
+    return "; ".join(f"{name} {' '.join(dict.fromkeys(allowed))}" for name, allowed in sources.items())
+
+
+def leads_to_stripe(url: object) -> bool:
+    """Whether a redirect may go there: to Stripe's own pages, those of a local Stripe, or an origin of CSP_EXTRA."""
+    # rule: nobody is sent to another place than Stripe's own
+    return isinstance(url, str) and origin(url) in (STRIPES_PAGES, *_local_stripe(), *settings().csp_extra)
+
+
+def origin(url: str) -> str:
+    """`https://host:port` of an address; "" where it has none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.netloc}".lower() if parts.scheme in ("http", "https") and parts.netloc else ""
+
+
+def _local_stripe() -> tuple[str, ...]:
+    base = settings().stripe_api_base.get_secret_value()
+    return (origin(base),) if urlsplit(base).hostname in LOOPBACK else ()
+
+
+def is_foreign(request: Request) -> bool:
+    """Whether another site's page sends this. What says nothing of it may pass: the link itself is the right to post.
+
+    Our pages send no referrer, and so browsers call their origin `null`.
+    """
+    site, sender = request.headers.get("sec-fetch-site"), request.headers.get("origin", "null")
+    ours = (origin(settings().base_url), origin(str(request.url)))
+    # rule: another site's page posts nothing here
+    return site not in (None, "same-origin", "none") or sender.lower() not in ("null", *ours)

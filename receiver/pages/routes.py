@@ -1,0 +1,205 @@
+"""The routes of the person's half: whose link it is, where they stand, and what a button does."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import structlog
+from limits import RateLimitItem
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from config.broker import publish_actions
+from config.database import DATABASE_TROUBLE
+from config.settings import settings
+from handlers.catalogue.pages import Shown
+from handlers.queue.failures import NotNowError, PermanentError
+from handlers.sessions.entering import Way, enter_by_link
+from handlers.sessions.links import link_to, read_return, read_token
+from handlers.sessions.looking import look
+from handlers.sessions.refusals import OpeningError
+from handlers.sessions.seen import Seen, Word, seen
+from handlers.sessions.views import NotFoundError
+from receiver.pages import answers
+from receiver.pages.answers import address, wants_json
+from receiver.pages.assets import Assets
+from receiver.pages.headers import is_foreign, leads_to_stripe, origin
+from receiver.pages.tries import ENTRIES, LOOKS, TooOftenError, Tries
+from receiver.threads import BusyError, Threads
+
+log = structlog.stdlib.get_logger(__name__)
+
+_THREADS = 4  # all of them may wait for Stripe
+_LOOKERS = 2  # threads for what asks the database alone
+_MOST_BYTES = 1024  # of a form without a field
+# What nobody is let in for, and the page that says so.
+_REFUSED = {"canceled": Word.ENDED, "redacted": Word.REDACTED, "submission-limit": Word.LIMIT}
+_PASSED = (Word.PROCESSING, Word.VERIFIED)
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class _ExpiredError(Exception):
+    """A link of ours that lets nobody in any more."""
+
+
+class Room:
+    """Its threads, its assets, and who tried how often."""
+
+    def __init__(self) -> None:
+        self._asking = Threads("pages", _THREADS, "Stripe")
+        self._looking = Threads("pages-looks", _LOOKERS, "the database")
+        self._tries = Tries()
+        self._assets = Assets()
+
+    def routes(self) -> list[BaseRoute]:
+        """All of them; what answers GET answers HEAD."""
+        return [
+            Route("/verify/{token}", self._answering(self._verify), methods=["GET", "POST"]),
+            Route("/verify/{token}/status", self._answering(self._status), methods=["GET"]),
+            Route("/return/{sealed}", self._answering(self._return), methods=["GET"]),
+            Route("/assets/{name}", self._assets.answer, methods=["GET"]),
+        ]
+
+    async def close(self) -> None:
+        """What is under way ends."""
+        await self._assets.close()
+        for threads in (self._asking, self._looking):
+            await asyncio.to_thread(threads.end)
+
+    async def _verify(self, request: Request) -> Response:
+        """One route, so that a refused method is told both that there are."""
+        return await (self._enter(request) if request.method == "POST" else self._show(request))
+
+    async def _show(self, request: Request) -> Response:
+        subject = self._subject(request, LOOKS)
+        # rule: who opens a page changes nothing, and asks nobody
+        return await self._looking.do(lambda: _page(request, seen(subject)))
+
+    async def _enter(self, request: Request) -> Response:
+        """The only way in."""
+        if is_foreign(request):
+            return answers.bare(request, 403)
+        if await _is_too_large(request):
+            return answers.bare(request, 413)
+        subject = self._subject(request, ENTRIES)
+        is_modal = wants_json(request) and bool(settings().stripe_publishable_key)
+        way = Way(integration="modal" if is_modal else "redirect")
+        try:
+            fields = (await self._asking.do(enter_by_link, subject, way)).fields
+        except OpeningError as error:
+            if error.code in _PASSED:
+                return _onward(request, error.code)
+            return answers.refusal(request, _REFUSED.get(error.code, "away"))
+        if not is_modal and not leads_to_stripe(fields["url"]):
+            log.error("page.url_refused", id=subject, origin=origin(str(fields["url"])))
+            return answers.refusal(request, "away")
+        log.info("verification.entered", id=subject, integration=way.integration)
+        return answers.data(request, fields) if wants_json(request) else answers.redirect(request, fields["url"])
+
+    async def _status(self, request: Request) -> Response:
+        subject = self._subject(request, LOOKS)
+        return await self._looking.do(lambda: _news(request, seen(subject)))
+
+    async def _return(self, request: Request) -> Response:
+        """The one page whose GET asks Stripe: its person has just been there."""
+        self._tries.of_address(request.scope["client"])
+        subject = read_return(request.path_params["sealed"])
+        self._tries.of_link(LOOKS, subject)
+        after = ""
+        if request.method == "GET":
+            try:
+                await self._looking.do(publish_actions, await self._asking.do(look, subject))
+            except (BusyError, NotNowError, PermanentError):  # its event will tell
+                after = f"?after={(await self._looking.do(seen, subject)).version}"
+        return answers.redirect(request, f"{urlsplit(link_to(subject).url).path}/status{after}")
+
+    def _subject(self, request: Request, allowed: RateLimitItem) -> str:
+        """Whose link it is, which may try once more. Raises NotFoundError, TooOftenError, _ExpiredError."""
+        self._tries.of_address(request.scope["client"])
+        token = read_token(request.path_params["token"])
+        self._tries.of_link(allowed, token.subject)
+        if token.is_expired:
+            raise _ExpiredError
+        return token.subject
+
+    def _answering(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint, its failures as pages."""
+
+        async def answer(request: Request) -> Response:
+            request.state.logo_url = self._assets.logo_url
+            try:
+                return await endpoint(request)
+            except NotFoundError:
+                return answers.refusal(request, "no_link")
+            except _ExpiredError:
+                return answers.refusal(request, "expired")
+            except TooOftenError:
+                return answers.refusal(request, "busy")
+            except (NotNowError, PermanentError) as error:
+                log.warning("page.stripe_away", error=str(error), why=getattr(error, "why", ""))
+                return answers.refusal(request, "away")
+            except (BusyError, *DATABASE_TROUBLE):
+                return answers.refusal(request, "away")
+
+        return answer
+
+
+def _page(request: Request, found: Seen) -> Response:
+    return answers.page(request, found.word, _shown(request, found), found.locale)
+
+
+def _news(request: Request, found: Seen) -> Response:
+    """Where somebody stands. What is as it was when they went in is waited for: no result yet is no failure."""
+    if wants_json(request):
+        return answers.data(
+            request, {"word": found.word, "version": found.version}, tag=f"{found.word}-{found.version}"
+        )
+    if not found.word.may_enter:
+        return _page(request, found)
+    if request.query_params.get("after") != found.version:
+        return answers.redirect(request, address(request))
+    waiting = Shown(
+        word=found.word,
+        version=found.version,
+        status_url=address(request, "/status", after=found.version),
+        verify_url=address(request),
+    )
+    return answers.page(request, Word.PROCESSING, waiting, found.locale)
+
+
+def _onward(request: Request, word: str) -> Response:
+    """Nobody needs to go in any more."""
+    if wants_json(request):
+        return answers.data(request, {"error": word, "location": address(request, "/status")}, 409)
+    return answers.redirect(request, address(request, "/status"))
+
+
+def _shown(request: Request, found: Seen) -> Shown:
+    may_enter = found.word.may_enter and found.can_retry
+    return Shown(
+        word=found.word,
+        version=found.version,
+        code=found.code,
+        reason=found.reason,
+        submissions=found.submissions,
+        action_url=address(request) if may_enter else None,
+        status_url=address(request, "/status", **({"after": found.version} if may_enter else {})),
+        continue_url=found.return_url,
+        stripe_js_url=settings().stripe_js_url.get_secret_value() if may_enter else None,
+        publishable_key=settings().stripe_publishable_key.get_secret_value() if may_enter else None,
+        account=found.account,
+    )
+
+
+async def _is_too_large(request: Request) -> bool:
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > _MOST_BYTES:
+                return True
+    except ClientDisconnect:
+        return True
+    return False

@@ -1,0 +1,41 @@
+"""Threads of a room's own, for what asks Stripe or the database: deliveries and health have theirs."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from config.database import stand_apart
+
+WAITS_SECONDS = 5.0  # for a thread: somebody waits for the answer
+
+T = TypeVar("T")
+
+
+class BusyError(Exception):
+    """No thread was free in time; `waited_for` says what they wait for themselves, as receiver/api/problems.py does."""
+
+    def __init__(self, waited_for: str) -> None:
+        super().__init__(waited_for)
+        self.waited_for = waited_for
+
+
+class Threads:
+    """So many, which take no connection that others wait for; whoever finds none free does not wait for long."""
+
+    def __init__(self, name: str, most: int, waiting_for: str) -> None:
+        self._pool = ThreadPoolExecutor(most, name, initializer=stand_apart)
+        self._free = asyncio.Semaphore(most)
+        self._waiting_for = waiting_for
+        self.end = self._pool.shutdown
+
+    async def do(self, call: Callable[..., T], *arguments: Any) -> T:
+        """What the call returns or raises; BusyError where no thread is free in time."""
+        try:
+            await asyncio.wait_for(self._free.acquire(), WAITS_SECONDS)
+        except TimeoutError:
+            raise BusyError(self._waiting_for) from None
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: call(*arguments))
+        finally:
+            self._free.release()

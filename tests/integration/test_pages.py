@@ -1,0 +1,274 @@
+"""The person's pages without a browser: each state, each way in, and what opening them leaves untouched."""
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+from starlette.testclient import TestClient
+
+from config import database
+from config.database import transaction, true_now
+from config.settings import settings
+from handlers.sessions import entering, links
+from handlers.tables.models import Verification, VerificationRecord
+from tests.integration.openings import LEAST, TOKEN, at_stripe
+from tests.integration.stories import Stories
+from tests.integration.visits import HERE, OURS, SCRIPT, path_to, untouched
+from tests.support import databases
+
+pytestmark = pytest.mark.usefixtures("database_url", "stripe")
+APP = {"Authorization": f"Bearer {TOKEN}"}
+MANY = 3
+# What the person does, the word for it, and the status of its page.
+STORIES: dict[str, tuple[list[str], str, int]] = {
+    "nothing": ([], "todo", 200),
+    "left": (["abandon"], "failed", 200),
+    "failed": (["fail"], "failed", 200),
+    "submitted": (["submit"], "processing", 200),
+    "passed": (["passed"], "verified", 200),
+    "canceled": (["cancel"], "ended", 410),
+    "failed three times": (["fail", "fail", "fail"], "limit", 410),
+    "redacted": (["passed", "redact"], "redacted", 410),
+}
+
+
+def _opened(pages: TestClient, reference: str = "user-1", **changes: Any) -> dict[str, Any]:
+    body = {**LEAST, "client_reference_id": reference, **changes}
+    answer = pages.post("/verifications", json=body, headers=APP)
+    assert answer.status_code in (200, 201), answer.text
+    return dict(answer.json())
+
+
+def _elsewhere(stripe: Stories) -> str:
+    session_id = stripe.simulator.create()
+    stripe.deliver(session_id)
+    return session_id
+
+
+def _lives(stripe: Stories, session_id: str, steps: list[str], *, is_heard_of: bool = True) -> None:
+    for step in steps:
+        if step == "fail":
+            stripe.simulator.fail(session_id, "document_expired")
+        else:
+            getattr(stripe.simulator, step)(session_id)
+        if is_heard_of:
+            stripe.deliver(session_id)
+
+
+def _word(pages: TestClient, subject: str) -> str:
+    return str(pages.get(path_to(subject, "/status"), headers=SCRIPT).json()["word"])
+
+
+def _title(text: str) -> str:
+    found = re.search(r"<h1>(.*)</h1>", text)
+    assert found
+    return found[1]
+
+
+def _returning(verification_id: str) -> str:
+    return links.return_url_of(verification_id).removeprefix(HERE)
+
+
+def test_each_state_has_its_page_and_opening_it_changes_nothing_and_asks_nobody(
+    pages: TestClient, stripe: Stories, database_url: str
+) -> None:
+    subjects: dict[str, str] = {}
+    for story, (steps, _, _) in STORIES.items():
+        opened, elsewhere = _opened(pages, story), _elsewhere(stripe)
+        for session_id in (opened["session_id"], elsewhere):
+            _lives(stripe, session_id, steps)
+        subjects |= {opened["id"]: story, elsewhere: story}
+    with untouched(stripe, database_url):
+        for subject, story in subjects.items():
+            _, word, status = STORIES[story]
+            path = path_to(subject)
+            answer = pages.get(path)
+            assert (answer.status_code, _word(pages, subject)) == (status, word), (story, answer.text)
+            assert ('method="post"' in answer.text) is (word in ("todo", "failed"))
+            waiting = pages.get(f"{path}/status")
+            if word in ("todo", "failed"):
+                assert (waiting.status_code, waiting.headers["location"]) == (303, path)
+            else:
+                assert (waiting.status_code, _title(waiting.text)) == (status, _title(answer.text))
+            for _ in range(MANY):
+                assert pages.head(path).status_code == status
+                pages.head(f"{path}/status")
+                pages.get(path, headers={"Sec-Purpose": "prefetch", "Sec-Fetch-Site": "none"})
+            if subject.startswith("idv_"):
+                assert pages.head(_returning(subject)).status_code == 303
+        for name in ("pages.css", "verify.js", "status.js", "logo"):
+            pages.get(f"/assets/{name}")
+
+
+def test_a_link_to_a_session_that_was_replaced_leads_to_the_current_one(pages: TestClient, stripe: Stories) -> None:
+    first = _opened(pages)
+    second = _opened(pages, replaces=first["session_id"])
+    stripe.deliver(first["session_id"])
+    for subject in (first["id"], first["session_id"]):
+        assert pages.get(path_to(subject)).status_code == 200
+        secret = pages.post(path_to(subject), headers=SCRIPT).json()["client_secret"]
+        assert secret.startswith(f"{second['session_id']}_secret_")
+
+
+def test_a_link_that_leads_nowhere_is_none(pages: TestClient, stripe: Stories, environment: pytest.MonkeyPatch) -> None:
+    of_the_other_mode = _elsewhere(stripe)
+    other = update(VerificationRecord).where(col(VerificationRecord.session_id) == of_the_other_mode)
+    with transaction() as session:
+        session.connection().execute(other.values(livemode=True))
+    for subject in ("idv_of_nobody", "vs_of_nobody", of_the_other_mode):
+        for answer in (
+            pages.get(path_to(subject)),
+            pages.post(path_to(subject)),
+            pages.get(path_to(subject, "/status")),
+        ):
+            assert (answer.status_code, answer.headers["referrer-policy"]) == (404, "no-referrer")
+    path = path_to(_opened(pages)["id"])
+    for forged in (path[:-1], path[:-8], path.replace("idv_", "idv_0"), f"{path}x", "/verify/x", "/verify/..%2f"):
+        for below in ("", "/status"):
+            assert pages.get(forged + below).status_code == 404, forged
+        assert pages.post(forged).status_code == 404
+    assert pages.get("/return/x").status_code == 404
+    environment.setenv("LINK_KEYS", f"{'m' * 32},{'n' * 32}")
+    settings.cache_clear()
+    assert pages.get(path).status_code == 200, "of the older key"
+    environment.setenv("LINK_KEYS", "m" * 32)
+    settings.cache_clear()
+    assert pages.get(path).status_code == 404, "of a key that is gone"
+
+
+def test_an_expired_link_lets_nobody_in(
+    pages: TestClient, stripe: Stories, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, moment = path_to(_opened(pages)["id"]), true_now()
+    monkeypatch.setattr(links, "true_now", lambda: moment + timedelta(days=8))
+    with untouched(stripe, database_url):
+        for answer in (pages.get(path), pages.get(f"{path}/status"), pages.post(path, headers=OURS)):
+            assert answer.status_code == 410
+        told = pages.post(path, headers=SCRIPT)
+        assert (told.status_code, told.json()) == (410, {"error": "expired", "location": path})
+
+
+def test_other_methods_do_not_exist(pages: TestClient, stripe: Stories, database_url: str) -> None:
+    opened = _opened(pages)
+    with untouched(stripe, database_url):
+        for path in (path_to(opened["id"]), path_to(opened["id"], "/status"), _returning(opened["id"])):
+            for method in ("PUT", "PATCH", "DELETE", "OPTIONS", "LINK"):
+                assert pages.request(method, path).status_code == 405
+        assert pages.post(path_to(opened["id"], "/status")).status_code == 405
+        assert pages.post(_returning(opened["id"])).status_code == 405
+
+
+def test_the_button_leads_to_stripe_once_more_each_time(
+    pages: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    path = path_to(_opened(pages)["id"])
+    assert pages.post(path, headers=OURS).headers["location"].startswith(f"{stripe.simulator.base}/start/")
+    first, second = (pages.post(path, headers=SCRIPT | OURS) for _ in range(2))
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert first.json().keys() == {"client_secret", "publishable_key"}
+    of_which = {answer.json()["client_secret"].partition("_secret_")[0] for answer in (first, second)}
+    assert of_which == {at_stripe(stripe)[0]["id"]}
+    assert len(at_stripe(stripe)) == 1
+    assert stripe.simulator.enter(**second.json())
+    environment.setenv("STRIPE_PUBLISHABLE_KEY", "")
+    settings.cache_clear()
+    assert "verify.js" not in pages.get(path).text
+    assert pages.post(path, headers=SCRIPT).json()["url"].startswith(f"{stripe.simulator.base}/start/")
+
+
+@pytest.mark.parametrize(("story", "word"), [("submit", "processing"), ("passed", "verified")])
+def test_who_submitted_in_another_tab_is_led_to_the_status_which_knows(
+    pages: TestClient, stripe: Stories, story: str, word: str
+) -> None:
+    """Its event has not come yet: what Stripe says at the button counts."""
+    opened = _opened(pages)
+    _lives(stripe, opened["session_id"], [story], is_heard_of=False)
+    path = path_to(opened["id"])
+    assert pages.get(path).status_code == 200
+    told = pages.post(path, headers=SCRIPT)
+    assert (told.status_code, told.json()) == (409, {"error": word, "location": f"{path}/status"})
+    assert pages.post(path).headers["location"] == f"{path}/status"
+    assert _word(pages, opened["id"]) == word
+
+
+def test_nobody_is_let_in_past_an_end_of_which_no_event_has_told(pages: TestClient, stripe: Stories) -> None:
+    for story in ("canceled", "failed three times", "redacted"):
+        (*before, last), page, _ = STORIES[story]
+        for subject in (_opened(pages, story), {"id": (id_ := _elsewhere(stripe)), "session_id": id_}):
+            _lives(stripe, subject["session_id"], before)
+            _lives(stripe, subject["session_id"], [last], is_heard_of=False)
+            path = path_to(subject["id"])
+            told = pages.post(path, headers=SCRIPT)
+            assert (told.status_code, told.json()) == (410, {"error": page, "location": path})
+            assert pages.post(path).status_code == 410
+            if page != "redacted":  # which is believed once its event tells
+                assert (pages.get(path).status_code, _word(pages, subject["id"])) == (410, page)
+
+
+def test_a_session_that_is_still_being_made_lets_in_a_moment_later(pages: TestClient) -> None:
+    opened = _opened(pages)
+    change = update(Verification).where(col(Verification.id) == opened["id"])
+    with transaction() as session:
+        session.connection().execute(change.values(session_id=None))
+    answer = pages.post(path_to(opened["id"]))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+def test_another_sites_page_posts_nothing_and_ours_does(pages: TestClient, stripe: Stories, database_url: str) -> None:
+    path = path_to(_opened(pages)["id"])
+    foreign: list[dict[str, str]] = [
+        {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "https://other.verify.example"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "https://evil.example"},
+        *({"Origin": one} for one in ("https://evil.example", f"{HERE}.evil.example", "http://verify.example")),
+    ]
+    with untouched(stripe, database_url):
+        for headers in foreign:
+            for more in ({}, SCRIPT):
+                answer = pages.post(path, headers=headers | more)
+                assert (answer.status_code, answer.text) == (403, "")
+    for ours in ({}, OURS, {"Origin": HERE}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-origin", "Origin": HERE}):
+        assert pages.post(path, headers=ours).status_code == 303
+
+
+def test_a_form_without_a_field_is_small(pages: TestClient, stripe: Stories, database_url: str) -> None:
+    path = path_to(_opened(pages)["id"])
+    with untouched(stripe, database_url):
+        assert pages.post(path, content=b"x" * 1025).status_code == 413
+        assert pages.post(path, content=(b"x" for _ in range(2000))).status_code == 413
+    assert pages.post(path, content=b"x" * 1024).status_code == 303
+
+
+def test_who_cannot_be_asked_now_is_asked_later(pages: TestClient, stripe: Stories, database_url: str) -> None:
+    path = path_to(_opened(pages)["id"])
+    stripe.simulator.fault(500, count=None)
+    answer, told = pages.post(path), pages.post(path, headers=SCRIPT)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert (told.status_code, told.json()) == (503, {"error": "away"})
+    assert pages.get(path).status_code == 200, "which needs no Stripe"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "_SQLITE_BUSY_SECONDS", 0.1)
+        patch.setattr(database, "_WAITS_SECONDS", 0.5)
+        patch.setattr(database, "_APART_WAITS_SECONDS", 0.5)
+        database._engines.clear()
+        with databases.down(database_url):
+            for answer in (pages.get(path), pages.get(f"{path}/status"), pages.post(path)):
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+                assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://evil.example/start", "//evil.example", "javascript:alert(1)", "\\\\evil", None]
+)
+def test_nobody_is_sent_to_another_place_than_stripes_own(
+    pages: TestClient, monkeypatch: pytest.MonkeyPatch, url: str | None
+) -> None:
+    path = path_to(_opened(pages)["id"])
+    monkeypatch.setattr(entering, "entry", lambda *_: entering.Entry({"url": url}))
+    answer = pages.post(path)
+    assert (answer.status_code, "location" in answer.headers) == (503, False)

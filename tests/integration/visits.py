@@ -1,0 +1,48 @@
+"""Short words for tests of the person's pages: a browser without scripts, and what its visits leave behind."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from starlette.testclient import TestClient
+
+from handlers.sessions.links import link_to
+from tests.integration.stories import Stories
+from tests.support import databases
+
+HERE = "https://verify.example"
+SCRIPT = {"Accept": "application/json"}
+OURS = {"Sec-Fetch-Site": "same-origin", "Origin": "null"}  # what Chromium sends with a form of ours
+KEYS = {
+    "STRIPE_WEBHOOK_SECRET": "whsec_0123456789",
+    "STRIPE_PUBLISHABLE_KEY": "pk_test_simulator0000",
+    "RETURN_ORIGINS": "https://app.example,shop:",
+    "LINK_KEYS": "n" * 32,
+    "PUBLIC_URL": HERE,
+}
+_OF_PROCESSES = ("identity_metric", "identity_process_clock")  # which they write every few seconds, whoever asks
+
+
+def path_to(subject: str, below: str = "") -> str:
+    """The path of a link of now."""
+    return urlsplit(link_to(subject).url).path + below
+
+
+def enter(client: TestClient, subject: str, headers: Mapping[str, str] = OURS) -> str:
+    """Where the button leads."""
+    answer = client.post(path_to(subject), headers=headers)
+    assert answer.status_code == 303, answer.text
+    return answer.headers["location"]
+
+
+@contextmanager
+def untouched(stripe: Stories, database_url: str) -> Iterator[None]:
+    """Nothing is asked at Stripe, nothing changes there or in the tables, until the block ends."""
+    stripe.simulator.clear_faults()
+    stripe.simulator.fault(count=None)  # which only counts
+    before, there = databases.dump(database_url, without=_OF_PROCESSES), stripe.simulator.truth()
+    yield
+    assert stripe.simulator.faults()[0]["hits"] == 0
+    assert databases.dump(database_url, without=_OF_PROCESSES) == before
+    assert stripe.simulator.truth() == there
+    stripe.simulator.clear_faults()
