@@ -18,7 +18,7 @@ from tests.chaos.stores import free_port
 from tests.support import databases
 from tests.support.facts import payload
 from tests.support.processes import Service, service
-from tests.support.redises import MASTER, PASSWORD, SENTINEL_PASSWORD, OtherRedis, other_redis, watched_pair
+from tests.support.redises import MASTER, PASSWORD, SENTINEL_PASSWORD, other_redis, tls_before, watched_pair
 from tests.support.waiting import wait_until
 from worker.commands.doctor import CHECKS
 
@@ -103,15 +103,13 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 @pytest.fixture
-def encrypted(tmp_path: Path, authority: Path) -> Iterator[OtherRedis]:
-    """A server that speaks TLS alone, and wants a password."""
-    port = free_port()
-    files = {"tls_cert_file": f"{authority}/redis.pem", "tls_key_file": f"{authority}/redis.key"}
-    with other_redis(
-        tmp_path / "redis", port="0", tls_port=str(port), tls_auth_clients="no", requirepass="c4nary", **files
-    ) as server:
-        server.port = port
-        yield server
+def encrypted(tmp_path: Path, authority: Path) -> Iterator[int]:
+    """The port of a server that speaks TLS alone, and wants a password."""
+    with (
+        other_redis(tmp_path / "redis", requirepass="c4nary") as server,
+        tls_before(server.port, authority / "redis.pem", authority / "redis.key") as port,
+    ):
+        yield port
 
 
 VERIFIED = ("OK", "to be reached by TLS, verifying its certificate")
@@ -141,21 +139,21 @@ def test_a_certificate_is_verified_unless_the_platform_or_the_url_says_otherwise
     words: str,
     dyno: str,
     found: list[tuple[str, str]],
-    encrypted: OtherRedis,
+    encrypted: int,
     authority: Path,
     environment: pytest.MonkeyPatch,
 ) -> None:
     environment.setenv("DYNO", dyno)
-    url = f"rediss://:{password}@localhost:{encrypted.port}?{words.format(ca=authority / 'ca.pem')}"
+    url = f"rediss://:{password}@localhost:{encrypted}?{words.format(ca=authority / 'ca.pem')}"
     said = _findings(environment, url)
     assert said[: len(found)] == found
     assert len(said) == (len(found) if "FAIL" in dict(found) else len(found) + 2)
 
 
 def test_every_process_says_whom_it_trusts_and_why_it_cannot_go_on(
-    encrypted: OtherRedis, tmp_path: Path, database_url: str
+    encrypted: int, tmp_path: Path, database_url: str
 ) -> None:
-    with _service(tmp_path, database_url, f"rediss://:c4nary@localhost:{encrypted.port}") as made:
+    with _service(tmp_path, database_url, f"rediss://:c4nary@localhost:{encrypted}") as made:
         made.start("web")
         made.launch("worker")
         assert made.deliver(payload("verified")) == "accepted"

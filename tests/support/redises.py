@@ -1,7 +1,12 @@
 """Redis servers as others run them: with passwords, by TLS, as a pair under a Sentinel, in cluster mode."""
 
 import contextlib
+import select
+import socket
+import socketserver
+import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,8 +58,6 @@ class OtherRedis:
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "redis.log").read_text()
-        if self.options.get("port") == "0":  # TLS alone
-            return "Ready to accept connections" in (self.folder / "redis.log").read_text()
         with contextlib.suppress(redis.RedisError), self.client() as client:
             return bool(client.ping())
         return False
@@ -69,6 +72,35 @@ def other_redis(folder: Path, **options: str) -> Iterator[OtherRedis]:
         yield server
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def tls_before(port: int, certificate: Path, key: Path) -> Iterator[int]:
+    """A port that speaks TLS alone, before one that need not know any: not every Redis is built with it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    class Door(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with (
+                contextlib.suppress(OSError),  # a client that does not trust us, or is gone
+                context.wrap_socket(self.request, server_side=True) as outside,
+                socket.create_connection(("127.0.0.1", port)) as inside,
+            ):
+                while True:
+                    ready = [outside] if outside.pending() else select.select([outside, inside], [], [])[0]
+                    for near in ready:
+                        if not (some := near.recv(65536)):
+                            return
+                        (inside if near is outside else outside).sendall(some)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Door) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
 
 
 @contextlib.contextmanager

@@ -254,7 +254,7 @@ def _redis() -> Iterator[tuple[str, str]]:
     found, trouble = broker.server_info(), broker.trouble()
     if settings().redis_url:
         yield "OK" if broker.server().is_trusted else "WARN", f"to be reached {broker.server().trust}"
-    if found.get("redis_mode") == "cluster":
+    if found.get("cluster_enabled"):
         yield "FAIL", "it is a node of a cluster, which splits our keys: set REDIS_URL to a server that is none"
     if found.get("role") == "slave":
         yield "FAIL", "it is a replica: set REDIS_URL to its master, or to their Sentinels"
