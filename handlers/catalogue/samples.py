@@ -19,6 +19,7 @@ _FULL = About(
     submissions=1,
     dashboard_url=f"https://dashboard.stripe.com/test/identity/verification-sessions/{_SESSION}",
 )
+_OURS = f"https://id.example.com/verify/{_FULL.verification_id}.aSbsDw.Sample"  # a link as handlers/sessions makes it
 _BARE = replace(_FULL, reason=None, link_url=None)
 _UNKNOWN = (None, "a_code_that_nobody_knows")
 
@@ -65,6 +66,7 @@ def samples(template: str) -> Iterator[Sample]:
         "email_retry_prompt": _prompts,
         "email_alternative": _alternatives,
         "email_canceled": _ends,
+        "email_link": lambda: {"": replace(_FULL, link_url=_OURS)},
         "alert_review": _alerts,
     }.get(template, lambda: {"": _FULL})
     for name, one in about().items():
@@ -95,7 +97,8 @@ def _prompted() -> list[str | None]:
 
 def _alternatives() -> dict[str, About]:
     codes = [code for code in CLASSES if OWED[classify(code)] == "email_alternative"]
-    return {code: replace(_FULL, code=code) for code in codes}
+    alternatives = {code: replace(_FULL, code=code, link_url=_OURS) for code in codes}
+    return alternatives | {"bare": replace(_BARE, code=codes[0])}
 
 
 def _ends() -> dict[str, About]:

@@ -26,6 +26,7 @@ from handlers.owed.kinds import KINDS, LIMIT_CAUSE, Kind
 from handlers.queue.claims import unless_lost
 from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
 from handlers.record.error_codes import ErrorClass, classify
+from handlers.sessions.links import link_to
 from handlers.stripe_api import sessions
 from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord
 
@@ -75,7 +76,8 @@ def to_the_person(action: OutboxAction, record: VerificationRecord) -> str | Non
             )
     if mail.about.code and classify(mail.about.code) is ErrorClass.FRAUD_SIGNAL:  # which no person is told
         mail = replace(mail, about=replace(mail.about, code=None, reason=None))
-    send(replace(mail, number=record.told_count, reply_to=settings().support_email))
+    number = record.told_count if KINDS[action.name].tells_the_person else _uncounted_number(action)
+    send(replace(mail, number=number, reply_to=settings().support_email))
     return None
 
 
@@ -84,12 +86,17 @@ def to_the_person_unless_quiet(action: OutboxAction, record: VerificationRecord)
     return "its end is told to nobody" if record.ends_quietly or record.replacing_at else to_the_person(action, record)
 
 
+def a_new_link(action: OutboxAction, record: VerificationRecord) -> str | None:
+    """Sends the person a link, where there still are any."""
+    return "no links are made" if settings().why_no_links else to_the_person(action, record)
+
+
 def to_the_reviewer(action: OutboxAction, record: VerificationRecord) -> str | None:
     """Sends an action's template to REVIEW_EMAIL, in the first of LOCALES."""
     reviewer = settings().review_email
     if reviewer is None:
         return "no REVIEW_EMAIL"
-    send(replace(_mail(action, record, reviewer), number=_reviewers_number(action)))
+    send(replace(_mail(action, record, reviewer), number=_uncounted_number(action)))
     return None
 
 
@@ -149,13 +156,13 @@ def message_id(action: OutboxAction, record: VerificationRecord) -> str | None:
         number = action.mail_number if is_over else record.told_count
     else:
         is_mail = action.name in KINDS and KINDS[action.name].destination == "mail"
-        number = _reviewers_number(action) if is_mail and action.status != ActionStatus.SKIPPED else None
+        number = _uncounted_number(action) if is_mail and action.status != ActionStatus.SKIPPED else None
     domain = settings().mail_from.mailbox.rpartition("@")[2]
     return None if number is None else f"<{digest(key, number)}@{domain}>"
 
 
-def _reviewers_number(action: OutboxAction) -> int:
-    """Nobody counts what a reviewer got: what is sent again has the moment in its Message-ID."""
+def _uncounted_number(action: OutboxAction) -> int:
+    """Of mails that no record counts, a reviewer's and links: what is sent again has the moment in its Message-ID."""
     return int(action.resent_at.timestamp()) if action.resent_at else 0
 
 
@@ -169,6 +176,13 @@ def _mail(action: OutboxAction, record: VerificationRecord, recipient: Address) 
     state, _, report_id = action.cause.rpartition(":")
     code = state.partition(":")[2] if state else record.last_error_code
     at_limit = action.cause == "canceled" and record.submissions >= settings().submission_limit
+    link_url = None
+    # rule: RETRY_URL wins where the person is to try again
+    if KINDS[action.name].link == "retry" and settings().retry_url:
+        link_url = retry_url_for(record)
+    elif KINDS[action.name].link and not settings().why_no_links:
+        # rule: a mail leads to what is current when it is read
+        link_url = link_to(record.verification_id or record.session_id).url
     about = About(
         session_id=record.session_id,
         verification_id=record.verification_id,
@@ -177,7 +191,7 @@ def _mail(action: OutboxAction, record: VerificationRecord, recipient: Address) 
         code=code or None,
         report_id=(report_id if state else record.last_report_id) or None,
         reason=record.last_error_reason if code == record.last_error_code else None,  # Stripe: may be shown to the user
-        link_url=retry_url_for(record) if settings().retry_url else None,
+        link_url=link_url,
         submissions=record.submissions,
         is_at_limit=at_limit or action.cause == LIMIT_CAUSE,
         will_cancel=bool(settings().stripe_api_key),

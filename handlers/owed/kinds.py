@@ -1,6 +1,7 @@
 """KINDS: one row per kind of action, with all that it may and may not do."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,14 +17,17 @@ class Kind:
     in_order: bool = False  # told in the order of its causes, which are numbers
     destination: str = "mail"  # whom it takes: each has threads of its own, and trouble of its own
     tells_the_person: bool = False  # a mail: one at a time, due again once the person was told something else
+    link: Literal["", "retry", "ours"] = ""  # what its mail leads to: RETRY_URL or else a page of ours, or always ours
     revives: bool = False  # owed again though it is dead: whoever asks for it again means it
 
 
 KINDS: dict[str, Kind] = {
     "email_verified": Kind(tells_the_person=True),
-    "email_retry_prompt": Kind(tells_the_person=True, dropped_at_limit=True),
+    "email_retry_prompt": Kind(tells_the_person=True, dropped_at_limit=True, link="retry"),
     "email_canceled": Kind(tells_the_person=True),
-    "email_alternative": Kind(tells_the_person=True),
+    "email_alternative": Kind(tells_the_person=True, link="ours"),
+    # It says nothing of how the record stands, so it is no last word.
+    "email_link": Kind(survives_superseding=True, link="ours"),
     "alert_review": Kind(survives_superseding=True, owed_at_limit=True, kept_by_purge=True),
     "cancel_session": Kind(owed_at_limit=True, kept_by_purge=True, destination="stripe"),
     "redact_session": Kind(

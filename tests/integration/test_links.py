@@ -1,16 +1,27 @@
 """Links to the person's pages, as the application and an operator get them; against the local Stripe."""
 
+import re
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from email.message import EmailMessage
+from email.parser import BytesParser
+from email.policy import default
 
 import pytest
+from sqlalchemy import update
+from sqlmodel import col
 from starlette.testclient import TestClient
 
-from config.database import database_now
+from config.database import database_now, now, transaction
 from config.settings import settings
+from handlers.outbox.perform import perform
+from handlers.sessions.asking import ask_for_link
 from handlers.sessions.links import link_to, read_token
+from handlers.tables.models import OutboxAction
 from tests.integration.openings import open_one
-from tests.integration.stories import Stories
+from tests.integration.stories import Stories, by_name, perform_everything
+from tests.support import facts
 from tests.support.operator import command
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe", "keys")
@@ -109,3 +120,133 @@ def test_a_link_of_a_host_whose_clock_is_ahead_lets_in(monkeypatch: pytest.Monke
     url = link_to("idv_1").url
     monkeypatch.undo()
     assert not read_token(url.rpartition("/")[2]).is_expired
+
+
+def _failed(stripe: Stories, session_id: str, code: str) -> None:
+    """It is applied, and what it owes is done."""
+    stripe.simulator.submit(session_id)
+    stripe.simulator.fail(session_id, code)
+    stripe.deliver(session_id)
+    perform_everything()
+
+
+def _mails() -> list[EmailMessage]:
+    """Those that were sent, in their order."""
+    sent = sorted((settings().var_dir / "mail").glob("*.eml"), key=lambda path: path.stat().st_mtime_ns)
+    return [BytesParser(EmailMessage, policy=default).parsebytes(path.read_bytes()) for path in sent]
+
+
+def _led_to(mail: EmailMessage) -> str | None:
+    """The subject of the link that it has, the same in both parts."""
+    found = {_subject(url) for url in re.findall(r"https://verify\.example/verify/[\w.-]+", _said(mail))}
+    assert len(found) <= 1
+    return next(iter(found), None)
+
+
+def _said(mail: EmailMessage) -> str:
+    return "".join(part.get_content() for part in mail.iter_parts() if isinstance(part, EmailMessage))
+
+
+@pytest.mark.parametrize("code", ["document_expired", "consent_declined"])
+def test_a_mail_about_a_failure_leads_to_the_verification(api: TestClient, stripe: Stories, code: str) -> None:
+    opened = open_one(api, provided_details={"email": "jenny@example.com"}).json()
+    _failed(stripe, opened["session_id"], code)
+    [mail] = _mails()
+    assert _led_to(mail) == opened["id"]
+    assert "leads to verify.example" in _said(mail)
+
+
+def test_of_a_session_made_elsewhere_it_leads_to_the_session(stripe: Stories) -> None:
+    session_id = stripe.simulator.create(email="jenny@example.com")
+    _failed(stripe, session_id, "document_expired")
+    assert _led_to(_mails()[0]) == session_id
+
+
+def test_retry_url_wins_where_the_person_is_to_try_again(stripe: Stories, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("RETRY_URL", "https://app.example/{session_id}")
+    settings.cache_clear()
+    prompted = stripe.simulator.create(email="jenny@example.com")
+    _failed(stripe, prompted, "document_expired")
+    other = stripe.simulator.create(email="jenny@example.com")
+    _failed(stripe, other, "consent_declined")
+    prompt, alternative = _mails()
+    assert (_led_to(prompt), _led_to(alternative)) == (None, other)
+    assert f"https://app.example/{prompted}" in _said(prompt)
+
+
+def test_where_there_are_no_links_mails_have_none(stripe: Stories, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("LINK_KEYS", "")
+    settings.cache_clear()
+    session_id = stripe.simulator.create(email="jenny@example.com")
+    _failed(stripe, session_id, "document_expired")
+    [owed] = ask_for_link(session_id)
+    perform(owed)
+    assert (facts.action(owed).status, facts.action(owed).reason) == ("skipped", "no links are made")
+    assert ["/verify/" in _said(mail) for mail in _mails()] == [False]
+
+
+def test_who_asks_for_a_new_link_gets_one_an_hour_and_it_is_no_last_word(api: TestClient, stripe: Stories) -> None:
+    opened = open_one(api, provided_details={"email": "jenny@example.com"}, locale="de").json()
+    _failed(stripe, opened["session_id"], "document_expired")
+    before = facts.record(opened["session_id"])
+    [owed] = ask_for_link(opened["id"])
+    perform(owed)
+    mail = _mails()[-1]
+    assert (mail["To"], mail["Subject"]) == ("jenny@example.com", "Der Link zu Ihrer Identitätsprüfung")
+    assert _led_to(mail) == opened["id"]
+    after = facts.record(opened["session_id"])
+    assert (after.told_cause, after.told_count) == (before.told_cause, before.told_count)
+    assert ask_for_link(opened["id"]) == ask_for_link(opened["session_id"]) == []
+    _an_hour_passes()
+    [again] = ask_for_link(opened["id"])
+    perform(again)
+    assert by_name(opened["session_id"])["email_link"] == ["done", "done"]
+
+
+def test_of_many_who_ask_at_once_one_is_heard(api: TestClient) -> None:
+    id_ = open_one(api).json()["id"]
+    owed: list[int] = []
+    threads = [threading.Thread(target=lambda: owed.extend(ask_for_link(id_))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(owed) == 1
+
+
+def test_a_new_link_is_sent_to_who_has_the_current_session(api: TestClient) -> None:
+    opened = open_one(api).json()
+    replaced = open_one(api, replaces=opened["session_id"]).json()
+    [owed] = ask_for_link(opened["id"])
+    assert facts.action(owed).session_id == replaced["session_id"]
+    _an_hour_passes()
+    [owed] = ask_for_link(opened["session_id"])
+    assert facts.action(owed).session_id == replaced["session_id"]
+
+
+def test_who_is_forgotten_or_was_never_there_is_sent_no_link(api: TestClient, stripe: Stories) -> None:
+    opened, elsewhere = open_one(api).json(), stripe.simulator.create()
+    stripe.deliver(elsewhere)
+    [owed] = ask_for_link(opened["id"])
+    api.post(f"/verifications/{opened['id']}/redact")
+    assert (facts.action(owed).status, facts.action(owed).reason) == ("skipped", "redacted")
+    _an_hour_passes()
+    stripe.simulator.redact(elsewhere)
+    stripe.deliver(elsewhere)
+    for subject in (opened["id"], opened["session_id"], elsewhere, "idv_of_nobody", "vs_of_nobody"):
+        assert ask_for_link(subject) == []
+
+
+def test_without_an_address_nothing_is_sent(stripe: Stories) -> None:
+    session_id = stripe.simulator.create()
+    stripe.deliver(session_id)
+    [owed] = ask_for_link(session_id)
+    perform(owed)
+    assert (facts.action(owed).status, facts.action(owed).reason) == ("skipped", "no address")
+    assert _mails() == []
+
+
+def _an_hour_passes() -> None:
+    with transaction() as session:
+        long_ago = update(OutboxAction).values(created_at=now(-timedelta(hours=1)), cause=col(OutboxAction.cause) + "-")
+        session.connection().execute(long_ago)

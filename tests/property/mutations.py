@@ -40,6 +40,7 @@ OPENINGS = ("tests/integration/test_openings.py",)
 VERIFICATIONS = ("tests/integration/test_verifications.py",)
 PURGE = ("tests/integration/test_purge.py",)
 LINKS = ("tests/unit/test_links.py",)
+LINKS_SENT = ("tests/integration/test_links.py",)
 
 # Each marked rule, how it is broken, and which tests must notice.
 RULES: dict[str, tuple[Break, Sequence[str]]] = {
@@ -220,6 +221,10 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "nothing is deleted by a clock that another one contradicts": (never, CLOCKS),
     "the purge keeps what an old event would owe again": (drop, PURGE),
     "a link from minutes ahead is one of now": (becomes("timedelta() <= {comparators[0]} <= {comparators[1]}"), LINKS),
+    "RETRY_URL wins where the person is to try again": (never, LINKS_SENT),
+    "a mail leads to what is current when it is read": (becomes("link_to(record.session_id).url"), LINKS_SENT),
+    "who is forgotten gets no link": (never, LINKS_SENT),
+    "a person gets one link an hour, whoever asks for it": (never, LINKS_SENT),
     # config
     "a link goes over plain http only to this machine": (becomes("True"), LINKS),
     # receiver

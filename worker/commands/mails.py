@@ -8,7 +8,8 @@ from pathlib import Path
 from config.settings import Address, settings
 from handlers.catalogue.check import check
 from handlers.catalogue.samples import Sample, mail_samples
-from handlers.outbox.mails import Mail, render, retry_url_for
+from handlers.outbox.mails import Mail, render, retry_url_for, to_the_reviewer
+from handlers.outbox.registry import REGISTRY
 from handlers.owed.kinds import KINDS
 from handlers.tables.models import VerificationRecord
 
@@ -37,8 +38,8 @@ def write_samples(arguments: argparse.Namespace) -> int:
 
 
 def _write(folder: Path, language: str, sample: Sample) -> None:
-    to_the_person, about = KINDS[sample.template].tells_the_person, sample.about
-    if about.link_url and settings().retry_url:
+    to_the_person, about = REGISTRY[sample.template] is not to_the_reviewer, sample.about
+    if about.link_url and settings().retry_url and KINDS[sample.template].link == "retry":
         about = replace(about, link_url=retry_url_for(VerificationRecord(session_id=about.session_id, livemode=False)))
     message = render(
         Mail(
