@@ -26,6 +26,7 @@ def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | Non
     )
     shown = replace(shown, again_url=address(request), logo_url=request.state.logo_url, link_days=settings().link_days)
     text = write_page(name, language, shown)
+    # rule: a page without the button loads nothing of Stripe's
     policy = entering() if shown.action_url else PLAIN
     return _answer(request, _STATUS.get(name, 200), text.encode(), "text/html; charset=utf-8", policy)
 

@@ -9,7 +9,6 @@ from config.settings import LOOPBACK, settings
 _STRIPE_JS = "https://js.stripe.com"
 _AND_BELOW = "https://*.js.stripe.com"  # docs.stripe.com/security/guide
 _HOOKS, STRIPES_PAGES, _STRIPES_API = "https://hooks.stripe.com", "https://verify.stripe.com", "https://api.stripe.com"
-# rule: a page that holds no form for Stripe loads nothing of Stripe's
 PLAIN = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

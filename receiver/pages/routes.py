@@ -73,8 +73,8 @@ class Room:
         return await (self._enter(request) if request.method == "POST" else self._show(request))
 
     async def _show(self, request: Request) -> Response:
+        """Changes nothing, and asks the tables alone."""
         subject = self._subject(request, LOOKS)
-        # rule: who opens a page changes nothing, and asks nobody
         return await self._looking.do(lambda: _page(request, seen(subject)))
 
     async def _enter(self, request: Request) -> Response:

@@ -88,6 +88,7 @@ def test_each_state_has_its_page_and_opening_it_changes_nothing_and_asks_nobody(
             answer = pages.get(path)
             assert (answer.status_code, _word(pages, subject)) == (status, word), (story, answer.text)
             assert ('method="post"' in answer.text) is (word in ("todo", "failed"))
+            assert ("stripe.com" in answer.headers["content-security-policy"]) is (word in ("todo", "failed"))
             waiting = pages.get(f"{path}/status")
             if word in ("todo", "failed"):
                 assert (waiting.status_code, waiting.headers["location"]) == (303, path)

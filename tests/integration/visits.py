@@ -1,7 +1,8 @@
 """Short words for tests of the person's pages: a browser without scripts, and what its visits leave behind."""
 
+import http.client
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from urllib.parse import urlsplit
 
 from starlette.testclient import TestClient
@@ -33,6 +34,14 @@ def enter(client: TestClient, subject: str, headers: Mapping[str, str] = OURS) -
     answer = client.post(path_to(subject), headers=headers)
     assert answer.status_code == 303, answer.text
     return answer.headers["location"]
+
+
+def choose(url: str, outcome: str) -> str:
+    """Picks an outcome on Stripe's page; where it sends the person then."""
+    parts = urlsplit(url)
+    with closing(http.client.HTTPConnection(parts.netloc)) as connection:
+        connection.request("POST", parts.path, f"outcome={outcome}")
+        return connection.getresponse().headers["Location"]
 
 
 @contextmanager

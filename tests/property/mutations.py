@@ -41,6 +41,10 @@ VERIFICATIONS = ("tests/integration/test_verifications.py",)
 PURGE = ("tests/integration/test_purge.py",)
 LINKS = ("tests/unit/test_links.py",)
 LINKS_SENT = ("tests/integration/test_links.py",)
+SETTINGS = ("tests/unit/test_settings.py",)
+PAGES = ("tests/integration/test_pages.py",)
+RETURNS = ("tests/integration/test_returns.py",)
+TRIES = ("tests/unit/test_tries.py",)
 
 # Each marked rule, how it is broken, and which tests must notice.
 RULES: dict[str, tuple[Break, Sequence[str]]] = {
@@ -225,9 +229,18 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a mail leads to what is current when it is read": (becomes("link_to(record.session_id).url"), LINKS_SENT),
     "who is forgotten gets no link": (never, LINKS_SENT),
     "a person gets one link an hour, whoever asks for it": (never, LINKS_SENT),
+    "who comes back asks Stripe once in ten seconds, on all servers together": (
+        becomes("last.is_(None) | last.is_not(None)"),
+        RETURNS,
+    ),
     # config
     "a link goes over plain http only to this machine": (becomes("True"), LINKS),
+    "Stripe.js comes from Stripe's own origin, unless nothing of it is real": (always, SETTINGS),
     # receiver
+    "who has tried too often waits": (never, TRIES),
+    "a page without the button loads nothing of Stripe's": (becomes("entering()"), PAGES),
+    "nobody is sent to another place than Stripe's own": (becomes("True"), PAGES),
+    "another site's page posts nothing here": (becomes("False"), PAGES),
     "test and live never mix": (never, RECEIVER),
     "what another one's session shows is not kept": (never, OURS),
     "what is not this service's is not taken in": (never, RECEIVER),

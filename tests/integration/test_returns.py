@@ -1,0 +1,153 @@
+"""Coming back from Stripe: one look, whoever returns how often and to which server, and then the status."""
+
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlmodel import col
+from starlette.testclient import TestClient
+
+from config.database import now, transaction
+from config.settings import settings
+from handlers.sessions import looking
+from handlers.sessions.links import return_url_of
+from handlers.tables.models import Verification
+from tests.integration.openings import LEAST, TOKEN
+from tests.integration.stories import Stories, by_name
+from tests.integration.visits import HERE, SCRIPT, choose, enter, path_to
+
+pytestmark = pytest.mark.usefixtures("database_url", "stripe")
+APP = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def _opened(pages: TestClient, **changes: Any) -> dict[str, Any]:
+    return dict(pages.post("/verifications", json={**LEAST, **changes}, headers=APP).json())
+
+
+def _returning(opened: dict[str, Any]) -> str:
+    return return_url_of(opened["id"]).removeprefix(HERE)
+
+
+def _asked(stripe: Stories) -> int:
+    return int(stripe.simulator.faults()[0]["hits"])
+
+
+def _ten_seconds_later() -> None:
+    with transaction() as session:
+        session.connection().execute(update(Verification).values(looked_at=now(-looking._ONCE_IN)))
+
+
+def test_stripe_sends_everybody_back_to_us_and_the_applications_address_is_the_button(pages: TestClient) -> None:
+    opened = _opened(pages, return_url="https://app.example/done?a=1&b=2")
+    back = pages.get(choose(enter(pages, opened["id"]), "pass").removeprefix(HERE))
+    assert (back.status_code, back.headers["referrer-policy"]) == (303, "no-referrer")
+    status = pages.get(back.headers["location"])
+    assert status.status_code == 200
+    assert 'href="https://app.example/done?a=1&amp;b=2"' in status.text
+
+
+def test_what_stripe_is_asked_to_send_back_to_is_ours_and_the_same_each_time(pages: TestClient) -> None:
+    opened = _opened(pages, return_url="shop:done")
+    assert return_url_of(opened["id"]) == return_url_of(opened["id"])
+    again = _opened(pages, return_url="shop:done")
+    assert again["session_id"] == opened["session_id"]
+    assert choose(enter(pages, opened["id"]), "pass") == return_url_of(opened["id"])
+
+
+def test_one_look_applies_what_stripe_says_before_its_event_comes(pages: TestClient, stripe: Stories) -> None:
+    opened = _opened(pages)
+    stripe.simulator.passed(opened["session_id"])
+    stripe.simulator.fault(count=None)
+    for _ in range(3):
+        location = pages.get(_returning(opened)).headers["location"]
+        assert "after" not in location
+        assert pages.get(location, headers=SCRIPT).json()["word"] == "verified"
+    assert _asked(stripe) == 1
+    assert by_name(opened["session_id"]) == {"email_verified": ["pending"]}
+    stripe.deliver(opened["session_id"])
+    assert by_name(opened["session_id"]) == {"email_verified": ["pending"]}, "owed once"
+    _ten_seconds_later()
+    before = _asked(stripe)
+    pages.get(_returning(opened))
+    assert _asked(stripe) == before + 1
+
+
+def test_two_servers_to_which_somebody_returns_at_once_ask_once(pages: TestClient, stripe: Stories) -> None:
+    opened = _opened(pages)
+    stripe.simulator.fault(count=None, delay=0.2)
+    start = threading.Barrier(4)
+
+    def come_back() -> None:
+        start.wait()
+        looking.look(opened["id"])
+
+    servers = [threading.Thread(target=come_back) for _ in range(4)]
+    for server in servers:
+        server.start()
+    for server in servers:
+        server.join()
+    assert _asked(stripe) == 1
+
+
+def test_head_asks_nobody_and_leaves_the_look_to_who_comes(pages: TestClient, stripe: Stories) -> None:
+    opened = _opened(pages)
+    stripe.simulator.passed(opened["session_id"])
+    stripe.simulator.fault(count=None)
+    assert pages.head(_returning(opened)).status_code == 303
+    assert _asked(stripe) == 0
+    pages.get(_returning(opened))
+    assert _asked(stripe) == 1
+
+
+def test_where_stripe_does_not_answer_the_event_is_waited_for_and_an_old_failure_is_not_shown(
+    pages: TestClient, stripe: Stories
+) -> None:
+    opened = _opened(pages)
+    stripe.simulator.fail(opened["session_id"], "document_expired")
+    stripe.deliver(opened["session_id"])
+    stripe.simulator.fault(500, count=None)
+    location = pages.get(_returning(opened)).headers["location"]
+    waiting = pages.get(location)
+    assert waiting.status_code == 200
+    assert "status.js" in waiting.text
+    assert "There is a problem" not in waiting.text
+    stripe.simulator.clear_faults()
+    stripe.simulator.fail(opened["session_id"], "document_expired")
+    stripe.deliver(opened["session_id"])
+    assert pages.get(location).status_code == 303, "the same failure again is another one"
+
+
+def test_an_id_alone_lets_nobody_in(pages: TestClient, stripe: Stories, environment: pytest.MonkeyPatch) -> None:
+    opened = _opened(pages)
+    stripe.simulator.fault(count=None)
+    path = _returning(opened)
+    for forged in (
+        f"/return/{opened['id']}",
+        path[:-1],
+        path.replace("idv_", "idv_0"),
+        f"/return/{path_to(opened['id'])[8:]}",
+    ):
+        assert pages.get(forged).status_code == 404
+    environment.setenv("LINK_KEYS", f"{'m' * 32},{'n' * 32}")
+    settings.cache_clear()
+    assert pages.get(path).status_code == 303, "of the older key"
+    assert _asked(stripe) == 1
+
+
+def test_without_links_the_application_is_returned_to_as_ever(api: TestClient) -> None:
+    opened = api.post(
+        "/verifications", json={**LEAST, "return_url": "https://app.example/done", "integration": "redirect"}
+    )
+    assert choose(opened.json()["entry"]["url"], "pass") == "https://app.example/done"
+
+
+def test_who_returns_from_what_has_no_session_yet_asks_nobody(pages: TestClient, stripe: Stories) -> None:
+    opened = _opened(pages)
+    with transaction() as session:
+        session.connection().execute(update(Verification).values(session_id=None))
+    stripe.simulator.fault(count=None)
+    assert pages.get(_returning(opened)).status_code == 303
+    assert _asked(stripe) == 0
+    with transaction() as session:
+        assert session.execute(select(col(Verification.looked_at))).scalar_one() is not None
