@@ -21,6 +21,7 @@ from worker.commands import (
     pausing,
     restored,
     service,
+    sessions,
     show,
     verifications,
 )
@@ -45,7 +46,11 @@ COMMANDS = {
     ),
     "migrate": Command(service.migrate_schema, "bring the database's schema up to date", json=False),
     "status": Command(show.status, "what waits, what is dead, how fast it goes (exit 1: something needs you)"),
-    "session": Command(show.session, "what happened to this person's verification", show.session_options),
+    "session": Command(
+        sessions.session, "what happened to this person's verification, and their mails", sessions.session_options
+    ),
+    "sessions": Command(sessions.sessions, "the latest sessions", sessions.sessions_options),
+    "actions": Command(sessions.actions, "the latest of what is owed: mails, calls", sessions.actions_options),
     "verification": Command(
         verifications.show_verification, "one verification and its sessions", verifications.verification_options
     ),

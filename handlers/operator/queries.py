@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select, tuple_
 from sqlmodel import Session, col
 
 from config.database import now, transaction
 from handlers.queue.claims import Table
 from handlers.record.events import Status
-from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, Verification, VerificationRecord
 
 OVERDUE_AFTER = timedelta(days=1)  # whatever it waits for, somebody must look
 _NOT_REDACTED_AFTER = timedelta(days=5)  # Stripe takes up to four
@@ -42,6 +42,18 @@ class Filter:
     error: str | None = None
     since: datetime | timedelta | None = None  # or so long ago
     older: timedelta | None = None  # than that
+    purpose: str | None = None  # of the verification
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionFilter:
+    """Which sessions: every condition that is set must hold; ages count from when a session was first heard of."""
+
+    status: str | None = None
+    error_code: str | None = None
+    purpose: str | None = None
+    since: datetime | timedelta | None = None  # or so long ago
+    older: timedelta | None = None
 
 
 def backlog_of(table: Table) -> Backlog:
@@ -90,11 +102,36 @@ def find_events(wanted: Filter, limit: int | None) -> list[InboxEvent]:
         return list(session.scalars(statement.order_by(col(InboxEvent.received_at).desc()).limit(limit)))
 
 
-def find_actions(wanted: Filter, limit: int | None) -> list[OutboxAction]:
-    """The latest actions that match, newest first."""
+def find_actions(wanted: Filter, limit: int | None, after: int | None = None) -> list[OutboxAction]:
+    """The latest actions that match, newest first; those that come after one of a page before."""
     statement = _chosen(select(OutboxAction), OutboxAction, wanted)
+    if after is not None:
+        statement = statement.where(col(OutboxAction.id) < after)
     with transaction() as session:
         return list(session.scalars(statement.order_by(col(OutboxAction.id).desc()).limit(limit)))
+
+
+def find_sessions(wanted: SessionFilter, limit: int, after: str | None = None) -> Sequence[VerificationRecord]:
+    """The latest sessions that match, newest first; those that come after one of a page before."""
+    created_at, session_id = col(VerificationRecord.created_at), col(VerificationRecord.session_id)
+    statement = select(VerificationRecord).order_by(created_at.desc(), session_id.desc()).limit(limit)
+    if wanted.status:
+        statement = statement.where(col(VerificationRecord.status) == wanted.status)
+    if wanted.error_code:
+        statement = statement.where(col(VerificationRecord.last_error_code) == wanted.error_code)
+    if wanted.purpose is not None:
+        statement = statement.where(session_id.in_(_for_purpose(wanted.purpose)))
+    if wanted.since:
+        statement = statement.where(created_at >= _moment(wanted.since))
+    if wanted.older:
+        statement = statement.where(created_at < now(-wanted.older))
+    with transaction() as session:
+        if after is not None:
+            last = session.get(VerificationRecord, after)
+            if last is None:
+                return []
+            statement = statement.where(tuple_(created_at, session_id) < (last.created_at, last.session_id))
+        return session.scalars(statement).all()
 
 
 def overdue() -> tuple[list[InboxEvent], list[OutboxAction]]:
@@ -123,12 +160,13 @@ def not_redacted() -> list[VerificationRecord]:
 
 
 def find_records(word: str) -> list[VerificationRecord]:
-    """The record of a session id; else those of a user id or client_reference_id, latest first."""
+    """The record of a session id; else those of a verification, user id or client_reference_id, latest first."""
     with transaction() as session:
         record = session.get(VerificationRecord, word)
         if record:
             return [record]
-        is_theirs = or_(col(VerificationRecord.user_id) == word, col(VerificationRecord.client_reference_id) == word)
+        names = (VerificationRecord.user_id, VerificationRecord.client_reference_id, VerificationRecord.verification_id)
+        is_theirs = or_(*(col(name) == word for name in names))
         newest_first = col(VerificationRecord.created_at).desc()
         return list(session.scalars(select(VerificationRecord).where(is_theirs).order_by(newest_first)))
 
@@ -150,11 +188,26 @@ def conditions(table: Table, wanted: Filter) -> list[Any]:
         said = func.coalesce(col(OutboxAction.reason), col(table.last_error)) if is_action else col(table.last_error)
         found.append(cast(ColumnElement[str], said).contains(wanted.error, autoescape=True))
     if wanted.since:
-        since = now(-wanted.since) if isinstance(wanted.since, timedelta) else wanted.since
-        found.append(getattr(table, table.SINCE) >= since)
+        found.append(getattr(table, table.SINCE) >= _moment(wanted.since))
     if wanted.older:
         found.append(getattr(table, table.SINCE) < now(-wanted.older))
+    if wanted.purpose is not None:
+        found.append(col(table.session_id).in_(_for_purpose(wanted.purpose)))
     return found
+
+
+def _for_purpose(purpose: str) -> Select[Any]:
+    """The sessions of verifications for it."""
+    theirs = col(Verification.id) == col(VerificationRecord.verification_id)
+    return (
+        select(col(VerificationRecord.session_id))
+        .join(Verification, theirs)
+        .where(col(Verification.purpose) == purpose)
+    )
+
+
+def _moment(since: datetime | timedelta) -> Any:
+    return now(-since) if isinstance(since, timedelta) else since
 
 
 def _chosen(statement: Select[Any], table: Table, wanted: Filter) -> Select[Any]:

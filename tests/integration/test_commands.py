@@ -14,7 +14,14 @@ from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows
 from handlers.outbox.perform import claim_action
 from handlers.record.decide import Outcome
-from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
+from handlers.tables.models import (
+    ActionStatus,
+    InboxEvent,
+    InboxStatus,
+    OutboxAction,
+    Verification,
+    VerificationRecord,
+)
 from tests.support import facts
 from tests.support.facts import NOON, event
 from tests.support.operator import command
@@ -22,6 +29,7 @@ from worker.__main__ import COMMANDS, parser
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
+NOW = datetime.now(UTC)
 PERSONAL = ("It did not work.", "c4nary")  # what Stripe says of the document, and what nothing may show
 
 
@@ -92,6 +100,77 @@ def test_a_session_is_one_story_by_its_id_its_user_or_its_reference() -> None:
     assert command("session", "nobody").code == 1
 
 
+def test_a_session_is_told_in_stripes_order_whatever_the_ids_are() -> None:
+    facts.applied(
+        event("verified", NOON + 5, event_id="evt_a", report="vr_2"),
+        event("requires_input", NOON + 5, event_id="evt_b", code="document_expired", report="vr_1"),
+        event("processing", NOON + 5, event_id="evt_c"),
+        event("created", NOON, event_id="evt_d"),
+    )
+    [story] = command("session", "vs_1", "--json").json
+    told = [line["what"] for line in story["timeline"] if line["id"].startswith("evt_")]
+    assert told == ["created", "processing", "requires_input", "verified"]
+    assert story["dashboard_url"] == "https://dashboard.stripe.com/test/identity/verification-sessions/vs_1"
+
+
+def test_a_session_shows_what_waits_why_and_until_when() -> None:
+    [mail] = facts.applied(event("verified", report="vr_1"))
+    _move(OutboxAction, mail, attempts=3, waits=2, last_error="Stripe answered 403")
+    shown = " ".join(command("session", "vs_1").out.split())
+    assert "Stripe answered 403, for verified::vr_1, tried 3 times, 2 of them spoiled by others, <" in shown
+    assert "waits until" in shown
+
+
+def test_a_mail_address_is_not_looked_up_and_not_repeated() -> None:
+    said = command("session", "c4nary@example.com")
+    assert said.code == 1
+    assert "Dashboard" in said.err
+    assert "c4nary" not in said.err + said.out
+
+
+def test_actions_are_listed_by_each_filter_and_by_pages() -> None:
+    ids = facts.applied(*(event("verified", session_id=f"vs_{number}", report="vr_1") for number in range(3)))
+    _move(OutboxAction, ids[0], status="skipped", reason="no address")
+    _move(OutboxAction, ids[1], created_at=NOW - timedelta(days=2))
+    for words, found in (
+        ((), [ids[2], ids[1], ids[0]]),
+        (("--status", "skipped"), [ids[0]]),
+        (("--error", "address"), [ids[0]]),
+        (("--older", "1d"), [ids[1]]),
+        (("--since", "1d", "--kind", "email_verified"), [ids[2], ids[0]]),
+        (("--session", "vs_2"), [ids[2]]),
+        (("--limit", "1", "--after", str(ids[2])), [ids[1]]),
+    ):
+        assert [row["id"] for row in command("actions", *words, "--json").json] == found, words
+    assert f"--after {ids[1]}" in command("actions", "--limit", "2").err
+    assert command("actions", "--kind", "alert_review").code == 1
+    assert command("actions", "--limit", "1001").code == 2
+    assert command("actions", "--older", "soon").code == 2
+
+
+def test_sessions_are_listed_by_each_filter_and_by_pages() -> None:
+    facts.applied(
+        event("verified", session_id="vs_a"), event("requires_input", session_id="vs_b", code="document_expired")
+    )
+    with transaction() as session:
+        session.add(Verification(id="idv_1", purpose="age", livemode=False, created_at=NOW, updated_at=NOW))
+        record = session.get_one(VerificationRecord, "vs_a")
+        record.verification_id, record.created_at = "idv_1", NOW - timedelta(days=2)
+    for words, found in (
+        ((), ["vs_b", "vs_a"]),
+        (("--status", "verified"), ["vs_a"]),
+        (("--error", "document_expired"), ["vs_b"]),
+        (("--purpose", "age"), ["vs_a"]),
+        (("--older", "1d"), ["vs_a"]),
+        (("--since", "1d"), ["vs_b"]),
+        (("--after", "vs_b", "--limit", "1"), ["vs_a"]),
+    ):
+        assert [row["session_id"] for row in command("sessions", *words, "--json").json] == found, words
+    assert command("sessions", "--after", "vs_unknown").code == 1
+    assert [row["session_id"] for row in command("actions", "--purpose", "age", "--json").json] == ["vs_a"]
+    assert [story["record"]["session_id"] for story in command("session", "idv_1", "--json").json] == ["vs_a"]
+
+
 def test_no_command_shows_what_is_personal() -> None:
     said = event("requires_input", code="made_up", report="vr_1")
     facts.applied(said)
@@ -100,6 +179,8 @@ def test_no_command_shows_what_is_personal() -> None:
         ("event", said.id, "--json"),
         ("session", "vs_1", "--json"),
         ("session", "vs_1"),
+        ("sessions", "--json"),
+        ("actions", "--json"),
     ):
         shown = command(*words)
         assert not any(secret in shown.out + shown.err for secret in PERSONAL), words

@@ -6,8 +6,9 @@ from sqlalchemy import update
 from config.database import transaction
 from handlers.operator.audit import By, Way, audited
 from handlers.operator.resend import resend
-from handlers.outbox.mails import message_id, render
+from handlers.outbox.mails import Mail, message_id, render
 from handlers.outbox.perform import perform
+from handlers.queue.failures import UnknownOutcomeError
 from handlers.tables.models import ActionStatus, OutboxAction
 from tests.integration.stories import perform_everything
 from tests.property.outside import PostBox
@@ -125,3 +126,31 @@ def test_a_reviewer_gets_another_message_id_too(environment: pytest.MonkeyPatch)
     before = message_id(_mail("alert_review"), facts.record())
     resend([_id("alert_review")], ANNA)
     assert message_id(_mail("alert_review"), facts.record()) != before
+
+
+def test_a_session_says_why_there_are_two_mails(post_box: PostBox) -> None:
+    _told(PASSED)
+    resend([_id()], ANNA)
+    perform_everything()
+    [mail] = command("session", "vs_1", "--json").json[0]["mails"]
+    assert (mail["message_id"], mail["attempts"]) == (_sent(post_box)[1], 2)
+    assert "an operator had it sent again" in mail["why"]
+
+
+def test_a_state_that_came_back_says_why_there_are_two_mails() -> None:
+    _told(PASSED, OVERRIDDEN, APPROVED)
+    by_name = {mail["name"]: mail for mail in command("session", "vs_1", "--json").json[0]["mails"]}
+    assert "after the person was told another one: email_retry_prompt" in by_name["email_verified"]["why"]
+    assert "came back" not in by_name["email_retry_prompt"]["why"]
+
+
+def test_a_mail_whose_outcome_nobody_knows_may_have_arrived_twice(post_box: PostBox) -> None:
+    def is_silent(_: Mail) -> None:
+        raise UnknownOutcomeError("the SMTP server has the mail and did not say what became of it")
+
+    facts.applied(PASSED)
+    post_box.behave = is_silent
+    perform(_id())
+    [mail] = command("session", "vs_1", "--json").json[0]["mails"]
+    assert "may have arrived more than once" in mail["why"]
+    assert (mail["sent_at"], mail["message_id"]) == (None, message_id(_mail(), facts.record()))

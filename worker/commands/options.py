@@ -26,6 +26,8 @@ def add_filters(parser: argparse.ArgumentParser, statuses: bool = True) -> None:
     parser.add_argument("--session", metavar="vs_…", help="of one verification session")
     parser.add_argument("--error", metavar="TEXT", help="whose last error, or reason of being skipped, holds this text")
     parser.add_argument("--since", type=moment, metavar="WHEN", help="received or owed since: 2026-11-20, 90m, 6h, 2d")
+    parser.add_argument("--older", type=span, metavar="SPAN", help="received or owed longer ago than 90m, 6h, 2d")
+    parser.add_argument("--purpose", metavar="WORD", help="of a verification for this purpose")
 
 
 def chosen(arguments: argparse.Namespace) -> Filter:
@@ -36,6 +38,8 @@ def chosen(arguments: argparse.Namespace) -> Filter:
         session_id=arguments.session,
         error=arguments.error,
         since=arguments.since,
+        older=arguments.older,
+        purpose=arguments.purpose,
     )
 
 
@@ -67,6 +71,14 @@ def reason(text: str) -> str:
     if not re.fullmatch(r"[\w .,:'-]{1,80}", text):
         raise argparse.ArgumentTypeError("give up to 80 letters, digits and spaces, without anything personal")
     return text
+
+
+def span(text: str) -> timedelta:
+    """How long. Raises argparse's error."""
+    try:
+        return timedelta(**{_UNITS[text[-1:]]: float(text[:-1])})
+    except (KeyError, ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no span like 90m, 6h or 2d") from None
 
 
 def moment(text: str) -> datetime | timedelta:

@@ -1,9 +1,9 @@
-"""Commands that look: status, events, event, session, dead."""
+"""Commands that look: status, events, event, dead."""
 
 import argparse
 import sys
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length
@@ -14,7 +14,6 @@ from handlers.operator.queries import (
     backlog_of,
     find_actions,
     find_events,
-    find_records,
     not_redacted,
     overdue,
     rates,
@@ -34,9 +33,6 @@ _EVENT += ("outcome", "attempts", "waits", "due_at", "last_error", "processed_at
 _EVENT += ("session_status", "error_code", "report_id")
 _ACTION: tuple[str, ...] = ("id", "session_id", "name", "cause", "status", "reason", "attempts", "waits", "due_at")
 _ACTION += ("last_error", "created_at", "done_at")
-_RECORD: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_report_id", "client_reference_id")
-_RECORD += ("client_reference_trusted", "user_id", "account", "livemode", "submissions", "change_number")
-_RECORD += ("told_cause", "told_count", "redaction_asked_at", "redacted_at", "wiped_at", "created_at", "updated_at")
 _NOT_REDACTED = ("session_id", "account", "redaction_asked_at")
 _PAUSED = ("what", "reason", "since")
 
@@ -117,27 +113,6 @@ def event(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def session_options(parser: argparse.ArgumentParser) -> None:
-    """Whose."""
-    parser.add_argument("id", metavar="ID", help="vs_…, or a user id or client_reference_id")
-
-
-def session(arguments: argparse.Namespace) -> int:
-    """What happened to a person's verification: the record, and all events and actions in time; 1 when unknown."""
-    records = find_records(arguments.id)
-    if not records:
-        return _nothing(f"There is no session, user or reference {arguments.id}.")
-    stories = [(_fields(record, _RECORD), _timeline(record)) for record in records]
-    if arguments.json:
-        print_json([{"record": record, "timeline": timeline} for record, timeline in stories])
-        return 0
-    for record, timeline in stories:
-        print_pairs(record)
-        print_rows(timeline, ("at", "what", "id", "status", "about"), "\ntimeline")
-        print()
-    return 0
-
-
 def dead(arguments: argparse.Namespace) -> int:
     """All events and actions that were given up; 1 when there are any."""
     given_up = Filter(status=InboxStatus.DEAD)
@@ -158,28 +133,6 @@ def _print_rows_of(found: dict[str, list[dict[str, Any]]], what: str) -> None:
     )
 
 
-def _timeline(record: VerificationRecord) -> list[dict[str, Any]]:
-    wanted = Filter(session_id=record.session_id)
-    lines = [_event_line(event) for event in find_events(wanted, None)]
-    lines += [_action_line(action) for action in find_actions(wanted, None)]
-    if record.redacted_at:
-        lines.append(_line(record.redacted_at, "redacted", "", "", "what is personal was wiped"))
-    return sorted(lines, key=lambda line: (line["at"], str(line["id"])))
-
-
-def _event_line(event: InboxEvent) -> dict[str, Any]:
-    word = event.outcome or event.status
-    about = _joined(event.session_status, event.error_code, event.report_id, event.last_error)
-    received = f"received {event.received_at:%Y-%m-%d %H:%M:%SZ}"
-    return _line(event.created_at, event.type.rpartition(".")[2], event.id, word, _joined(about, received))
-
-
-def _action_line(action: OutboxAction) -> dict[str, Any]:
-    ended = f"ended {action.done_at:%Y-%m-%d %H:%M:%SZ}" if action.done_at else None
-    about = _joined(action.reason, action.last_error, f"for {action.cause}", ended)
-    return _line(action.created_at, action.name, str(action.id), action.status, about)
-
-
 def _event_history(event: InboxEvent) -> list[dict[str, Any]]:
     now = database_now()
     lines = [{"at": event.created_at, "what": "happened at Stripe"}, {"at": event.received_at, "what": "received"}]
@@ -197,10 +150,6 @@ def _event_history(event: InboxEvent) -> list[dict[str, Any]]:
         {"at": action.created_at, "what": f"its session owed {action.name} for {action.cause}: {action.status}"}
         for action in reversed(owed)
     ]
-
-
-def _line(at: datetime, what: str, row_id: str, status: str, about: str) -> dict[str, Any]:
-    return {"at": at, "what": what, "id": row_id, "status": status, "about": about}
 
 
 def _fields(row: InboxEvent | OutboxAction | VerificationRecord | Paused, names: tuple[str, ...]) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""What happened to a session, in Stripe's order, and which mails its person got, and why more than one."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from handlers.operator.queries import Filter, find_actions, find_events
+from handlers.outbox.mails import message_id
+from handlers.owed.kinds import KINDS, TELLING
+from handlers.record.events import RANKS
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
+
+_MARKS = {  # of the record's own, and what they say
+    "replacing_at": "its end was asked for, so that another one can be begun",
+    "replaced_at": "another one was begun in its place",
+    "burned_at": "its generation was given up before it was known",
+    "redaction_asked_at": "somebody asked to forget its person",
+    "redacted_at": "what is personal was wiped",
+    "wiped_at": "RECORD_DAYS wiped what is personal",
+}
+
+
+def timeline(record: VerificationRecord) -> list[dict[str, Any]]:
+    """Events, actions and what became of the record: `at`, `what`, `id`, `status`, `about`; events by Stripe's second
+    and rank, as they are applied, and after them what happened here in the same second.
+
+    Events and actions are there as long as RETENTION_DAYS keeps them.
+    """
+    wanted = Filter(session_id=record.session_id)
+    lines = [_of_event(event) for event in find_events(wanted, None)]
+    lines += [_of_action(action, record) for action in find_actions(wanted, None)]
+    lines += [_line((at, 2, 0, at, name), name, "", "", words) for name, words, at in _marks(record)]
+    return [line for _, line in sorted(lines, key=lambda one: one[0])]
+
+
+def mails(record: VerificationRecord) -> list[dict[str, Any]]:
+    """Each mail of this session, the latest last: what it is about, its Message-ID, its tries, and why it is not the
+    only one.
+    """
+    actions = [one for one in find_actions(Filter(session_id=record.session_id), None) if _is_mail(one)]
+    return [
+        {
+            "id": action.id,
+            "name": action.name,
+            "status": action.status,
+            "sent_at": action.done_at if action.status == ActionStatus.DONE else None,
+            "message_id": message_id(action, record),
+            "attempts": action.attempts,
+            "why": "; ".join(_why(action, actions)),
+        }
+        for action in reversed(actions)
+    ]
+
+
+def _is_mail(action: OutboxAction) -> bool:
+    return action.name in KINDS and KINDS[action.name].destination == "mail"
+
+
+def _why(action: OutboxAction, mails: Sequence[OutboxAction]) -> Iterator[str]:
+    yield f"owed for {action.cause}"
+    if action.resent_at:
+        yield f"an operator had it sent again at {_iso(action.resent_at)}: python -m worker audit {action.id}"
+    if action.waits < 0:  # rule of handlers.queue.claims: a try of unknown outcome counts as several
+        yield "it may have arrived more than once: the mail server took it and did not say so; all copies have this id"
+    elif action.status == ActionStatus.DONE and action.attempts > 1:
+        yield f"tried {action.attempts} times; should a worker have died over one, each copy has this id"
+    between = [
+        one.name
+        for one in mails
+        if one.name in TELLING
+        and one.id != action.id
+        and one.status == ActionStatus.DONE
+        and action.status == ActionStatus.DONE
+        and action.created_at < (one.done_at or action.created_at) < (action.done_at or action.created_at)
+    ]
+    if between and action.name in TELLING and not action.resent_at:
+        yield f"its state came back after the person was told another one: {', '.join(between)}"
+
+
+def _marks(record: VerificationRecord) -> Iterator[tuple[str, str, datetime]]:
+    for name, words in _MARKS.items():
+        if at := getattr(record, name):
+            yield name.removesuffix("_at"), words, at
+
+
+def _of_event(event: InboxEvent) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    kind = event.type.rpartition(".")[2]
+    waits = event.status == InboxStatus.RECEIVED
+    about = (
+        event.session_status,
+        event.error_code,
+        event.report_id,
+        event.last_error,
+        f"received {_iso(event.received_at)}",
+        _tries(event),
+        f"waits until {_iso(event.due_at)}" if waits and event.attempts else None,
+        f"dead: python -m worker retry {event.id}" if event.status == InboxStatus.DEAD else None,
+    )
+    place = (event.created_at, 0, RANKS.get(kind, len(RANKS)), event.received_at, event.id)
+    return _line(place, kind, event.id, event.outcome or event.status, *about)
+
+
+def _of_action(action: OutboxAction, record: VerificationRecord) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    is_open = action.status == ActionStatus.PENDING
+    about = (
+        action.reason,
+        action.last_error,
+        f"for {action.cause}",
+        _tries(action),
+        message_id(action, record) if action.attempts else None,
+        f"may have arrived {_iso(action.given_away_at)}" if action.given_away_at else None,
+        f"sent again {_iso(action.resent_at)}" if action.resent_at else None,
+        f"waits until {_iso(action.due_at)}" if is_open and action.attempts else None,
+        f"ended {_iso(action.done_at)}" if action.done_at else None,
+        f"dead: python -m worker retry {action.id}" if action.status == ActionStatus.DEAD else None,
+    )
+    place = (action.created_at, 1, 0, action.created_at, action.id)
+    return _line(place, action.name, str(action.id), action.status, *about)
+
+
+def _tries(row: InboxEvent | OutboxAction) -> str | None:
+    spoiled = f", {row.waits} of them spoiled by others" if row.waits > 0 else ""
+    return f"tried {row.attempts} times{spoiled}" if row.attempts > 1 else None
+
+
+def _line(
+    place: tuple[Any, ...], what: str, row_id: str, status: str, *about: str | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    line = {"at": place[0], "what": what, "id": row_id, "status": status, "about": ", ".join(filter(None, about))}
+    return place, line
+
+
+def _iso(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%SZ}"

@@ -1,0 +1,122 @@
+"""Commands about sessions and what they owe: one session's story, and lists."""
+
+import argparse
+import sys
+from typing import Any
+
+from handlers.operator.queries import (
+    SessionFilter,
+    find_actions,
+    find_records,
+    find_sessions,
+)
+from handlers.operator.story import mails, timeline
+from handlers.outbox.mails import DASHBOARD
+from handlers.record.events import Status
+from worker.commands.options import add_filters, chosen, moment, span
+from worker.commands.printing import print_json, print_pairs, print_rows
+
+# The columns a person may see: none of them holds a name, an address or a text about a document.
+_RECORD: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_report_id", "client_reference_id")
+_RECORD += ("client_reference_trusted", "user_id", "account", "livemode", "submissions", "change_number")
+_RECORD += ("told_cause", "told_count", "redaction_asked_at", "redacted_at", "wiped_at", "created_at", "updated_at")
+_ACTION: tuple[str, ...] = ("id", "session_id", "name", "cause", "status", "reason", "attempts", "waits", "due_at")
+_ACTION += ("last_error", "created_at", "given_away_at", "resent_at", "done_at")
+_MOST = 1000  # lines of a list: the next ones are asked for by --after
+_NO_ADDRESS = """No mail address is stored here, so nobody can be found by one. Look it up where there is one, in the
+Dashboard's list of verifications (https://dashboard.stripe.com/identity) or in your application, and ask again with
+the session's id (vs_…), the user id or the client_reference_id."""
+
+
+def session_options(parser: argparse.ArgumentParser) -> None:
+    """Whose."""
+    parser.add_argument("id", metavar="ID", help="vs_…, idv_…, or a user id or client_reference_id")
+
+
+def session(arguments: argparse.Namespace) -> int:
+    """What happened to a person's verification: the record, all events and actions in Stripe's order, and the mails
+    with their Message-IDs; 1 when unknown."""
+    records = find_records(arguments.id)
+    if not records:
+        sentence = f"There is no session, verification, user or reference {arguments.id}."
+        print(_NO_ADDRESS if "@" in arguments.id else sentence, file=sys.stderr)
+        return 1
+    stories: list[dict[str, Any]] = [
+        {
+            "record": {name: getattr(record, name) for name in _RECORD},
+            "dashboard_url": f"{DASHBOARD[record.livemode]}{record.session_id}",
+            "timeline": timeline(record),
+            "mails": mails(record),
+        }
+        for record in records
+    ]
+    if arguments.json:
+        print_json(stories)
+        return 0
+    for one in stories:
+        print_pairs({**one["record"], "dashboard": one["dashboard_url"]})
+        print_rows(one["timeline"], ("at", "what", "id", "status", "about"), "\ntimeline")
+        print_rows(one["mails"], ("sent_at", "name", "id", "status", "attempts", "message_id", "why"), "\nmails")
+        print()
+    return 0
+
+
+def actions_options(parser: argparse.ArgumentParser) -> None:
+    """Which actions, and how many."""
+    add_filters(parser)
+    parser.add_argument("--after", metavar="ID", type=int, help="the last number of the page before")
+    _limit_option(parser)
+
+
+def actions(arguments: argparse.Namespace) -> int:
+    """What is or was owed, the latest first; 1 when nothing matches."""
+    rows = find_actions(chosen(arguments), arguments.limit, after=arguments.after)
+    headings = ("created_at", "id", "name", "session_id", "status", "reason", "attempts", "due_at", "last_error")
+    return _list(arguments, [{name: getattr(row, name) for name in _ACTION} for row in rows], headings, "id")
+
+
+def sessions_options(parser: argparse.ArgumentParser) -> None:
+    """Which sessions, and how many."""
+    parser.add_argument("--status", choices=sorted(Status), help="where they stand")
+    parser.add_argument("--error", metavar="CODE", help="whose last error has this code")
+    parser.add_argument("--purpose", metavar="WORD", help="of a verification for this purpose")
+    parser.add_argument("--since", type=moment, metavar="WHEN", help="known since: 2026-11-20, 90m, 6h, 2d")
+    parser.add_argument("--older", type=span, metavar="SPAN", help="known for longer than 90m, 6h, 2d")
+    parser.add_argument("--after", metavar="ID", help="the last session of the page before")
+    _limit_option(parser)
+
+
+def sessions(arguments: argparse.Namespace) -> int:
+    """The sessions that are known, the latest first; 1 when none matches."""
+    wanted = SessionFilter(
+        status=arguments.status,
+        error_code=arguments.error,
+        purpose=arguments.purpose,
+        since=arguments.since,
+        older=arguments.older,
+    )
+    rows = find_sessions(wanted, arguments.limit, after=arguments.after)
+    headings = ("created_at", "session_id", "status", "last_error_code", "submissions", "verification_id", "updated_at")
+    found = [{name: getattr(row, name) for name in (*_RECORD, "verification_id", "generation")} for row in rows]
+    return _list(arguments, found, headings, "session_id")
+
+
+def _list(arguments: argparse.Namespace, found: list[dict[str, Any]], headings: tuple[str, ...], key: str) -> int:
+    if arguments.json:
+        print_json(found)
+    else:
+        print_rows(found, headings)
+    if len(found) == arguments.limit:
+        print(f"There may be more: --after {found[-1][key]}", file=sys.stderr)
+    return 0 if found else 1
+
+
+def _limit_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--limit",
+        type=int,
+        choices=range(1, _MOST + 1),
+        metavar="N",
+        default=50,
+        help=f"at most so many, newest first (default 50, {_MOST} at most)",
+    )
