@@ -36,10 +36,10 @@ def redirect(request: Request, url: str) -> Response:
     return _answer(request, 303, more={"Location": url})
 
 
-def refusal(request: Request, name: str) -> Response:
+def refusal(request: Request, name: str, shown: Shown = _NOTHING) -> Response:
     """Why nothing is done: the page of this name, or for a script that name, and what to load unless it passes."""
     if not wants_json(request):
-        return page(request, name)
+        return page(request, name, shown)
     status = _STATUS[name]
     return data(
         request, {"error": name, **({} if status in _RETRY_SECONDS else {"location": address(request)})}, status

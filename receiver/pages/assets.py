@@ -73,7 +73,7 @@ class Assets:
 
 def fetched(url: str) -> tuple[str, bytes]:
     """A logo's type, by its first bytes, and all of them. Raises NotNowError, or ValueError for none that we serve."""
-    answer = Line("the logo", _SECONDS).call("GET", url, {"Accept": ", ".join(_IMAGES)}, None, most=_MOST_BYTES)
+    answer = Line("logo", _SECONDS).call("GET", url, {"Accept": ", ".join(_IMAGES)}, None, most=_MOST_BYTES)
     starts = answer.body.lstrip() if b"<svg" in answer.body else answer.body
     found = [name for name, marks in _IMAGES.items() if starts.startswith(marks)]
     if answer.status != 200 or not found:

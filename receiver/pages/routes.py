@@ -15,8 +15,9 @@ from config.database import DATABASE_TROUBLE
 from config.settings import settings
 from handlers.catalogue.pages import Shown
 from handlers.queue.failures import NotNowError, PermanentError
+from handlers.sessions.asking import ask_for_link
 from handlers.sessions.entering import Way, enter_by_link
-from handlers.sessions.links import link_to, read_return, read_token
+from handlers.sessions.links import Token, link_to, read_return, read_token
 from handlers.sessions.looking import look
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.seen import Seen, Word, seen
@@ -58,6 +59,7 @@ class Room:
         return [
             Route("/verify/{token}", self._answering(self._verify), methods=["GET", "POST"]),
             Route("/verify/{token}/status", self._answering(self._status), methods=["GET"]),
+            Route("/verify/{token}/link", self._answering(self._ask), methods=["POST"]),
             Route("/return/{sealed}", self._answering(self._return), methods=["GET"]),
             Route("/assets/{name}", self._assets.answer, methods=["GET"]),
         ]
@@ -79,10 +81,8 @@ class Room:
 
     async def _enter(self, request: Request) -> Response:
         """The only way in."""
-        if is_foreign(request):
-            return answers.bare(request, 403)
-        if await _is_too_large(request):
-            return answers.bare(request, 413)
+        if status := await _unposted(request):
+            return answers.bare(request, status)
         subject = self._subject(request, ENTRIES)
         is_modal = wants_json(request) and bool(settings().stripe_publishable_key)
         way = Way(integration="modal" if is_modal else "redirect")
@@ -102,6 +102,14 @@ class Room:
         subject = self._subject(request, LOOKS)
         return await self._looking.do(lambda: _news(request, seen(subject)))
 
+    async def _ask(self, request: Request) -> Response:
+        """A new link by mail, for who has an expired one; who asks is told the same in any case."""
+        if status := await _unposted(request):
+            return answers.bare(request, status)
+        owed = await self._looking.do(ask_for_link, self._token(request, ENTRIES).subject)
+        await self._looking.do(publish_actions, owed)
+        return answers.page(request, "link_sent")
+
     async def _return(self, request: Request) -> Response:
         """The one page whose GET asks Stripe: its person has just been there."""
         self._tries.of_address(request.scope["client"])
@@ -115,11 +123,16 @@ class Room:
                 after = f"?after={(await self._looking.do(seen, subject)).version}"
         return answers.redirect(request, f"{urlsplit(link_to(subject).url).path}/status{after}")
 
-    def _subject(self, request: Request, allowed: RateLimitItem) -> str:
-        """Whose link it is, which may try once more. Raises NotFoundError, TooOftenError, _ExpiredError."""
+    def _token(self, request: Request, allowed: RateLimitItem) -> Token:
+        """A link of ours that may try once more. Raises NotFoundError, TooOftenError."""
         self._tries.of_address(request.scope["client"])
         token = read_token(request.path_params["token"])
         self._tries.of_link(allowed, token.subject)
+        return token
+
+    def _subject(self, request: Request, allowed: RateLimitItem) -> str:
+        """Whose link it is. Raises as _token, and _ExpiredError."""
+        token = self._token(request, allowed)
         if token.is_expired:
             raise _ExpiredError
         return token.subject
@@ -134,7 +147,7 @@ class Room:
             except NotFoundError:
                 return answers.refusal(request, "no_link")
             except _ExpiredError:
-                return answers.refusal(request, "expired")
+                return answers.refusal(request, "expired", Shown(link_url=address(request, "/link")))
             except TooOftenError:
                 return answers.refusal(request, "busy")
             except (NotNowError, PermanentError) as error:
@@ -193,13 +206,16 @@ def _shown(request: Request, found: Seen) -> Shown:
     )
 
 
-async def _is_too_large(request: Request) -> bool:
+async def _unposted(request: Request) -> int:
+    """The status of what is not even looked at, or 0."""
+    if is_foreign(request):
+        return 403
     size = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > _MOST_BYTES:
-                return True
+                return 413
     except ClientDisconnect:
-        return True
-    return False
+        return 400
+    return 0

@@ -15,7 +15,7 @@ from config.settings import settings
 from handlers.sessions import entering, links
 from handlers.tables.models import Verification, VerificationRecord
 from tests.integration.openings import LEAST, TOKEN, at_stripe
-from tests.integration.stories import Stories
+from tests.integration.stories import Stories, by_name
 from tests.integration.visits import HERE, OURS, SCRIPT, path_to, untouched
 from tests.support import databases
 
@@ -150,6 +150,27 @@ def test_an_expired_link_lets_nobody_in(
             assert answer.status_code == 410
         told = pages.post(path, headers=SCRIPT)
         assert (told.status_code, told.json()) == (410, {"error": "expired", "location": path})
+    assert f'action="{path}/link"' in pages.get(path).text
+
+
+def test_a_new_link_is_mailed_to_who_asks_and_the_page_says_the_same_in_any_case(
+    pages: TestClient, stripe: Stories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, elsewhere, forgotten = _opened(pages), _elsewhere(stripe), _opened(pages, "user-2")
+    pages.post(f"/verifications/{forgotten['id']}/redact", headers=APP)
+    paths = {subject: path_to(subject) for subject in (opened["id"], elsewhere, forgotten["id"], "idv_of_nobody")}
+    moment = true_now()
+    monkeypatch.setattr(links, "true_now", lambda: moment + timedelta(days=8))
+    told = [pages.post(f"{path}/link", headers=OURS) for path in paths.values() for _ in range(2)]
+    assert {answer.status_code for answer in told} == {200}
+    assert (
+        len({answer.text.replace(path, "") for path in paths.values() for answer in told if path in answer.text}) <= 1
+    )
+    for session_id in (opened["session_id"], elsewhere):
+        assert by_name(session_id)["email_link"] == ["pending"]
+    assert "email_link" not in by_name(forgotten["session_id"])
+    assert pages.post(f"{paths[elsewhere]}/link", headers={"Origin": "https://evil.example"}).status_code == 403
+    assert pages.get(f"{paths[elsewhere]}/link").status_code == 405
 
 
 def test_other_methods_do_not_exist(pages: TestClient, stripe: Stories, database_url: str) -> None:

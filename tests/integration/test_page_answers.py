@@ -1,0 +1,249 @@
+"""What every answer of the person's pages carries: headers, a language, a logo, and how often it is given."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from config.settings import settings
+from handlers.queue.failures import NotNowError
+from receiver.app import app
+from receiver.pages import assets, tries
+from tests.integration.openings import LEAST, TOKEN
+from tests.integration.stories import Stories
+from tests.integration.visits import HERE, KEYS, SCRIPT, path_to
+from tests.support import databases
+
+pytestmark = pytest.mark.usefixtures("database_url", "stripe")
+APP = {"Authorization": f"Bearer {TOKEN}"}
+PLAIN = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "connect-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self'",
+    "form-action": "'self'",
+    "base-uri": "'none'",
+    "frame-ancestors": "'none'",
+}
+STRIPES = PLAIN | {
+    "script-src": "'self' https://js.stripe.com https://*.js.stripe.com",
+    "connect-src": "'self' https://api.stripe.com",
+    "frame-src": "https://js.stripe.com https://*.js.stripe.com https://hooks.stripe.com https://verify.stripe.com",
+    "form-action": "'self' https://verify.stripe.com",
+}
+ALWAYS = {
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-robots-tag": "noindex, nofollow",
+    "cache-control": "no-store",
+    "strict-transport-security": "max-age=31536000",
+}
+NEVER = ("permissions-policy", "cross-origin-opener-policy", "cross-origin-embedder-policy", "set-cookie")
+
+
+def _opened(pages: TestClient, **changes: Any) -> dict[str, Any]:
+    return dict(pages.post("/verifications", json={**LEAST, **changes}, headers=APP).json())
+
+
+def _policy(headers: Mapping[str, str]) -> dict[str, str]:
+    return dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+
+
+def test_each_answer_has_its_headers_and_the_page_with_the_button_alone_has_stripes_origins(
+    pages: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    opened = _opened(pages)
+    path = path_to(opened["id"])
+    stripe.simulator.fault(500, count=None)
+    for answer in (
+        pages.get(path),
+        pages.head(path),
+        pages.post(path),
+        pages.post(path, headers=SCRIPT),
+        pages.post(path, headers={"Origin": "https://evil.example"}),
+        pages.get(f"{path}/status"),
+        pages.get(f"{path}/status", headers=SCRIPT),
+        pages.get("/verify/x"),
+        pages.get("/return/x"),
+    ):
+        assert ALWAYS.items() <= answer.headers.items(), answer.request.url
+        assert not {*NEVER} & {*answer.headers}
+        if answer.status_code != 200 or "json" in answer.headers["content-type"]:
+            assert _policy(answer.headers) == PLAIN
+        assert "<style" not in answer.text
+        assert "onclick" not in answer.text
+    here = stripe.simulator.base
+    policy = _policy(pages.get(path).headers)
+    local = {"script-src": f"{STRIPES['script-src']} {here}", "frame-src": f"{STRIPES['frame-src']} {here}"}
+    local |= {name: f"{STRIPES[name]} {here}" for name in ("connect-src", "form-action")}
+    assert policy == STRIPES | local
+    environment.setenv("STRIPE_API_BASE", "https://api.stripe.com")
+    settings.cache_clear()
+    assert _policy(pages.get(path).headers) == STRIPES
+    environment.setenv("CSP_EXTRA", "https://frames.example")
+    settings.cache_clear()
+    more = {name: f"{STRIPES[name]} https://frames.example" for name in ("frame-src", "connect-src", "form-action")}
+    assert _policy(pages.get(path).headers) == STRIPES | more
+    environment.setenv("STRIPE_JS_URL", f"{here}/js/stripe.js")
+    environment.setenv("CSP_EXTRA", "")
+    settings.cache_clear()
+    assert _policy(pages.get(path).headers)["script-src"] == f"'self' {here}"
+
+
+def test_over_plain_http_nothing_is_said_of_https(pages: TestClient) -> None:
+    path = path_to(_opened(pages)["id"])
+    answer = pages.get(f"http://verify.example{path}")
+    assert (answer.status_code, "strict-transport-security" in answer.headers) == (200, False)
+
+
+def test_the_status_says_a_word_and_a_version_and_nothing_where_it_is_known(pages: TestClient, stripe: Stories) -> None:
+    opened = _opened(pages)
+    path = path_to(opened["id"], "/status")
+    first = pages.get(path, headers=SCRIPT)
+    assert first.json() == {"word": "todo", "version": first.json()["version"]}
+    again = pages.get(path, headers=SCRIPT | {"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.text, again.headers["etag"]) == (304, "", first.headers["etag"])
+    seen = {first.headers["etag"]}
+    for _ in range(2):
+        stripe.simulator.fail(opened["session_id"], "document_expired")
+        stripe.deliver(opened["session_id"])
+        answer = pages.get(path, headers=SCRIPT | {"If-None-Match": first.headers["etag"]})
+        assert (answer.status_code, answer.json()["word"]) == (200, "failed")
+        seen.add(answer.headers["etag"])
+    assert len(seen) == 3, "the same failure again is news"
+
+
+def test_who_has_just_been_in_waits_for_another_version(pages: TestClient, stripe: Stories) -> None:
+    opened = _opened(pages)
+    path = path_to(opened["id"])
+    version = pages.get(f"{path}/status", headers=SCRIPT).json()["version"]
+    assert f"{path}/status?after={version}" in pages.get(path).text
+    waiting = pages.get(f"{path}/status", params={"after": version})
+    assert (waiting.status_code, "status.js" in waiting.text, _policy(waiting.headers)) == (200, True, PLAIN)
+    stripe.simulator.fail(opened["session_id"], "document_expired")
+    stripe.deliver(opened["session_id"])
+    told = pages.get(f"{path}/status", params={"after": version})
+    assert (told.status_code, told.headers["location"]) == (303, path)
+
+
+def test_the_language_is_asked_for_or_the_verifications_or_the_browsers(pages: TestClient) -> None:
+    german = path_to(_opened(pages, locale="de-AT")["id"])
+    nobodys = path_to(_opened(pages, client_reference_id="user-2")["id"])
+
+    def language(path: str, accepted: str = "", **query: str) -> str:
+        answer = pages.get(path, params=query, headers={"Accept-Language": accepted})
+        return answer.text.partition('<html lang="')[2].partition('"')[0]
+
+    assert language(german) == "de"
+    assert language(german, "en") == "de"
+    assert language(german, "en", lang="en") == "en"
+    assert language(german, "en", lang='"><script>') == "de"
+    assert language(nobodys, "fr;q=0.9, de-CH") == "de"
+    assert language(nobodys, "fr") == "en"
+    assert language("/verify/x", "de") == "de"
+    assert f'action="{german}?lang=en"' in pages.get(german, params={"lang": "en"}).text
+    assert pages.get(f"{german}/status", params={"lang": "en"}).headers["location"] == f"{german}?lang=en"
+
+
+def test_who_tries_too_often_waits_whatever_the_spelling(pages: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = (path_to(_opened(pages, client_reference_id=name)["id"]) for name in ("user-1", "user-2"))
+    spellings = [path[:-1] + last for last in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"]
+    same = [one for one in spellings if pages.get(one).status_code == 200]
+    assert len(same) == 4
+    answers = [pages.post(same[number % 4]).status_code for number in range(11)]
+    assert answers == [303] * 10 + [429]
+    told = pages.post(path, headers=SCRIPT)
+    assert (told.status_code, told.json(), told.headers["retry-after"]) == (429, {"error": "busy"}, "60")
+    assert pages.get(path).status_code == 200, "looking is counted apart"
+    assert pages.post(other).status_code == 303
+    monkeypatch.setattr(tries, "OF_AN_ADDRESS", tries.ENTRIES)
+    answers = [pages.get(other).status_code for _ in range(11)]
+    assert answers == [200] * 10 + [429]
+
+
+def test_an_address_is_the_senders_own_behind_trusted_proxies(
+    pages: TestClient, environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("TRUSTED_PROXIES", "1")
+    settings.cache_clear()
+    monkeypatch.setattr(tries, "OF_AN_ADDRESS", tries.ENTRIES)
+    path = path_to(_opened(pages)["id"])
+
+    def answers(sender: str) -> list[int]:
+        return [pages.get(path, headers={"X-Forwarded-For": f"203.0.113.9, {sender}"}).status_code for _ in range(11)]
+
+    assert answers("192.0.2.1") == answers("192.0.2.2") == [200] * 10 + [429]
+
+
+# Assets
+
+
+def test_an_asset_is_asked_for_once(pages: TestClient) -> None:
+    for name, kind in {"pages.css": "text/css", "verify.js": "text/javascript", "status.js": "text/javascript"}.items():
+        answer = pages.get(f"/assets/{name}")
+        assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, kind)
+        assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == ("no-cache", "nosniff")
+        again = pages.get(f"/assets/{name}", headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+    for name in ("logo", "pages.css.map", "..%2froutes.py", "routes.py"):
+        assert pages.get(f"/assets/{name}").status_code == 404
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 100
+SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+LOGOS = {
+    "/logo.png": (200, PNG),
+    "/logo.svg": (200, SVG),
+    "/page": (200, b"<!doctype html><script>alert(1)</script>"),
+    "/gone": (404, PNG),
+    "/large": (200, PNG + b"\0" * 300_000),
+    "/moved": (302, PNG),
+}
+
+
+class _Logos(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        status, body = LOGOS[self.path]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Location", "/logo.png")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def logos() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Logos) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_logo_is_fetched_once_at_the_start_and_served_by_us(logos: str, environment: pytest.MonkeyPatch) -> None:
+    for name, value in (KEYS | {"API_TOKENS": f"shop:{TOKEN}", "BRAND_LOGO_URL": f"{logos}/logo.png"}).items():
+        environment.setenv(name, value)
+    databases.forget_process_state()
+    with TestClient(app, HERE) as pages:
+        while (answer := pages.get("/assets/logo")).status_code != 200:
+            pass
+        assert (answer.content, answer.headers["content-type"]) == (PNG, "image/png")
+        assert "sandbox" in answer.headers["content-security-policy"]
+        assert 'src="/assets/logo"' in pages.get("/verify/x").text
+
+
+def test_only_a_picture_is_a_logo(logos: str) -> None:
+    assert assets.fetched(f"{logos}/logo.svg") == ("image/svg+xml", SVG)
+    for path in ("/page", "/gone", "/large", "/moved"):
+        with pytest.raises((ValueError, NotNowError)):
+            assets.fetched(f"{logos}{path}")
+    with pytest.raises(NotNowError):
+        assets.fetched("http://127.0.0.1:9/logo.png")
