@@ -3,6 +3,7 @@
 import argparse
 import sys
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import uvicorn
@@ -47,6 +48,8 @@ def main() -> int:
         webhook_secrets(settings())
         if settings().on_postgres:
             postgres.address()  # says what DATABASE_URL asks in vain
+        if not settings().why_no_links:
+            import_module("handlers.catalogue.check").check()  # no person finds a broken page
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

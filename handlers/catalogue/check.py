@@ -14,13 +14,18 @@ from config.settings import SettingsError, settings
 from handlers.catalogue import mails, pages
 from handlers.catalogue.mails import FORMS, PAGE, NoSubjectError, environment, templates, write_mail
 from handlers.catalogue.pages import PAGES, STYLES, stylesheet, write_page
-from handlers.catalogue.samples import mail_samples, mail_templates, page_samples
+from handlers.catalogue.samples import PageSample, mail_samples, mail_templates, page_samples
 from handlers.catalogue.words import WordsError, catalogs, is_english
 
 Sentence = str | tuple[str, str]  # or its singular and its plural
 _Parsed = Mapping[tuple[str, str], nodes.Template]  # by form and name
 _SAYS = {"_": 1, "ngettext": 2}  # sentences that each is given
+_LEADS_TO = {"todo": "action_url", "failed": "action_url", "processing": "status_url", "expired": "link_url"}
 _PLACEHOLDER = re.compile(r"%\((\w+)\)[sd]")
+
+
+class _NoWayError(Exception):
+    """A page on which nobody gets any further."""
 
 
 def check() -> None:
@@ -171,16 +176,22 @@ def _unwritten(language: str) -> Iterator[str]:
     """Of every mail and page in one language: what rendering it shows."""
     writers: list[tuple[str, Callable[[], object]]] = [
         *((f"{one.template}.jinja", partial(write_mail, one.template, language, one.about)) for one in mail_samples()),
-        *((f"{one.page}.jinja", partial(write_page, one.page, language, one.shown)) for one in page_samples()),
+        *((f"{one.page}.jinja", partial(_page, language, one)) for one in page_samples()),
         (STYLES, stylesheet),
     ]
     for name, write in writers:
         try:
             write()
-        except (UndefinedError, NoSubjectError) as error:
+        except (UndefinedError, NoSubjectError, _NoWayError) as error:
             yield f"TEMPLATES_DIR: {name}: {error}"
         except Exception as error:  # whatever a team's own template does
             yield f"TEMPLATES_DIR: {name} cannot be rendered: {type(error).__name__}"
+
+
+def _page(language: str, sample: PageSample) -> None:
+    page, name = write_page(sample.page, language, sample.shown), _LEADS_TO.get(sample.page)
+    if name and (url := getattr(sample.shown, name)) and f'="{url}"' not in page:
+        raise _NoWayError(f"it does not lead to {name}")
 
 
 def _start(sentence: str | Sequence[str]) -> str:

@@ -122,6 +122,19 @@ def test_no_worker_begins_with_a_template_that_is_broken(
     assert (worker.returncode, worker.stderr) == (1, SAID)
 
 
+def test_no_web_process_begins_with_a_page_that_is_broken(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "own" / "pages" / "verified.jinja"
+    path.parent.mkdir(parents=True)
+    path.write_text("{% if %}")
+    environment.setenv("TEMPLATES_DIR", str(tmp_path / "own"))
+    environment.setenv("STRIPE_API_KEY", "sk_test_made_up_for_tests")
+    environment.setenv("LINK_KEYS", "of-the-links-of-tests-0123456789")
+    web = subprocess.run(
+        [sys.executable, "-m", "receiver"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (web.returncode, web.stderr) == (2, SAID.replace("email_verified", "verified"))
+
+
 @pytest.mark.usefixtures("database_url")
 def test_the_doctor_says_what_is_wrong_with_words_and_templates(broken: dict[str, str]) -> None:
     def words(**variables: str) -> list[tuple[str, str]]:

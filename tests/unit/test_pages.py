@@ -209,6 +209,8 @@ OWN = """{% extends "layout.jinja" %}
             OWN.replace("continue_url", "1 // 0"),
             "verified.jinja cannot be rendered: ZeroDivisionError",
         ),
+        ("expired.jinja", OWN, "expired.jinja: it does not lead to link_url"),
+        ("todo.jinja", OWN, "todo.jinja: it does not lead to action_url"),
         ("verfied.jinja", OWN, "verfied.jinja has no page's name, and none refers to it"),
         ("verified.jinja", OWN.replace("Your identity is", "All is"), "LOCALES names de: 1 of "),
     ],
