@@ -3,7 +3,6 @@
 import argparse
 import sys
 from contextlib import suppress
-from importlib import import_module
 from typing import Any
 
 import uvicorn
@@ -15,7 +14,7 @@ from config.database import keep_connections
 from config.defaults import webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
-from receiver.app import app
+from receiver.app import app, check_pages
 from receiver.connections import Connection
 
 # The writer's own, and one for health, metrics and what is counted; one more for the threads of the API and the pages.
@@ -48,8 +47,7 @@ def main() -> int:
         webhook_secrets(settings())
         if settings().on_postgres:
             postgres.address()  # says what DATABASE_URL asks in vain
-        if not settings().why_no_links:
-            import_module("handlers.catalogue.check").check()  # no person finds a broken page
+        check_pages()
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

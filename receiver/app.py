@@ -49,6 +49,12 @@ class Receiver(Starlette):
         await super().__call__(scope, receive, send)
 
 
+def check_pages() -> None:
+    """Raises SettingsError where they are served and one cannot be written: else a person would find out."""
+    if not settings().why_no_links:
+        import_module("handlers.catalogue.check").check()
+
+
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Connections]]:
     intake = Intake()
