@@ -32,6 +32,7 @@ class Shown:
     link_url: str | None = field(default=None, repr=False)  # where the form asks for a new link
     status_url: str = field(default="", repr=False)
     verify_url: str | None = field(default=None, repr=False)  # of the page that has the form
+    language_url: str = field(default="?lang=", repr=False)  # of this page in the language that is added to it
     again_url: str = field(default="", repr=False)  # of this page; an empty one leads to it, too
     continue_url: str | None = field(default=None, repr=False)  # the application's
     logo_url: str | None = None
@@ -49,7 +50,7 @@ def write_page(name: str, language: str, shown: Shown) -> str:
         line = UNWRITTEN.sub(" ", values["reason"]).strip()[:MOST_CHARACTERS]
         values["reason"] = line if is_english(language) else None
     template = environment(PAGE).get_template(f"{name}.jinja")
-    return template.render(values, **_around(), **speaking(language)).strip() + "\n"
+    return template.render(values, **_around(shown.language_url), **speaking(language)).strip() + "\n"
 
 
 def stylesheet() -> str:
@@ -72,11 +73,16 @@ def known_names() -> set[str]:
     return given | environment(PAGE).globals.keys() | speaking("en").keys()
 
 
-def _around() -> dict[str, object]:
+def _around(language_url: str = "") -> dict[str, object]:
     """What each page has besides: where its assets are, and the languages that it is there in."""
     languages = [
         # "English" in the words of a language is its own name.
-        {"language": one, "name": words_of(one).gettext("English"), "direction": direction(one), "url": f"?lang={one}"}
+        {
+            "language": one,
+            "name": words_of(one).gettext("English"),
+            "direction": direction(one),
+            "url": language_url + one,
+        }
         for one in settings().locales
     ]
     return {"assets_url": urlsplit(settings().base_url).path.rstrip("/") + "/assets", "languages": languages}

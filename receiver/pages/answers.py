@@ -24,7 +24,13 @@ def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | Non
     language = language_for(
         request.query_params.get("lang"), locale, accepted=request.headers.get("accept-language", "")
     )
-    shown = replace(shown, again_url=address(request), logo_url=request.state.logo_url, link_days=settings().link_days)
+    shown = replace(
+        shown,
+        again_url=address(request),
+        language_url=_in_another_language(request),
+        logo_url=request.state.logo_url,
+        link_days=settings().link_days,
+    )
     text = write_page(name, language, shown)
     # rule: a page without the button loads nothing of Stripe's
     policy = entering() if shown.action_url else PLAIN
@@ -67,6 +73,13 @@ def address(request: Request, below: str = "", **query: str) -> str:
     if asked in settings().locales:
         query["lang"] = asked
     return f"{base()}/verify/{token}{below}{'?' if query else ''}{urlencode(query)}"
+
+
+def _in_another_language(request: Request) -> str:
+    """What a language is added to: this page, or for what a form is answered by, the page of the form."""
+    after = request.query_params.get("after")
+    kept = "?" + urlencode({**({"after": after} if after else {}), "lang": ""})
+    return kept if request.method in ("GET", "HEAD") else address(request).partition("?")[0] + kept
 
 
 def base() -> str:

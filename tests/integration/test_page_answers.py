@@ -1,7 +1,9 @@
 """What every answer of the person's pages carries: headers, a language, a logo, and how often it is given."""
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
+from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -14,7 +16,7 @@ from receiver.app import app
 from receiver.pages import assets, tries
 from tests.integration.openings import LEAST, TOKEN
 from tests.integration.stories import Stories
-from tests.integration.visits import HERE, KEYS, SCRIPT, path_to
+from tests.integration.visits import HERE, KEYS, OURS, SCRIPT, path_to
 from tests.support import databases
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
@@ -147,6 +149,21 @@ def test_the_language_is_asked_for_or_the_verifications_or_the_browsers(pages: T
     assert language("/verify/x", "de") == "de"
     assert f'action="{german}?lang=en"' in pages.get(german, params={"lang": "en"}).text
     assert pages.get(f"{german}/status", params={"lang": "en"}).headers["location"] == f"{german}?lang=en"
+
+
+def test_another_language_leads_to_the_same_page_and_of_a_forms_answer_to_the_forms(pages: TestClient) -> None:
+    path = path_to(_opened(pages)["id"])
+    version = pages.get(f"{path}/status", headers=SCRIPT).json()["version"]
+
+    def german(page: str) -> str:
+        (found,) = re.findall(r'href="([^"]*)" lang="de"', page)
+        return unescape(found)
+
+    waiting = pages.get(f"{path}/status", params={"lang": "en", "after": version})
+    assert german(waiting.text) == f"?after={version}&lang=de"
+    assert "Ihre Identität wird geprüft" in pages.get(f"{path}/status{german(waiting.text)}").text
+    assert german(pages.get(path, params={"next": "//evil.example"}).text) == "?lang=de"
+    assert german(pages.post(f"{path}/link", headers=OURS).text) == f"{path}?lang=de"
 
 
 def test_who_tries_too_often_waits_whatever_the_spelling(pages: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

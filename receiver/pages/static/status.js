@@ -56,7 +56,7 @@
       if (response.status === 404 || response.status === 410) return true;
       if (response.status !== 200) return false;
       const now = await response.json();
-      return now.word !== word || String(now.version) !== version;
+      return now.word !== word || now.version !== version;
     } catch {
       return false; // no answer is no result
     } finally {

@@ -14,7 +14,7 @@
   const form = document.getElementById("verify");
   if (!form?.dataset.stripeJs) return;
 
-  const { stripeJs, key, locale, account, status, word } = form.dataset;
+  const { stripeJs, key, locale, account, status, word, version } = form.dataset;
   const button = form.querySelector("button");
   const says = document.querySelector("[data-says]");
   const slow = document.querySelector("[data-slow]");
@@ -124,7 +124,9 @@
   async function look() {
     try {
       const response = await fetch(status, { headers: { Accept: "application/json" }, cache: "no-store" });
-      if (response.ok && (await response.json()).word !== word) location.assign(status);
+      if (!response.ok) return;
+      const now = await response.json();
+      if (now.word !== word || now.version !== version) location.assign(status);
     } catch {
       // Nothing is known, and the person may go on.
     }
