@@ -88,6 +88,9 @@ class _Forwarder(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
     do_GET = do_POST = _forward  # noqa: N815 - http.server's names
 
 

@@ -8,17 +8,21 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.addresses import VERIFY, Addresses
+from tests.browser.application import LINK_KEY, TOKEN, Application
 from tests.browser.visitor import Visitor
+from tests.simulator.catcher import Catcher
 from tests.simulator.client import Simulator
+from tests.support.pseudo import write_words
 from tests.support.service import Service
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ("--no-sandbox", "--no-proxy-server", "--disable-dev-shm-usage")  # CI runs as root, in a container
 
 SECRET = "whsec_of_the_endpoint_0000"
-LINK_KEY = "of-the-links-of-tests-0123456789"
-TOKEN = "of-the-application-0123456789-0123456789"
+CALLBACK_SECRET = "whsec_" + "A" * 32
 SETTINGS = {
+    "APP_CALLBACK_SECRET": CALLBACK_SECRET,
+    "LOCALES": "en,de,ar",
     "STRIPE_WEBHOOK_SECRET": SECRET,
     "STRIPE_PUBLISHABLE_KEY": "pk_test_simulator0000000000000000",
     "API_TOKENS": f"shop:{TOKEN}",
@@ -48,8 +52,18 @@ def addresses(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def service(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    settings = {"STRIPE_API_BASE": simulator.base, "STRIPE_API_KEY": simulator.api_key, **SETTINGS}
+def told() -> Iterator[Catcher]:
+    """What the application is told."""
+    with Catcher() as told:
+        yield told
+
+
+@pytest.fixture(scope="session")
+def service(simulator: Simulator, told: Catcher, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    words = tmp_path_factory.mktemp("words")
+    write_words(words, "ar")  # by its marks, a language that is read from right to left
+    settings = {"STRIPE_API_BASE": simulator.base, "STRIPE_API_KEY": simulator.api_key}
+    settings |= {"APP_CALLBACK_URL": told.url, "TEMPLATES_DIR": str(words), **SETTINGS}
     with Service(tmp_path_factory.mktemp("service"), **settings) as service:
         service.wait_ready()
         simulator.endpoint(service.url, secret=SECRET)
@@ -65,6 +79,12 @@ def browser(addresses: Addresses) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def application(service: Service) -> Iterator[Application]:
+    with Application(service) as application:
+        yield application
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, FrameLocator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, FrameLocator, Locator, Page, expect
 
 PATIENCE = 60_000  # milliseconds; a second or two on an idle machine
 PICTURES = Path("var/pages")
@@ -17,9 +17,13 @@ expect.set_options(timeout=PATIENCE)
 
 
 class Visitor:
-    """A window of its own, with its own cookies and cache; `how` are Playwright's options of a context."""
+    """A window of its own, with its own cookies and cache; `how` are Playwright's options of a context.
 
-    def __init__(self, browser: Browser, **how: Any) -> None:
+    Whatever its console says of a policy, or of an exception, is a complaint; `complaint` is part of those to expect.
+    """
+
+    def __init__(self, browser: Browser, *, complaint: str = "", **how: Any) -> None:
+        self._expected = complaint
         self.context: BrowserContext = browser.new_context(ignore_https_errors=True, **how)
         self.context.set_default_timeout(PATIENCE)
         self.context.on("console", self._note_policy)
@@ -31,6 +35,15 @@ class Visitor:
     def dialog(self) -> FrameLocator:
         """The frame of Stripe's dialog."""
         return self.page.frame_locator("iframe")
+
+    @property
+    def problem(self) -> Locator:
+        """Where a page tells what went wrong."""
+        return self.page.locator(".problem")
+
+    def button(self, name: str) -> Locator:
+        """By the words on it."""
+        return self.page.get_by_role("button", name=name)
 
     def pick(self, outcome: str, code: str = "", *, at: Page | None = None) -> None:
         """In the dialog, or at Stripe's own page."""
@@ -53,7 +66,7 @@ class Visitor:
     def close(self) -> None:
         """Raises AssertionError for what was complained of meanwhile."""
         self.context.close()
-        assert self.complaints == []
+        assert [one for one in self.complaints if not self._expected or self._expected not in one] == []
 
     def _note_policy(self, said: ConsoleMessage) -> None:
         if "Content Security Policy" in said.text or "Permissions policy" in said.text:

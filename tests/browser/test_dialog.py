@@ -1,0 +1,203 @@
+"""Going in: the button, Stripe's dialog at its production address, and all that may come of it or hinder it."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from playwright.sync_api import Route, expect
+
+from tests.browser.application import Application
+from tests.browser.conftest import Visits
+from tests.browser.visitor import Visitor
+from tests.simulator.client import Simulator
+from tests.support.service import Service
+
+pytestmark = pytest.mark.browser
+
+SCRIPTS = re.compile(r"https://js\.stripe\.com/(?!js/)")  # and not the frame of the dialog
+AT_STRIPE = re.compile(r"https://verify\.stripe\.com/start/")
+ON_STATUS = re.compile(r"/status")
+
+
+def go_in(visitor: Visitor, link: str) -> None:
+    """Opens the page, and presses its one button."""
+    visitor.page.goto(link)
+    expect(visitor.page.locator("h1")).to_have_text("Verify your identity")
+    visitor.button("Verify my identity").click()
+
+
+def test_whoever_succeeds_in_the_dialog_is_shown_what_the_record_says(
+    application: Application, visitor: Visitor
+) -> None:
+    opened = application.open()
+    go_in(visitor, opened.link)
+    visitor.pick("pass")
+    expect(visitor.page).to_have_url(ON_STATUS)
+    expect(visitor.page.locator("h1")).to_have_text("Your identity is verified")
+
+
+def test_a_success_that_only_the_browser_claims_shows_nothing(
+    application: Application, visitor: Visitor, simulator: Simulator
+) -> None:
+    """Stripe.js says `verificationSession` of whatever was submitted; whoever forges it gains a page that waits."""
+    forged = (
+        "window.Stripe = () => ({verifyIdentity: () => Promise.resolve({verificationSession: {status: 'verified'}})})"
+    )
+    visitor.page.route(SCRIPTS, lambda route: route.fulfill(body=forged, content_type="text/javascript"))
+    opened = application.open()
+    go_in(visitor, opened.link)
+    expect(visitor.page).to_have_url(ON_STATUS)
+    expect(visitor.page.locator("h1")).not_to_have_text("Your identity is verified")
+    assert simulator.session(opened.session_id)["status"] == "requires_input"
+
+
+def test_a_failure_after_the_dialog_is_told_with_what_helps(application: Application, visitor: Visitor) -> None:
+    go_in(visitor, application.open().link)
+    visitor.pick("fail", "document_expired")
+    expect(visitor.page.locator("h1")).to_have_text("Please verify your identity again")
+    expect(visitor.problem).to_contain_text("expired")
+    expect(visitor.problem).to_be_focused()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [
+        ("decline", "another way"),
+        ("refuse-camera", "camera"),
+        ("under-age", "age"),
+        ("decline-phone", "phone"),
+        ("decline-email", "email"),
+        ("a_code_of_tomorrow", "Something new has happened."),
+    ],
+)
+def test_an_error_of_the_dialog_has_its_sentence_and_the_focus(
+    application: Application, visitor: Visitor, outcome: str, says: str
+) -> None:
+    go_in(visitor, application.open().link)
+    visitor.pick(outcome)
+    expect(visitor.problem).to_contain_text(says, ignore_case=True)
+    expect(visitor.problem).to_contain_text("There is a problem")
+    expect(visitor.problem).to_be_focused()
+    assert visitor.hindrances() == []
+
+
+def test_whoever_closes_the_dialog_may_go_on_at_once(
+    application: Application, visitor: Visitor, simulator: Simulator
+) -> None:
+    opened = application.open()
+    go_in(visitor, opened.link)
+    visitor.pick("close")
+    expect(visitor.page.get_by_role("status")).to_have_text("You can go on when you like.")
+    expect(visitor.problem).to_have_count(0)
+    assert visitor.hindrances() == []
+    visitor.button("Verify my identity").click()
+    visitor.pick("pass")
+    expect(visitor.page.locator("h1")).to_have_text("Your identity is verified")
+    assert simulator.session(opened.session_id)["status"] == "verified"
+
+
+def test_a_double_click_opens_one_dialog_with_one_secret(
+    application: Application, visitor: Visitor, service: Service
+) -> None:
+    opened = application.open()
+    visitor.page.goto(opened.link)
+    with visitor.page.expect_response(lambda answer: answer.request.method == "POST"):
+        visitor.button("Verify my identity").dblclick()
+    expect(visitor.dialog.locator("#session")).to_be_visible()
+    expect(visitor.page.locator("iframe")).to_have_count(1)
+    assert service.text().count("verification.entered") >= 1
+    entered = [line for line in service.text().splitlines() if "verification.entered" in line and opened.id in line]
+    assert len(entered) == 1
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "throw new Error('broken')",
+        "window.Stripe = () => ({verifyIdentity: () => { throw new Error('broken'); }})",
+    ],
+)
+def test_where_stripes_script_is_broken_the_form_leads_to_stripe(
+    application: Application, visits: Visits, script: str
+) -> None:
+    visitor = visits(complaint="broken")
+    visitor.page.route(SCRIPTS, lambda route: route.fulfill(body=script, content_type="text/javascript"))
+    go_in(visitor, application.open().link)
+    expect(visitor.page).to_have_url(AT_STRIPE)
+    visitor.pick("pass", at=visitor.page)
+    expect(visitor.page.locator("h1")).to_have_text("Your identity is verified")
+
+
+def test_where_stripes_script_is_blocked_the_form_leads_to_stripe(application: Application, visitor: Visitor) -> None:
+    visitor.page.route(SCRIPTS, lambda route: route.abort("blockedbyclient"))
+    go_in(visitor, application.open().link)
+    expect(visitor.page).to_have_url(AT_STRIPE)
+
+
+def test_where_stripes_script_never_comes_the_form_leads_to_stripe(application: Application, visitor: Visitor) -> None:
+    held: list[Route] = []
+    visitor.page.route(SCRIPTS, lambda route: held.append(route))
+    visitor.page.goto(application.open().link, wait_until="domcontentloaded")
+    visitor.button("Verify my identity").click()
+    expect(visitor.page).to_have_url(AT_STRIPE)
+    assert held
+
+
+def test_a_script_that_comes_late_still_opens_the_dialog(application: Application, visitor: Visitor) -> None:
+    held: list[Route] = []
+    visitor.page.clock.install()
+    visitor.page.route(SCRIPTS, lambda route: held.append(route))
+    visitor.page.goto(application.open().link, wait_until="domcontentloaded")
+    visitor.page.clock.pause_at(datetime.now(UTC) + timedelta(minutes=1))  # late is not too late, on a slow machine
+    visitor.button("Verify my identity").click()
+    expect(visitor.page.get_by_role("status")).not_to_be_empty()
+    for route in held:
+        route.continue_()
+    visitor.pick("pass")
+    visitor.page.clock.resume()
+    expect(visitor.page.locator("h1")).to_have_text("Your identity is verified")
+
+
+def test_a_dialog_that_the_policy_blocks_falls_back_to_the_redirect(application: Application, visits: Visits) -> None:
+    """No page of Stripe's says every origin that its dialog frames: one that CSP_EXTRA lacks must stop nobody."""
+    visitor = visits(complaint="frame-src")
+    framing = """
+        window.Stripe = () => ({verifyIdentity: () => new Promise(() => {
+          const frame = document.createElement("iframe");
+          frame.src = "https://frames.stripe.com/modal";
+          document.body.append(frame);
+        })});
+    """
+    visitor.page.route(SCRIPTS, lambda route: route.fulfill(body=framing, content_type="text/javascript"))
+    go_in(visitor, application.open().link)
+    expect(visitor.page).to_have_url(AT_STRIPE)
+    visitor.pick("pass", at=visitor.page)
+    expect(visitor.page.locator("h1")).to_have_text("Your identity is verified")
+    assert visitor.complaints != []
+
+
+def test_a_script_of_a_foreign_origin_does_not_run(application: Application, visits: Visits) -> None:
+    visitor = visits(complaint="script-src")
+    visitor.page.goto(application.open().link)
+    visitor.page.evaluate(
+        """() => new Promise(resolve => {
+            const script = document.createElement("script");
+            script.src = "https://elsewhere.stripe.com/foreign.js";
+            script.onerror = script.onload = resolve;
+            document.head.append(script);
+            const inline = document.createElement("script");
+            inline.textContent = "window.foreign = true";
+            document.head.append(inline);
+        })"""
+    )
+    assert visitor.page.evaluate("window.foreign") is None
+    assert len(visitor.complaints) >= 2
+
+
+def test_without_javascript_the_form_leads_to_stripe_and_back(application: Application, visits: Visits) -> None:
+    visitor = visits(java_script_enabled=False)
+    go_in(visitor, application.open().link)
+    expect(visitor.page).to_have_url(AT_STRIPE)
+    visitor.pick("submit", at=visitor.page)
+    expect(visitor.page).to_have_url(ON_STATUS)
+    expect(visitor.page.locator("h1")).to_have_text("Your identity is being checked")
