@@ -302,6 +302,7 @@ class Settings(BaseSettings):
             "may only hold the placeholders {session_id} and {client_reference_id}",
         ),
     ] = _UNSET
+    reminder_hours: Annotated[int, Field(ge=1, le=720)] = 0  # none
     email_lookup: Annotated[str, _matching(r"[\w.]+:\w+", "must name a callable as package.module:function")] = ""
     review_email: _Address | None = None
     submission_limit: Annotated[int, Field(ge=1, le=1000)] = 3

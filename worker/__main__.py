@@ -14,6 +14,7 @@ from handlers.queue.failures import describe
 from worker.commands import (
     audit,
     change,
+    disclosing,
     doctor,
     endpoint,
     mails,
@@ -96,6 +97,16 @@ COMMANDS = {
     ),
     "discard": Command(
         change.discard, "end what is dead or waits, and keep the rows", change.discard_options, changes=True
+    ),
+    "outputs": Command(
+        disclosing.outputs, "decrypt the verified outputs of a session", disclosing.outputs_options, changes=True
+    ),
+    "reencrypt": Command(disclosing.reencrypt, "write verified outputs anew with the newest key", changes=True),
+    "export": Command(
+        disclosing.export_now,
+        "all that is held about a person, for their request",
+        disclosing.export_options,
+        changes=True,
     ),
     "pause": Command(pausing.pause, "let mails or calls wait; nothing is lost", pausing.pausing_options, changes=True),
     "resume": Command(pausing.resume, "let them go on", pausing.resuming_options, changes=True),

@@ -61,6 +61,7 @@ def timetable() -> dict[str, Any]:
     seconds = {
         "sweep": 1.0,  # not minutes: after a lost message or a Redis outage this is how long the work waits
         "reconcile": settings().reconcile_seconds,
+        "remind": 60.0,
         "purge": 3600.0,
     }
     return {task: {"task": task, "schedule": every(each)} for task, each in seconds.items()}

@@ -20,6 +20,7 @@ from handlers.inbox.process import process, process_session
 from handlers.outbox.perform import Performers
 from handlers.queue.claims import due
 from handlers.queue.failures import describe
+from handlers.sessions.reminders import remind
 from handlers.tables.models import InboxEvent, OutboxAction
 from handlers.upkeep.limits import judge_limits
 from handlers.upkeep.purge import WrongClockError, purge
@@ -83,6 +84,15 @@ def reconcile_with_stripe() -> None:
     """Asks Stripe for what never arrived, and judges the limit again."""
     publish_actions(judge_limits())
     publish_events(reconcile().to_process)
+
+
+@celery_app.task(name="remind")  # type: ignore[untyped-decorator]
+def remind_persons() -> None:
+    """Owes a reminder to those who have not begun in time."""
+    try:
+        publish_actions(remind())
+    except DATABASE_TROUBLE as error:
+        _leave_to_the_sweep(error)
 
 
 @celery_app.task(name="purge")  # type: ignore[untyped-decorator]

@@ -64,6 +64,7 @@ def samples(template: str) -> Iterator[Sample]:
     """Those of one template."""
     about = {
         "email_retry_prompt": _prompts,
+        "email_reminder": lambda: {"": _FULL, "bare": _BARE},
         "email_alternative": _alternatives,
         "email_canceled": _ends,
         "email_link": lambda: {"": replace(_FULL, link_url=_OURS)},

@@ -148,6 +148,7 @@ def _apply(
             whose = row.verification_id or session_id
             numbers[whose] = max(numbers.get(whose, 0), row.change_number)
         texts: dict[str, SessionState] = {}
+        reminds_after = timedelta(hours=settings().reminder_hours) or None
         for work in works:
             session_id = work.event.session_id
             event, limit = work.event, limits.get(session_id, settings().submission_limit)
@@ -157,7 +158,10 @@ def _apply(
             # rule: sessions of one verification share one change number
             state = replace(states[session_id], changes=numbers[whose])
             seen = event, work.shown, work.answer
-            decision = decide(state, *seen, can_ask=work.can_ask, limit=limit, is_known=session_id in known)
+            is_known = session_id in known
+            decision = decide(
+                state, *seen, can_ask=work.can_ask, limit=limit, reminds_after=reminds_after, is_known=is_known
+            )
             if decision is None:
                 continue
             if decision.record.changes == numbers[whose]:  # another session's change is none of this one's
@@ -169,7 +173,9 @@ def _apply(
             # rule: what is read back quietly owes nothing to be done
             if work.owes_nothing:
                 skipped = [replace(one, skipped=one.skipped or READ_BACK) for one in decision.owed]
-                decision = replace(decision, owed=skipped)
+                # rule: who may have been reminded before is not reminded again
+                remind_at = decision.record.remind_at if state.remind_at else None
+                decision = replace(decision, owed=skipped, record=replace(decision.record, remind_at=remind_at))
             decided.append((work, decision))
             states[session_id] = decision.record
             if decision.texts:
@@ -219,6 +225,7 @@ def _write_record(
     row.status, row.last_error_code, row.last_report_id = state.status, state.error_code, state.report_id
     row.applied_at, row.applied_rank, row.redacted_at = state.stamp, state.rank, state.redacted_at
     row.submissions, row.change_number, row.applied_answer = state.submissions, state.changes, state.by_answer
+    row.remind_at = state.remind_at
     if texts:
         # rule: a static link's reference is not trusted
         row.client_reference_trusted = not texts.has_flow

@@ -12,9 +12,11 @@ from email.utils import formatdate
 from email.utils import quote as escape
 from functools import cache, partial
 from importlib import import_module
+from typing import TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, exists, or_, select
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from config.database import statement, true_now
@@ -26,6 +28,7 @@ from handlers.owed.kinds import KINDS, LIMIT_CAUSE, Kind
 from handlers.queue.claims import unless_lost
 from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
 from handlers.record.error_codes import ErrorClass, classify
+from handlers.record.events import Status
 from handlers.sessions.links import link_to
 from handlers.stripe_api import sessions
 from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord
@@ -34,7 +37,22 @@ DASHBOARD = {  # where Stripe shows a session, by its mode
     True: "https://dashboard.stripe.com/identity/verification-sessions/",
     False: "https://dashboard.stripe.com/test/identity/verification-sessions/",
 }
+_SIBLING = aliased(VerificationRecord)
+# Another session is its verification's current one, or was passed or is being checked in its place.
+_PASSED_BY = select(col(Verification.id)).where(
+    col(Verification.id) == bindparam("of"),
+    or_(
+        col(Verification.session_id).is_distinct_from(bindparam("session_id")),
+        exists().where(
+            col(_SIBLING.verification_id) == col(Verification.id),
+            col(_SIBLING.replaced_at).is_(None),
+            col(_SIBLING.status).in_((Status.VERIFIED, Status.PROCESSING)),
+        ),
+    ),
+)
 _LOCALE = select(col(Verification.locale)).where(col(Verification.id) == bindparam("of"))
+
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,10 +74,7 @@ def to_the_person(action: OutboxAction, record: VerificationRecord) -> str | Non
     if settings().email_lookup:
         recipient = email_lookup()(record)
     elif settings().stripe_api_key:
-        try:
-            recipient = sessions.retrieve_email(record.session_id, record.account)
-        except AwayError as error:  # which says nothing of the mail server
-            raise NotNowError(str(error), error.again_after) from None
+        recipient = _of_stripe(sessions.retrieve_email, record)
     else:
         return "no STRIPE_API_KEY"
     if recipient is None:
@@ -89,6 +104,22 @@ def to_the_person_unless_quiet(action: OutboxAction, record: VerificationRecord)
 def a_new_link(action: OutboxAction, record: VerificationRecord) -> str | None:
     """Sends the person a link, where there still are any."""
     return "no links are made" if settings().why_no_links else to_the_person(action, record)
+
+
+def to_who_has_not_begun(action: OutboxAction, record: VerificationRecord) -> str | None:
+    """The same, unless another session is the person's by now, or Stripe knows more of this one than we do."""
+    if record.verification_id:
+        about = {"of": record.verification_id, "session_id": record.session_id}
+        with statement() as connection:
+            # rule: whoever goes on with another session is not reminded of this one
+            if connection.execute(_PASSED_BY, about).first():
+                return "another session goes on"
+    if settings().stripe_api_key:
+        found = _of_stripe(sessions.retrieve_state, record)
+        # rule: whoever has begun by Stripe's word is not reminded, however late its events are
+        if not found or (found.state.status, found.state.error_code) != (Status.REQUIRES_INPUT, None):
+            return "begun or gone at Stripe"
+    return to_the_person(action, record)
 
 
 def to_the_reviewer(action: OutboxAction, record: VerificationRecord) -> str | None:
@@ -205,6 +236,13 @@ def _mail(action: OutboxAction, record: VerificationRecord, recipient: Address) 
         about=about,
         last_look=partial(unless_lost, action, MAIL_LEASE, unknown=True),
     )
+
+
+def _of_stripe(ask: Callable[[str, str | None], _Answer], record: VerificationRecord) -> _Answer:
+    try:
+        return ask(record.session_id, record.account)
+    except AwayError as error:  # which says nothing of the mail server
+        raise NotNowError(str(error), error.again_after) from None
 
 
 @cache

@@ -1,12 +1,13 @@
 """Verified outputs, only if wanted: fetched after verification, kept encrypted, wiped with the person."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cryptography.fernet import Fernet, MultiFernet
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import SecretStr
-from sqlmodel import col, select
+from sqlalchemy import func, select
+from sqlmodel import col
 
 from config.database import transaction
 from config.inserts import NOW, insert_or
@@ -15,6 +16,7 @@ from handlers.record.events import Status
 from handlers.stripe_api import sessions
 from handlers.tables.models import OutboxAction, VerificationRecord, VerifiedOutput
 
+_BATCH = 100  # rows a transaction, each decrypted and encrypted
 _KEPT_ANEW = "(session_id) DO UPDATE SET ciphertext = excluded.ciphertext, fetched_at = excluded.fetched_at"
 
 
@@ -48,6 +50,49 @@ def read_outputs(session_id: str) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads(_cipher(settings().verified_outputs_key).decrypt(kept.ciphertext))
     return found
+
+
+def is_readable(ciphertext: str) -> bool:
+    """Whether one of VERIFIED_OUTPUTS_KEY is the one that it was written with."""
+    keys = settings().verified_outputs_key
+    try:
+        return bool(keys and _cipher(keys).decrypt(ciphertext))
+    except InvalidToken:
+        return False
+
+
+def count_kept() -> int:
+    """Of how many sessions something is kept."""
+    with transaction() as session:
+        return session.scalars(select(func.count()).select_from(VerifiedOutput)).one()
+
+
+def write_anew() -> Iterator[tuple[list[str], list[str]]]:
+    """Encrypts what is kept by the newest of VERIFIED_OUTPUTS_KEY, batch by batch: the sessions looked at, and those
+    among them that none of the keys can read.
+
+    What the newest one has written is left alone, so it may be cut off, and run again.
+    """
+    keys, last, ids = settings().verified_outputs_key, "", [""]
+    newest, any_of_them = _cipher(keys[:1]), _cipher(keys)
+    while ids:
+        unread = []
+        some = select(VerifiedOutput).where(col(VerifiedOutput.session_id) > last)
+        some = some.order_by(col(VerifiedOutput.session_id)).limit(_BATCH).with_for_update()
+        with transaction() as session:
+            rows = session.scalars(some).all()
+            for row in rows:
+                try:
+                    newest.decrypt(row.ciphertext)
+                except InvalidToken:
+                    try:
+                        row.ciphertext = any_of_them.rotate(row.ciphertext).decode()
+                    except InvalidToken:
+                        unread.append(row.session_id)
+        ids = [row.session_id for row in rows]
+        if ids:
+            yield ids, unread
+            last = ids[-1]
 
 
 def _cipher(keys: Sequence[SecretStr]) -> MultiFernet:

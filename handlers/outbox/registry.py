@@ -4,7 +4,13 @@ from collections.abc import Callable
 
 from handlers.outbox.application import notify_app
 from handlers.outbox.cancel import cancel_session
-from handlers.outbox.mails import a_new_link, to_the_person, to_the_person_unless_quiet, to_the_reviewer
+from handlers.outbox.mails import (
+    a_new_link,
+    to_the_person,
+    to_the_person_unless_quiet,
+    to_the_reviewer,
+    to_who_has_not_begun,
+)
 from handlers.outbox.outputs import keep_outputs
 from handlers.outbox.redact import redact_session
 from handlers.tables.models import OutboxAction, VerificationRecord
@@ -13,6 +19,7 @@ from handlers.tables.models import OutboxAction, VerificationRecord
 REGISTRY: dict[str, Callable[[OutboxAction, VerificationRecord], str | None]] = {
     "email_verified": to_the_person,
     "email_retry_prompt": to_the_person,
+    "email_reminder": to_who_has_not_begun,
     "email_canceled": to_the_person_unless_quiet,
     "email_alternative": to_the_person,
     "email_link": a_new_link,

@@ -24,6 +24,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "email_verified": Kind(tells_the_person=True),
     "email_retry_prompt": Kind(tells_the_person=True, dropped_at_limit=True, link="retry"),
+    "email_reminder": Kind(setting="reminder_hours", tells_the_person=True, dropped_at_limit=True, link="retry"),
     "email_canceled": Kind(tells_the_person=True),
     "email_alternative": Kind(tells_the_person=True, link="ours"),
     # It says nothing of how the record stands, so it is no last word.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import StrEnum
 
 from handlers.owed.kinds import BURNED_CAUSE, KINDS, LIMIT_CAUSE, Owed
@@ -55,13 +56,14 @@ def decide(
     *,
     can_ask: bool = False,
     limit: int = 3,
+    reminds_after: timedelta | None = None,
     is_known: bool = True,
 ) -> Decision | None:
     """Applies an event, with what it shows and Stripe's answer where there is one; None if only Stripe can settle it.
 
     Without anybody to ask, contradictions go by rank and a thin notification is ignored. The record's submissions
-    already count this event's; limit is how many of them there may be in this session. Unless the session is known,
-    nothing of ours was told of it before.
+    already count this event's; limit is how many of them there may be in this session. So long after a session was made
+    its person is reminded, unless it is None. Unless the session is known, nothing of ours was told of it before.
     """
     said = (event.is_ours, answer and answer.state.is_ours)
     # rule: an event that cannot tell whose its session is leaves that to Stripe, or else to the record
@@ -89,13 +91,18 @@ def decide(
         record = _redacted(record, event)
     # rule: what an answer has overtaken is written down as skipped
     stale = [] if shown is None or shown is latest else _passed_over(record, shown)
-    if place is Order.STALE:  # rule: a stale event changes no status
-        owed = [*stale, *_passed_over(record, latest)]
+    # rule: a stale event changes no status
+    after, owed = (record, _passed_over(record, latest)) if place is Order.STALE else _applied(record, latest)
+    told = [latest.stamp + reminds_after] if reminds_after and latest.kind == "created" else []
+    # rule: the first that was told of an untried session says when its person is reminded
+    first = min([at for at in (record.remind_at, *told) if at], default=None)
+    # rule: whoever has begun is not reminded
+    after = replace(after, remind_at=first if after.rank == RANKS["created"] else None)
+    if place is Order.STALE:
         # rule: the limit is judged after a stale event, too
-        return Decision(outcome=Outcome.STALE, record=record, owed=_limited(record, owed, limit))
-    record, owed = _applied(record, latest)
-    owed = _limited(record, [*stale, *owed], limit)
-    return Decision(outcome=Outcome.APPLIED, record=record, owed=owed, texts=latest.state)
+        return Decision(outcome=Outcome.STALE, record=after, owed=_limited(after, [*stale, *owed], limit))
+    owed = _limited(after, [*stale, *owed], limit)
+    return Decision(outcome=Outcome.APPLIED, record=after, owed=owed, texts=latest.state)
 
 
 def why_not_owed(record: RecordState, kind: str, cause: str, limit: int = 3) -> str | None:
@@ -133,6 +140,15 @@ def owed_still(record: RecordState, limit: int) -> list[Owed]:
     cause = _cause(record.status, record.error_code, record.report_id)
     owed = _limited(record, _owed(record, mails, cause, is_superseded=False), limit)
     return [one for one in owed if not one.skipped]
+
+
+def reminder(record: RecordState, limit: int) -> list[Owed]:
+    """To a person whose time has come: nothing where the session was begun or is over, or the reminder went out."""
+    cause = _cause(record.status, record.error_code, record.report_id)
+    is_untried = record.stamp is not None and record.rank == RANKS["created"]
+    # rule: nobody is reminded of what is over
+    is_owed = is_untried and why_not_owed(record, "email_reminder", cause, limit) is None
+    return [Owed("email_reminder", cause)] if is_owed else []
 
 
 def ending(record: RecordState, limit: int) -> list[Owed]:

@@ -35,6 +35,7 @@ class RecordState:
     redaction_asked_at: datetime | None = None  # here, and not yet done at Stripe
     replaced_at: datetime | None = None  # another session was begun in its place, on purpose
     burned_at: datetime | None = None  # its generation was given up before it was known here
+    remind_at: datetime | None = None  # Stripe's time; None: the person has begun, or is reminded of nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import delete, func, select, update
 from sqlmodel import Session, col
 
-from config.database import database_now, now, statement, transaction
+from config.database import database_now, now, transaction
 from config.inserts import insert_or
 from config.settings import settings
 from handlers.inbox.process import process
@@ -24,6 +24,7 @@ from handlers.queue.claims import due
 from handlers.queue.failures import NotAllowedError, NotNowError, stopping
 from handlers.queue.pauses import EVERYTHING, pause, resume
 from handlers.record.events import SessionState, VerificationEvent
+from handlers.sessions.reminders import hold_back_reminders
 from handlers.tables.models import (
     ActionStatus,
     Bookmark,
@@ -165,8 +166,8 @@ def _hold_back_mails(since: datetime) -> int:
         col(OutboxAction.created_at) <= since,
     )
     ended = owed.values(status=ActionStatus.SKIPPED, reason=PERHAPS_SENT, done_at=now())
-    with statement() as connection:
-        return connection.execute(ended).rowcount
+    with transaction() as session:
+        return session.connection().execute(ended).rowcount + hold_back_reminders(session, PERHAPS_SENT)
 
 
 def _catch_up(

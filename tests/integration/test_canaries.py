@@ -7,9 +7,10 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
@@ -17,6 +18,7 @@ from sqlmodel import select
 
 from config.database import transaction
 from handlers.outbox.perform import perform
+from handlers.sessions.links import read_token, return_url_of
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.api.openapi import document
 from tests.simulator.client import Simulator
@@ -245,6 +247,40 @@ class _Asked:
         (self.answers if answer.status < 300 else self.refusals).append(text)
         return json.loads(text) if answer.status < 500 else {}
 
+    def visit(self, url: str) -> None:
+        """All that a person's browser may ask by a link, and what is refused."""
+        path = urlsplit(url).path
+        for method, below, headers in (
+            ("GET", "", {}),
+            ("GET", "?lang=c4nary", {"Accept-Language": "c4nary", "Referer": "https://c4nary.example"}),
+            ("HEAD", "", {}),
+            ("POST", "", {}),
+            ("POST", "", {"Accept": "application/json"}),
+            ("POST", "", {"Origin": "https://c4nary.example"}),
+            ("PUT", "", {}),
+            ("POST", "/link", {}),
+            ("GET", "/status?after=c4nary", {}),
+            ("GET", "/status", {"Accept": "application/json", "If-None-Match": "c4nary"}),
+            ("GET", "x", {}),
+        ):
+            self._load(method, f"{path}{below}", headers)
+        returning = urlsplit(return_url_of(read_token(path.rpartition("/")[2]).subject)).path
+        for method, below in (("HEAD", ""), ("GET", ""), ("GET", "x")):
+            self._load(method, f"{returning}{below}", {})
+        self.answers.append(returning)
+
+    def _load(self, method: str, path: str, headers: dict[str, str]) -> None:
+        self._simulator.clear_faults()
+        if self.fault:
+            self._simulator.fault(**self.fault)
+        with closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)) as connection:
+            connection.request(method, path, headers=headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            self.answers.append(f"{answer.headers['Location']} {text}")
+        assert "c4nary" not in text
+        assert answer.status in (200, 303, 403, 404, 405, 409, 410, 429, 503), (answer.status, text)
+
     def leave(self, body: bytes, length: int) -> None:
         """A client that goes away, in the middle of its request or before the answer."""
         head = f"POST /verifications HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
@@ -273,7 +309,7 @@ class _Asked:
             "POST", "/static-links/{name}", {"client_reference_id": "c4nary", "email": "c4nary@example.com"}, name="age"
         )
         self.ask("POST", "/static-links/{name}", {"client_reference_id": "c4nary"}, name="c4nary")
-        self.ask("POST", "/verifications/{id}/link", id=id_)
+        self.visit(self.ask("POST", "/verifications/{id}/link", id=id_)["url"])
         self.ask("POST", "/verifications/{id}/link", id="c4nary")
         self.ask("POST", "/verifications/{id}/cancel", id=id_)
         self.ask("POST", "/verifications", _opening(reference))
@@ -298,6 +334,8 @@ def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
         "OPENINGS_PER_DAY": "1000",
         "LINK_KEYS": "c4nary-key-of-the-links-0123456789",
     }
+    environment.setenv("LINK_KEYS", given["LINK_KEYS"])
+    databases.forget_process_state()
     databases.refuse(database_url, "verification", "client_reference_id", f"{PERSONAL}-unstorable")
     databases.refuse(database_url, "verification_record", "verification_flow", "vf_unstorable")
     with service(tmp_path / "service", database_url, **given) as made, _monitor(made) as commands:
@@ -342,7 +380,7 @@ def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
     for place, text in {**elsewhere, "tables": databases.dump(database_url)}.items():
         for mark in ("c4nary", "4930999888", *ENTRANCES):
             assert _around(mark, text) == [], place
-    tokens = set(re.findall(r"/verify/([\w.-]+)", "".join([*asked.answers, shown.out])))
+    tokens = set(re.findall(r"/(?:verify|return)/([\w.-]+)", "".join([*asked.answers, shown.out])))
     assert len(tokens) > len(FAULTS)
     for place, text in {**elsewhere, "tables": databases.dump(database_url)}.items():
         assert [token for token in tokens if token.rpartition(".")[2] in text] == [], place
@@ -368,6 +406,9 @@ def _run_every_command(simulator: Simulator) -> None:
         ("resend", "1", "--reason", "a test"),
         ("pause", "calls", "--reason", "a test"),
         ("resume", "calls"),
+        ("export", theirs, "--reason", "a test"),
+        ("outputs", theirs, "--reason", "a test"),
+        ("reencrypt",),
         ("audit", "--json"),
         ("cancel", theirs),
         ("redact", theirs),

@@ -8,11 +8,13 @@ import pytest
 from cryptography.fernet import Fernet, InvalidToken
 
 from config.database import transaction
+from handlers.operator.audit import audited
 from handlers.outbox import outputs
 from handlers.stripe_api import sessions
 from handlers.tables.models import ActionStatus, VerifiedOutput
 from tests.integration.stories import Stories, by_name, perform_all, perform_everything
 from tests.support import databases, facts
+from tests.support.operator import command
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
@@ -101,6 +103,46 @@ def test_keys_rotate_without_a_loss(stripe: Stories, environment: pytest.MonkeyP
     _want(environment, "first_name", NEW)
     with pytest.raises(InvalidToken):
         outputs.read_outputs(before)
+
+
+def test_they_are_shown_to_who_says_why_and_that_is_written_down(stripe: Stories) -> None:
+    session_id = _verified(stripe)
+    perform_everything()
+    assert command("outputs", session_id).code == 2
+    said = command("outputs", session_id, "--reason", "asked by the court", "--json")
+    assert (said.code, said.json["first_name"]) == (0, "Jenny")
+    [line] = audited()
+    assert (line.what, line.about, line.reason) == ("outputs", session_id, "asked by the court")
+    assert command("outputs", "vs_unknown", "--reason", "test").code == 1
+
+
+def test_a_key_that_is_gone_is_a_sentence(stripe: Stories) -> None:
+    session_id = _verified(stripe)
+    perform_everything()
+    said = command("outputs", session_id, "--reason", "test", VERIFIED_OUTPUTS_KEY=NEW)
+    assert said.code == 1
+    assert "none of VERIFIED_OUTPUTS_KEY can read" in said.err
+    assert command("outputs", session_id, "--reason", "test", VERIFIED_OUTPUTS_KEY="", VERIFIED_OUTPUTS="").code == 1
+    assert audited() == []
+
+
+def test_what_is_kept_is_written_anew_by_the_newest_key(
+    stripe: Stories, environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "_BATCH", 2)
+    ids = sorted(_verified(stripe) for _ in range(3))
+    perform_everything()
+    fetched_at = [kept.fetched_at for kept in map(_kept, ids) if kept]
+    _want(environment, "first_name,dob", f"{NEW},{OLD}")
+    assert list(outputs.write_anew()) == [(ids[:2], []), (ids[2:], [])]
+    assert command("reencrypt", "--json").json == {"by the newest key": 3, "unreadable": []}
+    _want(environment, "first_name,dob", NEW)
+    assert [(outputs.read_outputs(one) or {})["first_name"] for one in ids] == ["Jenny"] * 3
+    assert [kept.fetched_at for kept in map(_kept, ids) if kept] == fetched_at
+    said = command("reencrypt", VERIFIED_OUTPUTS_KEY=OLD)
+    assert said.code == 1
+    assert ids[0] in said.err
+    assert command("reencrypt", VERIFIED_OUTPUTS_KEY="", VERIFIED_OUTPUTS="").code == 1
 
 
 def test_stripe_down_makes_it_wait(stripe: Stories) -> None:

@@ -9,11 +9,13 @@ import pytest
 from sqlalchemy import update
 
 from config.database import transaction
+from config.settings import settings
 from handlers.queue.pauses import paused
 from handlers.record.events import VerificationEvent, parse
 from handlers.sessions import views
 from handlers.sessions.closing import redact_verification
 from handlers.sessions.opening import Opened, open_verification
+from handlers.sessions.reminders import remind
 from handlers.sessions.turn import Wanted
 from handlers.tables.models import VerificationRecord
 from handlers.upkeep import restored
@@ -119,6 +121,30 @@ def test_a_replaced_and_verified_person_is_where_she_was(shop: Shop, post_box: P
     again = shop.open()
     assert (again.answer.id, again.made, len(shop.simulator.truth()["sessions"])) == (second.answer.id, False, 2)
     assert post_box.sent == mails
+
+
+@pytest.mark.parametrize("mail_again", [False, True])
+def test_who_may_have_been_reminded_is_not_reminded_again(
+    shop: Shop, post_box: PostBox, environment: pytest.MonkeyPatch, mail_again: bool
+) -> None:
+    environment.setenv("REMINDER_HOURS", "1")
+    settings.cache_clear()
+    opened, later = shop.open(), shop.open(client_reference_id="user-2")
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    with transaction() as session:
+        session.get_one(VerificationRecord, opened.answer.id).remind_at = an_hour_ago
+    backup = shop.back_up()
+    remind()
+    perform_everything()
+    assert [mail.template for mail in post_box.told[opened.answer.id]] == ["email_reminder"]
+    shop.put_back(backup)
+    found = recover(mail_again=mail_again)
+    remind()
+    perform_everything()
+    assert len(post_box.told[opened.answer.id]) == 1 + mail_again
+    assert found.mails_held_back == (not mail_again)
+    assert facts.record(opened.answer.id).told_count == 1
+    assert facts.record(later.answer.id).remind_at, "hers has not come"
 
 
 def test_an_open_session_that_was_begun_since_is_taken_up_again_even_days_later(shop: Shop) -> None:

@@ -38,6 +38,7 @@ PAUSES = ("tests/integration/test_pauses.py",)
 WIPING = ("tests/integration/test_wiping.py",)
 OPENINGS = ("tests/integration/test_openings.py",)
 VERIFICATIONS = ("tests/integration/test_verifications.py",)
+REMINDERS = ("tests/integration/test_reminders.py",)
 PURGE = ("tests/integration/test_purge.py",)
 LINKS = ("tests/unit/test_links.py",)
 LINKS_SENT = ("tests/integration/test_links.py",)
@@ -100,6 +101,12 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "the first redaction says when": (becomes("{args[1]}"), (*PURE, *REDACTION)),
     "a redaction says the status of a session that was only heard of": (never, (*PURE, *REDACTION)),
     "a redaction seen in Stripe's answer counts": (becomes("{values[0]}"), (*PURE, *REDACTION)),
+    "the first that was told of an untried session says when its person is reminded": (
+        becomes("max({args[0]}, default=None)"),
+        (*PURE, *REMINDERS),
+    ),
+    "whoever has begun is not reminded": (always, REMINDERS),
+    "nobody is reminded of what is over": (becomes("{values[0]}"), REMINDERS),
     # handlers/inbox and handlers/owed
     "an event is kept once, by its id": (becomes("'DO UPDATE SET id = excluded.id'", of="on_conflict"), INBOX),
     "a batch is applied in Stripe's order": (becomes("{args[0]}"), INBOX),
@@ -144,6 +151,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "another one's session is no business of ours": (never, OURS),
     "another one's session is not observed": (becomes("{values[0]}"), OURS),
     "what is read back quietly owes nothing to be done": (never, RECONCILE),
+    "who may have been reminded before is not reminded again": (always, REMINDERS),
     "what no setting asks for is not written down": (never, (*CALLBACK, *OUTPUTS)),
     "of one key owed twice, what is to be done wins": (becomes("{values[0]}"), (*INBOX, *REVIEW)),
     "what is owed again while it is skipped becomes pending again": (becomes("{}.replace('skipped', 'dead')"), OUTBOX),
@@ -173,6 +181,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "nobody is let in who is to be forgotten": (never, OPENINGS),
     "an end that did not come is no quiet one": (never, OPENINGS),
     "a session is replaced by what begins in its place, and counts until then": (always, GENERATIONS),
+    "a time that has come comes once": (drop, REMINDERS),
     # handlers/queue
     "a row under a lease is nobody else's": (becomes("{func}()"), OUTBOX),
     "a claim counts an attempt": (drop, INBOX),
@@ -206,6 +215,8 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
         VERIFICATIONS_TOLD,
     ),
     "nothing personal is told after a redaction": (becomes("{orelse}"), VERIFICATIONS_TOLD),
+    "whoever goes on with another session is not reminded of this one": (never, REMINDERS),
+    "whoever has begun by Stripe's word is not reminded, however late its events are": (never, REMINDERS),
     "change numbers are numbers": (becomes("{args[0]}"), CALLBACK),
     "the message id is the same at each try": (becomes("{} + str({args[0]}.attempts)"), CALLBACK),
     "no redirect is followed": (becomes("super().get_redirect_target(resp)"), CALLBACK),

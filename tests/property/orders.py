@@ -21,6 +21,7 @@ from handlers.record.ordering import RecordState, Seen, answered, seen_in
 from tests.property.lifecycles import START, LifeCycle, as_thin, as_twin, life_cycles, wiped
 
 LIMIT = 2  # low enough for life cycles of six events to reach it
+REMINDS_AFTER = timedelta(days=1)
 
 
 class Came(NamedTuple):
@@ -146,7 +147,9 @@ def _decide(came: Came, event: VerificationEvent, seen: Seen | None, *, can_ask:
     shown = seen_in(event)
     reports = came.reports | {one.submitted for one in (shown, seen) if one and one.submitted}
     record = replace(came.record, submissions=len(reports))
-    decision = decide(record, event, shown, seen, can_ask=can_ask, limit=LIMIT, is_known=came.is_known)
+    decision = decide(
+        record, event, shown, seen, can_ask=can_ask, limit=LIMIT, reminds_after=REMINDS_AFTER, is_known=came.is_known
+    )
     if decision is None:
         return None
     if decision.reason == NOT_OURS:
@@ -304,7 +307,8 @@ def _agree(life_cycle: LifeCycle, end: Came, truth: Came, *, marks: bool) -> Non
 def _outline(came: Came) -> tuple[Any, ...]:
     texts = came.texts and (came.texts.error_reason, came.texts.client_reference_id, came.texts.user_id)
     record = came.record
-    return record.status, record.error_code, record.report_id, texts, record.redacted_at is not None
+    is_reminded = record.remind_at is not None
+    return record.status, record.error_code, record.report_id, texts, record.redacted_at is not None, is_reminded
 
 
 def _owed_at_the_end(came: Came) -> frozenset[tuple[str, str, str]]:

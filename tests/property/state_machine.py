@@ -22,6 +22,7 @@ from handlers.owed.kinds import TELLING
 from handlers.queue.claims import due
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
 from handlers.record.events import RANKS, VerificationEvent
+from handlers.sessions.reminders import remind
 from handlers.tables.models import (
     ActionStatus,
     InboxEvent,
@@ -270,6 +271,12 @@ class Machine(RuleBasedStateMachine):
         """Leases and delays are over."""
         facts.end_all_leases()
 
+    @rule(at_once=st.booleans())
+    def remind(self, at_once: bool) -> None:
+        """The time of whoever has not begun has come."""
+        owed = remind()
+        _perform_all(owed if at_once else [])
+
     @rule(size=st.integers(1, 4))
     def sweep(self, size: int) -> None:
         """The clock publishes what is due, and workers take it."""
@@ -319,7 +326,8 @@ class Machine(RuleBasedStateMachine):
         assert not [key for key, count in keys.items() if count > 1], "one action for each key"
         for key, count in self.post_box.sent.items():
             assert keys[key] == 1 or key in self.purged, "nothing is sent that is not owed"
-            assert key[1] in TELLING or count <= 1 + self.window[key], f"{key} was sent {count} times"
+            is_once = key[1] not in TELLING or key[1] == "email_reminder"
+            assert not is_once or count <= 1 + self.window[key], f"{key} was sent {count} times"
         for mails in self.post_box.told.values():
             for key, count in Counter(one.key for one, other in pairwise(mails) if one.key == other.key).items():
                 assert count <= self.window[key], f"{key} was sent {count + 1} times in a row"
@@ -387,10 +395,11 @@ class Machine(RuleBasedStateMachine):
         record = tables.records[session_id]
         outline = (record.status, record.last_error_code, record.last_report_id, record.redacted_at is not None)
         assert outline == (true.status, true.error_code, true.report_id, true.is_redacted)
-        mails = [one for one in tables.actions if one.session_id == session_id and one.name != "notify_app"]
+        besides = ("notify_app", "email_reminder")  # whose keys depend on what was heard, and when
+        mails = [one for one in tables.actions if one.session_id == session_id and one.name not in besides]
         keys = {(one.name, one.cause) for one in mails}
         reports = {one.report_id for one in tables.submissions if one.session_id == session_id}
-        keys |= {key[1:] for key in self.purged if key[0] == session_id}
+        keys |= {key[1:] for key in self.purged if key[0] == session_id and key[1] not in besides}
         if story.is_told_in_full:
             assert keys == true.keys
             assert reports == true.reports
@@ -425,6 +434,8 @@ class Machine(RuleBasedStateMachine):
         if record.redacted_at:
             self.wrong.append(f"{mail.key} is sent after the redaction")
         now = f"{record.status}:{record.last_error_code or ''}:{record.last_report_id or ''}"
+        if name == "email_reminder" and any(one.kind != "created" for one in self._told(session_id)):
+            self.wrong.append(f"{mail.key} is sent to somebody who has begun")
         if name != "alert_review" and cause not in (now, record.status):
             self.wrong.append(f"{mail.key} is sent while the record is {now}")
         if self.mail_answer:

@@ -79,7 +79,8 @@ def answering(world: StripeWorld) -> Iterator[None]:
 
         def do_POST(self) -> None:  # a cancellation: no person ends here because of us
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self._send(400, format_datetime(START, usegmt=True), {"error": {"message": "not cancelable"}})
+            gone = {"type": "invalid_request_error", "code": "resource_missing", "message": "there is no such session"}
+            self._send(404, format_datetime(START, usegmt=True), {"error": gone})
 
         def _send(self, status: int, date: str, content: dict[str, Any]) -> None:
             body = json.dumps(content).encode()

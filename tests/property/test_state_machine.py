@@ -26,6 +26,7 @@ SETTINGS = settings(
 def test_any_succession_of_anything_ends_in_the_truth(has_key: bool, environment: pytest.MonkeyPatch) -> None:
     world = StripeWorld()
     environment.setenv("SUBMISSION_LIMIT", str(LIMIT))
+    environment.setenv("REMINDER_HOURS", "1")
     environment.setenv("EVENT_ATTEMPTS", "1000")  # burying is for other tests: what is buried waits for an operator
     environment.setenv("ACTION_ATTEMPTS", "4")
     with answering(world):

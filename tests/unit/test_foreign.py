@@ -52,4 +52,4 @@ def test_two_messages_have_two_tags() -> None:
 
 
 def test_every_task_says_what_it_takes() -> None:
-    assert ARGUMENTS.keys() == {"process_events", "perform_actions", "sweep", "reconcile", "purge"}
+    assert ARGUMENTS.keys() == {"process_events", "perform_actions", "sweep", "reconcile", "remind", "purge"}

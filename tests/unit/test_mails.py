@@ -334,7 +334,7 @@ def test_no_person_is_told_a_fraud_signal(environment: pytest.MonkeyPatch) -> No
     )
     for name in (name for name in mail_templates() if name.startswith("email_")):
         REGISTRY[name](OutboxAction(session_id="vs_1", name=name, cause="canceled"), record)
-    assert [(mail.about.code, mail.about.reason) for mail in sent] == [(None, None)] * 4
+    assert [(mail.about.code, mail.about.reason) for mail in sent] == [(None, None)] * 5
     assert classify("selfie_manipulated") is ErrorClass.FRAUD_SIGNAL
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -44,7 +44,9 @@ def print_pairs(pairs: Mapping[str, Any], title: str = "") -> None:
         _console().print(Text(f"{name:<{width}}  {show(value)}".rstrip()), soft_wrap=True)
 
 
-def progress(batches: Iterable[_Batch], what: str, total: int | None = None) -> Iterator[_Batch]:
+def progress(
+    batches: Iterable[_Batch], what: str, total: int | None = None, count: Callable[[_Batch], int] = len
+) -> Iterator[_Batch]:
     """The same batches, with a bar on the terminal that counts what is in them; none where there is no terminal."""
     terminal = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -52,7 +54,7 @@ def progress(batches: Iterable[_Batch], what: str, total: int | None = None) -> 
         task = shown.add_task(what, total=total)
         for batch in batches:
             yield batch
-            shown.advance(task, len(batch))
+            shown.advance(task, count(batch))
 
 
 def show(value: object) -> str:

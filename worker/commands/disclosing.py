@@ -1,0 +1,78 @@
+"""Commands about what is kept of a person: outputs, reencrypt, export."""
+
+import argparse
+import sys
+
+from config.settings import settings
+from handlers.operator.audit import note_beforehand
+from handlers.operator.disclosing import UnreadableError, export, show_outputs
+from handlers.outbox.outputs import count_kept, write_anew
+from worker.commands.options import acting, add_reason
+from worker.commands.printing import print_json, print_pairs, progress
+
+_TYPED = "Some of these sessions have a reference from a static link, into which anybody may have typed it"
+
+
+def outputs_options(parser: argparse.ArgumentParser) -> None:
+    """Whose, and why."""
+    parser.add_argument("id", metavar="ID", help="vs_…")
+    add_reason(parser)
+
+
+def outputs(arguments: argparse.Namespace) -> int:
+    """Decrypts what VERIFIED_OUTPUTS keeps of a session; 1 when nothing is kept, or no key fits."""
+    if not settings().verified_outputs_key:
+        print("There is no VERIFIED_OUTPUTS_KEY: nothing can be read.", file=sys.stderr)
+        return 1
+    try:
+        found = show_outputs(arguments.id, acting(arguments))
+    except UnreadableError as error:
+        print(f"Of {arguments.id} {error}.", file=sys.stderr)
+        return 1
+    if found is None:
+        print(f"No verified outputs are kept of {arguments.id}.", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print_json(found)
+    else:
+        print_pairs(found)
+    return 0
+
+
+def reencrypt(arguments: argparse.Namespace) -> int:
+    """Writes what is kept anew with the newest key; 1 when something of it cannot be read by any."""
+    if not settings().verified_outputs_key:
+        print("There is no VERIFIED_OUTPUTS_KEY: nothing can be written anew.", file=sys.stderr)
+        return 1
+    note_beforehand(acting(arguments), "reencrypt")
+    looked_at, unread = 0, list[str]()
+    for ids, lost in progress(write_anew(), "verified outputs", count_kept(), count=lambda batch: len(batch[0])):
+        looked_at += len(ids)
+        unread += lost
+    if arguments.json:
+        print_json({"by the newest key": looked_at - len(unread), "unreadable": unread})
+    else:
+        print_pairs({"by the newest key": looked_at - len(unread), "unreadable": len(unread)})
+    if unread:
+        print("None of VERIFIED_OUTPUTS_KEY can read these: " + " ".join(unread[:20]), file=sys.stderr)
+        return 1
+    print("The older keys may go from VERIFIED_OUTPUTS_KEY now.", file=sys.stderr)
+    return 0
+
+
+def export_options(parser: argparse.ArgumentParser) -> None:
+    """Whose."""
+    parser.add_argument("id", metavar="ID", help="vs_…, idv_…, or a user id or client_reference_id")
+    add_reason(parser, required=False)
+
+
+def export_now(arguments: argparse.Namespace) -> int:
+    """All that is held about a person, as JSON; 1 when nobody is known by that."""
+    found = export(arguments.id, acting(arguments))
+    if found is None:
+        print("Nothing is held by this id: no session, verification, user or reference.", file=sys.stderr)
+        return 1
+    print_json(found)
+    if not all(row["client_reference_trusted"] for row in found["verification_record"]):
+        print(f"{_TYPED}: look whether they are this person's before you hand them on.", file=sys.stderr)
+    return 0
