@@ -8,6 +8,9 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +20,9 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from sqlmodel import select
 
 from config.database import transaction
+from config.settings import settings
 from handlers.outbox.perform import perform
+from handlers.sessions.asking import ask_for_link
 from handlers.sessions.links import read_token, return_url_of
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.api.openapi import document
@@ -359,6 +364,10 @@ def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
         linking = parser().parse_args(("link", asked.ask("POST", "/verifications", _opening("linked"))["id"]))
         assert linking.command.run(linking) == 0
         shown = capfd.readouterr()
+        [mail] = ask_for_link(linking.id)
+        perform(mail)
+        mailed = "".join(map(_content, settings().var_dir.glob("mail/*.eml")))
+        assert "/verify/" in mailed
         connection = http.client.HTTPConnection("127.0.0.1", made.port, timeout=20)
         connection.request("GET", "/metrics")
         metrics = connection.getresponse().read().decode()
@@ -370,7 +379,7 @@ def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
     assert [mark for mark in ENTRANCES if mark not in "".join(asked.answers)] == []
     redis_files = b"".join(path.read_bytes() for path in made.folder.joinpath("redis").rglob("*") if path.is_file())
     elsewhere = {
-        "logs": logs + "".join((*said, shown.err)),
+        "logs": logs + "".join((*said, shown.err, *capfd.readouterr())),
         "Redis": (b"".join(commands) + redis_files).decode(errors="replace"),
         "refusals": "\n".join(asked.refusals),
         "metrics": metrics,
@@ -380,12 +389,17 @@ def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
     for place, text in {**elsewhere, "tables": databases.dump(database_url)}.items():
         for mark in ("c4nary", "4930999888", *ENTRANCES):
             assert _around(mark, text) == [], place
-    tokens = set(re.findall(r"/(?:verify|return)/([\w.-]+)", "".join([*asked.answers, shown.out])))
+    tokens = set(re.findall(r"/(?:verify|return)/([\w.-]+)", "".join([*asked.answers, shown.out, mailed])))
     assert len(tokens) > len(FAULTS)
     for place, text in {**elsewhere, "tables": databases.dump(database_url)}.items():
         assert [token for token in tokens if token.rpartition(".")[2] in text] == [], place
     for place, text in elsewhere.items():
         assert _around(PERSONAL, text) == [], place
+
+
+def _content(path: Path) -> str:
+    mail = message_from_bytes(path.read_bytes(), EmailMessage, policy=default)
+    return "".join(part.get_content() for part in mail.iter_parts() if isinstance(part, EmailMessage))
 
 
 def _run_every_command(simulator: Simulator) -> None:
