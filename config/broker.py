@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -96,11 +97,14 @@ def publish_actions(action_ids: Sequence[int]) -> bool:
     return _publish(ACTIONS_QUEUE, "perform_actions", action_ids, ACTIONS_PER_MESSAGE)
 
 
-def publish_tick(task_name: str) -> bool:
-    """Asks a worker for one of the schedule's tasks, unless enough of them already wait for a worker to come back."""
+def publish_tick(task_name: str, clock: Mapping[str, Any]) -> bool:
+    """Asks a worker for one of the schedule's tasks, unless enough of them already wait for a worker to come back.
+
+    The message says which clock sends it, where a worker of the version before does not look.
+    """
     if queue_length(CLOCK_QUEUE) >= TICKS_WAITING:
         return False
-    return _reached(lambda producer: _send(producer, CLOCK_QUEUE, task_name))
+    return _reached(lambda producer: _send(producer, CLOCK_QUEUE, task_name, headers={"clock": dict(clock)}))
 
 
 def queue_length(queue: str) -> int:
@@ -142,6 +146,8 @@ def server_info() -> dict[str, Any]:
     def ask(producer: Any) -> None:
         client = producer.channel.client
         found.update(client.info())
+        with suppress(Exception):  # where a provider does not tell
+            found.update(client.config_get("save"))
         client.set("doctor", "", px=1000)
         for queue in (CLOCK_QUEUE, EVENTS_QUEUE, ACTIONS_QUEUE):
             _length(producer, queue)
@@ -188,10 +194,11 @@ def _length(producer: Any, queue: str) -> int:
     return int(producer.channel.queue_declare(queue).message_count)
 
 
-def _send(producer: Any, queue: str, task_name: str, *arguments: object) -> None:
+def _send(producer: Any, queue: str, task_name: str, *arguments: object, **options: object) -> None:
     # The producer is held: a pool's, and a connection's, would be looked for with each message. The arguments' text,
     # which only Celery's own log lines show, takes a third of the time and would repeat every id.
-    celery_app.send_task(task_name, arguments, queue=queue, producer=producer, retry=False, argsrepr="", kwargsrepr="")
+    options |= {"queue": queue, "producer": producer, "retry": False, "argsrepr": "", "kwargsrepr": ""}
+    celery_app.send_task(task_name, arguments, **options)
 
 
 def _reached(use: Callable[[Any], object]) -> bool:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from config.broker import say_whom_we_trust
 from config.defaults import webhook_secrets
 from config.settings import Settings, settings
+from handlers.metrics import heartbeats
 from handlers.metrics.counting import start_flushing, stop_flushing
 from receiver.connections import Connections
 from receiver.health import backlog, healthz, metrics, readyz
@@ -63,12 +64,21 @@ async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Connections]]:
     rooms = [import_module(name).Room() for name, is_wanted in _ROOMS.items() if is_wanted(settings())]
     app.router.routes = [*_ROUTES, *(route for room in rooms for route in room.routes())]
     await asyncio.to_thread(start_flushing, "web")  # signatures are judged by the clock that it measures
+    turning = asyncio.create_task(_turn())
     say_whom_we_trust()
     yield {"connections": Connections()}
+    turning.cancel()
     for room in rooms:
         await room.close()
     await intake.close()
     await asyncio.to_thread(stop_flushing)
+
+
+async def _turn() -> None:
+    """As long as the event loop goes round."""
+    while True:
+        heartbeats.worked()
+        await asyncio.sleep(heartbeats.BEAT_SECONDS)
 
 
 app = Receiver(routes=_ROUTES, lifespan=_lifespan)

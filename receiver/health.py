@@ -9,19 +9,20 @@ import hmac
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import orjson
-from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import Response
 
 from config import broker
-from config.database import DATABASE_TROUBLE, engine
+from config.database import DATABASE_TROUBLE
 from config.settings import settings
+from handlers.metrics import heartbeats
 from handlers.metrics.exposition import OPENMETRICS, exposition
-from handlers.operator import queries
+from handlers.operator import findings, queries
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.sender import is_this_machine
 
@@ -68,24 +69,30 @@ async def healthz(_: Request) -> Response:
 
 
 async def readyz(_: Request) -> Response:
-    """GET /readyz: 200 if deliveries can be stored. Without Redis they can, and the answer says which it is."""
-    database, reachable = await asyncio.gather(_in_time(_DATABASE), _in_time(_BROKER))
-    shown = {True: "ok", False: "unreachable"}
-    return _json(200 if database else 503, {"database": shown[database], "broker": shown[reachable]})
+    """GET /readyz: 200 if deliveries can be stored. Without Redis they can, and the answer says which it is.
+
+    Whether they can is known from this process's own last heartbeat: who asks makes nobody write, nor ask the database.
+    """
+    trouble, reachable = heartbeats.trouble(), await _in_time(_BROKER)
+    database = trouble.word if trouble else "ok"
+    return _json(503 if trouble else 200, {"database": database, "broker": "ok" if reachable else "unreachable"})
 
 
 async def backlog(request: Request) -> Response:
-    """GET /health/backlog: 503 when an event or an action has waited longer than BACKLOG_SECONDS; with the ages.
+    """GET /health/backlog: 503 when something needs a hand, as an event that has waited longer than BACKLOG_SECONDS;
+    with the ages, and what it is.
 
     For a monitor that calls somebody; a platform's health check that restarts processes wants /healthz.
     """
     try:
-        ages = await _AGES()
+        needed = await _FINDINGS()
+        is_failing = any(one.level == findings.FAIL for one in needed)
+        shown: dict[str, Any] = {"status": "needs a hand" if is_failing else "ok"}
+        if _may_see_figures(request):
+            shown |= {"findings": [asdict(one) for one in needed], **await _AGES()}
     except (TimeoutError, *DATABASE_TROUBLE):
         return _unreachable()
-    is_late = max(ages.values()) > settings().backlog_seconds
-    shown = ages if _may_see_figures(request) else {"status": "late" if is_late else "ok"}
-    return _json(503 if is_late else 200, shown)
+    return _json(503 if is_failing else 200, shown)
 
 
 async def metrics(request: Request) -> Response:
@@ -124,27 +131,26 @@ def _oldest_ages() -> dict[str, float]:
     }
 
 
-def _database_answers() -> bool:
-    try:
-        with engine().connect() as connection:
-            connection.execute(text("SELECT 1"))
-    except DATABASE_TROUBLE:
-        return False
-    return True
+def _shown(accept: str) -> tuple[bytes, str]:
+    return exposition(_what_needs_a_hand(), accept)
+
+
+def _what_needs_a_hand() -> list[findings.Finding]:
+    return findings.findings(broker.trouble())
 
 
 # One connection for all of them, whoever asks.
 _AT_THE_DATABASE = ThreadPoolExecutor(1, "health")
-_DATABASE = _Look(_database_answers, _AT_THE_DATABASE)
 _BROKER = _Look(broker.reachable, ThreadPoolExecutor(1, "broker"))
 _AGES = _Look(_oldest_ages, _AT_THE_DATABASE)
-_METRICS = {asked: _Look(partial(exposition, OPENMETRICS * asked), _AT_THE_DATABASE) for asked in (False, True)}
-LOOKS: tuple[_Look[Any], ...] = (_DATABASE, _BROKER, _AGES, *_METRICS.values())
+_FINDINGS = _Look(_what_needs_a_hand, _AT_THE_DATABASE)
+_METRICS = {asked: _Look(partial(_shown, OPENMETRICS * asked), _AT_THE_DATABASE) for asked in (False, True)}
+LOOKS: tuple[_Look[Any], ...] = (_BROKER, _AGES, _FINDINGS, *_METRICS.values())
 
 
 def _unreachable() -> Response:
     return _json(503, {"database": "unreachable"})
 
 
-def _json(status: int, content: Mapping[str, str | float], headers: dict[str, str] | None = None) -> Response:
+def _json(status: int, content: Mapping[str, Any], headers: dict[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status, headers, media_type="application/json")

@@ -13,11 +13,12 @@ import structlog
 from celery import platforms, signals
 from celery.exceptions import CPendingDeprecationWarning
 
-from config.broker import celery_app, say_whom_we_trust
+from config.broker import ACTIONS_QUEUE, CLOCK_QUEUE, EVENTS_QUEUE, celery_app, queue_length, say_whom_we_trust
 from config.database import keep_connections
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from handlers.catalogue.check import check
+from handlers.metrics import heartbeats
 from handlers.metrics.counting import start_flushing, stop_flushing
 from handlers.queue import failures
 from worker import foreign, reconnect, tasks
@@ -68,6 +69,7 @@ def bind_task(task_id: str, task: Any, **_: Any) -> None:
 
 def unbind_task(**_: Any) -> None:
     """Pool threads live on: the next task's lines must not carry this one's ids."""
+    heartbeats.worked()
     structlog.contextvars.clear_contextvars()
 
 
@@ -77,8 +79,8 @@ def hand_back(**_: Any) -> None:
 
 
 def begin_counting(**_: Any) -> None:
-    """What the tasks count is written down by a thread of its own."""
-    start_flushing("worker")
+    """What the tasks count is written down by a thread of its own, and that this worker lives."""
+    start_flushing("worker", lambda: not any(map(queue_length, (CLOCK_QUEUE, EVENTS_QUEUE, ACTIONS_QUEUE))))
 
 
 def end_counting(**_: Any) -> None:

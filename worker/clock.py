@@ -15,6 +15,7 @@ from celery.schedules import schedule
 
 from config.broker import celery_app, publish_tick, say_whom_we_trust
 from config.logs import configure_logging
+from config.process import myself
 from config.settings import settings
 
 
@@ -41,16 +42,17 @@ class Clock(Scheduler):  # type: ignore[misc]  # its base is untyped
         super().__init__(*args, lazy=lazy, **kwargs)
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        """Sends what is due and waits for what comes next; 0.0. Raises SystemExit when told to end."""
+        """Sends what is due and waits for what comes next; 0.0. Raises SystemExit when told to end, and says so."""
         try:
             self._told_to_end.get(timeout=max(0.0, super().tick(*args, **kwargs)))
         except Empty:
             return 0.0
+        publish_tick("sweep", myself("clock", is_ending=True))
         raise SystemExit
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:  # noqa: ARG002  # Celery passes it
         """Sends one due task, or leaves it to the next time."""
-        publish_tick(entry.task)
+        publish_tick(entry.task, myself("clock"))
 
     def _end(self, number: int, _frame: object) -> None:
         self._told_to_end.put(number)

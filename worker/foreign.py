@@ -6,8 +6,9 @@ future keeps a message in memory and unacknowledged, so that one worker after an
 is logged with all it holds.
 
 So what BRPOP brings is parsed here: the name of a task of ours, and the arguments it takes. Celery gets a message made
-anew from these two, and whatever else the old one said is heard by nobody. Nothing is lost with a message that is
-dropped: what is due the sweep publishes again. docs/decisions/0022 has the kinds that were tried.
+anew from these two, and whatever else the old one said is heard by nobody, but for the clock that a tick names. Nothing
+is lost with a message that is dropped: what is due the sweep publishes again. docs/decisions/0022 has the kinds that
+were tried.
 """
 
 import base64
@@ -22,6 +23,7 @@ from celery import bootsteps
 from pydantic import TypeAdapter
 
 from handlers.metrics.counting import DROPPED_MESSAGES
+from handlers.metrics.heartbeats import hear
 
 _MOST_BYTES = 65_536  # four times what the longest ids come to
 _SAYS_EVERY = 10.0  # seconds: there may be thousands, and the metric counts each
@@ -89,11 +91,15 @@ def made_anew(text: bytes, queue: str, arguments: Arguments) -> bytes | None:
         return None
     try:
         envelope = orjson.loads(text)
-        task = envelope["headers"]["task"]
+        headers = envelope["headers"]
+        task = headers["task"]
         given = orjson.loads(base64.b64decode(envelope["body"], validate=True))[0]
         body = [arguments[task].validate_json(orjson.dumps(given), strict=True), {}, {}]
-    except (LookupError, TypeError, ValueError):
+        clock = headers.get("clock")
+    except (AttributeError, LookupError, TypeError, ValueError):
         return None
+    if clock is not None:
+        hear(clock)
     identity = str(uuid.uuid4())
     return orjson.dumps(
         {

@@ -9,14 +9,14 @@ most FLUSH_SECONDS of it, is lost: these are figures, not the record.
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from config.database import statement
+from config.database import transaction
 from config.inserts import insert_or
-from handlers.metrics import clocks
+from handlers.metrics import heartbeats, tallies
 from handlers.queue.failures import describe
 from handlers.tables.models import Metric
 
@@ -29,6 +29,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 # What this process has counted; labels come from closed vocabularies of ours.
 COUNTED = CollectorRegistry()
+UNSIGNED = "the signature does not match"  # the reason of a refusal which says that the secret is another
 DELIVERIES = Counter(
     "identity_deliveries_total",
     "Deliveries answered, by outcome and, where refused or ignored, reason.",
@@ -46,6 +47,12 @@ ENDED_EVENTS = Counter(
 )
 ENDED_ACTIONS = Counter(
     "identity_actions_total", "Actions that came to an end, by name and status.", ("name", "status"), registry=COUNTED
+)
+SKIPPED_ACTIONS = Counter(
+    "identity_skipped_actions_total",
+    "Actions that were not done, by name and why.",
+    ("name", "reason"),
+    registry=COUNTED,
 )
 ENDED = {"event": ENDED_EVENTS, "action": ENDED_ACTIONS}  # labels: what kind it was, and how it ended
 RECOVERED_EVENTS = Counter(
@@ -96,25 +103,24 @@ _ended = threading.Event()
 _looked = threading.Event()
 
 
-def start_flushing(kind: str) -> None:
-    """Begins to write down what this process (a web or a worker) counts, and how its clock goes; at any time.
+def start_flushing(kind: str, is_idle: Callable[[], bool] = bool) -> None:
+    """Begins to write down what this process (a web or a worker) counts, and that it lives; at any time.
 
-    Returns when the clock has been measured for the first time, or could not be soon.
+    Returns when its clock has been measured for the first time, or could not be soon.
     """
     global _thread
     if _thread is None or not _thread.is_alive():
         _ended.clear()
-        _thread = threading.Thread(target=_flush_on, args=(kind,), name="metrics", daemon=True)
+        _thread = threading.Thread(target=_flush_on, args=(kind, is_idle), name="metrics", daemon=True)
         _thread.start()
     _looked.wait(_LOOKS_WITHIN)
 
 
 def stop_flushing() -> None:
-    """Ends that, and writes down the last seconds' figures."""
+    """Ends that, and writes down the last seconds' figures, and that this process was told to end."""
     _ended.set()
     if _thread is not None:
         _thread.join()
-    flush()
 
 
 def flush() -> None:
@@ -153,16 +159,20 @@ def _rows() -> Iterator[tuple[_Row, float]]:
 def _add_up(added: dict[_Row, float]) -> None:
     # Sorted by their key, as in every process: no deadlock.
     rows = [{"name": name, "labels": labels, "value": value} for (name, labels), value in added.items()]
-    with statement() as connection:
-        insert_or(connection, Metric, rows, on_conflict=_ADDED, returning="name")
+    with transaction() as session:
+        insert_or(session.connection(), Metric, rows, on_conflict=_ADDED, returning="name")
+        tallies.add(session.connection(), rows)
 
 
-def _flush_on(kind: str) -> None:
-    measured = -clocks.MEASURED_EVERY
+def _flush_on(kind: str, is_idle: Callable[[], bool]) -> None:
+    flushed = time.monotonic()
     while True:
-        if time.monotonic() - measured >= clocks.MEASURED_EVERY and clocks.measure(kind):
-            measured = time.monotonic()
+        heartbeats.beat(kind, is_idle)
         _looked.set()
-        if _ended.wait(FLUSH_SECONDS):
+        if _ended.wait(heartbeats.BEAT_SECONDS):
             break
-        flush()
+        if time.monotonic() - flushed >= FLUSH_SECONDS:
+            flush()
+            flushed = time.monotonic()
+    flush()
+    heartbeats.beat(kind, is_ending=True)

@@ -1,8 +1,7 @@
 """The metrics as Prometheus reads them: counters and histograms of all processes, gauges read from the tables."""
 
-import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import accumulate
 
@@ -14,7 +13,8 @@ from sqlmodel import col
 from config.database import transaction
 from config.settings import running_commit
 from config.version import VERSION
-from handlers.metrics import clocks, counting
+from handlers.metrics import counting, heartbeats, tallies
+from handlers.operator.findings import FAIL, JUDGES, Finding
 from handlers.operator.queries import backlog_of, not_redacted
 from handlers.queue.pauses import paused
 from handlers.tables.models import InboxEvent, Metric, OutboxAction
@@ -38,14 +38,13 @@ GAUGES = {
     "identity_paused": "Destinations of what is owed that nothing is done for now, openings among them.",
 }
 CLOCKS = "identity_clock_ahead_seconds"
+FINDINGS = "identity_findings"
 OPENMETRICS = "application/openmetrics-text"
-# As handlers/metrics/counting.py writes it; no text of ours has a quote in it.
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 _Counted = defaultdict[str, dict[str, float]]  # by name, then by labels
 
 
-def exposition(accept: str = "") -> tuple[bytes, str]:
+def exposition(needed: Sequence[Finding] = (), accept: str = "") -> tuple[bytes, str]:
     """All metrics at this moment, and their content type: OpenMetrics where an Accept header names it, else plain text.
 
     What other processes counted in their last seconds is not in it yet.
@@ -53,17 +52,24 @@ def exposition(accept: str = "") -> tuple[bytes, str]:
     counting.flush()
     # The library's own reading of the header fails for a version that is no number, such as "1.0.0" in its quotes.
     encode, content_type = choose_encoder(OPENMETRICS if OPENMETRICS in accept else "")
-    return encode(_Metrics()), content_type
+    return encode(_Metrics(needed)), content_type
 
 
 class _Metrics:
     """What a scrape collects."""
+
+    def __init__(self, needed: Sequence[Finding]) -> None:
+        self._needed = needed
 
     def collect(self) -> Iterator[core.Metric]:
         counted = _counted()
         for own in counting.COUNTED.collect():  # only what there is to count: the figures are those of all processes
             yield _histogram(own, counted) if own.type == "histogram" else _counter(own, counted)
         yield from _gauges()
+        found = core.GaugeMetricFamily(FINDINGS, "What needs a hand now, by what it is about.", labels=("what",))
+        for what in JUDGES:
+            found.add_metric((what,), sum(one.what == what and one.level == FAIL for one in self._needed))
+        yield found
         build = {"version": VERSION, "commit": running_commit()}
         yield core.InfoMetricFamily("identity_build", "What runs in the web process that was asked.", build)
 
@@ -79,7 +85,7 @@ def _counted() -> _Counted:
 
 def _counter(own: core.Metric, counted: _Counted) -> core.Metric:
     name = f"{own.name}_total"
-    rows = [core.Sample(name, dict(_LABEL.findall(labels)), value) for labels, value in counted[name].items()]
+    rows = [core.Sample(name, dict(tallies.LABEL.findall(labels)), value) for labels, value in counted[name].items()]
     # One without labels begins at zero: for Prometheus, what begins at one has never grown, and no alert fires.
     own.samples = rows or [sample._replace(value=0.0) for sample in own.samples]
     return own
@@ -108,7 +114,7 @@ def _gauges() -> Iterator[core.Metric]:
     for name, description in GAUGES.items():
         yield core.GaugeMetricFamily(name, description, value=values[name])
     leads = core.GaugeMetricFamily(CLOCKS, "Lead of a process's clock before the database's.", labels=("process",))
-    worst = {kind: ahead for _, kind, ahead in reversed(clocks.measured())}
+    worst = {kind: ahead for _, kind, ahead in reversed(heartbeats.measured())}
     for kind, ahead in worst.items():
         leads.add_metric((kind,), ahead)
     yield leads

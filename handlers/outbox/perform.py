@@ -157,6 +157,8 @@ def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list
         log.warning("action.unrecorded")
         return owed
     counting.ENDED_ACTIONS.labels(name=claimed.kind, status=status).inc()
+    if reason:
+        counting.SKIPPED_ACTIONS.labels(name=claimed.kind, reason=reason).inc()
     counting.ACTION_AGE_SECONDS.observe(claimed.age)
     log.info(f"action.{status}", **({"reason": reason} if reason else {}))
     return owed

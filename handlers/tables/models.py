@@ -1,4 +1,4 @@
-"""The tables: inbox, record, submissions, outbox, outputs; bookmarks, clocks, silence, pauses, audit, metrics."""
+"""The tables: inbox, record, submissions, outbox, outputs; bookmarks, silence, pauses, audit, heartbeats, figures."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -315,14 +315,30 @@ class Audited(SQLModel, table=True):
 
 
 class ProcessClock(SQLModel, table=True):
-    """How a process's clock stood to the database's when it was last measured."""
+    """What a process of the version before writes in the place of a heartbeat; nobody reads it any more."""
 
     __tablename__ = "identity_process_clock"
 
-    process: str = Field(primary_key=True)  # its kind, its machine's name and its number there
-    kind: str  # web or worker
+    process: str = Field(primary_key=True)
+    kind: str
     ahead_seconds: float
     measured_at: datetime = _moment()
+
+
+class Heartbeat(SQLModel, table=True):
+    """That a process lives: written by itself every few seconds, and for a clock by the worker that hears it."""
+
+    __tablename__ = "identity_heartbeat"
+
+    name: str = Field(primary_key=True)  # its kind, its machine's name and its number there
+    kind: str  # web, worker or clock
+    version: str
+    host: str
+    started_at: datetime = _moment()
+    last_at: datetime = _moment()
+    ahead_seconds: float | None = None  # its machine's clock before the database's; a clock process needs none
+    worked_at: datetime = _moment()  # when a unit of its work ended last, or there was none
+    ended_at: datetime | None = _moment(default=None, nullable=True)  # it was told to end, and says so
 
 
 class Metric(SQLModel, table=True):
@@ -332,4 +348,16 @@ class Metric(SQLModel, table=True):
 
     name: str = Field(primary_key=True)
     labels: str = Field(primary_key=True)  # as Prometheus writes them
+    value: float
+
+
+class Tally(SQLModel, table=True):
+    """What one span of time has added to a counter."""
+
+    __tablename__ = "identity_tally"
+
+    seconds: int = Field(primary_key=True)  # the span's length
+    since: datetime = _moment(primary_key=True)
+    name: str = Field(primary_key=True)
+    labels: str = Field(primary_key=True)
     value: float

@@ -1,19 +1,16 @@
-"""The schema: migrations applied, and whether the database is at their head."""
+"""The schema: migrations applied."""
 
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Inspector, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from config.database import engine
 from config.settings import SettingsError
 from handlers.tables.models import InboxEvent
+from handlers.tables.revisions import VERSION_TABLE, current_revision, is_newer, revisions
 
-VERSION_TABLE = "identity_schema_version"
 _VERSION_TABLE_BEFORE = "alembic_version"  # Alembic's own name, so anybody's
 _REFUSED = {  # by SQLSTATE: what the role, or whoever shares the schema, does not let us do
     "42501": "DATABASE_URL's role may not do this: let it create tables in the schema, and own those that are there",
@@ -29,7 +26,7 @@ def migrate() -> str:
     Raises SettingsError where a schema that others share is in the way.
     """
     try:
-        if _is_newer(_current_revision()):  # the release after this one has come and gone again
+        if is_newer(current_revision()):
             return "The schema is newer than this code, which runs on it as well."
         command.upgrade(config(), "head")
     except DBAPIError as error:
@@ -38,12 +35,6 @@ def migrate() -> str:
             raise
         raise SettingsError(f"The schema cannot be made: {sentence}") from None
     return "The schema is up to date."
-
-
-def is_at_head() -> bool:
-    """Whether no migration is missing."""
-    current = _current_revision()
-    return current == _scripts().get_current_head() or _is_newer(current)
 
 
 def make_way(connection: Connection) -> None:
@@ -86,22 +77,5 @@ def _are_ours(connection: Connection, found: Inspector, tables: set[str]) -> boo
             {column.name for column in table.columns} <= {column["name"] for column in found.get_columns(name)}
             for name, table in InboxEvent.metadata.tables.items()
         )
-        and connection.scalar(text(f"SELECT version_num FROM {_VERSION_TABLE_BEFORE}")) in _revisions()  # noqa: S608
+        and connection.scalar(text(f"SELECT version_num FROM {_VERSION_TABLE_BEFORE}")) in revisions()  # noqa: S608
     )
-
-
-def _current_revision() -> str | None:
-    with engine().connect() as connection:
-        return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
-
-
-def _is_newer(revision: str | None) -> bool:
-    return revision is not None and revision not in _revisions()
-
-
-def _revisions() -> set[str]:
-    return {script.revision for script in _scripts().walk_revisions()}
-
-
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(config())

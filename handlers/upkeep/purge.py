@@ -16,10 +16,12 @@ from sqlmodel import Session, SQLModel, col
 
 from config.database import measure_clock, now, transaction
 from config.settings import settings
+from handlers.metrics import tallies
 from handlers.owed.kinds import KINDS
 from handlers.tables.models import (
     ActionStatus,
     Audited,
+    Heartbeat,
     InboxEvent,
     InboxStatus,
     OutboxAction,
@@ -72,6 +74,8 @@ def purge() -> Purged:
         purged.verifications = sum(wipe_verifications(long_ago, BATCH))
         purged.records = sum(wipe_records(long_ago, BATCH))
     _purge_older(ProcessClock, "measured_at", timedelta(days=1))
+    _purge_older(Heartbeat, "last_at", timedelta(days=1))
+    tallies.forget_old()
     log.info("purge.ended", **asdict(purged))
     return purged
 

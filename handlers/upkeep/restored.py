@@ -28,6 +28,7 @@ from handlers.sessions.reminders import hold_back_reminders
 from handlers.tables.models import (
     ActionStatus,
     Bookmark,
+    Heartbeat,
     InboxEvent,
     OutboxAction,
     Paused,
@@ -52,7 +53,7 @@ _PATIENCE = 90.0  # seconds for events that wait: a lease of somebody else's is 
 _PAUSE = 0.5
 _MOST = 1000  # events at once
 _MOMENTS: tuple[Any, ...] = (InboxEvent.received_at, VerificationRecord.updated_at, Verification.updated_at)
-_MOMENTS += (OutboxAction.created_at, ProcessClock.measured_at)
+_MOMENTS += (OutboxAction.created_at, ProcessClock.measured_at, Heartbeat.last_at)
 
 
 class NothingHereError(Exception):

@@ -21,7 +21,6 @@ TOLERANCE_SECONDS = 300  # Stripe's own default; here it binds the future too
 _RETRY_AFTER_SECONDS = 30
 # As the SDK finds it, so that it is the one that was signed.
 _TIMESTAMP = re.compile(r"(?:^|,)t=([^,=]*)")
-_UNSIGNED = "the signature is missing or does not match"
 
 
 class RefusedDeliveryError(Exception):
@@ -70,7 +69,7 @@ class Webhook:
         _check_head(signature, headers.get(b"content-length", b""))
         body = await _body(receive)
         if not any(_is_signed(body, signature, secret) for secret in self._secrets):
-            raise RefusedDeliveryError(400, _UNSIGNED)
+            raise RefusedDeliveryError(400, counting.UNSIGNED)
         try:
             return parse(orjson.loads(body), self._marks, self._livemode)
         except orjson.JSONDecodeError:
@@ -83,7 +82,7 @@ def _check_head(signature: str, length: bytes) -> None:
     """What can be refused before its body is read."""
     stamps = _TIMESTAMP.findall(signature)
     if not stamps or not re.fullmatch("[0-9]{1,12}", stamps[0]) or "v1=" not in signature:
-        raise RefusedDeliveryError(400, _UNSIGNED)
+        raise RefusedDeliveryError(400, "the signature is missing")
     # rule: a signature grows old, and is not good for the future
     if abs(true_now().timestamp() - int(stamps[0])) > TOLERANCE_SECONDS:
         raise RefusedDeliveryError(400, "the signature's timestamp is too far from now")

@@ -76,7 +76,7 @@ def test_events_and_actions_take_turns_and_the_schedule_passes_both() -> None:
         taken.append(message.headers["task"])
         message.ack()
         if len(taken) == 3:
-            assert publish_tick("sweep")
+            assert publish_tick("sweep", {})
 
     with (
         celery_app.connection_for_read() as connection,
@@ -110,7 +110,7 @@ def test_a_message_is_readable_and_holds_ids_only(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("server")
 def test_ticks_do_not_pile_up_while_no_worker_runs() -> None:
-    sent = [publish_tick("sweep") for _ in range(30)]
+    sent = [publish_tick("sweep", {}) for _ in range(30)]
     assert sent == [True] * broker.TICKS_WAITING + [False] * (30 - broker.TICKS_WAITING)
     assert queue_length(CLOCK_QUEUE) == broker.TICKS_WAITING
 

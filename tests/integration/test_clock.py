@@ -21,7 +21,7 @@ class Dying:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
 
-clock.publish_tick = lambda name: print("ticked", Dying() and name, flush=True)
+clock.publish_tick = lambda name, clock: clock["is_ending"] or print("ticked", Dying() and name, flush=True)
 clock.main()
 """
 
@@ -37,7 +37,7 @@ def test_a_clock_told_to_end_amid_a_tick_ends_after_it() -> None:
 _TICKS = """
 from worker import clock
 
-clock.publish_tick = lambda name: print("ticked", name, flush=True)
+clock.publish_tick = lambda name, clock: clock["is_ending"] or print("ticked", name, flush=True)
 clock.main()
 """
 

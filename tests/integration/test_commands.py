@@ -34,6 +34,7 @@ PERSONAL = ("It did not work.", "c4nary")  # what Stripe says of the document, a
 
 
 def test_status_of_an_empty_service_is_good() -> None:
+    facts.all_alive()
     said = command("status", "--json")
     assert said.code == 0
     assert said.json["events"] == {"waiting": 0, "due": 0, "dead": 0, "oldest_seconds": 0.0, "overdue": 0}
@@ -41,6 +42,7 @@ def test_status_of_an_empty_service_is_good() -> None:
 
 
 def test_status_counts_what_waits_and_fails_when_it_waited_too_long() -> None:
+    facts.all_alive()
     receive([event("created"), event("verified", NOON + 1)])
     said = command("status", "--json")
     assert (said.code, said.json["events"]["waiting"], said.json["events"]["due"]) == (0, 2, 2)

@@ -14,7 +14,7 @@ from sqlalchemy import inspect, make_url, text
 
 from config.database import engine, statement
 from config.settings import SettingsError
-from handlers.tables import models, schema
+from handlers.tables import models, revisions, schema
 from tests.support import databases
 
 TABLES = {"inbox_event", "verification_record", "verification_submission", "outbox_action"}
@@ -38,9 +38,9 @@ def test_the_migrations_make_what_the_models_describe() -> None:
 
 @pytest.mark.usefixtures("empty_database")
 def test_a_database_is_at_head_only_after_the_migrations() -> None:
-    assert not schema.is_at_head()
+    assert not revisions.is_at_head()
     schema.migrate()
-    assert schema.is_at_head()
+    assert revisions.is_at_head()
 
 
 @pytest.mark.usefixtures("empty_database")
@@ -65,7 +65,7 @@ def test_the_version_of_before_is_taken_over() -> None:
     _execute("ALTER TABLE identity_schema_version RENAME TO alembic_version")
     assert schema.migrate() == "The schema is up to date."
     assert "alembic_version" not in _tables()
-    assert schema.is_at_head()
+    assert revisions.is_at_head()
 
 
 @pytest.mark.usefixtures("empty_database")
@@ -103,7 +103,7 @@ def test_the_code_before_finds_a_newer_schema_good() -> None:
     schema.migrate()
     _execute("UPDATE identity_schema_version SET version_num = '9999'")
     assert schema.migrate() == "The schema is newer than this code, which runs on it as well."
-    assert schema.is_at_head()
+    assert revisions.is_at_head()
 
 
 @_ON_POSTGRESQL
@@ -156,6 +156,6 @@ def _tables() -> set[str]:
 
 def _differences() -> list[Any]:
     with engine().connect() as connection:
-        options = {"compare_type": True, "version_table": schema.VERSION_TABLE}
+        options = {"compare_type": True, "version_table": revisions.VERSION_TABLE}
         context = MigrationContext.configure(connection, opts=options)
         return list(compare_metadata(context, models.InboxEvent.metadata))

@@ -291,6 +291,7 @@ def test_what_fails_is_seen_in_status_doctor_and_metrics(simulator: Simulator) -
         'identity_unanswered_total{reason="not allowed",what="events"} 1.0',
     ):
         assert line in shown
+    facts.all_alive()
     said = command("status", "--json")
     assert said.json["unanswered"] == {"accounts": 1, "sessions": 1, "seconds": 0}
     assert said.code == 0  # a neighbour's trouble is not ours

@@ -272,6 +272,7 @@ def test_what_is_not_redacted_five_days_after_it_was_asked_for_is_a_finding() ->
     assert "identity_redactions_overdue 1.0" in exposition()[0].decode()
     facts.applied(_redacted())
     assert not_redacted() == []
+    facts.all_alive()
     assert command("status").code == 0
 
 

@@ -114,7 +114,7 @@ def encrypted(tmp_path: Path, authority: Path) -> Iterator[int]:
 
 VERIFIED = ("OK", "to be reached by TLS, verifying its certificate")
 UNVERIFIED = "to be reached by TLS, but its certificate is not verified, as"
-LATER = "nothing is lost, but nothing is done until this is mended"
+LATER = "nothing is lost, but nothing is done until this is mended: see REDIS_URL"
 
 
 @pytest.mark.parametrize(

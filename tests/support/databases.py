@@ -21,7 +21,7 @@ from sqlmodel import SQLModel
 from config import database, settings
 from handlers.catalogue import mails as catalogue_mails
 from handlers.catalogue import words
-from handlers.metrics import counting
+from handlers.metrics import counting, heartbeats
 from handlers.outbox import application, mails
 from handlers.stripe_api import client
 from handlers.tables import schema
@@ -68,6 +68,7 @@ def forget_process_state() -> None:
     database._reading = database._jump_seen = None
     for look in health.LOOKS:
         look._latest = None
+    heartbeats._process = heartbeats._Process()
     counting._written.update(counting._rows())  # so that the next database gets none of it
 
 

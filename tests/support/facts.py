@@ -6,12 +6,12 @@ from typing import Any
 from sqlalchemy import update
 from sqlmodel import col, select
 
-from config.database import transaction
+from config.database import database_now, transaction
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.queue.claims import due
 from handlers.record.events import VerificationEvent, parse
-from handlers.tables.models import InboxEvent, OutboxAction, Submission, VerificationRecord
+from handlers.tables.models import Heartbeat, InboxEvent, OutboxAction, Submission, VerificationRecord
 from tests.support import shapes
 
 NOON = 1_794_830_400
@@ -103,3 +103,21 @@ def end_all_leases() -> None:
     with transaction() as session:
         session.connection().execute(update(InboxEvent).values(due_at=past))
         session.connection().execute(update(OutboxAction).values(due_at=past))
+
+
+def all_alive() -> None:
+    """A web, a worker and a clock have said for five minutes that they live, and will for an hour."""
+    at = database_now() - timedelta(minutes=5)
+    with transaction() as session:
+        for kind in ("web", "worker", "clock"):
+            later = at + timedelta(minutes=65)
+            said = Heartbeat(
+                name=f"{kind} here 1",
+                kind=kind,
+                version="1",
+                host="here",
+                started_at=at,
+                last_at=later,
+                worked_at=later,
+            )
+            session.merge(said)

@@ -16,29 +16,23 @@ from config.defaults import link_keys, webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from handlers.catalogue.check import faults, unsaid
-from handlers.metrics import clocks
-from handlers.operator.queries import backlog_of, not_redacted
+from handlers.metrics import heartbeats
+from handlers.operator import findings
 from handlers.outbox.mails import email_lookup
 from handlers.outbox.smtp import check_smtp
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError, RefusedError, describe
-from handlers.queue.pauses import paused
 from handlers.stripe_api import account, sessions
-from handlers.tables.models import InboxEvent, OutboxAction
-from handlers.tables.schema import is_at_head
-from handlers.upkeep import unanswered
 from handlers.upkeep.purge import MOST_APART
 from worker.commands import endpoint
 from worker.commands.printing import print_json, print_rows
 
 # A signature is good for 300 s either way: half of that is eaten up by a clock this wrong.
 _SKEW_FAILS = 150.0
-_MOST_UNANSWERED = 20  # lines
-_WORDS = {"events": "the events of", "sessions": "the sessions of", "listed": "the list of sessions of"}
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One line."""
+class Line:
+    """What a check says."""
 
     level: str  # OK, WARN or FAIL
     what: str
@@ -52,28 +46,35 @@ def diagnose(arguments: argparse.Namespace) -> int:
     """0 unless something fails."""
     with suppress(SettingsError):  # the first finding
         configure_logging()
-    findings = list(examine())
+    lines = list(examine())
     if arguments.json:
-        print_json([asdict(finding) for finding in findings])
+        print_json([asdict(line) for line in lines])
     else:
-        print_rows([asdict(finding) for finding in findings], ("level", "what", "words"))
-    return 1 if any(finding.level == "FAIL" for finding in findings) else 0
+        print_rows([asdict(line) for line in lines], ("level", "what", "words"))
+    return 1 if any(line.level == "FAIL" for line in lines) else 0
 
 
-def examine() -> Iterator[Finding]:
-    """All findings, in the order of CHECKS; with settings that cannot be read, only those."""
+def examine() -> Iterator[Line]:
+    """What each of CHECKS says, and the findings; with settings that cannot be read, only that."""
     try:
         settings()
     except SettingsError as error:
-        yield from (Finding("FAIL", "settings", line) for line in str(error).splitlines())
+        yield from (Line("FAIL", "settings", line) for line in str(error).splitlines())
         return
     for what, check in CHECKS.items():
         try:
-            yield from (Finding(level, what, words) for level, words in check())
+            yield from (Line(level, what, words) for level, words in check())
         except SettingsError as error:
-            yield Finding("FAIL", what, str(error))
+            yield Line("FAIL", what, str(error))
+        except DATABASE_TROUBLE:  # which is a finding
+            pass
         except Exception as error:  # the next check may still say something
-            yield Finding("FAIL", what, f"could not be checked: {describe(error)}")
+            yield Line("FAIL", what, f"could not be checked: {describe(error)}")
+    found = findings.findings(None)  # the broker has been asked above
+    yield from (Line(one.level, one.what, f"{one.words}: {one.to_do}") for one in found)
+    if findings.DATABASE not in {one.what for one in found}:
+        said = {"redis", *(one.what for one in found)}
+        yield from (Line("OK", what, one.well) for what, one in findings.JUDGES.items() if what not in said)
 
 
 def _settings() -> Iterator[tuple[str, str]]:
@@ -118,7 +119,7 @@ def _stripe() -> Iterator[tuple[str, str]]:
         yield "FAIL", f"{error}: is STRIPE_API_KEY ({mode} mode) right and not revoked, and the network open?"
         return
     yield "OK", f"answers to the key, {mode} mode"
-    level = "FAIL" if skew > _SKEW_FAILS else "WARN" if skew > clocks.WRONG else "OK"
+    level = "FAIL" if skew > _SKEW_FAILS else "WARN" if skew > heartbeats.WRONG else "OK"
     advice = "" if level == "OK" else ": set the database's by NTP, or signatures will be refused"
     yield level, f"its clock and the database's are {skew:.0f} s apart{advice}"
 
@@ -158,36 +159,6 @@ def _tried(key: str, what: str, permission: str, attempt: Callable[[], object]) 
     return "OK", f"{key} may {what}"
 
 
-def _unanswered() -> Iterator[tuple[str, str]]:
-    rows = unanswered.known()
-    for row in rows[:_MOST_UNANSWERED]:
-        whose = f"{_WORDS.get(row.what, row.what)} {row.name or 'our own account'}"
-        times = f"{row.failures} times since {row.since:%Y-%m-%d %H:%M} UTC"
-        yield "WARN" if row.name else "FAIL", f"{whose}: {row.reason}, {times}"
-    if len(rows) > _MOST_UNANSWERED:
-        yield "WARN", f"and {len(rows) - _MOST_UNANSWERED} more, all of them counted by python -m worker status"
-    if not rows:
-        yield "OK", "reconcile got its answers about each account and session"
-
-
-def _redactions() -> Iterator[tuple[str, str]]:
-    late = not_redacted()
-    for record in late[:_MOST_UNANSWERED]:
-        asked = f"{record.redaction_asked_at:%Y-%m-%d %H:%M} UTC"
-        yield "FAIL", f"{record.session_id} is not redacted, as was asked at {asked}: python -m worker session"
-    if len(late) > _MOST_UNANSWERED:
-        yield "FAIL", f"and {len(late) - _MOST_UNANSWERED} more, all of them shown by python -m worker status"
-    if not late:
-        yield "OK", "whoever was to be forgotten five days ago is redacted at Stripe"
-
-
-def _paused() -> Iterator[tuple[str, str]]:
-    for one in paused():
-        yield "FAIL", f"{one.what} wait since {one.since:%Y-%m-%d %H:%M} UTC: {one.reason}"
-    if not paused():
-        yield "OK", "nothing"
-
-
 def _endpoint() -> Iterator[tuple[str, str]]:
     if not settings().stripe_api_key or not settings().public_url:
         yield "WARN", "not checked: needs STRIPE_API_KEY and PUBLIC_URL"
@@ -205,25 +176,9 @@ def _endpoint() -> Iterator[tuple[str, str]]:
 
 
 def _database() -> Iterator[tuple[str, str]]:
-    try:
-        at_head = is_at_head()
-    except DATABASE_TROUBLE as error:
-        yield "FAIL", f"cannot be used ({describe(error)}): see DATABASE_URL"
-        return
-    if not at_head:
-        yield "FAIL", "migrations are missing: python -m worker migrate"
-        return
-    yield "OK", "all migrations are applied"
     if settings().on_postgres:
-        yield from _postgres()
-    for name, found in {"event": backlog_of(InboxEvent), "action": backlog_of(OutboxAction)}.items():
-        late = found.oldest_seconds > settings().backlog_seconds
-        advice = ": does a worker run? python -m worker status" if late else ""
-        yield "FAIL" if late else "OK", f"the oldest waiting {name} is {found.oldest_seconds:.0f} s old{advice}"
-        if found.overdue:
-            yield "FAIL", f"{found.overdue} {name}s have waited for more than a day: python -m worker status"
-        if found.dead:
-            yield "WARN", f"{found.dead} {name}s are dead: python -m worker dead"
+        with suppress(*DATABASE_TROUBLE):  # which is a finding
+            yield from _postgres()
 
 
 def _postgres() -> Iterator[tuple[str, str]]:
@@ -244,10 +199,10 @@ def _postgres() -> Iterator[tuple[str, str]]:
 
 def _clocks() -> Iterator[tuple[str, str]]:
     """The database's decides; the others sign, log and purge."""
-    for process, ahead in [("here", measure_clock()), *((name, lead) for name, _, lead in clocks.measured())]:
-        level = "FAIL" if abs(ahead) > MOST_APART else "WARN" if abs(ahead) > clocks.WRONG else "OK"
-        advice = "" if level == "OK" else ": set this machine's by NTP; what decides is the database's"
-        yield level, f"{process}: {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the database's{advice}"
+    ahead = measure_clock()
+    level = "FAIL" if abs(ahead) > MOST_APART else "WARN" if abs(ahead) > heartbeats.WRONG else "OK"
+    advice = "" if level == "OK" else ": set this machine's by NTP; what decides is the database's"
+    yield level, f"here: {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the database's{advice}"
 
 
 def _redis() -> Iterator[tuple[str, str]]:
@@ -258,9 +213,7 @@ def _redis() -> Iterator[tuple[str, str]]:
         yield "FAIL", "it is a node of a cluster, which splits our keys: set REDIS_URL to a server that is none"
     if found.get("role") == "slave":
         yield "FAIL", "it is a replica: set REDIS_URL to its master, or to their Sentinels"
-    if trouble:
-        level = "FAIL" if settings().redis_url else "WARN"
-        yield level, f"{trouble}: nothing is lost, but nothing is done until this is mended"
+    yield from ((level, f"{words}: {to_do}") for level, words, to_do in findings.of_the_broker(trouble))
     if not found:
         return
     policy = found.get("maxmemory_policy", "unknown")
@@ -268,8 +221,15 @@ def _redis() -> Iterator[tuple[str, str]]:
         yield "OK", f"reached; evicts nothing (maxmemory-policy {policy}, maxmemory {found.get('maxmemory', 0)})"
     else:
         yield "WARN", f"maxmemory-policy {policy} throws messages away when full: set it to noeviction"
-    kept = found.get("aof_enabled")
-    yield "OK", "it keeps an append-only file" if kept else "it keeps no append-only file: the sweep sends anew"
+    yield "OK", _kept(found)
+
+
+def _kept(found: dict[str, Any]) -> str:
+    if found.get("aof_enabled"):
+        return "it keeps an append-only file"
+    if found.get("save"):
+        return "it keeps snapshots on disk; what came after the last, the sweep sends anew"
+    return "it keeps nothing on disk, or does not say so: after its restart the sweep sends everything anew"
 
 
 def _mail() -> Iterator[tuple[str, str]]:
@@ -317,9 +277,6 @@ CHECKS: dict[str, Check] = {
     "links": _links,
     "stripe": _stripe,
     "permissions": _permissions,
-    "unanswered": _unanswered,
-    "redactions": _redactions,
-    "paused": _paused,
     "endpoint": _endpoint,
     "database": _database,
     "clocks": _clocks,

@@ -2,13 +2,16 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length
-from config.database import database_now
-from config.settings import settings
+from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length, server_info, trouble
+from config.database import DATABASE_TROUBLE, database_now
+from handlers.metrics.heartbeats import known
+from handlers.metrics.tallies import counts
+from handlers.operator.findings import FAIL, findings
 from handlers.operator.queries import (
     Filter,
     backlog_of,
@@ -20,12 +23,13 @@ from handlers.operator.queries import (
     records_by_status,
 )
 from handlers.queue.pauses import paused
-from handlers.tables.models import InboxEvent, InboxStatus, OutboxAction, Paused, VerificationRecord
+from handlers.tables.models import Heartbeat, InboxEvent, InboxStatus, OutboxAction, Paused, VerificationRecord
 from handlers.upkeep import progress, unanswered
 from handlers.upkeep.reconcile import RUN
 from worker.commands.options import add_filters, chosen
 from worker.commands.printing import print_json, print_pairs, print_rows
 
+_Row = InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat
 _RATES_OVER = timedelta(minutes=5)
 # The columns a person may see: none of them holds a name, an address or a text about a document.
 _EVENT: tuple[str, ...] = ("id", "type", "session_id", "account", "livemode", "created_at", "received_at", "status")
@@ -35,18 +39,35 @@ _ACTION: tuple[str, ...] = ("id", "session_id", "name", "cause", "status", "reas
 _ACTION += ("last_error", "created_at", "done_at")
 _NOT_REDACTED = ("session_id", "account", "redaction_asked_at")
 _PAUSED = ("what", "reason", "since")
+_PROCESS = ("name", "version", "started_at", "last_at", "worked_at", "ended_at")
+_SHOWN_FOR = timedelta(minutes=5)
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Counts, ages, rates, and what has waited for a day; 1 when something is dead, paused, not redacted in time or has
-    waited too long, or when Stripe would not answer about our own account."""
+    """What needs a hand, counts, ages, rates, and what has waited for a day; 1 when something needs a hand now."""
+    server_info()
+    needed = findings(trouble())
+    found: dict[str, Any] = {"findings": [asdict(one) for one in needed]}
+    with suppress(*DATABASE_TROUBLE):  # which is a finding
+        found |= _figures()
+    if arguments.json:
+        print_json(found)
+    else:
+        print_rows(found["findings"], ("level", "what", "words", "to_do"), "needs a hand")
+        if len(found) > 1:
+            _print_figures(found)
+    return 1 if any(one.level == FAIL for one in needed) else 0
+
+
+def _figures() -> dict[str, Any]:
     events, actions = backlog_of(InboxEvent), backlog_of(OutboxAction)
-    silent, unredacted = unanswered.known(), not_redacted()
     late_events, late_actions = overdue() if events.overdue or actions.overdue else ([], [])
-    found: dict[str, Any] = {
+    return {
         "events": asdict(events),
         "actions": asdict(actions),
         "last_five_minutes": rates(_RATES_OVER),
+        "counts": [asdict(count) for count in counts()],
+        "processes": [_fields(one, _PROCESS) for one in known() if one.last_at > database_now() - _SHOWN_FOR],
         "sessions": records_by_status(),
         "queue_messages": queue_length(EVENTS_QUEUE) + queue_length(ACTIONS_QUEUE),
         "reconciled_at": progress.reached(RUN),
@@ -54,27 +75,26 @@ def status(arguments: argparse.Namespace) -> int:
             "events": [_fields(event, _EVENT) for event in late_events],
             "actions": [_fields(action, _ACTION) for action in late_actions],
         },
-        "unanswered": unanswered.counts(silent),
-        "not_redacted": [_fields(record, _NOT_REDACTED) for record in unredacted],
+        "unanswered": unanswered.counts(unanswered.known()),
+        "not_redacted": [_fields(record, _NOT_REDACTED) for record in not_redacted()],
         "paused": [_fields(one, _PAUSED) for one in paused()],
     }
-    if arguments.json:
-        print_json(found)
-    else:
-        lines = [{"": name, **found[name]} for name in ("events", "actions")]
-        print_rows(lines, ("", "waiting", "due", "dead", "oldest_seconds", "overdue"))
-        print_pairs(found["last_five_minutes"], "\nin the last five minutes")
-        print_pairs(found["sessions"], "\nsessions")
-        print_pairs(found["unanswered"], "\nunanswered by Stripe (python -m worker doctor)")
-        print_pairs({name: found[name] for name in ("queue_messages", "reconciled_at")}, "\nbeside")
-        if late_events or late_actions:
-            _print_rows_of(found["overdue"], "\nwaiting for more than a day: ")
-        for name, headings in (("not_redacted", _NOT_REDACTED), ("paused", _PAUSED)):
-            if found[name]:
-                print_rows(found[name], headings, f"\n{name.replace('_', ' ')}")
-    late = max(events.oldest_seconds, actions.oldest_seconds) > settings().backlog_seconds
-    is_refused = any(row.name == "" for row in silent)
-    return 1 if events.dead or actions.dead or late or is_refused or found["not_redacted"] or found["paused"] else 0
+
+
+def _print_figures(found: dict[str, Any]) -> None:
+    lines = [{"": name, **found[name]} for name in ("events", "actions")]
+    print_rows(lines, ("", "waiting", "due", "dead", "oldest_seconds", "overdue"), "\nwhat waits")
+    print_pairs(found["last_five_minutes"], "\nin the last five minutes")
+    print_rows(found["counts"], ("what", "why", "last_hour", "last_day"), "\nnot taken, or not done")
+    print_rows(found["processes"], _PROCESS, "\nprocesses")
+    print_pairs(found["sessions"], "\nsessions")
+    print_pairs(found["unanswered"], "\nunanswered by Stripe (python -m worker doctor)")
+    print_pairs({name: found[name] for name in ("queue_messages", "reconciled_at")}, "\nbeside")
+    if found["overdue"]["events"] or found["overdue"]["actions"]:
+        _print_rows_of(found["overdue"], "\nwaiting for more than a day: ")
+    for name, headings in (("not_redacted", _NOT_REDACTED), ("paused", _PAUSED)):
+        if found[name]:
+            print_rows(found[name], headings, f"\n{name.replace('_', ' ')}")
 
 
 def events_options(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +172,9 @@ def _event_history(event: InboxEvent) -> list[dict[str, Any]]:
     ]
 
 
-def _fields(row: InboxEvent | OutboxAction | VerificationRecord | Paused, names: tuple[str, ...]) -> dict[str, Any]:
+def _fields(
+    row: InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat, names: tuple[str, ...]
+) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names}
 
 

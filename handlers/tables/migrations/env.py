@@ -4,7 +4,7 @@ from alembic import context
 from sqlalchemy import text
 
 from config.database import engine
-from handlers.tables import models, schema
+from handlers.tables import models, revisions, schema
 
 _LOCK = 7_330_112  # any number that no other application in the database uses
 
@@ -18,7 +18,7 @@ with engine().connect() as connection, connection.begin():
     context.configure(
         connection=connection,
         target_metadata=models.InboxEvent.metadata,
-        version_table=schema.VERSION_TABLE,
+        version_table=revisions.VERSION_TABLE,
         render_as_batch=True,
     )
     context.run_migrations()

@@ -1,0 +1,189 @@
+"""What needs a hand: one list, which `status`, `doctor`, web's health and metrics, the alerts and the console all show.
+
+A FAIL needs somebody now, a WARN may come to that. What costs a call to somebody else's server `doctor` tries besides.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from config.database import DATABASE_TROUBLE, statement
+from config.settings import settings
+from config.trouble import hindrance, trouble_of
+from handlers.metrics import counting, heartbeats, tallies
+from handlers.operator.processes import ill_processes
+from handlers.operator.queries import backlog_of, not_redacted
+from handlers.queue.claims import Table
+from handlers.queue.pauses import paused
+from handlers.record.events import OTHER_MODE
+from handlers.tables.models import InboxEvent, OutboxAction
+from handlers.tables.revisions import is_at_head
+from handlers.upkeep import unanswered
+from handlers.upkeep.purge import MOST_APART
+
+FAIL, WARN = "FAIL", "WARN"
+_MOST_LINES = 20  # of one kind
+_WHOSE = {"events": "the events of", "sessions": "the sessions of", "listed": "the list of sessions of"}
+# How many deliveries in vain say something, if none of the same span was accepted.
+_TELLING = ((timedelta(hours=1), 3), (timedelta(days=1), 1))
+
+Told = tuple[str, str, str]  # a level, what is the matter, and what to do
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that needs a hand."""
+
+    level: str
+    what: str  # a key of JUDGES
+    words: str
+    to_do: str
+    alert: str  # that of docs/alerts.yml which calls somebody for it
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Who says it, which alert goes with it, and what is so while there is nothing to say."""
+
+    judge: Callable[[str | None], Iterator[Told]]
+    alert: str
+    well: str
+
+
+def findings(broker_trouble: str | None) -> list[Finding]:
+    """All of them, the worst first. Takes why the broker cannot be used, of which nothing here knows."""
+    found: list[Finding] = []
+    for what, one in JUDGES.items():
+        try:
+            told = one.judge(broker_trouble)
+            found += [Finding(level, what, words, to_do, one.alert) for level, words, to_do in told]
+        except (SQLAlchemyError, *DATABASE_TROUBLE) as error:  # what else there is to say is in its tables
+            words = f"it cannot be used: {trouble_of(error).sentence}"
+            found = [one for one in found if one.what != DATABASE]
+            found.append(Finding(FAIL, DATABASE, words, "see python -m worker doctor", JUDGES[DATABASE].alert))
+            break
+    return sorted(found, key=lambda one: one.level)
+
+
+def _settings(_: str | None) -> Iterator[Told]:
+    if settings().smtp_url and settings().mail_from.mailbox == "identity@localhost":
+        yield FAIL, "mails go out as identity@localhost, and nobody takes them", "set MAIL_FROM to an address of yours"
+
+
+def of_the_broker(trouble: str | None) -> Iterator[Told]:
+    """What the broker's trouble, if there is any, comes to."""
+    if trouble:
+        level = FAIL if settings().redis_url else WARN
+        yield level, f"{trouble}: nothing is lost, but nothing is done until this is mended", "see REDIS_URL"
+
+
+def _database(_: str | None) -> Iterator[Told]:
+    if not is_at_head():
+        yield FAIL, "migrations are missing", "python -m worker migrate"
+        return
+    with statement() as connection:
+        found = hindrance(connection)
+    if found:
+        yield FAIL, f"nothing can be stored: {found.sentence}", "deliveries are answered 503 meanwhile"
+
+
+def _processes(broker_trouble: str | None) -> Iterator[Told]:
+    for words, to_do in ill_processes(heartbeats.known(), hears_clocks=not broker_trouble):
+        yield FAIL, words, to_do
+
+
+def _clocks(_: str | None) -> Iterator[Told]:
+    for process, _kind, ahead in heartbeats.measured():
+        if abs(ahead) > heartbeats.WRONG:
+            which = "ahead of" if ahead > 0 else "behind"
+            words = f"{process}: {abs(ahead):.1f} s {which} the database's clock, which decides"
+            yield FAIL if abs(ahead) > MOST_APART else WARN, words, "set this machine's by NTP"
+
+
+def _deliveries(_: str | None) -> Iterator[Told]:
+    for span, least in _TELLING:
+        counts = tallies.deliveries(span)
+        within = "an hour" if span == timedelta(hours=1) else "a day"
+        refused, dropped = counts["refused", counting.UNSIGNED], counts["ignored", OTHER_MODE]
+        is_any_signed = any(count and outcome != "refused" for (outcome, _), count in counts.items())
+        if refused >= least and not is_any_signed:
+            words = f"{refused:.0f} refused for their signature, none accepted in {within}"
+            yield (
+                FAIL,
+                words,
+                "is STRIPE_WEBHOOK_SECRET the endpoint's secret? It is in Stripe's Dashboard",
+            )
+            return
+        if dropped >= least and not counts["accepted", ""] + counts["duplicate", ""]:
+            mode = "live" if settings().livemode else "test"
+            words = f"{dropped:.0f} dropped as of the other mode than STRIPE_API_KEY, {mode}, none accepted in {within}"
+            yield FAIL, words, "set the key of the mode whose endpoint leads here"
+            return
+
+
+def _waiting(table: Table) -> Callable[[str | None], Iterator[Told]]:
+    def judge(_: str | None) -> Iterator[Told]:
+        oldest = backlog_of(table).oldest_seconds
+        if oldest > settings().backlog_seconds:
+            yield FAIL, f"the oldest waiting {table.NOUN} is {oldest:.0f} s old", "does a worker run?"
+
+    return judge
+
+
+def _overdue(_: str | None) -> Iterator[Told]:
+    for table in (InboxEvent, OutboxAction):
+        if count := backlog_of(table).overdue:
+            words = f"{count} {table.NOUN}s have waited for more than a day"
+            yield FAIL, words, "python -m worker status says for what; retry or discard"
+
+
+def _dead(_: str | None) -> Iterator[Told]:
+    for table in (InboxEvent, OutboxAction):
+        if count := backlog_of(table).dead:
+            yield FAIL, f"{count} {table.NOUN}s are dead", "python -m worker dead, then retry or discard"
+
+
+def _unanswered(_: str | None) -> Iterator[Told]:
+    rows = unanswered.known()
+    for row in rows[:_MOST_LINES]:
+        whose = f"{_WHOSE.get(row.what, row.what)} {row.name or 'our own account'}"
+        words = f"Stripe does not answer about {whose}: {row.reason}, {row.failures} times since {row.since:%F %R} UTC"
+        yield WARN if row.name else FAIL, words, "is it a key, a permission, an account? python -m worker doctor"
+    if len(rows) > _MOST_LINES:
+        yield WARN, f"and about {len(rows) - _MOST_LINES} more", "all of them are counted by python -m worker status"
+
+
+def _redactions(_: str | None) -> Iterator[Told]:
+    late = not_redacted()
+    for record in late[:_MOST_LINES]:
+        words = f"{record.session_id} is not redacted, as was asked at {record.redaction_asked_at:%F %R} UTC"
+        yield FAIL, words, f"python -m worker session {record.session_id}"
+    if len(late) > _MOST_LINES:
+        yield FAIL, f"and {len(late) - _MOST_LINES} more", "python -m worker status shows all of them"
+
+
+def _paused(_: str | None) -> Iterator[Told]:
+    for one in paused():
+        yield FAIL, f"{one.what} wait since {one.since:%F %R} UTC: {one.reason}", "they go on once that is over"
+
+
+DATABASE = "database"
+JUDGES: dict[str, Judge] = {
+    "settings": Judge(_settings, "IdentitySettings", "they fit together"),
+    "redis": Judge(of_the_broker, "IdentityBroker", "it can be reached"),
+    DATABASE: Judge(_database, "IdentityDatabase", "all migrations are applied"),
+    "processes": Judge(_processes, "IdentityProcesses", "web, worker and clock are at work"),
+    "clocks": Judge(_clocks, "IdentityClockWrong", "those of all processes agree with the database's"),
+    "deliveries": Judge(_deliveries, "IdentityDeliveriesRefused", "none is refused or dropped while none is accepted"),
+    "events": Judge(_waiting(InboxEvent), "IdentityEventsWait", "none waits for long"),
+    "actions": Judge(_waiting(OutboxAction), "IdentityActionsWait", "none waits for long"),
+    "overdue": Judge(_overdue, "IdentityOverdue", "nothing has waited for a day"),
+    "dead": Judge(_dead, "IdentityDead", "nothing was given up"),
+    "unanswered": Judge(_unanswered, "IdentityUnanswered", "reconcile got its answers about each account and session"),
+    "redactions": Judge(
+        _redactions, "IdentityNotRedacted", "whoever was to be forgotten five days ago is redacted at Stripe"
+    ),
+    "paused": Judge(_paused, "IdentityPaused", "nothing"),
+}

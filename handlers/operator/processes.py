@@ -1,0 +1,52 @@
+"""Which of web, worker and clock is missing, hangs, or is of an older version, by what they say of themselves."""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from config.database import database_now
+from handlers.metrics.heartbeats import GONE_AFTER
+from handlers.tables.models import Heartbeat
+
+KINDS = {
+    "web": "no delivery is taken",
+    "worker": "nothing is applied, and nobody is mailed",
+    "clock": "sweep, reconcile and purge have stopped",
+}
+_ENDED_FOR = timedelta(minutes=1)  # of one that said so: a deploy, or a restart
+_BEGINS_FOR = timedelta(seconds=10)  # after which the others ought to be there, and a worker has heard the clock
+_HANGS_AFTER = timedelta(minutes=2)  # longer than any lease
+_BESIDE_FOR = timedelta(minutes=10)  # versions, in a rolling deploy
+
+Said = tuple[str, str]  # what is the matter, and what to do
+
+
+def ill_processes(known: Sequence[Heartbeat], *, hears_clocks: bool) -> Iterator[Said]:
+    """What is the matter with them; the youngest are named first. Clocks are heard over the broker and by a worker."""
+    at = database_now()
+    living = [one for one in known if one.last_at > at - GONE_AFTER and not one.ended_at]
+    yield from _missing(known, living, hears_clocks=hears_clocks)
+    for one in living:
+        if one.last_at - one.worked_at > _HANGS_AFTER:
+            words = f"{one.name} lives, and has ended no work since {one.worked_at:%F %T} UTC: all its threads hang"
+            yield words, "restart it"
+    if living and living[0].started_at < at - _BESIDE_FOR:
+        yield from (
+            (f"{one.name} is of {one.version}, and {living[0].version} runs beside it", "has it missed the deploy?")
+            for one in living
+            if one.version != living[0].version
+        )
+
+
+def _missing(known: Sequence[Heartbeat], living: Sequence[Heartbeat], *, hears_clocks: bool) -> Iterator[Said]:
+    at = database_now()
+    kinds = {one.kind for one in living}
+    restarting = {one.kind for one in known if one.ended_at and one.ended_at > at - _ENDED_FOR}
+    begun = {one.kind for one in living if one.started_at < at - _BEGINS_FOR}
+    for kind, words in KINDS.items():
+        if kind in kinds or kind in restarting or (living and not begun):
+            continue
+        if kind == "clock" and kinds and not (hears_clocks and "worker" in begun):
+            continue
+        last = max((one.last_at for one in known if one.kind == kind), default=None)
+        since = f"since {last:%F %T} UTC" if last else "as yet"
+        yield f"no {kind} runs {since}: {words}", f"start {kind}, or scale it to one or more"

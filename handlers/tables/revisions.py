@@ -1,0 +1,38 @@
+"""Which revision the database's schema is at, and whether that will do; without Alembic, which web does without."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+from sqlalchemy import inspect, text
+
+from config.database import engine
+
+VERSION_TABLE = "identity_schema_version"
+
+
+def is_at_head() -> bool:
+    """Whether no migration is missing."""
+    current = current_revision()
+    return current == revisions()[-1] or is_newer(current)
+
+
+def current_revision() -> str | None:
+    """The one that was applied last; None before the first."""
+    with engine().connect() as connection:
+        if not inspect(connection).has_table(VERSION_TABLE):
+            return None
+        found: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608  # our own
+    return found
+
+
+def is_newer(revision: str | None) -> bool:
+    """Whether it is none of ours: the release after this one has come and gone again."""
+    return revision is not None and revision not in revisions()
+
+
+@cache
+def revisions() -> list[str]:
+    """All of ours, by the names of their files, in order."""
+    files = (Path(__file__).parent / "migrations" / "versions").glob("*.py")
+    return sorted(found[1] for file in files if (found := re.match(r"(\d{4})_", file.name)))

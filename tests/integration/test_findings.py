@@ -1,0 +1,208 @@
+"""What needs a hand is said by one list, in every place that shows it, within seconds of the trouble."""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text, update
+from sqlmodel import col
+from starlette.testclient import TestClient
+
+from config.database import now, statement, transaction
+from config.settings import settings
+from config.version import running_version
+from handlers.metrics import counting, heartbeats
+from handlers.operator.findings import FAIL, JUDGES, findings
+from handlers.tables.models import Heartbeat
+from receiver import health
+from receiver.app import app
+from tests.support import databases, facts, shapes
+from tests.support.operator import command
+from tests.support.processes import service
+from tests.support.waiting import wait_until
+
+DOCS = Path(__file__).parents[2] / "docs"
+SECRET = "whsec_made_up_for_tests"
+
+pytestmark = pytest.mark.usefixtures("database_url")
+
+
+@pytest.fixture
+def alive(database_url: str) -> None:
+    assert database_url
+    facts.all_alive()
+
+
+@pytest.fixture
+def client(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    environment.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
+    environment.setattr(health, "_GOOD_FOR_SECONDS", 0.0)
+    databases.forget_process_state()
+    with TestClient(app, client=("127.0.0.1", 50000)) as client:
+        facts.all_alive()
+        yield client
+
+
+def test_each_finding_has_its_alert_and_its_line_in_the_documents() -> None:
+    alerts = dict(re.findall(r"- alert: (\w+)\n +expr: (.+)\n", (DOCS / "alerts.yml").read_text()))
+    for what, judge in JUDGES.items():
+        assert f'identity_findings{{what="{what}"}}' in alerts[judge.alert]
+    named = {
+        (found[1], found[2])
+        for found in re.finditer(r"^\| `(\w+)` \|.*\| `(\w+)` \|$", (DOCS / "operations.md").read_text(), re.MULTILINE)
+    }
+    assert named == {(what, judge.alert) for what, judge in JUDGES.items()}
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_good_service_has_none() -> None:
+    assert [one for one in findings(None) if one.level == FAIL] == []
+    assert command("status").code == 0
+
+
+def test_every_place_says_the_same(client: TestClient) -> None:
+    assert (client.get("/health/backlog").status_code, _failing()) == (200, set())
+    facts.applied(facts.event("verified"))
+    with statement() as connection:
+        connection.execute(text("UPDATE outbox_action SET status = 'dead'"))
+    assert _failing() == {"dead"}
+    answer = client.get("/health/backlog")
+    assert (answer.status_code, answer.json()["findings"][0]["what"]) == (503, "dead")
+    assert 'identity_findings{what="dead"} 1.0' in client.get("/metrics").text
+    for said in (command("status", "--json"), command("doctor", "--json")):
+        assert said.code == 1
+    assert "1 actions are dead" in command("status").out
+    assert "1 actions are dead" in command("doctor").out
+
+
+def test_a_wrong_webhook_secret_is_found(client: TestClient) -> None:
+    body = shapes.as_body(facts.payload("created"))
+    for _ in range(19):
+        headers = {"Stripe-Signature": shapes.signature(body, "whsec_of_another_endpoint")}
+        assert client.post("/webhooks/stripe", content=body, headers=headers).status_code == 400
+    counting.flush()
+    said = command("status", "--json")
+    assert said.code == 1
+    [found] = [one for one in said.json["findings"] if one["what"] == "deliveries"]
+    assert found["words"] == "19 refused for their signature, none accepted in an hour"
+    assert "secret" in found["to_do"]
+    counts = {"what": "deliveries refused", "why": "the signature does not match", "last_hour": 19, "last_day": 19}
+    assert said.json["counts"] == [counts]
+    _deliver(client)
+    counting.flush()
+    assert _failing() == set()
+
+
+def test_a_stranger_who_signs_nothing_is_no_finding(client: TestClient) -> None:
+    for _ in range(5):
+        assert client.post("/webhooks/stripe", content=b"{}").status_code == 400
+    counting.flush()
+    assert _failing() == set()
+
+
+def test_a_key_of_the_other_mode_is_found(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
+    environment.setenv("STRIPE_API_KEY", "sk_live_made_up_for_tests")
+    databases.forget_process_state()
+    with TestClient(app) as client:
+        _deliver(client)
+        counting.flush()
+        facts.all_alive()
+    said = command("status", "--json")
+    assert said.code == 1
+    assert ["STRIPE_API_KEY" in one["words"] for one in said.json["findings"] if one["what"] == "deliveries"] == [True]
+
+
+@pytest.mark.parametrize("kind", ["web", "worker", "clock"])
+@pytest.mark.usefixtures("alive")
+def test_a_missing_kind_of_process_is_found_unless_it_said_that_it_ends(kind: str) -> None:
+    _move(kind, last_at=now(-timedelta(seconds=9)))
+    [found] = [one for one in findings(None) if one.level == FAIL]
+    assert (found.what, f"no {kind} runs since" in found.words) == ("processes", True)
+    _move(kind, ended_at=now(-timedelta(seconds=50)))
+    assert _failing() == set()
+    _move(kind, ended_at=now(-timedelta(seconds=70)))
+    assert _failing() == {"processes"}
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_clock_that_cannot_be_heard_is_not_called_missing() -> None:
+    _move("clock", last_at=now(-timedelta(minutes=5)))
+    assert {one.what for one in findings("it cannot be reached")} == {"redis"}
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_process_whose_threads_all_hang_is_found() -> None:
+    _move("worker", worked_at=now(timedelta(minutes=56)))  # of a last word in an hour
+    assert [one.words for one in findings(None) if "all its threads hang" in one.words]
+
+
+@pytest.mark.usefixtures("alive")
+def test_an_old_version_beside_a_new_one_is_found_after_a_while() -> None:
+    _move("web", version="2")
+    assert _failing() == set()
+    _move("worker", started_at=now(-timedelta(minutes=21)))
+    _move("clock", started_at=now(-timedelta(minutes=21)))
+    _move("web", started_at=now(-timedelta(minutes=11)))
+    assert [one.words for one in findings(None) if one.what == "processes"] == [
+        "clock here 1 is of 1, and 2 runs beside it",
+        "worker here 1 is of 1, and 2 runs beside it",
+    ]
+
+
+@pytest.mark.usefixtures("alive")
+def test_missing_migrations_and_a_missing_schema_are_found() -> None:
+    with statement() as connection:
+        connection.execute(text("UPDATE identity_schema_version SET version_num = '0001'"))
+    assert _failing() == {"database"}
+    with statement() as connection:
+        connection.execute(text("DROP TABLE identity_schema_version"))
+        connection.execute(text("DROP TABLE inbox_event"))
+    said = command("status")
+    assert (said.code, "python -m worker migrate" in said.out) == (1, True)
+    assert "python -m worker migrate" in command("doctor").out
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_sender_that_nobody_has_is_found(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("SMTP_URL", "smtp://127.0.0.1:1")
+    settings.cache_clear()
+    assert _failing() == {"settings"}
+    environment.setenv("MAIL_FROM", "id@example.com")
+    settings.cache_clear()
+    assert _failing() == set()
+
+
+def test_real_processes_say_that_they_live_which_of_them_were_killed_and_which_were_told_to_end(
+    tmp_path: Path, database_url: str
+) -> None:
+    def said() -> list[str]:
+        return [one.words.split(" since")[0] for one in findings(None) if one.level == FAIL]
+
+    with service(tmp_path / "service", database_url) as running:
+        running.start("web", "worker", "clock")
+        wait_until(lambda: {one.kind for one in heartbeats.known()} == {"web", "worker", "clock"}, running.logs)
+        wait_until(lambda: said() == [], running.logs)
+        assert {one.version for one in heartbeats.known()} == {running_version()}
+        running.kill("web")
+        running.kill("clock")
+        wait_until(lambda: said() == ["no web runs", "no clock runs"], running.logs)
+    [worker] = [one for one in heartbeats.known() if one.kind == "worker"]
+    assert worker.ended_at
+
+
+def _failing() -> set[str]:
+    return {one.what for one in findings(None) if one.level == FAIL}
+
+
+def _deliver(client: TestClient) -> None:
+    body = shapes.as_body(facts.payload("verified"))
+    headers = {"Stripe-Signature": shapes.signature(body, SECRET)}
+    assert client.post("/webhooks/stripe", content=body, headers=headers).status_code == 200
+
+
+def _move(kind: str, **values: object) -> None:
+    with transaction() as session:
+        session.connection().execute(update(Heartbeat).where(col(Heartbeat.kind) == kind).values(**values))
