@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.bench.accept import accept
 from tests.bench.flow import backlog, end_to_end, latency
 from tests.bench.openings import openings
+from tests.bench.pages import pages
 from tests.bench.report import Report
 from tests.bench.scale import scale
 from tests.bench.servers import House, house
@@ -25,7 +26,9 @@ def main() -> None:
         "--quick", action="store_true", help="two minutes: shorter, fewer rounds and rows, no sqlite, no scale"
     )
     parser.add_argument(
-        "--only", metavar="STAGE,…", help="accept, sqlite, openings, flow, latency, backlog, share, size, scale, weight"
+        "--only",
+        metavar="STAGE,…",
+        help="accept, sqlite, openings, pages, flow, latency, backlog, share, size, scale, weight",
     )
     parser.add_argument("--json", type=Path, default=Path("var/bench.json"), metavar="FILE")
     arguments = parser.parse_args()
@@ -53,6 +56,7 @@ def _stages(report: Report, ours: House, postgres: str, *, quick: bool) -> dict[
             report, ours, ours.sqlite("accept"), connections=many, rounds=1 if quick else 3, seconds=seconds
         ),
         "openings": partial(openings, report, ours, postgres, rounds=rounds, seconds=seconds),
+        "pages": partial(pages, report, ours, postgres, rounds=rounds, seconds=seconds),
         "flow": partial(end_to_end, report, ours, postgres, rounds=few, seconds=burst, tasks=4000 if quick else 10_000),
         "latency": partial(latency, report, ours, postgres, seconds=7 if quick else 40),
         "backlog": partial(backlog, report, ours, postgres, events=15_000 if quick else 100_000, rounds=few),

@@ -12,12 +12,14 @@ from starlette.testclient import TestClient
 
 from config.settings import settings
 from handlers.queue.failures import NotNowError
+from receiver import threads
 from receiver.app import app
-from receiver.pages import assets, tries
+from receiver.pages import assets, routes, tries
 from tests.integration.openings import LEAST, TOKEN
 from tests.integration.stories import Stories
 from tests.integration.visits import HERE, KEYS, OURS, SCRIPT, path_to
 from tests.support import databases
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
 APP = {"Authorization": f"Bearer {TOKEN}"}
@@ -194,6 +196,32 @@ def test_an_address_is_the_senders_own_behind_trusted_proxies(
         return [pages.get(path, headers={"X-Forwarded-For": f"203.0.113.9, {sender}"}).status_code for _ in range(11)]
 
     assert answers("192.0.2.1") == answers("192.0.2.2") == [200] * 10 + [429]
+
+
+def test_whoever_waits_for_stripe_keeps_nobody_from_a_page(
+    pages: TestClient, stripe: Stories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [
+        path_to(_opened(pages, client_reference_id=f"user-{number}")["id"]) for number in range(routes._THREADS + 1)
+    ]
+    stripe.simulator.fault(hang=True, count=None, name="held", path="verification_sessions")
+    answers: list[int] = []
+    waiting = [
+        threading.Thread(target=lambda path=path: answers.append(pages.post(path).status_code)) for path in paths[1:]
+    ]
+    for one in waiting:
+        one.start()
+    wait_until(lambda: len(stripe.simulator.faults()[0]["callers"]) == routes._THREADS)
+    monkeypatch.setattr(threads, "WAITS_SECONDS", 0.3)
+    assert pages.get(paths[0]).status_code == 200
+    assert pages.get(f"{paths[1]}/status", headers=SCRIPT).status_code == 200
+    one_more = pages.post(paths[0], headers=SCRIPT)
+    assert (one_more.status_code, one_more.json()) == (503, {"error": "away"})
+    assert pages.post("/verifications", json={}, headers=APP).status_code == 422, "the application has its own threads"
+    stripe.simulator.take_back("held")
+    for one in waiting:
+        one.join()
+    assert len(answers) == routes._THREADS
 
 
 # Assets
