@@ -6,7 +6,11 @@ from tests.payloads.expected import VERIFIED, Outcome
 
 
 class Person(NamedTuple):
-    """Each day is a row of the local Stripe's actions; their deliveries are one of DELIVERED."""
+    """Each day is a row of the local Stripe's actions; their deliveries are one of DELIVERED.
+
+    `page:pass` and `page:CODE` are what a person picks who comes by a link: for whom the application has opened a
+    verification, and at first gives her the link to her page; later she takes the one in her newest mail.
+    """
 
     story: str
     days: tuple[str, ...]
@@ -93,7 +97,12 @@ PEOPLE = {
         ("submit fail:selfie_manipulated",),
         Outcome("requires_input", 1, "selfie_manipulated", ("alert_review done",)),
     ),
+    "Tara": Person(
+        "failed on her page; back on it by a mail's link",
+        ("page:document_expired", "page:pass"),
+        Outcome("verified", 2, None, (PROMPT, *VERIFIED)),
+    ),
 }
 
 # What the service said to the deliveries: all of Stripe's, one of a type that is not ours, and a forged one.
-DELIVERIES = {"accepted": 63, "duplicate": 3, "ignored": 1, "refused (400)": 1}
+DELIVERIES = {"accepted": 68, "duplicate": 3, "ignored": 1, "refused (400)": 1}
