@@ -68,6 +68,24 @@ def test_an_entry_holds_only_what_its_integration_needs(api: TestClient, stripe:
     assert stripe.simulator.truth()["ephemeral_keys"][0]["stripe_version"] == "2025-01-27.acacia"
 
 
+@pytest.mark.parametrize("by", ["opening", "entering"])
+def test_what_was_begun_on_the_web_goes_on_in_an_app_by_one_word(api: TestClient, stripe: Stories, by: str) -> None:
+    begun = open_one(api, integration="redirect").json()
+    assert stripe.simulator.url(begun["session_id"])  # the person goes in, and leaves again
+    way = {"integration": "native", "stripe_version": "2025-01-27.acacia"}
+    path = f"/verifications/{begun['id']}"
+    entry = (open_one(api, **way) if by == "opening" else api.post(f"{path}/entry", json=way)).json()["entry"]
+    assert entry.keys() == {"session_id", "ephemeral_key_secret"}
+    assert (entry["session_id"], len(at_stripe(stripe))) == (begun["session_id"], 1)
+    # The sheet says FlowCompleted, and nothing was submitted: the app asks here.
+    stripe.deliver(begun["session_id"])
+    shown = api.get(path).json()
+    assert (shown["status"], shown["submissions"], shown["generation"]) == ("requires_input", 0, 1)
+    stripe.simulator.passed(begun["session_id"])
+    stripe.deliver(begun["session_id"])
+    assert api.get(path).json()["status"] == "verified"
+
+
 def test_many_who_open_at_once_get_one_session(api: TestClient, stripe: Stories) -> None:
     answers: list[Any] = []
     openers = [threading.Thread(target=lambda: answers.append(open_one(api, integration="modal"))) for _ in range(8)]
