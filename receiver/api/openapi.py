@@ -18,11 +18,17 @@ from receiver.api.problems import CODES
 from receiver.api.requests import Canceling, Entering, Linking, Listing, Opening
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
-_ALWAYS = ("https-needed", "unauthorized", "database-unavailable")
+_ALWAYS = ("https-needed", "unauthorized", "method-not-allowed", "internal", "database-unavailable")
 _ASKING = ("stripe-refused", "stripe-unavailable")
 _BODY = ("not-json", "not-json-type", "too-large", "invalid")
-_HEADERS = {"Cache-Control": "no-store"}  # of every answer
-_OWN_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": ""}, 503: {"Retry-After": ""}}
+_RETRY_AFTER = {"Retry-After": {"type": "integer"}}
+_HEADERS = {"Cache-Control": {"type": "string", "const": "no-store"}}  # of every answer
+_OWN_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"type": "string", "const": "Bearer"}},
+    405: {"Allow": {"type": "string"}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
+}
 # What is done by id.
 _THEN = ("showVerification", "enterVerification", "linkVerification", "cancelVerification", "redactVerification")
 
@@ -288,10 +294,7 @@ def _operation(
 
 def _response(status: int, description: str, content: dict[str, Any]) -> dict[str, Any]:
     headers = _HEADERS | _OWN_HEADERS.get(status, {})
-    shown = {
-        name: {"required": True, "schema": {"type": "string", "const": value} if value else {"type": "integer"}}
-        for name, value in headers.items()
-    }
+    shown = {name: {"required": True, "schema": schema} for name, schema in headers.items()}
     return {"description": description, "headers": shown, "content": content}
 
 

@@ -1,6 +1,6 @@
 """Refusals: one table of codes, and RFC 9457 problems made of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -10,7 +10,8 @@ from starlette.responses import Response
 CODES = {
     "https-needed": (403, "Secrets go over HTTPS, or from this machine itself."),
     "unauthorized": (401, "A bearer token of API_TOKENS is needed."),
-    "not-found": (404, "There is no such verification or static link."),
+    "not-found": (404, "There is no such verification, static link or path."),
+    "method-not-allowed": (405, "The path has other methods."),
     "processing": (409, "Stripe is checking what the person submitted."),
     "verified": (409, "The person is verified."),
     "canceled": (409, "The session is canceled, or gone at Stripe."),
@@ -24,6 +25,7 @@ CODES = {
     "not-json-type": (415, "The body must be application/json."),
     "invalid": (422, "The request has faults."),
     "too-many": (429, "OPENINGS_PER_DAY new sessions were opened."),
+    "internal": (500, "Something went wrong here that nobody meant."),
     "stripe-refused": (502, "Stripe refuses for good."),
     "opening": (503, "The verification is being opened, or its session is still to be made."),
     "stripe-unavailable": (503, "Stripe cannot be asked now."),
@@ -44,13 +46,20 @@ class ProblemError(Exception):
     """A request is refused with a code of the table. Neither detail nor faults quote what was sent or Stripe's text."""
 
     def __init__(
-        self, code: str, detail: str = "", *, faults: Sequence[Fault] = (), retry_after: int | None = None
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        faults: Sequence[Fault] = (),
+        retry_after: int | None = None,
+        allowed: Collection[str] = (),
     ) -> None:
         super().__init__(code)
         self.code, self.detail, self.faults, self.retry_after = code, detail, faults, retry_after
+        self.allowed = allowed
 
     def response(self) -> Response:
-        """As application/problem+json, with Retry-After and WWW-Authenticate where they belong."""
+        """As application/problem+json, with Retry-After, WWW-Authenticate and Allow where they belong."""
         status, title = CODES[self.code]
         body = {"type": "about:blank", "title": title, "status": status, "code": self.code}
         if self.detail:
@@ -60,6 +69,8 @@ class ProblemError(Exception):
         headers = {"Cache-Control": "no-store"}
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.allowed:
+            headers["Allow"] = ", ".join(sorted(self.allowed))
         if retry_after := self.retry_after or (RETRY_SECONDS if status == 503 else None):
             headers["Retry-After"] = str(retry_after)
         return Response(orjson.dumps(body), status, headers, "application/problem+json")

@@ -2,24 +2,27 @@
 
 import asyncio
 import time
+import traceback
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import orjson
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Receive, Scope, Send
 
 from config.broker import publish_actions
 from config.database import DATABASE_TROUBLE
 from config.settings import settings
 from handlers.operator import audit
 from handlers.operator.audit import By
-from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
+from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError, describe
 from handlers.sessions import closing, entering, opening, views
 from handlers.sessions.entering import Way
 from handlers.sessions.links import link_of
@@ -56,6 +59,23 @@ class _Openers:
         self.count = 0
 
 
+class _Unmatched(BaseRoute):
+    """What is asked below our paths and is none of them, or by a method that is none of theirs."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = routes
+        self._prefixes = {route.path.split("/")[1] for route in routes}
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        is_below = scope["type"] == "http" and scope["path"].split("/")[1] in self._prefixes
+        return (Match.FULL if is_below else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        allowed = {name for one in self._routes if one.matches(scope)[0] is Match.PARTIAL for name in one.methods or ()}
+        problem = ProblemError("method-not-allowed", allowed=allowed) if allowed else ProblemError("not-found")
+        await problem.response()(scope, receive, send)
+
+
 class Room:
     """Its threads, and what is under way: work that a client has left goes on to its end."""
 
@@ -67,8 +87,8 @@ class Room:
         self._under_way: set[asyncio.Task[Any]] = set()
 
     def routes(self) -> list[BaseRoute]:
-        """All of them."""
-        return [
+        """All of them, and what refuses the rest."""
+        routes = [
             Route("/verifications", self._answering(self._all), methods=["GET", "POST"]),
             Route("/verifications/{id}", self._answering(self._show), methods=["GET"]),
             Route("/verifications/{id}/entry", self._answering(self._enter), methods=["POST"]),
@@ -78,6 +98,7 @@ class Room:
             Route("/static-links/{name}", self._answering(self._static_link), methods=["POST"]),
             Route("/openapi.json", openapi, methods=["GET"]),
         ]
+        return [*routes, _Unmatched(routes)]
 
     async def close(self) -> None:
         """What is under way ends."""
@@ -194,6 +215,11 @@ class Room:
                 return ProblemError("stripe-unavailable", retry_after=ceil(error.again_after)).response()
             except DATABASE_TROUBLE:
                 return ProblemError("database-unavailable").response()
+            except Exception as error:  # the server's own answer is no problem, and its log line quotes the error
+                frames = traceback.extract_tb(error.__traceback__)
+                where = [f"{Path(one.filename).name}:{one.lineno} {one.name}" for one in frames]
+                log.error("api.failed", error=describe(error), where=where)
+                return ProblemError("internal").response()
 
         return answer
 

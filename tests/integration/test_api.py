@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from config.settings import settings
 from handlers.queue.failures import NotNowError
+from handlers.sessions import views
 from handlers.stripe_api import changing
 from receiver.app import app
 from tests.integration.stories import Stories
@@ -44,6 +45,39 @@ def test_another_method_is_told_all_that_there_are(api: TestClient) -> None:
             assert (answer.status_code == 405) is (method not in allowed), (method, path)
             if answer.status_code == 405:
                 assert {*answer.headers["allow"].split(", ")} == allowed
+                _is_problem(method, answer, "method-not-allowed")
+
+
+@pytest.mark.parametrize(
+    "path", ["/verifications/idv_1/other", "/static-links", "/static-links/", "/verifications/a/b/c"]
+)
+def test_a_path_that_there_is_not_is_a_problem_too(api: TestClient, path: str) -> None:
+    for method in ("GET", "HEAD", "POST", "OPTIONS", "BREW"):
+        answer = api.request(method, path)
+        assert answer.status_code == 404, (method, path)
+        _is_problem(method, answer, "not-found")
+
+
+def test_an_error_that_nobody_meant_is_a_problem_and_its_words_are_in_no_log(
+    api: TestClient, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("c4nary")
+
+    environment.setattr(views, "listed", fail)
+    answer = api.get("/verifications?client_reference_id=c4nary")
+    assert answer.status_code == 500
+    _is_problem("GET", answer, "internal")
+    said = capsys.readouterr()
+    assert "c4nary" not in answer.text + said.out + said.err
+    assert "api.failed" in said.out + said.err
+    assert "test_api.py" in said.out + said.err, "it says where"
+
+
+def _is_problem(method: str, answer: Any, code: str) -> None:
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert method == "HEAD" or (answer.json()["code"], answer.json()["status"]) == (code, answer.status_code)
 
 
 @pytest.mark.parametrize(
