@@ -14,14 +14,22 @@ SOCKET_PATH_LIMIT = 100  # bytes; a unix socket's address holds 104 on macOS and
 
 
 def webhook_secrets(settings: Settings) -> tuple[str, ...]:
-    """The signing secrets to try. Without any, one is generated and kept, for the embedded database only."""
+    """The signing secrets to try. Without any, one is generated and kept, for the embedded database only; else
+    SettingsError is raised.
+    """
     if settings.stripe_webhook_secret:
         return tuple(secret.get_secret_value() for secret in settings.stripe_webhook_secret)
     if not settings.embedded_database:
         raise SettingsError(
-            "STRIPE_WEBHOOK_SECRET is not set: copy the endpoint's signing secret (whsec_…) from Stripe's dashboard"
+            "STRIPE_WEBHOOK_SECRET is not set: python -m worker endpoint create prints it once, and until it is set "
+            "every delivery gets 503"
         )
     return (_kept_secret(webhook_secret_path(settings.var_dir), "a webhook secret", r"whsec_[!-~]{8,}", "whsec_"),)
+
+
+def lacks_webhook_secret(settings: Settings) -> bool:
+    """As at a first deploy: the endpoint that has one is registered by the service that already runs."""
+    return not settings.stripe_webhook_secret and not settings.embedded_database
 
 
 def webhook_secret_path(var_dir: Path) -> Path:

@@ -1,6 +1,7 @@
 """The web process: uvicorn with our application, on PORT."""
 
 import argparse
+import socket
 import sys
 from contextlib import suppress
 from typing import Any
@@ -11,7 +12,7 @@ from uvicorn.supervisors import Multiprocess
 
 from config import postgres
 from config.database import keep_connections
-from config.defaults import webhook_secrets
+from config.defaults import lacks_webhook_secret, webhook_secrets
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from receiver.app import app, check_pages
@@ -43,8 +44,11 @@ def main() -> int:
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only; :: is IPv6 and IPv4)"
     )
     host = parser.parse_args().host.strip("[]")
+    if host == "::" and not socket.has_dualstack_ipv6():
+        host = "0.0.0.0"  # noqa: S104  # all that there is
     try:
-        webhook_secrets(settings())
+        if not lacks_webhook_secret(settings()):
+            webhook_secrets(settings())
         if settings().on_postgres:
             postgres.address()  # says what DATABASE_URL asks in vain
         check_pages()

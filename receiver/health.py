@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from config import broker
 from config.database import DATABASE_TROUBLE
+from config.defaults import lacks_webhook_secret
 from config.settings import settings
 from handlers.metrics import heartbeats
 from handlers.metrics.exposition import OPENMETRICS, exposition
@@ -72,10 +73,13 @@ async def readyz(_: Request) -> Response:
     """GET /readyz: 200 if deliveries can be stored. Without Redis they can, and the answer says which it is.
 
     Whether they can is known from this process's own last heartbeat: who asks makes nobody write, nor ask the database.
+    Without STRIPE_WEBHOOK_SECRET none is taken for Stripe's.
     """
     trouble, reachable = heartbeats.trouble(), await _in_time(_BROKER)
-    database = trouble.word if trouble else "ok"
-    return _json(503 if trouble else 200, {"database": database, "broker": "ok" if reachable else "unreachable"})
+    said = {"database": trouble.word if trouble else "ok", "broker": "ok" if reachable else "unreachable"}
+    if lacks_webhook_secret(settings()):
+        return _json(503, said | {"webhook_secret": "missing"})
+    return _json(503 if trouble else 200, said)
 
 
 async def backlog(request: Request) -> Response:

@@ -28,13 +28,15 @@ def migrate() -> str:
     try:
         if is_newer(current_revision()):
             return "The schema is newer than this code, which runs on it as well."
-        command.upgrade(config(), "head")
+        applying = config()
+        command.upgrade(applying, "head")
     except DBAPIError as error:
         sentence = _REFUSED.get(getattr(error.orig, "sqlstate", ""))
         if not sentence:
             raise
         raise SettingsError(f"The schema cannot be made: {sentence}") from None
-    return "The schema is up to date."
+    applied = [f"Applied {script.revision}: {script.doc}" for script in applying.attributes.get("applied", ())]
+    return "\n".join((*applied, "The schema is up to date."))
 
 
 def make_way(connection: Connection) -> None:

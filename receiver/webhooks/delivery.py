@@ -64,6 +64,8 @@ class Webhook:
             await _answer(send, 200, {"event": event.id, "outcome": outcome})
 
     async def _verified_event(self, scope: Scope, receive: Receive) -> VerificationEvent | ForeignEvent:
+        if not self._secrets:
+            raise RefusedDeliveryError(503, "STRIPE_WEBHOOK_SECRET is not set")
         headers = dict(scope["headers"])
         signature = headers.get(b"stripe-signature", b"").decode("latin-1")
         _check_head(signature, headers.get(b"content-length", b""))

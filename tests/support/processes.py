@@ -51,6 +51,10 @@ class Service:
         """Where Stripe delivers to."""
         return f"http://127.0.0.1:{self.port}/webhooks/stripe"
 
+    def set(self, **variables: str) -> None:
+        """For what is started from now on."""
+        self._variables |= variables
+
     def start(self, *names: str, concurrency: int = 8) -> None:
         """Starts processes of the Procfile, and waits until they work."""
         marks = {name: len(self.log(name)) for name in names}
@@ -117,7 +121,7 @@ class Service:
         return sorted((self.folder / "mail").glob("*.eml"))
 
     def _spawn(self, line: str, name: str) -> subprocess.Popen[bytes]:
-        command = shlex.split(line.replace("${PORT:+--host 0.0.0.0}", ""))
+        command = shlex.split(re.sub(r"\$\{PORT.*?\}", "", line))
         assert command[0] == "python"
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from config.defaults import webhook_secret_path, webhook_secrets
+from config.defaults import lacks_webhook_secret, webhook_secret_path, webhook_secrets
 from config.settings import Settings, SettingsError, settings
 from handlers.catalogue.check import check
 from handlers.record.events import EVENT_TYPES
@@ -39,7 +39,8 @@ def run(host: str = "", *, listens: bool = False) -> int:
 
 def _run(chosen: Settings, host: str, listens: bool) -> int:
     secret = signing_secret(_listen(chosen)) if listens else ""
-    webhook_secrets(chosen)
+    if not lacks_webhook_secret(chosen):
+        webhook_secrets(chosen)
     check()
     _refuse_taken_port(chosen.port)
     migrate()
@@ -129,6 +130,8 @@ def _broker(chosen: Settings, server: RedisServer | None) -> str:
 
 
 def _secret(chosen: Settings) -> str:
+    if lacks_webhook_secret(chosen):
+        return "none, as STRIPE_WEBHOOK_SECRET is not set: every delivery gets 503"
     if chosen.stripe_webhook_secret:
         return f"{len(chosen.stripe_webhook_secret)} from STRIPE_WEBHOOK_SECRET"
     return f"{webhook_secrets(chosen)[0]} (generated, kept in {webhook_secret_path(chosen.var_dir)})"

@@ -6,6 +6,7 @@ from sqlalchemy import text
 from config.database import engine
 from handlers.tables import models, revisions, schema
 
+_applied = context.config.attributes.setdefault("applied", [])
 _LOCK = 7_330_112  # any number that no other application in the database uses
 
 with engine().connect() as connection, connection.begin():
@@ -20,5 +21,6 @@ with engine().connect() as connection, connection.begin():
         target_metadata=models.InboxEvent.metadata,
         version_table=revisions.VERSION_TABLE,
         render_as_batch=True,
+        on_version_apply=lambda *, step, **_: _applied.extend(step.up_revisions) if step.is_upgrade else None,
     )
     context.run_migrations()
