@@ -27,7 +27,7 @@ def test_the_demo_ends_well_and_prints_what_readme_shows(tmp_path: Path) -> None
     printed = _lines(done.stdout.replace(os.path.relpath(kept, ROOT), "var/demo"))
     named = set(re.findall(r"[0-9a-f]{6}(?=…)", done.stdout))
     assert named <= {path.name[:6] for path in kept.glob("*.eml")}
-    assert len(list(kept.glob("*.eml"))) == 21
+    assert len(list(kept.glob("*.eml"))) == 23
     assert [line for line in _lines(_shown()) if line not in (*printed, "…")] == []
 
 
