@@ -84,7 +84,7 @@ COMMANDS = {
         changes=True,
     ),
     "link": Command(
-        verifications.make_link, "make a link by which a person goes on", verifications.verification_options
+        verifications.make_link, "make a link by which a person goes on", verifications.linking_options, changes=True
     ),
     "events": Command(show.events, "the latest events", show.events_options),
     "event": Command(show.event, "one event and its history", show.event_options),

@@ -254,14 +254,16 @@ def test_an_answer_says_what_stripe_says_where_the_record_is_a_second_behind(api
 
 
 def test_the_log_has_the_tokens_name_beside_what_was_done_with_it(
-    api: TestClient, capfd: pytest.CaptureFixture[str]
+    api: TestClient, capfd: pytest.CaptureFixture[str], environment: pytest.MonkeyPatch
 ) -> None:
     id_ = api.post("/verifications", json=LEAST).json()["id"]
-    for what in ("entry", "cancel", "redact"):
+    environment.setenv("LINK_KEYS", "n" * 32)
+    settings.cache_clear()
+    for what in ("entry", "link", "cancel", "redact"):
         api.post(f"/verifications/{id_}/{what}", json={})
     said = [line for line in "".join(capfd.readouterr()).splitlines() if "token=shop" in line]
     done = [line.split("verification.")[1].split()[0] for line in said]
-    assert done == ["opened", "entered", "canceled", "redaction_asked"]
+    assert done == ["opened", "entered", "linked", "canceled", "redaction_asked"]
     assert all(id_ in line and "user-1" not in line for line in said)
 
 

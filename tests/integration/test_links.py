@@ -110,7 +110,9 @@ def test_an_operator_makes_a_link(api: TestClient, stripe: Stories) -> None:
         assert said.code == 0, said.err
         assert _subject(said.json["url"]) == subject
         assert "expires_at" in said.json
-    assert "/verify/" in command("link", elsewhere).out
+    assert "/verify/" in command("link", elsewhere, "--reason", "no mail").out
+    [made, *_] = command("audit", elsewhere, "--json").json
+    assert (made["what"], made["about"], made["reason"]) == ("link", elsewhere, "no mail")
     assert command("link", "idv_of_nobody").code == 1
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from config.broker import publish_actions
 from config.settings import settings
+from handlers.operator.audit import note_beforehand
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.sessions import closing, opening
 from handlers.sessions.links import link_of
@@ -14,7 +15,7 @@ from handlers.sessions.refusals import OpeningError
 from handlers.sessions.timeline import view_in_time
 from handlers.sessions.turn import Wanted
 from handlers.sessions.views import NotFoundError
-from worker.commands.options import acting
+from worker.commands.options import acting, add_reason
 from worker.commands.printing import print_json, print_pairs, print_rows
 
 T = TypeVar("T")
@@ -46,6 +47,12 @@ def canceling_options(parser: argparse.ArgumentParser) -> None:
     """Which, and whether the person is told."""
     verification_options(parser)
     parser.add_argument("--quietly", action="store_true", help="mail nobody")
+
+
+def linking_options(parser: argparse.ArgumentParser) -> None:
+    """Which, and why."""
+    verification_options(parser)
+    add_reason(parser, required=False)
 
 
 def show_verification(arguments: argparse.Namespace) -> int:
@@ -89,6 +96,7 @@ def make_link(arguments: argparse.Namespace) -> int:
     link = _unless_refused(lambda: link_of(arguments.id))
     if link is None:
         return 1
+    note_beforehand(acting(arguments), "link", (arguments.id,))  # who holds it may go on as the person
     found = {"url": link.url, "expires_at": link.expires_at}
     print_json(found) if arguments.json else print_pairs(found)
     return 0
