@@ -21,9 +21,6 @@ _NOTHING = Shown()
 
 def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | None = None) -> Response:
     """One of handlers.catalogue.pages.PAGES, with its status; Stripe's origins are allowed where somebody may go in."""
-    language = language_for(
-        request.query_params.get("lang"), locale, accepted=request.headers.get("accept-language", "")
-    )
     shown = replace(
         shown,
         again_url=address(request),
@@ -31,10 +28,16 @@ def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | Non
         logo_url=request.state.logo_url,
         link_days=settings().link_days,
     )
-    text = write_page(name, language, shown)
+    text = write_page(name, language(request, locale), shown)
     # rule: a page without the button loads nothing of Stripe's
     policy = entering() if shown.action_url else PLAIN
     return _answer(request, _STATUS.get(name, 200), text.encode(), "text/html; charset=utf-8", policy)
+
+
+def language(request: Request, locale: str | None = None) -> str:
+    """The one that was asked for, the verification's, the browser's, or LOCALES' first."""
+    asked, accepted = request.query_params.get("lang"), request.headers.get("accept-language", "")
+    return language_for(asked, locale, accepted=accepted)
 
 
 def redirect(request: Request, url: str) -> Response:

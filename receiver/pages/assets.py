@@ -4,7 +4,6 @@ import asyncio
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import structlog
 from starlette.requests import Request
@@ -14,6 +13,7 @@ from config.settings import settings
 from handlers.catalogue.pages import stylesheet
 from handlers.queue.calls import Line
 from handlers.queue.failures import NotNowError
+from receiver.pages.answers import base
 from receiver.pages.headers import ASSET, headers
 
 log = structlog.stdlib.get_logger(__name__)
@@ -43,7 +43,7 @@ class Assets:
     @property
     def logo_url(self) -> str | None:
         """Where it is, once it was fetched."""
-        return f"{urlsplit(settings().base_url).path.rstrip('/')}/assets/logo" if "logo" in self._known else None
+        return f"{base()}/assets/logo" if "logo" in self._known else None
 
     async def close(self) -> None:
         """A logo that is still on its way is left."""

@@ -1,5 +1,6 @@
 """What a browser may do with a page: load nothing but ours and, where somebody goes in, Stripe's."""
 
+import re
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -53,8 +54,12 @@ def entering() -> str:
 
 def leads_to_stripe(url: object) -> bool:
     """Whether a redirect may go there: to Stripe's own pages, those of a local Stripe, or an origin of CSP_EXTRA."""
+    if not isinstance(url, str) or not re.fullmatch(
+        r"[!-\[\]-~]+", url
+    ):  # a browser reads what is left out as it likes
+        return False
     # rule: nobody is sent to another place than Stripe's own
-    return isinstance(url, str) and origin(url) in (STRIPES_PAGES, *_local_stripe(), *settings().csp_extra)
+    return origin(url) in (STRIPES_PAGES, *_local_stripe(), *settings().csp_extra)
 
 
 def origin(url: str) -> str:

@@ -92,8 +92,8 @@ class Room:
             if error.code in _PASSED:
                 return _onward(request, error.code)
             return answers.refusal(request, _REFUSED.get(error.code, "away"))
-        if not is_modal and not leads_to_stripe(fields["url"]):
-            log.error("page.url_refused", id=subject, origin=origin(str(fields["url"])))
+        if not (isinstance(fields["client_secret"], str) if is_modal else leads_to_stripe(fields["url"])):
+            log.error("page.entry_refused", id=subject, origin=origin(str(fields.get("url"))))
             return answers.refusal(request, "away")
         log.info("verification.entered", id=subject, integration=way.integration)
         return answers.data(request, fields) if wants_json(request) else answers.redirect(request, fields["url"])
@@ -197,7 +197,7 @@ def _shown(request: Request, found: Seen) -> Shown:
         code=found.code,
         reason=found.reason,
         submissions=found.submissions,
-        action_url=address(request) if may_enter else None,
+        action_url=address(request, lang=answers.language(request, found.locale)) if may_enter else None,
         status_url=address(request, "/status", **({"after": found.version} if may_enter else {})),
         continue_url=found.return_url,
         stripe_js_url=settings().stripe_js_url.get_secret_value() if may_enter else None,

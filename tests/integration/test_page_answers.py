@@ -1,6 +1,8 @@
 """What every answer of the person's pages carries: headers, a language, a logo, and how often it is given."""
 
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from html import unescape
@@ -149,6 +151,7 @@ def test_the_language_is_asked_for_or_the_verifications_or_the_browsers(pages: T
     assert language(nobodys, "fr;q=0.9, de-CH") == "de"
     assert language(nobodys, "fr") == "en"
     assert language("/verify/x", "de") == "de"
+    assert f'action="{german}?lang=de"' in pages.get(german, headers={"Accept-Language": "en"}).text
     assert f'action="{german}?lang=en"' in pages.get(german, params={"lang": "en"}).text
     assert pages.get(f"{german}/status", params={"lang": "en"}).headers["location"] == f"{german}?lang=en"
 
@@ -222,6 +225,17 @@ def test_whoever_waits_for_stripe_keeps_nobody_from_a_page(
     for one in waiting:
         one.join()
     assert len(answers) == routes._THREADS
+
+
+def test_where_no_links_are_made_there_are_no_pages(api: TestClient) -> None:
+    for path in ("/verify/x", "/return/x", "/assets/pages.css"):
+        answer = api.get(path)
+        assert (answer.status_code, "content-security-policy" in answer.headers) == (404, False)
+    names = ["receiver.pages", "receiver.api", "handlers.catalogue", "jinja2", "babel", "limits", "itsdangerous"]
+    program = f"import sys, receiver.__main__; print([name for name in {names} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n", (
+        "web has loaded it all the same"
+    )
 
 
 # Assets

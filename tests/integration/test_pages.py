@@ -14,6 +14,7 @@ from config.database import transaction, true_now
 from config.settings import settings
 from handlers.sessions import entering, links
 from handlers.tables.models import Verification, VerificationRecord
+from receiver.pages.headers import leads_to_stripe
 from tests.integration.openings import LEAST, TOKEN, at_stripe
 from tests.integration.stories import Stories, by_name
 from tests.integration.visits import HERE, OURS, SCRIPT, path_to, untouched
@@ -285,12 +286,25 @@ def test_who_cannot_be_asked_now_is_asked_later(pages: TestClient, stripe: Stori
 
 
 @pytest.mark.parametrize(
-    "url", ["https://evil.example/start", "//evil.example", "javascript:alert(1)", "\\\\evil", None]
+    "url",
+    [
+        *("https://evil.example/start", "//evil.example", "javascript:alert(1)", "\\\\evil.example", None, 1),
+        *("https://verify.stripe.com@evil.example/", "https://verify.stripe.com\\@evil.example/"),
+        *("http://verify.stripe.com/", "https://verify.stripe.com.evil.example/", "https://verify.stripe.com:1/"),
+        "https://verify.stripe.com/\r\nSet-Cookie: a=b",
+    ],
 )
-def test_nobody_is_sent_to_another_place_than_stripes_own(
-    pages: TestClient, monkeypatch: pytest.MonkeyPatch, url: str | None
+def test_nobody_is_sent_to_another_place_than_stripes_own(url: object) -> None:
+    assert not leads_to_stripe(url)
+    assert leads_to_stripe("https://verify.stripe.com/start/test_x?a=b#c")
+
+
+def test_what_stripe_does_not_say_as_it_should_lets_nobody_in(
+    pages: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = path_to(_opened(pages)["id"])
-    monkeypatch.setattr(entering, "entry", lambda *_: entering.Entry({"url": url}))
-    answer = pages.post(path)
-    assert (answer.status_code, "location" in answer.headers) == (503, False)
+    fields = {"url": "https://evil.example/start", "client_secret": None, "publishable_key": "pk_test_1"}
+    monkeypatch.setattr(entering, "entry", lambda *_: entering.Entry(fields))
+    for headers in ({}, SCRIPT):
+        answer = pages.post(path, headers=headers)
+        assert (answer.status_code, "location" in answer.headers, "evil" in answer.text) == (503, False, False)

@@ -21,7 +21,8 @@ KEYS = {
     "LINK_KEYS": "n" * 32,
     "PUBLIC_URL": HERE,
 }
-_OF_PROCESSES = ("identity_metric", "identity_process_clock")  # which they write every few seconds, whoever asks
+# Which they write every few seconds, whoever asks.
+_OF_PROCESSES = ("identity_metric", "identity_tally", "identity_process_clock", "identity_heartbeat")
 
 
 def path_to(subject: str, below: str = "") -> str:
