@@ -411,6 +411,12 @@ def settings() -> Settings:
     raise SettingsError("\n".join(sentences))
 
 
+def use_database(url: str) -> None:
+    """From now on this process goes by another DATABASE_URL, which is judged when the settings are read."""
+    os.environ["DATABASE_URL"] = url
+    settings.cache_clear()
+
+
 def _sentence(fault: ErrorDetails) -> str:
     name = str(fault["loc"][0]).upper()  # of a default, it is the field's
     field = Settings.model_fields[name.lower()]

@@ -18,6 +18,7 @@ from worker.commands import (
     doctor,
     endpoint,
     mails,
+    move,
     pages,
     pausing,
     restored,
@@ -124,6 +125,9 @@ COMMANDS = {
         restored.restored_options,
         asks=True,
         changes=True,
+    ),
+    "move": Command(
+        move.move_now, "copy everything from a SQLite file into PostgreSQL", move.moving_options, changes=True
     ),
     "purge": Command(
         change.purge_now,

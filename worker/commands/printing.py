@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-_Batch = TypeVar("_Batch", bound=Sized)
+_Batch = TypeVar("_Batch")
 _WIDE = 200  # columns where there is no terminal to ask
 
 
@@ -45,7 +45,7 @@ def print_pairs(pairs: Mapping[str, Any], title: str = "") -> None:
 
 
 def progress(
-    batches: Iterable[_Batch], what: str, total: int | None = None, count: Callable[[_Batch], int] = len
+    batches: Iterable[_Batch], what: str, total: int | None = None, count: Callable[[Any], int] = len
 ) -> Iterator[_Batch]:
     """The same batches, with a bar on the terminal that counts what is in them; none where there is no terminal."""
     terminal = Console(stderr=True)

@@ -1,0 +1,58 @@
+"""The command that moves everything from a SQLite file into PostgreSQL."""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from sqlalchemy import URL, make_url
+
+from config.database import on_sqlite
+from config.settings import settings, use_database
+from handlers.tables.schema import migrate
+from handlers.upkeep.move import NotMovedError, count_rows, move
+from worker.commands.options import acting
+from worker.commands.printing import print_json, print_rows, progress
+
+_NEXT = """Now set DATABASE_URL to it, and STRIPE_WEBHOOK_SECRET and LINK_KEYS to what is in use here: without them, to
+what the files webhook_secret and link_key of VAR_DIR hold. Then start the processes, and keep the file for a while."""
+
+
+def moving_options(parser: argparse.ArgumentParser) -> None:
+    """Where to."""
+    parser.add_argument("--to", metavar="URL", required=True, help="postgres://…; its password may be in PGPASSWORD")
+
+
+def move_now(arguments: argparse.Namespace) -> int:
+    """Copies every row of DATABASE_URL's file, and compares each; 1 when it cannot, and then it may be run again."""
+    if settings().on_postgres:
+        return _refused("DATABASE_URL is PostgreSQL already: only a SQLite file is moved.")
+    path = settings().embedded_file
+    if not settings().embedded_database:
+        path = Path(make_url(settings().database_url.get_secret_value()).database or "")
+    if not path.is_file():
+        return _refused(f"There is no file {path}.")
+    source = on_sqlite(URL.create("sqlite", database=str(path)))
+    use_database(arguments.to)
+    if not settings().on_postgres:
+        return _refused("--to must be PostgreSQL: postgres://…")
+    counts: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+    try:
+        total = 2 * count_rows(source)
+        migrate()
+        for step in progress(move(source, acting(arguments)), "rows", total, count=lambda step: step.rows):
+            counts[step.is_comparison][step.table] += step.rows
+    except NotMovedError as error:
+        return _refused(f"{error}.")
+    rows = [{"table": name, "copied": counts[False][name], "compared": count} for name, count in counts[True].items()]
+    if arguments.json:
+        print_json(rows)
+    else:
+        print_rows(rows, ("table", "copied", "compared"))
+    print(_NEXT, file=sys.stderr)
+    return 0
+
+
+def _refused(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 1
