@@ -263,7 +263,7 @@ MAILS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def test_every_kind_of_mail_is_tried_below() -> None:
-    assert MAILS.keys() == set(TELLING)
+    assert MAILS.keys() == set(TELLING) - {"email_reminder"}, "which no event owes: test_reminders"
 
 
 @pytest.mark.parametrize("is_late", [True, False])
