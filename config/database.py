@@ -184,6 +184,7 @@ def on_sqlite(url: URL) -> Engine:
     _make_private(Path(url.database or ""))
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_SECONDS})
     event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "handle_error", _say_damage)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
 
@@ -259,6 +260,13 @@ def _sort_out(context: ExceptionContext) -> None:
     if is_trouble == is_data(error.sqlstate):
         kind = DataError if is_trouble else OperationalError
         raise kind(context.statement, None, error, hide_parameters=True)
+
+
+def _say_damage(context: ExceptionContext) -> None:
+    """A damaged file is the database's trouble, and nothing about what was to be stored."""
+    error = context.original_exception
+    if type(error) is sqlite3.DatabaseError:  # whose subclasses say what else it is
+        raise OperationalError(context.statement, None, error, hide_parameters=True)
 
 
 LOOKER = "idle connections"  # the name of the thread that looks for them

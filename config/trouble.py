@@ -21,7 +21,7 @@ _SENTENCES = {
     "readonly database|read-only": "read-only",
     "permission denied": "not granted",
     "no such (table|column)|has no column": "no schema",
-    "disk is full": "disk full",
+    "disk is full|disk I/O error": "disk full",
     "too many clients": "no connection free",
     "too many connections for role": "the role's connections",
     "too many connections for database": "the database's connections",
@@ -36,7 +36,7 @@ _TO_DO = {
     " primary, or make the file writable",
     "not granted": "its role may not write to our tables: let it own them, or grant it all on them",
     "no schema": "tables or columns are missing: python -m worker migrate",
-    "disk full": "its disk is full: make room, or give it a larger one",
+    "disk full": "its disk is full, or fails: make room, or give it a larger one",
     "no connection free": "the server has no connection free (max_connections): end what holds them, or take a larger"
     " plan; DATABASE_POOL bounds a process's",
     "the role's connections": "DATABASE_URL's role has no connection free (its CONNECTION LIMIT): raise it, or lower"
@@ -80,5 +80,6 @@ def hindrance(connection: Connection) -> Trouble | None:
     if connection.dialect.name == "postgresql":
         is_read_only, may_insert = connection.exec_driver_sql(_MAY_STORE).one()
         return Trouble("read-only") if is_read_only else None if may_insert else Trouble("not granted")
+    connection.exec_driver_sql("SELECT 1 FROM inbox_event LIMIT 1")
     free = shutil.disk_usage(Path(connection.engine.url.database or ".").absolute().parent).free
     return Trouble("disk full") if free < _LEAST_FREE else None

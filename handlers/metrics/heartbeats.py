@@ -26,6 +26,7 @@ from handlers.tables.models import Heartbeat
 BEAT_SECONDS = 2.0
 MEASURED_EVERY = 60.0  # seconds between two looks at the database's clock
 WRONG = 5.0  # seconds apart: more than any of the small errors of a clock that is set by NTP
+MOST_APART = 120.0  # seconds: one of the two clocks is wrong, and who knows which
 GONE_AFTER = timedelta(seconds=8)  # without a word: three beats, and what a commit may take
 _READY_SECONDS = 5.0  # after which the last write says nothing any more
 _ASKED_AFTER = 20.0  # seconds without an end of work, after which it is asked whether there is any

@@ -21,7 +21,6 @@ from handlers.record.events import OTHER_MODE
 from handlers.tables.models import InboxEvent, OutboxAction
 from handlers.tables.revisions import is_at_head
 from handlers.upkeep import unanswered
-from handlers.upkeep.purge import MOST_APART
 
 FAIL, WARN = "FAIL", "WARN"
 _MOST_LINES = 20  # of one kind
@@ -99,7 +98,7 @@ def _clocks(_: str | None) -> Iterator[Told]:
         if abs(ahead) > heartbeats.WRONG:
             which = "ahead of" if ahead > 0 else "behind"
             words = f"{process}: {abs(ahead):.1f} s {which} the database's clock, which decides"
-            yield FAIL if abs(ahead) > MOST_APART else WARN, words, "set this machine's by NTP"
+            yield FAIL if abs(ahead) > heartbeats.MOST_APART else WARN, words, "set this machine's by NTP"
 
 
 def _deliveries(_: str | None) -> Iterator[Told]:

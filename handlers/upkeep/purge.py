@@ -17,6 +17,7 @@ from sqlmodel import Session, SQLModel, col
 from config.database import measure_clock, now, transaction
 from config.settings import settings
 from handlers.metrics import tallies
+from handlers.metrics.heartbeats import MOST_APART
 from handlers.owed.kinds import KINDS
 from handlers.tables.models import (
     ActionStatus,
@@ -33,7 +34,6 @@ from handlers.upkeep.wipe import wipe_records, wipe_verifications
 log = structlog.stdlib.get_logger(__name__)
 
 BATCH = 1000  # rows a transaction: some ten milliseconds, which is how long SQLite's one writer keeps others waiting
-MOST_APART = 120.0  # seconds between this machine's clock and the database's: one of them is wrong, and who knows which
 _KEPT = [name for name, kind in KINDS.items() if kind.kept_by_purge]
 
 

@@ -154,9 +154,9 @@ def put_back(url: str, backup: Path) -> None:
 def refuse(url: str, table: str, column: str, value: str) -> None:
     """From now on the database refuses this row, as it would a value it cannot hold."""
     if SERVER_URL:
-        _execute(url, f"ALTER TABLE {table} ADD CONSTRAINT refuse CHECK ({column} <> '{value}')")
+        execute(url, f"ALTER TABLE {table} ADD CONSTRAINT refuse CHECK ({column} <> '{value}')")
     else:
-        _execute(
+        execute(
             url,
             f"CREATE TRIGGER refuse_{table} BEFORE INSERT ON {table} WHEN NEW.{column} = '{value}' "
             "BEGIN SELECT RAISE(ABORT, 'refused'); END",
@@ -170,7 +170,8 @@ def opened(url: str) -> Engine:
     return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool)
 
 
-def _execute(url: str, statement: str) -> None:
+def execute(url: str, statement: str) -> None:
+    """As who owns it all."""
     writer = opened(url)
     with writer.begin() as connection:
         connection.execute(text(statement))

@@ -78,6 +78,10 @@ class Service:
         """Leaves a process to the test, which may start another of this name beside it."""
         return self._processes.pop(name)
 
+    def pid(self, name: str) -> int:
+        """Of a process that runs."""
+        return self._processes[name].pid
+
     def stop(self) -> None:
         """Politely."""
         for process in self._processes.values():

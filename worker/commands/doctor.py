@@ -22,7 +22,6 @@ from handlers.outbox.mails import email_lookup
 from handlers.outbox.smtp import check_smtp
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError, RefusedError, describe
 from handlers.stripe_api import account, sessions
-from handlers.upkeep.purge import MOST_APART
 from worker.commands import endpoint
 from worker.commands.printing import print_json, print_rows
 
@@ -200,7 +199,7 @@ def _postgres() -> Iterator[tuple[str, str]]:
 def _clocks() -> Iterator[tuple[str, str]]:
     """The database's decides; the others sign, log and purge."""
     ahead = measure_clock()
-    level = "FAIL" if abs(ahead) > MOST_APART else "WARN" if abs(ahead) > heartbeats.WRONG else "OK"
+    level = "FAIL" if abs(ahead) > heartbeats.MOST_APART else "WARN" if abs(ahead) > heartbeats.WRONG else "OK"
     advice = "" if level == "OK" else ": set this machine's by NTP; what decides is the database's"
     yield level, f"here: {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the database's{advice}"
 
