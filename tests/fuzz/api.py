@@ -66,6 +66,7 @@ def _with_stripe(**variables: str) -> Iterator[tuple[Receiver, Simulator, Path]]
             "API_TOKENS": f"fuzz:{TOKEN}",
             "RETURN_ORIGINS": "https://app.example,shop:",
             "STATIC_LINKS": "signup=https://verify.stripe.com/test_1",
+            "LINK_KEYS": "not-a-secret-not-a-secret-not-a-secret",
         }
         with receiver(**variables) as running:
             yield running, stripe, Path(folder)

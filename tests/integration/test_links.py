@@ -21,7 +21,7 @@ from handlers.sessions.links import link_to, read_token
 from handlers.tables.models import OutboxAction
 from tests.integration.openings import open_one
 from tests.integration.stories import Stories, by_name, perform_everything
-from tests.support import facts
+from tests.support import facts, faketime
 from tests.support.operator import command
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe", "keys")
@@ -114,6 +114,15 @@ def test_an_operator_makes_a_link(api: TestClient, stripe: Stories) -> None:
     [made, *_] = command("audit", elsewhere, "--json").json
     assert (made["what"], made["about"], made["reason"]) == ("link", elsewhere, "no mail")
     assert command("link", "idv_of_nobody").code == 1
+
+
+@faketime.needed
+@faketime.on_postgres
+@pytest.mark.parametrize("ahead", [-86400.0, 86400.0])
+def test_a_link_that_is_made_on_a_host_whose_clock_is_wrong_is_one_of_now(api: TestClient, ahead: float) -> None:
+    said = command("link", open_one(api).json()["id"], "--json", **faketime.host(ahead))
+    assert not read_token(said.json["url"].rpartition("/")[2]).is_expired
+    assert said.json["expires_at"].startswith(f"{database_now() + timedelta(days=7):%Y-%m-%dT%H}")
 
 
 def test_a_link_of_a_host_whose_clock_is_ahead_lets_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from config.broker import publish_actions
+from config.database import measure_clock
 from config.settings import settings
 from handlers.operator.audit import note_beforehand
 from handlers.queue.failures import NotNowError, PermanentError
@@ -93,6 +94,7 @@ def redact_now(arguments: argparse.Namespace) -> int:
 
 def make_link(arguments: argparse.Namespace) -> int:
     """An address where the person goes on, to be mailed or read out; 1 when there is none."""
+    measure_clock()  # a link says when it was made, and this host may be wrong about that
     link = _unless_refused(lambda: link_of(arguments.id))
     if link is None:
         return 1
