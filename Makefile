@@ -12,7 +12,7 @@ UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/pip conf
 	--generate-hashes --no-header --no-annotate
 define compile
 	@mkdir -p var/lock && cp $(LOCKS) var/lock
-	@$(UV) $(1) pyproject.toml --output-file var/lock/requirements.txt
+	@$(UV) $(1) $(EXTRAS) pyproject.toml --output-file var/lock/requirements.txt
 	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
 endef
 .DEFAULT_GOAL = help
@@ -83,7 +83,7 @@ check: dev ## Format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-lock: dev ## Writes what pyproject.toml asks for into both lock files; what is locked and still fits stays
+lock: dev ## Writes what pyproject.toml asks for into both lock files; what is locked and still fits stays: EXTRAS="--extra sentry"
 	$(call compile)
 	@install -C -m 644 $(LOCKS:%=var/lock/%) .
 

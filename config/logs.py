@@ -4,13 +4,14 @@ import io
 import logging
 import re
 import sys
+from importlib import import_module
 from typing import TextIO
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, ExcInfo, Processor
 
-from config.settings import settings
+from config.settings import SettingsError, settings
 
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
@@ -35,7 +36,7 @@ def configure_logging() -> None:
         )
     )
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [handler, *_reporters()]
     root.setLevel(settings().log_level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -48,6 +49,16 @@ def configure_logging() -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _reporters() -> list[logging.Handler]:
+    dsn = settings().sentry_dsn.get_secret_value()
+    if not dsn:
+        return []
+    try:
+        return [import_module("config.sentry").Reporter(dsn)]  # not even imported where nobody asks for it
+    except ModuleNotFoundError:
+        raise SettingsError("SENTRY_DSN is set, and sentry-sdk is not installed: see docs/deploy.md") from None
 
 
 def _renderers() -> list[Processor]:

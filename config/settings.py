@@ -349,6 +349,7 @@ class Settings(BaseSettings):
     var_dir: Path = Path("var")
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(str.lower)] = "auto"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(str.lower)] = "info"
+    sentry_dsn: _WebUrl = _UNSET
 
     @model_validator(mode="before")
     @classmethod

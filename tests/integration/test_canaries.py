@@ -1,6 +1,7 @@
 """Secrets and personal data planted everywhere reach no log line, no table and no Redis key, also when things fail."""
 
 import base64
+import gzip
 import http.client
 import json
 import re
@@ -26,6 +27,7 @@ from handlers.sessions.asking import ask_for_link
 from handlers.sessions.links import read_token, return_url_of
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.api.openapi import document
+from tests.simulator.catcher import Catcher
 from tests.simulator.client import Simulator
 from tests.support import databases, facts, shapes
 from tests.support.facts import NOON
@@ -86,12 +88,22 @@ def _payload(kind: str, name: str, at: int = NOON, **fields: Any) -> dict[str, A
 
 
 @pytest.fixture
-def monitored(tmp_path: Path, database_url: str) -> Iterator[tuple[Service, FakeStripe, Mailbox, list[bytes]]]:
+def sentry() -> Iterator[Catcher]:
+    """What is sent to Sentry is caught here."""
+    with Catcher() as catcher:
+        yield catcher
+
+
+@pytest.fixture
+def monitored(
+    tmp_path: Path, database_url: str, sentry: Catcher
+) -> Iterator[tuple[Service, FakeStripe, Mailbox, list[bytes]]]:
     mailbox = Mailbox()
+    dsn = f"http://key@{urlsplit(sentry.url).netloc}/1"
     with (
         fake_stripe() as stripe,
         mail_server(mailbox, auth_require_tls=False, authenticator=_let_in) as smtp_port,
-        service(tmp_path / "service", database_url, **_settings(stripe, smtp_port)) as made,
+        service(tmp_path / "service", database_url, **_settings(stripe, smtp_port), SENTRY_DSN=dsn) as made,
         _monitor(made) as commands,
     ):
         yield made, stripe, mailbox, commands
@@ -120,7 +132,7 @@ def _monitor(made: Service) -> Iterator[list[bytes]]:
 
 
 def test_what_must_stay_secret_is_nowhere(
-    monitored: tuple[Service, FakeStripe, Mailbox, list[bytes]], database_url: str
+    monitored: tuple[Service, FakeStripe, Mailbox, list[bytes]], database_url: str, sentry: Catcher
 ) -> None:
     made, stripe, mailbox, commands = monitored
     names = ("good", "refused", "later", "unasked", "unstorable")
@@ -149,11 +161,16 @@ def test_what_must_stay_secret_is_nowhere(
     said_to_redis = (b"".join(commands) + redis_files).decode(errors="replace")
     assert "process_events" in said_to_redis
     logs, tables = made.logs(), databases.dump(database_url)
+    reported = "".join(gzip.decompress(one.body).decode() for one in sentry.caught)
+    assert "action.buried" in reported
+    assert "vs_refused" in reported
     for mark in NOWHERE:
         assert _around(mark, logs) == []
+        assert _around(mark, reported) == []
         assert _around(mark, tables) == []
         assert _around(mark, said_to_redis) == []
     assert _around(PERSONAL, logs) == []
+    assert _around(PERSONAL, reported) == []
     assert _around(PERSONAL, said_to_redis) == []
     assert PERSONAL in tables
     for traced in (

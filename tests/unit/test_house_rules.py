@@ -44,6 +44,7 @@ OWNERS = {
     "alembic": ("handlers/tables/schema.py", "handlers/tables/migrations/"),
     "cryptography": ("handlers/outbox/outputs.py",),
     "prometheus_client": ("handlers/metrics/",),
+    "sentry_sdk": ("config/sentry.py",),
     "standardwebhooks": ("handlers/outbox/application.py",),
 }
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -158,9 +159,9 @@ def test_no_file_hides_a_library_by_its_name() -> None:
 
 
 def test_a_module_is_imported_by_its_name_only_where_a_setting_names_it() -> None:
-    """EMAIL_LOOKUP names one of the team's own; receiver/app.py may choose rooms that a setting switches on."""
+    """EMAIL_LOOKUP names one of the team's own; receiver/app.py and config/logs.py what a setting switches on."""
     users = [_name(path) for path in FILES if "import_module(" in path.read_text()]
-    assert set(users) <= {"handlers/outbox/mails.py", "receiver/app.py"}
+    assert set(users) <= {"handlers/outbox/mails.py", "receiver/app.py", "config/logs.py"}
 
 
 def test_what_a_kind_or_a_queue_names_is_a_setting() -> None:

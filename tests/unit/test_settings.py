@@ -81,6 +81,7 @@ GOOD = {
     "OUR_SESSIONS": ("app=on=boarding, vf_1Abc", ("app=on=boarding", "vf_1Abc")),
     "LOG_FORMAT": ("JSON", "json"),
     "LOG_LEVEL": ("Debug", "debug"),
+    "SENTRY_DSN": ("https://key@sentry.example.com/1", "https://key@sentry.example.com/1"),
 }
 BAD = [
     ("DATABASE_URL", "mysql://u:c4nary@h/d"),
@@ -222,6 +223,7 @@ BAD = [
     ("TRUSTED_PROXIES", "c4nary"),
     ("LOG_FORMAT", "xml"),
     ("LOG_LEVEL", "verbose"),
+    ("SENTRY_DSN", "c4nary"),
 ]
 
 
@@ -358,7 +360,7 @@ def test_another_stripe_js_is_for_this_machine_with_a_test_key(load: Load, url: 
 
 
 def test_what_may_hold_a_key_or_a_password_is_a_secret() -> None:
-    assert [name for name in NAMES if re.search(r"URL|_BASE|SECRET|KEY|TOKEN|PASSWORD", name)] == SECRETS
+    assert [name for name in NAMES if re.search(r"URL|DSN|_BASE|SECRET|KEY|TOKEN|PASSWORD", name)] == SECRETS
 
 
 @pytest.mark.parametrize("name", SECRETS)
