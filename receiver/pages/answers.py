@@ -1,5 +1,6 @@
 """Answers of the person's half: pages, redirects and JSON, each with its headers, in the person's language."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -80,8 +81,8 @@ def address(request: Request, below: str = "", **query: str) -> str:
 
 def _in_another_language(request: Request) -> str:
     """What a language is added to: this page, or for what a form is answered by, the page of the form."""
-    after = request.query_params.get("after")
-    kept = "?" + urlencode({**({"after": after} if after else {}), "lang": ""})
+    after = request.query_params.get("after", "")
+    kept = "?" + urlencode({**({"after": after} if re.fullmatch(r"[\d.]{1,40}", after, re.ASCII) else {}), "lang": ""})
     return kept if request.method in ("GET", "HEAD") else address(request).partition("?")[0] + kept
 
 

@@ -106,9 +106,10 @@ class Room:
         """A new link by mail, for who has an expired one; who asks is told the same in any case."""
         if status := await _unposted(request):
             return answers.bare(request, status)
-        owed = await self._looking.do(ask_for_link, self._token(request, ENTRIES).subject)
-        await self._looking.do(publish_actions, owed)
-        return answers.page(request, "link_sent")
+        subject = self._token(request, ENTRIES).subject
+        locale = (await self._looking.do(seen, subject)).locale
+        await self._looking.do(publish_actions, await self._looking.do(ask_for_link, subject))
+        return answers.page(request, "link_sent", locale=locale)
 
     async def _return(self, request: Request) -> Response:
         """The one page whose GET asks Stripe: its person has just been there."""
