@@ -187,7 +187,7 @@ def _apply(
                 session.connection().execute(delete(table).where(col(table.session_id).in_(strangers)))
         owed = [(work.event.session_id, decision.owed) for work, decision in decided]
         if found:
-            owed += verifications.owed_besides(rows, states, limits)
+            owed += verifications.owed_besides(rows, states, settings().submission_limit)
         to_do = owe(session, owed, locked_at)
         if redacted := [id_ for id_, row in rows.items() if states[id_].redacted_at or row.redaction_asked_at]:
             forget(session, redacted, locked_at)

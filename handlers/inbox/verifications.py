@@ -8,7 +8,7 @@ from sqlmodel import Session, col
 
 from handlers.owed.kinds import Owed
 from handlers.record.decide import ending
-from handlers.record.events import SessionState, VerificationEvent
+from handlers.record.events import SessionState, Status, VerificationEvent
 from handlers.record.ordering import RecordState
 from handlers.tables.models import Verification, VerificationRecord
 
@@ -81,21 +81,29 @@ def forget(
 
 
 def left(rows: Mapping[str, VerificationRecord], states: Mapping[str, RecordState], limit: int) -> dict[str, int]:
-    """How many submissions there may be in each session: those of its verification's others since the last that was
-    replaced are used up.
+    """How many submissions there may be in each session: those of its verification's others are used up, but for what
+    was replaced before or is not. Of a canceled one, those that came after it are none of its own.
     """
-    counted = {id_: row.verification_id for id_, row in rows.items() if row.verification_id and not row.replaced_at}
-    used = {
-        id_: sum(states[other].submissions for other, theirs in counted.items() if theirs == whose and other != id_)
-        for id_, whose in counted.items()
+
+    def uses_up(other: VerificationRecord, row: VerificationRecord) -> bool:
+        is_with_it = (other.verification_id, other.replaced_at) == (row.verification_id, row.replaced_at)
+        is_later = (other.generation or 0) > (row.generation or 0)
+        # rule: a canceled session has reached the limit by those before it alone
+        return is_with_it and other is not row and not (is_later and states[row.session_id].status == Status.CANCELED)
+
+    return {
+        id_: limit - sum(states[one.session_id].submissions for one in rows.values() if uses_up(one, row))
+        if row.verification_id
+        else limit
+        for id_, row in rows.items()
     }
-    return {id_: limit - used.get(id_, 0) for id_ in rows}
 
 
 def owed_besides(
-    rows: Mapping[str, VerificationRecord], states: Mapping[str, RecordState], limits: Mapping[str, int]
+    rows: Mapping[str, VerificationRecord], states: Mapping[str, RecordState], limit: int
 ) -> Iterator[tuple[str, list[Owed]]]:
     """What the sessions of verifications owe because of each other, whichever of them the events are about."""
+    limits = left(rows, states, limit)
     for id_, row in rows.items():
         if row.verification_id:
             # rule: at the limit each session of a verification is ended

@@ -159,7 +159,12 @@ def ending(record: RecordState, limit: int) -> list[Owed]:
     limited = [(kind, LIMIT_CAUSE) for kind, row in KINDS.items() if row.owed_at_limit and record.submissions >= limit]
     # rule: the limit cancels only while input is required
     passed = SUPERSEDED if record.status != Status.REQUIRES_INPUT else None
-    return [Owed(kind, cause, _silenced(record, kind, cause) or passed) for kind, cause in [*burned, *limited]]
+    # rule: that a limit was reached is told of a canceled session, too; it was so before the end, whatever came first
+    past = [kind for kind in KINDS if record.status == Status.CANCELED and KINDS[kind].survives_superseding]
+    return [
+        Owed(kind, cause, _silenced(record, kind, cause) or (None if kind in past else passed))
+        for kind, cause in [*burned, *limited]
+    ]
 
 
 def created(_: SessionState) -> Meaning:

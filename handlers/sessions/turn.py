@@ -188,12 +188,12 @@ def next_generation(turn: Turn, wanted: Wanted, last: Answer | None = None) -> T
 
 def write_down_replaced(session: Session, verification_id: str) -> None:
     """Of all sessions of a verification, which are locked; a mail about one that is on its way loses its claim."""
+    at = session.execute(select(now())).scalar_one()  # one moment for all: what is replaced together counts together
     counted = update(VerificationRecord).where(
         col(VerificationRecord.verification_id) == verification_id, col(VerificationRecord.replaced_at).is_(None)
     )
-    replaced = counted.values(replaced_at=now()).returning(col(VerificationRecord.session_id), now())
-    if over := session.execute(replaced).all():
-        withdraw(session, [session_id for session_id, _ in over], ENDED_BY_REPLACING, REPLACED, over[0][1])
+    over = session.scalars(counted.values(replaced_at=at).returning(col(VerificationRecord.session_id))).all()
+    withdraw(session, over, ENDED_BY_REPLACING, REPLACED, at)
 
 
 def _burn(session: Session, turn: Turn) -> None:

@@ -389,6 +389,31 @@ def test_the_limit_counts_over_all_sessions_in_every_order() -> None:
     assert all(end == ends[0] for end in ends)
 
 
+def test_a_reviewer_hears_once_of_a_limit_that_was_reached_whatever_came_first(post_box: PostBox) -> None:
+    """The third failure, the end of its session, or that it was replaced: and nobody else hears of anything."""
+    for number, order in enumerate(permutations(range(4))):
+        purpose = f"_purpose_{number}"
+        first, second = _two_sessions(purpose)
+        canceled = _event(second, "canceled", NOON + 20, f"vs_2{purpose}")
+        steps = [_failure(first, f"vs_1{purpose}", 2), _failure(second, f"vs_2{purpose}", 9), canceled]
+        facts.applied(
+            _failure(first, f"vs_1{purpose}", 1),
+            _event(first, "canceled", NOON + 5, f"vs_1{purpose}"),
+            _event(second, "created", NOON + 6, f"vs_2{purpose}"),
+        )
+        for step in order:
+            if step == len(steps):
+                _replaced(second)
+            else:
+                facts.applied(steps[step])
+        stands = _stands(f"vs_2{purpose}")
+        assert stands["alert_review", LIMIT_CAUSE] == ("pending", None), order
+        assert ("alert_review", LIMIT_CAUSE) not in _stands(f"vs_1{purpose}")
+    perform_everything()
+    alerts = [key for key in post_box.sent if key[1] == "alert_review"]
+    assert len(alerts) == number + 1
+
+
 @pytest.mark.parametrize("is_named", [True, False])
 def test_a_late_report_of_an_older_session_ends_the_open_one_and_stops_its_prompt(
     is_named: bool, post_box: PostBox

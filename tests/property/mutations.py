@@ -86,6 +86,11 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     ),
     "the limit holds only while input is required": (becomes("{values[1]}"), (*PURE, *REVIEW)),
     "the limit cancels only while input is required": (becomes("None"), (*PURE, *REVIEW)),
+    "that a limit was reached is told of a canceled session, too": (becomes("[]"), (*PURE, *GENERATIONS)),
+    "a canceled session has reached the limit by those before it alone": (
+        becomes("{values[0]} and {values[1]}"),
+        GENERATIONS,
+    ),
     "the limit is judged after a stale event, too": (becomes("{args[1]}", of="owed"), (*PURE, *REVIEW)),
     "the limit owes something itself": (becomes("[]"), REVIEW),
     "a burned session is canceled": (becomes("[]"), (*PURE, *GENERATIONS)),

@@ -318,11 +318,12 @@ def _owed_at_the_end(came: Came) -> frozenset[tuple[str, str, str]]:
     cause = "canceled" if status == "canceled" else f"{status}:{code or ''}:{report or ''}"
     at_limit = status == "requires_input" and len(came.reports) >= LIMIT
     causes = {cause} | ({"submission_limit"} if at_limit else set())
+    reached = {("alert_review", "submission_limit")} if status == "canceled" and len(came.reports) >= LIMIT else set()
     # A prompt that was owed before the limit was reached is dropped at the moment of doing.
     return frozenset(
         action
         for action in came.actions
-        if action[1] in causes and not (at_limit and action[0] == "email_retry_prompt")
+        if action[:2] in reached or (action[1] in causes and not (at_limit and action[0] == "email_retry_prompt"))
     )
 
 
