@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -147,7 +148,10 @@ def reading(folder: Path, blocks: list[Block], sandbox: Simulator | None = None)
 def test_the_commands_for_the_local_stripe(tmp_path: Path) -> None:
     with reading(tmp_path, pages.blocks(SECTIONS["A local Stripe"])) as reader:
         assert reader.subjects() == ["Please verify your identity again", "Your identity is verified"]
-        assert "Subject: Your identity is verified" in (tmp_path / "terminal-5.log").read_text()
+        assert "Subject: Your identity is verified" in (tmp_path / "terminal-6.log").read_text()
+        (link,) = re.findall(r"http\S+/verify/\S+", (tmp_path / "terminal-4.log").read_text())
+        with urllib.request.urlopen(link, timeout=PATIENCE) as page:
+            assert b"Your identity is verified" in page.read()
         assert [status for status, _, _ in reader.records()] == ["verified"]
         assert '"level": "warning"' not in (tmp_path / "terminal-1.log").read_text()
 

@@ -1018,12 +1018,14 @@ def test_serve_is_the_default_command_and_prints_what_an_env_needs() -> None:
     )
     assert process.stdout is not None
     with process:
-        lines = [process.stdout.readline().strip() for _ in range(6)]
+        lines = [process.stdout.readline().strip() for _ in range(9)]
         process.terminate()
-    assert re.fullmatch(r"STRIPE_API_BASE=http://127\.0\.0\.1:\d+", lines[0])
-    assert lines[1:4] == [f"STRIPE_API_KEY={Simulator.api_key}", "STRIPE_WEBHOOK_SECRET=whsec_given", "ready"]
-    assert lines[4] == f"In a second terminal: {' '.join(lines[:3])} make run"
-    assert lines[5].startswith("In a third: .venv/bin/python -m tests.simulator create ")
+    (base,) = re.fullmatch(r"STRIPE_API_BASE=(http://127\.0\.0\.1:\d+)", lines[0]).groups()  # type: ignore[union-attr]
+    assert lines[1:3] == [f"STRIPE_API_KEY={Simulator.api_key}", f"STRIPE_PUBLISHABLE_KEY={Simulator.publishable_key}"]
+    assert lines[3:6] == [f"STRIPE_JS_URL={base}/js/stripe.js", "STRIPE_WEBHOOK_SECRET=whsec_given", "ready"]
+    assert lines[6] == f"In a second terminal: {' '.join(lines[:5])} make run"
+    assert lines[7].startswith("In a third: .venv/bin/python -m tests.simulator create ")
+    assert "worker link $(" in lines[8]
 
 
 def _until(condition: Any, timeout: float = 10.0) -> None:

@@ -55,6 +55,8 @@ def _ask(simulator: Simulator, options: argparse.Namespace) -> Json:
             return simulator.redact(options.session)
         case "url":
             return {"url": simulator.url(options.session)}
+        case "last":
+            return {"id": simulator.last()}
         case "endpoint":
             return {"secret": simulator.endpoint(options.url, payload=options.payload)}
         case "run":
@@ -97,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--email")
     create.add_argument("--reference", help="client_reference_id")
     create.add_argument("--metadata", action="append", default=[], type=_pair, metavar="KEY=VALUE")
+    commands.add_parser("last", parents=[client], help="the id of the newest session")
     endpoint = commands.add_parser("endpoint", parents=[client], help="register a webhook endpoint, print its secret")
     endpoint.add_argument("url")
     endpoint.add_argument("--payload", choices=("snapshot", "thin", "both"), default="snapshot")

@@ -28,6 +28,7 @@ class Simulator:
 
     account = PLATFORM
     api_key = "sk_test_simulator0000000000000000"
+    publishable_key = api_key.replace("sk_", "pk_")
     restricted_key = "rk_test_simulator0000000000000000"
     live_api_key = api_key.replace("test", "live")
 

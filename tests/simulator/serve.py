@@ -32,7 +32,9 @@ def run(options: argparse.Namespace) -> None:
     world.settings.spaced = not options.unspaced
     if options.seed is not None:
         world.deliveries.random.seed(options.seed)
-    lines = [f"STRIPE_API_BASE={world.settings.base}", f"STRIPE_API_KEY={Simulator.api_key}"]
+    base = world.settings.base
+    lines = [f"STRIPE_API_BASE={base}", f"STRIPE_API_KEY={Simulator.api_key}"]
+    lines += [f"STRIPE_PUBLISHABLE_KEY={Simulator.publishable_key}", f"STRIPE_JS_URL={base}/js/stripe.js"]
     if options.forward_to:
         endpoint = endpoints.register(
             world,
@@ -46,8 +48,9 @@ def run(options: argparse.Namespace) -> None:
         lines.append(f"STRIPE_WEBHOOK_SECRET={endpoint.secret}")
     lines.append("ready")
     if options.forward_to:
-        lines.append(f"In a second terminal: {' '.join(lines[:3])} make run")
+        lines.append(f"In a second terminal: {' '.join(lines[:5])} make run")
         lines.append(f"In a third: {COMMAND} create --email jenny@example.com")
+        lines.append(f"Her page:   {lines[1]} .venv/bin/python -m worker link $({COMMAND} last)")
     sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()
     config = uvicorn.Config(

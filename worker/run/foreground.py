@@ -100,6 +100,7 @@ def _report(chosen: Settings, broker: str, listens: bool) -> str:
         f"database  {_database(chosen)}",
         f"broker    {broker}",
         f"secret    {'the one of the Stripe CLI, which forwards events' if listens else _secret(chosen)}",
+        f"pages     {_pages(chosen)}",
     ]
     return "\n".join(lines if listens else (*lines, *_how_to_forward(chosen)))
 
@@ -115,6 +116,12 @@ def _how_to_forward(chosen: Settings) -> tuple[str, ...]:
         f'STRIPE_WEBHOOK_SECRET="$({_listen(chosen)} --print-secret)" {port}make run',
         _forward(chosen),
     )
+
+
+def _pages(chosen: Settings) -> str:
+    if why := chosen.why_no_links:
+        return f"none: {why}"
+    return f"{chosen.base_url}/verify/…, for whom a mail leads there, or what python -m worker link ID prints"
 
 
 def _database(chosen: Settings) -> str:
