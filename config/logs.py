@@ -26,9 +26,11 @@ _CHATTY = ("alembic", "stripe", "urllib3", "kombu", "amqp", "redis", "asyncio")
 _DETAIL = re.compile(r"\nDETAIL:[^\n]*")
 
 
-def configure_logging() -> None:
-    """Sends every log record of this process to standard error, rendered as LOG_FORMAT says."""
-    handler = logging.StreamHandler(sys.stderr)
+def configure_logging(*, is_silent: bool = False) -> None:
+    """Sends every log record of this process to standard error, rendered as LOG_FORMAT says; or, if that is said,
+    nowhere: some platforms hand on both outputs of a command as one.
+    """
+    handler = logging.NullHandler() if is_silent else logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED,

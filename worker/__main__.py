@@ -1,16 +1,18 @@
 """The operator's commands: python -m worker COMMAND."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sqlalchemy.exc import DBAPIError
+
 from config.database import DATABASE_TROUBLE, measure_clock
 from config.logs import configure_logging
-from config.postgres import is_full
 from config.settings import SettingsError
+from config.trouble import trouble_of
 from config.version import running_version
-from handlers.queue.failures import describe
 from worker.commands import (
     audit,
     change,
@@ -151,19 +153,28 @@ def main() -> int:
     command: Command = arguments.command
     try:
         if command.run is not doctor.diagnose:  # which says itself what is wrong with the settings
-            configure_logging()
+            configure_logging(is_silent=command.json and arguments.json)
         if command.asks:
             measure_clock()
-        return command.run(arguments)
+        code = command.run(arguments)
+        sys.stdout.flush()
+        return code
     except SettingsError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return _failed(str(error))
     except DATABASE_TROUBLE as error:
-        why = "it has no connection free; DATABASE_POOL bounds a process's" if is_full(error) else describe(error)
-        print(f"The database cannot be used: {why}. Ask python -m worker doctor.", file=sys.stderr)
-        return 2
+        return _failed(f"The database cannot be used: {trouble_of(error).sentence}.")
+    except (DBAPIError, UnicodeEncodeError) as error:
+        return _failed(f"The database cannot take what was given: {type(error).__name__}.")
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _failed(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 2
 
 
 def parser() -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ from handlers.tables.models import ActionStatus
 from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
-from worker.commands.options import TABLES, acting, add_filters, add_reason, chosen, moment
+from worker.commands.options import TABLES, acting, add_filters, add_reason, chosen, moment, number
 from worker.commands.printing import print_json, print_pairs, print_rows, progress
 
 _ACTION_ID = re.compile(r"\d{1,18}")
@@ -63,7 +63,7 @@ def discard(arguments: argparse.Namespace) -> int:
 
 def resend_options(parser: argparse.ArgumentParser) -> None:
     """Which actions, and why."""
-    parser.add_argument("ids", metavar="ID", nargs="+", type=int, help="an action's number, as `session` shows it")
+    parser.add_argument("ids", metavar="ID", nargs="+", type=number, help="an action's number, as `session` shows it")
     add_reason(parser)
 
 

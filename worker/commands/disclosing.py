@@ -53,11 +53,9 @@ def reencrypt(arguments: argparse.Namespace) -> int:
         print_json({"by the newest key": looked_at - len(unread), "unreadable": unread})
     else:
         print_pairs({"by the newest key": looked_at - len(unread), "unreadable": len(unread)})
-    if unread:
-        print("None of VERIFIED_OUTPUTS_KEY can read these: " + " ".join(unread[:20]), file=sys.stderr)
-        return 1
-    print("The older keys may go from VERIFIED_OUTPUTS_KEY now.", file=sys.stderr)
-    return 0
+        no_key = f"None of VERIFIED_OUTPUTS_KEY can read these: {' '.join(unread[:20])}"
+        print(no_key if unread else "The older keys may go from VERIFIED_OUTPUTS_KEY now.", file=sys.stderr)
+    return 1 if unread else 0
 
 
 def export_options(parser: argparse.ArgumentParser) -> None:

@@ -49,7 +49,7 @@ def move_now(arguments: argparse.Namespace) -> int:
         print_json(rows)
     else:
         print_rows(rows, ("table", "copied", "compared"))
-    print(_NEXT, file=sys.stderr)
+        print(_NEXT, file=sys.stderr)
     return 0
 
 

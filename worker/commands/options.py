@@ -81,6 +81,13 @@ def span(text: str) -> timedelta:
         raise argparse.ArgumentTypeError(f"{text!r} is no span like 90m, 6h or 2d") from None
 
 
+def number(text: str) -> int:
+    """An action's. Raises argparse's error."""
+    if not re.fullmatch(r"\d{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no action's number")
+    return int(text)
+
+
 def moment(text: str) -> datetime | timedelta:
     """A date, a time in ISO 8601 (UTC unless it says otherwise), or how long ago. Raises argparse's error."""
     try:

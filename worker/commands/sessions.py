@@ -13,7 +13,7 @@ from handlers.operator.queries import (
 from handlers.operator.story import mails, timeline
 from handlers.outbox.mails import DASHBOARD
 from handlers.record.events import Status
-from worker.commands.options import add_filters, chosen, moment, span
+from worker.commands.options import add_filters, chosen, moment, number, span
 from worker.commands.printing import print_json, print_pairs, print_rows
 
 # The columns a person may see: none of them holds a name, an address or a text about a document.
@@ -64,7 +64,7 @@ def session(arguments: argparse.Namespace) -> int:
 def actions_options(parser: argparse.ArgumentParser) -> None:
     """Which actions, and how many."""
     add_filters(parser)
-    parser.add_argument("--after", metavar="ID", type=int, help="the last number of the page before")
+    parser.add_argument("--after", metavar="ID", type=number, help="the last number of the page before")
     _limit_option(parser)
 
 
@@ -106,7 +106,7 @@ def _list(arguments: argparse.Namespace, found: list[dict[str, Any]], headings: 
         print_json(found)
     else:
         print_rows(found, headings)
-    if len(found) == arguments.limit:
+    if len(found) == arguments.limit and not arguments.json:
         print(f"There may be more: --after {found[-1][key]}", file=sys.stderr)
     return 0 if found else 1
 

@@ -1,0 +1,76 @@
+"""Whatever fails, a command says it in one sentence: no traceback, no SQL, and nothing between the lines of JSON."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from config.database import statement
+from tests.integration.stories import Stories
+from tests.support import databases, facts
+from tests.support.facts import event
+from tests.support.operator import ROOT, command
+
+ASKING = ("open user-1 --type document", "adopt vs_9 user-9", "reconcile", "rebuild --since 1d", "restored --since 1d")
+
+
+@pytest.mark.parametrize("line", ["sessions", "session vs_1", "retry --all", "redact idv_1", "reconcile"])
+def test_a_schema_that_is_missing_is_a_sentence(tmp_path: Path, line: str) -> None:
+    said = command(*line.split(), DATABASE_URL=f"sqlite:///{tmp_path}/empty.db", STRIPE_API_KEY="sk_test_0123456789")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == ("The database cannot be used: tables or columns are missing: python -m worker migrate.\n")
+
+
+def test_a_server_that_is_away_is_a_sentence() -> None:
+    said = command("sessions", DATABASE_URL="postgres://nobody:secret@127.0.0.1:1/x")
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert "secret" not in said.err
+
+
+@pytest.mark.usefixtures("database_url")
+@pytest.mark.parametrize("line", ASKING)
+def test_a_key_that_stripe_refuses_is_a_sentence(stripe: Stories, line: str) -> None:
+    facts.applied(event("created"))
+    stripe.simulator.fault(401, count=None)
+    said = command(*line.split(), LOG_LEVEL="error")
+    assert said.code == 1
+    assert "Stripe answered 401" in said.out + said.err
+    assert not any(word in said.err for word in ("SELECT", "Error:"))
+
+
+@pytest.mark.usefixtures("database_url")
+def test_what_no_database_takes_is_a_sentence() -> None:
+    said = _run(f"{sys.executable} -m worker session $'vs_\\xff'")
+    assert said.returncode in (1, 2)
+    assert said.stderr.count("\n") == 1
+    assert "Traceback" not in said.stderr
+    assert command("resend", "9" * 30, "--reason", "x").code == 2
+    assert command("actions", "--after", "9" * 30).code == 2
+
+
+@pytest.mark.usefixtures("database_url")
+def test_whoever_reads_may_stop_reading() -> None:
+    facts.applied(*(event("created", session_id=f"vs_{number}") for number in range(3)))
+    said = _run(f"{sys.executable} -m worker events --json | true")
+    assert said.stderr == ""
+
+
+@pytest.mark.usefixtures("database_url")
+@pytest.mark.parametrize("line", ["retry --all", "rebuild --since 1d"])
+def test_no_line_of_the_log_mixes_into_json(stripe: Stories, line: str) -> None:
+    session_id = stripe.simulator.create()
+    stripe.deliver(session_id)
+    databases.refuse(os.environ["DATABASE_URL"], "inbox_event", "id", "evt_none")
+    with statement() as connection:
+        connection.execute(text("UPDATE inbox_event SET status = 'dead'"))
+    assert command(*line.split(), LOG_LEVEL="debug").err != ""
+    assert "[" not in command(*line.split(), "--json", LOG_LEVEL="debug").err
+
+
+def _run(line: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=60
+    )
