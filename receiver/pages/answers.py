@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
 from starlette.requests import Request
@@ -76,7 +76,7 @@ def address(request: Request, below: str = "", **query: str) -> str:
         return ""
     if asked in settings().locales:
         query["lang"] = asked
-    return f"{base()}/verify/{token}{below}{'?' if query else ''}{urlencode(query)}"
+    return f"{base()}/verify/{quote(token)}{below}{'?' if query else ''}{urlencode(query)}"
 
 
 def _in_another_language(request: Request) -> str:

@@ -238,6 +238,33 @@ def test_where_no_links_are_made_there_are_no_pages(api: TestClient) -> None:
     )
 
 
+ODD = (
+    b"[",
+    b"http://[",
+    b"\xff\xfe",
+    b"a" * 5000,
+    b"http://x:99999999/",
+    b"\xed\xa0\x80",
+    b'"',
+    b"de;q=0.5," * 400,
+    b"http://[::1",
+)
+
+
+def test_what_no_browser_sends_is_answered_all_the_same(pages: TestClient) -> None:
+    path = path_to(_opened(pages)["id"])
+    for name in (b"Host", b"Origin", b"Sec-Fetch-Site", b"Accept-Language", b"Accept", b"If-None-Match", b"Forwarded"):
+        for value in ODD:
+            headers = [(name, value)]
+            for answer in (pages.get(f"{path}/status", headers=headers), pages.post(f"{path}x", headers=headers)):
+                assert answer.status_code in (200, 303, 403, 404), (name, value)
+    for odd in ("/verify/%ff%00%ed%a0%80", "/verify/%22%3E%3Cscript%3E", "/return/%ff.%00", "/verify/x%0d%0aA:b"):
+        for query in ("", "?lang=%ff&after=%0d%0a", f"?after={'9' * 5000}", "?lang[]=x&&&="):
+            for asking in ({}, SCRIPT):
+                answer = pages.get(odd + query, headers=asking)
+                assert (answer.status_code, "<script" in answer.text) == (404, False)
+
+
 # Assets
 
 
