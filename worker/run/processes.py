@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from itertools import cycle
 from types import FrameType
 
-PATIENCE = 10.0  # seconds from the polite signal to the other one; a task in a mail server's hands may need most of it
+PATIENCE = 25.0  # seconds from the polite signal to the other one: as a platform's only process we have thirty
 COLOURS = (36, 33, 35, 32)  # cyan, yellow, magenta, green
 
 # Put before a child's command: a killed parent takes its children along (PR_SET_PDEATHSIG, SIGTERM). A preexec_fn would
