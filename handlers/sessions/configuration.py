@@ -6,8 +6,9 @@ Pure: Stripe's parameters as they were given, and the session as Stripe answers 
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.record.events import OURS
+from handlers.record.events import OURS, PURPOSE, WRITTEN_HERE
 
+MOST_KEYS = 50  # of a session's metadata (docs.stripe.com/api/metadata)
 _FIXED = ("verification_flow", "related_customer", "related_customer_account", "related_person")
 
 
@@ -28,10 +29,13 @@ def changes(params: Mapping[str, Any], session: Mapping[str, Any]) -> dict[str, 
 
 
 def _metadata(wanted: Mapping[str, str] | None, has: Mapping[str, str]) -> dict[str, str]:
-    """A key that is left out is unset, by an empty value; ours never, and none where no metadata is given at all."""
+    """A key that is left out is unset, by an empty value; ours never, but for a purpose that leaves no room for what is
+    given, and none where no metadata is given at all.
+    """
     if wanted is None:
         return {}
-    return {**{name: "" for name in has if name not in wanted and name not in OURS}, **_differing(wanted, has)}
+    kept = WRITTEN_HERE if len({*wanted, *WRITTEN_HERE} - {PURPOSE}) < MOST_KEYS else OURS
+    return {**{name: "" for name in has if name not in wanted and name not in kept}, **_differing(wanted, has)}
 
 
 def _options(wanted: Mapping[str, Any], has: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Making: the session of a generation, found again where somebody has made it before, made, or adopted."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from config.settings import settings
-from handlers.record.events import OURS, Status
+from handlers.record.events import OURS, PURPOSE, Status
+from handlers.sessions.configuration import MOST_KEYS
 from handlers.sessions.links import return_url_of
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.turn import Turn, Wanted
@@ -33,8 +35,9 @@ def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
     """The session that Stripe has under this generation's key, and whether it was made just now; None where nothing can
     be made under it any more.
     """
-    ours = {**(wanted.params.get("metadata") or {}), **mark(), **turn.metadata}
-    params = {**wanted.params, "client_reference_id": wanted.client_reference_id, "metadata": ours}
+    given = wanted.params.get("metadata") or {}
+    metadata = {**given, **marks(turn, wanted, given)}
+    params = {**wanted.params, "client_reference_id": wanted.client_reference_id, "metadata": metadata}
     if not settings().why_no_links:  # the person passes our own page, whose button leads on
         params["return_url"] = return_url_of(turn.verification_id)
     elif wanted.return_url:
@@ -72,6 +75,13 @@ def adopted(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
     ):
         raise OpeningError("not-adoptable")
     return answer
+
+
+def marks(turn: Turn, wanted: Wanted, given: Mapping[str, str]) -> dict[str, str]:
+    """What is added to the metadata of a session: that it is ours, whose it is, and where there is room what for."""
+    ours = {**mark(), **turn.metadata}
+    has_room = len({**given, **ours}) < MOST_KEYS
+    return {**ours, PURPOSE: wanted.purpose} if wanted.purpose and has_room else ours
 
 
 def mark() -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from config.database import transaction
 from handlers.record.events import Status
 from handlers.sessions.configuration import changes, fixed_differences
-from handlers.sessions.making import adopted, created, mark, searched, unless_over
+from handlers.sessions.making import adopted, created, mark, marks, searched, unless_over
 from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many
 from handlers.sessions.replacing import replace
 from handlers.sessions.turn import Turn, Wanted, give_back, next_generation, noted, take_turn
@@ -96,8 +96,9 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
 
 def _marked(turn: Turn, answer: Answer, wanted: Wanted) -> None:
     """An adopted session is marked as ours at Stripe, once."""
-    ours = {**mark(), **turn.metadata}
-    if not ours.items() <= (answer.content.get("metadata") or {}).items():
+    has = answer.content.get("metadata") or {}
+    ours = marks(turn, wanted, has)
+    if not ours.items() <= has.items():
         changing.update(answer.id, wanted.stripe_account, {"metadata": ours})
 
 

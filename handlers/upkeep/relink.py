@@ -1,6 +1,7 @@
 """Relinking: sessions listed at Stripe become their verifications' again, by the metadata they were made with."""
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,10 +14,11 @@ from config.inserts import NOW, insert_new, insert_or
 from config.settings import settings
 from handlers.inbox.apply import UNTOUCHED
 from handlers.inbox.verifications import lock, lock_records
-from handlers.record.events import SessionState, VerificationEvent
+from handlers.record.events import PURPOSE, SessionState, VerificationEvent
 from handlers.tables.models import Verification, VerificationRecord
 from handlers.upkeep.drift import differs, observed
 
+_A_PURPOSE = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # as the API takes it
 _LINKED = (
     "(session_id) DO UPDATE SET verification_id = excluded.verification_id, generation = excluded.generation,"
     " verification_flow = excluded.verification_flow WHERE verification_record.verification_id IS NULL"
@@ -48,13 +50,14 @@ class _Named:
         }
 
 
-def relink(account: str | None, listed: Iterable[tuple[dict[str, Any], SessionState]]) -> tuple[int, int]:
+def relink(account: str | None, listed: Sequence[tuple[dict[str, Any], SessionState]]) -> tuple[int, int]:
     """Makes the sessions that name a verification its own, and the latest of them its current one.
 
-    How many verifications were not known here, and how many were behind. Of one that is known to Stripe alone the
-    purpose is lost, since Stripe is not told it: it is empty, or its own id where its person has an empty one already.
+    How many verifications were not known here, and how many were behind. One that is known to Stripe alone has the
+    purpose that its metadata names, or else an empty one; where its person has that already, its own id.
     """
     named = {item["id"]: _Named(item, state) for item, state in listed if state.verification_id}
+    purposes = purposes_of(listed)
     latest = {one.state.verification_id: one for one in sorted(named.values(), key=lambda one: one.generation)}
     whose = {"account": account or "", "livemode": bool(settings().livemode)}
     ours = [col(getattr(Verification, name)) == value for name, value in whose.items()]
@@ -68,7 +71,7 @@ def relink(account: str | None, listed: Iterable[tuple[dict[str, Any], SessionSt
                 **one.as_current,
                 "id": id_,
                 "client_reference_id": one.state.client_reference_id,
-                "purpose": "",
+                "purpose": purposes.get(id_ or "", ""),
                 "created_at": one.created_at,
                 "updated_at": NOW,
             }
@@ -109,15 +112,21 @@ def relink(account: str | None, listed: Iterable[tuple[dict[str, Any], SessionSt
     return len(new), moved
 
 
-def give_way(account: str | None, redacted: Collection[str]) -> list[str]:
+def purposes_of(listed: Iterable[tuple[dict[str, Any], SessionState]]) -> dict[str, str]:
+    """Of the verifications that sessions name, what Stripe was told: nothing of what was made before it was."""
+    said = ((state.verification_id, (item.get("metadata") or {}).get(PURPOSE)) for item, state in listed)
+    return {id_: word for id_, word in said if id_ and isinstance(word, str) and _A_PURPOSE.fullmatch(word)}
+
+
+def give_way(account: str | None, redacted: Collection[str], purposes: Mapping[str, str]) -> list[str]:
     """The ids of the verifications whose purpose stays lost: where one of their person's was forgotten, since all its
     sessions are redacted, it has no reference any more, and who came again has its purpose.
     """
     whose = col(Verification.account) == (account or ""), col(Verification.livemode) == bool(settings().livemode)
-    reference, purpose = col(Verification.client_reference_id), col(Verification.purpose)
-    is_lost = purpose == col(Verification.id)
+    reference = col(Verification.client_reference_id)
+    is_lost = col(Verification.purpose) == col(Verification.id)
     persons = select(reference).where(*whose, is_lost, reference.is_not(None))
-    clashing = select(col(Verification.id)).where(*whose, reference.in_(persons), or_(is_lost, purpose == ""))
+    clashing = select(col(Verification.id)).where(*whose, reference.in_(persons))
     with transaction() as session:
         verifications = lock(session, set(session.scalars(clashing)))[0]
         theirs = session.scalars(
@@ -131,17 +140,18 @@ def give_way(account: str | None, redacted: Collection[str]) -> list[str]:
         remembered = {record.verification_id for record in theirs if record not in ended}
         forgotten = {record.verification_id for record in ended} - remembered
         by_age = sorted(verifications.values(), key=lambda one: one.created_at)
-        freed = {one.client_reference_id for one in by_age if one.id in forgotten and one.purpose == ""}
+        freed = {(one.client_reference_id, one.purpose) for one in by_age if one.id in forgotten}
         for one in by_age:
             if one.id in forgotten:
                 for name in Verification.PERSONAL:
                     setattr(one, name, None)
         session.flush()  # before their references are somebody else's
         for one in reversed(by_age):
-            if one.client_reference_id in freed:
-                freed.remove(one.client_reference_id)
-                one.purpose = ""
-        return [one.id for one in by_age if one.client_reference_id and one.purpose]
+            purpose = purposes.get(one.id, "")
+            if one.purpose == one.id and (one.client_reference_id, purpose) in freed:
+                freed.remove((one.client_reference_id, purpose))
+                one.purpose = purpose
+        return [one.id for one in by_age if one.client_reference_id and one.purpose == one.id]
 
 
 def differing(

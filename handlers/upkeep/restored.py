@@ -39,7 +39,7 @@ from handlers.tables.models import (
 from handlers.upkeep.accounts import Accounts, heard_of
 from handlers.upkeep.allowance import Report, in_turn, no_limit
 from handlers.upkeep.conclude import MAILS, PERHAPS_SENT, conclude, renumber
-from handlers.upkeep.relink import differing, give_way, relink
+from handlers.upkeep.relink import differing, give_way, purposes_of, relink
 from handlers.upkeep.undelivered import EVENTS_KEPT, recover_events, whole_second
 from handlers.upkeep.whole_lists import WholeLists
 
@@ -177,6 +177,7 @@ def _catch_up(
     undelivered: dict[str, str] = {}
     asked: list[datetime] = []
     redacted: set[str] = set()
+    purposes: dict[str, str] = {}
 
     def note(events: list[VerificationEvent], asked_at: datetime) -> None:
         asked.append(asked_at)
@@ -185,6 +186,7 @@ def _catch_up(
     def learn(listed: list[tuple[Any, SessionState]], asked_at: datetime) -> None:
         found.sessions_listed += len(listed)
         redacted.update(item["id"] for item, state in listed if state.redaction)
+        purposes.update(purposes_of(listed))
         made, moved = relink(lists.account, listed)
         found.verifications_found += made
         found.generations_moved += moved
@@ -203,7 +205,7 @@ def _catch_up(
     is_old = start < database_now() - EVENTS_KEPT
     since = start - _ADOPTED_WITHIN
     lists.sessions(min(since, whole_second(heard_of_at)) if is_old else since, learn)
-    found.purposes_lost += give_way(lists.account, redacted)
+    found.purposes_lost += give_way(lists.account, redacted, purposes)
     lists.events(start, take, undelivered=False)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.config import JsonDict
 
 from config.settings import settings
-from handlers.record.events import OURS, Status
+from handlers.record.events import WRITTEN_HERE, Status
 from handlers.sessions.entering import Way
 from handlers.sessions.making import mark
 from handlers.sessions.turn import Wanted
@@ -116,7 +116,7 @@ class Changeable(_Model):
         default_factory=dict,
         max_length=_MOST_KEYS,
         json_schema_extra={
-            "propertyNames": {"maxLength": 40, "not": {"enum": [*OURS]}},
+            "propertyNames": {"maxLength": 40, "not": {"enum": [*WRITTEN_HERE]}},
             "additionalProperties": False,
         },
     )
@@ -258,7 +258,7 @@ def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Ite
         yield Fault("/metadata", "one key less: the mark of OUR_SESSIONS is added")
     for key, value in metadata.items() if isinstance(metadata, dict) else ():
         pointer = _pointer(("metadata", key))
-        if key in OURS:
+        if key in WRITTEN_HERE:
             yield Fault(pointer, "is written by this service")
         if mark().get(key, value) != value:
             yield Fault(pointer, "is the mark of OUR_SESSIONS, which is another value")

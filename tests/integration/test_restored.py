@@ -178,6 +178,8 @@ def test_of_two_purposes_of_one_person_that_the_backup_did_not_have_none_is_drop
     shop.open(client_reference_id="user-0")
     backup = shop.back_up()
     opened = [shop.open(purpose=purpose) for purpose in ("age", "address")]
+    for one in opened:  # made before Stripe was told
+        shop.simulator.update(one.answer.id, metadata={"idv_purpose": ""})
     shop.put_back(backup)
     found = recover()
     shown = [_view(one) for one in opened]
@@ -190,11 +192,38 @@ def test_of_two_purposes_of_one_person_that_the_backup_did_not_have_none_is_drop
     assert recover().purposes_lost == [lost], "and once more it is the same"
 
 
+def test_each_purpose_that_the_backup_did_not_have_is_known_again(shop: Shop) -> None:
+    shop.open(client_reference_id="user-0")
+    backup = shop.back_up()
+    opened = [shop.open(purpose=purpose) for purpose in ("age", "address", "")]
+    shop.put_back(backup)
+    found = recover()
+    assert (found.verifications_found, found.purposes_lost) == (3, [])
+    assert [_view(one)["purpose"] for one in opened] == ["age", "address", ""]
+    assert [shop.open(purpose=purpose).verification_id for purpose in ("age", "address", "")] == [
+        one.verification_id for one in opened
+    ]
+
+
+def test_who_came_again_for_a_purpose_has_it_after_the_backup_too(shop: Shop) -> None:
+    forgotten = shop.open(purpose="age")
+    backup = shop.back_up()
+    redact_verification(forgotten.verification_id)
+    perform_everything()
+    shop.deliver()
+    came_again = shop.open(purpose="age")
+    shop.put_back(backup)
+    assert recover().purposes_lost == []
+    assert _view(came_again)["purpose"] == "age"
+    assert shop.open(purpose="age").answer.id == came_again.answer.id
+
+
 def test_a_purpose_of_its_own_is_not_taken_for_the_one_that_the_backup_had(shop: Shop) -> None:
     known, purposes = shop.open(), ("", "age")
     shop.open(purpose="age")
     backup = shop.back_up()
     new = shop.open(purpose="address")
+    shop.simulator.update(new.answer.id, metadata={"idv_purpose": ""})
     shop.put_back(backup)
     assert recover().purposes_lost == [new.verification_id]
     assert _view(known)["client_reference_id"] == _view(new)["client_reference_id"] == "user-1"

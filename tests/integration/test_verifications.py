@@ -42,6 +42,19 @@ def test_opening_makes_one_session_and_resuming_takes_it_up(api: TestClient, str
     assert (first.json()["status"], first.json()["entry"]) == ("requires_input", {})
 
 
+def test_stripe_is_told_the_purpose_where_there_is_room(api: TestClient, stripe: Stories) -> None:
+    few, many = ({f"key-{number}": "v" for number in range(count)} for count in (2, 48))
+    open_one(api, purpose="age", metadata=few)
+    open_one(api, purpose="address", metadata=many)
+    age, address = (one["metadata"] for one in at_stripe(stripe))
+    assert (age["idv_purpose"], len(age), "idv_purpose" in address, len(address)) == ("age", 5, False, 50)
+    assert open_one(api, purpose="age", metadata={"key-1": "w"}).status_code == 200
+    assert at_stripe(stripe)[0]["metadata"].keys() == {"key-1", "idv_id", "idv_generation", "idv_purpose"}
+    assert open_one(api, purpose="age", metadata=many).status_code == 200
+    assert len(at_stripe(stripe)[0]["metadata"]) == 50
+    assert open_one(api, metadata={"idv_purpose": "mine"}).status_code == 422
+
+
 def test_what_is_opened_here_has_and_keeps_the_mark_of_our_sessions(
     api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
 ) -> None:

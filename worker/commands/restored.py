@@ -44,7 +44,7 @@ def restored_now(arguments: argparse.Namespace) -> int:
     for account in found.accounts_lost:
         print(f"{account} refuses us: what happened there since is not known.", file=sys.stderr)
     for verification_id in found.purposes_lost:
-        print(f"{verification_id} has its own id for its purpose: Stripe is not told it.", file=sys.stderr)
+        print(f"{verification_id} has its own id for its purpose: Stripe was not told it.", file=sys.stderr)
     for line in (*found.failed, *found.stopped):
         print(f"Not read: {line}", file=sys.stderr)
     if not found.is_whole:
