@@ -12,6 +12,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from config.settings import SettingsError, settings
 
+OURS = "identity"  # begins the name by which the server shows our connections
+_kind = "command"
 # In libpq's words, where DATABASE_URL leaves them open.
 _DEFAULTS = {
     "connect_timeout": "5",
@@ -59,7 +61,14 @@ def address() -> dict[str, str]:
     Raises SettingsError where one of web's two drivers would not do as the URL says.
     """
     said = _said()
-    return {**_DEFAULTS, **{word: said[word] for word in said if word not in ("options", "client_encoding")}}
+    named = {**_DEFAULTS, "application_name": f"{OURS} {_kind}"}
+    return {**named, **{word: said[word] for word in said if word not in ("options", "client_encoding")}}
+
+
+def name_connections(kind: str) -> None:
+    """What this process is, for whoever looks who holds the server's connections; before the first."""
+    global _kind
+    _kind = kind
 
 
 def asyncpg_addresses() -> list[dict[str, Any]]:
@@ -70,9 +79,7 @@ def asyncpg_addresses() -> list[dict[str, Any]]:
     for_all = {
         "dsn": f"postgresql://?{urlencode(said)}",
         "ssl": True if said.get("sslrootcert") == "system" else None,  # which asyncpg would take for a file
-        "server_settings": {"application_name": parameters["application_name"]}
-        if "application_name" in parameters
-        else {},
+        "server_settings": {"application_name": parameters["application_name"]},
         "timeout": int(parameters["connect_timeout"]) or None,
         "statement_cache_size": 0,  # its names mean another statement behind a pooler
     }

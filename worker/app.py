@@ -13,6 +13,7 @@ import structlog
 from celery import platforms, signals
 from celery.exceptions import CPendingDeprecationWarning
 
+from config import postgres
 from config.broker import ACTIONS_QUEUE, CLOCK_QUEUE, EVENTS_QUEUE, celery_app, queue_length, say_whom_we_trust
 from config.database import keep_connections
 from config.logs import configure_logging
@@ -53,6 +54,7 @@ def configure(**_: Any) -> None:
 def fit_to_concurrency(instance: Any, **_: Any) -> None:
     """A worker's threads are for events; half as many for each destination of actions."""
     tasks.performers.allow(settings().action_threads or max(1, instance.concurrency // 2))
+    postgres.name_connections("worker")
     keep_connections(_CONNECTIONS)
 
 

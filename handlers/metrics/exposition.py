@@ -1,9 +1,9 @@
 """The metrics as Prometheus reads them: counters and histograms of all processes, gauges read from the tables."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import accumulate
+from itertools import accumulate, product
 
 from prometheus_client import core
 from prometheus_client.exposition import choose_encoder
@@ -14,7 +14,7 @@ from config.database import transaction
 from config.settings import running_commit
 from config.version import VERSION
 from handlers.metrics import counting, heartbeats, tallies
-from handlers.operator.findings import FAIL, JUDGES, Finding
+from handlers.operator.findings import FAIL, JUDGES, WARN, Finding
 from handlers.operator.queries import backlog_of, not_redacted
 from handlers.queue.pauses import paused
 from handlers.tables.models import InboxEvent, Metric, OutboxAction
@@ -44,7 +44,7 @@ OPENMETRICS = "application/openmetrics-text"
 _Counted = defaultdict[str, dict[str, float]]  # by name, then by labels
 
 
-def exposition(needed: Sequence[Finding] = (), accept: str = "") -> tuple[bytes, str]:
+def exposition(find: Callable[[], Sequence[Finding]] = list, accept: str = "") -> tuple[bytes, str]:
     """All metrics at this moment, and their content type: OpenMetrics where an Accept header names it, else plain text.
 
     What other processes counted in their last seconds is not in it yet.
@@ -52,7 +52,7 @@ def exposition(needed: Sequence[Finding] = (), accept: str = "") -> tuple[bytes,
     counting.flush()
     # The library's own reading of the header fails for a version that is no number, such as "1.0.0" in its quotes.
     encode, content_type = choose_encoder(OPENMETRICS if OPENMETRICS in accept else "")
-    return encode(_Metrics(needed)), content_type
+    return encode(_Metrics(find())), content_type
 
 
 class _Metrics:
@@ -66,9 +66,9 @@ class _Metrics:
         for own in counting.COUNTED.collect():  # only what there is to count: the figures are those of all processes
             yield _histogram(own, counted) if own.type == "histogram" else _counter(own, counted)
         yield from _gauges()
-        found = core.GaugeMetricFamily(FINDINGS, "What needs a hand now, by what it is about.", labels=("what",))
-        for what in JUDGES:
-            found.add_metric((what,), sum(one.what == what and one.level == FAIL for one in self._needed))
+        found = core.GaugeMetricFamily(FINDINGS, "What needs a hand, by what it is about.", labels=("what", "level"))
+        for about in product(JUDGES, (FAIL, WARN)):
+            found.add_metric(about, sum((one.what, one.level) == about for one in self._needed))
         yield found
         build = {"version": VERSION, "commit": running_commit()}
         yield core.InfoMetricFamily("identity_build", "What runs in the web process that was asked.", build)

@@ -3,29 +3,36 @@
 A FAIL needs somebody now, a WARN may come to that. What costs a call to somebody else's server `doctor` tries besides.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import col
 
-from config.database import DATABASE_TROUBLE, statement
+from config.database import DATABASE_TROUBLE, statement, transaction
 from config.settings import settings
 from config.trouble import hindrance, trouble_of
 from handlers.metrics import counting, heartbeats, tallies
+from handlers.operator.connections import full
 from handlers.operator.processes import ill_processes
 from handlers.operator.queries import backlog_of, not_redacted
 from handlers.queue.claims import Table
 from handlers.queue.pauses import paused
 from handlers.record.events import OTHER_MODE
-from handlers.tables.models import InboxEvent, OutboxAction
+from handlers.tables.models import InboxEvent, OutboxAction, VerifiedOutput
 from handlers.tables.revisions import is_at_head
 from handlers.upkeep import unanswered
 
 FAIL, WARN = "FAIL", "WARN"
+_OLDEST = 3  # outputs: what was kept with a key that is gone is older than what was kept since
 _MOST_LINES = 20  # of one kind
 _WHOSE = {"events": "the events of", "sessions": "the sessions of", "listed": "the list of sessions of"}
 # How many deliveries in vain say something, if none of the same span was accepted.
+_ASKED_FOR = {"no REVIEW_EMAIL": "REVIEW_EMAIL", "no STRIPE_API_KEY": "STRIPE_API_KEY"}
 _TELLING = ((timedelta(hours=1), 3), (timedelta(days=1), 1))
 
 Told = tuple[str, str, str]  # a level, what is the matter, and what to do
@@ -86,6 +93,10 @@ def _database(_: str | None) -> Iterator[Told]:
         found = hindrance(connection)
     if found:
         yield FAIL, f"nothing can be stored: {found.sentence}", "deliveries are answered 503 meanwhile"
+    if taken := full():
+        names = ", ".join(f"{name} {count}" for name, count in taken.holders.items())
+        words = f"all {taken.most} connections are taken of {taken.limit}: {names}"
+        yield FAIL if taken.by_others else WARN, words, "end what needs none, raise the limit, or lower DATABASE_POOL"
 
 
 def _processes(broker_trouble: str | None) -> Iterator[Told]:
@@ -144,6 +155,29 @@ def _dead(_: str | None) -> Iterator[Told]:
             yield FAIL, f"{count} {table.NOUN}s are dead", "python -m worker dead, then retry or discard"
 
 
+def _skipped(_: str | None) -> Iterator[Told]:
+    skipped = defaultdict[str, float](float)
+    for labels, count in tallies.counted("identity_skipped_actions_total", timedelta(days=1)):
+        skipped[labels["reason"]] += count
+    for reason, setting in _ASKED_FOR.items():
+        if skipped[reason] >= 1:
+            words = f"{skipped[reason]:.0f} actions were skipped within a day: {reason}"
+            is_set = bool(getattr(settings(), setting.lower()))
+            yield WARN, words, f"{'it' if is_set else 'set it, and what was skipped'} comes back by retry --skipped"
+
+
+def _outputs(_: str | None) -> Iterator[Told]:
+    if not settings().verified_outputs:
+        return
+    oldest = select(col(VerifiedOutput.ciphertext)).order_by(col(VerifiedOutput.fetched_at)).limit(_OLDEST)
+    with transaction() as session:
+        kept = session.scalars(oldest).all()
+    # What is not switched on is not imported.
+    if kept and not all(map(import_module("handlers.outbox.outputs").is_readable, kept)):
+        words = "verified outputs are kept that none of VERIFIED_OUTPUTS_KEY can read"
+        yield FAIL, words, "put the key that is gone back behind the newest, then python -m worker reencrypt"
+
+
 def _unanswered(_: str | None) -> Iterator[Told]:
     rows = unanswered.known()
     for row in rows[:_MOST_LINES]:
@@ -180,6 +214,8 @@ JUDGES: dict[str, Judge] = {
     "actions": Judge(_waiting(OutboxAction), "IdentityActionsWait", "none waits for long"),
     "overdue": Judge(_overdue, "IdentityOverdue", "nothing has waited for a day"),
     "dead": Judge(_dead, "IdentityDead", "nothing was given up"),
+    "skipped": Judge(_skipped, "IdentitySkipped", "no setting was missing for what was owed"),
+    "outputs": Judge(_outputs, "IdentityOutputs", "what is kept can be read"),
     "unanswered": Judge(_unanswered, "IdentityUnanswered", "reconcile got its answers about each account and session"),
     "redactions": Judge(
         _redactions, "IdentityNotRedacted", "whoever was to be forgotten five days ago is redacted at Stripe"

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import text, update
+from cryptography.fernet import Fernet
+from sqlalchemy import make_url, text, update
 from sqlmodel import col
 from starlette.testclient import TestClient
 
@@ -14,8 +17,9 @@ from config.database import now, statement, transaction
 from config.settings import settings
 from config.version import running_version
 from handlers.metrics import counting, heartbeats
-from handlers.operator.findings import FAIL, JUDGES, findings
-from handlers.tables.models import Heartbeat
+from handlers.operator.findings import FAIL, JUDGES, WARN, findings
+from handlers.outbox.perform import perform
+from handlers.tables.models import Heartbeat, VerifiedOutput
 from receiver import health
 from receiver.app import app
 from tests.support import databases, facts, shapes
@@ -24,6 +28,7 @@ from tests.support.processes import service
 from tests.support.waiting import wait_until
 
 DOCS = Path(__file__).parents[2] / "docs"
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SECRET = "whsec_made_up_for_tests"
 
 pytestmark = pytest.mark.usefixtures("database_url")
@@ -48,11 +53,9 @@ def client(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
 def test_each_finding_has_its_alert_and_its_line_in_the_documents() -> None:
     alerts = dict(re.findall(r"- alert: (\w+)\n +expr: (.+)\n", (DOCS / "alerts.yml").read_text()))
     for what, judge in JUDGES.items():
-        assert f'identity_findings{{what="{what}"}}' in alerts[judge.alert]
-    named = {
-        (found[1], found[2])
-        for found in re.finditer(r"^\| `(\w+)` \|.*\| `(\w+)` \|$", (DOCS / "operations.md").read_text(), re.MULTILINE)
-    }
+        assert f'identity_findings{{what="{what}",level="' in alerts[judge.alert]
+    page = (DOCS / "operations.md").read_text()
+    named = set(re.findall(r"^\| `(\w+)`(?: \(WARN\))? \|.*\| `(\w+)` \|$", page, re.MULTILINE))
     assert named == {(what, judge.alert) for what, judge in JUDGES.items()}
 
 
@@ -70,7 +73,7 @@ def test_every_place_says_the_same(client: TestClient) -> None:
     assert _failing() == {"dead"}
     answer = client.get("/health/backlog")
     assert (answer.status_code, answer.json()["findings"][0]["what"]) == (503, "dead")
-    assert 'identity_findings{what="dead"} 1.0' in client.get("/metrics").text
+    assert 'identity_findings{level="FAIL",what="dead"} 1.0' in client.get("/metrics").text
     for said in (command("status", "--json"), command("doctor", "--json")):
         assert said.code == 1
     assert "1 actions are dead" in command("status").out
@@ -173,6 +176,45 @@ def test_a_sender_that_nobody_has_is_found(environment: pytest.MonkeyPatch) -> N
     environment.setenv("MAIL_FROM", "id@example.com")
     settings.cache_clear()
     assert _failing() == set()
+
+
+@pytest.mark.usefixtures("alive")
+def test_what_a_missing_setting_has_skipped_is_counted(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("REVIEW_EMAIL", raising=False)
+    for action_id in facts.applied(facts.event("requires_input", code="selfie_manipulated", report="vr_1")):
+        perform(action_id)
+    counting.flush()
+    [found] = [one for one in findings(None) if one.what == "skipped" and "REVIEW_EMAIL" in one.words]
+    assert (found.level, "retry --skipped" in found.to_do) == (WARN, True)
+    assert "alert_review skipped" in command("status").out
+
+
+@pytest.mark.usefixtures("alive")
+def test_outputs_that_no_key_reads_are_found(environment: pytest.MonkeyPatch) -> None:
+    old, new = Fernet.generate_key(), Fernet.generate_key()
+    environment.setenv("VERIFIED_OUTPUTS", "dob")
+    environment.setenv("STRIPE_RESTRICTED_KEY", "rk_test_made_up")
+    with transaction() as session:
+        session.add(VerifiedOutput(session_id="vs_1", ciphertext=Fernet(old).encrypt(b"{}").decode(), fetched_at=NOON))
+    for keys, failing in ((old, set()), (new, {"outputs"}), (new + b"," + old, set())):
+        environment.setenv("VERIFIED_OUTPUTS_KEY", keys.decode())
+        settings.cache_clear()
+        assert _failing() == failing
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no connections to spare")
+@pytest.mark.usefixtures("alive")
+def test_who_holds_the_connections_is_said_where_none_is_left(database_url: str) -> None:
+    name = make_url(database_url).database
+    databases.administer(f"ALTER DATABASE {name} CONNECTION LIMIT 3")
+    with ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(psycopg.connect(database_url, application_name="the shop's own pool"))
+        with statement():
+            [found] = [one for one in findings(None) if one.level == FAIL]
+    assert "all 3 connections are taken of the database's (its CONNECTION LIMIT)" in found.words
+    assert "the shop's own pool 2" in found.words
+    assert "identity command" in found.words
 
 
 def test_real_processes_say_that_they_live_which_of_them_were_killed_and_which_were_told_to_end(

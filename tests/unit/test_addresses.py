@@ -86,7 +86,7 @@ def test_the_systems_certificates_verify_the_server_and_its_name(environment: py
 def test_limits_are_ours_until_the_url_sets_its_own(environment: pytest.MonkeyPatch) -> None:
     _use(environment, "postgres://u:p@h/d")
     (ours,) = asyncpg_addresses()
-    assert (ours["timeout"], ours["server_settings"]) == (5, {})
+    assert (ours["timeout"], ours["server_settings"]) == (5, {"application_name": "identity command"})
     assert postgres._wanted()["statement_timeout"] == "15s"
     _use(environment, "postgres://u:p@h/d?connect_timeout=2&application_name=web&options=-c%20statement_timeout%3D7s")
     (theirs,) = asyncpg_addresses()
