@@ -91,7 +91,10 @@ class Room:
         except OpeningError as error:
             if error.code in _PASSED:
                 return _onward(request, error.code)
-            return answers.refusal(request, _REFUSED.get(error.code, "away"))
+            name = _REFUSED.get(error.code, "away")
+            # Of what is gone at Stripe the record knows nothing: a script would load the page that it has.
+            is_gone = name == Word.ENDED and error.detail
+            return answers.page(request, name) if is_gone else answers.refusal(request, name)
         if not (isinstance(fields["client_secret"], str) if is_modal else leads_to_stripe(fields["url"])):
             log.error("page.entry_refused", id=subject, origin=origin(str(fields.get("url"))))
             return answers.refusal(request, "away")

@@ -241,6 +241,16 @@ def test_a_session_that_is_still_being_made_lets_in_a_moment_later(pages: TestCl
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 
 
+def test_what_is_gone_at_stripe_has_ended_and_a_script_leaves_that_to_the_browser(pages: TestClient) -> None:
+    opened = _opened(pages)
+    change = update(Verification).where(col(Verification.id) == opened["id"])
+    with transaction() as session:
+        session.connection().execute(change.values(session_id="vs_gone"))
+    for headers in ({}, SCRIPT):
+        answer = pages.post(path_to(opened["id"]), headers=headers)
+        assert (answer.status_code, answer.headers["content-type"]) == (410, "text/html; charset=utf-8")
+
+
 def test_another_sites_page_posts_nothing_and_ours_does(pages: TestClient, stripe: Stories, database_url: str) -> None:
     path = path_to(_opened(pages)["id"])
     foreign: list[dict[str, str]] = [
