@@ -141,7 +141,10 @@ COMMANDS = {
     ),
     "pages": Command(pages.write_samples, "write every page there is to files", pages.options, json=False),
     "endpoint": Command(
-        endpoint.manage_endpoint, "register the webhook endpoint at Stripe, or check it", endpoint.endpoint_options
+        endpoint.manage_endpoint,
+        "register the webhook endpoint at Stripe, or check it",
+        endpoint.endpoint_options,
+        changes=True,
     ),
     "doctor": Command(doctor.diagnose, "check the whole set-up, and say what to do (exit 1: something fails)"),
 }

@@ -5,9 +5,11 @@ import sys
 from typing import Any
 
 from config.settings import settings
+from handlers.operator.audit import note_beforehand
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.record.events import EVENT_TYPES
 from handlers.stripe_api import account
+from worker.commands.options import acting
 from worker.commands.printing import print_json
 
 _SELECTABLE_BY_NAME_ONLY = "identity.verification_session.redacted"
@@ -63,6 +65,7 @@ def _create(arguments: argparse.Namespace) -> int:
         ids = ", ".join(endpoint["id"] for endpoint in existing)
         print(f"{ids} leads to {url()} already: python -m worker endpoint check", file=sys.stderr)
         return 1
+    note_beforehand(acting(arguments), "endpoint")
     endpoint_id, secret = account.create_endpoint(url(), connect=arguments.connect)
     if arguments.json:
         print_json({"id": endpoint_id, "url": url(), "secret": secret})
