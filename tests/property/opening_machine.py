@@ -25,9 +25,10 @@ from handlers.queue.claims import due
 from handlers.queue.failures import NotNowError
 from handlers.record.events import Status, VerificationEvent, parse
 from handlers.sessions.closing import cancel_verification, redact_verification
-from handlers.sessions.entering import Way, enter, entry
+from handlers.sessions.entering import Entry, Way, enter, entry
 from handlers.sessions.opening import open_verification
 from handlers.sessions.refusals import OpeningError
+from handlers.sessions.reminders import remind
 from handlers.sessions.standing import SessionStands, standing
 from handlers.sessions.turn import Wanted
 from handlers.sessions.views import NotFoundError, view
@@ -54,6 +55,13 @@ ANSWERS = (
     *("as it is",) * 12,
     *("lost", "never arrived", "500", "500, saved", "500, done", "500, done and saved", "429", "on its way"),
 )
+# How whoever opens or enters goes in. What is no secret may be handed out again.
+WAYS = (
+    Way(integration="modal"),
+    Way(integration="redirect"),
+    Way(integration="native", stripe_version="2026-10-28.endive"),
+)
+_NO_SECRETS = {"publishable_key", "session_id"}
 _MOST_STEPS = 14  # about all that an opening takes
 _MOST_AT_ONCE = 4  # each holds a connection while it stands still
 
@@ -117,7 +125,7 @@ class OpeningMachine(RuleBasedStateMachine):
 
     @initialize()
     def a_first_opener(self) -> None:
-        self.opens(0, 0, "", 0, 0, "as it is", is_last=False)
+        self.opens(0, 0, "", 0, 0, "as it is", is_last=False, way=WAYS[0])
 
     @precondition(lambda self: len(self.at_work) < _MOST_AT_ONCE)
     @rule(
@@ -128,8 +136,11 @@ class OpeningMachine(RuleBasedStateMachine):
         steps=st.integers(0, _MOST_STEPS),
         answer=st.sampled_from(ANSWERS),
         is_last=st.sampled_from([False, False, True]),
+        way=st.sampled_from(WAYS),
     )
-    def opens(self, who: int, what: int, how: str, which: int, steps: int, answer: str, is_last: bool) -> None:
+    def opens(
+        self, who: int, what: int, how: str, which: int, steps: int, answer: str, is_last: bool, way: Way
+    ) -> None:
         """Somebody begins to open a verification, and goes on by some steps; or dies, and nobody comes for a day."""
         ours = [one.id for one in self.stripe.sessions() if one.client_reference_id == PEOPLE[who]]
         chosen = ours[-1 - which % len(ours)] if how and ours else None
@@ -142,19 +153,19 @@ class OpeningMachine(RuleBasedStateMachine):
             replaces=chosen if how == "replaces" else None,
             adopt=chosen if how == "adopts" else None,
         )
-        self._begins(lambda: self._open(wanted), steps, answer)
+        self._begins(lambda: self._open(wanted, way), steps, answer)
         if is_last:
             while self.at_work:
                 self.at_work.pop().die()
             self.stripe.later(_KEY_FORGOTTEN)
 
-    def _open(self, wanted: Wanted) -> None:
+    def _open(self, wanted: Wanted, way: Way = WAYS[0]) -> None:
         """As the API does it."""
         opened = open_verification(wanted)
         if opened is None:
             return
-        if entered := entry(opened.verification_id, opened.answer, None, Way(integration="modal")):
-            self.secrets[entered.fields["client_secret"]] += 1
+        if entered := entry(opened.verification_id, opened.answer, None, way):
+            self._hand_out(entered)
         self.setting.opened += 1
 
     @precondition(lambda self: len(self.at_work) < _MOST_AT_ONCE)
@@ -163,8 +174,9 @@ class OpeningMachine(RuleBasedStateMachine):
         how=st.sampled_from(["cancel", "cancel quietly", "redact", "enter", "enter"]),
         steps=st.integers(0, _MOST_STEPS),
         answer=st.sampled_from(ANSWERS),
+        way=st.sampled_from(WAYS),
     )
-    def closes_or_enters(self, which: int, how: str, steps: int, answer: str) -> None:
+    def closes_or_enters(self, which: int, how: str, steps: int, answer: str, way: Way) -> None:
         """Somebody begins to close a verification, to have its person forgotten, or to go in."""
         ids = [one.id for one in _verifications()]
         if not ids:
@@ -174,7 +186,7 @@ class OpeningMachine(RuleBasedStateMachine):
             "cancel": lambda: cancel_verification(id_, notify=True),
             "cancel quietly": lambda: cancel_verification(id_, notify=False),
             "redact": lambda: self._redact(id_),
-            "enter": lambda: self._enter(id_),
+            "enter": lambda: self._hand_out(enter(id_, way)),
         }
         self._begins(works[how], steps, answer)
 
@@ -184,8 +196,8 @@ class OpeningMachine(RuleBasedStateMachine):
         if reference:
             self.asked_to_forget[id_] = reference
 
-    def _enter(self, id_: str) -> None:
-        self.secrets[enter(id_, Way(integration="modal")).fields["client_secret"]] += 1
+    def _hand_out(self, entered: Entry) -> None:
+        self.secrets.update(value for name, value in entered.fields.items() if name not in _NO_SECRETS)
 
     def _begins(self, work: Callable[[], object], steps: int, answer: str) -> None:
         self.at_work.append(Stepped(work))
@@ -301,6 +313,7 @@ class OpeningMachine(RuleBasedStateMachine):
             self._work()
 
     def _work(self) -> None:
+        remind()
         not_tried, tried_before = due(InboxEvent, 1000)
         process([*not_tried, *tried_before])
         not_tried, tried_before = due(OutboxAction, 1000)
@@ -434,6 +447,17 @@ class OpeningMachine(RuleBasedStateMachine):
         record = _record(mail.key[0])
         if mail.template in TELLING and record.replaced_at:
             self.wrong.append(f"{mail.key} is sent about a session that was replaced")
+        if mail.template in TELLING and record.burned_at:
+            self.wrong.append(f"{mail.key} is sent about a session that is burned")
+        if mail.template == "email_reminder":
+            at_stripe = self.stripe.world.store.sessions[record.session_id]
+            if at_stripe.status != "requires_input" or at_stripe.last_error or at_stripe.redaction:
+                self.wrong.append(f"{mail.key} is sent to somebody who has begun")
+            current_ones = {one.session_id for one in _verifications()}
+            if record.verification_id and record.session_id not in current_ones:
+                self.wrong.append(f"{mail.key} is sent about a session that is not the current one")
+            if sum(one.key == mail.key for one in self.setting.mails) > 1:
+                self.wrong.append(f"{mail.key} is sent again")
 
     def _ends_as_it_must(self) -> None:
         verifications = {one.id: one for one in _verifications()}

@@ -26,6 +26,7 @@ def test_any_succession_of_openings_leaves_one_open_session_a_person(environment
     environment.setenv("OPENINGS_PER_DAY", "1000")
     environment.setenv("EVENT_ATTEMPTS", "1000")  # burying is for other tests: what is buried waits for an operator
     environment.setenv("ACTION_ATTEMPTS", "1000")
+    environment.setenv("REMINDER_HOURS", "1")
     environment.setenv("STRIPE_PUBLISHABLE_KEY", "pk_test_simulator0000")
     with near_stripe() as stripe, post_box(environment) as mails, stepping():
         setting = Setting(stripe, mails)
