@@ -10,6 +10,7 @@ from itsdangerous import TimestampSigner
 from tests.support.service import Service
 
 LINK_KEY = "of-the-links-of-tests-0123456789"
+OLD_LINK_KEY = "of-the-links-of-last-year-0123456789"
 TOKEN = "of-the-application-0123456789-0123456789"
 DAY = 86_400  # seconds
 _numbers = itertools.count(1)

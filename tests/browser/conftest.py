@@ -1,19 +1,22 @@
 """One local Stripe, one service and one browser for all; each test has sessions and windows of its own."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from config.defaults import redis_url
 from tests.browser.addresses import VERIFY, Addresses
-from tests.browser.application import LINK_KEY, TOKEN, Application
+from tests.browser.application import LINK_KEY, OLD_LINK_KEY, TOKEN, Application
 from tests.browser.visitor import Visitor
 from tests.simulator.catcher import Catcher
 from tests.simulator.client import Simulator
 from tests.support.pseudo import write_words
-from tests.support.service import Service
+from tests.support.service import ROOT, Service, answers, free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ("--no-sandbox", "--no-proxy-server", "--disable-dev-shm-usage")  # CI runs as root, in a container
@@ -26,7 +29,7 @@ SETTINGS = {
     "STRIPE_WEBHOOK_SECRET": SECRET,
     "STRIPE_PUBLISHABLE_KEY": "pk_test_simulator0000000000000000",
     "API_TOKENS": f"shop:{TOKEN}",
-    "LINK_KEYS": LINK_KEY,
+    "LINK_KEYS": f"{LINK_KEY},{OLD_LINK_KEY}",
     "RETURN_ORIGINS": "https://app.example.com,shop:",
     "OPENINGS_PER_DAY": "1000",
     "MAIL_FROM": "Example Ltd <identity@example.com>",
@@ -79,6 +82,22 @@ def browser(addresses: Addresses) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def local_web(service: Service, simulator: Simulator) -> Iterator[str]:
+    """Another web process of the service, as `make stripe` sets it up: the stand-in is at its own address."""
+    port = str(free_port())
+    variables = {"PORT": port, "STRIPE_JS_URL": f"{simulator.base}/js/stripe.js"}
+    variables |= {"REDIS_URL": redis_url(service.folder / "var")}
+    command = [sys.executable, "-m", "receiver"]
+    with (
+        service.log.open("ab") as log,
+        subprocess.Popen(command, cwd=ROOT, env=service.environment | variables, stdout=log, stderr=log) as process,
+    ):
+        service.wait_until(lambda: answers(f"http://127.0.0.1:{port}/readyz"))
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,19 @@ def test_the_back_button_leads_into_nothing_a_second_time(application: Applicati
     expect(visitor.page.locator("h1")).to_have_text("Your identity is verified")
 
 
+def test_a_page_out_of_the_browsers_memory_shows_what_is_so_by_now(application: Application, visits: Visits) -> None:
+    """As the back button brings it back where a browser keeps pages as they were left."""
+    opened = application.open()
+    kept, other = visits(), visits()
+    kept.page.goto(opened.link)
+    expect(kept.button("Verify my identity")).to_be_visible()
+    go_in(other, opened.link)
+    other.pick("pass")
+    expect(other.page.locator("h1")).to_have_text("Your identity is verified")
+    kept.page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+    expect(kept.page.locator("h1")).to_have_text("Your identity is verified")
+
+
 def test_back_from_stripes_page_one_may_go_in_again(application: Application, visits: Visits) -> None:
     visitor = visits()
     visitor.page.route(SCRIPTS, lambda route: route.abort())

@@ -3,9 +3,11 @@
 import re
 from datetime import UTC, datetime, timedelta
 
+import httpx2 as httpx
 import pytest
 from playwright.sync_api import Route, expect
 
+from tests.browser.addresses import Addresses
 from tests.browser.application import Application
 from tests.browser.conftest import Visits
 from tests.browser.visitor import Visitor
@@ -49,6 +51,34 @@ def test_a_success_that_only_the_browser_claims_shows_nothing(
     expect(visitor.page).to_have_url(ON_STATUS)
     expect(visitor.page.locator("h1")).not_to_have_text("Your identity is verified")
     assert simulator.session(opened.session_id)["status"] == "requires_input"
+
+
+def test_the_policy_is_that_of_production_and_a_local_stripes_origin(
+    application: Application, simulator: Simulator
+) -> None:
+    """So what the browser allows here, it allows there: nothing of the dialog is at the local Stripe's own address."""
+    with httpx.Client() as client:
+        policy = client.get(application.open().link).headers["content-security-policy"]
+    assert policy.replace(f" {simulator.base}", "") == (
+        "default-src 'none'; script-src 'self' https://js.stripe.com https://*.js.stripe.com; "
+        "frame-src https://js.stripe.com https://*.js.stripe.com https://hooks.stripe.com https://verify.stripe.com; "
+        "connect-src 'self' https://api.stripe.com; style-src 'self'; img-src 'self'; "
+        "form-action 'self' https://verify.stripe.com; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+def test_the_stand_in_at_its_own_address_does_the_same(
+    application: Application, visitor: Visitor, addresses: Addresses, local_web: str
+) -> None:
+    """As for who clicks through it with `make stripe` and `make run`."""
+    asked = len(addresses.asked)
+    go_in(visitor, application.open().link.replace(application.base, local_web))
+    visitor.pick("fail", "document_expired")
+    expect(visitor.problem).to_contain_text("expired")
+    visitor.button("Verify my identity").click()
+    visitor.pick("pass")
+    expect(visitor.page.locator("h1")).to_have_text("Your identity is verified")
+    assert addresses.asked[asked:] == []
 
 
 def test_a_failure_after_the_dialog_is_told_with_what_helps(application: Application, visitor: Visitor) -> None:

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.addresses import Addresses
-from tests.browser.application import DAY, Application, Opened, token
+from tests.browser.application import DAY, OLD_LINK_KEY, Application, Opened, token
 from tests.browser.conftest import Visits
 from tests.browser.visitor import Visitor
 from tests.simulator.client import Simulator
@@ -134,6 +134,8 @@ def test_an_expired_link_offers_a_new_one_once_an_hour(
     expect(visitor.page.locator("h1")).to_have_text("This link has expired")
     visitor.button("Send me a new link").click()
     expect(visitor.page.locator("h1")).to_have_text("Please check your email")
+    assert visitor.hindrances() == []
+    visitor.take_picture("link-sent")
     service.wait_until(lambda: len(service.mails(opened.email)) == 1)
     visitor.page.go_back()
     visitor.button("Send me a new link").click()
@@ -160,6 +162,11 @@ def test_an_expired_link_lets_nobody_in(
     with nothing_happens(opened, service, simulator, addresses), httpx.Client() as client:
         for headers in ({}, {"Accept": "application/json"}):
             assert client.post(link, headers=headers).status_code == 410
+
+
+def test_a_link_of_an_older_key_still_lets_in(application: Application, visitor: Visitor) -> None:
+    visitor.page.goto(f"{application.base}/verify/{token(application.open().id, key=OLD_LINK_KEY)}")
+    expect(visitor.button("Verify my identity")).to_be_visible()
 
 
 def test_a_link_from_a_few_minutes_ahead_is_as_good_as_one_of_now(application: Application, visitor: Visitor) -> None:

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from tests.browser.application import DAY, Application, token
 from tests.browser.conftest import Visits
-from tests.browser.test_dialog import AT_STRIPE, go_in
+from tests.browser.test_dialog import AT_STRIPE, SCRIPTS, go_in
 from tests.browser.visitor import Visitor
 from tests.simulator.client import Simulator
 from tests.support.service import Service
@@ -141,9 +141,9 @@ def check_page(visitor: Visitor, language: str, direction: str) -> None:
 
 
 def test_where_stripe_is_away_the_page_says_so_and_asks_to_wait(
-    application: Application, simulator: Simulator, visits: Visits
+    application: Application, simulator: Simulator, visitor: Visitor
 ) -> None:
-    visitor = visits(java_script_enabled=False)
+    visitor.page.route(SCRIPTS, lambda route: route.abort())
     opened = application.open()
     visitor.page.goto(opened.link)
     simulator.fault(503, count=None, path=opened.session_id, name="away")
@@ -153,6 +153,8 @@ def test_where_stripe_is_away_the_page_says_so_and_asks_to_wait(
         assert answered.value.status == 503
         assert int(answered.value.headers["retry-after"]) > 0
         expect(visitor.page.locator("h1")).to_have_text("Please try again in a minute")
+        assert visitor.hindrances() == []
+        visitor.take_picture("away")
     finally:
         simulator.take_back("away")
     visitor.page.get_by_role("link", name="Try again").click()
@@ -160,8 +162,8 @@ def test_where_stripe_is_away_the_page_says_so_and_asks_to_wait(
     expect(visitor.page).to_have_url(AT_STRIPE)
 
 
-def test_who_tries_too_often_is_asked_to_wait(application: Application, visits: Visits) -> None:
-    visitor = visits(java_script_enabled=False)
+def test_who_tries_too_often_is_asked_to_wait(application: Application, visitor: Visitor) -> None:
+    visitor.page.route(SCRIPTS, lambda route: route.abort())
     opened = application.open()
     statuses = [visitor.context.request.post(opened.link, max_redirects=0).status for _ in range(30)]
     assert statuses[0] == 303
@@ -169,6 +171,8 @@ def test_who_tries_too_often_is_asked_to_wait(application: Application, visits: 
     visitor.page.goto(opened.link)
     visitor.button("Verify my identity").click()
     expect(visitor.page.locator("h1")).to_have_text("Please wait a minute")
+    assert visitor.hindrances() == []
+    visitor.take_picture("busy")
 
 
 @pytest.mark.parametrize(
