@@ -133,6 +133,7 @@ class VerificationRecord(SQLModel, table=True):
             "redaction_asked_at IS NOT NULL AND redacted_at IS NULL",
         ),
         _partial_index("verification_record_remind", "remind_at", "remind_at IS NOT NULL"),
+        Index("verification_record_latest", "created_at", "session_id"),  # for lists, the latest first
     )
 
     session_id: str = Field(primary_key=True)

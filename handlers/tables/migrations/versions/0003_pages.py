@@ -23,6 +23,7 @@ def upgrade() -> None:
     )
     op.add_column("outbox_action", sa.Column("resent_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("outbox_action", sa.Column("mail_number", sa.Integer(), nullable=True))
+    op.create_index("verification_record_latest", "verification_record", ["created_at", "session_id"], unique=False)
     op.create_table(
         "identity_audit",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -59,6 +60,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("verification_record_latest", table_name="verification_record")
     op.drop_table("identity_tally")
     op.drop_table("identity_heartbeat")
     op.drop_table("identity_audit")
