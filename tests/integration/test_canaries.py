@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from email import message_from_bytes
@@ -25,6 +26,7 @@ from config.settings import settings
 from handlers.outbox.perform import perform
 from handlers.sessions.asking import ask_for_link
 from handlers.sessions.links import read_token, return_url_of
+from handlers.sessions.reminders import remind
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.api.openapi import document
 from tests.simulator.catcher import Catcher
@@ -53,6 +55,7 @@ def _settings(stripe: FakeStripe, smtp_port: int) -> dict[str, str]:
         "STRIPE_API_BASE": stripe.url,
         "SMTP_URL": f"smtp://user:c4nary@127.0.0.1:{smtp_port}",
         "EMAIL_LOOKUP": "",
+        "REMINDER_HOURS": "1",
         "APP_CALLBACK_URL": "http://user:c4nary@127.0.0.1:1/c4nary",
         "APP_CALLBACK_SECRET": f"whsec_{CALLBACK_KEY}",
         "VERIFIED_OUTPUTS": "first_name,address",
@@ -132,7 +135,10 @@ def _monitor(made: Service) -> Iterator[list[bytes]]:
 
 
 def test_what_must_stay_secret_is_nowhere(
-    monitored: tuple[Service, FakeStripe, Mailbox, list[bytes]], database_url: str, sentry: Catcher
+    monitored: tuple[Service, FakeStripe, Mailbox, list[bytes]],
+    database_url: str,
+    sentry: Catcher,
+    environment: pytest.MonkeyPatch,
 ) -> None:
     made, stripe, mailbox, commands = monitored
     names = ("good", "refused", "later", "unasked", "unstorable")
@@ -151,12 +157,19 @@ def test_what_must_stay_secret_is_nowhere(
         made.deliver(_payload("requires_input", name, NOON + 5, code="document_expired", report="vr_1"), SECRET)
         made.deliver(_payload("verified", name, NOON + 9, report="vr_2"), SECRET)
         made.deliver(_payload("verified", name, NOON + 9, report="vr_2"), SECRET)
+    stripe.sessions["vs_waiting"] = _person("waiting") | {"status": "requires_input", "last_error": None}
+    made.deliver(_payload("created", "waiting", int(time.time()) - 7200), SECRET)
+    environment.setenv("REMINDER_HOURS", "1")
+    databases.forget_process_state()
+    wait_until(lambda: remind() or facts.actions("vs_waiting")[1:], made.logs)  # the schedule comes once a minute
     _deliver_what_is_refused(made)
     wait_until(_everything_was_tried, made.logs)
     made.stop()
 
-    assert [mail.rcpt_tos for mail in mailbox.mails] == [["c4nary-good@example.com"]] * len(mailbox.mails)
-    assert mailbox.mails
+    assert {tuple(mail.rcpt_tos) for mail in mailbox.mails} == {
+        ("c4nary-good@example.com",),
+        ("c4nary-waiting@example.com",),
+    }
     redis_files = b"".join(path.read_bytes() for path in made.folder.joinpath("redis").rglob("*") if path.is_file())
     said_to_redis = (b"".join(commands) + redis_files).decode(errors="replace")
     assert "process_events" in said_to_redis
@@ -207,7 +220,7 @@ def _everything_was_tried() -> bool:
     tried = all(event.attempts for event in events) and all(
         action.attempts or action.status == "skipped" for action in actions
     )
-    return tried and len(events) == 15 and any(action.status == "dead" for action in actions)
+    return tried and len(events) == 16 and any(action.status == "dead" for action in actions)
 
 
 def _around(mark: str, text: str) -> list[str]:

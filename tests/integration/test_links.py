@@ -3,7 +3,7 @@
 import re
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import default
@@ -18,7 +18,8 @@ from config.settings import settings
 from handlers.outbox.perform import perform
 from handlers.sessions.asking import ask_for_link
 from handlers.sessions.links import link_to, read_token
-from handlers.tables.models import OutboxAction
+from handlers.sessions.reminders import remind
+from handlers.tables.models import OutboxAction, VerificationRecord
 from tests.integration.openings import open_one
 from tests.integration.stories import Stories, by_name, perform_everything
 from tests.support import facts, faketime
@@ -165,6 +166,18 @@ def test_a_mail_about_a_failure_leads_to_the_verification(api: TestClient, strip
     [mail] = _mails()
     assert _led_to(mail) == opened["id"]
     assert "leads to verify.example" in _said(mail)
+
+
+def test_a_reminder_leads_to_the_verification(api: TestClient, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("REMINDER_HOURS", "1")
+    settings.cache_clear()
+    opened = open_one(api, provided_details={"email": "jenny@example.com"}).json()
+    with transaction() as session:
+        session.get_one(VerificationRecord, opened["session_id"]).remind_at = datetime.now(UTC)
+    remind()
+    perform_everything()
+    [mail] = _mails()
+    assert _led_to(mail) == opened["id"]
 
 
 def test_of_a_session_made_elsewhere_it_leads_to_the_session(stripe: Stories) -> None:
