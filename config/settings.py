@@ -163,6 +163,12 @@ def _stripes_own(url: str, info: ValidationInfo) -> str:
     return url
 
 
+def _named_once(users: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if len({user.get_secret_value().partition(":")[0] for user in users}) < len(users):
+        raise ValueError("must name each user once")
+    return users
+
+
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()] or [text]
 
@@ -226,6 +232,13 @@ _ApiToken = Annotated[
 _LinkKey = Annotated[
     SecretStr,
     _matching(r"[!-~]{32,}", "must be one or several keys of 32 characters or more each, the newest first"),
+]
+_ConsoleUser = Annotated[
+    SecretStr,
+    _matching(
+        r"[A-Za-z0-9_.-]{1,64}:(look|mend):[A-Za-z0-9_-]{64}",
+        "must be one or several users, separated by commas, as python -m worker console-user prints them",
+    ),
 ]
 _Origin = Annotated[
     str,
@@ -336,6 +349,8 @@ class Settings(BaseSettings):
     openings_per_day: Annotated[int, Field(ge=1, le=1000)] = 5
     link_keys: Annotated[tuple[_LinkKey, ...], _SEVERAL] = ()
     link_days: Annotated[int, Field(ge=1, le=365)] = 7
+    console_users: Annotated[tuple[_ConsoleUser, ...], AfterValidator(_named_once), _SEVERAL] = ()
+    console_keys: Annotated[tuple[_LinkKey, ...], _SEVERAL, _needed_by("console_users"), _EVEN_UNSET] = ()
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     record_days: Annotated[int, Field(ge=1, le=36500)] = 0  # for ever
     audit_days: Annotated[int, Field(ge=1, le=36500)] = 365

@@ -82,7 +82,7 @@ class _Supervisor(Multiprocess):
 def application() -> Starlette:
     """What each of uvicorn's processes serves; they start from nothing, so each sets its logs up."""
     configure_logging()
-    has_rooms = bool(settings().api_tokens) or not settings().why_no_links
+    has_rooms = bool(settings().api_tokens or settings().console_users) or not settings().why_no_links
     postgres.name_connections("web")
     keep_connections(_CONNECTIONS + has_rooms, beside=1, apart=has_rooms)
     return app

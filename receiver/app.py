@@ -26,6 +26,7 @@ _WEBHOOK = "/webhooks/stripe"
 _ROOMS: dict[str, Callable[[Settings], object]] = {
     "receiver.api.routes": lambda settings: settings.api_tokens,
     "receiver.pages.routes": lambda settings: not settings.why_no_links,
+    "receiver.console.routes": lambda settings: settings.console_users,
 }
 _ROUTES = [
     Route(_WEBHOOK, Response("Method Not Allowed", 405, {"Allow": "POST"})),

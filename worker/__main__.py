@@ -16,6 +16,7 @@ from config.version import running_version
 from worker.commands import (
     audit,
     change,
+    console,
     disclosing,
     doctor,
     endpoint,
@@ -140,6 +141,7 @@ COMMANDS = {
         mails.write_samples, "write every mail there is to files, and send none", mails.options, json=False
     ),
     "pages": Command(pages.write_samples, "write every page there is to files", pages.options, json=False),
+    "console-user": Command(console.make_user, "make a user of the console", console.options, json=False),
     "endpoint": Command(
         endpoint.manage_endpoint,
         "register the webhook endpoint at Stripe, or check it",

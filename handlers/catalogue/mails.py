@@ -10,14 +10,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from config.settings import settings
 from handlers.catalogue.brand import text_on
-from handlers.catalogue.words import direction, folders, is_english, words_of
+from handlers.catalogue.words import OURS, direction, folders, is_english, words_of
 
 FORMS = ("text", "html")
 PAGE = "page"  # a form that has one part; handlers/catalogue/pages.py writes it
+CONSOLE = "console"  # another one, in English and ours alone: handlers/catalogue/console.py
 _PLACES = {
     "text": ("mails/text", "mails", "shared"),
     "html": ("mails/html", "mails", "shared"),
     PAGE: ("pages", "shared"),
+    CONSOLE: ("console",),
 }
 SUBJECT = "Subject:"
 MOST_CHARACTERS = 300  # of what others wrote; a link is left whole
@@ -107,8 +109,9 @@ def environment(form: str) -> Environment:
 
 
 def templates(form: str) -> FileSystemLoader:
-    """Where those of one form are: TEMPLATES_DIR's before ours."""
-    return FileSystemLoader([folder / place for folder in folders() for place in _PLACES[form]])
+    """Where those of one form are: TEMPLATES_DIR's before ours, but for the console's."""
+    chosen = [OURS] if form == CONSOLE else folders()
+    return FileSystemLoader([folder / place for folder in chosen for place in _PLACES[form]])
 
 
 def known_names() -> set[str]:

@@ -54,17 +54,22 @@ def write_page(name: str, language: str, shown: Shown) -> str:
 
 
 def stylesheet() -> str:
-    """TEMPLATES_DIR's or ours, below the brand's colours: each is what has contrast enough where it stands."""
+    """TEMPLATES_DIR's or ours, below the brand's colours."""
+    (path, *_) = (path for folder in folders() if (path := folder / "pages" / STYLES).exists())
+    return colors() + path.read_text("utf-8")
+
+
+def colors() -> str:
+    """The brand's, for a stylesheet to go by: each is what has contrast enough where it stands."""
     color = settings().brand_color
-    colors = {
+    named = {
         "brand": color,
         "on-brand": text_on(color),
         "link": readable_on(_CARD, color),
         "link-in-the-dark": readable_on(_DARK_CARD, color),
     }
-    chosen = "".join(f"  --{name}: {value};\n" for name, value in colors.items())
-    (path, *_) = (path for folder in folders() if (path := folder / "pages" / STYLES).exists())
-    return f":root {{\n{chosen}}}\n{path.read_text('utf-8')}"
+    chosen = "".join(f"  --{name}: {value};\n" for name, value in named.items())
+    return f":root {{\n{chosen}}}\n"
 
 
 def known_names() -> set[str]:

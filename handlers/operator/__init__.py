@@ -1,1 +1,1 @@
-"""What an operator asks and changes, for the commands now and a page later."""
+"""What an operator asks and changes, for the commands and the console."""

@@ -1,5 +1,6 @@
 """Audit: who changed what, by which way and why, written down in the transaction that changes it."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +12,8 @@ from sqlmodel import Session, col
 from config.database import now, transaction
 from config.inserts import NOW, insert_new
 from handlers.tables.models import Audited
+
+REASON = re.compile(r"[\w .,:'-]{1,80}")  # a few words that are kept, without anything personal
 
 
 class Way(StrEnum):

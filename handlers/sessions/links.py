@@ -92,14 +92,16 @@ def read_return(sealed: str) -> str:
         raise NotFoundError from None
 
 
-class _Signer(TimestampSigner):
+class ClockSigner(TimestampSigner):
+    """Signs a moment with what it signs."""
+
     def get_timestamp(self) -> int:
         """Of the one clock that decides."""
         return int(true_now().timestamp())
 
 
-def _signer() -> _Signer:
-    return _Signer(_keys(), salt=_SALT, key_derivation="hmac", digest_method=sha256)
+def _signer() -> ClockSigner:
+    return ClockSigner(_keys(), salt=_SALT, key_derivation="hmac", digest_method=sha256)
 
 
 def _returns() -> Signer:

@@ -129,7 +129,7 @@ def test_what_takes_many_transactions_is_written_down_before_the_first() -> None
 
 def test_every_command_that_changes_something_says_who() -> None:
     looking = {"status", "session", "verification", "events", "event", "dead", "audit", "doctor", "mails"}
-    looking |= {"run", "migrate", "replay", "pages", "sessions", "actions"}
+    looking |= {"run", "migrate", "replay", "pages", "sessions", "actions", "console-user"}
     assert {name for name, one in COMMANDS.items() if not one.changes} <= looking
 
 

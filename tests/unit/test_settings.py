@@ -21,6 +21,7 @@ CALLBACK_KEY = base64.b64encode(bytes(range(24))).decode()
 FERNET_KEY = base64.urlsafe_b64encode(bytes(range(224, 256))).decode()
 COMPANIONS = {
     "APP_CALLBACK_URL": {"APP_CALLBACK_SECRET": f"whsec_{CALLBACK_KEY}"},
+    "CONSOLE_USERS": {"CONSOLE_KEYS": "n" * 32},
     "VERIFIED_OUTPUTS": {"VERIFIED_OUTPUTS_KEY": FERNET_KEY, "STRIPE_RESTRICTED_KEY": "rk_test_abc123"},
 }
 
@@ -70,6 +71,8 @@ GOOD = {
     "OPENINGS_PER_DAY": ("1000", 1000),
     "LINK_KEYS": (f"{'n' * 32}, {'o' * 32}", ("n" * 32, "o" * 32)),
     "LINK_DAYS": ("365", 365),
+    "CONSOLE_USERS": (f"a.b:look:{'-' * 64}, c:mend:{'_' * 64}", (f"a.b:look:{'-' * 64}", f"c:mend:{'_' * 64}")),
+    "CONSOLE_KEYS": (f"{'n' * 32}, {'o' * 32}", ("n" * 32, "o" * 32)),
     "RETENTION_DAYS": ("1", 1),
     "RECORD_DAYS": ("36500", 36500),
     "AUDIT_DAYS": ("36500", 36500),
@@ -205,6 +208,11 @@ BAD = [
     ("LINK_KEYS", f"{'n' * 32},c4nary"),
     ("LINK_KEYS", f"{'n' * 32} c4nary"),
     ("LINK_DAYS", "0"),
+    ("CONSOLE_USERS", "c4nary"),
+    ("CONSOLE_USERS", f"anna:admin:{'c4nary00' * 8}"),
+    ("CONSOLE_USERS", f"anna:look:{'c4nary$0' * 8}"),
+    ("CONSOLE_USERS", f"anna:look:{'c4nary00' * 8},anna:mend:{'c4nary00' * 8}"),
+    ("CONSOLE_KEYS", "c4nary"),
     ("RETENTION_DAYS", "0"),
     ("RECORD_DAYS", "0"),
     ("AUDIT_DAYS", "0"),
@@ -360,7 +368,7 @@ def test_another_stripe_js_is_for_this_machine_with_a_test_key(load: Load, url: 
 
 
 def test_what_may_hold_a_key_or_a_password_is_a_secret() -> None:
-    assert [name for name in NAMES if re.search(r"URL|DSN|_BASE|SECRET|KEY|TOKEN|PASSWORD", name)] == SECRETS
+    assert [name for name in NAMES if re.search(r"URL|DSN|_BASE|SECRET|KEY|TOKEN|PASSWORD|USERS", name)] == SECRETS
 
 
 @pytest.mark.parametrize("name", SECRETS)

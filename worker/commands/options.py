@@ -8,7 +8,7 @@ import socket
 from datetime import UTC, datetime, timedelta
 
 from config.settings import running_dyno
-from handlers.operator.audit import By, Way
+from handlers.operator.audit import REASON, By, Way
 from handlers.operator.queries import Filter
 from handlers.queue.claims import Table
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
@@ -68,7 +68,7 @@ def acting(arguments: argparse.Namespace) -> By:
 
 def reason(text: str) -> str:
     """A few words that are kept. Raises argparse's error."""
-    if not re.fullmatch(r"[\w .,:'-]{1,80}", text):
+    if not REASON.fullmatch(text):
         raise argparse.ArgumentTypeError("give up to 80 letters, digits and spaces, without anything personal")
     return text
 

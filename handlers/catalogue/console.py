@@ -1,0 +1,39 @@
+"""What the operator's console says: its pages, in English, and their stylesheet."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from handlers.catalogue.mails import CONSOLE, environment
+from handlers.catalogue.pages import STYLES, colors
+from handlers.catalogue.words import OURS
+
+_OWN_STYLES = "console.css"
+
+
+def write_console(name: str, values: Mapping[str, object]) -> str:
+    """The whole page."""
+    return _environment().get_template(f"{name}.jinja").render(values).strip() + "\n"
+
+
+def console_stylesheet() -> str:
+    """That of the person's pages, and what the console needs besides."""
+    return colors() + "".join(
+        (OURS / path).read_text("utf-8") for path in (f"pages/{STYLES}", f"console/{_OWN_STYLES}")
+    )
+
+
+@cache
+def _environment() -> Environment:
+    made = environment(CONSOLE)
+    made.filters["time"] = _time
+    return made
+
+
+def _time(moment: datetime | None) -> Markup:
+    if moment is None:
+        return Markup("–")
+    return Markup('<time datetime="{:%Y-%m-%dT%H:%M:%SZ}">{:%Y-%m-%d %H:%M:%S}</time>').format(moment, moment)

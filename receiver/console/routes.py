@@ -1,0 +1,143 @@
+"""The routes of the console: who signs in, and what each page shows."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from limits import RateLimitItemPerMinute
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from config import broker
+from config.database import DATABASE_TROUBLE, database_now
+from handlers.catalogue.console import console_stylesheet
+from handlers.metrics import heartbeats, tallies
+from handlers.operator import queries
+from handlers.operator.console_users import judge
+from handlers.operator.findings import findings
+from handlers.tables.models import InboxEvent, OutboxAction
+from receiver.console.answers import SorryError, fields, is_safe, page, redirect
+from receiver.console.visits import begin, end, form_key, keep_form_key, visit_of
+from receiver.pages.headers import PLAIN, headers
+from receiver.pages.tries import TooOftenError, Tries
+from receiver.threads import BusyError, Threads
+
+log = structlog.stdlib.get_logger(__name__)
+
+_OF_A_NAME = RateLimitItemPerMinute(5)  # sign-ins: whoever guesses gets no further
+_OF_AN_ADDRESS = RateLimitItemPerMinute(20)
+_LOOKERS = 2  # threads for what asks the database
+_SHOWN_FOR = timedelta(minutes=5)  # a process that is gone
+_SPANS = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Room:
+    """Its threads, and who tried how often."""
+
+    def __init__(self) -> None:
+        # rule: one password is judged at a time, since each takes 16 MiB
+        self._judging = Threads("console-judge", 1, "a password")
+        self._looking = Threads("console-looks", _LOOKERS, "the database")
+        self._tries = Tries()
+        self._styles = console_stylesheet()
+
+    def routes(self) -> list[BaseRoute]:
+        """All of them."""
+        return [
+            Route("/console/console.css", self._stylesheet),
+            Route("/console/sign-in", self._answering(self._sign_in, to_all=True), methods=["GET", "POST"]),
+            Route("/console/sign-out", self._answering(self._sign_out), methods=["POST"]),
+            Route("/console", self._answering(self._overview)),
+        ]
+
+    async def close(self) -> None:
+        """What is under way ends."""
+        for threads in (self._judging, self._looking):
+            await asyncio.to_thread(threads.end)
+
+    async def _stylesheet(self, request: Request) -> Response:
+        return Response(self._styles, 200, headers(request.scope["scheme"], PLAIN), "text/css")
+
+    async def _sign_in(self, request: Request) -> Response:
+        if request.method != "POST":
+            return redirect(request) if request.state.visit else self._form(request)
+        sent = await fields(request)
+        name = sent.get("name", "")
+        self._tries.of_address(request.scope["client"], _OF_AN_ADDRESS)
+        self._tries.of_link(_OF_A_NAME, name[:80])
+        user = await self._judging.do(judge, name, sent.get("password", ""))
+        if user is None:
+            log.warning("console.sign_in_refused")  # no name: some type their password there
+            return self._form(request, 403, is_wrong=True)
+        log.info("console.signed_in", user=user.name, role=user.role)
+        answer = redirect(request)
+        begin(request, answer, user)
+        return answer
+
+    async def _sign_out(self, request: Request) -> Response:
+        await fields(request)
+        answer = redirect(request, "/sign-in")
+        end(request, answer)
+        return answer
+
+    def _form(self, request: Request, status: int = 200, *, is_wrong: bool = False) -> Response:
+        key = form_key(request) or secrets.token_urlsafe(16)
+        answer = page(request, "sign_in", status, key=key, is_wrong=is_wrong)
+        keep_form_key(request, answer, key)
+        return answer
+
+    async def _overview(self, request: Request) -> Response:
+        return page(request, "overview", **await self._looking.do(_overview))
+
+    def _answering(self, endpoint: Endpoint, *, to_all: bool = False) -> Endpoint:
+        """The endpoint for who has signed in, its failures as pages."""
+
+        async def answer(request: Request) -> Response:
+            request.state.visit = visit_of(request)
+            try:
+                if not is_safe(request):
+                    raise SorryError("unsafe", 403)
+                # rule: who has not signed in sees nothing
+                if request.state.visit is None and not to_all:
+                    return redirect(request, "/sign-in")
+                return await endpoint(request)
+            except SorryError as error:
+                return page(request, "sorry", error.status, word=error.word)
+            except TooOftenError:
+                return page(request, "sorry", 429, word="often")
+            except (BusyError, *DATABASE_TROUBLE):
+                return page(request, "sorry", 503, word="away")
+            except ClientDisconnect:
+                return Response(status_code=400)
+
+        return answer
+
+
+def _overview() -> dict[str, Any]:
+    """What needs a hand, and the figures where the database tells any."""
+    shown: dict[str, Any] = {"findings": findings(broker.trouble()), "figures": None}
+    with suppress(*DATABASE_TROUBLE):  # which is a finding
+        shown["figures"] = {
+            "at": database_now(),
+            "backlogs": {"events": queries.backlog_of(InboxEvent), "actions": queries.backlog_of(OutboxAction)},
+            "deliveries": {name: _answered(span) for name, span in _SPANS.items()},
+            "counts": tallies.counts(),
+            "processes": [one for one in heartbeats.known() if one.last_at > database_now() - _SHOWN_FOR],
+            "sessions": queries.records_by_status(),
+        }
+    return shown
+
+
+def _answered(span: timedelta) -> dict[str, int]:
+    """Deliveries by outcome."""
+    found = dict.fromkeys(("accepted", "duplicate", "ignored", "refused"), 0)
+    for (outcome, _), count in tallies.deliveries(span).items():
+        found[outcome] = found.get(outcome, 0) + round(count)
+    return found

@@ -1,0 +1,107 @@
+"""Whose browser it is: a signed cookie for eight hours, and a token of it in every form."""
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from itsdangerous import BadSignature, Signer
+from starlette.requests import Request
+from starlette.responses import Response
+
+from config.settings import settings
+from handlers.operator.console_users import User, user_named
+from handlers.sessions.links import ClockSigner
+
+_SECONDS = 8 * 3600
+_SALT, _FORM_SALT = "identity-events.console", "identity-events.console.form"
+_KEY = re.compile(r"[\w-]{22}", re.ASCII)  # as secrets.token_urlsafe(16) makes it
+_VISIT, _FORM = "console", "console-form"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Visit:
+    """Somebody who has signed in, in one browser."""
+
+    user: User
+    key: str = field(repr=False)  # random: what the tokens of its forms are made of
+
+
+def visit_of(request: Request) -> Visit | None:
+    """Who has signed in, within eight hours; nobody whose name, role or password is another by now."""
+    try:
+        signed = _cookie(request, _VISIT)
+        key, proof, name = _signer().unsign(signed, max_age=_SECONDS).decode().split(".", 2)
+    except (BadSignature, ValueError):
+        return None
+    user = user_named(name)
+    # rule: who was removed, or has another role or password, is signed out
+    return Visit(user=user, key=key) if user and secrets.compare_digest(user.proof, proof) else None
+
+
+def begin(request: Request, response: Response, user: User) -> None:
+    """Signs somebody in, by a key that no one can have known before."""
+    words = f"{secrets.token_urlsafe(16)}.{user.proof}.{user.name}"
+    _set(request, response, _VISIT, _signer().sign(words).decode())
+
+
+def end(request: Request, response: Response) -> None:
+    """Signs them out."""
+    response.delete_cookie(_name(request, _VISIT), secure=_is_https(request), httponly=True, samesite="strict")
+
+
+def form_key(request: Request) -> str:
+    """What the token of a form is made of: the visit's key, or that of a browser in which nobody has signed in."""
+    visit: Visit | None = request.state.visit
+    if visit:
+        return visit.key
+    kept = _cookie(request, _FORM)
+    return kept if _KEY.fullmatch(kept) else ""
+
+
+def keep_form_key(request: Request, response: Response, key: str) -> None:
+    """For the form by which somebody signs in. It has a cookie of its own: a browser that comes from another site
+    does not send that of the visit, which is not to be lost by that.
+    """
+    _set(request, response, _FORM, key)
+
+
+def token_of(key: str) -> str:
+    """What a form sends with it."""
+    return _forms().get_signature(key).decode()
+
+
+def is_token(key: str, token: str) -> bool:
+    """Whether a form of ours sends this, for this browser."""
+    return bool(key) and token.isascii() and _forms().verify_signature(key.encode(), token)
+
+
+def _cookie(request: Request, name: str) -> str:
+    return request.cookies.get(_name(request, name), "")
+
+
+def _set(request: Request, response: Response, name: str, value: str) -> None:
+    name, is_https = _name(request, name), _is_https(request)
+    response.set_cookie(name, value, max_age=_SECONDS, secure=is_https, httponly=True, samesite="strict")
+
+
+def _name(request: Request, name: str) -> str:
+    # By this prefix a browser takes it from this host alone, over https.
+    return f"__Host-{name}" if _is_https(request) else name
+
+
+def _is_https(request: Request) -> bool:
+    return bool(request.scope["scheme"] == "https")
+
+
+def _signer() -> ClockSigner:
+    return ClockSigner(_keys(), salt=_SALT, key_derivation="hmac", digest_method=sha256)
+
+
+def _forms() -> Signer:
+    return Signer(_keys(), salt=_FORM_SALT, key_derivation="hmac", digest_method=sha256)
+
+
+def _keys() -> list[str]:
+    # The last key signs, and the first of CONSOLE_KEYS is the newest.
+    return [key.get_secret_value() for key in reversed(settings().console_keys)]

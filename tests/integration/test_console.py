@@ -1,0 +1,223 @@
+"""The console without a browser: who is let in, for how long, and what nobody does by accident or for another."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from config.database import true_now
+from config.settings import settings
+from handlers.operator import console_users
+from handlers.sessions import links
+from receiver.app import app
+from tests.integration.operators import HASH, HERE, KEYS, OURS, PASSWORD, USERS, send, sign_in, token_in
+from tests.support import databases
+from tests.support.operator import command
+from worker.__main__ import parser
+from worker.commands.console import make_user
+
+pytestmark = pytest.mark.usefixtures("database_url")
+
+
+@pytest.fixture
+def console(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """A browser that follows no redirect by itself."""
+    for name, value in KEYS.items():
+        environment.setenv(name, value)
+    databases.forget_process_state()
+    with TestClient(app, HERE, follow_redirects=False) as client:
+        yield client
+
+
+def _is_out(client: TestClient) -> bool:
+    answer = client.get("/console")
+    return (answer.status_code, answer.headers.get("location")) == (303, "/console/sign-in")
+
+
+def test_without_users_there_is_no_console(environment: pytest.MonkeyPatch) -> None:
+    for name, value in (KEYS | {"CONSOLE_USERS": ""}).items():
+        environment.setenv(name, value)
+    databases.forget_process_state()
+    with TestClient(app, HERE) as client:
+        assert [client.get(path).status_code for path in ("/console", "/console/sign-in", "/console/console.css")] == [
+            404
+        ] * 3
+
+
+def test_who_signs_in_sees_the_overview_until_they_sign_out(console: TestClient) -> None:
+    assert _is_out(console)
+    answer = sign_in(console)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/console")
+    page = console.get("/console/")
+    assert page.status_code == 200
+    assert "anna (mend)" in page.text
+    assert console.get("/console/sign-in").headers["location"] == "/console"
+    assert send(console, "/console/sign-out").headers["location"] == "/console/sign-in"
+    assert _is_out(console)
+
+
+def test_the_cookie_is_for_this_host_and_no_script_and_no_other_site(console: TestClient) -> None:
+    (cookie,) = sign_in(console).headers.get_list("set-cookie")
+    name, *flags = cookie.split("; ")
+    assert name.startswith("__Host-console=")
+    assert {flag.lower() for flag in flags} == {"httponly", "max-age=28800", "path=/", "samesite=strict", "secure"}
+    assert PASSWORD not in cookie
+    assert HASH not in cookie
+
+
+def test_a_wrong_name_or_password_lets_nobody_in_and_is_told_alike(
+    console: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, password in (("anna", "c0rrect"), ("anna", ""), ("nobody", PASSWORD), ("", PASSWORD), ("anna\x00", "\0")):
+        answer = sign_in(console, name, password)
+        assert answer.status_code == 403
+        assert "The name or the password is not right." in answer.text
+        assert _is_out(console)
+        assert not name or name not in caplog.text
+
+
+def test_guessing_is_slowed_by_name_from_wherever_and_by_address_whoever_is_meant(console: TestClient) -> None:
+    for _ in range(5):
+        assert sign_in(console, "anna", "wrong").status_code == 403
+    assert sign_in(console).status_code == 429
+    assert sign_in(console, "otto").status_code == 303
+    console.cookies.clear()
+    answers = [sign_in(console, f"user-{number}", "wrong").status_code for number in range(20)]
+    assert answers[0] == 403
+    assert answers[-1] == 429
+
+
+def test_a_name_that_nobody_has_costs_as_much_as_one_that_somebody_has(
+    environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in KEYS.items():
+        environment.setenv(name, value)
+    settings.cache_clear()
+    taken: list[dict[str, Any]] = []
+
+    def scrypt(_password: bytes, **how: Any) -> bytes:
+        taken.append({name: value for name, value in how.items() if name != "salt"})
+        return hashlib.scrypt(_password, **how)
+
+    monkeypatch.setattr(console_users, "scrypt", scrypt)
+    assert console_users.judge("anna", PASSWORD)
+    assert console_users.judge("nobody", PASSWORD) is None
+    assert taken[0] == taken[1]
+    assert 128 * taken[0]["n"] * taken[0]["r"] <= 16 * 2**20
+
+
+def test_a_visit_ends_after_eight_hours(console: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    sign_in(console)
+    there = true_now()
+    for hours, is_out in ((7.9, False), (8.1, True)):
+        monkeypatch.setattr(links, "true_now", lambda hours=hours: there + timedelta(hours=hours))
+        assert _is_out(console) is is_out
+
+
+def test_who_was_removed_or_has_another_role_or_password_is_signed_out(
+    console: TestClient, environment: pytest.MonkeyPatch
+) -> None:
+    sign_in(console)
+    for name, value, is_out in (
+        ("CONSOLE_USERS", f"otto:look:{HASH}", True),
+        ("CONSOLE_USERS", f"anna:look:{HASH}", True),
+        ("CONSOLE_USERS", f"anna:mend:{'A' * 64}", True),
+        ("CONSOLE_USERS", f"{USERS},paul:look:{HASH}", False),
+        ("CONSOLE_KEYS", "d" * 32, True),
+        ("CONSOLE_KEYS", f"{'d' * 32},{'c' * 32}", False),
+    ):
+        environment.setenv(name, value)
+        settings.cache_clear()
+        assert _is_out(console) is is_out
+        environment.setenv(name, KEYS[name])
+
+
+def test_a_cookie_that_we_have_not_signed_is_none(console: TestClient) -> None:
+    sign_in(console)
+    (signed,) = (cookie.value for cookie in console.cookies.jar if cookie.name == "__Host-console")
+    assert signed
+    of_another_kind = links.ClockSigner("c" * 32).sign("a.b.anna").decode()
+    for forged in (signed.replace(".anna.", ".otto."), signed[:-1], "", ".", "é", of_another_kind):
+        console.cookies.clear()
+        assert console.get("/console", headers=[(b"Cookie", f"__Host-console={forged}".encode())]).status_code == 303
+
+
+def test_a_form_that_is_not_ours_does_nothing(console: TestClient) -> None:
+    sign_in(console)
+    ours = token_in(console.get("/console").text)
+    for token, headers in (
+        ("", OURS),
+        ("é", OURS),
+        (f"{ours}~", OURS),
+        (ours * 2000, OURS),
+        (ours, {"Sec-Fetch-Site": "cross-site"}),
+        (ours, {"Sec-Fetch-Site": "same-site"}),
+        (ours, {"Origin": "https://evil.example"}),
+    ):
+        assert console.post("/console/sign-out", data={"token": token}, headers=headers).status_code in (403, 413)
+        assert console.get("/console").status_code == 200
+
+
+def test_the_token_of_another_browser_is_none(console: TestClient) -> None:
+    sign_in(console)
+    token = token_in(console.get("/console").text)
+    console.cookies.clear()
+    assert console.post("/console/sign-in", data={"token": token}, headers=OURS).status_code == 403
+    sign_in(console)
+    assert console.post("/console/sign-out", data={"token": token}, headers=OURS).status_code == 403
+
+
+def test_it_is_not_open_on_a_wire_that_others_read(console: TestClient) -> None:
+    plain = "http://verify.example"
+    for path in ("/console", "/console/sign-in"):
+        answer = console.get(f"{plain}{path}")
+        assert answer.status_code == 403
+        assert "The console is not open here" in answer.text
+        assert "<form" not in answer.text
+        assert "set-cookie" not in answer.headers
+    with TestClient(app, "http://127.0.0.1:8000", client=("127.0.0.1", 1)) as here:
+        assert here.get("/console/sign-in").status_code == 200
+        assert here.get("http://rebound.example/console/sign-in").status_code == 403
+
+
+def test_nothing_of_it_is_kept_framed_or_loaded_from_elsewhere(console: TestClient) -> None:
+    answers = [console.get(path) for path in ("/console", "/console/sign-in", "/console/console.css")]
+    sign_in(console)
+    answers += [console.get(path) for path in ("/console", "/console/sign-in")]
+    answers.append(console.post("/console/sign-out"))
+    for found in answers:
+        policy = found.headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in policy
+        assert "http" not in policy
+        assert found.headers["cache-control"] == "no-store"
+        assert found.headers["referrer-policy"] == "no-referrer"
+        assert "strict-transport-security" in found.headers
+
+
+def test_a_user_is_made_by_a_command(console: TestClient, environment: pytest.MonkeyPatch) -> None:
+    made = command("console-user", "paul", "--role", "mend")
+    password = re.search(r"shown this once: (\S+)", made.err)
+    assert password
+    environment.setenv("CONSOLE_USERS", made.out.strip())
+    settings.cache_clear()
+    assert sign_in(console, "paul", password[1]).status_code == 303
+    assert "paul (mend)" in console.get("/console").text
+    assert command("console-user", "p:aul").code == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"), [(["a good password"] * 2, 0), (["short"], 1), (["a good password", "another one"], 1)]
+)
+def test_a_password_may_be_ones_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: list[str], code: int
+) -> None:
+    answers = iter(typed)
+    monkeypatch.setattr("getpass.getpass", lambda _: next(answers))
+    assert make_user(parser().parse_args(["console-user", "paul", "--ask"])) == code
+    said = capsys.readouterr()
+    assert bool(re.fullmatch(r"paul:look:[\w-]{64}\n", said.out)) is (code == 0)
+    assert not any(one in said.out + said.err for one in typed)
