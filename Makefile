@@ -104,10 +104,11 @@ bench-peers: dev bench-tools ## Measures beside dj-stripe and pinax-stripe-light
 bench-tools:
 	@command -v wrk > /dev/null && ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || { apt-get update -qq && apt-get install -qq --no-install-recommends wrk postgresql; }
 
-# A test without a Chromium is skipped, and says so.
+# A test without a Chromium, or without React, is skipped, and says so.
 browser-tools:
 	@command -v chromium > /dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null || \
 		{ apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }
+	@! command -v npm > /dev/null || $(MAKE) --no-print-directory tests/browser/node_modules/.installed
 
 $(VENV)/service: requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 with its venv module is needed, and none was found"; exit 1; }
@@ -123,4 +124,8 @@ $(VENV)/dev: $(VENV)/service requirements-dev.txt
 
 tests/e2e/node_modules/.installed: tests/e2e/package-lock.json tests/e2e/install.sh
 	@sh tests/e2e/install.sh
+	@touch $@
+
+tests/browser/node_modules/.installed: tests/browser/package-lock.json
+	@npm ci --prefix tests/browser --ignore-scripts --no-audit --no-fund --silent
 	@touch $@

@@ -30,7 +30,6 @@ SETTINGS = {
     "STRIPE_PUBLISHABLE_KEY": "pk_test_simulator0000000000000000",
     "API_TOKENS": f"shop:{TOKEN}",
     "LINK_KEYS": f"{LINK_KEY},{OLD_LINK_KEY}",
-    "RETURN_ORIGINS": "https://app.example.com,shop:",
     "OPENINGS_PER_DAY": "1000",
     "MAIL_FROM": "Example Ltd <identity@example.com>",
     "SUPPORT_EMAIL": "help@example.com",
@@ -62,11 +61,20 @@ def told() -> Iterator[Catcher]:
 
 
 @pytest.fixture(scope="session")
-def service(simulator: Simulator, told: Catcher, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def shop_port() -> int:
+    """Where the backend of docs/integrate-web.md listens."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def service(
+    simulator: Simulator, told: Catcher, shop_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     words = tmp_path_factory.mktemp("words")
     write_words(words, "ar")  # by its marks, a language that is read from right to left
     settings = {"STRIPE_API_BASE": simulator.base, "STRIPE_API_KEY": simulator.api_key}
-    settings |= {"APP_CALLBACK_URL": told.url, "TEMPLATES_DIR": str(words), **SETTINGS}
+    origins = f"https://app.example.com,shop:,http://127.0.0.1:{shop_port}"
+    settings |= {"APP_CALLBACK_URL": told.url, "TEMPLATES_DIR": str(words), "RETURN_ORIGINS": origins, **SETTINGS}
     with Service(tmp_path_factory.mktemp("service"), **settings) as service:
         service.wait_ready()
         simulator.endpoint(service.url, secret=SECRET)

@@ -193,12 +193,13 @@ def test_make_listen_has_the_official_cli_forward(tmp_path: Path) -> None:
 
 
 def test_the_page_for_who_integrates(tmp_path: Path) -> None:
-    blocks = pages.blocks((ROOT / "docs/integrate.md").read_text())
+    page = (ROOT / "docs/integrate.md").read_text()
+    blocks = pages.blocks(page)
     running = [block for block in blocks if "keeps running" in block.terminal]
     with reading(tmp_path, running) as reader:
-        here = {":8000": f":{reader.port}", "import httpx": "import httpx2 as httpx"}
+        here = {":8000": f":{reader.port}", **pages.HTTPX}
         typed = [block for block in blocks if block not in running]
         pages.type_in_one_terminal(typed, here, STRIPE_API_BASE=reader.stripe.base)
-        pages.run_python((ROOT / "docs/integrate.md").read_text(), here)
+        pages.run_python(page, here, tmp_path)
         # Who was forgotten here is forgotten at Stripe, in each of the two sessions.
         reader.wait_until(lambda: all(session["redaction"] for session in reader.stripe.truth()["sessions"][:2]))

@@ -15,6 +15,10 @@ _BLOCK = re.compile(
     r"^```sh\n# (?P<terminal>[^\n]+)\n(?P<commands>.*?)^```\n(\n```json\n(?P<answer>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
+_FILE = re.compile(
+    r"^```\w+\n(?:# |// |<!-- )(?P<name>[\w/]+\.\w+)(?: -->)?\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
+)
+HTTPX = {"import httpx": "import httpx2 as httpx"}  # which the tests have, and of which they use nothing else
 _BETWEEN = "--- the next block ---"
 
 
@@ -49,10 +53,22 @@ def type_in_one_terminal(typed: list[Block], here: dict[str, str], **variables: 
             assert not unlike, f"{block.commands}{printed}{unlike}"
 
 
-def run_python(page: str, here: dict[str, str]) -> None:
-    """Its blocks of Python, as one program."""
-    program = _as_here("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)), here)
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+def write_files(page: str, here: dict[str, str], folder: Path) -> list[Path]:
+    """Its blocks whose first line says, in a comment, in which file they belong."""
+    written = []
+    for name, text in _FILE.findall(page):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_as_here(text, here))
+        written.append(path)
+    return written
+
+
+def run_python(page: str, here: dict[str, str], folder: Path) -> None:
+    """Its files, and what is done with them."""
+    write_files(page, here, folder)
+    for program in re.findall(r"^```python\n((?!# \S+\.py\n).*?)^```", page, re.MULTILINE | re.DOTALL):
+        subprocess.run([sys.executable, "-c", _as_here(program, here)], cwd=folder, check=True)
 
 
 def _as_here(text: str, here: dict[str, str]) -> str:
