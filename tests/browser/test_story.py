@@ -30,6 +30,7 @@ def test_a_person_fails_comes_back_by_mail_passes_and_is_forgotten(
     addresses: Addresses,
     visits: Visits,
 ) -> None:
+    asked = len(addresses.asked)
     opened = application.open(
         client_reference_id=f"user-{MARK}",
         provided_details={"email": f"{MARK}@example.com"},
@@ -73,9 +74,9 @@ def test_a_person_fails_comes_back_by_mail_passes_and_is_forgotten(
     assert [mark for mark in (MARK, *secrets) if mark in service.text()] == []
     assert [mark for mark in (MARK, opened.id, *secrets) if mark in metrics(service)] == []
     # To Stripe a browser says neither which page it comes from, nor who it is.
-    heads = [f"{one.path} {one.headers}" for one in addresses.asked]
+    heads = [f"{one.path} {one.headers}" for one in addresses.asked[asked:]]
     assert [head for head in heads if any(mark in head for mark in (MARK, opened.id, *tokens))] == []
-    assert [one.headers for one in addresses.asked if "127.0.0.1" in one.headers.get("Referer", "")] == []
+    assert [one.headers for one in addresses.asked[asked:] if "127.0.0.1" in one.headers.get("Referer", "")] == []
 
 
 def changes(told: Catcher, verification_id: str) -> list[tuple[str, str | None]]:
