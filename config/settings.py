@@ -5,7 +5,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from unicodedata import category
@@ -298,7 +298,7 @@ class Settings(BaseSettings):
     ] = _UNSET
     our_sessions: Annotated[tuple[_Mark, ...], _SEVERAL] = ()
     stripe_api_base: _WebUrl = SecretStr("https://api.stripe.com")
-    smtp_url: Annotated[SecretStr, _url("smtp", "smtps")] = _UNSET
+    smtp_url: Annotated[SecretStr, _url("smtp", "smtps", "file")] = _UNSET
     mail_from: _Address = Address("Identity verification", "identity@localhost")
     brand_name: _Name = ""
     brand_color: _Color = "#1a5fb4"
@@ -386,6 +386,12 @@ class Settings(BaseSettings):
     def on_postgres(self) -> bool:
         """Whether DATABASE_URL leads to PostgreSQL; else it is a SQLite file's."""
         return self.database_url.get_secret_value().startswith("postgres")
+
+    @cached_property
+    def mails_are_files(self) -> bool:
+        """Whether SMTP_URL says so, or leaves it open beside a database that is a file itself."""
+        url = self.smtp_url.get_secret_value()
+        return url.startswith("file:") or not (url or self.on_postgres)
 
     @property
     def livemode(self) -> bool | None:

@@ -35,6 +35,8 @@ def database_url(tmp_path: Path, environment: pytest.MonkeyPatch) -> Iterator[st
     """An empty migrated database, in use by this process."""
     with databases.fresh_database(tmp_path) as url:
         environment.setenv("DATABASE_URL", url)
+        if databases.SERVER_URL:  # beside which mails wait for a server
+            environment.setenv("SMTP_URL", "file:")
         databases.forget_process_state()
         yield url
         databases.forget_process_state()

@@ -74,7 +74,9 @@ def findings(broker_trouble: str | None) -> list[Finding]:
 
 
 def _settings(_: str | None) -> Iterator[Told]:
-    if settings().smtp_url and settings().mail_from.mailbox == "identity@localhost":
+    if not settings().smtp_url and not settings().mails_are_files:
+        yield FAIL, "no SMTP_URL: every mail waits", "set it; file: writes them to files under VAR_DIR/mail"
+    elif not settings().mails_are_files and settings().mail_from.mailbox == "identity@localhost":
         yield FAIL, "mails go out as identity@localhost, and nobody takes them", "set MAIL_FROM to an address of yours"
 
 

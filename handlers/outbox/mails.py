@@ -50,6 +50,7 @@ _PASSED_BY = select(col(Verification.id)).where(
         ),
     ),
 )
+NO_SERVER = "no SMTP_URL"
 _LOCALE = select(col(Verification.locale)).where(col(Verification.id) == bindparam("of"))
 
 _Answer = TypeVar("_Answer")
@@ -132,11 +133,16 @@ def to_the_reviewer(action: OutboxAction, record: VerificationRecord) -> str | N
 
 
 def send(mail: Mail) -> None:
-    """Sends by SMTP_URL, or writes an .eml file under VAR_DIR/mail. Raises as `send_by_smtp` does."""
+    """Sends by SMTP_URL, or writes an .eml file under VAR_DIR/mail. Raises as `send_by_smtp` does.
+
+    Where nothing says how, it raises NotNowError: a file may be lost with its machine.
+    """
     message = render(mail)
     if stopping.is_set():
         raise NotNowError("the worker was asked to end")
-    if settings().smtp_url:
+    if not settings().smtp_url and not settings().mails_are_files:
+        raise NotNowError(NO_SERVER)
+    if not settings().mails_are_files:
         send_by_smtp(message, mail.recipient.mailbox, mail.last_look)
         return
     folder = settings().var_dir / "mail"

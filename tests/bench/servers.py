@@ -107,6 +107,7 @@ class House:
             "REDIS_URL": self.redis,
             "STRIPE_WEBHOOK_SECRET": SECRET,
             "VAR_DIR": str(self.folder),
+            "SMTP_URL": "file:",
             "LOG_FORMAT": "json",
             **more,
         }

@@ -217,6 +217,24 @@ def test_who_holds_the_connections_is_said_where_none_is_left(database_url: str)
     assert "identity command" in found.words
 
 
+@pytest.mark.skipif(not databases.SERVER_URL, reason="on SQLite mails are files")
+@pytest.mark.usefixtures("alive")
+def test_a_mail_waits_while_nothing_says_by_which_server_it_goes(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
+    environment.delenv("SMTP_URL")
+    databases.forget_process_state()
+    [action_id] = facts.applied(facts.event("verified"))
+    perform(action_id)
+    assert (facts.action(action_id).status, facts.action(action_id).last_error) == ("pending", "no SMTP_URL")
+    assert _failing() == {"settings"}
+    environment.setenv("SMTP_URL", "file:")
+    databases.forget_process_state()
+    facts.end_all_leases()
+    perform(action_id)
+    assert facts.action(action_id).status == "done"
+    assert list((settings().var_dir / "mail").glob("*.eml"))
+
+
 def test_real_processes_say_that_they_live_which_of_them_were_killed_and_which_were_told_to_end(
     tmp_path: Path, database_url: str
 ) -> None:

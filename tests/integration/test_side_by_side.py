@@ -15,7 +15,7 @@ VERSIONS = "handlers/tables/migrations/versions"
 
 def test_the_code_before_and_the_code_of_today_run_on_one_schema(tmp_path: Path, database_url: str) -> None:
     code_before = _unpacked(_commit_before(), tmp_path / "before")
-    with service(tmp_path / "old", database_url, code=code_before) as old:
+    with service(tmp_path / "old", database_url, code=code_before, SMTP_URL="") as old:
         old.start("web", "worker", "clock")
         new = Service(tmp_path / "new", database_url, old.redis)
         try:

@@ -232,8 +232,9 @@ def _kept(found: dict[str, Any]) -> str:
 
 
 def _mail() -> Iterator[tuple[str, str]]:
-    if not settings().smtp_url:
-        yield "WARN", "no SMTP_URL: mails are written to files under VAR_DIR/mail"
+    if settings().mails_are_files:
+        yield "WARN", "mails are written to files under VAR_DIR/mail: set SMTP_URL"
+    if settings().mails_are_files or not settings().smtp_url:
         return
     try:
         check_smtp()
