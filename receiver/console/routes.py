@@ -1,6 +1,7 @@
 """The routes of the console: who signs in, and what each page shows."""
 
 import asyncio
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,11 +19,14 @@ from config.database import DATABASE_TROUBLE, database_now
 from handlers.catalogue.console import console_stylesheet
 from handlers.metrics import heartbeats, tallies
 from handlers.operator import queries
-from handlers.operator.console_users import judge
+from handlers.operator.audit import REASON, By, Way, audited
+from handlers.operator.console_users import Role, judge
 from handlers.operator.findings import findings
+from handlers.operator.persons import person, session_of
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.console.answers import SorryError, fields, is_safe, page, redirect
-from receiver.console.visits import begin, end, form_key, keep_form_key, visit_of
+from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make
+from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, visit_of
 from receiver.pages.headers import PLAIN, headers
 from receiver.pages.tries import TooOftenError, Tries
 from receiver.threads import BusyError, Threads
@@ -32,6 +36,7 @@ log = structlog.stdlib.get_logger(__name__)
 _OF_A_NAME = RateLimitItemPerMinute(5)  # sign-ins: whoever guesses gets no further
 _OF_AN_ADDRESS = RateLimitItemPerMinute(20)
 _LOOKERS = 2  # threads for what asks the database
+_ID = re.compile(r"\w{1,255}", re.ASCII)  # of a session, a verification, an event or an action
 _SHOWN_FOR = timedelta(minutes=5)  # a process that is gone
 _SPANS = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 
@@ -45,6 +50,7 @@ class Room:
         # rule: one password is judged at a time, since each takes 16 MiB
         self._judging = Threads("console-judge", 1, "a password")
         self._looking = Threads("console-looks", _LOOKERS, "the database")
+        self._asking = Threads("console-asks", 1, "Stripe")
         self._tries = Tries()
         self._styles = console_stylesheet()
 
@@ -55,11 +61,15 @@ class Room:
             Route("/console/sign-in", self._answering(self._sign_in, to_all=True), methods=["GET", "POST"]),
             Route("/console/sign-out", self._answering(self._sign_out), methods=["POST"]),
             Route("/console", self._answering(self._overview)),
+            Route("/console/find", self._answering(self._find), methods=["POST"]),
+            Route("/console/persons/{id}", self._answering(self._person)),
+            Route("/console/change/{what}/{id}", self._answering(self._change), methods=["GET", "POST"]),
+            Route("/console/audit", self._answering(self._audit)),
         ]
 
     async def close(self) -> None:
         """What is under way ends."""
-        for threads in (self._judging, self._looking):
+        for threads in (self._judging, self._looking, self._asking):
             await asyncio.to_thread(threads.end)
 
     async def _stylesheet(self, request: Request) -> Response:
@@ -95,6 +105,59 @@ class Room:
 
     async def _overview(self, request: Request) -> Response:
         return page(request, "overview", **await self._looking.do(_overview))
+
+    async def _find(self, request: Request) -> Response:
+        """By POST: who somebody is to the application is in no address, and so in no log."""
+        word = (await fields(request)).get("word", "").strip()
+        found = await self._looking.do(session_of, word) if word and "\0" not in word else None
+        if found is None:
+            return page(request, "not_found", 404, is_address="@" in word)
+        return redirect(request, f"/persons/{found}")
+
+    async def _person(self, request: Request) -> Response:
+        session_id = request.path_params["id"]
+        found = await self._looking.do(person, session_id) if _ID.fullmatch(session_id) else None
+        if found is None:
+            return page(request, "not_found", 404, is_address=False)
+        about = found.verification_id or session_id
+        return page(
+            request,
+            "person",
+            person=found,
+            session_id=session_id,
+            may=OF_STATUS,
+            did=request.query_params.get("did"),
+            audit=await self._looking.do(audited, about),
+        )
+
+    async def _change(self, request: Request) -> Response:
+        """A page that asks for a reason, and then does it. What it is about is back where somebody came from."""
+        what, id_, of = request.path_params["what"], request.path_params["id"], request.query_params.get("of", "")
+        if what not in CHANGES or not (_ID.fullmatch(id_) and _ID.fullmatch(of)):
+            raise SorryError("unknown", 404)
+        visit: Visit = request.state.visit
+        # rule: who may look changes nothing
+        if visit.user.role != Role.MEND:
+            raise SorryError("look", 403)
+        asked = {"what": what, "id": id_, "of": of}
+        if request.method != "POST":
+            return page(request, "change", **asked, why=None, reason="")
+        sent = await fields(request)
+        reason = sent.get("reason", "").strip()
+        if not REASON.fullmatch(reason):
+            return page(request, "change", 400, **asked, why="reason", reason=reason)
+        by = By(who=visit.user.name, way=Way.CONSOLE, reason=reason)
+        change = CHANGES[what]
+        try:
+            link = await (self._asking if change.asks else self._looking).do(make, change, id_, sent, by)
+        except RefusedChangeError as error:
+            return page(request, "change", 409, **asked, why=str(error), reason=reason)
+        if link:
+            return page(request, "link", link=link, of=of)
+        return redirect(request, f"/persons/{of}?did={what}")
+
+    async def _audit(self, request: Request) -> Response:
+        return page(request, "audit", audit=await self._looking.do(audited))
 
     def _answering(self, endpoint: Endpoint, *, to_all: bool = False) -> Endpoint:
         """The endpoint for who has signed in, its failures as pages."""

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from config.defaults import redis_url
+from handlers.operator.console_users import hash_of
 from tests.browser.addresses import VERIFY, Addresses
 from tests.browser.application import LINK_KEY, OLD_LINK_KEY, TOKEN, Application
 from tests.browser.visitor import Visitor
@@ -21,6 +22,7 @@ from tests.support.service import ROOT, Service, answers, free_port
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ("--no-sandbox", "--no-proxy-server", "--disable-dev-shm-usage")  # CI runs as root, in a container
 
+PASSWORD = "a password of the console"
 SECRET = "whsec_of_the_endpoint_0000"
 CALLBACK_SECRET = "whsec_" + "A" * 32
 SETTINGS = {
@@ -35,6 +37,8 @@ SETTINGS = {
     "SUPPORT_EMAIL": "help@example.com",
     "PRIVACY_URL": "https://example.com/privacy",
     "ALTERNATIVE_URL": "https://example.com/another-way",
+    "CONSOLE_USERS": ",".join(f"{name}:mend:{hash_of(PASSWORD)}" for name in ("light", "dark", "narrow", "keys")),
+    "CONSOLE_KEYS": "c" * 32,
 }
 
 Visits = Callable[..., Visitor]

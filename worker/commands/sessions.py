@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from handlers.operator.persons import SHOWN
 from handlers.operator.queries import (
     SessionFilter,
     find_actions,
@@ -16,10 +17,6 @@ from handlers.record.events import Status
 from worker.commands.options import add_filters, chosen, moment, number, span
 from worker.commands.printing import print_json, print_pairs, print_rows
 
-# The columns a person may see: none of them holds a name, an address or a text about a document.
-_RECORD: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_report_id", "client_reference_id")
-_RECORD += ("client_reference_trusted", "user_id", "account", "livemode", "submissions", "change_number")
-_RECORD += ("told_cause", "told_count", "redaction_asked_at", "redacted_at", "wiped_at", "created_at", "updated_at")
 _ACTION: tuple[str, ...] = ("id", "session_id", "name", "cause", "status", "reason", "attempts", "waits", "due_at")
 _ACTION += ("last_error", "created_at", "given_away_at", "resent_at", "done_at")
 _MOST = 1000  # lines of a list: the next ones are asked for by --after
@@ -43,7 +40,7 @@ def session(arguments: argparse.Namespace) -> int:
         return 1
     stories: list[dict[str, Any]] = [
         {
-            "record": {name: getattr(record, name) for name in _RECORD},
+            "record": {name: getattr(record, name) for name in SHOWN},
             "dashboard_url": f"{DASHBOARD[record.livemode]}{record.session_id}",
             "timeline": timeline(record),
             "mails": mails(record),
@@ -97,7 +94,7 @@ def sessions(arguments: argparse.Namespace) -> int:
     )
     rows = find_sessions(wanted, arguments.limit, after=arguments.after)
     headings = ("created_at", "session_id", "status", "last_error_code", "submissions", "verification_id", "updated_at")
-    found = [{name: getattr(row, name) for name in (*_RECORD, "verification_id", "generation")} for row in rows]
+    found = [{name: getattr(row, name) for name in (*SHOWN, "verification_id", "generation")} for row in rows]
     return _list(arguments, found, headings, "session_id")
 
 

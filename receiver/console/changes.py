@@ -1,0 +1,93 @@
+"""What a button of the console changes: each as its command does it, written down by who has signed in, and why."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from config.broker import publish_actions, publish_events
+from handlers.operator.audit import By, note_beforehand
+from handlers.operator.persons import ACTION_ID
+from handlers.operator.queries import Filter
+from handlers.operator.resend import resend
+from handlers.operator.retry_discard import discard_rows, retry_rows
+from handlers.queue.claims import Table
+from handlers.queue.failures import NotNowError, PermanentError
+from handlers.sessions import closing
+from handlers.sessions.links import Link, link_of
+from handlers.sessions.refusals import OpeningError
+from handlers.sessions.views import NotFoundError
+from handlers.tables.models import InboxEvent, OutboxAction
+
+Sent = Mapping[str, str]
+
+
+class RefusedChangeError(Exception):
+    """Why nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a button does to what has this id; `asks` says whether Stripe is asked for it."""
+
+    do: Callable[[str, Sent, By], Link | None]
+    asks: bool = False
+
+
+def make(change: Change, id_: str, sent: Sent, by: By) -> Link | None:
+    """A link, where that is what was asked for. Raises RefusedChangeError."""
+    try:
+        return change.do(id_, sent, by)
+    except NotFoundError:
+        raise RefusedChangeError("there is no such verification") from None
+    except OpeningError as error:
+        raise RefusedChangeError(f"{error.code} {error.detail}".strip()) from None
+    except (NotNowError, PermanentError) as error:
+        raise RefusedChangeError(f"Stripe cannot be asked: {error}") from None
+
+
+def _resend(id_: str, _: Sent, by: By) -> None:
+    action_id = int(id_) if ACTION_ID.fullmatch(id_) else 0
+    if why := resend([action_id], by)[action_id]:
+        raise RefusedChangeError(why)
+    publish_actions([action_id])
+
+
+def _rows(change: Callable[[Table, Filter, By], Any], id_: str, _: Sent, by: By) -> None:
+    is_action = bool(ACTION_ID.fullmatch(id_))
+    wanted = Filter(ids=[int(id_)] if is_action else [id_])
+    ids: list[Any] = list(chain.from_iterable(change(OutboxAction if is_action else InboxEvent, wanted, by)))
+    if not ids:
+        raise RefusedChangeError("it is at its end, or somebody works on it right now")
+    if change is retry_rows:
+        publish_actions(ids) if is_action else publish_events(ids)
+
+
+def _cancel(id_: str, sent: Sent, by: By) -> None:
+    publish_actions(closing.cancel_verification(id_, notify="notify" in sent, by=by))
+
+
+def _redact(id_: str, _: Sent, by: By) -> None:
+    closing.redact_verification(id_, by)
+
+
+def _link(id_: str, _: Sent, by: By) -> Link:
+    link = link_of(id_)
+    note_beforehand(by, "link", (id_,))  # who holds it may go on as the person
+    return link
+
+
+CHANGES: dict[str, Change] = {
+    "resend": Change(_resend),
+    "retry": Change(partial(_rows, retry_rows)),
+    "discard": Change(partial(_rows, discard_rows)),
+    "cancel": Change(_cancel, asks=True),
+    "redact": Change(_redact),
+    "link": Change(_link),
+}
+# What may be done to a row, by where it stands.
+OF_STATUS = {
+    **dict.fromkeys(("received", "pending", "dead"), ("retry", "discard")),
+    **dict.fromkeys(("done", "skipped"), ("resend",)),
+}

@@ -1,0 +1,176 @@
+"""The console's page of a person: found by whatever is known of them, and mended by a button, with a reason."""
+
+from collections.abc import Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+from config.database import transaction
+from handlers.operator.audit import audited
+from handlers.outbox.perform import perform
+from handlers.record.events import Status
+from handlers.sessions.opening import Opened, open_verification
+from handlers.tables.models import ActionStatus, OutboxAction
+from receiver.app import app
+from tests.integration import visits
+from tests.integration.openings import wanted
+from tests.integration.operators import HERE, KEYS, send, sign_in
+from tests.integration.stories import Stories, by_name
+from tests.support import databases, facts
+from tests.support.facts import event
+
+pytestmark = pytest.mark.usefixtures("database_url", "stripe")
+REASON = "told by phone"
+
+
+@pytest.fixture
+def console(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """Where anna, who may mend, has signed in; links may be made."""
+    for name, value in (visits.KEYS | KEYS).items():
+        environment.setenv(name, value)
+    databases.forget_process_state()
+    with TestClient(app, HERE, follow_redirects=False) as client:
+        sign_in(client)
+        yield client
+
+
+def _opened(reference: str = "user-1") -> Opened:
+    opened = open_verification(wanted(client_reference_id=reference))
+    assert opened
+    return opened
+
+
+def _find(console: TestClient, word: str) -> str | None:
+    answer = send(console, "/console/find", word=word)
+    assert answer.status_code in (303, 404)
+    return answer.headers.get("location")
+
+
+def _press(console: TestClient, what: str, id_: object, of: str, reason: str = REASON) -> tuple[int, str]:
+    path = f"/console/change/{what}/{id_}?of={of}"
+    answer = send(console, path, on=path, reason=reason)
+    return answer.status_code, answer.headers.get("location") or answer.text
+
+
+def _changed() -> list[tuple[str, str, str, str, str | None]]:
+    return [(row.who, row.way, row.what, row.about, row.reason) for row in audited()]
+
+
+def test_a_person_is_found_by_whatever_is_known_of_them(console: TestClient, stripe: Stories) -> None:
+    opened = _opened()
+    session_id = opened.answer.id
+    stripe.simulator.fail(session_id, "document_expired")
+    action_id, *_ = stripe.deliver(session_id)
+    received = facts.event_rows(session_id)[0].id
+    there = f"/console/persons/{session_id}"
+    for word in (session_id, f" {opened.verification_id} ", "user-1", received, str(action_id)):
+        assert _find(console, word) == there
+    for word in ("user-2", "vs_none", "999999999999999999", "9" * 40, "nobody@example.com", "nul\0", "", "é"):
+        assert _find(console, word) is None
+    assert "No mail address is stored here" in send(console, "/console/find", word="nobody@example.com").text
+
+
+def test_the_page_tells_the_story_of_all_their_sessions(console: TestClient, stripe: Stories) -> None:
+    opened = _opened()
+    stripe.simulator.fail(opened.answer.id, "document_expired")
+    for action_id in stripe.deliver(opened.answer.id):
+        perform(action_id)
+    stripe.later()
+    again = open_verification(wanted(replaces=opened.answer.id))
+    assert again
+    page = console.get(f"/console/persons/{opened.answer.id}").text
+    assert f"<h1>{opened.verification_id}</h1>" in page
+    assert page.index(f'<h2 id="session-1">{again.answer.id}, generation 2') < page.index(
+        f'<h2 id="session-2">{opened.answer.id}, generation 1'
+    )
+    assert f"https://dashboard.stripe.com/test/identity/verification-sessions/{again.answer.id}" in page
+    assert "email_retry_prompt" in page
+    assert "no address" in page
+
+
+@pytest.mark.parametrize("path", ["vs_none", "x" * 300, "%00", "idv_1", "..%2Fx"])
+def test_what_is_not_there_is_not_found(console: TestClient, path: str) -> None:
+    assert console.get(f"/console/persons/{path}").status_code == 404
+    assert console.get(f"/console/change/{path}/1?of=vs_1").status_code == 404
+    assert console.get(f"/console/change/retry/{path}?of=é").status_code == 404
+
+
+def test_a_button_mends_for_a_reason_which_is_written_down_with_who(console: TestClient) -> None:
+    [action_id] = facts.applied(event("verified"))
+    there = "/console/persons/vs_1"
+    assert f"/console/change/retry/{action_id}?of=vs_1" in console.get(there).text
+    assert _press(console, "retry", action_id, "vs_1")[0] == 409  # nobody has tried it
+    assert _press(console, "discard", action_id, "vs_1") == (303, f"{there}?did=discard")
+    assert "It is ended, and kept." in console.get(f"{there}?did=discard").text
+    assert _press(console, "resend", action_id, "vs_1") == (303, f"{there}?did=resend")
+    assert by_name("vs_1") == {"email_verified": ["pending"]}
+    assert _changed() == [
+        ("anna", "console", "resend", f"vs_1 {action_id}", REASON),
+        ("anna", "console", "discard", f"vs_1 {action_id}", REASON),
+    ]
+    assert REASON in console.get(there).text
+    assert REASON in console.get("/console/audit").text
+    twice = [_press(console, "discard", action_id, "vs_1")[0] for _ in range(2)]  # two operators at once
+    assert twice == [303, 409]
+
+
+def test_what_is_dead_is_tried_again(console: TestClient) -> None:
+    [action_id] = facts.applied(event("verified"))
+    with transaction() as session:
+        session.get_one(OutboxAction, action_id).status = ActionStatus.DEAD
+    assert _press(console, "retry", action_id, "vs_1")[0] == 303
+    assert by_name("vs_1") == {"email_verified": ["pending"]}
+
+
+def test_nothing_is_changed_without_a_reason(console: TestClient) -> None:
+    [action_id] = facts.applied(event("verified"))
+    for reason in ("", " ", "x" * 81, "her mail is a@example.com"):
+        code, page = _press(console, "discard", action_id, "vs_1", reason)
+        assert code == 400
+        assert "Give a reason" in page
+    assert _changed() == []
+
+
+def test_a_verification_is_canceled_forgotten_and_let_in_again(console: TestClient) -> None:
+    one, other = _opened("user-1"), _opened("user-2")
+    code, page = _press(console, "link", one.verification_id, one.answer.id)
+    assert code == 200
+    assert f"{HERE}/verify/{one.verification_id}." in page
+    assert _press(console, "cancel", one.verification_id, one.answer.id)[0] == 303
+    assert facts.record(one.answer.id).status == Status.CANCELED
+    assert _press(console, "redact", other.verification_id, other.answer.id)[0] == 303
+    assert facts.record(other.answer.id).client_reference_id is None
+    code, page = _press(console, "link", other.verification_id, other.answer.id)
+    assert (code, "redacted" in page) == (409, True)
+    assert _press(console, "cancel", "idv_none", one.answer.id)[0] == 409
+    assert [(who, way, what) for who, way, what, *_ in _changed()] == [
+        ("anna", "console", what) for what in ("redact", "cancel", "link")
+    ]
+
+
+def test_who_may_look_changes_nothing(console: TestClient) -> None:
+    [action_id] = facts.applied(event("verified"))
+    send(console, "/console/sign-out")
+    sign_in(console, "otto")
+    path = f"/console/change/discard/{action_id}?of=vs_1"
+    assert "/console/change/" not in console.get("/console/persons/vs_1").text
+    assert console.get(path).status_code == 403
+    assert send(console, path, reason=REASON).status_code == 403
+    assert _changed() == []
+
+
+def test_a_form_of_another_site_changes_nothing(console: TestClient) -> None:
+    [action_id] = facts.applied(event("verified"))
+    path = f"/console/change/discard/{action_id}?of=vs_1"
+    assert send(console, path, headers={"Sec-Fetch-Site": "cross-site"}, reason=REASON).status_code == 403
+    assert console.post(path, data={"reason": REASON}, headers=visits.OURS).status_code == 403
+    assert _changed() == []
+
+
+def test_no_reason_of_stripes_and_no_secret_is_shown(console: TestClient) -> None:
+    facts.applied(event("requires_input", code="document_expired", report="vr_1"))
+    reason, shown = facts.record().last_error_reason, console.get("/console/persons/vs_1").text
+    assert reason
+    assert reason not in shown
+    assert "document_expired" in shown
+    assert "c4nary" not in shown
