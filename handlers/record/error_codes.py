@@ -1,7 +1,7 @@
 """Stripe's last_error codes as data: who can mend each, and so what a person is asked to do.
 
-The list is stripe-python 16.1.0's VerificationSession.LastError.code; the classes are our judgement. The enumeration is
-open: a code nobody has seen yet gets the default.
+The list is stripe-python 16.1.0's VerificationSession.LastError.code, and one that its parameters name; the classes are
+our judgement. The enumeration is open: a code nobody has seen yet gets the default.
 """
 
 from enum import StrEnum
@@ -28,6 +28,7 @@ CLASSES = {
     "under_supported_age": ErrorClass.UNDER_AGE,
     "document_expired": ErrorClass.OTHER_DOCUMENT,
     "document_type_not_supported": ErrorClass.OTHER_DOCUMENT,
+    "document_type_not_allowed": ErrorClass.OTHER_DOCUMENT,  # said of options.document.allowed_types alone
     "document_unverified_other": ErrorClass.RETRY,
     "selfie_document_missing_photo": ErrorClass.OTHER_DOCUMENT,
     "selfie_face_mismatch": ErrorClass.RETRY,
