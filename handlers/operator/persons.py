@@ -1,6 +1,5 @@
 """One person: found by whatever is known of them, their sessions, and what happened to each."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from config.database import transaction
-from handlers.operator.queries import Filter, find_actions, find_events, find_records
+from handlers.operator.queries import ACTION_ID, Filter, find_actions, find_events, find_records
 from handlers.operator.story import mails, timeline
 from handlers.outbox.mails import DASHBOARD
 from handlers.tables.models import InboxEvent, OutboxAction, Submission, Verification, VerificationRecord
@@ -18,7 +17,6 @@ from handlers.tables.models import InboxEvent, OutboxAction, Submission, Verific
 SHOWN: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_report_id", "client_reference_id")
 SHOWN += ("client_reference_trusted", "user_id", "account", "livemode", "submissions", "change_number")
 SHOWN += ("told_cause", "told_count", "redaction_asked_at", "redacted_at", "wiped_at", "created_at", "updated_at")
-ACTION_ID = re.compile(r"\d{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,6 @@
 """What an operator asks the tables: how much waits, what happened, which rows. Reads only."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from handlers.queue.claims import Table
 from handlers.record.events import Status
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, Verification, VerificationRecord
 
+ACTION_ID = re.compile(r"\d{1,18}", re.ASCII)
 OVERDUE_AFTER = timedelta(days=1)  # whatever it waits for, somebody must look
 _NOT_REDACTED_AFTER = timedelta(days=5)  # Stripe takes up to four
 _OVERDUE_SHOWN = 20
@@ -37,6 +39,7 @@ class Filter:
 
     ids: Sequence[str] | Sequence[int] = ()
     status: str | None = None
+    outcome: str | None = None  # of an event
     kind: str | None = None
     session_id: str | None = None
     error: str | None = None
@@ -179,6 +182,8 @@ def conditions(table: Table, wanted: Filter) -> list[Any]:
         found.append(col(table.id).in_(wanted.ids))
     if wanted.status:
         found.append(col(table.status) == wanted.status)
+    if wanted.outcome:
+        found.append(col(InboxEvent.outcome) == wanted.outcome)
     if wanted.kind:
         found.append(or_(col(kind) == wanted.kind, col(kind).endswith(f".{wanted.kind}", autoescape=True)))
     if wanted.session_id:

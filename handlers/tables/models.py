@@ -86,6 +86,7 @@ class InboxEvent(QueueRow, table=True):
         # steps: 210 bytes of PostgreSQL's log an event instead of 70, of 2,000.
         _partial_index("inbox_event_processed", "processed_at", "status = 'processed'"),
         _partial_index("inbox_event_dead", "received_at", "status = 'dead'"),
+        _partial_index("inbox_event_ignored", "received_at", "outcome = 'ignored'"),
     )
 
     id: str = Field(primary_key=True)
@@ -236,6 +237,7 @@ class OutboxAction(QueueRow, table=True):
         UniqueConstraint("session_id", "name", "cause", name="outbox_action_key"),
         _partial_index("outbox_action_due", "due_at", "status = 'pending'"),
         _partial_index("outbox_action_dead", "created_at", "status = 'dead'"),
+        _partial_index("outbox_action_skipped", "created_at", "status = 'skipped'"),
     )
 
     id: int | None = Field(default=None, primary_key=True, sa_type=_NUMBERED)

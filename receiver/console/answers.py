@@ -25,7 +25,7 @@ class SorryError(Exception):
         self.status = status
 
 
-def page(request: Request, name: str, status: int = 200, *, key: str = "", **values: object) -> Response:
+def page(request: Request, name: str, status: int = 200, /, *, key: str = "", **values: object) -> Response:
     """One of the catalogue's console pages. `key` is that of its forms, where nobody has signed in."""
     visit: Visit | None = request.state.visit
     key = key or (form_key(request) if visit else "")

@@ -8,8 +8,7 @@ from typing import Any
 
 from config.broker import publish_actions, publish_events
 from handlers.operator.audit import By, note_beforehand
-from handlers.operator.persons import ACTION_ID
-from handlers.operator.queries import Filter
+from handlers.operator.queries import ACTION_ID, Filter
 from handlers.operator.resend import resend
 from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.queue.claims import Table

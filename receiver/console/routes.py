@@ -3,7 +3,7 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -22,9 +22,11 @@ from handlers.operator import queries
 from handlers.operator.audit import REASON, By, Way, audited
 from handlers.operator.console_users import Role, judge
 from handlers.operator.findings import findings
+from handlers.operator.lists import LISTS, page_of
 from handlers.operator.persons import person, session_of
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.console.answers import SorryError, fields, is_safe, page, redirect
+from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
 from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make
 from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, visit_of
 from receiver.pages.headers import PLAIN, headers
@@ -64,6 +66,8 @@ class Room:
             Route("/console/find", self._answering(self._find), methods=["POST"]),
             Route("/console/persons/{id}", self._answering(self._person)),
             Route("/console/change/{what}/{id}", self._answering(self._change), methods=["GET", "POST"]),
+            Route("/console/lists/{name}", self._answering(self._list)),
+            Route("/console/lists/{name}/{what}", self._answering(self._change_all), methods=["GET", "POST"]),
             Route("/console/audit", self._answering(self._audit)),
         ]
 
@@ -135,26 +139,54 @@ class Room:
         what, id_, of = request.path_params["what"], request.path_params["id"], request.query_params.get("of", "")
         if what not in CHANGES or not (_ID.fullmatch(id_) and _ID.fullmatch(of)):
             raise SorryError("unknown", 404)
-        visit: Visit = request.state.visit
-        # rule: who may look changes nothing
-        if visit.user.role != Role.MEND:
-            raise SorryError("look", 403)
+        _who_mends(request)
         asked = {"what": what, "id": id_, "of": of}
         if request.method != "POST":
             return page(request, "change", **asked, why=None, reason="")
         sent = await fields(request)
-        reason = sent.get("reason", "").strip()
-        if not REASON.fullmatch(reason):
-            return page(request, "change", 400, **asked, why="reason", reason=reason)
-        by = By(who=visit.user.name, way=Way.CONSOLE, reason=reason)
+        by = _by(request, sent)
+        if by is None:
+            return page(request, "change", 400, **asked, why="reason", reason=sent.get("reason", ""))
         change = CHANGES[what]
         try:
             link = await (self._asking if change.asks else self._looking).do(make, change, id_, sent, by)
         except RefusedChangeError as error:
-            return page(request, "change", 409, **asked, why=str(error), reason=reason)
+            return page(request, "change", 409, **asked, why=str(error), reason=by.reason)
         if link:
             return page(request, "link", link=link, of=of)
         return redirect(request, f"/persons/{of}?did={what}")
+
+    async def _list(self, request: Request) -> Response:
+        name, query = _listed(request), request.query_params
+        asked = Asked.of(query)
+        rows, last = await self._looking.do(page_of, name, asked.wanted, cursor(name, query.get("after", "")))
+        count = query.get("count", "")
+        return page(
+            request,
+            "list",
+            **_about(name, asked),
+            rows=rows,
+            last=last,
+            is_events=LISTS[name].table is InboxEvent,
+            count=int(count) if re.fullmatch(r"\d{1,9}", count, re.ASCII) else None,
+            is_left="left" in query,
+        )
+
+    async def _change_all(self, request: Request) -> Response:
+        name, what = _listed(request), request.path_params["what"]
+        if what not in MAY.get(name, ()):
+            raise SorryError("unknown", 404)
+        _who_mends(request)
+        asked = Asked.of(request.query_params)
+        about = _about(name, asked) | {"what": what}
+        if request.method != "POST":
+            return page(request, "change_all", **about, is_wrong=False, reason="")
+        sent = await fields(request)
+        by = _by(request, sent)
+        if by is None:
+            return page(request, "change_all", 400, **about, is_wrong=True, reason=sent.get("reason", ""))
+        count, is_left = await self._looking.do(change_all, what, name, asked, by)
+        return redirect(request, f"/lists/{name}?{asked.query}&count={count}{'&left=1' if is_left else ''}")
 
     async def _audit(self, request: Request) -> Response:
         return page(request, "audit", audit=await self._looking.do(audited))
@@ -181,6 +213,34 @@ class Room:
                 return Response(status_code=400)
 
         return answer
+
+
+def _who_mends(request: Request) -> None:
+    """Raises SorryError for who may only look."""
+    visit: Visit = request.state.visit
+    # rule: who may look changes nothing
+    if visit.user.role != Role.MEND:
+        raise SorryError("look", 403)
+
+
+def _by(request: Request, sent: Mapping[str, str]) -> By | None:
+    """Who changes something, and why; None where no reason can be kept."""
+    visit: Visit = request.state.visit
+    reason = sent.get("reason", "").strip()
+    return By(who=visit.user.name, way=Way.CONSOLE, reason=reason) if REASON.fullmatch(reason) else None
+
+
+def _listed(request: Request) -> str:
+    """Which list. Raises SorryError."""
+    name: str = request.path_params["name"]
+    if name not in LISTS:
+        raise SorryError("unknown", 404)
+    return name
+
+
+def _about(name: str, asked: Asked) -> dict[str, Any]:
+    """What the pages of a list have in common."""
+    return {"name": name, "names": list(LISTS), "asked": asked, "ages": AGES, "may": MAY.get(name, ())}
 
 
 def _overview() -> dict[str, Any]:

@@ -8,6 +8,11 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+_LISTED = (
+    ("inbox_event_ignored", "inbox_event", "received_at", "outcome = 'ignored'"),
+    ("outbox_action_skipped", "outbox_action", "created_at", "status = 'skipped'"),
+)
+
 
 def upgrade() -> None:
     op.add_column("verification", sa.Column("looked_at", sa.DateTime(timezone=True), nullable=True))
@@ -24,6 +29,9 @@ def upgrade() -> None:
     op.add_column("outbox_action", sa.Column("resent_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("outbox_action", sa.Column("mail_number", sa.Integer(), nullable=True))
     op.create_index("verification_record_latest", "verification_record", ["created_at", "session_id"], unique=False)
+    for name, table, column, condition in _LISTED:
+        which = sa.text(condition)
+        op.create_index(name, table, [column], unique=False, postgresql_where=which, sqlite_where=which)
     op.create_table(
         "identity_audit",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -60,6 +68,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    for name, table, *_ in _LISTED:
+        op.drop_index(name, table_name=table)
     op.drop_index("verification_record_latest", table_name="verification_record")
     op.drop_table("identity_tally")
     op.drop_table("identity_heartbeat")

@@ -1,0 +1,81 @@
+"""Lists of the console, and what is done to all rows of one that match."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
+from urllib.parse import urlencode
+
+from config.broker import publish_actions, publish_events
+from handlers.operator.audit import By
+from handlers.operator.lists import LISTS, narrowed
+from handlers.operator.queries import ACTION_ID, Filter
+from handlers.operator.retry_discard import discard_rows, retry_rows
+from handlers.tables.models import OutboxAction
+
+AGES = {
+    "1h": ("an hour", timedelta(hours=1)),
+    "1d": ("a day", timedelta(days=1)),
+    "7d": ("a week", timedelta(days=7)),
+    "30d": ("thirty days", timedelta(days=30)),
+}
+# What may be done to all rows of a list.
+MAY = {
+    **dict.fromkeys(("dead-events", "dead-actions", "waiting-events", "waiting-actions"), ("retry", "discard")),
+    "skipped-actions": ("retry",),
+}
+_CHANGES = {"retry": retry_rows, "discard": discard_rows}
+_MOST_BATCHES = 10  # of a thousand, a click: a router waits for half a minute
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an address asks of a list."""
+
+    kind: str
+    error: str
+    older: str
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> "Asked":
+        """Whatever cannot be meant is left out."""
+        kind, error = (query.get(name, "").strip().replace("\0", "")[:100] for name in ("kind", "error"))
+        older = query.get("older", "")
+        return cls(kind, error, older if older in AGES else "")
+
+    @property
+    def wanted(self) -> Filter:
+        """The same as a filter."""
+        return Filter(
+            kind=self.kind or None,
+            error=self.error or None,
+            older=AGES[self.older][1] if self.older else None,
+        )
+
+    @property
+    def query(self) -> str:
+        """The same in an address."""
+        return urlencode({"kind": self.kind, "error": self.error, "older": self.older})
+
+
+def cursor(name: str, text: str) -> tuple[datetime, str] | None:
+    """Where a page begins, as handlers.operator.lists names it; None for anything else."""
+    moment, _, id_ = text.partition("_")
+    is_id = ACTION_ID.fullmatch(id_) if LISTS[name].table is OutboxAction else id_.isprintable()
+    try:
+        at = datetime.fromisoformat(moment)
+    except ValueError:
+        return None
+    return (at, id_) if at.tzinfo and is_id else None
+
+
+def change_all(what: str, name: str, asked: Asked, by: By) -> tuple[int, bool]:
+    """How many rows were changed, and whether there may be more."""
+    table = LISTS[name].table
+    batches: list[list[Any]] = []
+    for ids in islice(_CHANGES[what](table, narrowed(name, asked.wanted), by), _MOST_BATCHES):
+        batches.append(ids)
+        if what == "retry":
+            publish_actions(ids) if table is OutboxAction else publish_events(ids)
+    return sum(map(len, batches)), len(batches) == _MOST_BATCHES
