@@ -49,7 +49,7 @@ class Room:
     """Its threads, and who tried how often."""
 
     def __init__(self) -> None:
-        # rule: one password is judged at a time, since each takes 16 MiB
+        # One at a time, since each takes 16 MiB.
         self._judging = Threads("console-judge", 1, "a password")
         self._looking = Threads("console-looks", _LOOKERS, "the database")
         self._asking = Threads("console-asks", 1, "Stripe")
@@ -218,7 +218,7 @@ class Room:
 def _who_mends(request: Request) -> None:
     """Raises SorryError for who may only look."""
     visit: Visit = request.state.visit
-    # rule: who may look changes nothing
+    # rule: who may only look changes nothing
     if visit.user.role != Role.MEND:
         raise SorryError("look", 403)
 

@@ -46,6 +46,8 @@ SETTINGS = ("tests/unit/test_settings.py",)
 PAGES = ("tests/integration/test_pages.py",)
 RETURNS = ("tests/integration/test_returns.py",)
 TRIES = ("tests/unit/test_tries.py",)
+CONSOLE = ("tests/integration/test_console.py",)
+CONSOLE_PERSONS = ("tests/integration/test_console_persons.py",)
 
 # Each marked rule, how it is broken, and which tests must notice.
 RULES: dict[str, tuple[Break, Sequence[str]]] = {
@@ -257,6 +259,11 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a page without the button loads nothing of Stripe's": (becomes("entering()"), PAGES),
     "nobody is sent to another place than Stripe's own": (becomes("True"), PAGES),
     "another site's page posts nothing here": (becomes("False"), PAGES),
+    "who was removed, or has another role or password, is signed out": (always, CONSOLE),
+    "who has not signed in sees nothing": (never, CONSOLE),
+    "who may only look changes nothing": (never, CONSOLE_PERSONS),
+    "a form without this browser's token does nothing": (never, CONSOLE),
+    "the console is for https, or for this machine": (becomes("True"), CONSOLE),
     "test and live never mix": (never, RECEIVER),
     "what another one's session shows is not kept": (never, OURS),
     "what is not this service's is not taken in": (never, RECEIVER),
