@@ -16,36 +16,38 @@ from tests.simulator.client import Simulator
 
 _CONNECTIONS = 64
 _EACH = 300  # openings of as many verifications, and as many of a single one
-_STRIPE_SECONDS = 2.0  # for an answer; some come while deliveries are counted
+# For an answer of Stripe's: none comes while deliveries are counted; or some do, and each has work of its own to do.
+_ALL_WAIT, _SOME_COME = 10.0, 2.0
 _TOKEN = "t" * 32
 
 
 def openings(report: Report, house: House, database: str, *, rounds: int, seconds: float) -> None:
     """Interleaved: in each round without them and with them, or the other way round."""
-    beside, without, waited = [], [], []
-    with Simulator.start() as stripe:
-        stripe.fault(count=None, delay=_STRIPE_SECONDS, path="verification_sessions")
-        given = {"STRIPE_API_BASE": stripe.base, "STRIPE_API_KEY": stripe.api_key, "API_TOKENS": f"bench:{_TOKEN}"}
-        for number in range(rounds):
-            for are_waiting in (False, True) if number % 2 else (True, False):
-                tag = f"O{number}{'y' if are_waiting else 'n'}"
-                rate, left = _accepted(house, database, given, tag, seconds, _EACH if are_waiting else 0)
-                if are_waiting:
-                    beside.append(rate)
-                    waited.append(left)
-                else:
-                    without.append(rate)
-    report.keep("openings", {"beside": beside, "without": without, "still waiting": waited})
-    pairs = [one / other for one, other in zip(beside, without, strict=True)]
-    report.add(
-        "accept, PostgreSQL",
-        f"{_CONNECTIONS} connections, beside {2 * _EACH} openings, {min(waited)} of which wait to the end",
-        f"{median(beside):,.0f}/s",
-        beside=f"{median(without):,.0f}/s without them; pairs {min(pairs):.2f} to {max(pairs):.2f}",
-        ratio=median(pairs),
-        target="≥ 0.95",
-        met=median(pairs) >= 0.95,
-    )
+    for delay, target in ((_ALL_WAIT, 0.95), (_SOME_COME, None)):
+        beside, without, waited = [], [], []
+        with Simulator.start() as stripe:
+            stripe.fault(count=None, delay=delay, path="verification_sessions")
+            given = {"STRIPE_API_BASE": stripe.base, "STRIPE_API_KEY": stripe.api_key, "API_TOKENS": f"bench:{_TOKEN}"}
+            for number in range(rounds):
+                for are_waiting in (False, True) if number % 2 else (True, False):
+                    tag = f"O{delay:.0f}{number}{'y' if are_waiting else 'n'}"
+                    rate, left = _accepted(house, database, given, tag, seconds, _EACH if are_waiting else 0)
+                    if are_waiting:
+                        beside.append(rate)
+                        waited.append(left)
+                    else:
+                        without.append(rate)
+        report.keep(f"openings, {delay:.0f} s", {"beside": beside, "without": without, "still waiting": waited})
+        pairs = [one / other for one, other in zip(beside, without, strict=True)]
+        report.add(
+            "accept, PostgreSQL",
+            f"{_CONNECTIONS} connections, beside {2 * _EACH} openings, {min(waited)} of which wait to the end",
+            f"{median(beside):,.0f}/s",
+            beside=f"{median(without):,.0f}/s without them; pairs {min(pairs):.2f} to {max(pairs):.2f}",
+            ratio=median(pairs),
+            target=f"≥ {target}" if target else "",
+            met=median(pairs) >= target if target else None,
+        )
 
 
 def _accepted(

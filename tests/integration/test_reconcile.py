@@ -385,4 +385,7 @@ def test_reconcile_and_purge_are_on_the_clock() -> None:
     )
     environment = {**os.environ, "RECONCILE_SECONDS": "77"}
     shown = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "{'sweep': (1.0, True), 'reconcile': (77.0, True), 'purge': (3600.0, True)}"
+    assert (
+        shown.stdout.strip()
+        == "{'sweep': (1.0, True), 'reconcile': (77.0, True), 'remind': (60.0, True), 'purge': (3600.0, True)}"
+    )
