@@ -17,18 +17,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2 as httpx
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from sqlmodel import select
 
 from config.database import transaction
 from config.settings import settings
+from handlers.operator.console_users import hash_of
+from handlers.operator.lists import LISTS
 from handlers.outbox.perform import perform
 from handlers.sessions.asking import ask_for_link
 from handlers.sessions.links import read_token, return_url_of
 from handlers.sessions.reminders import remind
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.api.openapi import document
+from tests.integration.operators import OURS, token_in
 from tests.simulator.catcher import Catcher
 from tests.simulator.client import Simulator
 from tests.support import databases, facts, shapes
@@ -41,6 +45,7 @@ from worker.__main__ import parser
 SECRET = "whsec_c4nary_webhook"
 # Two more that are made of base64, where no word of ours fits in.
 CALLBACK_KEY = base64.b64encode(bytes(range(64, 88))).decode()
+CONSOLE_PASSWORD = "c4nary of the console"
 FERNET_KEY = base64.urlsafe_b64encode(bytes(range(96, 128))).decode()
 NOWHERE = ("c4nary", CALLBACK_KEY, FERNET_KEY)
 PERSONAL = "pers0nal"  # allowed in the tables: the references and Stripe's sentence about the failure
@@ -351,6 +356,40 @@ class _Asked:
         self.ask("POST", "/verifications/{id}/redact", id=id_)
 
 
+def _look_around(port: int) -> str:
+    """Every page of the console but the one that shows a link, as somebody sees them who mistypes."""
+    pages: list[str] = []
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", follow_redirects=True) as client:
+
+        def see(path: str, **sent: str) -> str:
+            """A page, or what a form that stands on it answers."""
+            answer = client.get(path)
+            if sent:
+                token = token_in(answer.text)
+                answer = client.post(sent.pop("to", path), data={"token": token, **sent}, headers=OURS)
+            pages.append(answer.text)
+            return str(answer.url)
+
+        see("/console/sign-in", name="c4nary", password=CONSOLE_PASSWORD)
+        see("/console/sign-in", name="anna", password="c4nary")  # a wrong one
+        assert see("/console/sign-in", name="anna", password=CONSOLE_PASSWORD).endswith("/console")
+        for word in ("c4nary@example.com", "c4nary\0", f"{PERSONAL}-nobody"):
+            see("/console", to="/console/find", word=word)
+        there = see("/console", to="/console/find", word=f"{PERSONAL}-unstorable-not")
+        person = see("/console", to="/console/find", word="1")
+        assert (there.endswith("/find"), "/persons/vs_" in person) == (True, True)
+        of = person.rpartition("/")[2]
+        for what in ("resend", "retry", "discard", "cancel", "redact"):
+            see(f"/console/change/{what}/1?of={of}", reason="c4nary@example.com")
+        see(f"/console/change/resend/1?of={of}", reason="told by phone")
+        for name in LISTS:
+            see(f"/console/lists/{name}?error=%00")
+        see("/console/lists/dead-actions/retry", reason="c4nary@example.com")
+        see("/console/audit")
+    typed = 'value="c4nary@example.com"'  # what somebody typed is theirs to mend
+    return "".join(pages).replace(typed, "")
+
+
 def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
     tmp_path: Path,
     database_url: str,
@@ -368,6 +407,8 @@ def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
         "STATIC_LINKS": "age=https://verify.stripe.com/x",
         "OPENINGS_PER_DAY": "1000",
         "LINK_KEYS": "c4nary-key-of-the-links-0123456789",
+        "CONSOLE_USERS": f"anna:mend:{hash_of(CONSOLE_PASSWORD)}",
+        "CONSOLE_KEYS": "c4nary-key-of-the-console-0123456789",
     }
     environment.setenv("LINK_KEYS", given["LINK_KEYS"])
     databases.forget_process_state()
@@ -386,6 +427,7 @@ def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
         asked.leave(body[:100], len(body))
         asked.leave(body, len(body))
         wait_until(lambda: "verification.opened" in made.log("web"), made.logs)
+        console = _look_around(made.port)
         for name, value in {**given, "REDIS_URL": made.redis.url}.items():
             environment.setenv(name, value)
         databases.forget_process_state()
@@ -413,6 +455,7 @@ def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
         "Redis": (b"".join(commands) + redis_files).decode(errors="replace"),
         "refusals": "\n".join(asked.refusals),
         "metrics": metrics,
+        "console": console,
     }
     assert "perform_actions" in elsewhere["Redis"]
     assert "identity_" in metrics
