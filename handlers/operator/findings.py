@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from importlib import import_module
 
 from sqlalchemy import select
@@ -49,21 +50,34 @@ class Finding:
     alert: str  # that of docs/alerts.yml which calls somebody for it
 
 
+class Looked:
+    """What several of them go by, looked up once."""
+
+    def __init__(self, broker_trouble: str | None) -> None:
+        self.broker_trouble = broker_trouble
+        self.backlog = cache(backlog_of)
+
+
 @dataclass(frozen=True, slots=True)
 class Judge:
     """Who says it, which alert goes with it, and what is so while there is nothing to say."""
 
-    judge: Callable[[str | None], Iterator[Told]]
+    judge: Callable[[Looked], Iterator[Told]]
     alert: str
     well: str
 
 
 def findings(broker_trouble: str | None) -> list[Finding]:
     """All of them, the worst first. Takes why the broker cannot be used, of which nothing here knows."""
+    return found_by(Looked(broker_trouble))
+
+
+def found_by(looked: Looked) -> list[Finding]:
+    """The same, for who also shows what they go by."""
     found: list[Finding] = []
     for what, one in JUDGES.items():
         try:
-            told = one.judge(broker_trouble)
+            told = one.judge(looked)
             found += [Finding(level, what, words, to_do, one.alert) for level, words, to_do in told]
         except (SQLAlchemyError, *DATABASE_TROUBLE) as error:  # what else there is to say is in its tables
             words = f"it cannot be used: {trouble_of(error).sentence}"
@@ -73,7 +87,7 @@ def findings(broker_trouble: str | None) -> list[Finding]:
     return sorted(found, key=lambda one: one.level)
 
 
-def _settings(_: str | None) -> Iterator[Told]:
+def _settings(_: Looked) -> Iterator[Told]:
     if not settings().smtp_url and not settings().mails_are_files:
         yield FAIL, "no SMTP_URL: every mail waits", "set it; file: writes them to files under VAR_DIR/mail"
     elif not settings().mails_are_files and settings().mail_from.mailbox == "identity@localhost":
@@ -87,7 +101,7 @@ def of_the_broker(trouble: str | None) -> Iterator[Told]:
         yield level, f"{trouble}: nothing is lost, but nothing is done until this is mended", "see REDIS_URL"
 
 
-def _database(_: str | None) -> Iterator[Told]:
+def _database(_: Looked) -> Iterator[Told]:
     if not is_at_head():
         yield FAIL, "migrations are missing", "python -m worker migrate"
         return
@@ -101,12 +115,12 @@ def _database(_: str | None) -> Iterator[Told]:
         yield FAIL if taken.by_others else WARN, words, "end what needs none, raise the limit, or lower DATABASE_POOL"
 
 
-def _processes(broker_trouble: str | None) -> Iterator[Told]:
-    for words, to_do in ill_processes(heartbeats.known(), hears_clocks=not broker_trouble):
+def _processes(looked: Looked) -> Iterator[Told]:
+    for words, to_do in ill_processes(heartbeats.known(), hears_clocks=not looked.broker_trouble):
         yield FAIL, words, to_do
 
 
-def _clocks(_: str | None) -> Iterator[Told]:
+def _clocks(_: Looked) -> Iterator[Told]:
     for process, _kind, ahead in heartbeats.measured():
         if abs(ahead) > heartbeats.WRONG:
             which = "ahead of" if ahead > 0 else "behind"
@@ -114,7 +128,7 @@ def _clocks(_: str | None) -> Iterator[Told]:
             yield FAIL if abs(ahead) > heartbeats.MOST_APART else WARN, words, "set this machine's by NTP"
 
 
-def _deliveries(_: str | None) -> Iterator[Told]:
+def _deliveries(_: Looked) -> Iterator[Told]:
     for span, least in _TELLING:
         counts = tallies.deliveries(span)
         within = "an hour" if span == timedelta(hours=1) else "a day"
@@ -135,29 +149,29 @@ def _deliveries(_: str | None) -> Iterator[Told]:
             return
 
 
-def _waiting(table: Table) -> Callable[[str | None], Iterator[Told]]:
-    def judge(_: str | None) -> Iterator[Told]:
-        oldest = backlog_of(table).oldest_seconds
+def _waiting(table: Table) -> Callable[[Looked], Iterator[Told]]:
+    def judge(looked: Looked) -> Iterator[Told]:
+        oldest = looked.backlog(table).oldest_seconds
         if oldest > settings().backlog_seconds:
             yield FAIL, f"the oldest waiting {table.NOUN} is {oldest:.0f} s old", "does a worker run?"
 
     return judge
 
 
-def _overdue(_: str | None) -> Iterator[Told]:
+def _overdue(looked: Looked) -> Iterator[Told]:
     for table in (InboxEvent, OutboxAction):
-        if count := backlog_of(table).overdue:
+        if count := looked.backlog(table).overdue:
             words = f"{count} {table.NOUN}s have waited for more than a day"
             yield FAIL, words, "python -m worker status says for what; retry or discard"
 
 
-def _dead(_: str | None) -> Iterator[Told]:
+def _dead(looked: Looked) -> Iterator[Told]:
     for table in (InboxEvent, OutboxAction):
-        if count := backlog_of(table).dead:
+        if count := looked.backlog(table).dead:
             yield FAIL, f"{count} {table.NOUN}s are dead", "python -m worker dead, then retry or discard"
 
 
-def _skipped(_: str | None) -> Iterator[Told]:
+def _skipped(_: Looked) -> Iterator[Told]:
     skipped = defaultdict[str, float](float)
     for labels, count in tallies.counted("identity_skipped_actions_total", timedelta(days=1)):
         skipped[labels["reason"]] += count
@@ -168,7 +182,7 @@ def _skipped(_: str | None) -> Iterator[Told]:
             yield WARN, words, f"{'it' if is_set else 'set it, and what was skipped'} comes back by retry --skipped"
 
 
-def _outputs(_: str | None) -> Iterator[Told]:
+def _outputs(_: Looked) -> Iterator[Told]:
     if not settings().verified_outputs:
         return
     oldest = select(col(VerifiedOutput.ciphertext)).order_by(col(VerifiedOutput.fetched_at)).limit(_OLDEST)
@@ -180,7 +194,7 @@ def _outputs(_: str | None) -> Iterator[Told]:
         yield FAIL, words, "put the key that is gone back behind the newest, then python -m worker reencrypt"
 
 
-def _unanswered(_: str | None) -> Iterator[Told]:
+def _unanswered(_: Looked) -> Iterator[Told]:
     rows = unanswered.known()
     for row in rows[:_MOST_LINES]:
         whose = f"{_WHOSE.get(row.what, row.what)} {row.name or 'our own account'}"
@@ -190,7 +204,7 @@ def _unanswered(_: str | None) -> Iterator[Told]:
         yield WARN, f"and about {len(rows) - _MOST_LINES} more", "all of them are counted by python -m worker status"
 
 
-def _redactions(_: str | None) -> Iterator[Told]:
+def _redactions(_: Looked) -> Iterator[Told]:
     late = not_redacted()
     for record in late[:_MOST_LINES]:
         words = f"{record.session_id} is not redacted, as was asked at {record.redaction_asked_at:%F %R} UTC"
@@ -199,7 +213,7 @@ def _redactions(_: str | None) -> Iterator[Told]:
         yield FAIL, f"and {len(late) - _MOST_LINES} more", "python -m worker status shows all of them"
 
 
-def _paused(_: str | None) -> Iterator[Told]:
+def _paused(_: Looked) -> Iterator[Told]:
     for one in paused():
         yield FAIL, f"{one.what} wait since {one.since:%F %R} UTC: {one.reason}", "they go on once that is over"
 
@@ -207,7 +221,7 @@ def _paused(_: str | None) -> Iterator[Told]:
 DATABASE = "database"
 JUDGES: dict[str, Judge] = {
     "settings": Judge(_settings, "IdentitySettings", "they fit together"),
-    "redis": Judge(of_the_broker, "IdentityBroker", "it can be reached"),
+    "redis": Judge(lambda looked: of_the_broker(looked.broker_trouble), "IdentityBroker", "it can be reached"),
     DATABASE: Judge(_database, "IdentityDatabase", "all migrations are applied"),
     "processes": Judge(_processes, "IdentityProcesses", "web, worker and clock are at work"),
     "clocks": Judge(_clocks, "IdentityClockWrong", "those of all processes agree with the database's"),

@@ -21,7 +21,7 @@ from handlers.metrics import heartbeats, tallies
 from handlers.operator import queries
 from handlers.operator.audit import REASON, By, Way, audited
 from handlers.operator.console_users import Role, judge
-from handlers.operator.findings import findings
+from handlers.operator.findings import Looked, found_by
 from handlers.operator.lists import LISTS, page_of
 from handlers.operator.persons import person, session_of
 from handlers.tables.models import InboxEvent, OutboxAction
@@ -245,11 +245,12 @@ def _about(name: str, asked: Asked) -> dict[str, Any]:
 
 def _overview() -> dict[str, Any]:
     """What needs a hand, and the figures where the database tells any."""
-    shown: dict[str, Any] = {"findings": findings(broker.trouble()), "figures": None}
+    looked = Looked(broker.trouble())
+    shown: dict[str, Any] = {"findings": found_by(looked), "figures": None}
     with suppress(*DATABASE_TROUBLE):  # which is a finding
         shown["figures"] = {
             "at": database_now(),
-            "backlogs": {"events": queries.backlog_of(InboxEvent), "actions": queries.backlog_of(OutboxAction)},
+            "backlogs": {"events": looked.backlog(InboxEvent), "actions": looked.backlog(OutboxAction)},
             "deliveries": {name: _answered(span) for name, span in _SPANS.items()},
             "counts": tallies.counts(),
             "processes": [one for one in heartbeats.known() if one.last_at > database_now() - _SHOWN_FOR],
