@@ -12,7 +12,7 @@ from handlers.record.error_codes import ErrorClass, classify
 # Each has a template of its name.
 PAGES = (
     *("todo", "failed", "processing", "verified"),
-    *("ended", "limit", "redacted", "expired", "link_sent", "no_link", "away", "busy"),
+    *("ended", "limit", "redacted", "expired", "link_sent", "no_link", "returned", "away", "busy"),
 )
 STYLES = "pages.css"
 _CARD, _DARK_CARD = "#ffffff", "#1d1f22"  # as the stylesheet has them

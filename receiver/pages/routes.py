@@ -117,7 +117,10 @@ class Room:
     async def _return(self, request: Request) -> Response:
         """The one page whose GET asks Stripe: its person has just been there."""
         self._tries.of_address(request.scope["client"])
-        subject = read_return(request.path_params["sealed"])
+        try:
+            subject = read_return(request.path_params["sealed"])
+        except NotFoundError:  # by a key that was taken out, perhaps, and after they have submitted
+            return answers.page(request, "returned")
         self._tries.of_link(LOOKS, subject)
         after = ""
         if request.method == "GET":

@@ -67,6 +67,9 @@ class Stage:
     def no_link(self) -> str:
         return f"{self._application.base}/verify/idv_0.x.y"
 
+    def returned(self) -> str:
+        return f"{self._application.base}/return/{self._application.open().id}.of-a-key-that-is-gone"
+
     def _after(self, *steps: str, **params: Any) -> str:
         opened = self._application.open(**params)
         for step in steps:
@@ -91,6 +94,7 @@ STATES: dict[str, tuple[Callable[[Stage], str], int, str]] = {
     "redacted": (Stage.redacted, 410, "This verification has been deleted"),
     "expired": (Stage.expired, 410, "This link has expired"),
     "no-link": (Stage.no_link, 404, "This link does not work"),
+    "returned": (Stage.returned, 200, "You are back from Stripe"),
 }
 
 

@@ -132,7 +132,6 @@ def test_a_link_that_leads_nowhere_is_none(pages: TestClient, stripe: Stories, e
         for below in ("", "/status"):
             assert pages.get(forged + below).status_code == 404, forged
         assert pages.post(forged).status_code == 404
-    assert pages.get("/return/x").status_code == 404
     environment.setenv("LINK_KEYS", f"{'m' * 32},{'n' * 32}")
     settings.cache_clear()
     assert pages.get(path).status_code == 200, "of the older key"

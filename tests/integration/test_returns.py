@@ -128,11 +128,28 @@ def test_an_id_alone_lets_nobody_in(pages: TestClient, stripe: Stories, environm
         path.replace("idv_", "idv_0"),
         f"/return/{path_to(opened['id'])[8:]}",
     ):
-        assert pages.get(forged).status_code == 404
+        answer = pages.get(forged)
+        assert (answer.status_code, "/verify/" in answer.text) == (200, False)
     environment.setenv("LINK_KEYS", f"{'m' * 32},{'n' * 32}")
     settings.cache_clear()
     assert pages.get(path).status_code == 303, "of the older key"
     assert _asked(stripe) == 1
+
+
+def test_who_returns_by_a_key_that_was_taken_out_is_not_told_that_something_is_wrong(
+    pages: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    opened = _opened(pages)
+    environment.setenv("LINK_KEYS", "m" * 32)
+    settings.cache_clear()
+    back = choose(enter(pages, opened["id"]), "pass").removeprefix(HERE)
+    stripe.simulator.fault(count=None)
+    for answer in (pages.get(back), pages.head(back)):
+        assert answer.status_code == 200
+    assert "<h1>You are back from Stripe</h1>" in pages.get(back).text
+    assert _asked(stripe) == 0
+    stripe.deliver(opened["session_id"])
+    assert "Your identity is verified" in pages.get(path_to(opened["id"])).text, "the event tells what they did"
 
 
 def test_without_links_the_application_is_returned_to_as_ever(api: TestClient) -> None:
