@@ -1,6 +1,8 @@
 """Looking: Stripe is asked where a person stands who has just come back, since its event may take its time."""
 
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 from sqlalchemy import or_, update
 from sqlmodel import col
@@ -8,13 +10,21 @@ from sqlmodel import col
 from config.database import now, transaction
 from handlers.sessions.writing import apply_observed, notice
 from handlers.stripe_api import changing
-from handlers.tables.models import Verification
+from handlers.tables.models import Verification, VerificationRecord
+from handlers.upkeep.drift import differs
 
 _ONCE_IN = timedelta(seconds=10)
 
 
-def look(verification_id: str) -> list[int]:
-    """Applies what Stripe says of the current session; the ids of the actions that are owed now.
+class Looked(NamedTuple):
+    """What came of it: whether the record says what Stripe has just said, and the ids of the actions owed now."""
+
+    is_known: bool = False
+    owed: Sequence[int] = ()
+
+
+def look(verification_id: str) -> Looked:
+    """Applies what Stripe says of the current session, but for a redaction: as entering does.
 
     Nobody is asked where anybody, on whatever server, has asked within ten seconds, or where there is no session.
     Raises NotNowError where Stripe cannot be asked.
@@ -31,8 +41,12 @@ def look(verification_id: str) -> list[int]:
     with transaction() as session:
         claimed = session.execute(claim).one_or_none()
     if claimed is None or claimed.session_id is None:
-        return []
+        return Looked()
     answer = changing.retrieve(claimed.session_id, claimed.account or None)
-    if answer is None:
-        return []
-    return apply_observed(notice(answer, claimed.account or None, livemode=claimed.livemode))
+    # rule: of what is being redacted its event tells; nobody would know whose verification it was
+    if answer is None or answer.state.redaction:
+        return Looked()
+    owed = apply_observed(notice(answer, claimed.account or None, livemode=claimed.livemode))
+    with transaction() as session:
+        record = session.get(VerificationRecord, claimed.session_id)
+        return Looked(not differs(record, answer.state), owed)

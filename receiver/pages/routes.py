@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import structlog
@@ -122,12 +123,13 @@ class Room:
         except NotFoundError:  # by a key that was taken out, perhaps, and after they have submitted
             return answers.page(request, "returned")
         self._tries.of_link(LOOKS, subject)
-        after = ""
+        # Until a look has told more, what is known from before they went in is no result.
+        after = f"?after={(await self._looking.do(seen, subject)).version}"
         if request.method == "GET":
-            try:
-                await self._looking.do(publish_actions, await self._asking.do(look, subject))
-            except (BusyError, NotNowError, PermanentError):  # its event will tell
-                after = f"?after={(await self._looking.do(seen, subject)).version}"
+            with suppress(BusyError, NotNowError, PermanentError, *DATABASE_TROUBLE):  # its event will tell
+                looked = await self._asking.do(look, subject)
+                after = "" if looked.is_known else after
+                await self._looking.do(publish_actions, looked.owed)
         return answers.redirect(request, f"{urlsplit(link_to(subject).url).path}/status{after}")
 
     def _token(self, request: Request, allowed: RateLimitItem) -> Token:

@@ -5,17 +5,20 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 from sqlmodel import col
 from starlette.testclient import TestClient
 
 from config.database import now, transaction
 from config.settings import settings
+from handlers.inbox import process
 from handlers.sessions import looking
 from handlers.sessions.links import return_url_of
 from handlers.tables.models import Verification
-from tests.integration.openings import LEAST, TOKEN
+from tests.integration.openings import LEAST, TOKEN, at_stripe
 from tests.integration.stories import Stories, by_name
-from tests.integration.visits import HERE, SCRIPT, choose, enter, path_to
+from tests.integration.visits import HERE, choose, enter, path_to
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
 APP = {"Authorization": f"Bearer {TOKEN}"}
@@ -59,10 +62,10 @@ def test_one_look_applies_what_stripe_says_before_its_event_comes(pages: TestCli
     opened = _opened(pages)
     stripe.simulator.passed(opened["session_id"])
     stripe.simulator.fault(count=None)
-    for _ in range(3):
+    for number in range(3):
         location = pages.get(_returning(opened)).headers["location"]
-        assert "after" not in location
-        assert pages.get(location, headers=SCRIPT).json()["word"] == "verified"
+        assert ("after" in location) is (number > 0), "who was not asked for has learned nothing"
+        assert "Your identity is verified" in pages.get(location).text
     assert _asked(stripe) == 1
     assert by_name(opened["session_id"]) == {"email_verified": ["pending"]}
     stripe.deliver(opened["session_id"])
@@ -116,6 +119,64 @@ def test_where_stripe_does_not_answer_the_event_is_waited_for_and_an_old_failure
     stripe.simulator.fail(opened["session_id"], "document_expired")
     stripe.deliver(opened["session_id"])
     assert pages.get(location).status_code == 303, "the same failure again is another one"
+
+
+def _has_submitted_again(stripe: Stories, opened: dict[str, Any]) -> None:
+    """After a failure that is known; of the second time no event has come."""
+    stripe.simulator.fail(opened["session_id"], "document_expired")
+    stripe.deliver(opened["session_id"])
+    stripe.simulator.submit(opened["session_id"])
+
+
+def _is_told_to_wait(pages: TestClient, opened: dict[str, Any]) -> bool:
+    waiting = pages.get(pages.get(_returning(opened)).headers["location"])
+    return waiting.status_code == 200 and "status.js" in waiting.text and "There is a problem" not in waiting.text
+
+
+def test_whoever_learns_nothing_from_their_look_waits_and_sees_no_old_failure(
+    pages: TestClient, stripe: Stories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed_before, at_once, in_trouble = (_opened(pages, client_reference_id=f"user-{number}") for number in range(3))
+    for opened in (failed_before, at_once, in_trouble):
+        _has_submitted_again(stripe, opened)
+    stripe.simulator.fault(500, count=None)
+    assert _is_told_to_wait(pages, failed_before)
+    stripe.simulator.clear_faults()
+    assert _is_told_to_wait(pages, failed_before), "their look failed a moment ago"
+    stripe.simulator.fault(hang=True, count=None, name="held", path="verification_sessions")
+    first = threading.Thread(target=lambda: pages.get(_returning(at_once)))
+    first.start()
+    wait_until(lambda: stripe.simulator.faults()[0]["callers"])
+    assert _is_told_to_wait(pages, at_once), "another device asks just now"
+    stripe.simulator.take_back("held")
+    first.join()
+    monkeypatch.setattr(process, "apply", lambda _: (_ for _ in ()).throw(OperationalError("", {}, Exception())))
+    assert _is_told_to_wait(pages, in_trouble), "Stripe has answered, and the database is in trouble"
+
+
+def test_whoever_comes_back_without_having_submitted_is_shown_what_was_wrong(
+    pages: TestClient, stripe: Stories
+) -> None:
+    opened = _opened(pages)
+    stripe.simulator.fail(opened["session_id"], "document_expired")
+    stripe.deliver(opened["session_id"])
+    assert "after" not in pages.get(_returning(opened)).headers["location"]
+
+
+@pytest.mark.parametrize("way", ["return", "button", "nothing"])
+def test_a_redaction_of_which_no_event_has_told_opens_nothing_again(
+    pages: TestClient, stripe: Stories, way: str
+) -> None:
+    """Once it is known, nobody knows whose verification it was, and a new session would be billed."""
+    opened = _opened(pages)
+    stripe.simulator.passed(opened["session_id"])
+    stripe.simulator.act(opened["session_id"], "redact")
+    if way == "return":
+        assert _is_told_to_wait(pages, opened)
+    if way == "button":
+        assert pages.post(path_to(opened["id"])).status_code == 410
+    again = pages.post("/verifications", json=LEAST, headers=APP)
+    assert (again.status_code, again.json()["id"], len(at_stripe(stripe))) == (200, opened["id"], 1)
 
 
 def test_an_id_alone_lets_nobody_in(pages: TestClient, stripe: Stories, environment: pytest.MonkeyPatch) -> None:

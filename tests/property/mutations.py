@@ -251,6 +251,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
         becomes("last.is_(None) | last.is_not(None)"),
         RETURNS,
     ),
+    "of what is being redacted its event tells": (never, RETURNS),
     # config
     "a link goes over plain http only to this machine": (becomes("True"), LINKS),
     "Stripe.js comes from Stripe's own origin, unless nothing of it is real": (always, SETTINGS),
