@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import bindparam, exists, func, select, update
-from sqlmodel import col
+from sqlmodel import Session, col
 
 from config.database import now, statement, transaction
 from config.settings import settings
@@ -130,24 +130,10 @@ def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list
     is_other_limit = reason == AT_LIMIT or (reason == SUPERSEDED and action.cause == LIMIT_CAUSE)
 
     def write() -> tuple[int, list[int]]:
-        about = {"about": action.session_id, "told": told, "mails": 1 if told else 0}
         with transaction() as session:
-            if told and reason:
-                session.execute(_TOLD, {**about, "told": None, "mails": 0})  # holds the record: no mail ends meanwhile
-                # rule: what may have been told before another mail is not the last word
-                if session.execute(
-                    _TOLD_SINCE, {"session_id": action.session_id, "since": action.given_away_at}
-                ).first():
-                    about |= {"told": None, "mails": 0}
-            record, at = session.execute(_TOLD, about).one()
-            if about["mails"]:
-                end["mail_number"] = record.told_count - 1
-            limit = settings().submission_limit
-            if record.verification_id:
-                theirs = select(ELSEWHERE).where(col(VerificationRecord.session_id) == action.session_id)
-                limit -= session.execute(theirs).scalar_one()
-            # rule: what the person was told in between makes the mail of the record's state due again
-            owed = owe(session, [(action.session_id, owed_still(record.state, limit))], at)
+            number, owed = note_told(session, action, told, is_certain=reason is None)
+            if number is not None:
+                end["mail_number"] = number
             return change_claimed(session.connection(), [claimed], **end), owed
 
     owes_anew = told or is_other_limit
@@ -162,6 +148,28 @@ def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list
     counting.ACTION_AGE_SECONDS.observe(claimed.age)
     log.info(f"action.{status}", **({"reason": reason} if reason else {}))
     return owed
+
+
+def note_told(
+    session: Session, action: OutboxAction, told: str | None, *, is_certain: bool
+) -> tuple[int | None, list[int]]:
+    """Writes into an action's record of what the person was told by it, or may have been, and owes what the record owes
+    because of that; returns the mail's number, where it is the last word, and the ids of what is due.
+    """
+    about = {"about": action.session_id, "told": told, "mails": 1 if told else 0}
+    if told and not is_certain:
+        session.execute(_TOLD, {**about, "told": None, "mails": 0})  # holds the record: no mail ends meanwhile
+        # rule: what may have been told before another mail is not the last word
+        if session.execute(_TOLD_SINCE, {"session_id": action.session_id, "since": action.given_away_at}).first():
+            about |= {"told": None, "mails": 0}
+    record, at = session.execute(_TOLD, about).one()
+    limit = settings().submission_limit
+    if record.verification_id:
+        theirs = select(ELSEWHERE).where(col(VerificationRecord.session_id) == action.session_id)
+        limit -= session.execute(theirs).scalar_one()
+    # rule: what the person was told in between makes the mail of the record's state due again
+    owed = owe(session, [(action.session_id, owed_still(record.state, limit))], at)
+    return record.told_count - 1 if about["mails"] else None, owed
 
 
 def _do(action: OutboxAction, catch_up: Callable[[str], object]) -> str | None:

@@ -1,5 +1,6 @@
 """The last mail that a person got says what the record says, and nobody is told the same twice in a row."""
 
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,6 +9,9 @@ from sqlalchemy import update
 from config.database import transaction
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
+from handlers.operator.audit import By, Way
+from handlers.operator.queries import Filter
+from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.outbox.mails import Mail, render
 from handlers.outbox.perform import claim_action, end_action, perform
 from handlers.owed.kinds import LIMIT_CAUSE
@@ -27,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 PASSED = event("verified", NOON, report="vr_1")
 OVERRIDDEN = event("requires_input", NOON + 60, code="document_unverified_other", report="vr_1")
 APPROVED = event("verified", NOON + 120, report="vr_1")
+BY = By(who="a test", way=Way.COMMAND, reason="it is tested")
 
 
 def _told(post_box: PostBox) -> list[str]:
@@ -166,6 +171,48 @@ def test_what_may_have_been_told_before_another_mail_is_not_the_last_word(post_b
     assert _action("email_retry_prompt").reason == "superseded"
     perform_everything()
     assert _told(post_box) == ["email_retry_prompt", "email_verified"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("change", [retry_rows, discard_rows])
+def test_what_may_have_been_told_counts_as_told_whatever_an_operator_does_to_it(
+    post_box: PostBox, change: Callable[[type[OutboxAction], Filter, By], Iterator[list[int]]], named: bool
+) -> None:
+    def given_away(mail: Mail) -> None:
+        mail.last_look()
+        post_box.told["vs_1"].append(mail)
+        raise UnknownOutcomeError
+
+    _tell(OVERRIDDEN)
+    facts.applied(APPROVED)
+    post_box.behave = given_away
+    perform_everything()
+    post_box.behave = lambda _: None
+    facts.applied(event("requires_input", NOON + 180, code="document_unverified_other", report="vr_1"))
+    wanted = Filter(ids=[_action("email_verified").id or 0]) if named else Filter(session_id="vs_1")
+    assert list(change(OutboxAction, wanted, BY)) == [[_action("email_verified").id]]
+    perform_everything()
+    assert _told(post_box) == ["email_retry_prompt", "email_verified", "email_retry_prompt"]
+    assert _action("email_verified").status == ActionStatus.SKIPPED
+
+
+def test_what_may_have_been_told_before_another_mail_is_not_the_last_word_when_it_is_discarded(
+    post_box: PostBox,
+) -> None:
+    def given_away(mail: Mail) -> None:
+        mail.last_look()
+        raise UnknownOutcomeError
+
+    facts.applied(OVERRIDDEN)
+    post_box.behave = given_away
+    perform_everything()
+    post_box.behave = lambda _: None
+    facts.applied(APPROVED)
+    perform(_action("email_verified").id or 0)
+    assert list(discard_rows(OutboxAction, Filter(ids=[_action("email_retry_prompt").id or 0]), BY))
+    perform_everything()
+    assert _told(post_box) == ["email_verified"]
+    assert "discarded" in (_action("email_retry_prompt").reason or "")
 
 
 def test_what_was_refused_was_not_told(post_box: PostBox) -> None:

@@ -171,6 +171,8 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "what the person was told in between makes the mail of the record's state due again": (becomes("[]"), TOLD),
     "what may have been told counts as told": (becomes("{values[0]}"), TOLD),
     "what may have been told before another mail is not the last word": (never, TOLD),
+    "what may have been told stays so when it is tried again": (becomes("None"), TOLD),
+    "what may have been told is so when discarded": (drop, TOLD),
     "whoever finds another limit than the one it was owed by judges it again": (becomes("False"), TOLD),
     "a person gets one mail at a time": (never, TOLD),
     # handlers/sessions
