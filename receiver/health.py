@@ -136,7 +136,7 @@ def _oldest_ages() -> dict[str, float]:
 
 
 def _shown(accept: str) -> tuple[bytes, str]:
-    return exposition(_what_needs_a_hand, accept)
+    return exposition(broker.trouble(), accept)
 
 
 def _what_needs_a_hand() -> list[findings.Finding]:

@@ -1,7 +1,7 @@
 """The metrics as Prometheus reads them: counters and histograms of all processes, gauges read from the tables."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import accumulate, product
 
@@ -13,11 +13,10 @@ from sqlmodel import col
 from config.database import transaction
 from config.settings import running_commit
 from config.version import VERSION
-from handlers.metrics import counting, heartbeats, tallies
-from handlers.operator.findings import FAIL, JUDGES, WARN, Finding
-from handlers.operator.queries import backlog_of, not_redacted
-from handlers.queue.pauses import paused
-from handlers.tables.models import InboxEvent, Metric, OutboxAction
+from handlers.metrics import counting, tallies
+from handlers.operator.figures import Figures
+from handlers.operator.findings import FAIL, JUDGES, WARN, judged
+from handlers.tables.models import Metric
 from handlers.upkeep import unanswered
 
 GAUGES = {
@@ -44,31 +43,32 @@ OPENMETRICS = "application/openmetrics-text"
 _Counted = defaultdict[str, dict[str, float]]  # by name, then by labels
 
 
-def exposition(find: Callable[[], Sequence[Finding]] = list, accept: str = "") -> tuple[bytes, str]:
+def exposition(broker_trouble: str | None = None, accept: str = "") -> tuple[bytes, str]:
     """All metrics at this moment, and their content type: OpenMetrics where an Accept header names it, else plain text.
 
-    What other processes counted in their last seconds is not in it yet.
+    Takes why the broker cannot be used. What other processes counted in their last seconds is not in it yet.
     """
     counting.flush()
     # The library's own reading of the header fails for a version that is no number, such as "1.0.0" in its quotes.
     encode, content_type = choose_encoder(OPENMETRICS if OPENMETRICS in accept else "")
-    return encode(_Metrics(find())), content_type
+    return encode(_Metrics(Figures(broker_trouble))), content_type
 
 
 class _Metrics:
     """What a scrape collects."""
 
-    def __init__(self, needed: Sequence[Finding]) -> None:
-        self._needed = needed
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
 
     def collect(self) -> Iterator[core.Metric]:
         counted = _counted()
         for own in counting.COUNTED.collect():  # only what there is to count: the figures are those of all processes
             yield _histogram(own, counted) if own.type == "histogram" else _counter(own, counted)
-        yield from _gauges()
+        yield from _gauges(self._figures)
         found = core.GaugeMetricFamily(FINDINGS, "What needs a hand, by what it is about.", labels=("what", "level"))
+        needed = [(one.what, one.level) for one in judged(self._figures)]
         for about in product(JUDGES, (FAIL, WARN)):
-            found.add_metric(about, sum((one.what, one.level) == about for one in self._needed))
+            found.add_metric(about, needed.count(about))
         yield found
         build = {"version": VERSION, "commit": running_commit()}
         yield core.InfoMetricFamily("identity_build", "What runs in the web process that was asked.", build)
@@ -103,18 +103,18 @@ def _histogram(own: core.Metric, counted: _Counted) -> core.Metric:
     )
 
 
-def _gauges() -> Iterator[core.Metric]:
+def _gauges(figures: Figures) -> Iterator[core.Metric]:
     values = {
         f"identity_{noun}_{name}": value
-        for noun, table in (("events", InboxEvent), ("actions", OutboxAction))
-        for name, value in asdict(backlog_of(table)).items()
+        for noun, backlog in (("events", figures.events), ("actions", figures.actions))
+        for name, value in asdict(backlog).items()
     }
-    values |= {f"identity_unanswered_{what}": count for what, count in unanswered.counts(unanswered.known()).items()}
-    values |= {"identity_redactions_overdue": len(not_redacted()), "identity_paused": len(paused())}
+    values |= {f"identity_unanswered_{what}": count for what, count in unanswered.counts(figures.unanswered).items()}
+    values |= {"identity_redactions_overdue": len(figures.not_redacted), "identity_paused": len(figures.paused)}
     for name, description in GAUGES.items():
         yield core.GaugeMetricFamily(name, description, value=values[name])
     leads = core.GaugeMetricFamily(CLOCKS, "Lead of a process's clock before the database's.", labels=("process",))
-    worst = {kind: ahead for _, kind, ahead in reversed(heartbeats.measured())}
+    worst = {process.kind: ahead for process, ahead in reversed(figures.clocks)}
     for kind, ahead in worst.items():
         leads.add_metric((kind,), ahead)
     yield leads

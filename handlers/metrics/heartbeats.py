@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import structlog
 from pydantic import Field, TypeAdapter, ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlmodel import col
 
-from config.database import measure_clock, now, statement, transaction, true_now
+from config.database import measure_clock, statement, transaction, true_now
 from config.inserts import NOW, insert_or
 from config.process import myself
 from config.trouble import Trouble, hindrance, trouble_of
@@ -30,7 +30,6 @@ MOST_APART = 120.0  # seconds: one of the two clocks is wrong, and who knows whi
 GONE_AFTER = timedelta(seconds=8)  # without a word: three beats, and what a commit may take
 _READY_SECONDS = 5.0  # after which the last write says nothing any more
 _ASKED_AFTER = 20.0  # seconds without an end of work, after which it is asked whether there is any
-_SHOWN_FOR = timedelta(minutes=5)
 _MOST_HEARD = 20  # clocks
 _COLUMNS = ("kind", "version", "host", "started_at", "last_at", "ahead_seconds", "worked_at", "ended_at")
 _LATEST = f"(name) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)}"
@@ -121,15 +120,6 @@ def known() -> Sequence[Heartbeat]:
     """Each process that gave a sign of life within a day, the youngest first."""
     with transaction() as session:
         return session.scalars(select(Heartbeat).order_by(col(Heartbeat.started_at).desc(), col(Heartbeat.name))).all()
-
-
-def measured() -> list[tuple[str, str, float]]:
-    """Of each process that was at work in the last minutes: its name, its kind, and its clock's lead; worst first."""
-    lead = col(Heartbeat.ahead_seconds)
-    latest = select(col(Heartbeat.name), col(Heartbeat.kind), lead).where(lead.is_not(None))
-    latest = latest.where(col(Heartbeat.last_at) > now(-_SHOWN_FOR)).order_by(-func.abs(lead))
-    with statement() as connection:
-        return [(row.name, row.kind, row.ahead_seconds) for row in connection.execute(latest)]
 
 
 def _measure() -> None:

@@ -2,12 +2,12 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Row, case, delete, func, select
 from sqlmodel import col
 
 from config.database import now, statement, true_now
@@ -15,6 +15,9 @@ from config.inserts import insert_or
 from handlers.tables.models import Tally
 
 SHORT, LONG = 600, 3600  # seconds
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+SPANS = (HOUR, DAY)
+_DELIVERIES, _SKIPPED = "identity_deliveries_total", "identity_skipped_actions_total"
 _KEPT = {SHORT: timedelta(days=2), LONG: timedelta(days=32)}
 # As handlers/metrics/counting.py writes it; no text of ours has a quote in it.
 LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -40,38 +43,50 @@ def add(connection: Connection, grown: Sequence[dict[str, Any]]) -> None:
         insert_or(connection, Tally, rows, on_conflict=_ADDED, returning="name")
 
 
-def counted(name: str, within: timedelta) -> list[tuple[dict[str, str], float]]:
-    """What a counter has grown by lately, by its labels; the span that goes on is in it."""
+class Lately:
+    """What became of deliveries and of what was owed, in each of SPANS; the ten minutes that go on are in it."""
+
+    def __init__(self, rows: Iterable[Row[Any]]) -> None:
+        self._grown: list[tuple[str, dict[str, str], dict[timedelta, float]]] = [
+            (row.name, dict(LABEL.findall(row.labels)), dict(zip(SPANS, row[2:], strict=True))) for row in rows
+        ]
+
+    def deliveries(self, within: timedelta) -> dict[tuple[str, str], float]:
+        """How many there were, by outcome and reason."""
+        found = self._counted(_DELIVERIES, within)
+        return defaultdict(float, {(labels["outcome"], labels["reason"]): count for labels, count in found})
+
+    def skipped(self, within: timedelta) -> dict[tuple[str, str], float]:
+        """How many actions, by name and reason."""
+        found = self._counted(_SKIPPED, within)
+        return defaultdict(float, {(labels["name"], labels["reason"]): count for labels, count in found})
+
+    def counts(self) -> list[Count]:
+        """What was refused, ignored or skipped in the last day, by reason; the most frequent first."""
+        hourly, daily = self._not_done(HOUR), self._not_done(DAY)
+        found = [Count(what, why, round(hourly[what, why]), round(count)) for (what, why), count in daily.items()]
+        return sorted(found, key=lambda one: (-one.last_day, one.what, one.why))
+
+    def _not_done(self, within: timedelta) -> dict[tuple[str, str], float]:
+        refused = ((f"deliveries {outcome}", why, count) for (outcome, why), count in self.deliveries(within).items())
+        skipped = ((f"{name} skipped", why, count) for (name, why), count in self.skipped(within).items())
+        return defaultdict(float, {(what, why): count for what, why, count in (*refused, *skipped) if why})
+
+    def _counted(self, name: str, within: timedelta) -> Iterator[tuple[dict[str, str], float]]:
+        return ((labels, values[within]) for known, labels, values in self._grown if known == name and values[within])
+
+
+def lately() -> Lately:
+    """All of it, in one statement."""
+    since, value = col(Tally.since), col(Tally.value)
+    sums = (func.sum(case((since > now(-span), value), else_=0.0)) for span in SPANS)
     grown = (
-        select(col(Tally.labels), func.sum(col(Tally.value)).label("value"))
-        .where(col(Tally.seconds) == SHORT, col(Tally.since) > now(-within), col(Tally.name) == name)
-        .group_by(col(Tally.labels))
+        select(col(Tally.name), col(Tally.labels), *sums)
+        .where(col(Tally.seconds) == SHORT, since > now(-DAY), col(Tally.name).in_((_DELIVERIES, _SKIPPED)))
+        .group_by(col(Tally.name), col(Tally.labels))
     )
     with statement() as connection:
-        return [(dict(LABEL.findall(row.labels)), row.value) for row in connection.execute(grown)]
-
-
-def deliveries(within: timedelta) -> dict[tuple[str, str], float]:
-    """How many there were lately, by outcome and reason."""
-    found = counted("identity_deliveries_total", within)
-    return defaultdict(float, {(labels["outcome"], labels["reason"]): count for labels, count in found})
-
-
-def counts() -> list[Count]:
-    """What was refused, ignored or skipped in the last day, by reason; the most frequent first."""
-    hourly, daily = _not_done(timedelta(hours=1)), _not_done(timedelta(days=1))
-    found = [Count(what, why, round(hourly[what, why]), round(count)) for (what, why), count in daily.items()]
-    return sorted(found, key=lambda one: (-one.last_day, one.what, one.why))
-
-
-def _not_done(within: timedelta) -> dict[tuple[str, str], float]:
-    found = defaultdict[tuple[str, str], float](float)
-    for (outcome, reason), count in deliveries(within).items():
-        if reason:
-            found[f"deliveries {outcome}", reason] += count
-    for labels, count in counted("identity_skipped_actions_total", within):
-        found[f"{labels['name']} skipped", labels["reason"]] += count
-    return found
+        return Lately(connection.execute(grown).all())
 
 
 def forget_old() -> None:

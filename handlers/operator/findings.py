@@ -6,8 +6,6 @@ A FAIL needs somebody now, a WARN may come to that. What costs a call to somebod
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import cache
 from importlib import import_module
 
 from sqlalchemy import select
@@ -19,14 +17,13 @@ from config.settings import settings
 from config.trouble import hindrance, trouble_of
 from handlers.metrics import counting, heartbeats, tallies
 from handlers.operator.connections import full
+from handlers.operator.figures import Figures
 from handlers.operator.processes import ill_processes
-from handlers.operator.queries import backlog_of, not_redacted
+from handlers.operator.queries import Backlog
 from handlers.queue.claims import Table
-from handlers.queue.pauses import paused
 from handlers.record.events import OTHER_MODE
 from handlers.tables.models import InboxEvent, OutboxAction, VerifiedOutput
 from handlers.tables.revisions import is_at_head
-from handlers.upkeep import unanswered
 
 FAIL, WARN = "FAIL", "WARN"
 _OLDEST = 3  # outputs: what was kept with a key that is gone is older than what was kept since
@@ -34,7 +31,7 @@ _MOST_LINES = 20  # of one kind
 _WHOSE = {"events": "the events of", "sessions": "the sessions of", "listed": "the list of sessions of"}
 # How many deliveries in vain say something, if none of the same span was accepted.
 _ASKED_FOR = {"no REVIEW_EMAIL": "REVIEW_EMAIL", "no STRIPE_API_KEY": "STRIPE_API_KEY"}
-_TELLING = ((timedelta(hours=1), 3), (timedelta(days=1), 1))
+_TELLING = ((tallies.HOUR, 3), (tallies.DAY, 1))
 
 Told = tuple[str, str, str]  # a level, what is the matter, and what to do
 
@@ -50,34 +47,26 @@ class Finding:
     alert: str  # that of docs/alerts.yml which calls somebody for it
 
 
-class Looked:
-    """What several of them go by, looked up once."""
-
-    def __init__(self, broker_trouble: str | None) -> None:
-        self.broker_trouble = broker_trouble
-        self.backlog = cache(backlog_of)
-
-
 @dataclass(frozen=True, slots=True)
 class Judge:
     """Who says it, which alert goes with it, and what is so while there is nothing to say."""
 
-    judge: Callable[[Looked], Iterator[Told]]
+    judge: Callable[[Figures], Iterator[Told]]
     alert: str
     well: str
 
 
 def findings(broker_trouble: str | None) -> list[Finding]:
     """All of them, the worst first. Takes why the broker cannot be used, of which nothing here knows."""
-    return found_by(Looked(broker_trouble))
+    return judged(Figures(broker_trouble))
 
 
-def found_by(looked: Looked) -> list[Finding]:
-    """The same, for who also shows what they go by."""
+def judged(figures: Figures) -> list[Finding]:
+    """The same, of figures that are shown as well."""
     found: list[Finding] = []
     for what, one in JUDGES.items():
         try:
-            told = one.judge(looked)
+            told = one.judge(figures)
             found += [Finding(level, what, words, to_do, one.alert) for level, words, to_do in told]
         except (SQLAlchemyError, *DATABASE_TROUBLE) as error:  # what else there is to say is in its tables
             words = f"it cannot be used: {trouble_of(error).sentence}"
@@ -87,7 +76,7 @@ def found_by(looked: Looked) -> list[Finding]:
     return sorted(found, key=lambda one: one.level)
 
 
-def _settings(_: Looked) -> Iterator[Told]:
+def _settings(_: Figures) -> Iterator[Told]:
     if not settings().smtp_url and not settings().mails_are_files:
         yield FAIL, "no SMTP_URL: every mail waits", "set it; file: writes them to files under VAR_DIR/mail"
     elif not settings().mails_are_files and settings().mail_from.mailbox == "identity@localhost":
@@ -101,7 +90,11 @@ def of_the_broker(trouble: str | None) -> Iterator[Told]:
         yield level, f"{trouble}: nothing is lost, but nothing is done until this is mended", "see REDIS_URL"
 
 
-def _database(_: Looked) -> Iterator[Told]:
+def _broker(figures: Figures) -> Iterator[Told]:
+    return of_the_broker(figures.broker_trouble)
+
+
+def _database(_: Figures) -> Iterator[Told]:
     if not is_at_head():
         yield FAIL, "migrations are missing", "python -m worker migrate"
         return
@@ -115,23 +108,23 @@ def _database(_: Looked) -> Iterator[Told]:
         yield FAIL if taken.by_others else WARN, words, "end what needs none, raise the limit, or lower DATABASE_POOL"
 
 
-def _processes(looked: Looked) -> Iterator[Told]:
-    for words, to_do in ill_processes(heartbeats.known(), hears_clocks=not looked.broker_trouble):
+def _processes(figures: Figures) -> Iterator[Told]:
+    for words, to_do in ill_processes(figures.processes, figures.at, hears_clocks=not figures.broker_trouble):
         yield FAIL, words, to_do
 
 
-def _clocks(_: Looked) -> Iterator[Told]:
-    for process, _kind, ahead in heartbeats.measured():
+def _clocks(figures: Figures) -> Iterator[Told]:
+    for process, ahead in figures.clocks:
         if abs(ahead) > heartbeats.WRONG:
             which = "ahead of" if ahead > 0 else "behind"
-            words = f"{process}: {abs(ahead):.1f} s {which} the database's clock, which decides"
+            words = f"{process.name}: {abs(ahead):.1f} s {which} the database's clock, which decides"
             yield FAIL if abs(ahead) > heartbeats.MOST_APART else WARN, words, "set this machine's by NTP"
 
 
-def _deliveries(_: Looked) -> Iterator[Told]:
+def _deliveries(figures: Figures) -> Iterator[Told]:
     for span, least in _TELLING:
-        counts = tallies.deliveries(span)
-        within = "an hour" if span == timedelta(hours=1) else "a day"
+        counts = figures.lately.deliveries(span)
+        within = "an hour" if span == tallies.HOUR else "a day"
         refused, dropped = counts["refused", counting.UNSIGNED], counts["ignored", OTHER_MODE]
         is_any_signed = any(count and outcome != "refused" for (outcome, _), count in counts.items())
         if refused >= least and not is_any_signed:
@@ -149,32 +142,36 @@ def _deliveries(_: Looked) -> Iterator[Told]:
             return
 
 
-def _waiting(table: Table) -> Callable[[Looked], Iterator[Told]]:
-    def judge(looked: Looked) -> Iterator[Told]:
-        oldest = looked.backlog(table).oldest_seconds
+def _waiting(table: Table) -> Callable[[Figures], Iterator[Told]]:
+    def judge(figures: Figures) -> Iterator[Told]:
+        oldest = _backlog(figures, table).oldest_seconds
         if oldest > settings().backlog_seconds:
             yield FAIL, f"the oldest waiting {table.NOUN} is {oldest:.0f} s old", "does a worker run?"
 
     return judge
 
 
-def _overdue(looked: Looked) -> Iterator[Told]:
+def _backlog(figures: Figures, table: Table) -> Backlog:
+    return figures.events if table is InboxEvent else figures.actions
+
+
+def _overdue(figures: Figures) -> Iterator[Told]:
     for table in (InboxEvent, OutboxAction):
-        if count := looked.backlog(table).overdue:
+        if count := _backlog(figures, table).overdue:
             words = f"{count} {table.NOUN}s have waited for more than a day"
             yield FAIL, words, "python -m worker status says for what; retry or discard"
 
 
-def _dead(looked: Looked) -> Iterator[Told]:
+def _dead(figures: Figures) -> Iterator[Told]:
     for table in (InboxEvent, OutboxAction):
-        if count := looked.backlog(table).dead:
+        if count := _backlog(figures, table).dead:
             yield FAIL, f"{count} {table.NOUN}s are dead", "python -m worker dead, then retry or discard"
 
 
-def _skipped(_: Looked) -> Iterator[Told]:
+def _skipped(figures: Figures) -> Iterator[Told]:
     skipped = defaultdict[str, float](float)
-    for labels, count in tallies.counted("identity_skipped_actions_total", timedelta(days=1)):
-        skipped[labels["reason"]] += count
+    for (_, reason), count in figures.lately.skipped(tallies.DAY).items():
+        skipped[reason] += count
     for reason, setting in _ASKED_FOR.items():
         if skipped[reason] >= 1:
             words = f"{skipped[reason]:.0f} actions were skipped within a day: {reason}"
@@ -182,7 +179,7 @@ def _skipped(_: Looked) -> Iterator[Told]:
             yield WARN, words, f"{'it' if is_set else 'set it, and what was skipped'} comes back by retry --skipped"
 
 
-def _outputs(_: Looked) -> Iterator[Told]:
+def _outputs(_: Figures) -> Iterator[Told]:
     if not settings().verified_outputs:
         return
     oldest = select(col(VerifiedOutput.ciphertext)).order_by(col(VerifiedOutput.fetched_at)).limit(_OLDEST)
@@ -194,8 +191,8 @@ def _outputs(_: Looked) -> Iterator[Told]:
         yield FAIL, words, "put the key that is gone back behind the newest, then python -m worker reencrypt"
 
 
-def _unanswered(_: Looked) -> Iterator[Told]:
-    rows = unanswered.known()
+def _unanswered(figures: Figures) -> Iterator[Told]:
+    rows = figures.unanswered
     for row in rows[:_MOST_LINES]:
         whose = f"{_WHOSE.get(row.what, row.what)} {row.name or 'our own account'}"
         words = f"Stripe does not answer about {whose}: {row.reason}, {row.failures} times since {row.since:%F %R} UTC"
@@ -204,8 +201,8 @@ def _unanswered(_: Looked) -> Iterator[Told]:
         yield WARN, f"and about {len(rows) - _MOST_LINES} more", "all of them are counted by python -m worker status"
 
 
-def _redactions(_: Looked) -> Iterator[Told]:
-    late = not_redacted()
+def _redactions(figures: Figures) -> Iterator[Told]:
+    late = figures.not_redacted
     for record in late[:_MOST_LINES]:
         words = f"{record.session_id} is not redacted, as was asked at {record.redaction_asked_at:%F %R} UTC"
         yield FAIL, words, f"python -m worker session {record.session_id}"
@@ -213,15 +210,15 @@ def _redactions(_: Looked) -> Iterator[Told]:
         yield FAIL, f"and {len(late) - _MOST_LINES} more", "python -m worker status shows all of them"
 
 
-def _paused(_: Looked) -> Iterator[Told]:
-    for one in paused():
+def _paused(figures: Figures) -> Iterator[Told]:
+    for one in figures.paused:
         yield FAIL, f"{one.what} wait since {one.since:%F %R} UTC: {one.reason}", "they go on once that is over"
 
 
 DATABASE = "database"
 JUDGES: dict[str, Judge] = {
     "settings": Judge(_settings, "IdentitySettings", "they fit together"),
-    "redis": Judge(lambda looked: of_the_broker(looked.broker_trouble), "IdentityBroker", "it can be reached"),
+    "redis": Judge(_broker, "IdentityBroker", "it can be reached"),
     DATABASE: Judge(_database, "IdentityDatabase", "all migrations are applied"),
     "processes": Judge(_processes, "IdentityProcesses", "web, worker and clock are at work"),
     "clocks": Judge(_clocks, "IdentityClockWrong", "those of all processes agree with the database's"),

@@ -1,9 +1,8 @@
 """Which of web, worker and clock is missing, hangs, or is of an older version, by what they say of themselves."""
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from config.database import database_now
 from handlers.metrics.heartbeats import GONE_AFTER
 from handlers.tables.models import Heartbeat
 
@@ -20,11 +19,10 @@ _BESIDE_FOR = timedelta(minutes=10)  # versions, in a rolling deploy
 Said = tuple[str, str]  # what is the matter, and what to do
 
 
-def ill_processes(known: Sequence[Heartbeat], *, hears_clocks: bool) -> Iterator[Said]:
+def ill_processes(known: Sequence[Heartbeat], at: datetime, *, hears_clocks: bool) -> Iterator[Said]:
     """What is the matter with them; the youngest are named first. Clocks are heard over the broker and by a worker."""
-    at = database_now()
     living = [one for one in known if one.last_at > at - GONE_AFTER and not one.ended_at]
-    yield from _missing(known, living, hears_clocks=hears_clocks)
+    yield from _missing(known, living, at, hears_clocks=hears_clocks)
     for one in living:
         if one.last_at - one.worked_at > _HANGS_AFTER:
             words = f"{one.name} lives, and has ended no work since {one.worked_at:%F %T} UTC: all its threads hang"
@@ -37,8 +35,9 @@ def ill_processes(known: Sequence[Heartbeat], *, hears_clocks: bool) -> Iterator
         )
 
 
-def _missing(known: Sequence[Heartbeat], living: Sequence[Heartbeat], *, hears_clocks: bool) -> Iterator[Said]:
-    at = database_now()
+def _missing(
+    known: Sequence[Heartbeat], living: Sequence[Heartbeat], at: datetime, *, hears_clocks: bool
+) -> Iterator[Said]:
     kinds = {one.kind for one in living}
     restarting = {one.kind for one in known if one.ended_at and one.ended_at > at - _ENDED_FOR}
     begun = {one.kind for one in living if one.started_at < at - _BEGINS_FOR}

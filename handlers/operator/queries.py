@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select, tuple_
-from sqlmodel import Session, col
+from sqlmodel import col
 
 from config.database import now, transaction
 from handlers.queue.claims import Table
@@ -64,13 +64,16 @@ def backlog_of(table: Table) -> Backlog:
     waits = col(table.status) == table.UNFINISHED
     since = getattr(table, table.SINCE)
     with transaction() as session:
-        waiting, oldest, overdue, at = session.execute(
-            select(func.count(), func.min(since), func.count(case((since < now(-OVERDUE_AFTER), 1))), now()).where(
-                waits
-            )
+        waiting, oldest, overdue, due, dead, at = session.execute(
+            select(
+                func.count(),
+                func.min(since),
+                func.count(case((since < now(-OVERDUE_AFTER), 1))),
+                select(func.count()).where(waits, col(table.due_at) <= now()).scalar_subquery(),
+                select(func.count()).where(col(table.status) == table.DEAD).scalar_subquery(),
+                now(),
+            ).where(waits)
         ).one()
-        due = _count(session, select(func.count()).where(waits, col(table.due_at) <= now()))
-        dead = _count(session, select(func.count()).where(col(table.status) == table.DEAD))
     return Backlog(waiting, due, dead, (at - oldest).total_seconds() if oldest else 0.0, overdue)
 
 
@@ -82,12 +85,10 @@ def rates(span: timedelta) -> dict[str, int]:
     processed = select(func.count()).where(is_done, col(InboxEvent.processed_at) > start)
     latest = select(col(OutboxAction.done_at)).order_by(col(OutboxAction.id).desc()).limit(_LAST_ACTIONS).subquery()
     done = select(func.count()).where(latest.c.done_at > start)
+    counts = {"events_received": received, "events_processed": processed, "actions_ended": done}
     with transaction() as session:
-        return {
-            "events_received": _count(session, received),
-            "events_processed": _count(session, processed),
-            "actions_ended": _count(session, done),
-        }
+        row = session.execute(select(*(count.scalar_subquery() for count in counts.values()))).one()
+    return dict(zip(counts, row, strict=True))
 
 
 def records_by_status() -> dict[str, int]:
@@ -217,7 +218,3 @@ def _moment(since: datetime | timedelta) -> Any:
 
 def _chosen(statement: Select[Any], table: Table, wanted: Filter) -> Select[Any]:
     return statement.where(*conditions(table, wanted))
-
-
-def _count(session: Session, statement: Select[Any]) -> int:
-    return int(session.scalars(statement).one())

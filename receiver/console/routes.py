@@ -5,7 +5,6 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -15,16 +14,17 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from config import broker
-from config.database import DATABASE_TROUBLE, database_now
+from config.database import DATABASE_TROUBLE
 from handlers.catalogue.console import console_stylesheet
-from handlers.metrics import heartbeats, tallies
+from handlers.metrics import tallies
 from handlers.operator import queries
 from handlers.operator.audit import REASON, By, Way, audited
 from handlers.operator.console_users import Role, judge
-from handlers.operator.findings import Looked, found_by
+from handlers.operator.figures import Figures
+from handlers.operator.findings import judged
 from handlers.operator.lists import LISTS, page_of
 from handlers.operator.persons import person, session_of
-from handlers.tables.models import InboxEvent, OutboxAction
+from handlers.tables.models import InboxEvent
 from receiver.console.answers import SorryError, fields, is_safe, page, redirect
 from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
 from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make
@@ -39,8 +39,7 @@ _OF_A_NAME = RateLimitItemPerMinute(5)  # sign-ins: whoever guesses gets no furt
 _OF_AN_ADDRESS = RateLimitItemPerMinute(20)
 _LOOKERS = 2  # threads for what asks the database
 _ID = re.compile(r"\w{1,255}", re.ASCII)  # of a session, a verification, an event or an action
-_SHOWN_FOR = timedelta(minutes=5)  # a process that is gone
-_SPANS = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+_SPANS = {"hour": tallies.HOUR, "day": tallies.DAY}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -245,23 +244,23 @@ def _about(name: str, asked: Asked) -> dict[str, Any]:
 
 def _overview() -> dict[str, Any]:
     """What needs a hand, and the figures where the database tells any."""
-    looked = Looked(broker.trouble())
-    shown: dict[str, Any] = {"findings": found_by(looked), "figures": None}
+    figures = Figures(broker.trouble())
+    shown: dict[str, Any] = {"findings": judged(figures), "figures": None}
     with suppress(*DATABASE_TROUBLE):  # which is a finding
         shown["figures"] = {
-            "at": database_now(),
-            "backlogs": {"events": looked.backlog(InboxEvent), "actions": looked.backlog(OutboxAction)},
-            "deliveries": {name: _answered(span) for name, span in _SPANS.items()},
-            "counts": tallies.counts(),
-            "processes": [one for one in heartbeats.known() if one.last_at > database_now() - _SHOWN_FOR],
+            "at": figures.at,
+            "backlogs": {"events": figures.events, "actions": figures.actions},
+            "deliveries": {name: _answered(figures.lately.deliveries(span)) for name, span in _SPANS.items()},
+            "counts": figures.lately.counts(),
+            "processes": figures.recent_processes,
             "sessions": queries.records_by_status(),
         }
     return shown
 
 
-def _answered(span: timedelta) -> dict[str, int]:
+def _answered(deliveries: Mapping[tuple[str, str], float]) -> dict[str, int]:
     """Deliveries by outcome."""
     found = dict.fromkeys(("accepted", "duplicate", "ignored", "refused"), 0)
-    for (outcome, _), count in tallies.deliveries(span).items():
+    for (outcome, _), count in deliveries.items():
         found[outcome] = found.get(outcome, 0) + round(count)
     return found

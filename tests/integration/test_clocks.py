@@ -21,6 +21,7 @@ from config.database import database_now, measure_clock, now, transaction, true_
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import heartbeats
+from handlers.operator.figures import Figures
 from handlers.operator.queries import backlog_of
 from handlers.outbox.perform import claim_action, end_action, perform
 from handlers.outbox.smtp import MAIL_LEASE
@@ -262,7 +263,7 @@ def web_an_hour_behind(environment: pytest.MonkeyPatch) -> Iterator[str]:
         env={**os.environ, **faketime.host(-3600.0)},
     )
     try:
-        wait_until(heartbeats.measured)
+        wait_until(lambda: Figures(None).clocks)
         yield f"http://127.0.0.1:{os.environ['PORT']}"
     finally:
         web.terminate()

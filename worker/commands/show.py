@@ -9,20 +9,16 @@ from typing import Any
 
 from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length, server_info, trouble
 from config.database import DATABASE_TROUBLE, database_now
-from handlers.metrics.heartbeats import known
-from handlers.metrics.tallies import counts
-from handlers.operator.findings import FAIL, findings
+from handlers.operator.figures import Figures
+from handlers.operator.findings import FAIL, judged
 from handlers.operator.queries import (
     Filter,
-    backlog_of,
     find_actions,
     find_events,
-    not_redacted,
     overdue,
     rates,
     records_by_status,
 )
-from handlers.queue.pauses import paused
 from handlers.tables.models import Heartbeat, InboxEvent, InboxStatus, OutboxAction, Paused, VerificationRecord
 from handlers.upkeep import progress, unanswered
 from handlers.upkeep.reconcile import RUN
@@ -40,16 +36,16 @@ _ACTION += ("last_error", "created_at", "done_at")
 _NOT_REDACTED = ("session_id", "account", "redaction_asked_at")
 _PAUSED = ("what", "reason", "since")
 _PROCESS = ("name", "version", "started_at", "last_at", "worked_at", "ended_at")
-_SHOWN_FOR = timedelta(minutes=5)
 
 
 def status(arguments: argparse.Namespace) -> int:
     """What needs a hand, counts, ages, rates, and what has waited for a day; 1 when something needs a hand now."""
     server_info()
-    needed = findings(trouble())
+    figures = Figures(trouble())
+    needed = judged(figures)
     found: dict[str, Any] = {"findings": [asdict(one) for one in needed]}
     with suppress(*DATABASE_TROUBLE):  # which is a finding
-        found |= _figures()
+        found |= _shown(figures)
     if arguments.json:
         print_json(found)
     else:
@@ -59,15 +55,15 @@ def status(arguments: argparse.Namespace) -> int:
     return 1 if any(one.level == FAIL for one in needed) else 0
 
 
-def _figures() -> dict[str, Any]:
-    events, actions = backlog_of(InboxEvent), backlog_of(OutboxAction)
+def _shown(figures: Figures) -> dict[str, Any]:
+    events, actions = figures.events, figures.actions
     late_events, late_actions = overdue() if events.overdue or actions.overdue else ([], [])
     return {
         "events": asdict(events),
         "actions": asdict(actions),
         "last_five_minutes": rates(_RATES_OVER),
-        "counts": [asdict(count) for count in counts()],
-        "processes": [_fields(one, _PROCESS) for one in known() if one.last_at > database_now() - _SHOWN_FOR],
+        "counts": [asdict(count) for count in figures.lately.counts()],
+        "processes": [_fields(one, _PROCESS) for one in figures.recent_processes],
         "sessions": records_by_status(),
         "queue_messages": queue_length(EVENTS_QUEUE) + queue_length(ACTIONS_QUEUE),
         "reconciled_at": progress.reached(RUN),
@@ -75,9 +71,9 @@ def _figures() -> dict[str, Any]:
             "events": [_fields(event, _EVENT) for event in late_events],
             "actions": [_fields(action, _ACTION) for action in late_actions],
         },
-        "unanswered": unanswered.counts(unanswered.known()),
-        "not_redacted": [_fields(record, _NOT_REDACTED) for record in not_redacted()],
-        "paused": [_fields(one, _PAUSED) for one in paused()],
+        "unanswered": unanswered.counts(figures.unanswered),
+        "not_redacted": [_fields(record, _NOT_REDACTED) for record in figures.not_redacted],
+        "paused": [_fields(one, _PAUSED) for one in figures.paused],
     }
 
 
