@@ -1,13 +1,14 @@
 """Entering: the moment the person goes in, and the only one at which a secret, a url or an ephemeral key is fetched."""
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from config.settings import settings
 from handlers.record.events import Status
 from handlers.sessions.links import link_to
 from handlers.sessions.refusals import OpeningError, past, unless_enough
+from handlers.sessions.standing import is_final
 from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 from handlers.sessions.writing import apply_observed, notice
 from handlers.stripe_api import changing
@@ -16,10 +17,14 @@ from handlers.stripe_api.changing import Answer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Way:
-    """How the person goes in: `integration` is hosted, modal, redirect or native; of native, the app's API version."""
+    """How the person goes in: `integration` is hosted, modal, redirect or native; of native, the app's API version.
+
+    The application decides whom it lets in; who comes by a link of ours has nobody who does.
+    """
 
     integration: str = "hosted"
     stripe_version: str | None = None
+    is_by_link: bool = False
 
     @property
     def asks_stripe(self) -> bool:
@@ -65,7 +70,11 @@ def enter(verification_id: str, way: Way) -> Entry:
 
 
 def enter_by_link(subject: str, way: Way) -> Entry:
-    """The same for whom a link of ours leads to, which may be a session that was made elsewhere; raises as enter."""
+    """The same for whom a link of ours leads to, which may be a session that was made elsewhere.
+
+    Raises as enter, and OpeningError where no other try would change how the last one has failed.
+    """
+    way = replace(way, is_by_link=True)
     with suppress(NotFoundError):
         return enter(subject, way)
     record = made_elsewhere(subject)
@@ -82,6 +91,9 @@ def _fresh(session_id: str, account: str | None, verification_id: str | None, wa
         if answer.state.status != Status.REQUIRES_INPUT:
             raise past(answer)
         unless_enough(verification_id, answer)
+        # rule: a link of ours leads to no try that would change nothing
+        if way.is_by_link and is_final(answer.state.error_code):
+            raise OpeningError("no-retry")
         entered = entry(verification_id or session_id, answer, account, way)
         if entered is None:
             raise past(answer)

@@ -48,7 +48,7 @@ def standing(sessions: Sequence[SessionStands], generation: int, *, limit: int) 
     submissions = sum(one.submissions for one in sessions if not one.is_replaced)
     left = max(0, limit - submissions)
     error_class = classify(code) if code else None
-    can_retry = status == Status.REQUIRES_INPUT and error_class not in _NO_RETRY and left > 0
+    can_retry = status == Status.REQUIRES_INPUT and not is_final(code) and left > 0
     return Standing(
         status=status,
         error_code=code,
@@ -57,3 +57,8 @@ def standing(sessions: Sequence[SessionStands], generation: int, *, limit: int) 
         submissions=submissions,
         submissions_left=left,
     )
+
+
+def is_final(error_code: str | None) -> bool:
+    """Whether another try would not change this failure, or is not to be offered."""
+    return bool(error_code) and classify(error_code) in _NO_RETRY

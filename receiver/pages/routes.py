@@ -37,7 +37,8 @@ _LOOKERS = 2  # threads for what asks the database alone
 _MOST_BYTES = 1024  # of a form without a field
 # What nobody is let in for, and the page that says so.
 _REFUSED = {"canceled": Word.ENDED, "redacted": Word.REDACTED, "submission-limit": Word.LIMIT}
-_PASSED = (Word.PROCESSING, Word.VERIFIED)
+# Of these the status page tells, whether or not it leads on.
+_ELSEWHERE = (Word.PROCESSING, Word.VERIFIED, "no-retry")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -85,12 +86,14 @@ class Room:
         if status := await _unposted(request):
             return answers.bare(request, status)
         subject = self._subject(request, ENTRIES)
+        # What is known before they go in is no result; the page that they go in from may be of long ago.
+        found = await self._looking.do(seen, subject)
         is_modal = wants_json(request) and bool(settings().stripe_publishable_key)
         way = Way(integration="modal" if is_modal else "redirect")
         try:
             fields = (await self._asking.do(enter_by_link, subject, way)).fields
         except OpeningError as error:
-            if error.code in _PASSED:
+            if error.code in _ELSEWHERE:
                 return _onward(request, error.code)
             name = _REFUSED.get(error.code, "away")
             # Of what is gone at Stripe the record knows nothing: a script would load the page that it has.
@@ -100,7 +103,10 @@ class Room:
             log.error("page.entry_refused", id=subject, origin=origin(str(fields.get("url"))))
             return answers.refusal(request, "away")
         log.info("verification.entered", id=subject, integration=way.integration)
-        return answers.data(request, fields) if wants_json(request) else answers.redirect(request, fields["url"])
+        if not wants_json(request):
+            return answers.redirect(request, fields["url"])
+        after = {"status": address(request, "/status", after=found.version)} if is_modal else {}
+        return answers.data(request, {**fields, **after})
 
     async def _status(self, request: Request) -> Response:
         subject = self._subject(request, LOOKS)
@@ -192,7 +198,7 @@ def _news(request: Request, found: Seen) -> Response:
 
 
 def _onward(request: Request, word: str) -> Response:
-    """Nobody needs to go in any more."""
+    """Nobody needs to go in any more, or is to."""
     if wants_json(request):
         return answers.data(request, {"error": word, "location": address(request, "/status")}, 409)
     return answers.redirect(request, address(request, "/status"))

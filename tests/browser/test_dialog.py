@@ -89,6 +89,23 @@ def test_a_failure_after_the_dialog_is_told_with_what_helps(application: Applica
     expect(visitor.problem).to_be_focused()
 
 
+def test_whoever_submits_from_a_page_of_long_ago_is_shown_no_failure_of_meanwhile(
+    application: Application, visitor: Visitor, service: Service, simulator: Simulator
+) -> None:
+    opened = application.open()
+    visitor.page.goto(opened.link)
+    stale = visitor.page.locator("#verify").get_attribute("data-status")
+    simulator.fail(opened.session_id, "document_expired")
+    service.wait_until(lambda: application.ask("GET", f"/verifications/{opened.id}")["submissions"] == 1)
+    with visitor.page.expect_response(lambda answer: answer.request.method == "POST") as entered:
+        visitor.button("Verify my identity").click()
+    status = entered.value.json()["status"]
+    with visitor.page.expect_request(ON_STATUS) as asked:
+        visitor.pick("submit")
+    assert asked.value.url == application.base + status
+    assert status != stale
+
+
 @pytest.mark.parametrize(
     ("outcome", "says"),
     [

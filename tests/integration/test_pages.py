@@ -191,11 +191,12 @@ def test_the_button_leads_to_stripe_once_more_each_time(
     assert pages.post(path, headers=OURS).headers["location"].startswith(f"{stripe.simulator.base}/start/")
     first, second = (pages.post(path, headers=SCRIPT | OURS) for _ in range(2))
     assert (first.status_code, second.status_code) == (200, 200)
-    assert first.json().keys() == {"client_secret", "publishable_key"}
+    assert first.json().keys() == {"client_secret", "publishable_key", "status"}
     of_which = {answer.json()["client_secret"].partition("_secret_")[0] for answer in (first, second)}
     assert of_which == {at_stripe(stripe)[0]["id"]}
     assert len(at_stripe(stripe)) == 1
-    assert stripe.simulator.enter(**second.json())
+    entry = {name: second.json()[name] for name in ("client_secret", "publishable_key")}
+    assert stripe.simulator.enter(**entry)
     environment.setenv("STRIPE_PUBLISHABLE_KEY", "")
     settings.cache_clear()
     assert "verify.js" not in pages.get(path).text
@@ -215,6 +216,39 @@ def test_who_submitted_in_another_tab_is_led_to_the_status_which_knows(
     assert (told.status_code, told.json()) == (409, {"error": word, "location": f"{path}/status"})
     assert pages.post(path).headers["location"] == f"{path}/status"
     assert _word(pages, opened["id"]) == word
+
+
+def test_whoever_goes_in_from_a_page_of_long_ago_waits_for_the_result_of_this_time(
+    pages: TestClient, stripe: Stories
+) -> None:
+    opened = _opened(pages)
+    path = path_to(opened["id"])
+    assert _title(pages.get(path).text) == "Verify your identity"
+    _lives(stripe, opened["session_id"], ["fail"])
+    status = pages.post(path, headers=SCRIPT).json()["status"]
+    _lives(stripe, opened["session_id"], ["submit"], is_heard_of=False)
+    waiting = pages.get(status)
+    assert (waiting.status_code, _title(waiting.text)) == (200, "Your identity is being checked")
+
+
+@pytest.mark.parametrize("is_heard_of", [True, False])
+def test_nobody_is_let_in_by_a_page_of_ours_after_what_no_other_try_would_change(
+    pages: TestClient, stripe: Stories, *, is_heard_of: bool
+) -> None:
+    """The page of that has no button; one of before has. The application may still let them in."""
+    opened = _opened(pages)
+    for subject, session_id in ((opened["id"], opened["session_id"]), (elsewhere := _elsewhere(stripe), elsewhere)):
+        stripe.simulator.fail(session_id, "selfie_manipulated")
+        if is_heard_of:
+            stripe.deliver(session_id)
+        path = path_to(subject)
+        told = pages.post(path, headers=SCRIPT)
+        assert (told.status_code, told.json()) == (409, {"error": "no-retry", "location": f"{path}/status"})
+        assert pages.post(path, headers=OURS).headers["location"] == f"{path}/status"
+        assert pages.get(f"{path}/status").headers["location"] == path
+        assert 'method="post"' not in pages.get(path).text
+    entry = pages.post("/verifications", json={**LEAST, "integration": "redirect"}, headers=APP).json()["entry"]
+    assert entry["url"].startswith(f"{stripe.simulator.base}/start/")
 
 
 def test_nobody_is_let_in_past_an_end_of_which_no_event_has_told(pages: TestClient, stripe: Stories) -> None:

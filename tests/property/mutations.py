@@ -253,6 +253,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
         becomes("last.is_(None) | last.is_not(None)"),
         RETURNS,
     ),
+    "a link of ours leads to no try that would change nothing": (never, PAGES),
     "of what is being redacted its event tells": (never, RETURNS),
     # config
     "a link goes over plain http only to this machine": (becomes("True"), LINKS),

@@ -57,7 +57,7 @@
     const answer = stripe && (await ask());
     if (answer === undefined) return; // it is told
     if (!answer || (answer.client_secret && isUseless)) redirect();
-    else if (answer.client_secret) await open(stripe, answer.client_secret);
+    else if (answer.client_secret) await open(stripe, answer);
     else if (answer.url || answer.location) location.assign(answer.url || answer.location);
     else tell(answer.error);
   }
@@ -86,17 +86,17 @@
     }
   }
 
-  async function open(stripe, secret) {
+  async function open(stripe, entry) {
     const isBlocked = new Promise((resolve) => { giveUp = resolve; });
     const timer = setTimeout(() => {
       giveUp = () => {}; // a frame that is blocked later may be one that nobody misses
       slow.hidden = false;
     }, OPENS);
-    const result = await Promise.race([verify(stripe, secret), isBlocked]);
+    const result = await Promise.race([verify(stripe, entry.client_secret), isBlocked]);
     clearTimeout(timer);
     slow.hidden = true;
     if (!result) redirect();
-    else if (!result.error) location.assign(status); // which believes the record alone
+    else if (!result.error) location.assign(entry.status); // which believes the record alone
     else if (CLOSED.includes(result.error.code)) await closed();
     else if (template("problem", result.error.code || "")?.dataset.problem) tell(result.error.code);
     else {
