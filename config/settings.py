@@ -175,11 +175,14 @@ def _parts(text: str) -> list[str]:
 
 _WITH_A_HOST = ("https", "http", "smtp", "smtps", "redis", "rediss")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_STRIPE_JS = r"https://js\.stripe\.com/[\w./-]*"
-_LOCAL_STRIPE_JS = rf"{_STRIPE_JS}|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?/[\w./-]*"
+_BELOW = r"/[\w./-]*(\?advancedFraudSignals=false)?"
+_STRIPE_JS = rf"https://js\.stripe\.com{_BELOW}"
+_LOCAL_STRIPE_JS = rf"{_STRIPE_JS}|https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?{_BELOW}"
 _SEVERAL = BeforeValidator(_parts)
 _OF_THE_KEYS_MODE = AfterValidator(_of_the_keys_mode)
 _UNSET = SecretStr("")
+# The signals tell Stripe the page's address, which has the link in it; its guides want them for payments.
+_QUIET_STRIPE_JS = SecretStr("https://js.stripe.com/v3/?advancedFraudSignals=false")
 _EVEN_UNSET = Field(validate_default=True)
 _WebUrl = Annotated[SecretStr, _url("https", "http")]
 _PublicUrl = Annotated[SecretStr, BeforeValidator(_public_url), _url("https", "http")]
@@ -342,7 +345,7 @@ class Settings(BaseSettings):
         _matching(r"pk_(test|live)_\w+", "must be a publishable key: pk_test_… or pk_live_…"),
         _OF_THE_KEYS_MODE,
     ] = _UNSET
-    stripe_js_url: Annotated[SecretStr, BeforeValidator(_stripes_own)] = SecretStr("https://js.stripe.com/v3/")
+    stripe_js_url: Annotated[SecretStr, BeforeValidator(_stripes_own)] = _QUIET_STRIPE_JS
     csp_extra: Annotated[tuple[_CspOrigin, ...], _SEVERAL] = ()
     return_origins: Annotated[tuple[_Origin, ...], _SEVERAL] = ()
     static_links: Annotated[tuple[_StaticLink, ...], _SEVERAL] = ()

@@ -38,6 +38,20 @@ def test_whoever_succeeds_in_the_dialog_is_shown_what_the_record_says(
     expect(visitor.page.locator("h1")).to_have_text("Your identity is verified")
 
 
+def test_stripes_script_comes_with_the_click_and_is_not_told_the_link(
+    application: Application, visitor: Visitor, addresses: Addresses
+) -> None:
+    """Whatever Stripe.js frames has the page's address behind its `#`, and the link is in that."""
+    opened = application.open()
+    asked = len(addresses.asked)
+    visitor.page.goto(opened.link, wait_until="networkidle")
+    assert addresses.asked[asked:] == []
+    visitor.button("Verify my identity").click()
+    expect(visitor.dialog.locator("#session")).to_be_visible()
+    assert addresses.asked[asked].host == "js.stripe.com"
+    assert [frame.url for frame in visitor.page.frames[1:] if opened.id in frame.url] == []
+
+
 def test_a_success_that_only_the_browser_claims_shows_nothing(
     application: Application, visitor: Visitor, simulator: Simulator
 ) -> None:
@@ -198,6 +212,8 @@ def test_a_script_that_comes_late_still_opens_the_dialog(application: Applicatio
     visitor.page.clock.pause_at(datetime.now(UTC) + timedelta(minutes=1))  # late is not too late, on a slow machine
     visitor.button("Verify my identity").click()
     expect(visitor.page.get_by_role("status")).not_to_be_empty()
+    while not held:
+        visitor.page.wait_for_timeout(20)
     for route in held:
         route.continue_()
     visitor.pick("pass")

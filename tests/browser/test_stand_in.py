@@ -1,6 +1,7 @@
 """The stand-in for Stripe.js, on a page with the policy that Stripe's guides ask for, at Stripe's own addresses."""
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Error, Route, expect
@@ -23,13 +24,14 @@ def shop(visitor: Visitor) -> Visitor:
 
 
 def _at_the_shop(visitor: Visitor) -> Visitor:
-    def serve(route: Route) -> None:
-        route.fulfill(body=PAGE, content_type="text/html", headers={"Content-Security-Policy": POLICY})
-
     visitor.context.grant_permissions(["local-network-access"])  # what a test answers comes from no local network
-    visitor.page.route(SHOP, serve)
+    visitor.page.route(SHOP, lambda route: _serve(route))
     visitor.page.goto(SHOP)
     return visitor
+
+
+def _serve(route: Route, page: str = PAGE) -> None:
+    route.fulfill(body=page, content_type="text/html", headers={"Content-Security-Policy": POLICY})
 
 
 def _secret(simulator: Simulator, **params: Any) -> tuple[str, str]:
@@ -119,3 +121,14 @@ def test_two_windows_have_a_dialog_each(visits: Visits, simulator: Simulator) ->
     other.pick("close")
     one.pick("pass")
     assert ("error" in _result(other), "error" in _result(one)) == (True, False)
+
+
+def test_as_soon_as_it_is_loaded_it_tells_the_pages_address_unless_that_is_forbidden(shop: Visitor) -> None:
+    def told() -> list[str]:
+        return [frame.url for frame in shop.page.frames if "#url=" in frame.url]
+
+    assert told() == [f"https://js.stripe.com/js/m-outer#url={quote(SHOP, safe='')}"]
+    shop.page.route(SHOP, lambda route: _serve(route, PAGE.replace("/v3/", "/v3/?advancedFraudSignals=false")))
+    shop.page.reload()
+    assert shop.page.evaluate("typeof Stripe") == "function"
+    assert told() == []

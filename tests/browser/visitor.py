@@ -34,7 +34,7 @@ class Visitor:
     @property
     def dialog(self) -> FrameLocator:
         """The frame of Stripe's dialog."""
-        return self.page.frame_locator("iframe")
+        return self.page.frame_locator("[role=dialog] iframe")
 
     @property
     def problem(self) -> Locator:

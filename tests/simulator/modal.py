@@ -31,6 +31,9 @@ def routes(world: World) -> list[Route]:
     async def frame(_request: Request) -> Response:
         return _frame(None)
 
+    async def signals(_request: Request) -> Response:
+        return HTMLResponse("<!doctype html><title>Signals</title>")
+
     async def enter(request: Request) -> Response:
         return _entered(world, await page.given(request))
 
@@ -43,6 +46,7 @@ def routes(world: World) -> list[Route]:
 
     return [
         Route("/js/stripe.js", script, methods=["GET"]),
+        Route("/js/m-outer", signals, methods=["GET"]),
         Route("/js/modal", frame, methods=["GET"]),
         Route("/js/modal", enter, methods=["POST"]),
         Route("/js/modal/{entrance}", show, methods=["GET"]),

@@ -1,6 +1,7 @@
 // A stand-in for https://js.stripe.com: Stripe(key, options).verifyIdentity(secret), and nothing else of it.
 (() => {
-  const origin = new URL(document.currentScript.src).origin;
+  const { origin, searchParams } = new URL(document.currentScript.src);
+  if (searchParams.get("advancedFraudSignals") !== "false") signal();
 
   class IntegrationError extends Error {
     name = "IntegrationError";
@@ -22,6 +23,14 @@
       },
     };
   };
+
+  // Tells Stripe the page's whole address, as the real one does as soon as it is loaded.
+  function signal() {
+    const frame = document.createElement("iframe");
+    frame.hidden = true;
+    frame.src = `${origin}/js/m-outer#url=${encodeURIComponent(location.href)}`;
+    document.body.append(frame);
+  }
 
   // A promise of what the frame says in the end. A page whose policy forbids the frame waits for ever.
   function dialog(given) {

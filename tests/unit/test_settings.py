@@ -64,7 +64,10 @@ GOOD = {
     "RECONCILE_SECONDS": ("60", 60),
     "API_TOKENS": (f"shop:{'a' * 32},shop:{'b' * 32}", (f"shop:{'a' * 32}", f"shop:{'b' * 32}")),
     "STRIPE_PUBLISHABLE_KEY": ("pk_live_abc123", "pk_live_abc123"),
-    "STRIPE_JS_URL": ("https://js.stripe.com/clover/stripe.js", "https://js.stripe.com/clover/stripe.js"),
+    "STRIPE_JS_URL": (
+        "https://js.stripe.com/clover/stripe.js?advancedFraudSignals=false",
+        "https://js.stripe.com/clover/stripe.js?advancedFraudSignals=false",
+    ),
     "CSP_EXTRA": ("https://a.example:8443, https://*.b.example", ("https://a.example:8443", "https://*.b.example")),
     "RETURN_ORIGINS": ("https://app.example:8443, shop:", ("https://app.example:8443", "shop:")),
     "STATIC_LINKS": ("age=https://verify.stripe.com/x?a=b", ("age=https://verify.stripe.com/x?a=b",)),
@@ -196,6 +199,7 @@ BAD = [
     ("STRIPE_JS_URL", "https://js.stripe.com.c4nary.example/v3/"),
     ("STRIPE_JS_URL", "https://js.stripe.com/v3/; c4nary"),
     ("STRIPE_JS_URL", "http://js.stripe.com/c4nary"),
+    ("STRIPE_JS_URL", "https://js.stripe.com/v3/?c4nary=false"),
     ("STRIPE_JS_URL", "http://127.0.0.1:12111/js/c4nary.js"),  # without a test key
     ("CSP_EXTRA", "https://c4nary.example/"),
     ("CSP_EXTRA", "https://*"),

@@ -21,15 +21,7 @@
   let isUnderWay = false;
   let isUseless = false; // here, where Stripe.js or its frame is blocked
   let sentAt = -Infinity;
-
-  const loaded = new Promise((resolve) => {
-    const script = document.createElement("script");
-    script.src = stripeJs;
-    script.onload = () => resolve(typeof window.Stripe === "function");
-    script.onerror = () => resolve(false);
-    document.head.append(script);
-  });
-  loaded.then((isThere) => { isUseless ||= !isThere; });
+  let loading = null;
 
   let giveUp = () => {};
   document.addEventListener("securitypolicyviolation", (event) => {
@@ -62,8 +54,20 @@
     else tell(answer.error);
   }
 
+  // Not before the click: Stripe.js tells Stripe the page's address, and the link is in that.
+  function load() {
+    return new Promise((resolve) => {
+      const script = document.createElement("script");
+      script.src = stripeJs;
+      script.onload = () => resolve(typeof window.Stripe === "function");
+      script.onerror = () => resolve(false);
+      document.head.append(script);
+    });
+  }
+
   async function stripeInTime() {
-    if (!(await Promise.race([loaded, after(LOADS)]))) return null;
+    loading ??= load();
+    if (!(await Promise.race([loading, after(LOADS)]))) return null;
     try {
       return window.Stripe(key, { locale, ...(account && { stripeAccount: account }) });
     } catch {
