@@ -5,23 +5,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine, Table, delete, exists, func, inspect, literal, or_, select, tuple_
+from sqlalchemy import Connection, Engine, Table, exists, func, inspect, literal, or_, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError
 from sqlmodel import col
 
 from config.database import transaction
-from config.inserts import NOW, insert_new
 from handlers.operator.audit import By, note
-from handlers.tables.models import Audited, Bookmark, InboxEvent, OutboxAction, Verification, VerificationRecord
+from handlers.tables.models import Audited, InboxEvent, OutboxAction, Verification, VerificationRecord
 
 log = structlog.stdlib.get_logger(__name__)
 
-_BATCH = 500  # rows a transaction of PostgreSQL's
-_MOVING = "moving"  # the bookmark that is there from the first row until all of them are compared
-_TELLING = (InboxEvent, VerificationRecord, Verification, OutboxAction)  # that a database is in use
+_BATCH = 500  # rows a statement
 _SINCE = "the database has been at work since, or is another's"
 _NUMBERED = (OutboxAction, Audited)
+_IS_USED = select(
+    or_(*(exists(select(table)) for table in (InboxEvent, VerificationRecord, Verification, OutboxAction)))
+)
 
 
 class NotMovedError(Exception):
@@ -52,46 +52,45 @@ def move(source: Engine, by: By) -> Generator[Step, None, None]:
     """Into DATABASE_URL, which has our schema; a batch at each step. Raises NotMovedError.
 
     1. takes the file's write lock until the end: whoever is still at work on it is refused, and nothing is left behind;
-    2. copies each table in the order of its keys, and goes on numbering where the file had come; where all is there
+    2. copies each table in the order of its keys, and goes on numbering where the file had come; where rows are there
        already it copies nothing, so that nothing is undone that was done since;
     3. compares each row of the file with its copy, column by column.
 
-    May be cut off at any moment, and run again.
+    All of it in one transaction, for which the tables are locked: until it ends nobody sees a part of it, or writes one
+    that has the number of another. May be cut off at any moment, and run again.
     """
-    with source.begin() as rows:
-        if _begin():
+    with source.begin() as rows, transaction() as session:
+        there = session.connection()
+        is_new = not there.execute(_IS_USED).scalar_one()
+        if is_new:
+            _keep_others_out(there)
             for table in _tables():
                 for batch in _batches(rows, table):
-                    _copy(table, batch)
+                    _copy(there, table, batch)
                     yield Step(table.name, len(batch), is_comparison=False)
+            _go_on_numbering(there)
         for table in _tables():
             for batch in _batches(rows, table):
-                _compare(table, batch)
+                _compare(there, table, batch)
                 yield Step(table.name, len(batch), is_comparison=True)
-        _end(by)
-
-
-def _begin() -> bool:
-    """Whether there is something to copy: not where another move has come to its end."""
-    with transaction() as session:
-        is_used = session.execute(select(or_(*(exists(select(table)) for table in _TELLING)))).scalar_one()
-        is_moving = session.get(Bookmark, _MOVING) is not None
-        if not is_used and not is_moving:
-            insert_new(session.connection(), Bookmark, [{"name": _MOVING, "reached": NOW}])
-    return is_moving or not is_used
-
-
-def _end(by: By) -> None:
-    with transaction() as session:
-        connection = session.connection()
-        for table in _NUMBERED:
-            last = select(func.coalesce(func.max(col(table.id)), 0) + 1).scalar_subquery()
-            sequence = func.pg_get_serial_sequence(str(table.__tablename__), "id")
-            connection.execute(select(func.setval(sequence, last, literal(False))))
-        ended = connection.execute(delete(Bookmark).where(col(Bookmark.name) == _MOVING)).rowcount
-        if ended:
+        if is_new:
             note(session, by, "move", [])
-    log.info("move.ended", copied=bool(ended))
+    log.info("move.ended", copied=is_new)
+
+
+def _keep_others_out(there: Connection) -> None:
+    """A process may be at work already: it waits, and then goes on behind what was moved."""
+    names = ", ".join(there.dialect.identifier_preparer.format_table(table) for table in _tables())
+    there.execute(text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))
+    if there.execute(_IS_USED).scalar_one():
+        raise NotMovedError(f"There are rows meanwhile: {_SINCE}")
+
+
+def _go_on_numbering(there: Connection) -> None:
+    for table in _NUMBERED:
+        last = select(func.coalesce(func.max(col(table.id)), 0) + 1).scalar_subquery()
+        sequence = func.pg_get_serial_sequence(str(table.__tablename__), "id")
+        there.execute(select(func.setval(sequence, last, literal(False))))
 
 
 def _tables() -> Sequence[Table]:
@@ -111,24 +110,21 @@ def _batches(rows: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
         yield batch
 
 
-def _copy(table: Table, batch: list[dict[str, Any]]) -> None:
-    given = insert(table)
-    anew = given.on_conflict_do_update(index_elements=list(table.primary_key), set_=dict(given.excluded.items()))
+def _copy(there: Connection, table: Table, batch: list[dict[str, Any]]) -> None:
     try:
-        with transaction() as session:
-            session.connection().execute(anew, batch)
+        # What is there the comparison judges.
+        there.execute(insert(table).on_conflict_do_nothing(), batch)
     except DataError:
         raise NotMovedError(f"PostgreSQL cannot hold a value of {table.name}") from None
 
 
-def _compare(table: Table, batch: list[dict[str, Any]]) -> None:
+def _compare(there: Connection, table: Table, batch: list[dict[str, Any]]) -> None:
     keys = tuple(table.primary_key)
     wanted = [tuple(row[key.name] for key in keys) for row in batch]
-    with transaction() as session:
-        found = session.connection().execute(select(table).where(tuple_(*keys).in_(wanted)))
-        there = {tuple(row._mapping[key.name] for key in keys): dict(row._mapping) for row in found}
+    found = there.execute(select(table).where(tuple_(*keys).in_(wanted)))
+    copies = {tuple(row._mapping[key.name] for key in keys): dict(row._mapping) for row in found}
     for key, row in zip(wanted, batch, strict=True):
-        if key not in there:
+        if key not in copies:
             raise NotMovedError(f"A row of {table.name} is missing there: {_SINCE}")
-        if others := [name for name in row if row[name] != there[key][name]]:
+        if others := [name for name in row if row[name] != copies[key][name]]:
             raise NotMovedError(f"A row of {table.name} differs there in {', '.join(others)}: {_SINCE}")

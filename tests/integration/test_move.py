@@ -2,23 +2,25 @@
 
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url, select, update
+from sqlalchemy import make_url, select, text, update
 
 from config.database import on_sqlite, transaction
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
-from handlers.operator.audit import By, Way, audited
+from handlers.operator.audit import By, Way, audited, note
 from handlers.outbox.perform import perform
-from handlers.tables.models import ActionStatus, Bookmark, OutboxAction, VerificationRecord
+from handlers.tables.models import ActionStatus, OutboxAction, VerificationRecord
 from handlers.upkeep import move as moving
 from tests.support import databases, facts
 from tests.support.facts import NOON, event
 from tests.support.operator import command
+from tests.support.waiting import wait_until
 
 _ON_POSTGRESQL = pytest.mark.skipif(not databases.SERVER_URL, reason="it is where everything is moved to")
 BY = By(who="a test", way=Way.COMMAND)
@@ -90,15 +92,57 @@ def test_a_move_that_was_cut_off_is_run_again(
         for _ in range(so_far):
             next(going)
         going.close()
-    with transaction() as session:
-        assert session.get(Bookmark, "moving"), "whoever looks knows that it is not whole"
+        assert not any(_all_rows().values()), "nobody finds a part of it"
     steps = list(moving.move(source, BY))
     assert sum(step.rows for step in steps if step.is_comparison) == sum(map(len, before.values()))
-    with transaction() as session:
-        assert session.get(Bookmark, "moving") is None
     # Once more, it only compares.
     assert all(step.is_comparison for step in moving.move(source, BY))
     assert [row.what for row in audited()] == ["move"]
+
+
+@_ON_POSTGRESQL
+@pytest.mark.parametrize("steps", [1, 9])
+def test_what_a_process_owes_meanwhile_waits_and_loses_nothing(
+    database_url: str, file: str, environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    before = {action.id for action in facts.actions()}
+    monkeypatch.setattr(moving, "_BATCH", 1)
+    _use(environment, database_url)
+    going = moving.move(on_sqlite(make_url(file)), BY)
+    for _ in range(steps):
+        next(going)
+    with ThreadPoolExecutor(1) as other:
+        owed = other.submit(facts.applied, event("verified", session_id="vs_9", report="vr_9"))
+        wait_until(_somebody_waits_for_a_lock)
+        for _ in going:
+            pass
+    new = {action.id for action in facts.actions("vs_9")}
+    assert new == set(owed.result())
+    assert {action.id for action in facts.actions()} == before
+    assert not new & before, "numbers go on where the file had come"
+    assert facts.record("vs_9").status == "verified"
+
+
+def _somebody_waits_for_a_lock() -> bool:
+    with transaction() as session:
+        return bool(session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+
+@_ON_POSTGRESQL
+def test_who_was_at_work_before_the_move_is_not_written_over(
+    database_url: str, file: str, environment: pytest.MonkeyPatch
+) -> None:
+    _use(environment, database_url)
+    with transaction() as session:
+        note(session, BY, "pause", [])
+    _use(environment, file)
+    with transaction() as session:
+        note(session, BY, "resume", [])
+    said = command("move", "--to", database_url)
+    assert (said.code, "identity_audit differs" in said.err) == (1, True)
+    _use(environment, database_url)
+    assert [row.what for row in audited()] == ["pause"]
+    assert sum(map(len, _all_rows().values())) == 1
 
 
 def _is_at_work() -> None:
