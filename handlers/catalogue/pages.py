@@ -11,7 +11,7 @@ from handlers.record.error_codes import ErrorClass, classify
 
 # Each has a template of its name.
 PAGES = (
-    *("todo", "failed", "processing", "verified"),
+    *("todo", "failed", "opening", "processing", "verified"),
     *("ended", "limit", "redacted", "expired", "link_sent", "no_link", "returned", "away", "busy"),
 )
 STYLES = "pages.css"

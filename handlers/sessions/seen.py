@@ -19,6 +19,7 @@ class Word(StrEnum):
 
     TODO = "todo"
     FAILED = "failed"
+    OPENING = "opening"
     PROCESSING = "processing"
     VERIFIED = "verified"
     ENDED = "ended"
@@ -63,7 +64,7 @@ def seen(subject: str) -> Seen:
     is_forgotten = bool(found.redaction_asked_at or (current and current.redacted_at))
     changes = max((one.change_number for one in records), default=0)
     return Seen(
-        word=_word(stands, is_forgotten=is_forgotten),
+        word=_word(stands, is_forgotten=is_forgotten, is_made=found.session_id is not None),
         version=f"{found.generation}.{changes}.{stands.submissions}",
         account=found.account or None,
         code=stands.error_code,
@@ -93,7 +94,7 @@ def _of_one(record: VerificationRecord) -> Seen:
     )
 
 
-def _word(stands: Standing, *, is_forgotten: bool) -> Word:
+def _word(stands: Standing, *, is_forgotten: bool, is_made: bool = True) -> Word:
     if is_forgotten:
         return Word.REDACTED
     if stands.status in (Status.VERIFIED, Status.PROCESSING):
@@ -102,4 +103,6 @@ def _word(stands: Standing, *, is_forgotten: bool) -> Word:
         return Word.LIMIT
     if stands.status == Status.CANCELED:
         return Word.ENDED
+    if not is_made:  # in a moment, or by the next opening, where its opener has died
+        return Word.OPENING
     return Word.FAILED if stands.error_code else Word.TODO

@@ -38,7 +38,7 @@ _MOST_BYTES = 1024  # of a form without a field
 # What nobody is let in for, and the page that says so.
 _REFUSED = {"canceled": Word.ENDED, "redacted": Word.REDACTED, "submission-limit": Word.LIMIT}
 # Of these the status page tells, whether or not it leads on.
-_ELSEWHERE = (Word.PROCESSING, Word.VERIFIED, "no-retry")
+_ELSEWHERE = (Word.PROCESSING, Word.VERIFIED, Word.OPENING, "no-retry")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -193,6 +193,7 @@ def _news(request: Request, found: Seen) -> Response:
         version=found.version,
         status_url=address(request, "/status", after=found.version),
         verify_url=address(request),
+        continue_url=found.return_url,
     )
     return answers.page(request, Word.PROCESSING, waiting, found.locale)
 

@@ -265,13 +265,31 @@ def test_nobody_is_let_in_past_an_end_of_which_no_event_has_told(pages: TestClie
                 assert (pages.get(path).status_code, _word(pages, subject["id"])) == (410, page)
 
 
-def test_a_session_that_is_still_being_made_lets_in_a_moment_later(pages: TestClient) -> None:
-    opened = _opened(pages)
+def test_where_there_is_no_session_yet_there_is_no_button_and_the_way_back(pages: TestClient) -> None:
+    """It is there in a moment, or its opener has died and the next opening makes it."""
+    opened = _opened(pages, return_url="https://app.example/done")
+    path = path_to(opened["id"])
     change = update(Verification).where(col(Verification.id) == opened["id"])
     with transaction() as session:
-        session.connection().execute(change.values(session_id=None))
-    answer = pages.post(path_to(opened["id"]))
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        session.connection().execute(change.values(generation=2, session_id=None))
+    shown = pages.get(path)
+    assert (shown.status_code, _word(pages, opened["id"])) == (200, "opening")
+    assert 'method="post"' not in shown.text
+    assert 'href="https://app.example/done"' in shown.text
+    told = pages.post(path, headers=SCRIPT)
+    assert (told.status_code, told.json()) == (409, {"error": "opening", "location": f"{path}/status"})
+    assert _title(pages.get(pages.post(path).headers["location"]).text) == _title(shown.text)
+    again = _opened(pages, return_url="https://app.example/done")
+    assert (again["id"], _word(pages, opened["id"])) == (opened["id"], "todo")
+
+
+def test_whoever_waits_or_is_at_the_limit_finds_the_way_back(pages: TestClient, stripe: Stories) -> None:
+    for story in ("nothing", "submitted", "failed three times"):
+        opened = _opened(pages, story, return_url="https://app.example/done")
+        _lives(stripe, opened["session_id"], STORIES[story][0])
+        version = pages.get(path_to(opened["id"], "/status"), headers=SCRIPT).json()["version"]
+        shown = pages.get(path_to(opened["id"], f"/status?after={version}"))
+        assert 'href="https://app.example/done"' in shown.text, story
 
 
 def test_what_is_gone_at_stripe_has_ended_and_a_script_leaves_that_to_the_browser(pages: TestClient) -> None:
