@@ -17,9 +17,13 @@ _ONCE_IN = timedelta(seconds=10)
 
 
 class Looked(NamedTuple):
-    """What came of it: whether the record says what Stripe has just said, and the ids of the actions owed now."""
+    """What came of it: whether the record says what Stripe has just said, and the ids of the actions owed now.
+
+    What is gone at Stripe is told, and not written down: with another account's key everything would be gone.
+    """
 
     is_known: bool = False
+    is_gone: bool = False
     owed: Sequence[int] = ()
 
 
@@ -45,8 +49,8 @@ def look(verification_id: str) -> Looked:
     answer = changing.retrieve(claimed.session_id, claimed.account or None)
     # rule: of what is being redacted its event tells; nobody would know whose verification it was
     if answer is None or answer.state.redaction:
-        return Looked()
+        return Looked(is_gone=answer is None)
     owed = apply_observed(notice(answer, claimed.account or None, livemode=claimed.livemode))
     with transaction() as session:
         record = session.get(VerificationRecord, claimed.session_id)
-        return Looked(not differs(record, answer.state), owed)
+        return Looked(is_known=not differs(record, answer.state), owed=owed)

@@ -46,10 +46,10 @@ def redirect(request: Request, url: str) -> Response:
     return _answer(request, 303, more={"Location": url})
 
 
-def refusal(request: Request, name: str, shown: Shown = _NOTHING) -> Response:
+def refusal(request: Request, name: str, shown: Shown = _NOTHING, locale: str | None = None) -> Response:
     """Why nothing is done: the page of this name, or for a script that name, and what to load unless it passes."""
     if not wants_json(request):
-        return page(request, name, shown)
+        return page(request, name, shown, locale)
     status = _STATUS[name]
     return data(
         request, {"error": name, **({} if status in _RETRY_SECONDS else {"location": address(request)})}, status

@@ -44,7 +44,11 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class _ExpiredError(Exception):
-    """A link of ours that lets nobody in any more."""
+    """A link of ours that lets nobody in any more; `locale` is the verification's."""
+
+    def __init__(self, locale: str | None) -> None:
+        super().__init__()
+        self.locale = locale
 
 
 class Room:
@@ -78,14 +82,14 @@ class Room:
 
     async def _show(self, request: Request) -> Response:
         """Changes nothing, and asks the tables alone."""
-        subject = self._subject(request, LOOKS)
+        subject = await self._subject(request, LOOKS)
         return await self._looking.do(lambda: _page(request, seen(subject)))
 
     async def _enter(self, request: Request) -> Response:
         """The only way in."""
         if status := await _unposted(request):
             return answers.bare(request, status)
-        subject = self._subject(request, ENTRIES)
+        subject = await self._subject(request, ENTRIES)
         # What is known before they go in is no result; the page that they go in from may be of long ago.
         found = await self._looking.do(seen, subject)
         is_modal = wants_json(request) and bool(settings().stripe_publishable_key)
@@ -98,10 +102,10 @@ class Room:
             name = _REFUSED.get(error.code, "away")
             # Of what is gone at Stripe the record knows nothing: a script would load the page that it has.
             is_gone = name == Word.ENDED and error.detail
-            return answers.page(request, name) if is_gone else answers.refusal(request, name)
+            return _gone(request, found) if is_gone else answers.refusal(request, name, locale=found.locale)
         if not (isinstance(fields["client_secret"], str) if is_modal else leads_to_stripe(fields["url"])):
             log.error("page.entry_refused", id=subject, origin=origin(str(fields.get("url"))))
-            return answers.refusal(request, "away")
+            return answers.refusal(request, "away", locale=found.locale)
         log.info("verification.entered", id=subject, integration=way.integration)
         if not wants_json(request):
             return answers.redirect(request, fields["url"])
@@ -109,7 +113,7 @@ class Room:
         return answers.data(request, {**fields, **after})
 
     async def _status(self, request: Request) -> Response:
-        subject = self._subject(request, LOOKS)
+        subject = await self._subject(request, LOOKS)
         return await self._looking.do(lambda: _news(request, seen(subject)))
 
     async def _ask(self, request: Request) -> Response:
@@ -130,10 +134,13 @@ class Room:
             return answers.page(request, "returned")
         self._tries.of_link(LOOKS, subject)
         # Until a look has told more, what is known from before they went in is no result.
-        after = f"?after={(await self._looking.do(seen, subject)).version}"
+        found = await self._looking.do(seen, subject)
+        after = f"?after={found.version}"
         if request.method == "GET":
             with suppress(BusyError, NotNowError, PermanentError, *DATABASE_TROUBLE):  # its event will tell
                 looked = await self._asking.do(look, subject)
+                if looked.is_gone:
+                    return _gone(request, found)
                 after = "" if looked.is_known else after
                 await self._looking.do(publish_actions, looked.owed)
         return answers.redirect(request, f"{urlsplit(link_to(subject).url).path}/status{after}")
@@ -145,11 +152,11 @@ class Room:
         self._tries.of_link(allowed, token.subject)
         return token
 
-    def _subject(self, request: Request, allowed: RateLimitItem) -> str:
+    async def _subject(self, request: Request, allowed: RateLimitItem) -> str:
         """Whose link it is. Raises as _token, and _ExpiredError."""
         token = self._token(request, allowed)
         if token.is_expired:
-            raise _ExpiredError
+            raise _ExpiredError((await self._looking.do(seen, token.subject)).locale)
         return token.subject
 
     def _answering(self, endpoint: Endpoint) -> Endpoint:
@@ -161,8 +168,9 @@ class Room:
                 return await endpoint(request)
             except NotFoundError:
                 return answers.refusal(request, "no_link")
-            except _ExpiredError:
-                return answers.refusal(request, "expired", Shown(link_url=address(request, "/link")))
+            except _ExpiredError as error:
+                link_url = address(request, "/link", lang=answers.language(request, error.locale))
+                return answers.refusal(request, "expired", Shown(link_url=link_url), error.locale)
             except TooOftenError:
                 return answers.refusal(request, "busy")
             except (NotNowError, PermanentError) as error:
@@ -176,6 +184,10 @@ class Room:
 
 def _page(request: Request, found: Seen) -> Response:
     return answers.page(request, found.word, _shown(request, found), found.locale)
+
+
+def _gone(request: Request, found: Seen) -> Response:
+    return answers.page(request, Word.ENDED, Shown(continue_url=found.return_url), found.locale)
 
 
 def _news(request: Request, found: Seen) -> Response:

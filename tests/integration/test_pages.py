@@ -150,7 +150,23 @@ def test_an_expired_link_lets_nobody_in(
             assert answer.status_code == 410
         told = pages.post(path, headers=SCRIPT)
         assert (told.status_code, told.json()) == (410, {"error": "expired", "location": path})
-    assert f'action="{path}/link"' in pages.get(path).text
+    assert f'action="{path}/link?lang=en"' in pages.get(path).text
+
+
+def test_whose_link_has_expired_is_spoken_to_in_their_language(
+    pages: TestClient, stripe: Stories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    english = {"Accept-Language": "en"}
+    paths = [path_to(_opened(pages, locale="de")["id"]), path_to(_elsewhere(stripe)), path_to("idv_of_nobody")]
+    moment = true_now()
+    monkeypatch.setattr(links, "true_now", lambda: moment + timedelta(days=8))
+    told = [_title(pages.get(path, headers=english).text) for path in paths]
+    assert told == ["Dieser Link ist abgelaufen", "This link has expired", "This link does not work"]
+    assert _title(pages.get(f"{paths[0]}?lang=en").text) == "This link has expired"
+    (asks,) = re.findall(r'action="([^"]*)"', pages.get(paths[0], headers=english).text)
+    assert asks == f"{paths[0]}/link?lang=de"
+    for asking in (asks, f"{paths[0]}/link"):
+        assert "Bitte sehen Sie in Ihre E-Mails" in pages.post(asking, headers=english | OURS).text
 
 
 def test_a_new_link_is_mailed_to_who_asks_and_the_page_says_the_same_in_any_case(
@@ -293,13 +309,19 @@ def test_whoever_waits_or_is_at_the_limit_finds_the_way_back(pages: TestClient, 
 
 
 def test_what_is_gone_at_stripe_has_ended_and_a_script_leaves_that_to_the_browser(pages: TestClient) -> None:
-    opened = _opened(pages)
+    opened = _opened(pages, return_url="https://app.example/done", locale="de")
     change = update(Verification).where(col(Verification.id) == opened["id"])
     with transaction() as session:
         session.connection().execute(change.values(session_id="vs_gone"))
     for headers in ({}, SCRIPT):
         answer = pages.post(path_to(opened["id"]), headers=headers)
         assert (answer.status_code, answer.headers["content-type"]) == (410, "text/html; charset=utf-8")
+        assert (_title(answer.text), "https://app.example/done" in answer.text) == (
+            "Ihre Identitätsprüfung ist beendet",
+            True,
+        )
+    back = pages.get(_returning(opened["id"]))
+    assert (back.status_code, _title(back.text)) == (410, _title(answer.text))
 
 
 def test_another_sites_page_posts_nothing_and_ours_does(pages: TestClient, stripe: Stories, database_url: str) -> None:
