@@ -250,6 +250,29 @@ def test_a_modal_that_the_policy_blocks_falls_back_to_the_redirect(ours: Ours) -
     ours.visitor.complaints.clear()
 
 
+FRAME = """() => {
+  const frame = document.createElement("iframe");
+  frame.src = "https://frames.example/";
+  document.body.append(frame);
+}"""
+
+
+def test_a_frame_that_is_blocked_at_another_time_is_one_that_nobody_misses(ours: Ours) -> None:
+    ours.script = f"{GOOD}({FRAME})();"
+    ours.open()
+    for _ in range(2):
+        ours.click()
+        ours.opened()
+        ours.end(error={"code": "session_cancelled"})
+        expect(ours.visitor.page.get_by_role("status")).to_have_text("You can go on when you like.")
+        ours.visitor.page.evaluate(FRAME)
+    ours.click()
+    ours.opened()
+    assert ours.asked["POST /verify/t"] == 0
+    assert [one for one in ours.visitor.complaints if "https://frames.example/" not in one] == []
+    ours.visitor.complaints.clear()
+
+
 def test_a_modal_that_never_shows_leaves_another_way_beside_it(ours: Ours) -> None:
     ours.open()
     ours.click()

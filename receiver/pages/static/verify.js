@@ -23,11 +23,10 @@
   let sentAt = -Infinity;
   let loading = null;
 
-  let giveUp = () => {};
+  const ignore = () => {}; // a frame that is blocked at another time may be one that nobody misses
+  let giveUp = ignore;
   document.addEventListener("securitypolicyviolation", (event) => {
-    if (event.disposition !== "enforce" || !event.effectiveDirective.startsWith("frame-src")) return;
-    isUseless = true;
-    giveUp();
+    if (event.disposition === "enforce" && event.effectiveDirective.startsWith("frame-src")) giveUp();
   });
 
   form.addEventListener("submit", (event) => {
@@ -48,7 +47,7 @@
     const stripe = await stripeInTime();
     const answer = stripe && (await ask());
     if (answer === undefined) return; // it is told
-    if (!answer || (answer.client_secret && isUseless)) redirect();
+    if (!answer) redirect();
     else if (answer.client_secret) await open(stripe, answer);
     else if (answer.url || answer.location) location.assign(answer.url || answer.location);
     else tell(answer.error);
@@ -93,11 +92,12 @@
   async function open(stripe, entry) {
     const isBlocked = new Promise((resolve) => { giveUp = resolve; });
     const timer = setTimeout(() => {
-      giveUp = () => {}; // a frame that is blocked later may be one that nobody misses
+      giveUp = ignore;
       slow.hidden = false;
     }, OPENS);
     const result = await Promise.race([verify(stripe, entry.client_secret), isBlocked]);
     clearTimeout(timer);
+    giveUp = ignore;
     slow.hidden = true;
     if (!result) redirect();
     else if (!result.error) location.assign(entry.status); // which believes the record alone
