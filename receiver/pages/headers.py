@@ -21,6 +21,7 @@ _EACH = {
     "X-Robots-Tag": "noindex, nofollow",
     "Cache-Control": "no-store",
 }
+_PORTS = {"https": ":443", "http": ":80"}
 _YEAR = 365 * 24 * 3600
 
 
@@ -59,29 +60,34 @@ def leads_to_stripe(url: object) -> bool:
     ):  # a browser reads what is left out as it likes
         return False
     # rule: nobody is sent to another place than Stripe's own
-    return origin(url) in (STRIPES_PAGES, *_local_stripe(), *settings().csp_extra)
+    return origin(url) in (STRIPES_PAGES, *_local_stripe(), *map(origin, settings().csp_extra))
 
 
 def origin(url: str) -> str:
-    """`https://host:port` of an address; "" where it has none."""
+    """`https://host:port` of an address, without the port that goes without saying; "" where it has none."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return ""
-    return f"{parts.scheme}://{parts.netloc}".lower() if parts.scheme in ("http", "https") and parts.netloc else ""
+    if parts.scheme not in _PORTS or not parts.netloc:
+        return ""
+    return f"{parts.scheme}://{parts.netloc.lower().removesuffix(_PORTS[parts.scheme])}"
 
 
 def _local_stripe() -> tuple[str, ...]:
     base = settings().stripe_api_base.get_secret_value()
-    return (origin(base),) if urlsplit(base).hostname in LOOPBACK else ()
+    # rule: a live key knows no other Stripe than the real one
+    is_local = urlsplit(base).hostname in LOOPBACK and not settings().livemode
+    return (origin(base),) if is_local else ()
 
 
 def is_foreign(request: Request) -> bool:
     """Whether another site's page sends this. What says nothing of it may pass: the link itself is the right to post.
 
-    Our pages send no referrer, and so browsers call their origin `null`.
+    Our pages send no referrer, and so browsers call their origin `null`. No script can set Sec-Fetch-Site, so that is
+    believed at whatever host the browser has found us.
     """
-    site, sender = request.headers.get("sec-fetch-site"), request.headers.get("origin", "null")
-    ours = (origin(settings().base_url), origin(str(request.url)))
+    site, sender = request.headers.get("sec-fetch-site"), request.headers.get("origin", "null").lower()
+    ours = ("null", origin(settings().base_url), origin(str(request.url)))
     # rule: another site's page posts nothing here
-    return site not in (None, "same-origin", "none") or sender.lower() not in ("null", *ours)
+    return site != "same-origin" and (site not in (None, "none") or (origin(sender) or sender) not in ours)

@@ -14,6 +14,7 @@ from config.database import transaction, true_now
 from config.settings import settings
 from handlers.sessions import entering, links
 from handlers.tables.models import Verification, VerificationRecord
+from receiver.pages.headers import entering as policy_of_entering
 from receiver.pages.headers import leads_to_stripe
 from tests.integration.openings import LEAST, TOKEN, at_stripe
 from tests.integration.stories import Stories, by_name
@@ -331,7 +332,7 @@ def test_another_sites_page_posts_nothing_and_ours_does(pages: TestClient, strip
         {"Sec-Fetch-Site": "same-site", "Origin": "https://other.verify.example"},
         {"Sec-Fetch-Site": "cross-site", "Origin": "null"},
         {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-origin", "Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "none", "Origin": "https://evil.example"},
         *({"Origin": one} for one in ("https://evil.example", f"{HERE}.evil.example", "http://verify.example")),
     ]
     with untouched(stripe, database_url):
@@ -341,6 +342,35 @@ def test_another_sites_page_posts_nothing_and_ours_does(pages: TestClient, strip
                 assert (answer.status_code, answer.text) == (403, "")
     for ours in ({}, OURS, {"Origin": HERE}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-origin", "Origin": HERE}):
         assert pages.post(path, headers=ours).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("public_url", "sender"),
+    [
+        (f"{HERE}:443", {"Origin": HERE}),
+        (HERE, {"Origin": f"{HERE}:443"}),
+        (HERE, {"Origin": "https://second.example", "Sec-Fetch-Site": "same-origin"}),
+    ],
+)
+def test_our_own_page_posts_whatever_our_address_is_called(
+    pages: TestClient, environment: pytest.MonkeyPatch, public_url: str, sender: dict[str, str]
+) -> None:
+    path = path_to(_opened(pages)["id"])
+    environment.setenv("PUBLIC_URL", public_url)
+    settings.cache_clear()
+    assert pages.post(f"http://10.0.0.1{path}", headers=sender).status_code == 303
+
+
+def test_with_a_live_key_nobody_is_led_to_a_stripe_of_this_machine(
+    stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    here = stripe.simulator.base
+    assert leads_to_stripe(f"{here}/start/x")
+    assert here in policy_of_entering()
+    environment.setenv("STRIPE_API_KEY", "rk_live_1")
+    settings.cache_clear()
+    assert not leads_to_stripe(f"{here}/start/x")
+    assert here not in policy_of_entering()
 
 
 def test_a_form_without_a_field_is_small(pages: TestClient, stripe: Stories, database_url: str) -> None:

@@ -261,6 +261,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     # receiver
     "who has tried too often waits": (never, TRIES),
     "a page without the button loads nothing of Stripe's": (becomes("entering()"), PAGES),
+    "a live key knows no other Stripe than the real one": (becomes("{values[0]}"), PAGES),
     "nobody is sent to another place than Stripe's own": (becomes("True"), PAGES),
     "another site's page posts nothing here": (becomes("False"), PAGES),
     "who was removed, or has another role or password, is signed out": (always, CONSOLE),
