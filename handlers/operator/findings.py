@@ -26,7 +26,8 @@ from handlers.tables.models import InboxEvent, OutboxAction, VerifiedOutput
 from handlers.tables.revisions import is_at_head
 
 FAIL, WARN = "FAIL", "WARN"
-_OLDEST = 3  # outputs: what was kept with a key that is gone is older than what was kept since
+# Outputs, of the oldest and of the newest: a key may be gone too early, or go back to one from before.
+_OUTERMOST = 3
 _MOST_LINES = 20  # of one kind
 _WHOSE = {"events": "the events of", "sessions": "the sessions of", "listed": "the list of sessions of"}
 # How many deliveries in vain say something, if none of the same span was accepted.
@@ -182,9 +183,9 @@ def _skipped(figures: Figures) -> Iterator[Told]:
 def _outputs(_: Figures) -> Iterator[Told]:
     if not settings().verified_outputs:
         return
-    oldest = select(col(VerifiedOutput.ciphertext)).order_by(col(VerifiedOutput.fetched_at)).limit(_OLDEST)
+    some, at = select(col(VerifiedOutput.ciphertext)).limit(_OUTERMOST), col(VerifiedOutput.fetched_at)
     with transaction() as session:
-        kept = session.scalars(oldest).all()
+        kept = [*session.scalars(some.order_by(at)), *session.scalars(some.order_by(at.desc()))]
     # What is not switched on is not imported.
     if kept and not all(map(import_module("handlers.outbox.outputs").is_readable, kept)):
         words = "verified outputs are kept that none of VERIFIED_OUTPUTS_KEY can read"

@@ -202,6 +202,24 @@ def test_outputs_that_no_key_reads_are_found(environment: pytest.MonkeyPatch) ->
         assert _failing() == failing
 
 
+@pytest.mark.parametrize("lost", [0, 8])
+@pytest.mark.usefixtures("alive")
+def test_outputs_that_no_key_reads_are_found_among_the_oldest_and_the_newest(
+    environment: pytest.MonkeyPatch, lost: int
+) -> None:
+    here, gone = Fernet.generate_key(), Fernet.generate_key()
+    environment.setenv("VERIFIED_OUTPUTS", "dob")
+    environment.setenv("STRIPE_RESTRICTED_KEY", "rk_test_made_up")
+    environment.setenv("VERIFIED_OUTPUTS_KEY", here.decode())
+    settings.cache_clear()
+    with transaction() as session:
+        for number in range(9):
+            kept = Fernet(gone if number == lost else here).encrypt(b"{}").decode()
+            at = NOON + timedelta(days=number)
+            session.add(VerifiedOutput(session_id=f"vs_{number}", ciphertext=kept, fetched_at=at))
+    assert _failing() == {"outputs"}
+
+
 @pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no connections to spare")
 @pytest.mark.usefixtures("alive")
 def test_who_holds_the_connections_is_said_where_none_is_left(database_url: str) -> None:
