@@ -9,9 +9,11 @@ from config.database import transaction
 from handlers.operator.audit import By, note
 from handlers.operator.queries import find_records
 from handlers.outbox.outputs import is_readable, read_outputs
-from handlers.tables.models import Audited, InboxEvent, Verification, VerificationRecord, VerifiedOutput
+from handlers.tables.models import Audited, InboxEvent, Unanswered, Verification, VerificationRecord, VerifiedOutput
 
 _UNREADABLE = "none of VERIFIED_OUTPUTS_KEY can read what is kept: the key that it was written with is gone"
+
+_IS_OF_A_SESSION = col(Unanswered.what) == "session"
 
 
 class UnreadableError(Exception):
@@ -46,9 +48,14 @@ def export(word: str, by: By) -> dict[str, list[dict[str, Any]]] | None:
             select(Verification).where(or_(named, col(Verification.id).in_(of_these)))
         ).all()
         theirs = col(VerificationRecord.verification_id).in_([one.id for one in verifications])
-        session_ids = {record.session_id for record in records} | set(
-            session.scalars(select(col(VerificationRecord.session_id)).where(theirs))
-        )
+        told = (InboxEvent.session_id, InboxEvent.user_id, InboxEvent.client_reference_id)
+        session_ids = {record.session_id for record in records}
+        for known in (
+            select(col(VerificationRecord.session_id)).where(theirs),
+            select(col(InboxEvent.session_id)).where(or_(*(col(name) == word for name in told))),
+            select(col(Unanswered.name)).where(_IS_OF_A_SESSION, col(Unanswered.name) == word),
+        ):
+            session_ids |= set(session.scalars(known))
         if not session_ids and not verifications:
             return None
         about = [*(one.id for one in verifications), *sorted(session_ids)]
@@ -63,12 +70,14 @@ def export(word: str, by: By) -> dict[str, list[dict[str, Any]]] | None:
 
 
 def _rows_about(session: Session, session_ids: set[str]) -> dict[str, list[dict[str, Any]]]:
-    """Of every table that knows sessions."""
+    """Of every table that knows sessions, whatever its column is called."""
     found = {}
     for name, table in sorted(InboxEvent.metadata.tables.items()):
         if "session_id" in table.columns and name != "verification":
             rows = session.execute(select(table).where(table.c.session_id.in_(session_ids)))
             found[name] = [dict(row._mapping) for row in rows]
+    asked = select(Unanswered).where(_IS_OF_A_SESSION, col(Unanswered.name).in_(session_ids))
+    found["identity_unanswered"] = [row.model_dump() for row in session.scalars(asked)]
     return found
 
 
