@@ -7,7 +7,7 @@ import pytest
 
 from config import database
 from config.settings import Settings
-from tests.support import databases
+from tests.support import databases, shapes
 from tests.support.servers import FakeStripe, fake_stripe
 
 
@@ -35,6 +35,7 @@ def database_url(tmp_path: Path, environment: pytest.MonkeyPatch) -> Iterator[st
     """An empty migrated database, in use by this process."""
     with databases.fresh_database(tmp_path) as url:
         environment.setenv("DATABASE_URL", url)
+        environment.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)  # beside which none is generated
         if databases.SERVER_URL:  # beside which mails wait for a server
             environment.setenv("SMTP_URL", "file:")
         databases.forget_process_state()

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col
 
 from config.database import DATABASE_TROUBLE, statement, transaction
+from config.defaults import lacks_webhook_secret
 from config.settings import settings
 from config.trouble import hindrance, trouble_of
 from handlers.metrics import counting, heartbeats, tallies
@@ -78,6 +79,12 @@ def judged(figures: Figures) -> list[Finding]:
 
 
 def _settings(_: Figures) -> Iterator[Told]:
+    if lacks_webhook_secret(settings()):
+        yield (
+            FAIL,
+            "STRIPE_WEBHOOK_SECRET is not set: every delivery gets 503",
+            "python -m worker endpoint create prints it once",
+        )
     if not settings().smtp_url and not settings().mails_are_files:
         yield FAIL, "no SMTP_URL: every mail waits", "set it; file: writes them to files under VAR_DIR/mail"
     elif not settings().mails_are_files and settings().mail_from.mailbox == "identity@localhost":

@@ -105,6 +105,14 @@ def test_a_stranger_who_signs_nothing_is_no_finding(client: TestClient) -> None:
     assert _failing() == set()
 
 
+@pytest.mark.usefixtures("alive")
+def test_no_webhook_secret_is_found(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("STRIPE_WEBHOOK_SECRET")
+    settings.cache_clear()
+    [found] = [one for one in findings(None) if one.level == FAIL]
+    assert (found.what, found.words.split(":")[0]) == ("settings", "STRIPE_WEBHOOK_SECRET is not set")
+
+
 def test_a_key_of_the_other_mode_is_found(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
     environment.setenv("STRIPE_API_KEY", "sk_live_made_up_for_tests")
