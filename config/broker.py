@@ -148,17 +148,27 @@ def server_info() -> dict[str, Any]:
         found.update(client.info())
         with suppress(Exception):  # where a provider does not tell
             found.update(client.config_get("save"))
-        client.set("doctor", "", px=1000)
-        for queue in (CLOCK_QUEUE, EVENTS_QUEUE, ACTIONS_QUEUE):
-            _length(producer, queue)
+        _try_out(producer)
 
     _reached(ask)
     return found
 
 
+def trouble_now() -> str | None:
+    """Why the broker cannot be used: tries what publishing needs. A failure of the last seconds is believed."""
+    _reached(_try_out)
+    return trouble()
+
+
 def trouble() -> str | None:
     """Why this process's last try to use the broker failed; None after one that went well."""
     return _outage.reason
+
+
+def _try_out(producer: Any) -> None:
+    producer.channel.client.set("doctor", "", px=1000)
+    for queue in (CLOCK_QUEUE, EVENTS_QUEUE, ACTIONS_QUEUE):
+        _length(producer, queue)
 
 
 def _publish(queue: str, task_name: str, ids: Sequence[str] | Sequence[int], per_message: int) -> bool:

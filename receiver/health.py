@@ -136,18 +136,19 @@ def _oldest_ages() -> dict[str, float]:
 
 
 def _shown(accept: str) -> tuple[bytes, str]:
-    return exposition(broker.trouble(), accept)
+    return exposition(broker.trouble_now(), accept)
 
 
-def _what_needs_a_hand() -> list[findings.Finding]:
-    return findings.findings(broker.trouble())
+def what_needs_a_hand() -> list[findings.Finding]:
+    """All of it, at this moment."""
+    return findings.findings(broker.trouble_now())
 
 
 # One connection for all of them, whoever asks.
 _AT_THE_DATABASE = ThreadPoolExecutor(1, "health")
 _BROKER = _Look(broker.reachable, ThreadPoolExecutor(1, "broker"))
 _AGES = _Look(_oldest_ages, _AT_THE_DATABASE)
-_FINDINGS = _Look(_what_needs_a_hand, _AT_THE_DATABASE)
+_FINDINGS = _Look(what_needs_a_hand, _AT_THE_DATABASE)
 _METRICS = {asked: _Look(partial(_shown, OPENMETRICS * asked), _AT_THE_DATABASE) for asked in (False, True)}
 LOOKS: tuple[_Look[Any], ...] = (_BROKER, _AGES, _FINDINGS, *_METRICS.values())
 

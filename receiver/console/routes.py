@@ -244,7 +244,7 @@ def _about(name: str, asked: Asked) -> dict[str, Any]:
 
 def _overview() -> dict[str, Any]:
     """What needs a hand, and the figures where the database tells any."""
-    figures = Figures(broker.trouble())
+    figures = Figures(broker.trouble_now())
     shown: dict[str, Any] = {"findings": judged(figures), "figures": None}
     with suppress(*DATABASE_TROUBLE):  # which is a finding
         shown["figures"] = {

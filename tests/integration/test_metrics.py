@@ -52,7 +52,7 @@ def client(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
     environment.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
     environment.setattr(health, "_GOOD_FOR_SECONDS", 0.0)
     databases.forget_process_state()
-    environment.setattr(broker, "trouble", lambda: None)  # there is none to be reached
+    environment.setattr(broker, "trouble_now", lambda: None)  # there is none to be reached
     with TestClient(app, client=("127.0.0.1", 50000)) as client:
         facts.all_alive()
         yield client

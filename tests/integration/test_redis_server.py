@@ -14,6 +14,7 @@ from config import broker
 from config.database import transaction
 from handlers.record.events import Status
 from handlers.tables.models import VerificationRecord
+from receiver import health
 from tests.chaos.stores import free_port
 from tests.support import databases
 from tests.support.facts import payload
@@ -196,3 +197,19 @@ def test_a_server_that_will_not_do_is_named(tmp_path: Path, environment: pytest.
         ):
             said = _findings(environment, f"redis://127.0.0.1:{port}")
             assert [found for found, words in said if words.startswith(mark)] == [level], said
+
+
+@pytest.mark.usefixtures("database_url")
+def test_web_says_of_the_broker_how_it_is_now_though_it_had_nothing_to_publish(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    def is_found() -> bool:
+        return any(one.what == "redis" for one in health.what_needs_a_hand())
+
+    _findings(environment, f"redis://127.0.0.1:{free_port()}")
+    environment.setattr(broker, "_outage", broker._Outage())
+    assert is_found()
+    with other_redis(tmp_path) as redis:
+        _findings(environment, f"redis://127.0.0.1:{redis.port}")
+        broker._outage.reason = "it was away"  # as the last delivery found
+        assert not is_found()

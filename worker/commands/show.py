@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length, server_info, trouble
+from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length, trouble_now
 from config.database import DATABASE_TROUBLE, database_now
 from handlers.operator.figures import Figures
 from handlers.operator.findings import FAIL, judged
@@ -40,8 +40,7 @@ _PROCESS = ("name", "version", "started_at", "last_at", "worked_at", "ended_at")
 
 def status(arguments: argparse.Namespace) -> int:
     """What needs a hand, counts, ages, rates, and what has waited for a day; 1 when something needs a hand now."""
-    server_info()
-    figures = Figures(trouble())
+    figures = Figures(trouble_now())
     needed = judged(figures)
     found: dict[str, Any] = {"findings": [asdict(one) for one in needed]}
     with suppress(*DATABASE_TROUBLE):  # which is a finding
