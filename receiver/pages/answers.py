@@ -9,6 +9,8 @@ from urllib.parse import quote, urlencode, urlsplit
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from config.settings import settings
 from handlers.catalogue.pages import Shown, write_page
@@ -20,8 +22,11 @@ _RETRY_SECONDS = {429: "60", 503: "5"}
 _NOTHING = Shown()
 
 
-def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | None = None) -> Response:
-    """One of handlers.catalogue.pages.PAGES, with its status; Stripe's origins are allowed where somebody may go in."""
+def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | None = None, status: int = 0) -> Response:
+    """One of handlers.catalogue.pages.PAGES, with its status or another one.
+
+    Stripe's origins are allowed where somebody may go in.
+    """
     shown = replace(
         shown,
         again_url=address(request),
@@ -32,7 +37,7 @@ def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | Non
     text = write_page(name, language(request, locale), shown)
     # rule: a page without the button loads nothing of Stripe's
     policy = entering() if shown.action_url else PLAIN
-    return _answer(request, _STATUS.get(name, 200), text.encode(), "text/html; charset=utf-8", policy)
+    return _answer(request, status or _STATUS.get(name, 200), text.encode(), "text/html; charset=utf-8", policy)
 
 
 def language(request: Request, locale: str | None = None) -> str:
@@ -64,9 +69,15 @@ def data(request: Request, content: Mapping[str, Any], status: int = 200, tag: s
     return _answer(request, status, orjson.dumps(content), "application/json", more=more)
 
 
-def bare(request: Request, status: int) -> Response:
-    """For what no page of ours asks."""
-    return _answer(request, status)
+class PageRoute(Route):
+    """A route whose refusal of a method has the headers of every answer."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request to its path."""
+        if self.methods and scope["method"] not in self.methods:
+            await _answer(Request(scope), 405, more={"Allow": ", ".join(sorted(self.methods))})(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
 
 
 def address(request: Request, below: str = "", **query: str) -> str:

@@ -14,7 +14,7 @@ from handlers.catalogue.pages import stylesheet
 from handlers.queue.calls import Line
 from handlers.queue.failures import NotNowError
 from receiver.pages.answers import base
-from receiver.pages.headers import ASSET, headers
+from receiver.pages.headers import ASSET, PLAIN, headers
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class Assets:
         """GET /assets/{name}."""
         media_type, content = self._known.get(request.path_params["name"], ("", b""))
         if not media_type:
-            return Response("Not Found", 404)
+            return Response("Not Found", 404, headers(request.scope["scheme"], PLAIN))
         tag = f'"{sha256(content).hexdigest()[:32]}"'
         found = headers(request.scope["scheme"], ASSET) | {"ETag": tag, "Cache-Control": "no-cache"}
         if tag in request.headers.get("if-none-match", ""):

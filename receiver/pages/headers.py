@@ -28,7 +28,9 @@ _YEAR = 365 * 24 * 3600
 def headers(scheme: str, policy: str) -> dict[str, str]:
     """Of every answer. No camera policy is among them, and no isolation: either stops Stripe's frame."""
     found = {"Content-Security-Policy": policy, **_EACH}
-    return {**found, "Strict-Transport-Security": f"max-age={_YEAR}"} if scheme == "https" else found
+    # What ends TLS before us may say nothing of it.
+    is_secure = "https" in (scheme, urlsplit(settings().base_url).scheme)
+    return {**found, "Strict-Transport-Security": f"max-age={_YEAR}"} if is_secure else found
 
 
 def entering() -> str:

@@ -9,7 +9,7 @@ import structlog
 from limits import RateLimitItem
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from config.broker import publish_actions
 from config.database import DATABASE_TROUBLE
@@ -24,7 +24,7 @@ from handlers.sessions.refusals import OpeningError
 from handlers.sessions.seen import Seen, Word, seen
 from handlers.sessions.views import NotFoundError
 from receiver.pages import answers
-from receiver.pages.answers import address, wants_json
+from receiver.pages.answers import PageRoute, address, wants_json
 from receiver.pages.assets import Assets
 from receiver.pages.headers import is_foreign, leads_to_stripe, origin
 from receiver.pages.tries import ENTRIES, LOOKS, TooOftenError, Tries
@@ -63,11 +63,12 @@ class Room:
     def routes(self) -> list[BaseRoute]:
         """All of them; what answers GET answers HEAD."""
         return [
-            Route("/verify/{token}", self._answering(self._verify), methods=["GET", "POST"]),
-            Route("/verify/{token}/status", self._answering(self._status), methods=["GET"]),
-            Route("/verify/{token}/link", self._answering(self._ask), methods=["POST"]),
-            Route("/return/{sealed}", self._answering(self._return), methods=["GET"]),
-            Route("/assets/{name}", self._assets.answer, methods=["GET"]),
+            PageRoute("/verify/{token}", self._answering(self._verify), methods=["GET", "POST"]),
+            PageRoute("/verify/{token}/status", self._answering(self._status), methods=["GET"]),
+            PageRoute("/verify/{token}/link", self._answering(self._ask), methods=["POST"]),
+            PageRoute("/return/{sealed}", self._answering(self._return), methods=["GET"]),
+            PageRoute("/verify", self._answering(_cut_off), methods=["GET"]),
+            PageRoute("/assets/{name}", self._assets.answer, methods=["GET"]),
         ]
 
     async def close(self) -> None:
@@ -88,7 +89,7 @@ class Room:
     async def _enter(self, request: Request) -> Response:
         """The only way in."""
         if status := await _unposted(request):
-            return answers.bare(request, status)
+            return answers.page(request, "away", status=status)
         subject = await self._subject(request, ENTRIES)
         # What is known before they go in is no result; the page that they go in from may be of long ago.
         found = await self._looking.do(seen, subject)
@@ -119,7 +120,7 @@ class Room:
     async def _ask(self, request: Request) -> Response:
         """A new link by mail, for who has an expired one; who asks is told the same in any case."""
         if status := await _unposted(request):
-            return answers.bare(request, status)
+            return answers.page(request, "away", status=status)
         subject = self._token(request, ENTRIES).subject
         locale = (await self._looking.do(seen, subject)).locale
         await self._looking.do(publish_actions, await self._looking.do(ask_for_link, subject))
@@ -180,6 +181,10 @@ class Room:
                 return answers.refusal(request, "away")
 
         return answer
+
+
+async def _cut_off(_request: Request) -> Response:
+    raise NotFoundError
 
 
 def _page(request: Request, found: Seen) -> Response:

@@ -75,6 +75,13 @@ def test_each_answer_has_its_headers_and_the_page_with_the_button_alone_has_stri
         pages.get(f"{path}/status", headers=SCRIPT),
         pages.get("/verify/x"),
         pages.get("/return/x"),
+        pages.get("/verify/"),
+        pages.get("/assets/none"),
+        pages.put(path),
+        pages.get(f"{path}/link"),
+        pages.delete("/return/x"),
+        pages.post("/assets/pages.css"),
+        pages.get(f"http://verify.example{path}/status"),
     ):
         assert ALWAYS.items() <= answer.headers.items(), answer.request.url
         assert not {*NEVER} & {*answer.headers}
@@ -100,8 +107,16 @@ def test_each_answer_has_its_headers_and_the_page_with_the_button_alone_has_stri
     assert _policy(pages.get(path).headers)["script-src"] == f"'self' {here}"
 
 
-def test_over_plain_http_nothing_is_said_of_https(pages: TestClient) -> None:
+def test_a_method_that_a_path_does_not_know_is_told_those_that_it_does(pages: TestClient) -> None:
     path = path_to(_opened(pages)["id"])
+    for answer, allowed in ((pages.put(path), "GET, HEAD, POST"), (pages.get(f"{path}/link"), "POST")):
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+def test_over_plain_http_nothing_is_said_of_https(pages: TestClient, environment: pytest.MonkeyPatch) -> None:
+    path = path_to(_opened(pages)["id"])
+    environment.setenv("PUBLIC_URL", "http://127.0.0.1:8000")
+    settings.cache_clear()
     answer = pages.get(f"http://verify.example{path}")
     assert (answer.status_code, "strict-transport-security" in answer.headers) == (200, False)
 
