@@ -14,7 +14,7 @@ from celery import platforms, signals
 from celery.exceptions import CPendingDeprecationWarning
 
 from config import postgres
-from config.broker import ACTIONS_QUEUE, CLOCK_QUEUE, EVENTS_QUEUE, celery_app, queue_length, say_whom_we_trust
+from config.broker import celery_app, say_whom_we_trust
 from config.database import keep_connections
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
@@ -25,6 +25,8 @@ from handlers.queue import failures
 from worker import foreign, reconnect, tasks
 
 _CONNECTIONS = 4  # of a worker: its threads need one for moments only, and wait for the outside without any
+
+_in_hand: set[str] = set()  # tasks begun and not ended, by their messages
 
 __all__ = ["celery_app", "foreign", "reconnect", "tasks"]
 
@@ -65,12 +67,14 @@ def silence_advice(**_: Any) -> None:
 
 def bind_task(task_id: str, task: Any, **_: Any) -> None:
     """Every line a task logs says which one it is."""
+    _in_hand.add(task_id)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(task_id=task_id, task=task.name)
 
 
-def unbind_task(**_: Any) -> None:
+def unbind_task(task_id: str, **_: Any) -> None:
     """Pool threads live on: the next task's lines must not carry this one's ids."""
+    _in_hand.discard(task_id)
     heartbeats.worked()
     structlog.contextvars.clear_contextvars()
 
@@ -82,7 +86,7 @@ def hand_back(**_: Any) -> None:
 
 def begin_counting(**_: Any) -> None:
     """What the tasks count is written down by a thread of its own, and that this worker lives."""
-    start_flushing("worker", lambda: not any(map(queue_length, (CLOCK_QUEUE, EVENTS_QUEUE, ACTIONS_QUEUE))))
+    start_flushing("worker", lambda: not _in_hand)
 
 
 def end_counting(**_: Any) -> None:

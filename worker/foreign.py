@@ -22,8 +22,9 @@ import structlog
 from celery import bootsteps
 from pydantic import TypeAdapter
 
+from config.broker import CLOCK_QUEUE
 from handlers.metrics.counting import DROPPED_MESSAGES
-from handlers.metrics.heartbeats import hear
+from handlers.metrics.heartbeats import hear, listened
 
 _MOST_BYTES = 65_536  # four times what the longest ids come to
 _SAYS_EVERY = 10.0  # seconds: there may be thousands, and the metric counts each
@@ -50,7 +51,11 @@ class ForeignGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base i
 
         def read_ours(connection: Any, command_name: str, **options: Any) -> Any:
             answer = read(connection, command_name, **options)
-            if command_name != "BRPOP" or not answer:
+            if command_name != "BRPOP":
+                return answer
+            if not answer or not answer[0].endswith(CLOCK_QUEUE.encode()):  # the clock's is looked into first
+                listened()
+            if not answer:
                 return answer
             queue, text = answer
             message = made_anew(text, queue.decode(), self._arguments)

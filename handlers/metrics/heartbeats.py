@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import structlog
@@ -29,10 +29,13 @@ WRONG = 5.0  # seconds apart: more than any of the small errors of a clock that 
 MOST_APART = 120.0  # seconds: one of the two clocks is wrong, and who knows which
 GONE_AFTER = timedelta(seconds=8)  # without a word: three beats, and what a commit may take
 _READY_SECONDS = 5.0  # after which the last write says nothing any more
-_ASKED_AFTER = 20.0  # seconds without an end of work, after which it is asked whether there is any
+_ASKED_AFTER = 20.0  # seconds without an end of work, after which it is asked whether there is any in hand
 _MOST_HEARD = 20  # clocks
-_COLUMNS = ("kind", "version", "host", "started_at", "last_at", "ahead_seconds", "worked_at", "ended_at")
-_LATEST = f"(name) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)}"
+_COLUMNS = ("kind", "version", "host", "started_at", "last_at", "ahead_seconds", "worked_at", "listened_at")
+# What a clock said before it announced its end may be heard by another worker afterwards.
+_LATEST = f"""(name) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)},
+ended_at = CASE WHEN excluded.started_at < identity_heartbeat.ended_at THEN identity_heartbeat.ended_at
+ELSE excluded.ended_at END"""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -58,6 +61,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.worked = time.monotonic()
+        self.listened: float | None = None
         self.ahead: float | None = None
         self.measured = -MEASURED_EVERY
         self.heard: dict[str, Said] = {}
@@ -85,6 +89,11 @@ def worked() -> None:
     _process.worked = time.monotonic()
 
 
+def listened() -> None:
+    """No tick waits for a worker now."""
+    _process.listened = time.monotonic()
+
+
 def trouble() -> Trouble | None:
     """Why this process can store nothing now, by its last write; None where it can."""
     is_fresh = time.monotonic() - _process.wrote < _READY_SECONDS
@@ -92,8 +101,10 @@ def trouble() -> Trouble | None:
 
 
 def beat(kind: str, is_idle: Callable[[], bool] = bool, *, is_ending: bool = False) -> None:
-    """Writes down that this process lives, and the clocks it has heard; `is_idle` says whether no work waits. Never
-    raises."""
+    """Writes down that this process lives, and the clocks it has heard; `is_idle` says whether it has no work in hand.
+
+    Never raises.
+    """
     if time.monotonic() - _process.worked > _ASKED_AFTER and is_idle():
         worked()
     with _process.lock:
@@ -102,8 +113,9 @@ def beat(kind: str, is_idle: Callable[[], bool] = bool, *, is_ending: bool = Fal
     try:
         if time.monotonic() - _process.measured >= MEASURED_EVERY:
             _measure()
-        own = _row(kind, Said(**myself(kind, is_ending=is_ending)), _process.worked, _process.ahead)
-        rows = [own, *(_row("clock", clock, time.monotonic(), None) for clock in heard.values())]
+        own = _row(kind, Said(**myself(kind, is_ending=is_ending)), _process.worked)
+        own |= {"ahead_seconds": _process.ahead, "listened_at": _moment(_process.listened)}
+        rows = [own, *(_row("clock", clock, time.monotonic()) for clock in heard.values())]
         rows.sort(key=lambda row: str(row["name"]))  # one order for all: no deadlock
         with statement() as connection:
             insert_or(connection, Heartbeat, rows, on_conflict=_LATEST, returning="name")
@@ -129,7 +141,11 @@ def _measure() -> None:
         log.warning("clock.wrong", ahead_seconds=round(_process.ahead, 3))
 
 
-def _row(kind: str, said: Said, worked_at: float, ahead: float | None) -> dict[str, Any]:
+def _moment(then: float | None) -> datetime | None:
+    return None if then is None else true_now() - timedelta(seconds=time.monotonic() - then)
+
+
+def _row(kind: str, said: Said, worked: float) -> dict[str, Any]:
     at = true_now()
     return {
         "name": said.name,
@@ -138,7 +154,8 @@ def _row(kind: str, said: Said, worked_at: float, ahead: float | None) -> dict[s
         "host": said.host,
         "started_at": at - timedelta(seconds=said.age_seconds),
         "last_at": NOW,
-        "ahead_seconds": ahead,
-        "worked_at": at - timedelta(seconds=time.monotonic() - worked_at),
+        "ahead_seconds": None,
+        "worked_at": _moment(worked),
+        "listened_at": None,
         "ended_at": at if said.is_ending else None,
     }

@@ -44,8 +44,15 @@ def _missing(
     for kind, words in KINDS.items():
         if kind in kinds or kind in restarting or (living and not begun):
             continue
-        if kind == "clock" and kinds and not (hears_clocks and "worker" in begun):
-            continue
         last = max((one.last_at for one in known if one.kind == kind), default=None)
+        if kind == "clock" and kinds and not (hears_clocks and "worker" in begun and _is_silent(living, last)):
+            continue
         since = f"since {last:%F %T} UTC" if last else "as yet"
         yield f"no {kind} runs {since}: {words}", f"start {kind}, or scale it to one or more"
+
+
+def _is_silent(living: Sequence[Heartbeat], last: datetime | None) -> bool:
+    """Whether a worker has listened for long without a word of a clock's: one whose threads are busy hears none."""
+    workers = [one for one in living if one.kind == "worker"]
+    since = last or min(one.started_at for one in workers)
+    return any(one.listened_at and one.listened_at > since + GONE_AFTER for one in workers)

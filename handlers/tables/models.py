@@ -341,6 +341,7 @@ class Heartbeat(SQLModel, table=True):
     last_at: datetime = _moment()
     ahead_seconds: float | None = None  # its machine's clock before the database's; a clock process needs none
     worked_at: datetime = _moment()  # when a unit of its work ended last, or there was none
+    listened_at: datetime | None = _moment(default=None, nullable=True)  # a worker: when no tick waited for it last
     ended_at: datetime | None = _moment(default=None, nullable=True)  # it was told to end, and says so
 
 

@@ -26,6 +26,8 @@ from tests.support import databases, facts, shapes
 from tests.support.operator import command
 from tests.support.processes import service
 from tests.support.waiting import wait_until
+from worker import app as worker_app
+from worker import tasks
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -142,6 +144,38 @@ def test_a_missing_kind_of_process_is_found_unless_it_said_that_it_ends(kind: st
 def test_a_clock_that_cannot_be_heard_is_not_called_missing() -> None:
     _move("clock", last_at=now(-timedelta(minutes=5)))
     assert {one.what for one in findings("it cannot be reached")} == {"redis"}
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_clock_is_not_called_missing_while_the_workers_are_too_busy_to_hear_it() -> None:
+    _move("clock", last_at=now(-timedelta(seconds=20)))
+    _move("worker", listened_at=now(-timedelta(seconds=21)))
+    assert _failing() == set()
+    _move("worker", listened_at=now(-timedelta(seconds=2)))
+    assert _failing() == {"processes"}
+
+
+def test_what_a_clock_said_before_its_end_undoes_it_not_though_it_is_heard_later() -> None:
+    for age, is_ending, is_ended in ((99.0, True, True), (98.0, False, True), (0.0, False, False)):
+        said = {"name": "clock here 1", "version": "1", "host": "here", "age_seconds": age, "is_ending": is_ending}
+        heartbeats.hear(said)
+        heartbeats.beat("worker")
+        [clock] = [one for one in heartbeats.known() if one.kind == "clock"]
+        assert bool(clock.ended_at) == is_ended
+
+
+def test_a_worker_with_a_task_in_hand_is_not_idle_though_the_queues_are_empty(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setattr(heartbeats._process, "worked", heartbeats._process.worked - 3600)
+    worker_app.bind_task("1", tasks.sweep)
+    worker_app.begin_counting()
+    wait_until(heartbeats.known)
+    [busy] = heartbeats.known()
+    worker_app.unbind_task("1")
+    counting.stop_flushing()
+    [idle] = heartbeats.known()
+    assert busy.worked_at < idle.worked_at - timedelta(minutes=50)
 
 
 @pytest.mark.usefixtures("alive")

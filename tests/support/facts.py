@@ -119,5 +119,6 @@ def all_alive() -> None:
                 started_at=at,
                 last_at=later,
                 worked_at=later,
+                listened_at=later,
             )
             session.merge(said)

@@ -53,6 +53,7 @@ def upgrade() -> None:
         sa.Column("last_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("ahead_seconds", sa.Float(), nullable=True),
         sa.Column("worked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("listened_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("name"),
     )
