@@ -1,6 +1,7 @@
 """What pages load from us: the stylesheet with the brand's colours, two scripts, and the logo."""
 
 import asyncio
+import re
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -22,12 +23,16 @@ _STATIC = Path(__file__).with_name("static")
 _SCRIPTS = ("verify.js", "status.js")
 _MOST_BYTES = 256 * 1024
 _SECONDS = 5.0
+_BEFORE_SVG = (
+    rb"(?>\s+|<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE\s+svg[^>\[]*(?:\[[^\]]*\]\s*)?>)*+"  # what drawing programs write
+)
+# What a picture begins with.
 _IMAGES = {
-    "image/png": (b"\x89PNG\r\n\x1a\n",),
-    "image/jpeg": (b"\xff\xd8\xff",),
-    "image/gif": (b"GIF87a", b"GIF89a"),
-    "image/webp": (b"RIFF",),
-    "image/svg+xml": (b"<svg", b"<?xml"),
+    "image/png": rb"\x89PNG\r\n\x1a\n",
+    "image/jpeg": rb"\xff\xd8\xff",
+    "image/gif": rb"GIF8[79]a",
+    "image/webp": rb"RIFF....WEBP",
+    "image/svg+xml": rb"(\xef\xbb\xbf)?" + _BEFORE_SVG + rb"<svg[\s>/]",
 }
 
 
@@ -74,8 +79,7 @@ class Assets:
 def fetched(url: str) -> tuple[str, bytes]:
     """A logo's type, by its first bytes, and all of them. Raises NotNowError, or ValueError for none that we serve."""
     answer = Line("logo", _SECONDS).call("GET", url, {"Accept": ", ".join(_IMAGES)}, None, most=_MOST_BYTES)
-    starts = answer.body.lstrip() if b"<svg" in answer.body else answer.body
-    found = [name for name, marks in _IMAGES.items() if starts.startswith(marks)]
+    found = [name for name, start in _IMAGES.items() if re.match(start, answer.body, re.DOTALL)]
     if answer.status != 200 or not found:
         raise ValueError(f"answered {answer.status}, and no image that is served")
     return found[0], answer.body

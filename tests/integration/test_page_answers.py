@@ -300,6 +300,14 @@ SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"><script>a
 LOGOS = {
     "/logo.png": (200, PNG),
     "/logo.svg": (200, SVG),
+    "/exported.svg": (
+        200,
+        b"\xef\xbb\xbf<!-- Generator -->\n<!DOCTYPE svg PUBLIC 'a' 'b'>\n" + SVG.partition(b"\n")[2],
+    ),
+    "/photo.webp": (200, b"RIFF\x10\0\0\0WEBPVP8 " + b"\0" * 8),
+    "/sound.wav": (200, b"RIFF\x10\0\0\0WAVEfmt " + b"\0" * 8),
+    "/feed.xml": (200, b"<?xml version='1.0'?><rss><image>&lt;svg</image></rss>"),
+    "/svg-in-html": (200, b"<!doctype html><svg></svg>"),
     "/page": (200, b"<!doctype html><script>alert(1)</script>"),
     "/gone": (404, PNG),
     "/large": (200, PNG + b"\0" * 300_000),
@@ -344,7 +352,9 @@ def test_a_logo_is_fetched_once_at_the_start_and_served_by_us(logos: str, enviro
 
 def test_only_a_picture_is_a_logo(logos: str) -> None:
     assert assets.fetched(f"{logos}/logo.svg") == ("image/svg+xml", SVG)
-    for path in ("/page", "/gone", "/large", "/moved"):
+    assert assets.fetched(f"{logos}/exported.svg")[0] == "image/svg+xml"
+    assert assets.fetched(f"{logos}/photo.webp")[0] == "image/webp"
+    for path in ("/page", "/sound.wav", "/feed.xml", "/svg-in-html", "/gone", "/large", "/moved"):
         with pytest.raises((ValueError, NotNowError)):
             assets.fetched(f"{logos}{path}")
     with pytest.raises(NotNowError):
