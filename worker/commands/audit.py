@@ -3,7 +3,7 @@
 import argparse
 
 from handlers.operator.audit import audited
-from worker.commands.options import moment
+from worker.commands.options import add_limit, moment
 from worker.commands.printing import print_json, print_rows
 
 _IDS = 8  # shown of a bulk's; --json has all of them
@@ -15,7 +15,7 @@ def audit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("about", metavar="ID", nargs="?", help="of a session, a verification, an event or an action")
     parser.add_argument("--what", metavar="WORD", help="the command, such as discard")
     parser.add_argument("--since", type=moment, metavar="WHEN", help="since: 2026-11-20, 90m, 6h, 2d")
-    parser.add_argument("--limit", type=int, default=50, help="at most so many, newest first (default 50)")
+    add_limit(parser)
 
 
 def show_audit(arguments: argparse.Namespace) -> int:

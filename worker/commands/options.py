@@ -14,6 +14,7 @@ from handlers.queue.claims import Table
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
 
 TABLES: dict[str, Table] = {"events": InboxEvent, "actions": OutboxAction}
+_MOST_LISTED = 1000  # lines
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -46,6 +47,18 @@ def chosen(arguments: argparse.Namespace) -> Filter:
 def add_who(parser: argparse.ArgumentParser) -> None:
     """Of a command that changes something."""
     parser.add_argument("--by", type=reason, metavar="NAME", help="who you are, where this machine does not know")
+
+
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """How many, of the latest."""
+    parser.add_argument(
+        "--limit",
+        type=int,
+        choices=range(1, _MOST_LISTED + 1),
+        metavar="N",
+        default=50,
+        help=f"at most so many, newest first (default 50, {_MOST_LISTED} at most)",
+    )
 
 
 def add_reason(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

@@ -14,12 +14,11 @@ from handlers.operator.queries import (
 from handlers.operator.story import mails, timeline
 from handlers.outbox.mails import DASHBOARD
 from handlers.record.events import Status
-from worker.commands.options import add_filters, chosen, moment, number, span
+from worker.commands.options import add_filters, add_limit, chosen, moment, number, span
 from worker.commands.printing import print_json, print_pairs, print_rows
 
 _ACTION: tuple[str, ...] = ("id", "session_id", "name", "cause", "status", "reason", "attempts", "waits", "due_at")
 _ACTION += ("last_error", "created_at", "given_away_at", "resent_at", "done_at")
-_MOST = 1000  # lines of a list: the next ones are asked for by --after
 _NO_ADDRESS = """No mail address is stored here, so nobody can be found by one. Look it up where there is one, in the
 Dashboard's list of verifications (https://dashboard.stripe.com/identity) or in your application, and ask again with
 the session's id (vs_…), the user id or the client_reference_id."""
@@ -62,7 +61,7 @@ def actions_options(parser: argparse.ArgumentParser) -> None:
     """Which actions, and how many."""
     add_filters(parser)
     parser.add_argument("--after", metavar="ID", type=number, help="the last number of the page before")
-    _limit_option(parser)
+    add_limit(parser)
 
 
 def actions(arguments: argparse.Namespace) -> int:
@@ -80,7 +79,7 @@ def sessions_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", type=moment, metavar="WHEN", help="known since: 2026-11-20, 90m, 6h, 2d")
     parser.add_argument("--older", type=span, metavar="SPAN", help="known for longer than 90m, 6h, 2d")
     parser.add_argument("--after", metavar="ID", help="the last session of the page before")
-    _limit_option(parser)
+    add_limit(parser)
 
 
 def sessions(arguments: argparse.Namespace) -> int:
@@ -106,14 +105,3 @@ def _list(arguments: argparse.Namespace, found: list[dict[str, Any]], headings: 
     if len(found) == arguments.limit and not arguments.json:
         print(f"There may be more: --after {found[-1][key]}", file=sys.stderr)
     return 0 if found else 1
-
-
-def _limit_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--limit",
-        type=int,
-        choices=range(1, _MOST + 1),
-        metavar="N",
-        default=50,
-        help=f"at most so many, newest first (default 50, {_MOST} at most)",
-    )

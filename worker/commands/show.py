@@ -22,7 +22,7 @@ from handlers.operator.queries import (
 from handlers.tables.models import Heartbeat, InboxEvent, InboxStatus, OutboxAction, Paused, VerificationRecord
 from handlers.upkeep import progress, unanswered
 from handlers.upkeep.reconcile import RUN
-from worker.commands.options import add_filters, chosen
+from worker.commands.options import add_filters, add_limit, chosen
 from worker.commands.printing import print_json, print_pairs, print_rows
 
 _Row = InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat
@@ -95,7 +95,7 @@ def _print_figures(found: dict[str, Any]) -> None:
 def events_options(parser: argparse.ArgumentParser) -> None:
     """Which events, and how many."""
     add_filters(parser)
-    parser.add_argument("--limit", type=int, default=50, help="at most so many, newest first (default 50)")
+    add_limit(parser)
 
 
 def events(arguments: argparse.Namespace) -> int:
