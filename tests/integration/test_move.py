@@ -191,7 +191,9 @@ def test_nobody_writes_to_the_file_meanwhile(database_url: str, file: str, envir
 @pytest.mark.usefixtures("file")
 def test_only_a_file_is_moved_and_only_into_postgresql(tmp_path: Path) -> None:
     assert command("move", "--to", f"sqlite:///{tmp_path}/other.db").code == 1
-    assert command("move", "--to", "nonsense").code == 2
+    for url, code in (("nonsense", 2), ("postgres://h/x?nonsense=1", 2), ("postgres://127.0.0.1:1/x", 1)):
+        said = command("move", "--to", url)
+        assert (said.code, "--to" in said.err, "DATABASE_URL" in said.err) == (code, True, False), said.err
     assert command("move", "--to", "postgres://127.0.0.1/x", DATABASE_URL="postgres://127.0.0.1/y").code == 1
     assert command("move", "--to", "postgres://127.0.0.1/x", DATABASE_URL=f"sqlite:///{tmp_path}/none.db").code == 1
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from sqlalchemy import URL, make_url
 
-from config.database import on_sqlite
-from config.settings import settings, use_database
+from config.database import DATABASE_TROUBLE, on_sqlite
+from config.settings import SettingsError, settings, use_database
+from config.trouble import trouble_of
 from handlers.tables.schema import migrate
 from handlers.upkeep.move import NotMovedError, count_rows, move
 from worker.commands.options import acting
@@ -34,16 +35,21 @@ def move_now(arguments: argparse.Namespace) -> int:
         return _refused(f"There is no file {path}.")
     source = on_sqlite(URL.create("sqlite", database=str(path)))
     use_database(arguments.to)
-    if not settings().on_postgres:
-        return _refused("--to must be PostgreSQL: postgres://…")
     counts: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
     try:
+        if not settings().on_postgres:
+            return _refused("--to must be PostgreSQL: postgres://…")
         total = 2 * count_rows(source)
         migrate()
         for step in progress(move(source, acting(arguments)), "rows", total, count=lambda step: step.rows):
             counts[step.is_comparison][step.table] += step.rows
     except NotMovedError as error:
         return _refused(f"{error}.")
+    except SettingsError as error:
+        raise SettingsError(str(error).replace("DATABASE_URL", "--to")) from None
+    except DATABASE_TROUBLE as error:
+        sentence = trouble_of(error).sentence.replace("DATABASE_URL", "--to")
+        return _refused(f"A database cannot be used: {sentence}.")
     rows = [{"table": name, "copied": counts[False][name], "compared": count} for name, count in counts[True].items()]
     if arguments.json:
         print_json(rows)
