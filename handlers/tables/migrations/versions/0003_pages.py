@@ -9,29 +9,12 @@ branch_labels = None
 depends_on = None
 
 _LISTED = (
-    ("inbox_event_ignored", "inbox_event", "received_at", "outcome = 'ignored'"),
     ("outbox_action_skipped", "outbox_action", "created_at", "status = 'skipped'"),
+    ("inbox_event_ignored", "inbox_event", "received_at", "outcome = 'ignored'"),
 )
 
 
 def upgrade() -> None:
-    op.add_column("verification", sa.Column("looked_at", sa.DateTime(timezone=True), nullable=True))
-    op.add_column("verification_record", sa.Column("remind_at", sa.DateTime(timezone=True), nullable=True))
-    to_remind = sa.text("remind_at IS NOT NULL")
-    op.create_index(
-        "verification_record_remind",
-        "verification_record",
-        ["remind_at"],
-        unique=False,
-        postgresql_where=to_remind,
-        sqlite_where=to_remind,
-    )
-    op.add_column("outbox_action", sa.Column("resent_at", sa.DateTime(timezone=True), nullable=True))
-    op.add_column("outbox_action", sa.Column("mail_number", sa.Integer(), nullable=True))
-    op.create_index("verification_record_latest", "verification_record", ["created_at", "session_id"], unique=False)
-    for name, table, column, condition in _LISTED:
-        which = sa.text(condition)
-        op.create_index(name, table, [column], unique=False, postgresql_where=which, sqlite_where=which)
     op.create_table(
         "identity_audit",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -66,6 +49,23 @@ def upgrade() -> None:
         sa.Column("value", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("seconds", "since", "name", "labels"),
     )
+    op.add_column("verification", sa.Column("looked_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("verification_record", sa.Column("remind_at", sa.DateTime(timezone=True), nullable=True))
+    to_remind = sa.text("remind_at IS NOT NULL")
+    op.create_index(
+        "verification_record_remind",
+        "verification_record",
+        ["remind_at"],
+        unique=False,
+        postgresql_where=to_remind,
+        sqlite_where=to_remind,
+    )
+    op.add_column("outbox_action", sa.Column("resent_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("outbox_action", sa.Column("mail_number", sa.Integer(), nullable=True))
+    op.create_index("verification_record_latest", "verification_record", ["created_at", "session_id"], unique=False)
+    for name, table, column, condition in _LISTED:
+        which = sa.text(condition)
+        op.create_index(name, table, [column], unique=False, postgresql_where=which, sqlite_where=which)
 
 
 def downgrade() -> None:
