@@ -31,6 +31,7 @@ class Shown:
     action_url: str | None = field(default=None, repr=False)  # where the form enters; none where nobody may
     link_url: str | None = field(default=None, repr=False)  # where the form asks for a new link
     status_url: str = field(default="", repr=False)
+    refresh_url: str | None = field(default=None, repr=False)  # what the page loads by itself where no script runs
     verify_url: str | None = field(default=None, repr=False)  # of the page that has the form
     language_url: str = field(default="?lang=", repr=False)  # of this page in the language that is added to it
     again_url: str = field(default="", repr=False)  # of this page; an empty one leads to it, too

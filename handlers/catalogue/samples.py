@@ -129,7 +129,11 @@ def _failures() -> dict[str, Shown]:
 
 
 def _checks() -> dict[str, Shown]:
-    return {"": replace(_SHOWN, word="processing"), "not-begun": replace(_SHOWN, verify_url=_HERE)}
+    once_more = f"{_SHOWN.status_url}?times=1"
+    return {
+        "": replace(_SHOWN, word="processing", refresh_url=once_more),
+        "not-begun": replace(_SHOWN, verify_url=_HERE),
+    }
 
 
 def _results() -> dict[str, Shown]:

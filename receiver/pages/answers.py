@@ -19,6 +19,7 @@ from receiver.pages.headers import PLAIN, entering, headers
 
 _STATUS = {"no_link": 404, "busy": 429, "away": 503, **dict.fromkeys(("ended", "limit", "redacted", "expired"), 410)}
 _RETRY_SECONDS = {429: "60", 503: "5"}
+_REFRESHES = 40  # of 15 seconds: ten minutes, as the script has them
 _NOTHING = Shown()
 
 
@@ -30,6 +31,7 @@ def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | Non
     shown = replace(
         shown,
         again_url=address(request),
+        refresh_url=_once_more(request, shown.status_url),
         language_url=_in_another_language(request),
         logo_url=request.state.logo_url,
         link_days=settings().link_days,
@@ -95,6 +97,13 @@ def _in_another_language(request: Request) -> str:
     after = request.query_params.get("after", "")
     kept = "?" + urlencode({**({"after": after} if re.fullmatch(r"[\d.]{1,40}", after, re.ASCII) else {}), "lang": ""})
     return kept if request.method in ("GET", "HEAD") else address(request).partition("?")[0] + kept
+
+
+def _once_more(request: Request, url: str) -> str | None:
+    """The same page, which counts how often it was loaded by itself; none after the last time."""
+    times = request.query_params.get("times", "")
+    number = int(times) if re.fullmatch(r"\d{1,3}", times, re.ASCII) else 0
+    return f"{url}{'&' if '?' in url else '?'}times={number + 1}" if number < _REFRESHES else None
 
 
 def base() -> str:

@@ -403,7 +403,8 @@ def test_a_page_that_is_hidden_asks_nothing_and_asks_at_once_when_it_is_shown(wa
 
 def test_without_scripts_the_status_page_loads_itself_again(visits: Visits) -> None:
     ours = Ours(visits(java_script_enabled=False))
-    ours.page, ours.shown = "processing", Shown(word="processing", version="1", status_url="/verify/t/status")
+    ours.page = "processing"
+    ours.shown = Shown(status_url="/verify/t/status", refresh_url="/verify/t/status?times=1")
     ours.open()
     expect(ours.visitor.page.get_by_role("link", name="Check again")).to_be_visible()
-    assert 'http-equiv="refresh"' in ours.visitor.page.content()
+    assert 'http-equiv="refresh" content="15; url=/verify/t/status?times=1"' in ours.visitor.page.content()

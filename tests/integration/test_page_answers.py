@@ -151,6 +151,21 @@ def test_who_has_just_been_in_waits_for_another_version(pages: TestClient, strip
     assert (told.status_code, told.headers["location"]) == (303, path)
 
 
+def test_where_no_script_runs_the_page_loads_itself_for_ten_minutes_and_not_for_ever(
+    pages: TestClient, stripe: Stories
+) -> None:
+    opened = _opened(pages, locale="en")
+    stripe.simulator.submit(opened["session_id"])
+    stripe.deliver(opened["session_id"])
+    url, times = path_to(opened["id"], "/status?lang=en"), -1
+    while url:
+        again = re.search(r'http-equiv="refresh" content="15; url=([^"]*)"', pages.get(url).text)
+        url, times = unescape(again[1]) if again else "", times + 1
+    assert times == 40
+    odd = path_to(opened["id"], "/status?times=-1&times=9999999")
+    assert "times=1" in pages.get(odd).text
+
+
 def test_the_language_is_asked_for_or_the_verifications_or_the_browsers(pages: TestClient) -> None:
     german = path_to(_opened(pages, locale="de-AT")["id"])
     nobodys = path_to(_opened(pages, client_reference_id="user-2")["id"])
