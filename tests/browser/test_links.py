@@ -72,7 +72,14 @@ def test_who_only_looks_changes_nothing(
         visitor.page.goto("about:blank")
         prefetching = visits()
         prefetching.page.goto(f"{application.base}/healthz")
-        prefetching.page.evaluate("link => fetch(link, {priority: 'low'})", link)
+        prefetching.page.evaluate(
+            """href => new Promise((resolve, reject) => {
+                const hint = document.createElement("link");
+                Object.assign(hint, {rel: "prefetch", href, onload: resolve, onerror: reject});
+                document.head.append(hint);
+            })""",
+            link,
+        )
     assert application.ask("GET", f"/verifications/{opened.id}")["status"] == "requires_input"
 
 
