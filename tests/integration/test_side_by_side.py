@@ -15,7 +15,7 @@ VERSIONS = "handlers/tables/migrations/versions"
 
 def test_the_code_before_and_the_code_of_today_run_on_one_schema(tmp_path: Path, database_url: str) -> None:
     code_before = _unpacked(_commit_before(), tmp_path / "before")
-    with service(tmp_path / "old", database_url, code=code_before, SMTP_URL="") as old:
+    with service(tmp_path / "old", database_url, code=code_before) as old:
         old.start("web", "worker", "clock")
         new = Service(tmp_path / "new", database_url, old.redis)
         try:
@@ -25,7 +25,7 @@ def test_the_code_before_and_the_code_of_today_run_on_one_schema(tmp_path: Path,
             wait_until(lambda: all(_is_done(f"vs_{number}") for number in range(6)), lambda: old.logs() + new.logs())
             for command in ("migrate", "status"):
                 ended = old.run(command)
-                assert ended.returncode == 0, ended.stderr
+                assert ended.returncode == 0, ended.stdout + ended.stderr
         finally:
             new.stop()
 
