@@ -16,7 +16,8 @@ from handlers.tables.models import Tally
 
 SHORT, LONG = 600, 3600  # seconds
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-SPANS = (HOUR, DAY)
+TEN_MINUTES, TWENTY_MINUTES = timedelta(minutes=10), timedelta(minutes=20)
+SPANS = (TEN_MINUTES, TWENTY_MINUTES, HOUR, DAY)
 _DELIVERIES, _SKIPPED = "identity_deliveries_total", "identity_skipped_actions_total"
 _KEPT = {SHORT: timedelta(days=2), LONG: timedelta(days=32)}
 # As handlers/metrics/counting.py writes it; no text of ours has a quote in it.

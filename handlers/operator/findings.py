@@ -3,6 +3,7 @@
 A FAIL needs somebody now, a WARN may come to that. What costs a call to somebody else's server `doctor` tries besides.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,9 +32,18 @@ FAIL, WARN = "FAIL", "WARN"
 _OUTERMOST = 3
 _MOST_LINES = 20  # of one kind
 _WHOSE = {"events": "the events of", "sessions": "the sessions of", "listed": "the list of sessions of"}
-# How many deliveries in vain say something, if none of the same span was accepted.
 _ASKED_FOR = {"no REVIEW_EMAIL": "REVIEW_EMAIL", "no STRIPE_API_KEY": "STRIPE_API_KEY"}
-_TELLING = ((tallies.HOUR, 3), (tallies.DAY, 1))
+# The last two are for a secret that is wrong since a moment ago; the first minutes of one say little by themselves.
+_SPANS = {
+    tallies.HOUR: "an hour",
+    tallies.DAY: "a day",
+    tallies.TWENTY_MINUTES: "twenty minutes",
+    tallies.TEN_MINUTES: "ten minutes",
+}
+# How many deliveries in vain say something, if none of the same span was accepted; anybody can send what is refused.
+_REFUSED = 3
+_DROPPED = {tallies.HOUR: 3, tallies.DAY: 1}
+_MANY = 0.2  # of all deliveries of an hour
 
 Told = tuple[str, str, str]  # a level, what is the matter, and what to do
 
@@ -130,12 +140,11 @@ def _clocks(figures: Figures) -> Iterator[Told]:
 
 
 def _deliveries(figures: Figures) -> Iterator[Told]:
-    for span, least in _TELLING:
+    for span, within in _SPANS.items():
         counts = figures.lately.deliveries(span)
-        within = "an hour" if span == tallies.HOUR else "a day"
         refused, dropped = counts["refused", counting.UNSIGNED], counts["ignored", OTHER_MODE]
         is_any_signed = any(count and outcome != "refused" for (outcome, _), count in counts.items())
-        if refused >= least and not is_any_signed:
+        if refused >= _REFUSED and not is_any_signed:
             words = f"{refused:.0f} refused for their signature, none accepted in {within}"
             yield (
                 FAIL,
@@ -143,11 +152,16 @@ def _deliveries(figures: Figures) -> Iterator[Told]:
                 "is STRIPE_WEBHOOK_SECRET the endpoint's secret? It is in Stripe's Dashboard",
             )
             return
-        if dropped >= least and not counts["accepted", ""] + counts["duplicate", ""]:
+        if dropped >= _DROPPED.get(span, math.inf) and not counts["accepted", ""] + counts["duplicate", ""]:
             mode = "live" if settings().livemode else "test"
             words = f"{dropped:.0f} dropped as of the other mode than STRIPE_API_KEY, {mode}, none accepted in {within}"
             yield FAIL, words, "set the key of the mode whose endpoint leads here"
             return
+    counts = figures.lately.deliveries(tallies.HOUR)
+    refused, taken = sum(count for (outcome, _), count in counts.items() if outcome == "refused"), sum(counts.values())
+    if refused >= _REFUSED and refused > _MANY * taken:
+        words = f"{refused:.0f} of {taken:.0f} were refused in an hour"
+        yield WARN, words, "python -m worker status says why; is STRIPE_WEBHOOK_SECRET right?"
 
 
 def _waiting(table: Table) -> Callable[[Figures], Iterator[Told]]:

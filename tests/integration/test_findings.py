@@ -19,7 +19,7 @@ from config.version import running_version
 from handlers.metrics import counting, heartbeats
 from handlers.operator.findings import FAIL, JUDGES, WARN, findings
 from handlers.outbox.perform import perform
-from handlers.tables.models import Heartbeat, VerifiedOutput
+from handlers.tables.models import Heartbeat, Tally, VerifiedOutput
 from receiver import health
 from receiver.app import app
 from tests.support import databases, facts, shapes
@@ -98,6 +98,24 @@ def test_a_wrong_webhook_secret_is_found(client: TestClient) -> None:
     _deliver(client)
     counting.flush()
     assert _failing() == set()
+
+
+def test_a_webhook_secret_that_is_wrong_since_a_moment_ago_is_found_within_ten_minutes(client: TestClient) -> None:
+    _deliver(client)
+    counting.flush()
+    with statement() as connection:
+        connection.execute(update(Tally).values(since=now(-timedelta(minutes=20))))
+    body = shapes.as_body(facts.payload("created"))
+    headers = {"Stripe-Signature": shapes.signature(body, "whsec_of_another_endpoint")}
+    for count in range(1, 4):
+        assert client.post("/webhooks/stripe", content=body, headers=headers).status_code == 400
+        counting.flush()
+        assert _failing() == ({"deliveries"} if count == 3 else set())
+    with statement() as connection:
+        connection.execute(text("DELETE FROM identity_tally WHERE seconds = 3600"))
+        connection.execute(update(Tally).values(since=now(-timedelta(minutes=21))))
+    [warned] = [one for one in findings(None) if one.what == "deliveries"]
+    assert (warned.level, warned.words) == (WARN, "3 of 4 were refused in an hour")
 
 
 def test_a_stranger_who_signs_nothing_is_no_finding(client: TestClient) -> None:
