@@ -12,11 +12,13 @@ import psycopg
 import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
+from structlog.testing import capture_logs
 
 from config import database
 from config.database import DATABASE_TROUBLE, keep_connections, statement
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
+from handlers.metrics import counting, tallies
 from handlers.record.decide import Outcome
 from receiver.webhooks.storage import _OnTheLoop
 from tests.support import databases, facts
@@ -224,6 +226,24 @@ def test_twenty_connections_hold_a_service_its_release_a_command_and_the_next_se
             wait_until(
                 lambda: connection.execute(done).fetchone() == (number,), lambda: "\n".join(s.logs() for s in sets[1])
             )
+
+
+def test_figures_wait_for_no_lock_that_would_keep_a_process_from_saying_that_it_lives(
+    database_url: str, environment: pytest.MonkeyPatch
+) -> None:
+    counting.flush()
+    counting.RECOVERED_EVENTS.inc()
+    with psycopg.connect(database_url) as locking:
+        locking.execute("LOCK TABLE identity_metric IN SHARE MODE")
+        with capture_logs() as said:
+            counting.flush()
+        assert [line["event"] for line in said] == ["metrics.kept_back"]
+    waited: list[str] = []
+    environment.setattr(
+        tallies, "add", lambda connection, _: waited.append(connection.scalar(text("SHOW lock_timeout")))
+    )
+    counting.flush()
+    assert waited == ["1s"]
 
 
 @contextmanager
