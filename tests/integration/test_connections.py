@@ -221,7 +221,7 @@ def test_twenty_connections_hold_a_service_its_release_a_command_and_the_next_se
             for thread in threads:
                 thread.join()
             assert [command.returncode for command in commands] == [0, 0], [command.stderr for command in commands]
-        with psycopg.connect(administrator.replace("/postgres", "/service"), autocommit=True) as connection:
+        with psycopg.connect(administrator.replace("@/postgres", "@/service"), autocommit=True) as connection:
             done = "SELECT count(*) FROM inbox_event WHERE status = 'processed'"
             wait_until(
                 lambda: connection.execute(done).fetchone() == (number,), lambda: "\n".join(s.logs() for s in sets[1])
