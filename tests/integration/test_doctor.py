@@ -193,7 +193,7 @@ def test_a_missing_endpoint_fails(simulator: Simulator) -> None:
 def test_missing_migrations_are_found() -> None:
     with transaction() as session:
         session.connection().execute(text("DELETE FROM identity_schema_version"))
-    assert _levels("database") == {"FAIL"}
+    assert "FAIL" in _levels("database")
 
 
 def test_a_database_url_that_cannot_be_followed_is_said(environment: pytest.MonkeyPatch) -> None:

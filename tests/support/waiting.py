@@ -6,9 +6,14 @@ from collections.abc import Callable
 PATIENCE = 60.0  # seconds; far longer than anything here takes on a busy machine
 
 
-def wait_until(condition: Callable[[], object], what: Callable[[], str] | str = "it did not happen") -> None:
+def wait_until(
+    condition: Callable[[], object],
+    what: Callable[[], str] | str = "it did not happen",
+    *,
+    patience: float = PATIENCE,
+) -> None:
     """Returns once the condition holds; fails with what there is to say about it."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(what if isinstance(what, str) else what())

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from config import broker
 from config.broker import SILENT_SECONDS, trouble
 from config.logs import configure_logging
 from handlers.tables.schema import migrate
@@ -99,6 +100,8 @@ async def _deliver(folder: Path, recorder: _Recorder) -> list[Way]:
     ways = [Way() for _ in range(_EVENTS)]
     async with app.router.lifespan_context(app):
         await _one_event("vs_before", folder)
+        for queue in broker._waiting.values():  # looked at once a second, by whoever comes next: no event's way
+            queue._counted_at = time.monotonic() + PATIENCE
         for number, recorder.way in enumerate(ways):
             await _one_event(f"vs_{number}", folder)
         recorder.way = None
