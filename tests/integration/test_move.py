@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -183,9 +184,13 @@ def test_nobody_writes_to_the_file_meanwhile(database_url: str, file: str, envir
     _use(environment, database_url)
     going = moving.move(source, BY)
     next(going)
-    with sqlite3.connect(str(make_url(file).database), timeout=0) as other, pytest.raises(sqlite3.OperationalError):
+    with (
+        closing(sqlite3.connect(str(make_url(file).database), timeout=0)) as other,
+        pytest.raises(sqlite3.OperationalError),
+    ):
         other.execute("DELETE FROM inbox_event")
     going.close()
+    source.dispose()
 
 
 @pytest.mark.usefixtures("file")
@@ -199,7 +204,7 @@ def test_only_a_file_is_moved_and_only_into_postgresql(tmp_path: Path) -> None:
 
 
 def test_an_older_file_is_to_be_migrated_first(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "old.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
         connection.execute("CREATE TABLE inbox_event (id TEXT)")
     said = command("move", "--to", "postgres://127.0.0.1:1/x", DATABASE_URL=f"sqlite:///{tmp_path}/old.db")
     assert (said.code, "python -m worker migrate" in said.err) == (1, True)
