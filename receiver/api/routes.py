@@ -37,6 +37,7 @@ from receiver.api import requests
 from receiver.api.openapi import openapi
 from receiver.api.problems import ProblemError
 from receiver.api.tokens import digests, holder
+from receiver.bodies import TooLongError, read_body
 from receiver.sender import is_this_machine
 from receiver.threads import BusyError, Threads
 
@@ -233,17 +234,11 @@ class Room:
 async def _json(request: Request) -> Any:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ProblemError("not-json-type")
-    body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MOST_BYTES:
-                raise ProblemError("too-large")
-    except ClientDisconnect:
-        raise ProblemError("not-json") from None
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
+        return orjson.loads(await read_body(request, _MOST_BYTES))
+    except TooLongError:
+        raise ProblemError("too-large") from None
+    except (ClientDisconnect, orjson.JSONDecodeError):
         raise ProblemError("not-json") from None
 
 

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from config.settings import LOOPBACK
 from handlers.catalogue.console import write_console
 from handlers.operator.console_users import Role
+from receiver.bodies import TooLongError, read_body
 from receiver.console.visits import Visit, form_key, is_token, token_of
 from receiver.pages.answers import base
 from receiver.pages.headers import PLAIN, headers, is_foreign
@@ -53,11 +54,10 @@ async def fields(request: Request) -> dict[str, str]:
     """What a form of ours has sent. Raises SorryError for what another site's page sends, or nobody's form."""
     if is_foreign(request):
         raise SorryError("foreign", 403)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BYTES:
-            raise SorryError("long", 413)
+    try:
+        body = await read_body(request, _MOST_BYTES)
+    except TooLongError:
+        raise SorryError("long", 413) from None
     sent = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=20))
     # rule: a form without this browser's token does nothing
     if not is_token(form_key(request), sent.get("token", "")):

@@ -23,6 +23,7 @@ from handlers.sessions.looking import look
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.seen import Seen, Word, seen
 from handlers.sessions.views import NotFoundError
+from receiver.bodies import TooLongError, read_body
 from receiver.pages import answers
 from receiver.pages.answers import PageRoute, address, wants_json
 from receiver.pages.assets import Assets
@@ -243,12 +244,10 @@ async def _unposted(request: Request) -> int:
     """The status of what is not even looked at, or 0."""
     if is_foreign(request):
         return 403
-    size = 0
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > _MOST_BYTES:
-                return 413
+        await read_body(request, _MOST_BYTES)
+    except TooLongError:
+        return 413
     except ClientDisconnect:
         return 400
     return 0
