@@ -25,6 +25,7 @@ from worker.commands import (
     pages,
     pausing,
     restored,
+    samples,
     service,
     sessions,
     show,
@@ -138,9 +139,9 @@ COMMANDS = {
         changes=True,
     ),
     "mails": Command(
-        mails.write_samples, "write every mail there is to files, and send none", mails.options, json=False
+        mails.write_samples, "write every mail there is to files, and send none", samples.options, json=False
     ),
-    "pages": Command(pages.write_samples, "write every page there is to files", pages.options, json=False),
+    "pages": Command(pages.write_samples, "write every page there is to files", samples.options, json=False),
     "console-user": Command(console.make_user, "make a user of the console", console.options, json=False),
     "endpoint": Command(
         endpoint.manage_endpoint,

@@ -1,47 +1,39 @@
 """Writes every mail there is, in every language of LOCALES, so that somebody may look at them."""
 
 import argparse
-import sys
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from email.message import EmailMessage
 
 from config.settings import Address, settings
-from handlers.catalogue.check import check
 from handlers.catalogue.samples import Sample, mail_samples
 from handlers.outbox.mails import Mail, render, retry_url_for, to_the_reviewer
 from handlers.outbox.registry import REGISTRY
 from handlers.owed.kinds import KINDS
 from handlers.tables.models import VerificationRecord
-
-
-def options(parser: argparse.ArgumentParser) -> None:
-    """Where to."""
-    parser.add_argument("--to", metavar="DIR", required=True, type=Path, help="a folder, made where there is none")
+from worker.commands.samples import write_files
 
 
 def write_samples(arguments: argparse.Namespace) -> int:
-    """One .eml and one .html for each; nothing is sent, and no database is asked."""
-    check()
-    written = 0
-    try:
-        for language in settings().locales:
-            folder = arguments.to / language
-            folder.mkdir(parents=True, exist_ok=True)
-            for sample in mail_samples():
-                _write(folder, language, sample)
-                written += 1
-    except OSError as error:
-        print(f"Nothing more was written: {error.strerror}: {error.filename}", file=sys.stderr)
-        return 1
-    print(f"{written} mails are in {arguments.to}")
-    return 0
+    """One .eml and one .html for each; nothing is sent."""
+    return write_files(arguments.to, "mails", _files())
 
 
-def _write(folder: Path, language: str, sample: Sample) -> None:
+def _files() -> Iterator[tuple[str, bytes]]:
+    for language in settings().locales:
+        for sample in mail_samples():
+            message = _written(language, sample)
+            html = message.get_body(("html",))
+            assert html is not None  # noqa: S101  # `render` makes one
+            yield f"{language}/{sample.name}.eml", bytes(message)
+            yield f"{language}/{sample.name}.html", html.get_content().encode()
+
+
+def _written(language: str, sample: Sample) -> EmailMessage:
     to_the_person, about = REGISTRY[sample.template] is not to_the_reviewer, sample.about
     if about.link_url and settings().retry_url and KINDS[sample.template].link == "retry":
         about = replace(about, link_url=retry_url_for(VerificationRecord(session_id=about.session_id, livemode=False)))
-    message = render(
+    return render(
         Mail(
             template=sample.template,
             recipient=Address("", "person@example.com") if to_the_person else Address("", "review@example.com"),
@@ -52,7 +44,3 @@ def _write(folder: Path, language: str, sample: Sample) -> None:
             last_look=bool,
         )
     )
-    (folder / f"{sample.name}.eml").write_bytes(bytes(message))
-    html = message.get_body(("html",))
-    assert html is not None  # noqa: S101  # `render` makes one
-    (folder / f"{sample.name}.html").write_text(html.get_content())
