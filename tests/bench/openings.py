@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 
 from tests.bench import load, store
+from tests.bench.beside import CONNECTIONS, add, in_turn
 from tests.bench.report import Report
 from tests.bench.servers import House, answers
 from tests.simulator.client import Simulator
 
-_CONNECTIONS = 64
 _EACH = 300  # openings of as many verifications, and as many of a single one
 # For an answer of Stripe's: none comes while deliveries are counted; or some do, and each has work of its own to do.
 _ALL_WAIT, _SOME_COME = 10.0, 2.0
@@ -22,32 +21,32 @@ _TOKEN = "t" * 32
 
 
 def openings(report: Report, house: House, database: str, *, rounds: int, seconds: float) -> None:
-    """Interleaved: in each round without them and with them, or the other way round."""
-    for delay, target in ((_ALL_WAIT, 0.95), (_SOME_COME, None)):
-        beside, without, waited = [], [], []
-        with Simulator.start() as stripe:
-            stripe.fault(count=None, delay=delay, path="verification_sessions")
-            given = {"STRIPE_API_BASE": stripe.base, "STRIPE_API_KEY": stripe.api_key, "API_TOKENS": f"bench:{_TOKEN}"}
-            for number in range(rounds):
-                for are_waiting in (False, True) if number % 2 else (True, False):
-                    tag = f"O{delay:.0f}{number}{'y' if are_waiting else 'n'}"
-                    rate, left = _accepted(house, database, given, tag, seconds, _EACH if are_waiting else 0)
-                    if are_waiting:
-                        beside.append(rate)
-                        waited.append(left)
-                    else:
-                        without.append(rate)
-        report.keep(f"openings, {delay:.0f} s", {"beside": beside, "without": without, "still waiting": waited})
-        pairs = [one / other for one, other in zip(beside, without, strict=True)]
-        report.add(
-            "accept, PostgreSQL",
-            f"{_CONNECTIONS} connections, beside {2 * _EACH} openings, {min(waited)} of which wait to the end",
-            f"{median(beside):,.0f}/s",
-            beside=f"{median(without):,.0f}/s without them; pairs {min(pairs):.2f} to {max(pairs):.2f}",
-            ratio=median(pairs),
-            target=f"≥ {target}" if target else "",
-            met=median(pairs) >= target if target else None,
-        )
+    """In turn without them and with them."""
+    _beside(report, house, database, _ALL_WAIT, rounds, seconds, target=0.95)
+    _beside(report, house, database, _SOME_COME, rounds, seconds)
+
+
+def _beside(
+    report: Report,
+    house: House,
+    database: str,
+    delay: float,
+    rounds: int,
+    seconds: float,
+    *,
+    target: float | None = None,
+) -> None:
+    with Simulator.start() as stripe:
+        stripe.fault(count=None, delay=delay, path="verification_sessions")
+        given = {"STRIPE_API_BASE": stripe.base, "STRIPE_API_KEY": stripe.api_key, "API_TOKENS": f"bench:{_TOKEN}"}
+
+        def measure(number: int, is_there: bool) -> tuple[float, int]:
+            tag = f"O{delay:.0f}{number}{'y' if is_there else 'n'}"
+            return _accepted(house, database, given, tag, seconds, _EACH if is_there else 0)
+
+        found = in_turn(rounds, measure)
+    report.keep(f"openings, {delay:.0f} s", found)
+    add(report, f"{2 * _EACH} openings, {min(found['seen']):.0f} of which wait to the end", found, target)
 
 
 def _accepted(
@@ -57,10 +56,10 @@ def _accepted(
     store.empty(database)
     house.broker.flushall()
     with house.web(database, **given) as (port, web):
-        load.post(port, load.write(house.folder / "requests", f"{tag}w", 20_000), _CONNECTIONS, 1.0)
+        load.post(port, load.write(house.folder / "requests", f"{tag}w", 20_000), CONNECTIONS, 1.0)
         requests = load.write(house.folder / "requests", f"{tag}x", int(15_000 * seconds))
         with _waiting(port, web.popen.pid, tag, each) as clients:
-            rate = load.post(port, requests, _CONNECTIONS, seconds).rate
+            rate = load.post(port, requests, CONNECTIONS, seconds).rate
             answered, _, _ = select.select(clients, (), (), 0)
         web.popen.kill()  # else it would do first what its clients have left
     return rate, len(clients) - len(answered)

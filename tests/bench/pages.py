@@ -7,15 +7,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from statistics import median
 from urllib.parse import urlsplit
 
 from tests.bench import load, store
+from tests.bench.beside import CONNECTIONS, add, in_turn
 from tests.bench.report import Report
 from tests.bench.servers import House
 from tests.simulator.client import Simulator
 
-_CONNECTIONS = 64
 _LINKS = 40  # of each, somebody waits for Stripe, too
 _VISITS = 20  # a second: some 150 persons who wait for news, and some who come
 _POLLS_OF = 5  # of so many visits all but one ask for news
@@ -25,8 +24,7 @@ _POLL = {"Accept": "application/json"}
 
 
 def pages(report: Report, house: House, database: str, *, rounds: int, seconds: float) -> None:
-    """Interleaved: in each round without them and with them, or the other way round."""
-    beside, without, visits = [], [], []
+    """In turn without them and with them."""
     with Simulator.start() as stripe:
         given = {
             "STRIPE_API_BASE": stripe.base,
@@ -35,27 +33,16 @@ def pages(report: Report, house: House, database: str, *, rounds: int, seconds: 
             "LINK_KEYS": _TOKEN,
             "TRUSTED_PROXIES": "1",
         }
-        for number in range(rounds):
-            for are_there in (False, True) if number % 2 else (True, False):
-                stripe.clear_faults()
-                tag = f"P{number}{'y' if are_there else 'n'}"
-                rate, seen = _accepted(house, database, stripe, given, tag, seconds, are_there=are_there)
-                if are_there:
-                    beside.append(rate)
-                    visits.append(seen / seconds)
-                else:
-                    without.append(rate)
-    report.keep("pages", {"beside": beside, "without": without, "visits a second": visits})
-    pairs = [one / other for one, other in zip(beside, without, strict=True)]
-    report.add(
-        "accept, PostgreSQL",
-        f"{_CONNECTIONS} connections, beside {min(visits):.0f} visits of pages a second, {_LINKS} waiting for Stripe",
-        f"{median(beside):,.0f}/s",
-        beside=f"{median(without):,.0f}/s without them; pairs {min(pairs):.2f} to {max(pairs):.2f}",
-        ratio=median(pairs),
-        target="≥ 0.95",
-        met=median(pairs) >= 0.95,
-    )
+
+        def measure(number: int, is_there: bool) -> tuple[float, float]:
+            stripe.clear_faults()
+            tag = f"P{number}{'y' if is_there else 'n'}"
+            rate, visits = _accepted(house, database, stripe, given, tag, seconds, are_there=is_there)
+            return rate, visits / seconds
+
+        found = in_turn(rounds, measure)
+    report.keep("pages", found)
+    add(report, f"{min(found['seen']):.0f} visits of pages a second, {_LINKS} waiting for Stripe", found, 0.95)
 
 
 def _accepted(
@@ -74,10 +61,10 @@ def _accepted(
     with house.web(database, **given) as (port, web):
         paths = [_link(port, f"{tag}{number}") for number in range(_LINKS)]
         stripe.fault(count=None, delay=_STRIPE_SECONDS, path="verification_sessions")
-        load.post(port, load.write(house.folder / "requests", f"{tag}w", 20_000), _CONNECTIONS, 1.0)
+        load.post(port, load.write(house.folder / "requests", f"{tag}w", 20_000), CONNECTIONS, 1.0)
         requests = load.write(house.folder / "requests", f"{tag}x", int(15_000 * seconds))
         with _visited(port, paths if are_there else []) as seen:
-            rate = load.post(port, requests, _CONNECTIONS, seconds).rate
+            rate = load.post(port, requests, CONNECTIONS, seconds).rate
             count = len(seen)
         web.popen.kill()  # else it would do first what its clients have left
     return rate, count
