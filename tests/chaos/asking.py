@@ -71,8 +71,9 @@ def kill_web(scene: Scene) -> datetime:
         scene.platform.dynos["all"].expect_end()
         for pid in _web(scene):
             _end(pid)
-    else:
-        scene.platform.kill("web")
+    for name in scene.platform.dynos:
+        if name.startswith("web"):
+            scene.platform.kill(name)
     return datetime.now(UTC)
 
 

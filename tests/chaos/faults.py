@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,16 +38,13 @@ class Scene:
     simulator: Simulator
     database: str  # its URL
     longest: float  # seconds a fault lasts
+    webs: Sequence[str]  # the host and port of each web process
+    environment: Mapping[str, str]  # an operator's, who runs commands
     postgres: Postgres | None = None
     redis: Redis | None = None
     happened: Counter[str] = field(default_factory=Counter)
     losses: list[Loss] = field(default_factory=list)
     backed_up_at: float = 0.0
-
-    @property
-    def port(self) -> int:
-        """Web's."""
-        return int(next(iter(self.platform.dynos.values())).environment["PORT"])
 
 
 _NEXT_MAIL_WITHIN = 12.0  # seconds
@@ -190,10 +187,11 @@ def _application(status: int, delay: float, scene: Scene, dice: random.Random) -
 
 def _crowd(said: bytes, scene: Scene, dice: random.Random) -> None:
     """Hundreds of connections to web that begin like this, and go no further."""
+    host, port = dice.choice(scene.webs).split(":")
     with ExitStack() as open_:
         for _ in range(_CROWD):
             with suppress(OSError):
-                connection = open_.enter_context(socket.create_connection(("127.0.0.1", scene.port), 1.0))
+                connection = open_.enter_context(socket.create_connection((host, int(port)), 1.0))
                 connection.sendall(said.replace(b"NOW", b"%d" % time.time()))
         time.sleep(_a_while(scene, dice))
 

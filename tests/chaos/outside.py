@@ -42,7 +42,7 @@ class MailServer:
         "away",  # refuses connections
     )
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, host: str = "127.0.0.1") -> None:
         self.mood = "well"
         self.accepted: list[Accepted] = []
         self.at_next_acceptance: Callable[[], object] | None = None
@@ -52,7 +52,7 @@ class MailServer:
         self._thread = threading.Thread(target=self._loop.run_forever, name="mail", daemon=True)
         self._thread.start()
         self._server: asyncio.Server | None = None
-        self.port = 0
+        self.host, self.port = host, 0
         self._do(self._listen())
 
     def set_mood(self, mood: str) -> None:
@@ -118,7 +118,7 @@ class MailServer:
 
     async def _listen(self) -> None:
         self._server = await self._loop.create_server(
-            lambda: SMTP(self, hostname="mail.test", loop=self._loop), "127.0.0.1", self.port
+            lambda: SMTP(self, hostname="mail.test", loop=self._loop), self.host, self.port
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -134,16 +134,16 @@ class MailServer:
 class Application:
     """The main application's side of notify_app: what it was told, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.told: dict[str, list[tuple[int, str | None]]] = {}  # by session: change number and status
         self.numbers: dict[str, list[int]] = {}  # by verification, or else by session, as they came
         self.status = 200
         self.delay = 0.0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer((host, 0), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/changes"
+        self.url = f"http://{host}:{self._server.server_address[1]}/changes"
 
     def stop(self) -> None:
         """Leaves nothing."""

@@ -39,9 +39,10 @@ def put_back(scene: Scene) -> dict[str, Any]:
     scene.postgres.put_back()
     let_leases_end(scene, datetime.now(UTC))
     command = [sys.executable, "-m", "worker", "restored", "--mail-again", "--json"]
-    environment = dict(scene.platform.dynos["worker"].environment)
     for _ in range(_TRIES):
-        ran = subprocess.run(command, env=environment, cwd=ROOT, check=False, capture_output=True, text=True)
+        ran = subprocess.run(
+            command, env=dict(scene.environment), cwd=ROOT, check=False, capture_output=True, text=True
+        )
         if ran.returncode == 0:
             break
     scene.losses.append(Loss(scene.backed_up_at, began, time.time()))

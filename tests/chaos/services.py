@@ -155,6 +155,11 @@ class Platform:
                 dyno.process.wait()
                 self._note(dyno, dyno.process)
 
+    def end(self) -> None:
+        """Stops what still runs."""
+        if any(dyno.process and dyno.process.poll() is None for dyno in self.dynos.values()):
+            self.stop()
+
     def slowest_stop(self) -> Death | None:
         """The end that took longest since its SIGTERM or SIGKILL."""
         return max((death for death in self.deaths if death.meant), key=lambda death: death.took, default=None)

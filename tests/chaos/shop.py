@@ -4,8 +4,9 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from math import inf
 from random import Random
 from typing import Any
@@ -46,11 +47,11 @@ class GoneError(Exception):
 class Shop:
     """The application. Each of its people has a thread of their own, as tabs and phones have."""
 
-    def __init__(self, port: int, simulator: Simulator) -> None:
+    def __init__(self, webs: Sequence[str], simulator: Simulator) -> None:
         self.simulator = simulator
         self.heard: list[Heard] = []
         self.surprises: list[str] = []  # what no fault explains
-        self._port = port
+        self._webs = cycle(webs)  # one after the other, as a name with several addresses has it
         self._closes_at = inf
         self._inside: list[threading.Thread] = []
         self._door: threading.Thread | None = None
@@ -83,7 +84,7 @@ class Shop:
     def ask(self, reference: str, method: str, path: str, body: Json | None = None, within: float = 20.0) -> Heard:
         """One request, and however it ends."""
         status, answer = None, {}
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=within)
+        connection = http.client.HTTPConnection(next(self._webs), timeout=within)
         try:
             headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
             connection.request(method, path, None if body is None else json.dumps(body), headers)

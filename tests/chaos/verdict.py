@@ -338,7 +338,9 @@ def _causes_of_second_mails(
     for message_id, times in by_mail.items():
         for one, next_one in pairwise(times):
             between = [event for at, event in said[ids.get(message_id) or 0] if one.at <= at <= next_one.at]
-            killed = any(death.name in ("worker", "all") and one.at <= death.ended <= next_one.at for death in deaths)
+            killed = any(
+                death.name.startswith(("worker", "all")) and one.at <= death.ended <= next_one.at for death in deaths
+            )
             gone = any(loss.since < one.at <= loss.over and loss.began <= next_one.at for loss in losses)
             causes[
                 "accepted, and what was written of it is lost with the database"
