@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlmodel import col
 
 from config.database import now, transaction
@@ -10,6 +10,7 @@ from config.settings import settings
 from handlers.inbox.verifications import lock_records
 from handlers.owed.kinds import Owed
 from handlers.owed.owe import owe
+from handlers.sessions.views import is_of
 from handlers.tables.models import OutboxAction, Verification, VerificationRecord
 
 _NAME = "email_link"
@@ -25,11 +26,7 @@ def ask_for_link(subject: str) -> list[int]:
     with transaction() as session:
         its = col(VerificationRecord.session_id) == subject
         # By now it may be a verification's. That comes first, as at an opening: no deadlock.
-        is_whose = or_(
-            col(Verification.id) == subject,
-            col(Verification.id).in_(select(col(VerificationRecord.verification_id)).where(its)),
-        )
-        found = session.scalars(select(Verification).where(is_whose).with_for_update()).first()
+        found = session.scalars(select(Verification).where(is_of(subject)).with_for_update()).first()
         theirs = col(VerificationRecord.verification_id) == found.id if found else its
         records = {record.session_id: record for record in lock_records(session, theirs)}
         record = records.get((found.session_id or "") if found else subject)

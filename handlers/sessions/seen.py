@@ -1,17 +1,49 @@
 """Seen: where somebody stands, as their own page says it, and where it leads them from there."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, bindparam, literal, null, select
 from sqlmodel import col
 
-from config.database import transaction
+from config.database import statement
 from config.settings import settings
 from handlers.record.events import Status
-from handlers.sessions.standing import SessionStands, Standing, standing
-from handlers.sessions.views import NotFoundError, made_elsewhere, stands_in, verification
-from handlers.tables.models import VerificationRecord
+from handlers.sessions.standing import Standing, standing
+from handlers.sessions.views import NotFoundError, is_of, stands_in
+from handlers.tables.models import Verification, VerificationRecord
+
+_RECORDS: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_error_reason", "submissions")
+_RECORDS += ("change_number", "replaced_at", "redacted_at")
+_READ = [col(getattr(VerificationRecord, name)) for name in _RECORDS]
+# A verification with its sessions, and a session that is none's; made once, since making them takes longer than asking.
+_THEIRS = (
+    select(
+        *_READ,
+        col(VerificationRecord.generation),
+        col(Verification.generation).label("current_generation"),
+        col(Verification.session_id).label("current_session_id"),
+        *(col(getattr(Verification, name)) for name in ("account", "locale", "return_url", "redaction_asked_at")),
+    )
+    .outerjoin(VerificationRecord, col(Verification.id) == col(VerificationRecord.verification_id))
+    .where(is_of(bindparam("id")), col(Verification.livemode) == bindparam("livemode"))
+)
+_ALONE = select(
+    *_READ,
+    literal(1).label("generation"),
+    literal(1).label("current_generation"),
+    col(VerificationRecord.session_id).label("current_session_id"),
+    col(VerificationRecord.account),
+    null().label("locale"),
+    null().label("return_url"),
+    col(VerificationRecord.redaction_asked_at),
+).where(
+    col(VerificationRecord.session_id) == bindparam("id"),
+    col(VerificationRecord.verification_id).is_(None),
+    col(VerificationRecord.livemode) == bindparam("livemode"),
+)
 
 
 class Word(StrEnum):
@@ -52,20 +84,27 @@ def seen(subject: str) -> Seen:
 
     Nothing is changed, and nobody asked. Raises NotFoundError.
     """
-    try:
-        found = verification(subject)
-    except NotFoundError:
-        return _of_one(made_elsewhere(subject))
-    theirs = col(VerificationRecord.verification_id) == found.id
-    with transaction() as session:
-        records = session.scalars(select(VerificationRecord).where(theirs)).all()
-    stands = standing([stands_in(one, found) for one in records], found.generation, limit=settings().submission_limit)
-    current = next((one for one in records if one.session_id == found.session_id), None)
+    for wanted in (_THEIRS, _ALONE):
+        with statement() as connection:  # somebody who waits asks every few seconds
+            rows = connection.execute(wanted, {"id": subject, "livemode": settings().livemode}).all()
+        if rows:
+            return _seen(rows)
+    raise NotFoundError
+
+
+def _seen(rows: Sequence[Row[*tuple[Any, ...]]]) -> Seen:
+    found, records = rows[0], [row for row in rows if row.session_id]
+    stands = standing(
+        [stands_in(one, found.current_session_id) for one in records],
+        found.current_generation,
+        limit=settings().submission_limit,
+    )
+    current = next((one for one in records if one.session_id == found.current_session_id), None)
     is_forgotten = bool(found.redaction_asked_at or (current and current.redacted_at))
     changes = max((one.change_number for one in records), default=0)
     return Seen(
-        word=_word(stands, is_forgotten=is_forgotten, is_made=found.session_id is not None),
-        version=f"{found.generation}.{changes}.{stands.submissions}",
+        word=_word(stands, is_forgotten=is_forgotten, is_made=found.current_session_id is not None),
+        version=f"{found.current_generation}.{changes}.{stands.submissions}",
         account=found.account or None,
         code=stands.error_code,
         reason=current.last_error_reason if current and stands.error_code else None,
@@ -76,25 +115,7 @@ def seen(subject: str) -> Seen:
     )
 
 
-def _of_one(record: VerificationRecord) -> Seen:
-    alone = SessionStands(
-        generation=1, status=record.status, error_code=record.last_error_code, submissions=record.submissions
-    )
-    stands = standing([alone], 1, limit=settings().submission_limit)
-    return Seen(
-        word=_word(stands, is_forgotten=bool(record.redaction_asked_at or record.redacted_at)),
-        version=f"1.{record.change_number}.{record.submissions}",
-        account=record.account,
-        code=stands.error_code,
-        reason=record.last_error_reason if stands.error_code else None,
-        submissions=stands.submissions,
-        can_retry=stands.can_retry,
-        locale=None,
-        return_url=None,
-    )
-
-
-def _word(stands: Standing, *, is_forgotten: bool, is_made: bool = True) -> Word:
+def _word(stands: Standing, *, is_forgotten: bool, is_made: bool) -> Word:
     if is_forgotten:
         return Word.REDACTED
     if stands.status in (Status.VERIFIED, Status.PROCESSING):

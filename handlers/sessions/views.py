@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, case, exists, func, or_, select, tuple_
+from sqlalchemy import BindParameter, ColumnElement, Row, case, exists, func, select, tuple_
 from sqlmodel import Session, col
 
 from config.database import transaction
@@ -77,6 +77,12 @@ def made_elsewhere(session_id: str) -> VerificationRecord:
     return found
 
 
+def is_of(id_: str | BindParameter[str]) -> ColumnElement[bool]:
+    """Whether a verification has this id, or a session of this id. A list of ids in its place would scan the table."""
+    of_session = select(col(VerificationRecord.verification_id)).where(col(VerificationRecord.session_id) == id_)
+    return col(Verification.id) == func.coalesce(of_session.correlate(None).scalar_subquery(), id_)
+
+
 def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
     """A page, without the sessions, and whether there are more. Raises NotFoundError where it starts after none."""
     wanted = _ours().order_by(col(Verification.created_at).desc(), col(Verification.id).desc()).limit(page.limit + 1)
@@ -95,12 +101,12 @@ def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
     return found[: page.limit], len(found) > page.limit
 
 
-def stands_in(record: VerificationRecord, verification: Verification) -> SessionStands:
-    """What counts of a session of a verification."""
+def stands_in(record: VerificationRecord | Row[*tuple[Any, ...]], current_session_id: str | None) -> SessionStands:
+    """What counts of a session of a verification, whose current one is this."""
     return SessionStands(
         generation=record.generation or 0,
         status=record.status,
-        is_known=record.session_id == verification.session_id,
+        is_known=record.session_id == current_session_id,
         error_code=record.last_error_code,
         submissions=record.submissions,
         is_replaced=record.replaced_at is not None,
@@ -110,8 +116,7 @@ def stands_in(record: VerificationRecord, verification: Verification) -> Session
 def _is(id_: str) -> ColumnElement[bool]:
     if not _ID.fullmatch(id_):
         raise NotFoundError
-    of_session = select(col(VerificationRecord.verification_id)).where(col(VerificationRecord.session_id) == id_)
-    return or_(col(Verification.id) == id_, col(Verification.id).in_(of_session))
+    return is_of(id_)
 
 
 def _ours() -> Any:
@@ -147,7 +152,7 @@ def _shown(
 def _one(verification: Verification, records: Sequence[VerificationRecord]) -> dict[str, Any]:
     ordered = sorted(records, key=lambda record: (record.generation or 0, record.session_id))
     stands = standing(
-        [stands_in(record, verification) for record in ordered],
+        [stands_in(record, verification.session_id) for record in ordered],
         verification.generation,
         limit=settings().submission_limit,
     )

@@ -18,9 +18,12 @@ from handlers.inbox.receive import receive
 from handlers.outbox.perform import perform
 from handlers.queue.claims import due
 from handlers.record.events import VerificationEvent
+from handlers.sessions import asking, entering, links, looking, opening, timeline, views
+from handlers.sessions.seen import seen
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.webhooks.intake import Intake
 from receiver.webhooks.storage import _OnTheLoop
+from tests.integration.openings import wanted
 from tests.support import databases, facts
 from worker.commands import show
 
@@ -192,3 +195,44 @@ def test_status_asks_each_question_once(json: bool, capsys: pytest.CaptureFixtur
         show.status(Namespace(json=json))
     assert len(costs.statements) == (15 if is_postgres() else 14)  # which is asked for its connections, too
     assert "queue_messages" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("stripe")
+def test_each_question_of_who_waits_on_a_page_costs_one_statement() -> None:
+    opened = opening.open_verification(wanted())
+    assert opened
+    with counted() as costs:
+        for subject in (opened.verification_id, opened.answer.id):
+            assert seen(subject).word == "todo"
+    assert len(costs.statements) == 2, costs.statements
+    assert costs.round_trips == (2 if is_postgres() else 6)
+
+
+@pytest.mark.usefixtures("stripe")
+def test_nobody_is_looked_for_by_a_scan_of_all_verifications(environment: pytest.MonkeyPatch) -> None:
+    if not is_postgres():
+        pytest.skip("how PostgreSQL plans it")
+    environment.setenv("LINK_KEYS", "n" * 32)
+    databases.forget_process_state()
+    opened = opening.open_verification(wanted())
+    assert opened
+    plans: dict[str, str] = {}
+
+    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if statement.split()[0] in ("SELECT", "UPDATE"):
+            cursor.execute("SET enable_seqscan = off")
+            cursor.execute("EXPLAIN " + statement, parameters)
+            plans[statement] = "\n".join(row[0] for row in cursor.fetchall())
+
+    event.listen(engine(), "before_cursor_execute", explain)
+    for subject in (opened.verification_id, opened.answer.id):
+        seen(subject)
+        views.view(subject)
+        timeline.view_in_time(subject)
+        entering.enter_by_link(subject, entering.Way(integration="redirect"))
+        looking.look(subject)
+        asking.ask_for_link(subject)
+        links.link_of(subject)
+    event.remove(engine(), "before_cursor_execute", explain)
+    assert len(plans) > 10, plans
+    assert {statement for statement, plan in plans.items() if "Seq Scan on verification" in plan} == set()
