@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from email.message import EmailMessage
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -27,15 +26,21 @@ _GLANCE_SECONDS = 1.0
 _DOTS = re.compile(rb"^\.", re.MULTILINE)
 
 
-def send_by_smtp(message: EmailMessage, recipient: str, last_look: Callable[[], object]) -> None:
+def send_by_smtp(message: bytes, recipient: str, last_look: Callable[[], object]) -> None:
     """Sends by SMTP_URL, from MAIL_FROM; `last_look` raises where the mail must not be given away any more.
 
     Raises PermanentError where this mail can never be sent, AwayError where the server cannot be reached or wants
     nothing of us, RefusedError where it refused for now, UnknownOutcomeError where it has the mail and says nothing.
     """
-    sender = settings().mail_from.mailbox
-    # The envelope is given: read back from the headers, a name with a comma would be a second address.
-    _use_smtp(lambda smtp: smtp.send_message(message, sender, [recipient]), last_look)
+    sender, content = settings().mail_from.mailbox, message.replace(b"\n", b"\r\n")
+    options = [] if (sender + recipient).isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
+
+    def give(smtp: smtplib.SMTP) -> None:
+        if options and not smtp.has_extn("smtputf8"):
+            raise smtplib.SMTPNotSupportedError
+        smtp.sendmail(sender, [recipient], content, options)
+
+    _use_smtp(give, last_look)
 
 
 def check_smtp() -> None:

@@ -13,7 +13,6 @@ from starlette.testclient import TestClient
 from config.database import now, transaction
 from config.settings import settings
 from handlers.inbox.receive import receive
-from handlers.outbox.mails import render
 from handlers.record.events import VerificationEvent
 from handlers.sessions.reminders import remind
 from handlers.tables.models import InboxEvent, OutboxAction, Verification, VerificationRecord
@@ -24,6 +23,7 @@ from tests.integration.stories import Stories, by_name, perform_everything, proc
 from tests.property.outside import PostBox
 from tests.support import databases, facts
 from tests.support.facts import event
+from tests.support.mails import render
 
 MADE = int(datetime.now(UTC).timestamp()) - 30 * 3600
 CREATED = event("created", MADE)

@@ -6,7 +6,7 @@ from sqlalchemy import update
 from config.database import transaction
 from handlers.operator.audit import By, Way, audited
 from handlers.operator.resend import resend
-from handlers.outbox.mails import Mail, message_id, render
+from handlers.outbox.mails import Mail, message_id
 from handlers.outbox.perform import perform
 from handlers.queue.failures import UnknownOutcomeError
 from handlers.tables.models import ActionStatus, OutboxAction
@@ -14,6 +14,7 @@ from tests.integration.stories import perform_everything
 from tests.property.outside import PostBox
 from tests.support import facts
 from tests.support.facts import NOON, event
+from tests.support.mails import render
 from tests.support.operator import command
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")

@@ -4,12 +4,13 @@ import pytest
 
 from config.settings import settings
 from handlers.outbox import mails
-from handlers.outbox.mails import Mail, render
+from handlers.outbox.mails import Mail
 from handlers.record.events import Status
 from handlers.tables.models import ActionStatus
 from tests.integration.stories import Stories, by_name, perform_everything
 from tests.property.outside import Application, PostBox
 from tests.support import databases, facts
+from tests.support.mails import render
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 

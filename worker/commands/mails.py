@@ -3,7 +3,9 @@
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from email import message_from_bytes
 from email.message import EmailMessage
+from email.policy import default
 
 from config.settings import Address, settings
 from handlers.catalogue.samples import Sample, mail_samples
@@ -22,14 +24,14 @@ def write_samples(arguments: argparse.Namespace) -> int:
 def _files() -> Iterator[tuple[str, bytes]]:
     for language in settings().locales:
         for sample in mail_samples():
-            message = _written(language, sample)
-            html = message.get_body(("html",))
+            raw = _written(language, sample)
+            html = message_from_bytes(raw, EmailMessage, policy=default).get_body(("html",))
             assert html is not None  # noqa: S101  # `render` makes one
-            yield f"{language}/{sample.name}.eml", bytes(message)
+            yield f"{language}/{sample.name}.eml", raw
             yield f"{language}/{sample.name}.html", html.get_content().encode()
 
 
-def _written(language: str, sample: Sample) -> EmailMessage:
+def _written(language: str, sample: Sample) -> bytes:
     to_the_person, about = REGISTRY[sample.template] is not to_the_reviewer, sample.about
     if about.link_url and settings().retry_url and KINDS[sample.template].link == "retry":
         about = replace(about, link_url=retry_url_for(VerificationRecord(session_id=about.session_id, livemode=False)))
