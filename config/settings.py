@@ -29,6 +29,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from config.redis_server import read_redis_url
 
 logging.getLogger("pydantic_settings").disabled = True  # with PYDANTIC_SETTINGS_DEBUG it logs every value it reads
+# Nobody can interrupt a look-up of a name, and libc's own bounds are up to a minute where name servers are silent: a
+# second for each of them, twice. Every library and both drivers look up by libc.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")
 
 
 class SettingsError(Exception):

@@ -1,0 +1,96 @@
+"""Asks everybody by a name that nobody knows, where the name server takes each question and says nothing.
+
+python -m tests.support.dead_resolver, on a machine apart, whose resolver would wait for minutes; see `tried`.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from config import broker
+from config.database import statement
+from handlers.outbox import application
+from handlers.outbox.smtp import check_smtp
+from handlers.stripe_api import account
+from receiver.pages import assets
+from receiver.webhooks import storage
+from tests.support.processes import ROOT
+from tests.support.waiting import PATIENCE
+
+_SERVER = "127.0.0.1"
+_PATIENT = f"nameserver {_SERVER}\noptions timeout:30 attempts:5\n"
+_APART = ("unshare", "--map-root-user", "--net", "--mount")
+_WITH_RESOLVER = ("sh", "-c", 'mount --bind "$0" "$(realpath /etc/resolv.conf)" && exec "$@"')
+_NOWHERE = {
+    "DATABASE_URL": "postgresql://ours@database.example/ours",
+    "REDIS_URL": "redis://broker.example",
+    "SMTP_URL": "smtp://mail.example:25",
+    "STRIPE_API_KEY": "sk_test_nowhere00000000",
+    "STRIPE_API_BASE": "https://stripe.example",
+    "APP_CALLBACK_URL": "https://application.example/changes",
+    "APP_CALLBACK_SECRET": "whsec_" + "b3Vycw" * 8,
+}
+_SET_FLAGS, _UP = 0x8914, 0x41  # of an interface, by ioctl
+
+
+def can_stand_apart() -> bool:
+    """Whether this machine lets us have a network and mounts of our own."""
+    try:
+        return subprocess.run([*_APART, "true"], check=False, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def tried(folder: Path) -> dict[str, Any]:
+    """What each of them came to, by its name. Raises TimeoutExpired where one of them goes on waiting."""
+    resolver = folder / "resolv.conf"
+    resolver.write_text(_PATIENT)
+    command = [*_APART, *_WITH_RESOLVER, str(resolver), sys.executable, "-m", __name__]
+    environment = {**os.environ, **_NOWHERE, "VAR_DIR": str(folder)}
+    environment.pop("RES_OPTIONS", None)
+    ran = subprocess.run(
+        command, cwd=ROOT, env=environment, timeout=PATIENCE, check=False, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """All at once, each in a thread of its own."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent, ThreadPoolExecutor(len(_ASKS)) as threads:
+        fcntl.ioctl(silent, _SET_FLAGS, struct.pack("16sh", b"lo", _UP))
+        silent.bind((_SERVER, 53))
+        answers = list(threads.map(_answer, _ASKS.values()))
+    sys.stdout.write(json.dumps(dict(zip(_ASKS, answers, strict=True))))
+
+
+def _answer(ask: Callable[[], object]) -> str | None:
+    try:
+        said = ask()
+    except Exception as error:
+        return type(error).__name__
+    return None if said is None else str(said)
+
+
+_ASKS: dict[str, Callable[[], object]] = {
+    "Stripe": account.stripe_now,
+    "the mail server": check_smtp,
+    "the application": lambda: application.line().call("POST", _NOWHERE["APP_CALLBACK_URL"], {}, b"", most=0),
+    "the logo": lambda: assets.fetched("https://logo.example/logo.png"),
+    "Redis": broker.trouble_now,
+    "PostgreSQL": lambda: statement().__enter__(),
+    "PostgreSQL, from web's event loop": lambda: asyncio.run(storage.storage().open()),
+}
+
+if __name__ == "__main__":
+    main()
