@@ -1,6 +1,9 @@
 """How often one link, and one address, may ask: a moving window in this process's memory."""
 
+from collections import OrderedDict, deque
 from ipaddress import IPv6Address, ip_address
+from itertools import islice
+from time import monotonic
 
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -21,7 +24,7 @@ class Tries:
     """Those of the last minute. Links and addresses are counted apart: no flood of addresses frees a link."""
 
     def __init__(self) -> None:
-        self._links, self._addresses = MemoryStorage(), MemoryStorage()
+        self._links, self._addresses = _Memory(), _Memory()
 
     def of_link(self, allowed: RateLimitItem, subject: str) -> None:
         """One more of a link, by the id in it: its text has several spellings. Raises TooOftenError."""
@@ -35,20 +38,34 @@ class Tries:
             _hit(self._addresses, allowed or OF_AN_ADDRESS, _network(client[0]))
 
 
-def _hit(storage: MemoryStorage, allowed: RateLimitItem, key: str) -> None:
-    if len(storage.events) >= _MOST_KEYS:
-        _make_room(storage)
+class _Memory(MemoryStorage):
+    """The library's own looks through all keys after nearly each try, in a thread, and forgets none of them.
+
+    Here a try looks at the two keys that were tried the longest ago, by a clock that nobody sets.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tries: OrderedDict[str, deque[float]] = OrderedDict()  # the key that was tried last at the end
+
+    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        now = monotonic()
+        tries = self.tries.setdefault(key, deque())
+        self.tries.move_to_end(key)
+        for oldest in [other for other in islice(self.tries, 2) if other != key]:
+            if len(self.tries) > _MOST_KEYS or self.tries[oldest][-1] <= now - expiry:
+                del self.tries[oldest]
+        while tries and tries[0] <= now - expiry:
+            tries.popleft()
+        is_allowed = len(tries) + amount <= limit
+        tries.extend([now] * amount * is_allowed)
+        return is_allowed
+
+
+def _hit(storage: _Memory, allowed: RateLimitItem, key: str) -> None:
     # rule: who has tried too often waits
     if not MovingWindowRateLimiter(storage).hit(allowed, key):
         raise TooOftenError
-
-
-def _make_room(storage: MemoryStorage) -> None:
-    """The library forgets the tries of a key after their minute, and never the key."""
-    for key in [key for key, tries in list(storage.events.items()) if not tries]:
-        storage.clear(key)
-    if len(storage.events) > _MOST_KEYS // 2:
-        storage.reset()
 
 
 def _network(address: str) -> str:

@@ -1,6 +1,8 @@
 """How often a link and an address may ask, and how little of it is remembered."""
 
+import threading
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 from limits import RateLimitItemPerMinute
@@ -55,16 +57,36 @@ def test_what_is_remembered_is_bounded_and_no_flood_of_addresses_frees_a_link(mo
     assert _allowed(lambda: counted.of_link(TWICE, "idv_1")) == 2
     for number in range(1000):
         counted.of_address((f"192.0.{number // 250}.{number % 250}", 1))
-        assert len(counted._addresses.events) <= 100
+        assert len(counted._addresses.tries) <= 100
     assert _allowed(lambda: counted.of_link(TWICE, "idv_1")) == 0
 
 
-def test_what_is_over_makes_room_before_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tries, "_MOST_KEYS", 4)
+def test_the_key_that_was_tried_the_longest_ago_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tries, "_MOST_KEYS", 3)
     counted = Tries()
-    for number in range(4):
-        counted.of_link(TWICE, f"idv_{number}")
-    for key in [key for key in counted._links.events if "idv_0" not in key]:
-        counted._links.events[key] = []  # as the library leaves them a minute later
+    for subject in ("idv_0", "idv_0", "idv_1", "idv_1", "idv_2"):
+        counted.of_link(TWICE, subject)
+    assert _allowed(lambda: counted.of_link(TWICE, "idv_0")) == 0, "tried again, it is the last to go"
     counted.of_link(TWICE, "idv_new")
-    assert _allowed(lambda: counted.of_link(TWICE, "idv_0")) == 1
+    assert _allowed(lambda: counted.of_link(TWICE, "idv_0")) == 0
+    assert _allowed(lambda: counted.of_link(TWICE, "idv_1")) == 2
+
+
+def test_the_window_moves_and_what_is_over_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, clock = Tries(), [1000.0]
+    monkeypatch.setattr(tries, "monotonic", lambda: clock[0])
+    counted.of_link(TWICE, "idv_1")
+    counted.of_link(TWICE, "idv_2")
+    clock[0] += 40
+    assert _allowed(lambda: counted.of_link(TWICE, "idv_1")) == 1
+    clock[0] += 30
+    assert _allowed(lambda: counted.of_link(TWICE, "idv_1")) == 1, "that of forty seconds still counts"
+    assert len(counted._links.tries) == 1
+
+
+def test_a_try_starts_no_thread() -> None:
+    counted = Tries()
+    counted._addresses.timer.join()  # the library's first and only one
+    with patch.object(threading.Thread, "start", side_effect=AssertionError):
+        for number in range(3):
+            counted.of_address((f"192.0.2.{number}", 1))
