@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from config.settings import settings
-from tests.chaos import asking, course, faults, services
+from tests.chaos import asking, course, faults, releasing, services
 from tests.chaos.asking import kill_web, let_leases_end
 from tests.chaos.faults import Fault, Scene
 from tests.chaos.openings import judge_openings
 from tests.chaos.outside import Application, MailServer
 from tests.chaos.people import comes_back, people
+from tests.chaos.releasing import Release
 from tests.chaos.restoring import back_up, put_back
 from tests.chaos.services import Platform
 from tests.chaos.shop import Shop
@@ -36,11 +37,11 @@ def main() -> int:
     folder = options.logs or Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with _scene(options, folder) as (scene, logs):
+    with _scene(options, folder) as (scene, before, logs):
         shop = Shop(scene.webs, scene.simulator)
         if options.standby:
             course.reconcile(scene)
-        drove = _drive_and_rage(scene, shop, options)
+        drove = _drive_and_rage(scene, shop, before, options)
         calm_since = time.monotonic()
         let_leases_end(scene, kill_web(scene))
         shop.close()
@@ -67,7 +68,19 @@ def main() -> int:
             lossy=options.standby == "async" or options.restore,
         )
         if shop.heard:
-            judge_openings(verdict, truth, tables, shop, views, scene.mail, scene.application, lossy=options.restore)
+            judge_openings(
+                verdict,
+                truth,
+                tables,
+                shop,
+                views,
+                scene.mail,
+                scene.application,
+                when=scene.when,
+                lossy=options.restore,
+            )
+    if options.is_plain:
+        verdict.must_be_none("processes of the code before", releasing.still_there(scene))
     course.add_swallowed(verdict, swallowed, options.standby)
     if fetched:
         _add_restored(verdict, fetched)
@@ -92,13 +105,14 @@ def _options() -> argparse.Namespace:
     database.add_argument("--restore", action="store_true", help="put a backup of the middle back at the end")
     database.add_argument("--embedded", action="store_true", help="`make run` on SQLite and the embedded Redis instead")
     options = parser.parse_args()
+    options.is_plain = not (options.standby or options.restore or options.embedded)
     if options.standby == "async":  # a database that may lose what it has committed may lose a whole verification, too
         options.people = 0
     return options
 
 
 @contextmanager
-def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, dict[Path, float]]]:
+def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, Release, dict[Path, float]]]:
     with ExitStack() as stack:
         simulator = stack.enter_context(Simulator.start(seed=options.seed))
         mail, application = MailServer(options.seed), Application()
@@ -106,7 +120,8 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, d
         stack.callback(application.stop)
         postgres = redis = None
         if not options.embedded:
-            postgres, redis = Postgres(standby=options.standby), Redis(folder)
+            clock_steps = options.is_plain and shutil.which("faketime") is not None
+            postgres, redis = Postgres(standby=options.standby, clock_steps=clock_steps), Redis(folder)
             stack.callback(postgres.end)
             stack.callback(redis.end)
         port = free_port()
@@ -114,11 +129,13 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, d
         environment |= {"VAR_DIR": str(folder / "var"), "PORT": str(port)}
         if postgres and redis:
             environment |= {"DATABASE_URL": postgres.url, "REDIS_URL": redis.url, "WEB_CONCURRENCY": "2"}
-        course.use(environment)
+        before = releasing.release_before(folder) if options.is_plain else releasing.TODAY
+        course.use(environment, before)
         if options.embedded:
             dynos = services.make_run(environment, folder)
         else:
-            dynos = services.procfile(environment, folder, {} if options.standby else _wrong_clocks(options.seed))
+            wrong_clocks = {} if options.standby else _wrong_clocks(options.seed)
+            dynos = services.procfile({**environment, **before.variables}, folder, wrong_clocks, before.code)
         platform = Platform(dynos)
         stack.callback(platform.end)
         platform.start()
@@ -136,16 +153,22 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, d
             redis,
         )
         course.expect_deliveries(scene)
-        yield scene, {dyno.log: dyno.ahead for dyno in dynos}
+        yield scene, before, {dyno.log: dyno.ahead for dyno in dynos}
 
 
-def _drive_and_rage(scene: Scene, shop: Shop, options: argparse.Namespace) -> float:
+def _drive_and_rage(scene: Scene, shop: Shop, before: Release, options: argparse.Namespace) -> float:
     kinds = faults.EMBEDDED if options.embedded else faults.STANDBY if options.standby else faults.FAULTS
     lanes: list[Mapping[str, Fault]] = [kinds, faults.OUTSIDE]
     if options.people:
         lanes.append(asking.EMBEDDED if options.embedded else asking.ASKING)
-    backup = threading.Thread(target=back_up, args=(scene, time.monotonic() + options.minutes * 30))
-    return course.drive_and_rage(scene, shop, options, lanes, *([backup] if options.restore else []))
+    until, others = time.monotonic() + options.minutes * 60, []
+    if options.restore:
+        others.append(threading.Thread(target=back_up, args=(scene, until - options.minutes * 30)))
+    if options.is_plain:
+        others.append(threading.Thread(target=releasing.deploy_today, args=(scene, before, options.seed, until)))
+    if scene.postgres and (clock := scene.postgres.clock):
+        others.append(threading.Thread(target=clock.step_now_and_then, args=(scene.happened, options.seed, until)))
+    return course.drive_and_rage(scene, shop, options, lanes, *others)
 
 
 def _wrong_clocks(seed: int) -> dict[str, float]:

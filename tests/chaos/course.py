@@ -17,11 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from config.settings import Settings
-from handlers.tables.schema import migrate
 from tests.chaos import faults, services
 from tests.chaos.faults import Fault, Scene
 from tests.chaos.outside import Application, MailServer
 from tests.chaos.people import people
+from tests.chaos.releasing import TODAY, Release
 from tests.chaos.shop import PUBLISHABLE_KEY, TOKEN, Shop
 from tests.chaos.verdict import REVIEWER, Rest, Verdict, read_tables
 from tests.simulator.client import Simulator
@@ -67,10 +67,10 @@ def environment(simulator: Simulator, mail: MailServer, application: Application
     }
 
 
-def use(environment: Mapping[str, str]) -> None:
-    """This process reads the same settings, and makes the tables."""
+def use(environment: Mapping[str, str], release: Release = TODAY) -> None:
+    """This process reads the same settings; the release makes the tables."""
     os.environ.update(environment)
-    migrate()
+    assert release.migrate(environment), "there are no tables"
 
 
 def expect_deliveries(scene: Scene) -> None:

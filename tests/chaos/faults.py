@@ -46,6 +46,15 @@ class Scene:
     losses: list[Loss] = field(default_factory=list)
     backed_up_at: float = 0.0
 
+    @property
+    def clock_ahead(self) -> float:
+        """Seconds that the database's clock is ahead of the true time."""
+        return self.postgres.clock.ahead if self.postgres and self.postgres.clock else 0.0
+
+    def when(self, shown: float) -> float:
+        """The true moment at which the database's clock showed this, the last of several."""
+        return self.postgres.clock.when(shown) if self.postgres and self.postgres.clock else shown
+
 
 _NEXT_MAIL_WITHIN = 12.0  # seconds
 _CROWD = 400

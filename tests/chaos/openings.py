@@ -1,9 +1,8 @@
 """What must be true of openings: one session, whatever happens; beside what Stripe has, and what was heard."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from handlers.owed.kinds import TELLING
@@ -13,13 +12,13 @@ from tests.chaos.shop import Heard, Json, Shop
 from tests.chaos.verdict import Key, Tables, Verdict, message_ids
 
 _LIVE = ("requires_input", "processing")  # the person may submit, or has: each is billed
-_UNDER_WAY = timedelta(seconds=75)  # a mail's lease, and its way
+_UNDER_WAY = 75.0  # seconds: a mail's lease, and its way
 _SECRETS = ("client_secret", "url", "ephemeral_key_secret")
 
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """A session that was opened here: of which verification and generation, as its metadata said when it was made."""
+    """A session that was opened or adopted here: of which verification and generation, as its metadata has said."""
 
     session: Json
     verification_id: str
@@ -45,9 +44,10 @@ def judge_openings(
     mail: MailServer,
     application: Application,
     *,
+    when: Callable[[float], float],
     lossy: bool,
 ) -> None:
-    """Views are what the API shows of each verification, once all has come to rest.
+    """Views are what the API shows of each verification, once all has come to rest; `when`, what a row's time was.
 
     A lossy database has forgotten who was replaced on purpose, who ended it without a word, and the last numbers.
     """
@@ -73,17 +73,19 @@ def judge_openings(
     if lossy:
         return
     verdict.must_be_none("replaced though nobody asked, or not though it was done", _wrongly_replaced(shop, tables))
-    verdict.must_be_none("mails about what was replaced, forgotten or ended quietly", _unwanted_mails(tables, mail))
+    verdict.must_be_none(
+        "mails about what was replaced, forgotten or ended quietly", _unwanted_mails(tables, mail, when)
+    )
     verdict.must_be_none("calls of the application out of order", _out_of_order(application))
 
 
 def _ours(truth: Json) -> dict[str, Ours]:
     sessions = {session["id"]: session for session in truth["sessions"]}
     found = {}
-    for event in _snapshots(truth):
-        session, metadata = event["body"]["data"]["object"], event["body"]["data"]["object"]["metadata"]
-        if event["type"].endswith(".created") and "idv_id" in metadata:
-            found[session["id"]] = Ours(sessions[session["id"]], metadata["idv_id"], int(metadata["idv_generation"]))
+    # What was adopted says so since then, and no longer once it is redacted.
+    for shown in (*(event["body"]["data"]["object"] for event in _snapshots(truth)), *truth["sessions"]):
+        if "idv_id" in (metadata := shown["metadata"]):
+            found[shown["id"]] = Ours(sessions[shown["id"]], metadata["idv_id"], int(metadata["idv_generation"]))
     return found
 
 
@@ -205,7 +207,7 @@ def _traces(by_verification: Mapping[str, list[Ours]], tables: Tables) -> Iterat
             yield f"{verification.id} is forgotten, and there is {[one for one in held if one]}"
 
 
-def _unwanted_mails(tables: Tables, mail: MailServer) -> Iterator[str]:
+def _unwanted_mails(tables: Tables, mail: MailServer, when: Callable[[float], float]) -> Iterator[str]:
     """One that was under way may arrive a moment later; what became owed afterwards never goes out."""
     last = {one.message_id: one.at for one in mail.accepted}
     for action in tables.actions:
@@ -216,7 +218,7 @@ def _unwanted_mails(tables: Tables, mail: MailServer) -> Iterator[str]:
         key: Key = (action.session_id, action.name, action.cause)
         at = max((last[one] for one in message_ids(key) if one in last), default=0.0)
         is_new = action.created_at > since and action.status == ActionStatus.DONE
-        if is_new or at > (since + _UNDER_WAY).timestamp():
+        if is_new or at > when(since.timestamp()) + _UNDER_WAY:
             yield f"{key}"
 
 

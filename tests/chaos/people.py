@@ -129,6 +129,13 @@ class Person:
         """A stranger has typed this person's reference into a static link; the session's id."""
         return self._shop.simulator.create_from_link(self.reference, "stranger@example.com")
 
+    def was_begun(self) -> str:
+        """By the application's own code, before there was this service; the session's id."""
+        email = f"{self.reference}@example.com"
+        return self._shop.simulator.create(
+            email=email, client_reference_id=self.reference, metadata=self._metadata, type="document"
+        )
+
     def _body(self, changes: Json) -> Json:
         details = {"email": f"{self.reference}@example.com"}
         body = {"client_reference_id": self.reference, "type": "document", "provided_details": details}
@@ -296,6 +303,16 @@ def shares_a_reference(person: Person) -> None:
         person.wonders(f"is let into {strangers}, which is a stranger's")
 
 
+def is_taken_over(person: Person) -> None:
+    """With the session that the application's own code had made, and with no other."""
+    begun = person.was_begun()
+    person.has_a_session(adopt=begun)
+    if person.session_id != begun:
+        person.wonders(f"has {person.session_id} beside {begun}, which was begun before")
+    if person.chance():
+        person.does("pass" if person.chance() else "fail")
+
+
 def comes_back(person: Person) -> None:
     """Some day, whatever has been before."""
     heard = person.opens()
@@ -305,7 +322,7 @@ def comes_back(person: Person) -> None:
 
 STORIES: tuple[Story, ...] = (
     *(is_verified, is_forgotten, begins_again, leaves, ends_it, walks_away, is_verified_at_last, is_checked, is_ended),
-    *(fails_too_often, is_asked_otherwise, shares_a_reference),
+    *(fails_too_often, is_asked_otherwise, shares_a_reference, is_taken_over),
 )
 
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support import faketime
+from tests.support.processes import SAYS_IT_IS_READY
 from worker.run.foreground import PROCFILE
 
 ROOT = PROCFILE.parent
 STOPS_WITHIN = 30.0  # seconds from SIGTERM to SIGKILL at Heroku
 _GLANCE = 0.05
 _WRITES_ITS_STACKS_WITHIN = 0.5
+_BEGINS_WITHIN = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Dyno:
     command: list[str]
     environment: Mapping[str, str]
     log: Path
+    code: Path = ROOT
     process: "subprocess.Popen[bytes] | None" = None
     lock: threading.RLock = field(default_factory=threading.RLock)
     dooms: dict[int, float] = field(default_factory=dict)  # by pid: since when it is meant to end
@@ -55,7 +58,7 @@ class Dyno:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,
-                cwd=ROOT,
+                cwd=self.code,
                 env=dict(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -101,6 +104,7 @@ class Platform:
     def __init__(self, dynos: list[Dyno]) -> None:
         self.dynos = {dyno.name: dyno for dyno in dynos}
         self.deaths: list[Death] = []
+        self._leaving: list[Dyno] = []
         self._ending, self._halted = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="platform", daemon=True)
 
@@ -111,21 +115,33 @@ class Platform:
         self._thread.start()
 
     def kill(self, name: str) -> None:
-        """SIGKILL to everything of one dyno."""
-        self.dynos[name].signal(signal.SIGKILL)
+        """SIGKILL to everything of one dyno, and to what it takes the place of."""
+        for dyno in (self.dynos[name], *(one for one in self._leaving if one.name == name)):
+            dyno.signal(signal.SIGKILL)
 
     def deploy(self, *names: str) -> None:
         """SIGTERM, after thirty seconds SIGKILL, and a new start."""
-        dynos = [self.dynos[name] for name in names or self.dynos]
-        running = [(dyno, dyno.process) for dyno in dynos if dyno.process]
-        for dyno, _ in running:
-            dyno.signal(signal.SIGTERM)
-        deadline = time.monotonic() + STOPS_WITHIN
-        for dyno, process in running:
-            while process.poll() is None and time.monotonic() < deadline:
-                time.sleep(_GLANCE)
-            if process.poll() is None:
-                dyno.abort()
+        _terminate([self.dynos[name] for name in names or self.dynos])
+
+    def replace(self, name: str, code: Path, variables: Mapping[str, str], beside: float) -> None:
+        """Another version of a dyno begins, and so many seconds after it has, the one before ends.
+
+        Two of web would need two ports: there the one before ends first.
+        """
+        before = self.dynos[name]
+        after = Dyno(name, before.command, {**before.environment, **variables}, before.log, code, ahead=before.ahead)
+        self._leaving.append(before)
+        mark = before.log.stat().st_size
+        if name == "web":
+            self.dynos[name] = after
+            self._leave(before)
+            after.start()
+        else:
+            after.start()
+            self.dynos[name] = after
+            wait_until(lambda: SAYS_IT_IS_READY[name] in after.log.read_text(errors="replace")[mark:], _BEGINS_WITHIN)
+            time.sleep(beside)
+            self._leave(before)
 
     def halt(self) -> None:
         """Everything dies, and nothing is started until it is to go on."""
@@ -176,20 +192,43 @@ class Platform:
                     self._note(dyno, process)
                     dyno.start()
 
+    def _leave(self, dyno: Dyno) -> None:
+        with dyno.lock:
+            process = dyno.process
+        if process:
+            _terminate([dyno])
+            process.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            self._note(dyno, process)
+        self._leaving.remove(dyno)
+
     def _note(self, dyno: Dyno, process: "subprocess.Popen[bytes]") -> None:
         began = dyno.dooms.pop(process.pid, None)
         now = time.time()
         self.deaths.append(Death(dyno.name, began or now, now, process.returncode, began is not None))
 
 
-def procfile(environment: Mapping[str, str], logs: Path, ahead: Mapping[str, float]) -> list[Dyno]:
+def _terminate(dynos: list[Dyno]) -> None:
+    running = [(dyno, dyno.process) for dyno in dynos if dyno.process]
+    for dyno, _ in running:
+        dyno.signal(signal.SIGTERM)
+    deadline = time.monotonic() + STOPS_WITHIN
+    for dyno, process in running:
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(_GLANCE)
+        if process.poll() is None:
+            dyno.abort()
+
+
+def procfile(environment: Mapping[str, str], logs: Path, ahead: Mapping[str, float], code: Path) -> list[Dyno]:
     """Web, worker and clock as the Procfile has them, but web for this machine only, on hosts with such clocks."""
     lines = dict(line.split(": ", 1) for line in PROCFILE.read_text().splitlines())
     commands = {"web": "python -m receiver", "worker": lines["worker"], "clock": lines["clock"]}
     dynos = []
     for name, command in commands.items():
         words = [sys.executable, *shlex.split(command)[1:]]
-        dyno = Dyno(name, words, environment, logs / f"{name}.log", ahead=ahead.get(name, 0.0))
+        dyno = Dyno(name, words, environment, logs / f"{name}.log", code, ahead=ahead.get(name, 0.0))
         if dyno.ahead:
             dyno.environment = {**environment, **faketime.host(dyno.ahead)}
         dynos.append(dyno)

@@ -16,6 +16,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.chaos.clocks import DatabaseClock
 from tests.chaos.services import command_of, descendants
 from tests.support import postgres
 from worker.run.broker import redis_binary
@@ -38,9 +39,13 @@ class Postgres:
     With a standby, "sync" or "async", it is two, of which either may be the primary.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None, standby: str = "") -> None:
-        self._variables = [f"{name}={value}" for name, value in (environment or {}).items()]
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, standby: str = "", *, clock_steps: bool = False
+    ) -> None:
         self.folder = tempfile.mkdtemp(prefix="pg-", dir="/tmp")  # short: a unix socket's path is limited
+        self.clock = DatabaseClock(Path(self.folder) / "clock") if clock_steps else None
+        variables = self.clock.environment if self.clock else environment or {}
+        self._variables = [f"{name}={value}" for name, value in variables.items()]
         self._standby = standby
         self._primary, self._other = f"{self.folder}/a", f"{self.folder}/b"
         for home in (self._primary, self._other):
