@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,8 @@ class Postgres:
         """Nothing answers, and no connection ends."""
         postmaster = self._postmaster(self._primary)
         for pid in (postmaster, *descendants(postmaster)):
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # a backend whose connection has just ended
+                os.kill(pid, number)
 
     def thaw(self) -> None:
         """As if nothing had been."""
