@@ -4,7 +4,8 @@ import os
 import random
 import sqlite3
 import time
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -42,8 +43,9 @@ from config import postgres
 from config.settings import SettingsError, settings
 
 _IDLE_SECONDS = 5.0  # after which a connection is given back: others may wait for one
-_WAITS_SECONDS = 30.0  # for a server that has no connection free, until it has
-_APART_WAITS_SECONDS = 5.0  # for one of their own that is free: somebody waits for the answer
+# For a connection of its process's that is free, and for a server that has one free.
+_WAITS_SECONDS = 30.0
+_APART_WAITS_SECONDS = 5.0  # somebody waits for the answer
 _SQLITE_BUSY_SECONDS = 10
 # SQLite has no times: a text that sorts as they do, and says that it is UTC.
 _SQLITE_MOMENT = "%(year)04d-%(month)02d-%(day)02d %(hour)02d:%(minute)02d:%(second)02d.%(microsecond)06d+00:00"
@@ -114,6 +116,11 @@ def stand_apart() -> None:
     _thread.stands_apart = True
 
 
+def hurry(seconds: float) -> None:
+    """From now on this thread waits no longer for a connection."""
+    _thread.waits_seconds = seconds
+
+
 def transaction() -> AbstractContextManager[Session]:
     """A session whose changes are committed at the end of the block, or rolled back when it raises."""
     return _sessions(engine()).begin()
@@ -122,6 +129,18 @@ def transaction() -> AbstractContextManager[Session]:
 def statement() -> AbstractContextManager[Connection]:
     """A connection for a single statement, which is a transaction by itself: no round trips for BEGIN and COMMIT."""
     return _committing(engine()).begin()
+
+
+@contextmanager
+def statement_at_once() -> Iterator[Connection]:
+    """The same for a thread that is in a hurry: where none of its process's connections comes free, over one more."""
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(statement())
+        except PoolTimeoutError:
+            one_more = on_postgres(0).execution_options(isolation_level="AUTOCOMMIT")
+            connection = stack.enter_context(one_more.begin())
+        yield connection
 
 
 class _Moment(FunctionElement[datetime]):
@@ -189,12 +208,11 @@ def on_sqlite(url: URL) -> Engine:
     return engine
 
 
-def on_postgres(most_connections: int, wait_seconds: float = _WAITS_SECONDS) -> Engine:
+def on_postgres(most_connections: int) -> Engine:
     """An engine for DATABASE_URL's server; parameters never show in its errors."""
     pool: dict[str, Any] = {"poolclass": NullPool}
     if most_connections:
-        pool = {"poolclass": QueuePool, "pool_size": most_connections, "max_overflow": 0, "pool_use_lifo": True}
-        pool["pool_timeout"] = wait_seconds
+        pool = {"poolclass": _Pool, "pool_size": most_connections, "max_overflow": 0, "pool_use_lifo": True}
     engine = create_engine("postgresql+psycopg://", hide_parameters=True, connect_args=postgres.address(), **pool)
     event.listen(engine, "do_connect", _connect)
     event.listen(engine, "handle_error", _sort_out)
@@ -212,7 +230,7 @@ def _opened(*, apart: bool) -> Engine:
     if settings().on_postgres:
         most = max((settings().database_pool or _kept_connections) - _beside, min(_kept_connections, 1))
         if apart:
-            return on_postgres(max(most - 1, 1), _APART_WAITS_SECONDS)
+            return on_postgres(max(most - 1, 1))
         return on_postgres(1 if _some_stand_apart else most)
     if settings().embedded_database:
         return on_sqlite(URL.create("sqlite", database=str(settings().embedded_file)))
@@ -226,9 +244,27 @@ def _committing(engine: Engine) -> Engine:
     return engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgres else engine
 
 
+def _patience() -> float:
+    """How many seconds this thread waits for a connection."""
+    by_default = _APART_WAITS_SECONDS if getattr(_thread, "stands_apart", False) else _WAITS_SECONDS
+    return float(getattr(_thread, "waits_seconds", by_default))
+
+
+class _Pool(QueuePool):
+    """Waits for as long as its thread does."""
+
+    @property
+    def _timeout(self) -> float:
+        return _patience()
+
+    @_timeout.setter
+    def _timeout(self, seconds: float) -> None:
+        """Nothing that holds for all threads."""
+
+
 def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
     """A connection as it shall be; waits for it while the server has none free."""
-    deadline = time.monotonic() + _WAITS_SECONDS
+    deadline = time.monotonic() + _patience()
     while True:
         try:
             connection = psycopg.connect(**parameters)

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from config.database import transaction
+from config.database import hurry, transaction
 from config.inserts import insert_or
 from handlers.metrics import heartbeats, tallies
 from handlers.queue.failures import describe
 from handlers.tables.models import Metric
 
 _IMPATIENT = "SET LOCAL lock_timeout = '1s'"  # the same thread says that this process lives
+_WAITS_SECONDS = 1.0  # for a connection: a heartbeat is late when it has waited
 _LOOKS_WITHIN = 5.0  # seconds
 FLUSH_SECONDS = 5.0  # well below the 15 s or more between two scrapes
 _ADDED = "(name, labels) DO UPDATE SET value = identity_metric.value + excluded.value"
@@ -168,6 +169,7 @@ def _add_up(added: dict[_Row, float]) -> None:
 
 
 def _flush_on(kind: str, is_idle: Callable[[], bool]) -> None:
+    hurry(_WAITS_SECONDS)
     flushed = time.monotonic()
     while True:
         heartbeats.beat(kind, is_idle)

@@ -7,6 +7,7 @@ How the last write went is what /readyz tells: whoever cannot write this row can
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -14,9 +15,10 @@ from typing import Annotated, Any
 import structlog
 from pydantic import Field, TypeAdapter, ValidationError
 from sqlalchemy import select
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import col
 
-from config.database import measure_clock, statement, transaction, true_now
+from config.database import measure_clock, statement_at_once, transaction, true_now
 from config.inserts import NOW, insert_or
 from config.process import myself
 from config.trouble import Trouble, hindrance, trouble_of
@@ -112,15 +114,15 @@ def beat(kind: str, is_idle: Callable[[], bool] = bool, *, is_ending: bool = Fal
     found: Trouble | None = None
     try:
         if time.monotonic() - _process.measured >= MEASURED_EVERY:
-            _measure()
+            with suppress(PoolTimeoutError):  # of a pool whose connections all are held up
+                _measure()
         own = _row(kind, Said(**myself(kind, is_ending=is_ending)), _process.worked)
         own |= {"ahead_seconds": _process.ahead, "listened_at": _moment(_process.listened)}
         rows = [own, *(_row("clock", clock, time.monotonic()) for clock in heard.values())]
         rows.sort(key=lambda row: str(row["name"]))  # one order for all: no deadlock
-        with statement() as connection:
+        with statement_at_once() as connection:
             insert_or(connection, Heartbeat, rows, on_conflict=_LATEST, returning="name")
-        with statement() as connection:  # a role may write this table, and not the inbox
-            found = hindrance(connection)
+            found = hindrance(connection)  # a role may write this table, and not the inbox
     except Exception as error:  # it must never disturb the work
         found = trouble_of(error)
         if found != _process.trouble:

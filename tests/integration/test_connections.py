@@ -5,8 +5,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import psycopg
 import pytest
@@ -18,13 +21,13 @@ from config import database
 from config.database import DATABASE_TROUBLE, keep_connections, statement
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
-from handlers.metrics import counting, tallies
+from handlers.metrics import counting, heartbeats, tallies
 from handlers.record.decide import Outcome
 from receiver.webhooks.storage import _OnTheLoop
 from tests.support import databases, facts
 from tests.support.facts import event
 from tests.support.postgres import cluster
-from tests.support.processes import Service
+from tests.support.processes import Service, service
 from tests.support.waiting import wait_until
 from worker.run.broker import start_redis
 
@@ -228,6 +231,28 @@ def test_twenty_connections_hold_a_service_its_release_a_command_and_the_next_se
             )
 
 
+def test_work_and_looks_that_are_held_up_keep_no_process_from_saying_that_it_lives(
+    tmp_path: Path, database_url: str
+) -> None:
+    def beats() -> dict[str, datetime]:
+        return {one.kind: one.last_at for one in heartbeats.known()}
+
+    patient = f"{database_url}&options=-c lock_timeout=0 -c statement_timeout=0"
+    with service(tmp_path / "service", patient) as running, psycopg.connect(database_url) as holder:
+        running.start("web", "worker", "clock")
+        holder.execute("LOCK TABLE outbox_action")
+        for number in range(8):
+            running.deliver(facts.payload("verified", session_id=f"vs_{number}"))
+        with pytest.raises(HTTPError):
+            urlopen(f"http://127.0.0.1:{running.port}/health/backlog")
+        wait_until(lambda: _held_up(database_url) == {"identity worker": 4, "identity web": 1}, running.logs)
+        for _ in range(3):
+            before = beats()
+            wait_until(lambda before=before: all(at > before[kind] for kind, at in beats().items()), running.logs)  # type: ignore[misc]
+        assert urlopen(f"http://127.0.0.1:{running.port}/readyz").status == 200
+        assert _held_up(database_url) == {"identity worker": 4, "identity web": 1}
+
+
 def test_figures_wait_for_no_lock_that_would_keep_a_process_from_saying_that_it_lives(
     database_url: str, environment: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +295,13 @@ async def _store(said: Any) -> frozenset[str]:
     receipt = await inbox.receive([said])
     await inbox.close()
     return receipt.accepted
+
+
+def _held_up(url: str) -> dict[str, int]:
+    """How many connections of which kind of process wait for a lock."""
+    waiting = "SELECT application_name, count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' GROUP BY 1"
+    with psycopg.connect(url) as connection:
+        return dict(connection.execute(waiting).fetchall())
 
 
 def _connections(url: str, role: str = "%") -> int:
