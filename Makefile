@@ -16,7 +16,7 @@ define compile
 	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
 endef
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run listen stripe test test-postgres test-browser e2e proof mutants chaos fuzz api-cases bench bench-peers \
+.PHONY: help install dev demo run listen stripe test test-postgres test-browser e2e proof mutants chaos hosts fuzz api-cases bench bench-peers \
 	bench-tools browser-tools ci way mails pages check lock lock-check upgrade
 
 help: ## Lists the targets
@@ -74,6 +74,9 @@ fuzz: dev ## Sends 100,000 requests to a receiver, nearly all of them wrong: FUZ
 
 chaos: dev ## Kills, freezes and fills everything under load, and compares the end with the truth: CHAOS="--minutes 10 --sessions 3000"
 	@$(BIN)/python -m tests.chaos $(CHAOS)
+
+hosts: dev ## The same on twelve hosts in namespaces of their own, whose wires, servers and clocks fail: HOSTS="--minutes 10 --seed 7 --async"
+	@$(BIN)/python -m tests.hosts $(HOSTS)
 
 ci: ## Does what CI does: on Debian as root, installs what is missing, then runs all but the benches and the proof
 	@.ci/run

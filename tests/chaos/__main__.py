@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from config.settings import settings
 from tests.chaos import asking, course, faults, releasing, services
 from tests.chaos.asking import kill_web, let_leases_end
-from tests.chaos.faults import Fault, Scene
+from tests.chaos.faults import Scene
 from tests.chaos.openings import judge_openings
 from tests.chaos.outside import Application, MailServer
 from tests.chaos.people import comes_back, people
@@ -158,7 +158,7 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, R
 
 def _drive_and_rage(scene: Scene, shop: Shop, before: Release, options: argparse.Namespace) -> float:
     kinds = faults.EMBEDDED if options.embedded else faults.STANDBY if options.standby else faults.FAULTS
-    lanes: list[Mapping[str, Fault]] = [kinds, faults.OUTSIDE]
+    lanes = [kinds, faults.OUTSIDE]
     if options.people:
         lanes.append(asking.EMBEDDED if options.embedded else asking.ASKING)
     until, others = time.monotonic() + options.minutes * 60, []

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ def environment(simulator: Simulator, mail: MailServer, application: Application
         "REVIEW_EMAIL": REVIEWER,
         "APP_CALLBACK_URL": application.url,
         "APP_CALLBACK_SECRET": "whsec_" + "Y2hhb3M" * 8,
+        "TRUSTED_PROXIES": "1",
         "BACKOFF_SECONDS": "20",  # a fault lasts seconds here
         "LOG_FORMAT": "json",
         "PYTHONFAULTHANDLER": "1",
@@ -76,7 +77,7 @@ def use(environment: Mapping[str, str], release: Release = TODAY) -> None:
 def expect_deliveries(scene: Scene) -> None:
     """Once each web process answers; each gets every event."""
     for place in scene.webs:
-        assert services.wait_until(lambda place=place: _answers(place), 60), f"web did not start at {place}"  # type: ignore[misc]
+        assert services.wait_until(lambda place=place: answers(place), 60), f"web did not start at {place}"  # type: ignore[misc]
         scene.simulator.endpoint(
             f"http://{place}/webhooks/stripe",
             secret=SECRET,
@@ -98,7 +99,7 @@ def drive_and_rage(
     scene: Scene,
     shop: Shop,
     options: argparse.Namespace,
-    lanes: list[Mapping[str, Fault]],
+    lanes: Sequence[Mapping[str, Fault]],
     *others: threading.Thread,
 ) -> float:
     """In each lane one fault follows the other. Returns how many seconds it took."""
@@ -188,7 +189,7 @@ def conclude(
     return 0
 
 
-def _answers(place: str) -> bool:
+def answers(place: str) -> bool:
     try:
         with urllib.request.urlopen(f"http://{place}/healthz", timeout=2) as answer:
             return bool(answer.status == 200)

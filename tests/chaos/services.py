@@ -52,6 +52,7 @@ class Dyno:
     lock: threading.RLock = field(default_factory=threading.RLock)
     dooms: dict[int, float] = field(default_factory=dict)  # by pid: since when it is meant to end
     ahead: float = 0.0  # seconds that its host's clock is
+    is_off: bool = False  # nobody starts it
 
     def start(self) -> None:
         """Runs it."""
@@ -143,6 +144,17 @@ class Platform:
             time.sleep(beside)
             self._leave(before)
 
+    def switch_off(self, name: str) -> None:
+        """As when its machine loses its power."""
+        dyno = self.dynos[name]
+        with dyno.lock:
+            dyno.is_off = True
+            dyno.signal(signal.SIGKILL)
+
+    def switch_on(self, name: str) -> None:
+        """It is started again."""
+        self.dynos[name].is_off = False
+
     def halt(self) -> None:
         """Everything dies, and nothing is started until it is to go on."""
         self._halted.set()
@@ -185,7 +197,7 @@ class Platform:
             for dyno in self.dynos.values():
                 with dyno.lock:
                     process = dyno.process
-                    if process is None or process.poll() is None or self._halted.is_set():
+                    if process is None or process.poll() is None or self._halted.is_set() or dyno.is_off:
                         continue
                     with suppress(ProcessLookupError):  # what a killed parent left behind goes with its dyno
                         os.killpg(process.pid, signal.SIGKILL)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,9 @@ from tests.chaos.services import command_of, descendants
 from tests.support import postgres
 from worker.run.broker import redis_binary
 
-_FAST = "-c listen_addresses='' -c fsync=off -c max_connections=60"  # the processes die here, never the machine
+_FAST = "-c fsync=off -c max_connections=60"  # the processes die here, never the machine
+# Who stands by hears of a silent primary soon, and a primary of a silent standby.
+_STANDBY = "-c wal_receiver_timeout=5s -c wal_sender_timeout=5s -c wal_retrieve_retry_interval=1s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,14 @@ class Loss:
     over: float
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The machine a server runs on: what begins a command there, and its address; it has a unix socket here anyway."""
+
+    on: Sequence[str] = ()
+    address: str = ""
+
+
 class Postgres:
     """A throw-away cluster on a unix socket, whose server runs in an environment of its own.
 
@@ -41,9 +51,15 @@ class Postgres:
     """
 
     def __init__(
-        self, environment: Mapping[str, str] | None = None, standby: str = "", *, clock_steps: bool = False
+        self,
+        environment: Mapping[str, str] | None = None,
+        standby: str = "",
+        places: tuple[Place, Place] = (Place(), Place()),
+        *,
+        under: str = "/tmp",
+        clock_steps: bool = False,
     ) -> None:
-        self.folder = tempfile.mkdtemp(prefix="pg-", dir="/tmp")  # short: a unix socket's path is limited
+        self.folder = tempfile.mkdtemp(prefix="pg-", dir=under)  # short: a unix socket's path is limited
         self.clock = DatabaseClock(Path(self.folder) / "clock") if clock_steps else None
         variables = self.clock.environment if self.clock else environment or {}
         self._variables = [f"{name}={value}" for name, value in variables.items()]
@@ -53,8 +69,11 @@ class Postgres:
             Path(home).mkdir()
             postgres._give_away(home)
         postgres._give_away(self.folder)
+        self._places = dict(zip((self._primary, self._other), places, strict=True))
         initdb = "--auth=trust --username=postgres --no-sync --encoding=UTF8 --locale=C.UTF-8"
         self._control("initdb", "--options", initdb)
+        with Path(f"{self._primary}/data/pg_hba.conf").open("a") as trusted:
+            trusted.write("".join(f"host {what} all all trust\n" for what in ("all", "replication")))
         self.url = f"postgresql://postgres@/postgres?host={self._primary}"
         self.start()
         if standby:
@@ -103,10 +122,27 @@ class Postgres:
         for pid in deaf:  # and it never reads what has reached its socket
             os.kill(pid, signal.SIGTERM)
             os.kill(pid, signal.SIGCONT)
+        self.promote()
+        self.rebuild()
+
+    @property
+    def address(self) -> str:
+        """Of the primary's machine."""
+        return self._places[self._primary].address
+
+    def promote(self) -> None:
+        """The standby takes over, whatever the primary does."""
         self._primary, self._other = self._other, self._primary
         self._control("-w", "-t", "120", "promote")
+
+    def rebuild(self) -> None:
+        """The other one, which has stopped, becomes the standby of the primary."""
         shutil.rmtree(f"{self._other}/data")
         self._follow()
+
+    def stop_other(self) -> None:
+        """As if the machine of what was the primary, or is the standby, had died."""
+        self._control("-m", "immediate", "-w", "-t", "120", "stop", home=self._other)
 
     def back_up(self) -> None:
         """A base backup, as it is at this moment; raises CalledProcessError where the server is away or goes away."""
@@ -123,9 +159,7 @@ class Postgres:
     def end(self) -> None:
         """Leaves nothing."""
         if self._standby:
-            self._primary, self._other = self._other, self._primary
-            self.stop()
-            self._primary, self._other = self._other, self._primary
+            self.stop_other()
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -145,7 +179,11 @@ class Postgres:
         return source
 
     def _start(self, home: str) -> None:
-        options = f"{_FAST} -c unix_socket_directories={home}"
+        here, there = self._places[home], self._places[self._other if home == self._primary else self._primary]
+        options = f"{_FAST} -c unix_socket_directories={home} -c listen_addresses='{here.address}'"
+        if there.address:
+            source = f"host={there.address} user=postgres application_name=standby connect_timeout=2"
+            options = f"{options} {_STANDBY} -c primary_conninfo='{source}'"
         words = ["-w", "-t", "120", "-l", f"{home}/log", "-o", options, "start"]
         self._control(*words, home=home)
 
@@ -154,7 +192,8 @@ class Postgres:
 
     def _control(self, *words: str, home: str = "") -> None:
         control = [str(postgres._binary("pg_ctl")), "--pgdata", f"{home or self._primary}/data", "--silent"]
-        postgres._call([*postgres._as_postgres(), "env", *self._variables, *control, *words])
+        begin = [*self._places[home or self._primary].on, *postgres._as_postgres(), "env", *self._variables]
+        postgres._call([*begin, *control, *words])
 
 
 class Redis:

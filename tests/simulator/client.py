@@ -5,7 +5,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,10 +38,18 @@ class Simulator:
         self.endpoint_ids: dict[str, str] = {}  # by url, the newest
 
     @classmethod
-    def start(cls, port: int = 0, *, speed: float = 1.0, seed: int | None = None) -> Self:
-        """Port 0 takes a free one. Returns once it answers."""
-        command = [sys.executable, "-m", "tests.simulator", "serve", "--port", str(port), "--speed", str(speed)]
-        command += ["--unspaced"]
+    def start(
+        cls,
+        port: int = 0,
+        *,
+        speed: float = 1.0,
+        seed: int | None = None,
+        host: str = "127.0.0.1",
+        on: Sequence[str] = (),
+    ) -> Self:
+        """Port 0 takes a free one; `on` begins the command, for another machine. Returns once it answers."""
+        command = [*on, sys.executable, "-m", "tests.simulator", "serve", "--host", host, "--port", str(port)]
+        command += ["--speed", str(speed), "--unspaced"]
         command += [] if seed is None else ["--seed", str(seed)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None

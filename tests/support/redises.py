@@ -7,7 +7,7 @@ import socketserver
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,8 @@ class OtherRedis:
     folder: Path
     options: dict[str, str]
     port: int = field(default_factory=free_port)
+    host: str = "127.0.0.1"
+    on: Sequence[str] = ()  # what begins its command, for another machine
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -36,9 +38,9 @@ class OtherRedis:
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "redis.conf"
         if not config.exists():  # a Sentinel and a server that it changes write theirs anew
-            plain = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "save": '""'}
+            plain = {"port": str(self.port), "bind": self.host, "dir": str(self.folder), "save": '""'}
             config.write_text("".join(f"{name} {value}\n" for name, value in (plain | self.options).items()))
-        command = [str(redis_binary()), str(config), *(["--sentinel"] if "sentinel" in self.options else [])]
+        command = [*self.on, str(redis_binary()), str(config), *(["--sentinel"] if "sentinel" in self.options else [])]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until(self._answers, lambda: (self.folder / "redis.log").read_text())
@@ -46,7 +48,7 @@ class OtherRedis:
     def client(self) -> redis.Redis:
         """Logged in."""
         password = (self.options.get("requirepass") or "").strip('"') or None
-        return redis.Redis(port=self.port, password=password, decode_responses=True, socket_timeout=5)
+        return redis.Redis(self.host, self.port, password=password, decode_responses=True, socket_timeout=5)
 
     def stop(self) -> None:
         """As when the machine is switched off."""
