@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import closing
 from email import message_from_bytes, policy
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from config.settings import Settings
@@ -73,9 +72,7 @@ class Service:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def wait_until(self, holds: Callable[[], object]) -> None:
