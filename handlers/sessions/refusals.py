@@ -6,7 +6,7 @@ from math import ceil
 from sqlalchemy import Connection, and_, case, exists, func, select
 from sqlmodel import col
 
-from config.database import now, transaction
+from config.database import now, statement
 from config.settings import settings
 from handlers.queue.failures import NotNowError
 from handlers.record.events import Status
@@ -35,8 +35,8 @@ def past(answer: Answer) -> Exception:
 
 def unless_enough(verification_id: str | None, answer: Answer) -> None:
     """As unless_used_up, where no transaction is open."""
-    with transaction() as session:
-        unless_used_up(session.connection(), verification_id, answer)
+    with statement() as connection:
+        unless_used_up(connection, verification_id, answer)
 
 
 def unless_used_up(connection: Connection, verification_id: str | None, answer: Answer | None) -> None:

@@ -2,29 +2,30 @@
 
 import http.client
 import json
-import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from statistics import median
 from urllib.parse import urlsplit
 
 from tests.bench import load, store
 from tests.bench.beside import CONNECTIONS, add, in_turn
-from tests.bench.report import Report
-from tests.bench.servers import House
+from tests.bench.report import Report, ratio
+from tests.bench.servers import House, Process
 from tests.simulator.client import Simulator
 
-_LINKS = 40  # of each, somebody waits for Stripe, too
+_LINKS = 40  # who presses once in 20 seconds is not told to wait
 _VISITS = 20  # a second: some 150 persons who wait for news, and some who come
 _POLLS_OF = 5  # of so many visits all but one ask for news
+_PRESSING = 4  # as many as web has threads for them, one press after the other: all of these wait for Stripe
 _STRIPE_SECONDS = 2.0
 _TOKEN = "t" * 32
 _POLL = {"Accept": "application/json"}
 
 
 def pages(report: Report, house: House, database: str, *, rounds: int, seconds: float) -> None:
-    """In turn without them and with them."""
+    """In turn without them and with them: first a steady stream, then one that begins with forty presses at once."""
     with Simulator.start() as stripe:
         given = {
             "STRIPE_API_BASE": stripe.base,
@@ -33,41 +34,60 @@ def pages(report: Report, house: House, database: str, *, rounds: int, seconds: 
             "LINK_KEYS": _TOKEN,
             "TRUSTED_PROXIES": "1",
         }
+        store.empty(database)
+        house.broker.flushall()
+        with house.web(database, **given) as (port, web):
+            paths = [_link(port, f"P{number}") for number in range(_LINKS)]
+            stripe.fault(count=None, delay=_STRIPE_SECONDS, path="verification_sessions")
+            # Short pairs and many: they differ by more than what is measured. A burst needs its length to be over.
+            _beside(report, house, web, port, paths, _PRESSING, int(rounds * 2 * seconds), 1.0)
+            _beside(report, house, web, port, paths, _LINKS, rounds, seconds)
+            web.popen.kill()  # else it would do first what its clients have left
 
-        def measure(number: int, is_there: bool) -> tuple[float, float]:
-            stripe.clear_faults()
-            tag = f"P{number}{'y' if is_there else 'n'}"
-            rate, visits = _accepted(house, database, stripe, given, tag, seconds, are_there=is_there)
-            return rate, visits / seconds
 
-        found = in_turn(rounds, measure)
-    report.keep("pages", found)
-    add(report, f"{min(found['seen']):.0f} visits of pages a second, {_LINKS} waiting for Stripe", found, 0.95)
-
-
-def _accepted(
+def _beside(
+    report: Report,
     house: House,
-    database: str,
-    stripe: Simulator,
-    given: Mapping[str, str],
-    tag: str,
+    web: Process,
+    port: int,
+    paths: list[str],
+    pressing: int,
+    rounds: int,
     seconds: float,
-    *,
-    are_there: bool,
-) -> tuple[float, int]:
-    """Deliveries a second, by a web process of its own, and how many visits it has answered meanwhile."""
-    store.empty(database)
-    house.broker.flushall()
-    with house.web(database, **given) as (port, web):
-        paths = [_link(port, f"{tag}{number}") for number in range(_LINKS)]
-        stripe.fault(count=None, delay=_STRIPE_SECONDS, path="verification_sessions")
-        load.post(port, load.write(house.folder / "requests", f"{tag}w", 20_000), CONNECTIONS, 1.0)
-        requests = load.write(house.folder / "requests", f"{tag}x", int(15_000 * seconds))
-        with _visited(port, paths if are_there else []) as seen:
-            rate = load.post(port, requests, CONNECTIONS, seconds).rate
-            count = len(seen)
-        web.popen.kill()  # else it would do first what its clients have left
-    return rate, count
+) -> None:
+    is_steady = pressing == _PRESSING
+    waited: list[float] = []
+    of_its_own: dict[bool, list[float]] = {True: [], False: []}
+
+    def measure(number: int, is_there: bool) -> tuple[float, float]:
+        tag = f"P{pressing}x{number + 1}{'y' if is_there else 'n'}"
+        requests = load.write(house.folder / "requests", tag, int(15_000 * seconds))
+        with _people(port, paths, pressing if is_there else 0, again=is_steady) as visits:
+            used = web.cpu()
+            answers = load.post(port, requests, CONNECTIONS, seconds)
+            of_its_own[is_there].append(answers.requests / (web.cpu() - used))
+            waited.extend(visits)
+            return answers.rate, len(visits) / seconds
+
+    measure(-1, True)  # warms up
+    found = in_turn(rounds, measure)
+    visits = f"{median(found['seen']):.0f} visits of pages a second, {pressing} press {'' if is_steady else 'at once'}"
+    add(report, visits, found, 0.95 if is_steady else None)
+    alone, beside = of_its_own[False], of_its_own[True][1:]
+    report.add(
+        "accept, PostgreSQL",
+        "the same, for each second of web's own processor",
+        f"{median(beside):,.0f}",
+        beside=f"{median(alone):,.0f} without them",
+        ratio=ratio(beside, alone),
+    )
+    report.add(
+        "accept, PostgreSQL",
+        "a visit meanwhile",
+        f"p50 {median(waited) * 1000:.0f} ms",
+        beside=f"{max(waited) * 1000:.0f} ms the longest of {len(waited)}",
+    )
+    report.keep(f"pages, {pressing} pressing", found | {"of its own": [alone, beside], "waited": waited})
 
 
 def _link(port: int, reference: str) -> str:
@@ -80,13 +100,10 @@ def _link(port: int, reference: str) -> str:
 
 
 @contextmanager
-def _visited(port: int, paths: list[str]) -> Iterator[list[int]]:
-    """Whoever visits: the statuses that they have got so far."""
-    seen: list[int] = []
+def _people(port: int, paths: list[str], pressing: int, *, again: bool) -> Iterator[list[float]]:
+    """Whoever visits and presses until the block ends: the seconds that each visit took, as far as there are any."""
+    visits: list[float] = []
     end = threading.Event()
-    waiting = [socket.create_connection(("127.0.0.1", port)) for _ in paths]
-    for client, path in zip(waiting, paths, strict=True):
-        client.sendall(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n".encode())
 
     def visit() -> None:
         begun = time.monotonic()
@@ -95,20 +112,27 @@ def _visited(port: int, paths: list[str]) -> Iterator[list[int]]:
                 if end.wait(max(0.0, begun + number / _VISITS - time.monotonic())):
                     return
                 path, is_poll = paths[number % len(paths)], bool(number % _POLLS_OF)
-                sender = {"X-Forwarded-For": f"192.0.2.{number % 250}"}
-                connection.request(
-                    "GET", f"{path}/status" if is_poll else path, headers=sender | (_POLL if is_poll else {})
-                )
-                answer = connection.getresponse()
-                answer.read()
-                seen.append(answer.status)
+                asked = time.monotonic()
+                _ask(connection, "GET", f"{path}/status" if is_poll else path, number, _POLL if is_poll else {})
+                visits.append(time.monotonic() - asked)
 
-    visitor = threading.Thread(target=visit)
-    if paths:
-        visitor.start()
-    yield seen
+    def press(first: int) -> None:
+        with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+            for number in range(first, 1_000_000, pressing):
+                _ask(connection, "POST", paths[number % len(paths)], number, {})
+                if end.is_set() or not again:
+                    return
+
+    callers: list[Callable[[], None]] = [visit, *(lambda first=first: press(first) for first in range(pressing))]
+    threads = [threading.Thread(target=one) for one in callers] if pressing else []
+    for thread in threads:
+        thread.start()
+    yield visits
     end.set()
-    if paths:
-        visitor.join()
-    for client in waiting:
-        client.close()
+    for thread in threads:
+        thread.join()
+
+
+def _ask(connection: http.client.HTTPConnection, method: str, path: str, number: int, headers: dict[str, str]) -> None:
+    connection.request(method, path, headers={"X-Forwarded-For": f"192.0.2.{number % 250}", **headers})
+    connection.getresponse().read()

@@ -20,9 +20,9 @@ SELECT 'evt_1Old' || n, 'identity.verification_session.' || k, 'vs_1Old' || n % 
 FROM (SELECT n, now() - interval '60 days' * random() AS t,
     (ARRAY['created', 'processing', 'verified'])[1 + n % 3] AS k FROM generate_series(1, {events}) AS n) AS old"""
 _RECORDS = """
-INSERT INTO verification_record (session_id, status, client_reference_id, user_id, livemode, submissions,
+INSERT INTO verification_record (session_id, status, client_reference_id, user_id, livemode, submissions, told_count,
   client_reference_trusted, change_number, applied_at, applied_rank, applied_answer, created_at, updated_at)
-SELECT 'vs_1Old' || n, 'verified', 'user_' || n, 'user_' || n, false, 1, true, 3, now(), 3, false, now(), now()
+SELECT 'vs_1Old' || n, 'verified', 'user_' || n, 'user_' || n, false, 1, 0, true, 3, now(), 3, false, now(), now()
 FROM generate_series(0, {records} - 1) AS n"""
 _SUBMISSIONS = """
 INSERT INTO verification_submission (session_id, report_id)
