@@ -143,6 +143,11 @@ def statement_at_once() -> Iterator[Connection]:
         yield connection
 
 
+def reading() -> AbstractContextManager[Session]:
+    """A session that only reads: each of its statements is a transaction by itself, as with statement()."""
+    return _sessions(_committing(engine())).begin()
+
+
 class _Moment(FunctionElement[datetime]):
     inherit_cache = True
     type = UtcDateTime

@@ -9,6 +9,7 @@ import hmac
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -23,8 +24,8 @@ from config.defaults import lacks_webhook_secret
 from config.settings import settings
 from handlers.metrics import heartbeats
 from handlers.metrics.exposition import OPENMETRICS, exposition
-from handlers.operator import findings, queries
-from handlers.tables.models import InboxEvent, OutboxAction
+from handlers.operator import findings
+from handlers.operator.figures import Figures
 from receiver.sender import is_this_machine
 
 _LOOK_SECONDS = 5.0  # a frozen server neither answers nor fails, and whoever asks gives up soon
@@ -89,11 +90,11 @@ async def backlog(request: Request) -> Response:
     For a monitor that calls somebody; a platform's health check that restarts processes wants /healthz.
     """
     try:
-        needed = await _FINDINGS()
+        needed, ages = await _BACKLOG()
         is_failing = any(one.level == findings.FAIL for one in needed)
         shown: dict[str, Any] = {"status": "needs a hand" if is_failing else "ok"}
         if _may_see_figures(request):
-            shown |= {"findings": [asdict(one) for one in needed], **await _AGES()}
+            shown |= {"findings": [asdict(one) for one in needed], **ages}
     except (TimeoutError, *DATABASE_TROUBLE):
         return _unreachable()
     return _json(503 if is_failing else 200, shown)
@@ -128,29 +129,25 @@ async def _in_time(look: _Look[bool]) -> bool:
         return False
 
 
-def _oldest_ages() -> dict[str, float]:
-    return {
-        "events_oldest_seconds": round(queries.backlog_of(InboxEvent).oldest_seconds, 1),
-        "actions_oldest_seconds": round(queries.backlog_of(OutboxAction).oldest_seconds, 1),
-    }
-
-
 def _shown(accept: str) -> tuple[bytes, str]:
     return exposition(broker.trouble_now(), accept)
 
 
-def what_needs_a_hand() -> list[findings.Finding]:
-    """All of it, at this moment."""
-    return findings.findings(broker.trouble_now())
+def what_needs_a_hand() -> tuple[list[findings.Finding], dict[str, float]]:
+    """All of it, at this moment, and the ages of what waits; none of these without a database, which is a finding."""
+    figures = Figures(broker.trouble_now())
+    needed, ages = findings.judged(figures), dict[str, float]()
+    with suppress(*DATABASE_TROUBLE):
+        ages = {f"{of.NOUN}s_oldest_seconds": round(one.oldest_seconds, 1) for of, one in figures.backlogs.items()}
+    return needed, ages
 
 
 # One connection for all of them, whoever asks.
 _AT_THE_DATABASE = ThreadPoolExecutor(1, "health")
 _BROKER = _Look(broker.reachable, ThreadPoolExecutor(1, "broker"))
-_AGES = _Look(_oldest_ages, _AT_THE_DATABASE)
-_FINDINGS = _Look(what_needs_a_hand, _AT_THE_DATABASE)
+_BACKLOG = _Look(what_needs_a_hand, _AT_THE_DATABASE)
 _METRICS = {asked: _Look(partial(_shown, OPENMETRICS * asked), _AT_THE_DATABASE) for asked in (False, True)}
-LOOKS: tuple[_Look[Any], ...] = (_BROKER, _AGES, _FINDINGS, *_METRICS.values())
+LOOKS: tuple[_Look[Any], ...] = (_BROKER, _BACKLOG, *_METRICS.values())
 
 
 def _unreachable() -> Response:

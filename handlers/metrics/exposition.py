@@ -10,30 +10,32 @@ from prometheus_client.exposition import choose_encoder
 from sqlalchemy import select
 from sqlmodel import col
 
-from config.database import transaction
+from config.database import reading
 from config.settings import running_commit
 from config.version import VERSION
 from handlers.metrics import counting, tallies
 from handlers.operator.figures import Figures
 from handlers.operator.findings import FAIL, JUDGES, WARN, judged
+from handlers.operator.queries import MOST
 from handlers.tables.models import Metric
 from handlers.upkeep import unanswered
 
+_COUNTED = f"{MOST:,} and one of them are counted at most."
 GAUGES = {
-    "identity_events_waiting": "Events received and not processed.",
-    "identity_events_due": "Events that a worker could take now.",
-    "identity_events_dead": "Events given up.",
-    "identity_events_overdue": "Events that have waited for more than a day.",
+    "identity_events_waiting": f"Events received and not processed: {_COUNTED}",
+    "identity_events_due": f"Events that a worker could take now: {_COUNTED}",
+    "identity_events_dead": f"Events given up: {_COUNTED}",
+    "identity_events_overdue": f"Events that have waited for more than a day: {_COUNTED}",
     "identity_events_oldest_seconds": "Age of the oldest event not processed.",
-    "identity_actions_waiting": "Actions owed and not done.",
-    "identity_actions_due": "Actions that a worker could take now.",
-    "identity_actions_dead": "Actions given up.",
-    "identity_actions_overdue": "Actions that have waited for more than a day.",
+    "identity_actions_waiting": f"Actions owed and not done: {_COUNTED}",
+    "identity_actions_due": f"Actions that a worker could take now: {_COUNTED}",
+    "identity_actions_dead": f"Actions given up: {_COUNTED}",
+    "identity_actions_overdue": f"Actions that have waited for more than a day: {_COUNTED}",
     "identity_actions_oldest_seconds": "Age of the oldest action not done.",
     "identity_unanswered_accounts": "Accounts that Stripe would not answer about the last time, our own among them.",
     "identity_unanswered_sessions": "Sessions that Stripe would not answer about the last time.",
     "identity_unanswered_seconds": "Seconds of Stripe's lists that could not be read the last time.",
-    "identity_redactions_overdue": "Sessions not redacted five days after somebody has asked for it.",
+    "identity_redactions_overdue": f"Sessions not redacted five days after somebody has asked for it: {_COUNTED}",
     "identity_paused": "Destinations of what is owed that nothing is done for now, openings among them.",
 }
 CLOCKS = "identity_clock_ahead_seconds"
@@ -76,7 +78,7 @@ class _Metrics:
 
 def _counted() -> _Counted:
     counted: _Counted = defaultdict(dict)
-    with transaction() as session:
+    with reading() as session:
         rows = select(col(Metric.name), col(Metric.labels), col(Metric.value))
         for row in session.execute(rows.order_by(col(Metric.name), col(Metric.labels))):
             counted[row.name][row.labels] = row.value
@@ -106,7 +108,7 @@ def _histogram(own: core.Metric, counted: _Counted) -> core.Metric:
 def _gauges(figures: Figures) -> Iterator[core.Metric]:
     values = {
         f"identity_{noun}_{name}": value
-        for noun, backlog in (("events", figures.events), ("actions", figures.actions))
+        for noun, backlog in ((f"{table.NOUN}s", backlog) for table, backlog in figures.backlogs.items())
         for name, value in asdict(backlog).items()
     }
     values |= {f"identity_unanswered_{what}": count for what, count in unanswered.counts(figures.unanswered).items()}

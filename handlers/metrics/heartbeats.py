@@ -18,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import col
 
-from config.database import measure_clock, statement_at_once, transaction, true_now
+from config.database import measure_clock, reading, statement_at_once, true_now
 from config.inserts import NOW, insert_or
 from config.process import myself
 from config.trouble import Trouble, hindrance, trouble_of
@@ -132,7 +132,7 @@ def beat(kind: str, is_idle: Callable[[], bool] = bool, *, is_ending: bool = Fal
 
 def known() -> Sequence[Heartbeat]:
     """Each process that gave a sign of life within a day, the youngest first."""
-    with transaction() as session:
+    with reading() as session:
         return session.scalars(select(Heartbeat).order_by(col(Heartbeat.started_at).desc(), col(Heartbeat.name))).all()
 
 

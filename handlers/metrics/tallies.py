@@ -1,4 +1,4 @@
-"""What counters have grown by in spans of time: ten minutes for a day or two, hours for a month."""
+"""What counters have grown by in spans of time: a minute for some hours, ten for a day or two, hours for a month."""
 
 import re
 from collections import defaultdict
@@ -14,12 +14,17 @@ from config.database import now, statement, true_now
 from config.inserts import insert_or
 from handlers.tables.models import Tally
 
-SHORT, LONG = 600, 3600  # seconds
+MINUTE, SHORT, LONG = 60, 600, 3600  # seconds
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 TEN_MINUTES, TWENTY_MINUTES = timedelta(minutes=10), timedelta(minutes=20)
 SPANS = (TEN_MINUTES, TWENTY_MINUTES, HOUR, DAY)
 _DELIVERIES, _SKIPPED = "identity_deliveries_total", "identity_skipped_actions_total"
-_KEPT = {SHORT: timedelta(days=2), LONG: timedelta(days=32)}
+_ENDED = {
+    "deliveries_answered": _DELIVERIES,
+    "events_ended": "identity_events_total",
+    "actions_ended": "identity_actions_total",
+}
+_KEPT = {MINUTE: timedelta(hours=3), SHORT: timedelta(days=2), LONG: timedelta(days=32)}
 # As handlers/metrics/counting.py writes it; no text of ours has a quote in it.
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 _ADDED = "(seconds, since, name, labels) DO UPDATE SET value = identity_tally.value + excluded.value"
@@ -38,10 +43,9 @@ class Count:
 def add(connection: Connection, grown: Sequence[dict[str, Any]]) -> None:
     """By how much each counter has grown: names, labels and values, in the order of their keys."""
     at = true_now().timestamp()
-    for seconds in (SHORT, LONG):
-        since = datetime.fromtimestamp(at - at % seconds, UTC)
-        rows = [{"seconds": seconds, "since": since, **row} for row in grown]
-        insert_or(connection, Tally, rows, on_conflict=_ADDED, returning="name")
+    spans = [{"seconds": seconds, "since": datetime.fromtimestamp(at - at % seconds, UTC)} for seconds in _KEPT]
+    rows = [span | row for span in spans for row in grown]
+    insert_or(connection, Tally, rows, on_conflict=_ADDED, returning="name")
 
 
 class Lately:
@@ -88,6 +92,19 @@ def lately() -> Lately:
     )
     with statement() as connection:
         return Lately(connection.execute(grown).all())
+
+
+def ended(within: timedelta) -> dict[str, int]:
+    """How much came to an end in the last minutes, by all processes; the minute that goes on is in it."""
+    since, name = col(Tally.since), col(Tally.name)
+    counted = (
+        select(name, func.sum(col(Tally.value)))
+        .where(col(Tally.seconds) == MINUTE, since > now(-within), name.in_(_ENDED.values()))
+        .group_by(name)
+    )
+    with statement() as connection:
+        found = {row[0]: row[1] for row in connection.execute(counted)}
+    return {what: round(found.get(of, 0)) for what, of in _ENDED.items()}
 
 
 def forget_old() -> None:

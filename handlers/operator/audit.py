@@ -47,9 +47,15 @@ def note_beforehand(by: By, what: str, about: Iterable[object] = ()) -> None:
 
 
 def audited(
-    about: str | None = None, what: str | None = None, since: datetime | timedelta | None = None, limit: int = 50
+    about: str | None = None,
+    what: str | None = None,
+    since: datetime | timedelta | None = None,
+    limit: int = 50,
+    among: int | None = None,
 ) -> Sequence[Audited]:
-    """What was changed, the latest first: about one id, by one command or button, since a moment or for so long."""
+    """What was changed, the latest first: about one id, by one command or button, since a moment or for so long; or
+    among so many of the latest changes.
+    """
     wanted = select(Audited).order_by(col(Audited.id).desc()).limit(limit)
     if about:
         words = literal(" ") + col(Audited.about) + " "
@@ -58,5 +64,8 @@ def audited(
         wanted = wanted.where(col(Audited.what) == what)
     if since:
         wanted = wanted.where(col(Audited.at) >= (now(-since) if isinstance(since, timedelta) else since))
+    if among:
+        latest = select(col(Audited.id)).order_by(col(Audited.id).desc()).limit(1).scalar_subquery()
+        wanted = wanted.where(col(Audited.id) > latest - among)
     with transaction() as session:
         return session.scalars(wanted).all()

@@ -8,7 +8,8 @@ from config.database import database_now
 from handlers.metrics import heartbeats, tallies
 from handlers.operator import queries
 from handlers.queue import pauses
-from handlers.tables.models import Heartbeat, InboxEvent, OutboxAction, Paused, Unanswered, VerificationRecord
+from handlers.queue.claims import Table
+from handlers.tables.models import Heartbeat, Paused, Unanswered, VerificationRecord
 from handlers.upkeep import unanswered
 
 _SHOWN_FOR = timedelta(minutes=5)  # a process that is gone
@@ -26,14 +27,9 @@ class Figures:
         return database_now()
 
     @cached_property
-    def events(self) -> queries.Backlog:
-        """How much of the inbox is not finished."""
-        return queries.backlog_of(InboxEvent)
-
-    @cached_property
-    def actions(self) -> queries.Backlog:
-        """How much of the outbox is not finished."""
-        return queries.backlog_of(OutboxAction)
+    def backlogs(self) -> dict[Table, queries.Backlog]:
+        """How much of the inbox and of the outbox is not finished."""
+        return queries.backlogs()
 
     @cached_property
     def processes(self) -> Sequence[Heartbeat]:

@@ -21,7 +21,7 @@ from handlers.metrics import counting, heartbeats, tallies
 from handlers.operator.connections import full
 from handlers.operator.figures import Figures
 from handlers.operator.processes import ill_processes
-from handlers.operator.queries import Backlog
+from handlers.operator.queries import at_most
 from handlers.queue.claims import Table
 from handlers.record.events import OTHER_MODE
 from handlers.tables.models import InboxEvent, OutboxAction, VerifiedOutput
@@ -166,28 +166,24 @@ def _deliveries(figures: Figures) -> Iterator[Told]:
 
 def _waiting(table: Table) -> Callable[[Figures], Iterator[Told]]:
     def judge(figures: Figures) -> Iterator[Told]:
-        oldest = _backlog(figures, table).oldest_seconds
+        oldest = figures.backlogs[table].oldest_seconds
         if oldest > settings().backlog_seconds:
             yield FAIL, f"the oldest waiting {table.NOUN} is {oldest:.0f} s old", "does a worker run?"
 
     return judge
 
 
-def _backlog(figures: Figures, table: Table) -> Backlog:
-    return figures.events if table is InboxEvent else figures.actions
-
-
 def _overdue(figures: Figures) -> Iterator[Told]:
     for table in (InboxEvent, OutboxAction):
-        if count := _backlog(figures, table).overdue:
-            words = f"{count} {table.NOUN}s have waited for more than a day"
+        if count := figures.backlogs[table].overdue:
+            words = f"{at_most(count)} {table.NOUN}s have waited for more than a day"
             yield FAIL, words, "python -m worker status says for what; retry or discard"
 
 
 def _dead(figures: Figures) -> Iterator[Told]:
     for table in (InboxEvent, OutboxAction):
-        if count := _backlog(figures, table).dead:
-            yield FAIL, f"{count} {table.NOUN}s are dead", "python -m worker dead, then retry or discard"
+        if count := figures.backlogs[table].dead:
+            yield FAIL, f"{at_most(count)} {table.NOUN}s are dead", "python -m worker dead, then retry or discard"
 
 
 def _skipped(figures: Figures) -> Iterator[Told]:
@@ -229,7 +225,7 @@ def _redactions(figures: Figures) -> Iterator[Told]:
         words = f"{record.session_id} is not redacted, as was asked at {record.redaction_asked_at:%F %R} UTC"
         yield FAIL, words, f"python -m worker session {record.session_id}"
     if len(late) > _MOST_LINES:
-        yield FAIL, f"and {len(late) - _MOST_LINES} more", "python -m worker status shows all of them"
+        yield FAIL, f"{at_most(len(late))} sessions in all are not redacted", "python -m worker status shows them"
 
 
 def _paused(figures: Figures) -> Iterator[Told]:

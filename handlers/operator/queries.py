@@ -1,29 +1,35 @@
 """What an operator asks the tables: how much waits, what happened, which rows. Reads only."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Select, case, exists, func, or_, select, tuple_
-from sqlmodel import col
+from sqlalchemy import ColumnElement, Select, exists, func, literal, or_, select, text, tuple_
+from sqlmodel import Session, col
 
-from config.database import now, transaction
+from config.database import now, reading, transaction
 from handlers.queue.claims import Table
 from handlers.record.events import Status
-from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, Verification, VerificationRecord
+from handlers.tables.models import ActionStatus, InboxEvent, OutboxAction, Verification, VerificationRecord
 
 ACTION_ID = re.compile(r"\d{1,18}", re.ASCII)
 OVERDUE_AFTER = timedelta(days=1)  # whatever it waits for, somebody must look
+MOST = 1000  # rows of one kind are counted; one more says that there are more
+RECORDS = 10_000  # sessions, the latest
 _NOT_REDACTED_AFTER = timedelta(days=5)  # Stripe takes up to four
 _OVERDUE_SHOWN = 20
-_LAST_ACTIONS = 20_000  # rows looked at for the rate of actions: they have no index by time
+# A table that was empty a moment ago is sorted whole, where its statistics are believed.
+_NO_SORTS = text("SELECT set_config('enable_sort', 'off', true), set_config('enable_bitmapscan', 'off', true)")
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What of one table is not finished. Ages in seconds, from receipt or from being owed."""
+    """What of one table is not finished: up to MOST are counted, and one more stands for all above. The age is exact,
+    in seconds from receipt or from being owed.
+    """
 
     waiting: int
     due: int
@@ -59,50 +65,37 @@ class SessionFilter:
     older: timedelta | None = None
 
 
-def backlog_of(table: Table) -> Backlog:
-    """Read from the partial indexes alone, so cheap however much is kept."""
-    waits = col(table.status) == table.UNFINISHED
-    since = getattr(table, table.SINCE)
-    with transaction() as session:
-        waiting, oldest, overdue, due, dead, at = session.execute(
-            select(
-                func.count(),
-                func.min(since),
-                func.count(case((since < now(-OVERDUE_AFTER), 1))),
-                select(func.count()).where(waits, col(table.due_at) <= now()).scalar_subquery(),
-                select(func.count()).where(col(table.status) == table.DEAD).scalar_subquery(),
-                now(),
-            ).where(waits)
-        ).one()
-    return Backlog(waiting, due, dead, (at - oldest).total_seconds() if oldest else 0.0, overdue)
-
-
-def rates(span: timedelta) -> dict[str, int]:
-    """How many events were received and processed, and how many actions ended, within the span."""
-    start = now(-span)
-    received = select(func.count()).where(col(InboxEvent.received_at) > start)
-    is_done = col(InboxEvent.status) == InboxStatus.PROCESSED  # so that the partial index serves
-    processed = select(func.count()).where(is_done, col(InboxEvent.processed_at) > start)
-    latest = select(col(OutboxAction.done_at)).order_by(col(OutboxAction.id).desc()).limit(_LAST_ACTIONS).subquery()
-    done = select(func.count()).where(latest.c.done_at > start)
-    counts = {"events_received": received, "events_processed": processed, "actions_ended": done}
-    with transaction() as session:
-        row = session.execute(select(*(count.scalar_subquery() for count in counts.values()))).one()
-    return dict(zip(counts, row, strict=True))
+def backlogs() -> dict[Table, Backlog]:
+    """Of the inbox and the outbox: read from the partial indexes alone, and no further than MOST, so that it costs the
+    same however much waits.
+    """
+    tables: tuple[Table, ...] = (InboxEvent, OutboxAction)
+    asked = [question for table in tables for question in _of_backlog(table)]
+    with by_indexes() as session:
+        at, *found = session.execute(select(now(), *asked)).one()
+    size = len(found) // len(tables)
+    return {table: _backlog(at, *found[number * size : (number + 1) * size]) for number, table in enumerate(tables)}
 
 
 def records_by_status() -> dict[str, int]:
-    """How many sessions stand where; `unknown` are those we have only heard of."""
-    grouped = select(col(VerificationRecord.status), func.count()).group_by(col(VerificationRecord.status))
-    with transaction() as session:
-        counts = {row[0]: row[1] for row in session.execute(grouped)}
+    """How many of the latest RECORDS sessions stand where; `unknown` are those we have only heard of."""
+    order = (col(VerificationRecord.created_at).desc(), col(VerificationRecord.session_id).desc())
+    latest = select(col(VerificationRecord.status)).order_by(*order).limit(RECORDS).subquery()
+    with by_indexes() as session:
+        rows = session.execute(select(latest.c.status, func.count()).group_by(latest.c.status))
+        counts = {row[0]: row[1] for row in rows}
     return {str(status) if status else "unknown": counts.get(status, 0) for status in (*Status, None)}
+
+
+def at_most(count: int) -> str:
+    """A count in words."""
+    return f"more than {MOST:,}" if count > MOST else str(count)
 
 
 def find_events(wanted: Filter, limit: int | None) -> list[InboxEvent]:
     """The latest events that match, newest first."""
     statement = _chosen(select(InboxEvent), InboxEvent, wanted)
-    with transaction() as session:
+    with reading() as session:
         return list(session.scalars(statement.order_by(col(InboxEvent.received_at).desc()).limit(limit)))
 
 
@@ -111,7 +104,7 @@ def find_actions(wanted: Filter, limit: int | None, after: int | None = None) ->
     statement = _chosen(select(OutboxAction), OutboxAction, wanted)
     if after is not None:
         statement = statement.where(col(OutboxAction.id) < after)
-    with transaction() as session:
+    with reading() as session:
         return list(session.scalars(statement.order_by(col(OutboxAction.id).desc()).limit(limit)))
 
 
@@ -129,7 +122,7 @@ def find_sessions(wanted: SessionFilter, limit: int, after: str | None = None) -
         statement = statement.where(created_at >= _moment(wanted.since))
     if wanted.older:
         statement = statement.where(created_at < now(-wanted.older))
-    with transaction() as session:
+    with reading() as session:
         if after is not None:
             last = session.get(VerificationRecord, after)
             if last is None:
@@ -148,7 +141,7 @@ def overdue() -> tuple[list[InboxEvent], list[OutboxAction]]:
 
 def not_redacted() -> list[VerificationRecord]:
     """The sessions that somebody has asked days ago to have redacted, and Stripe has not, for longest first; but for
-    those that it does not have, or that an operator has discarded.
+    those that it does not have, or that an operator has discarded; MOST and one of them.
     """
     asked_at = col(VerificationRecord.redaction_asked_at)
     is_ended = exists().where(
@@ -159,8 +152,8 @@ def not_redacted() -> list[VerificationRecord]:
     late = select(VerificationRecord).where(
         asked_at < now(-_NOT_REDACTED_AFTER), col(VerificationRecord.redacted_at).is_(None), ~is_ended
     )
-    with transaction() as session:
-        return list(session.scalars(late.order_by(asked_at)))
+    with reading() as session:
+        return list(session.scalars(late.order_by(asked_at).limit(MOST + 1)))
 
 
 def find_records(word: str) -> list[VerificationRecord]:
@@ -200,6 +193,37 @@ def conditions(table: Table, wanted: Filter) -> list[Any]:
     if wanted.purpose is not None:
         found.append(col(table.session_id).in_(_for_purpose(wanted.purpose)))
     return found
+
+
+@contextmanager
+def by_indexes() -> Iterator[Session]:
+    """What asks for a few rows in the order of an index reads no others."""
+    with transaction() as session:
+        if session.connection().dialect.name == "postgresql":
+            session.execute(_NO_SORTS)
+        yield session
+
+
+def _of_backlog(table: Table) -> tuple[Any, ...]:
+    waits, since = col(table.status) == table.UNFINISHED, col(getattr(table, table.SINCE))
+    due_at, is_dead = col(table.due_at), col(table.status) == table.DEAD
+    return (
+        select(since).where(waits).order_by(since).limit(1).scalar_subquery(),
+        _counted(since, waits),
+        _counted(due_at, waits, due_at <= now()),
+        _counted(since, is_dead),
+        _counted(since, waits, since < now(-OVERDUE_AFTER)),
+    )
+
+
+def _backlog(at: datetime, oldest: datetime | None, waiting: int, due: int, dead: int, overdue: int) -> Backlog:
+    return Backlog(waiting, due, dead, (at - oldest).total_seconds() if oldest else 0.0, overdue)
+
+
+def _counted(by: Any, *conditions: ColumnElement[bool]) -> Any:
+    """How many rows fulfil the conditions, as an index by this column tells; no more than MOST and one."""
+    some = select(literal(1)).where(*conditions).order_by(by).limit(MOST + 1).subquery()
+    return select(func.count()).select_from(some).scalar_subquery()
 
 
 def _for_purpose(purpose: str) -> Select[Any]:

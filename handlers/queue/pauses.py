@@ -6,7 +6,7 @@ import structlog
 from sqlalchemy import delete, select
 from sqlmodel import Session, col
 
-from config.database import transaction
+from config.database import reading
 from config.inserts import NOW, insert_new
 from handlers.owed.kinds import KINDS
 from handlers.tables.models import Paused
@@ -30,5 +30,5 @@ def resume(session: Session, reason: str) -> None:
 
 def paused() -> Sequence[Paused]:
     """All that is, for longest first."""
-    with transaction() as session:
+    with reading() as session:
         return session.scalars(select(Paused).order_by(col(Paused.since), col(Paused.what))).all()

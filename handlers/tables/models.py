@@ -82,6 +82,7 @@ class InboxEvent(QueueRow, table=True):
     __tablename__ = "inbox_event"
     __table_args__ = (
         _partial_index("inbox_event_due", "due_at", "status = 'received'"),
+        _partial_index("inbox_event_waiting", "received_at", "status = 'received'"),  # for the oldest of them
         # For the purge: written once an event, at its end. One on all rows would be written at each of its three
         # steps: 210 bytes of PostgreSQL's log an event instead of 70, of 2,000.
         _partial_index("inbox_event_processed", "processed_at", "status = 'processed'"),
@@ -135,6 +136,8 @@ class VerificationRecord(SQLModel, table=True):
         ),
         _partial_index("verification_record_remind", "remind_at", "remind_at IS NOT NULL"),
         Index("verification_record_latest", "created_at", "session_id"),  # for lists, the latest first
+        _partial_index("verification_record_user", "user_id", "user_id IS NOT NULL"),
+        _partial_index("verification_record_reference", "client_reference_id", "client_reference_id IS NOT NULL"),
     )
 
     session_id: str = Field(primary_key=True)
@@ -236,6 +239,7 @@ class OutboxAction(QueueRow, table=True):
     __table_args__ = (
         UniqueConstraint("session_id", "name", "cause", name="outbox_action_key"),
         _partial_index("outbox_action_due", "due_at", "status = 'pending'"),
+        _partial_index("outbox_action_waiting", "created_at", "status = 'pending'"),
         _partial_index("outbox_action_dead", "created_at", "status = 'dead'"),
         _partial_index("outbox_action_skipped", "created_at", "status = 'skipped'"),
     )

@@ -4,9 +4,11 @@ import re
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import inspect, text
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
-from config.database import engine
+from config.database import statement
+from config.trouble import trouble_of
 
 VERSION_TABLE = "identity_schema_version"
 
@@ -19,10 +21,13 @@ def is_at_head() -> bool:
 
 def current_revision() -> str | None:
     """The one that was applied last; None before the first."""
-    with engine().connect() as connection:
-        if not inspect(connection).has_table(VERSION_TABLE):
+    try:
+        with statement() as connection:
+            found: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608  # our own
+    except SQLAlchemyError as error:
+        if trouble_of(error).word == "no schema":
             return None
-        found: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608  # our own
+        raise
     return found
 
 

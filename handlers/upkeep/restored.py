@@ -19,7 +19,7 @@ from config.inserts import insert_or
 from config.settings import settings
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
-from handlers.operator.queries import backlog_of
+from handlers.operator.queries import backlogs
 from handlers.queue.claims import due
 from handlers.queue.failures import NotAllowedError, NotNowError, stopping
 from handlers.queue.pauses import EVERYTHING, pause, resume
@@ -217,6 +217,6 @@ def _apply_all() -> int:
         process([*not_tried, *tried_before])
         if not_tried or tried_before:
             continue
-        left = backlog_of(InboxEvent).waiting
+        left = backlogs()[InboxEvent].waiting
         if not left or time.monotonic() > ends or stopping.wait(_PAUSE):
             return left

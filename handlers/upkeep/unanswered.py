@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import ColumnElement, delete, select
 from sqlmodel import col
 
-from config.database import database_now, now, statement, transaction
+from config.database import database_now, now, reading, statement
 from config.inserts import NOW, insert_or
 from config.settings import settings
 from handlers.metrics import counting
@@ -83,7 +83,7 @@ def known(what: str | None = None, prefix: str = "") -> Sequence[Unanswered]:
         *([col(Unanswered.what) == what] if what else []),
         col(Unanswered.name).startswith(prefix, autoescape=True),
     )
-    with transaction() as session:
+    with reading() as session:
         return session.scalars(rows.order_by(col(Unanswered.since), col(Unanswered.name))).all()
 
 

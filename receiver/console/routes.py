@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -22,7 +23,7 @@ from handlers.operator.audit import REASON, By, Way, audited
 from handlers.operator.console_users import Role, judge
 from handlers.operator.figures import Figures
 from handlers.operator.findings import judged
-from handlers.operator.lists import LISTS, page_of
+from handlers.operator.lists import LISTS, LOOKED_AT, page_of
 from handlers.operator.persons import person, session_of
 from handlers.tables.models import InboxEvent
 from receiver.console.answers import SorryError, fields, is_safe, page, redirect
@@ -39,6 +40,7 @@ _OF_A_NAME = RateLimitItemPerMinute(5)  # sign-ins: whoever guesses gets no furt
 _OF_AN_ADDRESS = RateLimitItemPerMinute(20)
 _LOOKERS = 2  # threads for what asks the database
 _ID = re.compile(r"\w{1,255}", re.ASCII)  # of a session, a verification, an event or an action
+_CHANGES_LOOKED_AT = 100_000  # the latest, for those about one person
 _SPANS = {"hour": tallies.HOUR, "day": tallies.DAY}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -130,7 +132,8 @@ class Room:
             session_id=session_id,
             may=OF_STATUS,
             did=request.query_params.get("did"),
-            audit=await self._looking.do(audited, about),
+            audit=await self._looking.do(partial(audited, about, among=_CHANGES_LOOKED_AT)),
+            changes_looked_at=_CHANGES_LOOKED_AT,
         )
 
     async def _change(self, request: Request) -> Response:
@@ -166,6 +169,8 @@ class Room:
             **_about(name, asked),
             rows=rows,
             last=last,
+            is_further="after" in query,
+            looked_at=LOOKED_AT,
             is_events=LISTS[name].table is InboxEvent,
             count=int(count) if re.fullmatch(r"\d{1,9}", count, re.ASCII) else None,
             is_left="left" in query,
@@ -249,7 +254,7 @@ def _overview() -> dict[str, Any]:
     with suppress(*DATABASE_TROUBLE):  # which is a finding
         shown["figures"] = {
             "at": figures.at,
-            "backlogs": {"events": figures.events, "actions": figures.actions},
+            "backlogs": {f"{table.NOUN}s": backlog for table, backlog in figures.backlogs.items()},
             "deliveries": {name: _answered(figures.lately.deliveries(span)) for name, span in _SPANS.items()},
             "counts": figures.lately.counts(),
             "processes": figures.recent_processes,

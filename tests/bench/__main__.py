@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench.accept import accept
+from tests.bench.figures import figures
 from tests.bench.flow import backlog, end_to_end, latency
 from tests.bench.openings import openings
 from tests.bench.pages import pages
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument(
         "--only",
         metavar="STAGE,…",
-        help="accept, sqlite, openings, pages, flow, latency, backlog, share, size, scale, weight",
+        help="accept, sqlite, openings, pages, flow, latency, backlog, figures, share, size, scale, weight",
     )
     parser.add_argument("--json", type=Path, default=Path("var/bench.json"), metavar="FILE")
     arguments = parser.parse_args()
@@ -60,6 +61,7 @@ def _stages(report: Report, ours: House, postgres: str, *, quick: bool) -> dict[
         "flow": partial(end_to_end, report, ours, postgres, rounds=few, seconds=burst, tasks=4000 if quick else 10_000),
         "latency": partial(latency, report, ours, postgres, seconds=7 if quick else 40),
         "backlog": partial(backlog, report, ours, postgres, events=15_000 if quick else 100_000, rounds=few),
+        "figures": partial(figures, report, ours, rows=30_000 if quick else 300_000, rounds=3 if quick else 7),
         "share": partial(share, report, ours, postgres, seconds=15 if quick else 45),
         "size": partial(
             size,

@@ -1,6 +1,7 @@
 """The bench's own look into the databases: emptied, counted, filled."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +33,23 @@ INSERT INTO outbox_action (session_id, name, cause, status, attempts, waits, due
 SELECT 'vs_1Old' || n, 'email_verified', 'verified::vr_1Old' || n, 'done', 1, 0, now(), now(), now()
 FROM generate_series(0, {records} - 1) AS n"""
 
+_WAITING = """
+INSERT INTO inbox_event (id, type, session_id, livemode, created_at, received_at, status, attempts, waits, due_at,
+  owes_nothing, has_flow, last_error)
+SELECT 'evt_1{status}' || n, 'identity.verification_session.verified', 'vs_1Wait' || n, false, t, t, '{status}', 1, 0,
+  t + interval '1 minute', false, false, 'Stripe was not reached'
+FROM (SELECT n, now() - interval '2 days' * random() AS t FROM generate_series(1, {rows}) AS n) AS waiting"""
+_OWED = """
+INSERT INTO outbox_action (session_id, name, cause, status, attempts, waits, due_at, created_at, last_error)
+SELECT 'vs_1Wait' || n, 'email_verified', '{status}', '{status}', 1, 0, t, t, 'the mail server was not reached'
+FROM (SELECT n, now() - interval '2 days' * random() AS t FROM generate_series(1, {rows}) AS n) AS waiting"""
+_KNOWN = """
+INSERT INTO verification_record (session_id, client_reference_id, livemode, submissions, client_reference_trusted,
+  change_number, told_count, applied_rank, applied_answer, created_at, updated_at)
+SELECT 'vs_1Wait' || n, 'user_' || n, false, 0, true, 0, 0, 0, false, now(), now()
+FROM generate_series(1, {rows}) AS n"""
+_HOW_MANY = "SELECT count(*), min({since}), count(*) FILTER (WHERE {since} < now() - interval '1 day') FROM {table}"
+
 
 def empty(url: str) -> None:
     """No rows, and the table of the usual design beside ours."""
@@ -51,6 +69,27 @@ def fill(url: str, events: int, records: int) -> None:
         for statement in (_EVENTS, _RECORDS, _SUBMISSIONS, _ACTIONS):
             execute(statement.format(events=events, records=records))
     settle(url)
+
+
+def fill_undone(url: str, rows: int) -> None:
+    """So many events and actions that wait, a third as many that are dead, and the sessions that they are of."""
+    with _open(url) as execute:
+        execute(_KNOWN.format(rows=rows))
+        for statement, waits in ((_WAITING, "received"), (_OWED, "pending")):
+            execute(statement.format(rows=rows, status=waits))
+            execute(statement.format(rows=rows // 3, status="dead"))
+
+
+def seconds_to_count(url: str) -> float:
+    """All that waits, and how old it is, row by row."""
+    begun = time.perf_counter()
+    with _open(url) as execute:
+        for table, since, waits in (
+            ("inbox_event", "received_at", "received"),
+            ("outbox_action", "created_at", "pending"),
+        ):
+            execute(f"{_HOW_MANY.format(table=table, since=since)} WHERE status = '{waits}'").fetchone()
+    return time.perf_counter() - begun
 
 
 def settle(url: str, table: str = "") -> None:

@@ -22,7 +22,7 @@ from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import heartbeats
 from handlers.operator.figures import Figures
-from handlers.operator.queries import backlog_of
+from handlers.operator.queries import backlogs
 from handlers.outbox.perform import claim_action, end_action, perform
 from handlers.outbox.smtp import MAIL_LEASE
 from handlers.queue.failures import LEASE
@@ -90,7 +90,7 @@ def test_what_is_later_is_so_much_later() -> None:
 def test_what_such_a_host_receives_is_applied_at_once(ahead: float) -> None:
     _elsewhere(ahead, "receive([event('verified', report='vr_1')])")
     assert len(process([event("verified").id])) == 1
-    assert 0 <= backlog_of(OutboxAction).oldest_seconds < LEASE.total_seconds()
+    assert 0 <= backlogs()[OutboxAction].oldest_seconds < LEASE.total_seconds()
 
 
 @faketime.needed

@@ -204,7 +204,7 @@ def test_web_says_of_the_broker_how_it_is_now_though_it_had_nothing_to_publish(
     tmp_path: Path, environment: pytest.MonkeyPatch
 ) -> None:
     def is_found() -> bool:
-        return any(one.what == "redis" for one in health.what_needs_a_hand())
+        return any(one.what == "redis" for one in health.what_needs_a_hand()[0])
 
     _findings(environment, f"redis://127.0.0.1:{free_port()}")
     environment.setattr(broker, "_outage", broker._Outage())

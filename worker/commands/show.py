@@ -9,14 +9,17 @@ from typing import Any
 
 from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length, trouble_now
 from config.database import DATABASE_TROUBLE, database_now
+from handlers.metrics import tallies
 from handlers.operator.figures import Figures
 from handlers.operator.findings import FAIL, judged
 from handlers.operator.queries import (
+    MOST,
+    RECORDS,
     Filter,
+    at_most,
     find_actions,
     find_events,
     overdue,
-    rates,
     records_by_status,
 )
 from handlers.tables.models import Heartbeat, InboxEvent, InboxStatus, OutboxAction, Paused, VerificationRecord
@@ -26,7 +29,7 @@ from worker.commands.options import add_filters, add_limit, chosen
 from worker.commands.printing import print_json, print_pairs, print_rows
 
 _Row = InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat
-_RATES_OVER = timedelta(minutes=5)
+_FEW_MINUTES = timedelta(minutes=5)
 # The columns a person may see: none of them holds a name, an address or a text about a document.
 _EVENT: tuple[str, ...] = ("id", "type", "session_id", "account", "livemode", "created_at", "received_at", "status")
 _EVENT += ("outcome", "attempts", "waits", "due_at", "last_error", "processed_at", "owes_nothing")
@@ -55,12 +58,13 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def _shown(figures: Figures) -> dict[str, Any]:
-    events, actions = figures.events, figures.actions
+    events, actions = figures.backlogs[InboxEvent], figures.backlogs[OutboxAction]
     late_events, late_actions = overdue() if events.overdue or actions.overdue else ([], [])
     return {
         "events": asdict(events),
         "actions": asdict(actions),
-        "last_five_minutes": rates(_RATES_OVER),
+        "counted_up_to": MOST,
+        "last_five_minutes": tallies.ended(_FEW_MINUTES),
         "counts": [asdict(count) for count in figures.lately.counts()],
         "processes": [_fields(one, _PROCESS) for one in figures.recent_processes],
         "sessions": records_by_status(),
@@ -77,12 +81,12 @@ def _shown(figures: Figures) -> dict[str, Any]:
 
 
 def _print_figures(found: dict[str, Any]) -> None:
-    lines = [{"": name, **found[name]} for name in ("events", "actions")]
+    lines = [{"": name, **_in_words(found[name])} for name in ("events", "actions")]
     print_rows(lines, ("", "waiting", "due", "dead", "oldest_seconds", "overdue"), "\nwhat waits")
     print_pairs(found["last_five_minutes"], "\nin the last five minutes")
     print_rows(found["counts"], ("what", "why", "last_hour", "last_day"), "\nnot taken, or not done")
     print_rows(found["processes"], _PROCESS, "\nprocesses")
-    print_pairs(found["sessions"], "\nsessions")
+    print_pairs(found["sessions"], f"\nthe latest {RECORDS:,} sessions")
     print_pairs(found["unanswered"], "\nunanswered by Stripe (python -m worker doctor)")
     print_pairs({name: found[name] for name in ("queue_messages", "reconciled_at")}, "\nbeside")
     if found["overdue"]["events"] or found["overdue"]["actions"]:
@@ -90,6 +94,10 @@ def _print_figures(found: dict[str, Any]) -> None:
     for name, headings in (("not_redacted", _NOT_REDACTED), ("paused", _PAUSED)):
         if found[name]:
             print_rows(found[name], headings, f"\n{name.replace('_', ' ')}")
+
+
+def _in_words(backlog: dict[str, Any]) -> dict[str, Any]:
+    return {name: at_most(count) if isinstance(count, int) else count for name, count in backlog.items()}
 
 
 def events_options(parser: argparse.ArgumentParser) -> None:

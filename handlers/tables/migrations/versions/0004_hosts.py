@@ -1,0 +1,27 @@
+"""What many hosts and many rows need: the oldest that waits, and a person's sessions, each found by an index."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+_FOUND = (
+    ("inbox_event_waiting", "inbox_event", "received_at", "status = 'received'"),
+    ("outbox_action_waiting", "outbox_action", "created_at", "status = 'pending'"),
+    ("verification_record_user", "verification_record", "user_id", "user_id IS NOT NULL"),
+    ("verification_record_reference", "verification_record", "client_reference_id", "client_reference_id IS NOT NULL"),
+)
+
+
+def upgrade() -> None:
+    for name, table, column, condition in _FOUND:
+        which = sa.text(condition)
+        op.create_index(name, table, [column], unique=False, postgresql_where=which, sqlite_where=which)
+
+
+def downgrade() -> None:
+    for name, table, *_ in _FOUND:
+        op.drop_index(name, table_name=table)
