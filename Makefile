@@ -10,6 +10,8 @@ LOCKS = requirements.txt requirements-dev.txt
 UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}}" \
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --python $(BIN)/python \
 	--generate-hashes --no-header --no-annotate
+# Where no bytecode is kept, each process that a test starts compiles all of it again.
+unexport PYTHONDONTWRITEBYTECODE
 define compile
 	@mkdir -p var/lock && cp $(LOCKS) var/lock
 	@$(UV) $(1) $(EXTRAS) pyproject.toml --output-file var/lock/requirements.txt

@@ -1,5 +1,6 @@
 """Fixtures: each test in an environment, a folder and, if it asks for one, a database of its own."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,20 @@ from config import database
 from config.settings import Settings
 from tests.support import databases, shapes
 from tests.support.servers import FakeStripe, fake_stripe
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays until the end: nobody need look through it for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _statements() -> Iterator[None]:
+    """Each is compiled once, and not once a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "_opened", databases.opened_with_what_is_compiled)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, NullPool, Pool, create_engine, event, make_url, text
+from sqlalchemy import Dialect, Engine, NullPool, Pool, create_engine, event, make_url, text
 from sqlmodel import SQLModel
 
 from config import database, settings
@@ -62,6 +62,8 @@ def forget_process_state() -> None:
         for engine in database._engines.values():
             engine.dispose()
         database._engines.clear()
+        database._sessions.cache_clear()
+        database._committing.cache_clear()
     written = catalogue_mails.environment, catalogue_mails.speaking, words.words_of
     for remembered in (settings.settings, mails.email_lookup, client.client, application.line, *written):
         remembered.cache_clear()
@@ -70,6 +72,27 @@ def forget_process_state() -> None:
         look._latest = None
     heartbeats._process = heartbeats._Process()
     counting._written.update(counting._rows())  # so that the next database gets none of it
+
+
+# What each kind of database compiles statements with, and those that are compiled: an engine of each test's own would
+# compile them all again.
+_compiled: dict[str, tuple[Dialect, Any]] = {}
+
+
+def opened_with_what_is_compiled(*, apart: bool) -> Engine:
+    """The service's engine; from the second on with the statements of those before it."""
+    engine = _opened(apart=apart)
+    name = engine.dialect.name
+    if name in _compiled:
+        engine.dialect, engine._compiled_cache = _compiled[name]
+    else:  # not before the dialect has learned from a connection what it speaks to
+        event.listen(
+            engine, "first_connect", lambda *_: _compiled.setdefault(name, (engine.dialect, engine._compiled_cache))
+        )
+    return engine
+
+
+_opened = database._opened
 
 
 @contextmanager
