@@ -11,7 +11,7 @@ from handlers.catalogue.mails import CONSOLE, environment
 from handlers.catalogue.pages import STYLES, colors
 from handlers.catalogue.words import OURS
 
-_OWN_STYLES = "console.css"
+_OWN_STYLES, _SCRIPT = "console.css", "console.js"
 
 
 def write_console(name: str, values: Mapping[str, object]) -> str:
@@ -24,6 +24,11 @@ def console_stylesheet() -> str:
     return colors() + "".join(
         (OURS / path).read_text("utf-8") for path in (f"pages/{STYLES}", f"console/{_OWN_STYLES}")
     )
+
+
+def console_script() -> str:
+    """What keeps an overview up to date that somebody looks at."""
+    return (OURS / "console" / _SCRIPT).read_text("utf-8")
 
 
 @cache

@@ -16,8 +16,9 @@ from starlette.routing import BaseRoute, Route
 
 from config import broker
 from config.database import DATABASE_TROUBLE
-from handlers.catalogue.console import console_stylesheet
-from handlers.metrics import tallies
+from handlers.catalogue.console import console_script, console_stylesheet
+from handlers.catalogue.pictures import Picture, picture
+from handlers.metrics import history, tallies
 from handlers.operator import queries
 from handlers.operator.audit import REASON, By, Way, audited
 from handlers.operator.console_users import Role, judge
@@ -41,6 +42,12 @@ _OF_AN_ADDRESS = RateLimitItemPerMinute(20)
 _LOOKERS = 2  # threads for what asks the database
 _ID = re.compile(r"\w{1,255}", re.ASCII)  # of a session, a verification, an event or an action
 _CHANGES_LOOKED_AT = 100_000  # the latest, for those about one person
+_KINDS = {
+    "deliveries": ["accepted", "duplicate", "ignored", "refused"],
+    "events": ["applied", "stale", "ignored", "dead"],
+    "actions": ["done", "skipped", "dead"],
+}
+_MOST_OF = 0.95
 _SPANS = {"hour": tallies.HOUR, "day": tallies.DAY}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -56,11 +63,13 @@ class Room:
         self._asking = Threads("console-asks", 1, "Stripe")
         self._tries = Tries()
         self._styles = console_stylesheet()
+        self._live = console_script()
 
     def routes(self) -> list[BaseRoute]:
         """All of them."""
         return [
             Route("/console/console.css", self._stylesheet),
+            Route("/console/console.js", self._script),
             Route("/console/sign-in", self._answering(self._sign_in, to_all=True), methods=["GET", "POST"]),
             Route("/console/sign-out", self._answering(self._sign_out), methods=["POST"]),
             Route("/console", self._answering(self._overview)),
@@ -79,6 +88,9 @@ class Room:
 
     async def _stylesheet(self, request: Request) -> Response:
         return Response(self._styles, 200, headers(request.scope["scheme"], PLAIN), "text/css")
+
+    async def _script(self, request: Request) -> Response:
+        return Response(self._live, 200, headers(request.scope["scheme"], PLAIN), "text/javascript")
 
     async def _sign_in(self, request: Request) -> Response:
         if request.method != "POST":
@@ -109,7 +121,11 @@ class Room:
         return answer
 
     async def _overview(self, request: Request) -> Response:
-        return page(request, "overview", **await self._looking.do(_overview))
+        """Whole, or only what changes, for the script that asks again."""
+        span = request.query_params.get("span", "")
+        span = span if span in history.SPANS else "hour"
+        shown = await self._looking.do(_overview, span)
+        return page(request, "live" if "live" in request.query_params else "overview", **shown)
 
     async def _find(self, request: Request) -> Response:
         """By POST: who somebody is to the application is in no address, and so in no log."""
@@ -247,10 +263,10 @@ def _about(name: str, asked: Asked) -> dict[str, Any]:
     return {"name": name, "names": list(LISTS), "asked": asked, "ages": AGES, "may": MAY.get(name, ())}
 
 
-def _overview() -> dict[str, Any]:
+def _overview(span: str) -> dict[str, Any]:
     """What needs a hand, and the figures where the database tells any."""
     figures = Figures(broker.trouble_now())
-    shown: dict[str, Any] = {"findings": judged(figures), "figures": None}
+    shown: dict[str, Any] = {"findings": judged(figures), "figures": None, "span": span, "spans": list(history.SPANS)}
     with suppress(*DATABASE_TROUBLE):  # which is a finding
         shown["figures"] = {
             "at": figures.at,
@@ -259,8 +275,36 @@ def _overview() -> dict[str, Any]:
             "counts": figures.lately.counts(),
             "processes": figures.recent_processes,
             "sessions": queries.records_by_status(),
+            "at_most": queries.at_most,
         }
+        shown["pictures"] = _pictures(span)
     return shown
+
+
+def _pictures(span: str) -> list[Picture]:
+    slots, form = history.history(span), "%m-%d" if span == "month" else "%H:%M"
+    names = [f"{slot.since:{form}}" for slot in slots]
+    each = {"hour": "a minute", "day": "an hour", "month": "a day"}[span]
+    counted = [
+        picture(
+            what.capitalize(),
+            f"how many in {each}",
+            kinds,
+            [
+                (name, [slot.counts[what].get(kind, 0.0) for kind in kinds])
+                for name, slot in zip(names, slots, strict=True)
+            ],
+        )
+        for what, kinds in _KINDS.items()
+    ]
+    ages = [
+        (name, [slot.oldest("event ages", _MOST_OF), slot.oldest("action ages", _MOST_OF)])
+        for name, slot in zip(names, slots, strict=True)
+    ]
+    return [
+        *counted,
+        picture("Ages", f"seconds, of 95 in a hundred, by {each}", ["events", "actions"], ages, piled=False),
+    ]
 
 
 def _answered(deliveries: Mapping[tuple[str, str], float]) -> dict[str, int]:

@@ -92,3 +92,20 @@ def test_without_scripts_a_verification_is_canceled_by_keys_alone(
     expect(visitor.page.get_by_role("heading", name="Sign in")).to_be_visible()
     visitor.page.go_back()
     expect(visitor.page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_the_overview_keeps_itself_up_to_date_and_takes_nothing_away_that_is_in_use(
+    visits: Visits, service: Service
+) -> None:
+    visitor = visits()
+    _sign_in(visitor, service, "light")
+    page = visitor.page
+    expect(page.get_by_role("heading", name="What needs a hand")).to_be_visible()
+    page.evaluate("document.querySelector('[data-live] h2').textContent = 'Old'")
+    expect(page.get_by_role("heading", name="What needs a hand")).to_be_visible(timeout=30_000)
+    page.get_by_text("In numbers").first.click()
+    page.evaluate("document.querySelector('[data-live] h2').textContent = 'Old'")
+    page.wait_for_timeout(6000)  # longer than it takes to ask again
+    expect(page.get_by_role("heading", name="Old")).to_be_visible()
+    page.get_by_role("link", name="The last day").press("Enter")
+    expect(page.get_by_role("link", name="The last day")).to_have_attribute("aria-current", "true")

@@ -7,10 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from config.database import true_now
+from config.database import statement, true_now
 from config.settings import settings
+from handlers.metrics import counting
+from handlers.metrics.history import history
 from handlers.operator import console_users
 from handlers.sessions import links
 from receiver.app import app
@@ -221,3 +224,37 @@ def test_a_password_may_be_ones_own(
     said = capsys.readouterr()
     assert bool(re.fullmatch(r"paul:look:[\w-]{64}\n", said.out)) is (code == 0)
     assert not any(one in said.out + said.err for one in typed)
+
+
+def test_the_overview_has_pictures_of_the_last_hour_day_and_month_and_a_part_that_changes(console: TestClient) -> None:
+    counting.DELIVERIES.labels(outcome="accepted", reason="").inc(3)
+    counting.EVENT_AGE_SECONDS.observe(0.2)
+    counting.flush()
+    sign_in(console)
+    for span in ("hour", "day", "month", "nonsense"):
+        page = console.get(f"/console?span={span}").text
+        assert '<rect class="bar-0"' in page
+        assert "accepted 3" in page
+        assert "style=" not in page
+    part = console.get("/console?span=day&live").text
+    assert "<html" not in part
+    assert "accepted 3" in part
+    assert "fetch(" in console.get("/console/console.js").text
+    console.cookies.clear()
+    assert console.get("/console?live").status_code == 303
+
+
+def test_figures_of_a_span_stand_in_the_slots_in_which_they_were_counted() -> None:
+    counting.DELIVERIES.labels(outcome="refused", reason="x").inc(2)
+    for seconds in (0.2, 0.2, 8.0):
+        counting.ACTION_AGE_SECONDS.observe(seconds)
+    counting.flush()
+    with statement() as connection:
+        connection.execute(text("UPDATE identity_tally SET value = 5 WHERE name = 'identity_deliveries_total'"))
+    for span, slots in (("hour", 60), ("day", 24), ("month", 30)):
+        found = history(span)
+        assert len(found) == slots
+        assert sum(slot.counts["deliveries"]["refused"] for slot in found[-2:]) == 5
+        assert sum(slot.counts["deliveries"]["refused"] for slot in found[:-2]) == 0
+        assert {slot.oldest("action ages", 0.95) for slot in found} == {None, 10.0}
+        assert {slot.oldest("action ages", 0.5) for slot in found} == {None, 0.25}

@@ -1,0 +1,62 @@
+"""Figures as pictures: where the bars of a chart stand, and what they say; a template draws them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 600, 120
+_GAP = 0.2  # of a slot, between two bars
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A rectangle of one kind of what is counted."""
+
+    kind: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """Bars upon each other, one pile a slot, and the same in numbers."""
+
+    title: str
+    unit: str
+    kinds: Sequence[str]
+    bars: Sequence[Bar]
+    is_piled: bool
+    most: float  # what the top of the picture stands for
+    rows: Sequence[tuple[str, Sequence[float | None]]]  # a slot's name, and a number for each kind
+    totals: Mapping[str, float]
+
+
+def picture(
+    title: str,
+    unit: str,
+    kinds: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[float | None]]],
+    *,
+    piled: bool = True,
+) -> Picture:
+    """Bars of each slot: upon each other where the kinds add up, else side by side."""
+    heights = [
+        sum(n or 0 for n in numbers) if piled else max((n or 0 for n in numbers), default=0) for _, numbers in rows
+    ]
+    most = max((one for one in heights if one != float("inf")), default=0.0)
+    slot = WIDTH / max(len(rows), 1)
+    bars: list[Bar] = []
+    for place, (_, numbers) in enumerate(rows):
+        top = float(HEIGHT)
+        for number, (kind, value) in enumerate(zip(kinds, numbers, strict=True)):
+            if not value or not most:
+                continue
+            height = max(HEIGHT * min(value, most) / most, 1.0)
+            width = slot * (1 - _GAP) / (1 if piled else len(kinds))
+            x = place * slot + (0 if piled else number * width)
+            y = top - height if piled else HEIGHT - height
+            bars.append(Bar(kind, round(x, 2), round(max(y, 0.0), 2), round(width, 2), round(height, 2)))
+            top -= height
+    totals = {kind: sum(numbers[number] or 0 for _, numbers in rows) for number, kind in enumerate(kinds)}
+    return Picture(title=title, unit=unit, kinds=kinds, bars=bars, is_piled=piled, most=most, rows=rows, totals=totals)
