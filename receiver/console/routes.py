@@ -303,7 +303,7 @@ def _pictures(span: str) -> list[Picture]:
     ]
     return [
         *counted,
-        picture("Ages", f"seconds, of 95 in a hundred, by {each}", ["events", "actions"], ages, piled=False),
+        picture("Ages", "seconds in which 95 of a hundred end", ["events", "actions"], ages, piled=False),
     ]
 
 
