@@ -97,10 +97,10 @@ def _fresh(session_id: str, account: str | None, verification_id: str | None, wa
         entered = entry(verification_id or session_id, answer, account, way)
         if entered is None:
             raise past(answer)
-    except OpeningError:
+    except OpeningError as error:
         # What Stripe says is applied now, and what the limit owes is owed, however late the events are; but for a
         # redaction, after which nobody knows whose verification it was.
         if not answer.state.redaction:
-            apply_observed(notice(answer, account, livemode=bool(settings().livemode)))
+            error.owed = apply_observed(notice(answer, account, livemode=bool(settings().livemode)))
         raise
     return entered

@@ -50,6 +50,7 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
     Raises OpeningError, or NotNowError where Stripe cannot answer; the turn is over either way.
     """
     event_ids: list[str | None] = []
+    refusal: OpeningError | None = None
     try:
         answer, made = None, False
         if turn.session_id:
@@ -82,9 +83,14 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
             if not made:
                 _marked(turn, answer, wanted)
                 answer = _configured(turn, answer, wanted)
+    except OpeningError as error:
+        refusal = error
+        raise
     finally:
         give_back(turn)
         owed = apply_observed(*event_ids)
+        if refusal:
+            refusal.owed = owed
     return Opened(
         verification_id=turn.verification_id,
         generation=turn.generation,

@@ -18,11 +18,15 @@ _DAY = timedelta(days=1)
 
 
 class OpeningError(Exception):
-    """Why nothing is opened: `code` is one of the API's (receiver/api/problems.py); `retry_after` in seconds."""
+    """Why nothing is opened: `code` is one of the API's (receiver/api/problems.py); `retry_after` in seconds.
+
+    `owed` are the ids of the actions that are to be done because of what Stripe has answered nevertheless.
+    """
 
     def __init__(self, code: str, detail: str = "", retry_after: int | None = None) -> None:
         super().__init__(code)
         self.code, self.detail, self.retry_after = code, detail, retry_after
+        self.owed: list[int] = []
 
 
 def past(answer: Answer) -> Exception:

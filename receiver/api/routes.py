@@ -5,6 +5,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -207,6 +208,8 @@ class Room:
             except NotFoundError:
                 return ProblemError("not-found").response()
             except OpeningError as error:
+                with suppress(BusyError):  # the sweep does it
+                    await self._looking.do(publish_actions, error.owed)
                 return ProblemError(error.code, error.detail, retry_after=error.retry_after).response()
             except (NotAllowedError, NotAcceptedError, PermanentError) as error:
                 why = getattr(error, "why", "")

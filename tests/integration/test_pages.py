@@ -3,23 +3,24 @@
 import re
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import update
 from sqlmodel import col
 from starlette.testclient import TestClient
 
-from config import database
+from config import broker, database
 from config.database import transaction, true_now
 from config.settings import settings
 from handlers.sessions import entering, links
-from handlers.tables.models import Verification, VerificationRecord
+from handlers.tables.models import ActionStatus, Verification, VerificationRecord
 from receiver.pages.headers import entering as policy_of_entering
 from receiver.pages.headers import leads_to_stripe
 from tests.integration.openings import LEAST, TOKEN, at_stripe
 from tests.integration.stories import Stories, by_name
 from tests.integration.visits import HERE, OURS, SCRIPT, path_to, untouched
-from tests.support import databases
+from tests.support import databases, facts
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
 APP = {"Authorization": f"Bearer {TOKEN}"}
@@ -309,7 +310,31 @@ def test_whoever_waits_or_is_at_the_limit_finds_the_way_back(pages: TestClient, 
         assert 'href="https://app.example/done"' in shown.text, story
 
 
-def test_what_is_gone_at_stripe_has_ended_and_a_script_leaves_that_to_the_browser(pages: TestClient) -> None:
+@pytest.mark.parametrize("way", ["page", "entry", "opening"])
+def test_what_a_refusal_makes_owed_is_published_at_once(
+    pages: TestClient, stripe: Stories, environment: pytest.MonkeyPatch, way: str
+) -> None:
+    sent: list[int] = []
+    environment.setattr(broker, "_send", lambda _, __, ___, ids: sent.extend(ids))
+    environment.setattr(broker, "_reached", lambda use: use(Mock()) or True)
+    environment.setattr(broker, "_length", lambda _, __: 0)
+    opened = _opened(pages)
+    _lives(stripe, opened["session_id"], ["fail", "fail"])
+    _lives(stripe, opened["session_id"], ["fail"], is_heard_of=False)
+    before, sent[:] = {one.id for one in facts.actions(opened["session_id"])}, []
+    if way == "page":
+        assert pages.post(path_to(opened["id"]), headers=OURS).status_code == 410
+    else:
+        path, body = {"entry": (f"/{opened['id']}/entry", {}), "opening": ("", LEAST)}[way]
+        assert pages.post(f"/verifications{path}", json=body, headers=APP).status_code == 409
+    owed = {one.id for one in facts.actions(opened["session_id"]) if one.status == ActionStatus.PENDING} - before
+    assert owed
+    assert owed <= set(sent)
+
+
+def test_what_is_gone_at_stripe_has_ended_and_a_script_leaves_that_to_the_browser(
+    pages: TestClient, capsys: pytest.CaptureFixture[str]
+) -> None:
     opened = _opened(pages, return_url="https://app.example/done", locale="de")
     change = update(Verification).where(col(Verification.id) == opened["id"])
     with transaction() as session:
@@ -323,6 +348,7 @@ def test_what_is_gone_at_stripe_has_ended_and_a_script_leaves_that_to_the_browse
         )
     back = pages.get(_returning(opened["id"]))
     assert (back.status_code, _title(back.text)) == (410, _title(answer.text))
+    assert capsys.readouterr().out.count("session.gone") == 3
 
 
 def test_another_sites_page_posts_nothing_and_ours_does(pages: TestClient, stripe: Stories, database_url: str) -> None:

@@ -143,6 +143,7 @@ def _unless_refused(act: Callable[[], T]) -> T | None:
     except NotFoundError:
         print("There is no such verification.", file=sys.stderr)
     except OpeningError as error:
+        publish_actions(error.owed)
         print(f"Refused: {error.code} {error.detail}".rstrip(), file=sys.stderr)
     except (NotNowError, PermanentError) as error:
         why = getattr(error, "why", "")
