@@ -57,6 +57,16 @@ class _Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.parametrize(("smtp", "says"), [("smtp://mail.example", True), ("file:", True), ("", False)])
+def test_who_waits_is_promised_a_mail_only_where_mails_go_out(
+    environment: pytest.MonkeyPatch, smtp: str, says: bool
+) -> None:
+    _set(environment, DATABASE_URL="postgresql://here/db", SMTP_URL=smtp)  # beside a file a mail is a file
+    for sample in (one for one in SAMPLES if one.page == "processing"):
+        assert ("write to you" in _text(_write(sample))) == says
+        assert "we have an email address for you" in _text(_write(sample)) or not says
+
+
 def test_each_page_is_written_here() -> None:
     assert {sample.page for sample in SAMPLES} == set(PAGES)
     assert {sample.shown.code for sample in SAMPLES} >= set(CLASSES)
