@@ -1,6 +1,7 @@
 """The application: routes, start-up, shutdown."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -77,9 +78,12 @@ async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Connections]]:
 
 async def _turn() -> None:
     """As long as the event loop goes round."""
-    while True:
-        heartbeats.worked()
-        await asyncio.sleep(heartbeats.BEAT_SECONDS)
+    try:
+        while True:
+            heartbeats.IN_HAND["event loop"]["a turn"] = time.monotonic()
+            await asyncio.sleep(heartbeats.BEAT_SECONDS)
+    finally:
+        heartbeats.IN_HAND["event loop"].clear()
 
 
 app = Receiver(routes=_ROUTES, lifespan=_lifespan)

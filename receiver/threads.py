@@ -1,11 +1,13 @@
 """Threads of a room's own, for what asks Stripe or the database: deliveries and health have theirs."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from config.database import stand_apart
+from handlers.metrics.heartbeats import IN_HAND
 
 WAITS_SECONDS = 5.0  # for a thread: somebody waits for the answer
 
@@ -27,6 +29,7 @@ class Threads:
         self._pool = ThreadPoolExecutor(most, name, initializer=stand_apart)
         self._free = asyncio.Semaphore(most)
         self._waiting_for = waiting_for
+        self._name = name
         self.end = self._pool.shutdown
 
     async def do(self, call: Callable[..., T], *arguments: Any) -> T:
@@ -36,6 +39,14 @@ class Threads:
         except TimeoutError:
             raise BusyError(self._waiting_for) from None
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: call(*arguments))
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, call, *arguments)
         finally:
             self._free.release()
+
+    def _do(self, call: Callable[..., T], *arguments: Any) -> T:
+        unit = object()
+        IN_HAND[self._name][unit] = time.monotonic()
+        try:
+            return call(*arguments)
+        finally:
+            del IN_HAND[self._name][unit]

@@ -6,6 +6,7 @@ Not `python -m celery`, whose command line alone weighs seven megabytes.
 import argparse
 import logging
 import sys
+import time
 import warnings
 from typing import Any
 
@@ -25,8 +26,6 @@ from handlers.queue import failures
 from worker import foreign, reconnect, tasks
 
 _CONNECTIONS = 4  # of a worker: its threads need one for moments only, and wait for the outside without any
-
-_in_hand: set[str] = set()  # tasks begun and not ended, by their messages
 
 __all__ = ["celery_app", "foreign", "reconnect", "tasks"]
 
@@ -67,15 +66,14 @@ def silence_advice(**_: Any) -> None:
 
 def bind_task(task_id: str, task: Any, **_: Any) -> None:
     """Every line a task logs says which one it is."""
-    _in_hand.add(task_id)
+    heartbeats.IN_HAND["tasks"][task_id] = time.monotonic()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(task_id=task_id, task=task.name)
 
 
 def unbind_task(task_id: str, **_: Any) -> None:
     """Pool threads live on: the next task's lines must not carry this one's ids."""
-    _in_hand.discard(task_id)
-    heartbeats.worked()
+    heartbeats.IN_HAND["tasks"].pop(task_id, None)
     structlog.contextvars.clear_contextvars()
 
 
@@ -86,13 +84,13 @@ def hand_back(**_: Any) -> None:
 
 def begin_counting(**_: Any) -> None:
     """What the tasks count is written down by a thread of its own, and that this worker lives."""
-    start_flushing("worker", lambda: not _in_hand)
+    start_flushing("worker")
 
 
 def end_counting(**_: Any) -> None:
     """What is under way ends, and then come the last seconds' figures."""
     tasks.performers.end()
-    stop_flushing()
+    stop_flushing(was_told=failures.stopping.is_set())  # one that ends by itself starts again and again
 
 
 signals.celeryd_init.connect(check_words, weak=False)

@@ -9,7 +9,7 @@ most FLUSH_SECONDS of it, is lost: these are figures, not the record.
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
@@ -103,9 +103,10 @@ _written: defaultdict[_Row, float] = defaultdict(float)
 _thread: threading.Thread | None = None
 _ended = threading.Event()
 _looked = threading.Event()
+_was_told = True
 
 
-def start_flushing(kind: str, is_idle: Callable[[], bool] = bool) -> None:
+def start_flushing(kind: str) -> None:
     """Begins to write down what this process (a web or a worker) counts, and that it lives; at any time.
 
     Returns when its clock has been measured for the first time, or could not be soon.
@@ -113,13 +114,15 @@ def start_flushing(kind: str, is_idle: Callable[[], bool] = bool) -> None:
     global _thread
     if _thread is None or not _thread.is_alive():
         _ended.clear()
-        _thread = threading.Thread(target=_flush_on, args=(kind, is_idle), name="metrics", daemon=True)
+        _thread = threading.Thread(target=_flush_on, args=(kind,), name="metrics", daemon=True)
         _thread.start()
     _looked.wait(_LOOKS_WITHIN)
 
 
-def stop_flushing() -> None:
-    """Ends that, and writes down the last seconds' figures, and that this process was told to end."""
+def stop_flushing(*, was_told: bool = True) -> None:
+    """Ends that, and writes down the last seconds' figures, and whether this process was told to end."""
+    global _was_told
+    _was_told = was_told
     _ended.set()
     if _thread is not None:
         _thread.join()
@@ -168,11 +171,11 @@ def _add_up(added: dict[_Row, float]) -> None:
         tallies.add(session.connection(), rows)
 
 
-def _flush_on(kind: str, is_idle: Callable[[], bool]) -> None:
+def _flush_on(kind: str) -> None:
     hurry(_WAITS_SECONDS)
     flushed = time.monotonic()
     while True:
-        heartbeats.beat(kind, is_idle)
+        heartbeats.beat(kind)
         _looked.set()
         if _ended.wait(heartbeats.BEAT_SECONDS):
             break
@@ -180,4 +183,4 @@ def _flush_on(kind: str, is_idle: Callable[[], bool]) -> None:
             flush()
             flushed = time.monotonic()
     flush()
-    heartbeats.beat(kind, is_ending=True)
+    heartbeats.beat(kind, is_ending=_was_told)

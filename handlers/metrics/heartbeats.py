@@ -6,7 +6,8 @@ How the last write went is what /readyz tells: whoever cannot write this row can
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,11 +15,12 @@ from typing import Annotated, Any
 
 import structlog
 from pydantic import Field, TypeAdapter, ValidationError
-from sqlalchemy import select
+from sqlalchemy import Connection, and_, func, or_, select, update
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from config.database import measure_clock, reading, statement_at_once, true_now
+from config.database import measure_clock, now, reading, statement_at_once, true_now
 from config.inserts import NOW, insert_or
 from config.process import myself
 from config.trouble import Trouble, hindrance, trouble_of
@@ -31,7 +33,10 @@ WRONG = 5.0  # seconds apart: more than any of the small errors of a clock that 
 MOST_APART = 120.0  # seconds: one of the two clocks is wrong, and who knows which
 GONE_AFTER = timedelta(seconds=8)  # without a word: three beats, and what a commit may take
 _READY_SECONDS = 5.0  # after which the last write says nothing any more
-_ASKED_AFTER = 20.0  # seconds without an end of work, after which it is asked whether there is any in hand
+_JUMP = 2.0  # seconds: more than the time between two looks at a clock comes to
+_HANGS_AFTER = 120.0  # seconds, after which it is logged what does not get on
+_MAY_TAKE = {"mail": 360.0}  # seconds: a server's answer is waited for five minutes
+_KNOWN_FOR = timedelta(minutes=15)
 _MOST_HEARD = 20  # clocks
 _COLUMNS = ("kind", "version", "host", "started_at", "last_at", "ahead_seconds", "worked_at", "listened_at")
 # What a clock said before it announced its end may be heard by another worker afterwards.
@@ -41,6 +46,9 @@ ELSE excluded.ended_at END"""
 
 log = structlog.stdlib.get_logger(__name__)
 
+# What each kind of thread of this process has in hand, and since when by time.monotonic(): whoever begins a unit of
+# work puts it in, and takes it out at its end.
+IN_HAND: defaultdict[str, dict[object, float]] = defaultdict(dict)
 _Word = Annotated[str, Field(pattern="^[ -~]{1,255}$")]
 
 
@@ -62,7 +70,8 @@ class _Process:
     """What this process remembers of itself, and has heard of clocks."""
 
     def __init__(self) -> None:
-        self.worked = time.monotonic()
+        self.hanging: set[str] = set()
+        self.shown: tuple[datetime, float] | None = None  # by the database's clock, and when that was
         self.listened: float | None = None
         self.ahead: float | None = None
         self.measured = -MEASURED_EVERY
@@ -86,11 +95,6 @@ def hear(said: object) -> None:
             _process.heard[clock.name] = clock
 
 
-def worked() -> None:
-    """A unit of work has ended, or there was none."""
-    _process.worked = time.monotonic()
-
-
 def listened() -> None:
     """No tick waits for a worker now."""
     _process.listened = time.monotonic()
@@ -102,26 +106,20 @@ def trouble() -> Trouble | None:
     return _process.trouble if is_fresh else Trouble("unreachable")
 
 
-def beat(kind: str, is_idle: Callable[[], bool] = bool, *, is_ending: bool = False) -> None:
-    """Writes down that this process lives, and the clocks it has heard; `is_idle` says whether it has no work in hand.
-
-    Never raises.
-    """
-    if time.monotonic() - _process.worked > _ASKED_AFTER and is_idle():
-        worked()
+def beat(kind: str, *, is_ending: bool = False) -> None:
+    """Writes down that this process lives, whether its work gets on, and the clocks it has heard. Never raises."""
     with _process.lock:
         heard, _process.heard = _process.heard, {}
-    found: Trouble | None = None
+    clocks, found = [("clock", clock) for clock in heard.values()], None
     try:
         if time.monotonic() - _process.measured >= MEASURED_EVERY:
             with suppress(PoolTimeoutError):  # of a pool whose connections all are held up
                 _measure()
-        own = _row(kind, Said(**myself(kind, is_ending=is_ending)), _process.worked)
-        own |= {"ahead_seconds": _process.ahead, "listened_at": _moment(_process.listened)}
-        rows = [own, *(_row("clock", clock, time.monotonic()) for clock in heard.values())]
-        rows.sort(key=lambda row: str(row["name"]))  # one order for all: no deadlock
         with statement_at_once() as connection:
-            insert_or(connection, Heartbeat, rows, on_conflict=_LATEST, returning="name")
+            said = [(kind, Said(**myself(kind, is_ending=is_ending))), *clocks]
+            if before := _write(connection, said):  # the database's clock has jumped
+                _take_along(connection, before)
+                _write(connection, said)
             found = hindrance(connection)  # a role may write this table, and not the inbox
     except Exception as error:  # it must never disturb the work
         found = trouble_of(error)
@@ -131,9 +129,71 @@ def beat(kind: str, is_idle: Callable[[], bool] = bool, *, is_ending: bool = Fal
 
 
 def known() -> Sequence[Heartbeat]:
-    """Each process that gave a sign of life within a day, the youngest first."""
+    """Each process that gave a sign of life in the last minutes, and the last of each kind; the youngest first.
+
+    Where none has given one just now, the database's clock may have jumped: it is looked again after the next beats.
+    """
+    found = _known()
+    if any(not one.ended_at for one, _ in found) and not any(is_fresh for _, is_fresh in found):
+        time.sleep(BEAT_SECONDS + 1.0)
+        found = _known()
+    return [one for one, _ in found]
+
+
+def _known() -> list[tuple[Heartbeat, bool]]:
+    other = aliased(Heartbeat)
+    latest = select(func.max(col(other.last_at))).where(col(other.kind) == col(Heartbeat.kind)).scalar_subquery()
+    at = col(Heartbeat.last_at)
+    rows = (
+        select(Heartbeat, at > now(-GONE_AFTER))
+        .where(or_(at > now(-_KNOWN_FOR), at == latest))
+        .order_by(col(Heartbeat.started_at).desc(), col(Heartbeat.name))
+    )
     with reading() as session:
-        return session.scalars(select(Heartbeat).order_by(col(Heartbeat.started_at).desc(), col(Heartbeat.name))).all()
+        return [(row[0], bool(row[1])) for row in session.execute(rows)]
+
+
+def _write(connection: Connection, said: Sequence[tuple[str, Said]]) -> datetime | None:
+    """What the database's clock would have shown, where it shows something else altogether."""
+    before = time.monotonic()
+    shown, then = _process.shown or (true_now(), before)
+    expected = shown + timedelta(seconds=before - then)
+    rows = [_row(kind, one, expected) for kind, one in said]
+    rows[0] |= {
+        "worked_at": expected - timedelta(seconds=before - _works_since(before)),
+        "ahead_seconds": _process.ahead,
+        "listened_at": _process.listened and expected - timedelta(seconds=before - _process.listened),
+    }
+    rows.sort(key=lambda row: str(row["name"]))  # one order for all: no deadlock
+    (last_at, *_), *_ = insert_or(connection, Heartbeat, rows, on_conflict=_LATEST, returning="last_at")
+    is_known, after = _process.shown is not None, time.monotonic()
+    shown = last_at if isinstance(last_at, datetime) else datetime.fromisoformat(last_at)
+    _process.shown = shown, after
+    off = (shown - expected).total_seconds()
+    return expected if is_known and not -_JUMP < off < _JUMP + after - before else None
+
+
+def _take_along(connection: Connection, before: datetime) -> None:
+    """Who lived before the jump shall not look dead until its next beat, nor who died look alive after one back."""
+    at = col(Heartbeat.last_at)
+    lived = or_(at > now(timedelta(seconds=_JUMP)), and_(at > before - GONE_AFTER, at <= before))
+    connection.execute(update(Heartbeat).where(lived).values(last_at=now(), worked_at=now()))
+    log.warning("clock.jumped")
+
+
+def _works_since(at: float) -> float:
+    """When the last unit of work was begun of the kind of thread that has not got on for longest; `at` of idle ones."""
+    since = at
+    for of, units in list(IN_HAND.items()):
+        begun = max(list(units.values()), default=at)
+        if at - begun > _MAY_TAKE.get(of, 0.0):
+            since = min(since, begun)
+        if at - begun <= max(_HANGS_AFTER, _MAY_TAKE.get(of, 0.0)):
+            _process.hanging.discard(of)
+        elif of not in _process.hanging:
+            _process.hanging.add(of)
+            log.error("threads.hanging", of=of, seconds=round(at - begun))
+    return since
 
 
 def _measure() -> None:
@@ -143,12 +203,7 @@ def _measure() -> None:
         log.warning("clock.wrong", ahead_seconds=round(_process.ahead, 3))
 
 
-def _moment(then: float | None) -> datetime | None:
-    return None if then is None else true_now() - timedelta(seconds=time.monotonic() - then)
-
-
-def _row(kind: str, said: Said, worked: float) -> dict[str, Any]:
-    at = true_now()
+def _row(kind: str, said: Said, at: datetime) -> dict[str, Any]:
     return {
         "name": said.name,
         "kind": kind,
@@ -157,7 +212,7 @@ def _row(kind: str, said: Said, worked: float) -> dict[str, Any]:
         "started_at": at - timedelta(seconds=said.age_seconds),
         "last_at": NOW,
         "ahead_seconds": None,
-        "worked_at": _moment(worked),
+        "worked_at": at,
         "listened_at": None,
         "ended_at": at if said.is_ending else None,
     }

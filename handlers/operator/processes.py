@@ -14,6 +14,7 @@ KINDS = {
 _ENDED_FOR = timedelta(minutes=1)  # of one that said so: a deploy, or a restart
 _BEGINS_FOR = timedelta(seconds=10)  # after which the others ought to be there, and a worker has heard the clock
 _HANGS_AFTER = timedelta(minutes=2)  # longer than any lease
+_CRASHES, _WITHIN = 3, timedelta(minutes=10)  # of one kind, that began and died meanwhile
 _BESIDE_FOR = timedelta(minutes=10)  # versions, in a rolling deploy
 
 Said = tuple[str, str]  # what is the matter, and what to do
@@ -23,16 +24,33 @@ def ill_processes(known: Sequence[Heartbeat], at: datetime, *, hears_clocks: boo
     """What is the matter with them; the youngest are named first. Clocks are heard over the broker and by a worker."""
     living = [one for one in known if one.last_at > at - GONE_AFTER and not one.ended_at]
     yield from _missing(known, living, at, hears_clocks=hears_clocks)
+    yield from _crashing(known, at)
     for one in living:
         if one.last_at - one.worked_at > _HANGS_AFTER:
-            words = f"{one.name} lives, and has ended no work since {one.worked_at:%F %T} UTC: all its threads hang"
-            yield words, "restart it"
+            words = (
+                f"{one.name} lives, and has ended nothing since {one.worked_at:%F %T} UTC: all threads of a kind hang"
+            )
+            yield words, "restart it; its log says which kind (threads.hanging)"
     if living and living[0].started_at < at - _BESIDE_FOR:
         yield from (
             (f"{one.name} is of {one.version}, and {living[0].version} runs beside it", "has it missed the deploy?")
             for one in living
             if one.version != living[0].version
         )
+
+
+def _crashing(known: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
+    """Those that begin, and die without a word, again and again; beside them another may be alive."""
+    for kind in KINDS:
+        died = [
+            one
+            for one in known
+            if one.kind == kind and not one.ended_at and at - _WITHIN < one.started_at
+            if one.last_at < at - GONE_AFTER
+        ]
+        if len(died) >= _CRASHES:
+            words = f"{kind} keeps restarting: {len(died)} that began within ten minutes have died without a word"
+            yield words, "its log says why; has it memory enough?"
 
 
 def _missing(

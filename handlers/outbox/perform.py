@@ -14,7 +14,7 @@ from sqlmodel import Session, col
 
 from config.database import now, statement, transaction
 from config.settings import settings
-from handlers.metrics import counting
+from handlers.metrics import counting, heartbeats
 from handlers.outbox import turns
 from handlers.outbox.registry import REGISTRY
 from handlers.owed.kinds import KINDS, LIMIT_CAUSE, TELLING, Kind
@@ -307,6 +307,7 @@ class _Lane:
                 if quiet <= 0:
                     session_id, context = self._waiting.pop(action_id)
                     self._sessions.add(session_id)
+                    heartbeats.IN_HAND[self._name][action_id] = time.monotonic()
             if quiet > 0:
                 stopping.wait(quiet)
                 continue
@@ -319,4 +320,5 @@ class _Lane:
                     self._waiting.clear()
             finally:
                 with self._lock:
+                    del heartbeats.IN_HAND[self._name][action_id]
                     self._sessions.discard(session_id)

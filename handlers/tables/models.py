@@ -344,7 +344,7 @@ class Heartbeat(SQLModel, table=True):
     started_at: datetime = _moment()
     last_at: datetime = _moment()
     ahead_seconds: float | None = None  # its machine's clock before the database's; a clock process needs none
-    worked_at: datetime = _moment()  # when a unit of its work ended last, or there was none
+    worked_at: datetime = _moment()  # since when a kind of its threads that has work in hand has ended none
     listened_at: datetime | None = _moment(default=None, nullable=True)  # a worker: when no tick waited for it last
     ended_at: datetime | None = _moment(default=None, nullable=True)  # it was told to end, and says so
 

@@ -1,6 +1,8 @@
 """What needs a hand is said by one list, in every place that shows it, within seconds of the trouble."""
 
+import asyncio
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -9,9 +11,10 @@ from pathlib import Path
 import psycopg
 import pytest
 from cryptography.fernet import Fernet
-from sqlalchemy import make_url, text, update
+from sqlalchemy import insert, make_url, text, update
 from sqlmodel import col
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
 from config.database import now, statement, transaction
 from config.settings import settings
@@ -19,9 +22,11 @@ from config.version import running_version
 from handlers.metrics import counting, heartbeats
 from handlers.operator.findings import FAIL, JUDGES, WARN, findings
 from handlers.outbox.perform import perform
+from handlers.queue import failures
 from handlers.tables.models import Heartbeat, Tally, VerifiedOutput
 from receiver import health
 from receiver.app import app
+from receiver.threads import Threads
 from tests.support import databases, facts, shapes
 from tests.support.operator import command
 from tests.support.processes import service
@@ -182,24 +187,106 @@ def test_what_a_clock_said_before_its_end_undoes_it_not_though_it_is_heard_later
         assert bool(clock.ended_at) == is_ended
 
 
-def test_a_worker_with_a_task_in_hand_is_not_idle_though_the_queues_are_empty(
-    environment: pytest.MonkeyPatch,
-) -> None:
-    environment.setattr(heartbeats._process, "worked", heartbeats._process.worked - 3600)
-    worker_app.bind_task("1", tasks.sweep)
-    worker_app.begin_counting()
-    wait_until(heartbeats.known)
-    [busy] = heartbeats.known()
+@pytest.mark.parametrize(("of", "minutes", "is_told"), [("tasks", 3, True), ("mail", 5, False), ("mail", 7, True)])
+def test_a_process_hangs_as_long_as_one_kind_of_its_threads_ends_nothing(of: str, minutes: int, is_told: bool) -> None:
+    heartbeats.IN_HAND["stripe"]["1"] = time.monotonic()
+    heartbeats.IN_HAND[of]["2"] = time.monotonic() - 60 * minutes
+    with capture_logs() as said:
+        heartbeats.beat("worker")
+        heartbeats.beat("worker")
+    assert [(line["event"], line["of"]) for line in said] == [("threads.hanging", of)] * is_told
+    assert any("has ended nothing since" in one.words for one in findings(None)) == is_told
+    heartbeats.IN_HAND[of]["3"] = time.monotonic()
+    heartbeats.beat("worker")
+    assert not any("hang" in one.words for one in findings(None))
+
+
+def test_all_that_has_threads_says_what_it_has_in_hand(environment: pytest.MonkeyPatch) -> None:
+    def note(*_: object) -> list[int]:
+        seen.append({of for of, units in heartbeats.IN_HAND.items() if units})
+        return []
+
+    seen: list[set[str]] = []
+    environment.setattr("handlers.outbox.perform.perform", note)
+    environment.setattr("worker.tasks.publish_actions", note)
+    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
+    worker_app.bind_task("1", tasks.perform_actions)
+    tasks.performers.perform(facts.applied(facts.event("verified")))
+    wait_until(lambda: seen)
     worker_app.unbind_task("1")
-    counting.stop_flushing()
-    [idle] = heartbeats.known()
-    assert busy.worked_at < idle.worked_at - timedelta(minutes=50)
+
+    async def ask() -> None:
+        rooms = Threads("pages", 1, "")
+        await rooms.do(note)
+        rooms.end()
+
+    asyncio.run(ask())
+    wait_until(lambda: not any(heartbeats.IN_HAND.values()))
+    assert (seen[0], seen[-1]) == ({"tasks", "mail"}, {"pages"})
+
+
+def test_a_process_that_dies_again_and_again_is_found_though_another_lives_just_now() -> None:
+    heartbeats.beat("worker")
+    for number in range(3):
+        assert "keeps restarting" not in str(findings(None))
+        began = now(-timedelta(seconds=60 * number + 15))
+        with transaction() as session:
+            row: dict[str, object] = {"name": f"worker here {number}", "kind": "worker", "version": "1", "host": "here"}
+            row |= {"started_at": began, "worked_at": began, "last_at": now(-timedelta(seconds=60 * number + 9))}
+            session.connection().execute(insert(Heartbeat).values(**row))
+    [found] = [one for one in findings(None) if "keeps restarting" in one.words]
+    assert (found.level, found.words.split(":")[0]) == (FAIL, "worker keeps restarting")
+
+
+def test_a_worker_that_ends_by_itself_does_not_say_that_it_was_told_to() -> None:
+    for is_told in (False, True):
+        worker_app.begin_counting()
+        if is_told:
+            worker_app.hand_back()
+        worker_app.end_counting()
+        failures.stopping.clear()
+        tasks.performers.allow(1)
+        [worker] = heartbeats.known()
+        assert bool(worker.ended_at) == is_told
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_jump_of_the_databases_clock_makes_nobody_missing_nor_hanging_nor_alive(hours: int) -> None:
+    """As if its clock had been elsewhere until now: every moment in the table, and what each process remembers."""
+    for name in ("web", "worker", "clock"):
+        heartbeats.beat(name)
+    jump = timedelta(hours=hours)
+    before = heartbeats.known()
+    dead = {"name": "web 0", "kind": "web", "version": "1", "host": "here"}
+    with transaction() as session:
+        connection = session.connection()
+        long_ago = now(-timedelta(minutes=12))
+        connection.execute(insert(Heartbeat).values(**dead, started_at=long_ago, worked_at=long_ago, last_at=long_ago))
+        for one in before:
+            earlier = {name: getattr(one, name) - jump for name in ("started_at", "worked_at", "last_at")}
+            connection.execute(update(Heartbeat).where(col(Heartbeat.name) == one.name).values(**earlier))
+    assert heartbeats._process.shown
+    shown, then = heartbeats._process.shown
+    heartbeats._process.shown = shown - jump, then
+    heartbeats.beat("worker")
+    assert [one.words for one in findings(None) if one.what == "processes"] == []
+    _move("worker", started_at=now(-timedelta(minutes=1)))
+    _move("web", last_at=now(-timedelta(seconds=9)))
+    assert ["no web runs" in one.words for one in findings(None) if one.what == "processes"] == [True]
+
+
+def test_where_nobody_has_beaten_just_now_it_is_looked_again(environment: pytest.MonkeyPatch) -> None:
+    facts.all_alive()
+    with transaction() as session:
+        session.connection().execute(update(Heartbeat).values(last_at=now(-timedelta(hours=1))))
+    environment.setattr(time, "sleep", lambda _: facts.all_alive())
+    assert _failing() == set()
 
 
 @pytest.mark.usefixtures("alive")
 def test_a_process_whose_threads_all_hang_is_found() -> None:
     _move("worker", worked_at=now(timedelta(minutes=56)))  # of a last word in an hour
-    assert [one.words for one in findings(None) if "all its threads hang" in one.words]
+    assert [one.words for one in findings(None) if "all threads of a kind hang" in one.words]
 
 
 @pytest.mark.usefixtures("alive")

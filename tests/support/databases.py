@@ -71,6 +71,7 @@ def forget_process_state() -> None:
     for look in health.LOOKS:
         look._latest = None
     heartbeats._process = heartbeats._Process()
+    heartbeats.IN_HAND.clear()
     counting._written.update(counting._rows())  # so that the next database gets none of it
 
 
