@@ -11,11 +11,13 @@ from math import inf
 from random import Random
 from typing import Any
 
+from handlers.sessions.turn import LEASE
 from tests.simulator.client import Simulator
 
 TOKEN = "shop" * 8
 PUBLISHABLE_KEY = "pk_test_simulator0000"
-_PATIENCE = 120.0  # seconds that anybody still asks once nothing fails any more
+# Seconds that anybody still asks once nothing fails any more: who finds no connection leaves a lease behind.
+_PATIENCE = LEASE.total_seconds() + 60.0
 # What a platform's router adds.
 _ROUTERS = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
 Json = dict[str, Any]
@@ -109,6 +111,7 @@ class Shop:
             if heard.status is not None and heard.status < 500:
                 return heard
             if time.monotonic() > self._closes_at:
-                self.surprises.append(f"{reference}: {method} {path} never got an answer, at last {heard.status}")
+                said = heard.answer.get("code") or heard.status
+                self.surprises.append(f"{reference}: {method} {path} never got an answer, at last {said}")
                 raise GoneError
             time.sleep(dice.uniform(0.1, pause := min(pause * 2, 3.0)))
