@@ -3,7 +3,9 @@
 axe finds no hindrance on any, and a picture of each is under var/pages for somebody to look at.
 """
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -42,6 +44,13 @@ class Stage:
 
     def fraud(self) -> str:
         return self._after("submit", "fail:selfie_manipulated")
+
+    def opening(self) -> str:
+        opened = self._application.open()
+        file = self._service.folder / "var" / "identity.db"
+        with closing(sqlite3.connect(file, timeout=30)) as database, database:  # as its opener's death leaves it
+            database.execute("UPDATE verification SET session_id = NULL WHERE id = ?", (opened.id,))
+        return opened.link
 
     def processing(self) -> str:
         return self._after("submit") + "/status"
@@ -86,6 +95,7 @@ STATES: dict[str, tuple[Callable[[Stage], str], int, str]] = {
     "abandoned": (Stage.abandoned, 200, "Please finish verifying your identity"),
     "declined": (Stage.declined, 200, "About your identity verification"),
     "fraud": (Stage.fraud, 200, "About your identity verification"),
+    "opening": (Stage.opening, 200, "Your identity verification is being prepared"),
     "processing": (Stage.processing, 200, "Your identity is being checked"),
     "verified": (Stage.verified, 200, "Your identity is verified"),
     "verified-and-back": (Stage.verified_and_back, 200, "Your identity is verified"),
