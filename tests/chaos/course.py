@@ -118,7 +118,7 @@ def drive_and_rage(
     made, waves = 0, max(1, options.sessions // WAVE)
     for wave in range(waves):
         count = options.sessions * (wave + 1) // waves - made
-        _people(scene.simulator, wave, count)
+        bring_people(scene.simulator, wave, count)
         made += count
         time.sleep(max(0.0, began + options.minutes * 60 * (wave + 1) / waves - time.monotonic()))
     for thread in threads:
@@ -197,7 +197,9 @@ def answers(place: str) -> bool:
         return False
 
 
-def _people(simulator: Simulator, wave: int, count: int) -> None:
+def bring_people(simulator: Simulator, wave: int, count: int) -> None:
+    """To Stripe, who do what they do at once."""
+
     def person(words: str) -> dict[str, Any]:
         return {
             "provided_details": {"email": f"{words}-{wave}-{{n}}@example.com"},

@@ -137,7 +137,7 @@ def _restart_postgres(scene: Scene, _: random.Random) -> None:
 def _fail_over(scene: Scene, dice: random.Random) -> None:
     began = time.time()
     _postgres(scene).fail_over(lags=dice.uniform(2.0, 5.0))
-    scene.losses.append(Loss(began - _LOST_WITHIN, began, time.time()))
+    _postgres(scene).note_loss(scene.losses, began, _LOST_WITHIN)
 
 
 def _cut_postgres(scene: Scene, dice: random.Random) -> None:

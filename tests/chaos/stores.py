@@ -99,6 +99,13 @@ class Postgres:
         """As if nothing had been."""
         self.freeze(signal.SIGCONT)
 
+    def end_frozen(self) -> None:
+        """What was the primary when it was frozen ends where it stands; nothing that came to it meanwhile is done."""
+        postmaster = self._postmaster(self._other)
+        for pid in (*descendants(postmaster), postmaster):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def cut_connections(self) -> None:
         """Ends every other connection, in whatever it is doing."""
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -113,7 +120,7 @@ class Postgres:
         A standby that no commit waits for has not heard the last seconds.
         """
         deaf = [pid for pid in descendants(self._postmaster(self._other)) if "walreceiver" in command_of(pid)]
-        if self._standby == "sync":
+        if self.is_synchronous:
             deaf = []
         for pid in deaf:
             os.kill(pid, signal.SIGSTOP)
@@ -124,6 +131,16 @@ class Postgres:
             os.kill(pid, signal.SIGCONT)
         self.promote()
         self.rebuild()
+
+    @property
+    def is_synchronous(self) -> bool:
+        """Whether each commit waits for the standby."""
+        return self._standby == "sync"
+
+    def note_loss(self, losses: list[Loss], began: float, seconds: float) -> None:
+        """What a standby that took over since then may not have heard; it has what was waited for."""
+        if not self.is_synchronous:
+            losses.append(Loss(began - seconds, began, time.time()))
 
     @property
     def address(self) -> str:
@@ -166,7 +183,7 @@ class Postgres:
     def _follow(self) -> None:
         source = self._copy(self._primary, f"{self._other}/data", "--write-recovery-conf")
         self._start(self._other)
-        if self._standby == "sync":
+        if self.is_synchronous:
             with psycopg.connect(f"{source} dbname=postgres", autocommit=True) as connection:
                 connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
                 connection.execute("SELECT pg_reload_conf()")

@@ -100,6 +100,10 @@ def _run(options: argparse.Namespace) -> int:
         if shop.heard:
             judge_openings(verdict, truth, tables, shop, views, mail, application, when=scene.when, lossy=False)
     course.add_swallowed(verdict, swallowed, "async" if options.is_async else "sync")
+    verdict.figures["slowest return of our hosts to work under a new primary"] = (
+        f"{max((one.seconds for one in hosts.returns), default=0.0):.0f} s, of {len(hosts.returns)}"
+    )
+    verdict.must_be_none("hosts that did not return", (name for one in hosts.returns for name in one.missing))
     commits = "do not wait for the standby" if options.is_async else "wait for the standby"
     took = time.monotonic() - started
     title = f"{len(HOSTS)} hosts, commits {commits}: {options.sessions} sessions, seed {options.seed}, {took:.0f} s"
@@ -158,7 +162,7 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, H
         )
         course.expect_deliveries(scene)
         by_address = {net.addresses[name]: name for name in ("db1", "db2")}
-        yield scene, Hosts(net, postgres, pooler, redis, by_address, not options.is_async)
+        yield scene, Hosts(net, postgres, pooler, redis, by_address)
 
 
 def _wrong_clocks(seed: int) -> dict[str, float]:

@@ -5,16 +5,20 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from random import Random
 
+import psycopg
+
 from config.settings import COMMIT_NAMES
+from tests.chaos import course
 from tests.chaos.course import answers
 from tests.chaos.faults import Fault, Scene, _a_while, _kill_the_sender
 from tests.chaos.services import wait_until
-from tests.chaos.stores import Loss, Postgres
+from tests.chaos.stores import Postgres
 from tests.hosts.network import Network
 from tests.hosts.servers import Pooler, Watched
 from tests.hosts.wire import Trouble
@@ -38,10 +42,23 @@ LINKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "worker and application": (("worker1", "worker2"), ("application",)),
 }
 _LOST_WITHIN = 20.0  # seconds before a failover, of which a standby may not know
+_RETURNS_WITHIN = 90.0  # seconds: by then other faults are over, and no wait of ours is as long
+# A web process writes nothing down but that it lives, and a clock's word is written down by a worker.
+_LAST_WORK = (
+    "SELECT host, max(CASE kind WHEN 'worker' THEN worked_at ELSE last_at END) FROM identity_heartbeat GROUP BY 1"
+)
 _READY_WITHIN = 40.0  # seconds: of a process that starts on a busy machine
 # Every few faults one outlasts what notices a silent connection: some ten seconds, of the kernel's and of libpq's.
 _OUTLASTS, _SECONDS = 0.25, (12.0, 20.0)
 Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """After how many seconds of a new primary's the last of our hosts worked again; and who never did."""
+
+    seconds: float
+    missing: list[str]
 
 
 @dataclass(slots=True)
@@ -53,8 +70,8 @@ class Hosts:
     pooler: Pooler
     redis: Watched
     db: dict[str, str]  # by address, the host
-    is_synchronous: bool
     version: int = 0
+    returns: list[Return] = field(default_factory=list)
 
 
 def of_the_network(hosts: Hosts) -> dict[str, Fault]:
@@ -67,6 +84,7 @@ def of_the_servers(hosts: Hosts) -> dict[str, Fault]:
     return {
         "primary's host dies, the standby is promoted": partial(_fail_over, hosts, False),
         "primary's host cut off alive, the standby is promoted": partial(_fail_over, hosts, True),
+        "primary stands still, the standby is promoted": partial(_replace_frozen, hosts),
         "standby's host dies": partial(_lose_standby, hosts),
         "Redis master's host dies, the replica takes over": partial(_fail_redis_over, hosts),
         "Redis master's host cut off alive, the replica takes over": partial(_cut_redis_off, hosts),
@@ -146,7 +164,7 @@ def _fail_over(hosts: Hosts, is_alive: bool, scene: Scene, dice: Random) -> None
     host = hosts.db[postgres.address]
     other = next(name for name in hosts.db.values() if name != host)
     began = time.time()
-    if not hosts.is_synchronous:
+    if not postgres.is_synchronous:
         _for_a_while(network.cut((host, other)), scene, dice)
     with network.unplugged(host):
         if not is_alive:
@@ -157,8 +175,40 @@ def _fail_over(hosts: Hosts, is_alive: bool, scene: Scene, dice: Random) -> None
         time.sleep(_a_while(scene, dice))
         if is_alive:
             postgres.stop_other()
-    scene.losses.append(Loss(began - _LOST_WITHIN, began, time.time()))
-    postgres.rebuild()
+    hosts.postgres.note_loss(scene.losses, began, _LOST_WITHIN)
+    _follow_and_return(hosts, scene)
+
+
+def _replace_frozen(hosts: Hosts, scene: Scene, dice: Random) -> None:
+    """It answers nothing, its machine does: no connection ends before somebody switches it off."""
+    began = time.time()
+    hosts.postgres.freeze()
+    time.sleep(_a_while(scene, dice))
+    hosts.postgres.promote()
+    hosts.pooler.lead_to(hosts.postgres.address)
+    time.sleep(_a_while(scene, dice))
+    hosts.postgres.end_frozen()
+    hosts.postgres.note_loss(scene.losses, began, _LOST_WITHIN)
+    _follow_and_return(hosts, scene)
+
+
+def _follow_and_return(hosts: Hosts, scene: Scene) -> None:
+    """The old primary follows the new one, for which commits may have to wait; then every host works again."""
+    hosts.postgres.rebuild()
+    since, began = datetime.now(UTC), time.monotonic()
+    late: list[str] = []
+
+    def all_work() -> bool:
+        time.sleep(1.0)
+        course.bring_people(scene.simulator, int(time.monotonic() * 10), 3)
+        with suppress(psycopg.Error), psycopg.connect(hosts.postgres.url, connect_timeout=5) as connection:
+            seen: dict[str, datetime] = dict(connection.execute(_LAST_WORK).fetchall())
+            late[:] = [name for names in _OURS.values() for name in names if not seen.get(name, since) > since]
+            return not late
+        return False
+
+    wait_until(all_work, _RETURNS_WITHIN)
+    hosts.returns.append(Return(time.monotonic() - began, list(late)))
 
 
 def _lose_standby(hosts: Hosts, scene: Scene, dice: Random) -> None:
