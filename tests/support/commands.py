@@ -1,7 +1,7 @@
 """Runs the operator's commands for tests: each in a process of its own, forked from one that has imported them already.
 
 `python -m tests.support.commands` reads calls, a JSON document a line: words, environment, and the files for what the
-command says. It answers each with the exit code. Imports are most of the second that a command takes.
+command reads and says. It answers each with the exit code. Imports are most of the second that a command takes.
 """
 
 import gc
@@ -28,7 +28,7 @@ def serve() -> int:
 def _command(words: list[str], environment: dict[str, str], files: list[str]) -> int:
     os.environ.clear()
     os.environ.update(environment)
-    for number, file in enumerate([os.devnull, *files]):
+    for number, file in enumerate(files):
         opened = os.open(file, os.O_RDWR)
         os.dup2(opened, number)
         os.close(opened)

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -39,16 +39,24 @@ class Said:
 
 def command(*words: str, **settings: str) -> Said:
     """Runs `python -m worker …` in this test's environment."""
-    environment = {**os.environ, **settings}
-    with NamedTemporaryFile("w+") as out, NamedTemporaryFile("w+") as err:
-        if "LD_PRELOAD" in environment:  # which is of a process that starts from nothing
-            line = [sys.executable, "-m", "worker", *words]
-            code = subprocess.run(line, cwd=ROOT, env=environment, stdout=out, stderr=err, timeout=60).returncode
-        else:
-            code = _forked({"words": words, "environment": environment, "files": [out.name, err.name]})
-        said = Said(code, *(Path(file.name).read_text() for file in (out, err)))
+    said = run_command(words, {**os.environ, **settings})
     assert "Traceback" not in said.err, said.err
     return said
+
+
+def run_command(words: Sequence[str], environment: dict[str, str], given: str = "") -> Said:
+    """Runs `python -m worker …` in any environment, where this is its standard input."""
+    with NamedTemporaryFile("w+") as read, NamedTemporaryFile("w+") as out, NamedTemporaryFile("w+") as err:
+        read.write(given)
+        read.seek(0)
+        if "LD_PRELOAD" in environment:  # which is of a process that starts from nothing
+            line = [sys.executable, "-m", "worker", *words]
+            ran = subprocess.run(line, cwd=ROOT, env=environment, stdin=read, stdout=out, stderr=err, timeout=60)
+            code = ran.returncode
+        else:
+            files = [read.name, out.name, err.name]
+            code = _forked({"words": words, "environment": environment, "files": files})
+        return Said(code, *(Path(file.name).read_text() for file in (out, err)))
 
 
 def _forked(call: dict[str, Any]) -> int:
