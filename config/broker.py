@@ -1,13 +1,19 @@
-"""The Celery app and its settings; publishing event and action ids."""
+"""The broker: which one it is, and publishing event and action ids.
+
+By kombu, whose messages a worker's Celery takes (worker/consumer.py): who only publishes need not know Celery.
+"""
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import structlog
-from celery import Celery
+from kombu.connection import Connection
+from kombu.pools import ProducerPool
 from kombu.utils.scheduling import round_robin_cycle
 
 from config.defaults import redis_url
@@ -50,41 +56,9 @@ _REDIS_OPTIONS = {
     "health_check_interval": 4,  # a BRPOP whose reply is later than that, and is looked at as often, is given up
     "max_retries": 0,  # without it a refused connection is tried again for six seconds
 }
-_CELERY = {
-    # Ids in, nothing out.
-    "task_ignore_result": True,
-    "task_serializer": "json",
-    "accept_content": ["json"],
-    # By queue name only: an exchange and a routing key without a binding are dropped silently.
-    "task_queues": {CLOCK_QUEUE: {}, EVENTS_QUEUE: {}, ACTIONS_QUEUE: {}},
-    "task_default_queue": EVENTS_QUEUE,
-    "task_create_missing_queues": False,
-    # A message ends when its work ends, well or badly: what failed is due again by the database, not by Celery.
-    "task_acks_late": True,
-    "task_reject_on_worker_lost": True,
-    "task_acks_on_failure": True,
-    "task_acks_on_timeout": False,
-    "worker_prefetch_multiplier": 1,  # six per cent slower than 4, and nothing hoarded by a slow worker
-    "worker_cancel_long_running_tasks_on_connection_loss": False,
-    "worker_detect_quorum_queues": False,
-    # Four Redis connections less, and none of their reconnect defects: see worker/reconnect.py.
-    "worker_enable_remote_control": False,
-    "worker_send_task_events": False,
-    # config/logs.py formats everything.
-    "worker_hijack_root_logger": False,
-    "worker_redirect_stdouts": False,
-    # A worker or clock waits for Redis as long as it takes; the default of 100 tries would end it.
-    "broker_connection_timeout": 3,
-    "broker_connection_retry": True,
-    "broker_connection_retry_on_startup": True,
-    "broker_connection_max_retries": None,
-    "broker_channel_error_retry": True,
-    "broker_pool_limit": 2,  # publishers of one process; the smallest Redis plan has 20 connections
-    "broker_pool_acquire_timeout": 2,
-}
-
-celery_app: Any = Celery("identity")
-celery_app.add_defaults(lambda: {**_CELERY, **server().settings})
+_CONNECT_SECONDS = 3
+_PRODUCERS = 2  # of one process; the smallest Redis plan has 20 connections
+_FREE_WITHIN = 2  # seconds: each that is in use is given back, at the latest by the timeouts above
 
 
 def publish_events(event_ids: Sequence[str]) -> bool:
@@ -104,7 +78,7 @@ def publish_tick(task_name: str, clock: Mapping[str, Any]) -> bool:
     """
     if queue_length(CLOCK_QUEUE) >= TICKS_WAITING:
         return False
-    return _reached(lambda producer: _send(producer, CLOCK_QUEUE, task_name, headers={"clock": dict(clock)}))
+    return _reached(lambda producer: _send(producer, CLOCK_QUEUE, task_name, [], clock=dict(clock)))
 
 
 def queue_length(queue: str) -> int:
@@ -128,6 +102,23 @@ def server() -> RedisServer:
     """What REDIS_URL names, or the embedded server."""
     url = settings().redis_url.get_secret_value() or redis_url(settings().var_dir)
     return read_redis_url(url, _REDIS_OPTIONS, self_signed=platform_signs())
+
+
+def connected() -> Any:
+    """A connection of kombu's, not open yet, for who holds one by itself."""
+    chosen = server().settings
+    return Connection(  # type: ignore[no-untyped-call]  # kombu ships no types
+        chosen["broker_url"],
+        transport_options=chosen["broker_transport_options"],
+        ssl=chosen["broker_use_ssl"],
+        connect_timeout=_CONNECT_SECONDS,
+    )
+
+
+@cache
+def producers() -> Any:
+    """Those of this process; opened at their first use."""
+    return ProducerPool(connected().Pool(_PRODUCERS), _PRODUCERS)  # type: ignore[no-untyped-call]
 
 
 def say_whom_we_trust() -> None:
@@ -176,7 +167,7 @@ def _publish(queue: str, task_name: str, ids: Sequence[str] | Sequence[int], per
         if _waiting[queue].length(producer) >= MOST_WAITING:
             return
         for start in range(0, len(ids), per_message):
-            _send(producer, queue, task_name, list(ids[start : start + per_message]))
+            _send(producer, queue, task_name, [list(ids[start : start + per_message])])
 
     return not ids or _reached(send)
 
@@ -204,11 +195,10 @@ def _length(producer: Any, queue: str) -> int:
     return int(producer.channel.queue_declare(queue).message_count)
 
 
-def _send(producer: Any, queue: str, task_name: str, *arguments: object, **options: object) -> None:
-    # The producer is held: a pool's, and a connection's, would be looked for with each message. The arguments' text,
-    # which only Celery's own log lines show, takes a third of the time and would repeat every id.
-    options |= {"queue": queue, "producer": producer, "retry": False, "argsrepr": "", "kwargsrepr": ""}
-    celery_app.send_task(task_name, arguments, **options)
+def _send(producer: Any, queue: str, task_name: str, arguments: Sequence[object], **headers: object) -> None:
+    """As Celery's protocol has it; a worker reads no more of it than the task, the arguments and the clock."""
+    task = {"lang": "py", "task": task_name, "id": str(uuid.uuid4())}
+    producer.publish([arguments, {}, {}], queue, headers=task | headers, serializer="json", retry=False)
 
 
 def _reached(use: Callable[[Any], object]) -> bool:
@@ -216,7 +206,7 @@ def _reached(use: Callable[[Any], object]) -> bool:
     if _outage.is_fresh():
         return False
     try:
-        with celery_app.producer_or_acquire() as producer:
+        with producers().acquire(block=True, timeout=_FREE_WITHIN) as producer:
             if _outage.is_fresh():  # another thread has just found out, while this one waited for a producer
                 return False
             use(producer)

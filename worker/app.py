@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 import warnings
+from threading import Thread
 from typing import Any
 
 import structlog
@@ -15,7 +16,7 @@ from celery import platforms, signals
 from celery.exceptions import CPendingDeprecationWarning
 
 from config import postgres
-from config.broker import celery_app, say_whom_we_trust
+from config.broker import say_whom_we_trust
 from config.database import keep_connections
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
@@ -24,14 +25,18 @@ from handlers.metrics import heartbeats
 from handlers.metrics.counting import start_flushing, stop_flushing
 from handlers.queue import failures
 from worker import foreign, reconnect, tasks
+from worker.clock import Clock
+from worker.consumer import celery_app
 
 _CONNECTIONS = 4  # of a worker: its threads need one for moments only, and wait for the outside without any
+
+_clock = Clock()
 
 __all__ = ["celery_app", "foreign", "reconnect", "tasks"]
 
 celery_app.steps["consumer"].update((reconnect.ReconnectGuard, foreign.ForeignGuard))
 
-# Running as root is dangerous with pickled messages only, and config/broker.py accepts JSON alone.
+# Running as root is dangerous with pickled messages only, and worker/consumer.py accepts JSON alone.
 warnings.simplefilter("ignore", platforms.SecurityWarning)
 
 
@@ -60,7 +65,7 @@ def fit_to_concurrency(instance: Any, **_: Any) -> None:
 
 
 def silence_advice(**_: Any) -> None:
-    """At each lost connection Celery warns of a setting that config/broker.py makes on purpose."""
+    """At each lost connection Celery warns of a setting that worker/consumer.py makes on purpose."""
     warnings.simplefilter("ignore", CPendingDeprecationWarning)
 
 
@@ -93,6 +98,16 @@ def end_counting(**_: Any) -> None:
     stop_flushing(was_told=failures.stopping.is_set())  # one that ends by itself starts again and again
 
 
+def start_clock(**_: Any) -> None:
+    """In a thread of its own, which needs neither the worker's threads nor its connection."""
+    Thread(target=_clock.run, name="clock").start()
+
+
+def end_clock(**_: Any) -> None:
+    """It says so, while the worker ends what is under way."""
+    _clock.end()
+
+
 signals.celeryd_init.connect(check_words, weak=False)
 signals.setup_logging.connect(configure, weak=False)
 signals.celeryd_after_setup.connect(fit_to_concurrency, weak=False)
@@ -108,16 +123,24 @@ def main() -> int:
     """Works until it is told to end; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m worker.app", description="The worker.")
     parser.add_argument("--concurrency", type=int, default=8, help="threads for events (default: 8)")
-    # Gossip, mingling and heartbeats are for remote control, which config/broker.py switches off.
+    parser.add_argument("--with-clock", action="store_true", help="and the clock; any number does no harm")
+    arguments = parser.parse_args()
+    if arguments.with_clock:
+        signals.worker_ready.connect(start_clock, weak=False)
+        signals.worker_shutting_down.connect(end_clock, weak=False)
+    # Gossip, mingling and heartbeats are for remote control, which worker/consumer.py switches off.
     worker = celery_app.Worker(
         pool="threads",
-        concurrency=parser.parse_args().concurrency,
+        concurrency=arguments.concurrency,
         quiet=True,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
     )
-    worker.start()
+    try:
+        worker.start()
+    finally:  # a clock does not outlive its worker
+        _clock.end()
     return int(worker.exitcode or 0)
 
 

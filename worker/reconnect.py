@@ -10,7 +10,7 @@ fewer.
 So the worker looks, once in a while, for messages that the channel counts and no running task owns, and ends the
 connection as if it had broken; Celery then opens a new channel with all its slots. What was held goes back into the
 queue and may run twice, which every task here expects. The other defect, a worker that exits with an AttributeError,
-needs gossip or remote control: worker/app.py and config/broker.py switch both off.
+needs gossip or remote control: worker/app.py and worker/consumer.py switch both off.
 
 Neither library mends it, and no other does it for them: docs/decisions/0011.
 """

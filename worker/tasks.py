@@ -10,7 +10,6 @@ from config.broker import (
     ACTIONS_QUEUE,
     EVENTS_QUEUE,
     KEEPS_WORKERS_BUSY,
-    celery_app,
     publish_actions,
     publish_events,
     queue_length,
@@ -25,6 +24,7 @@ from handlers.tables.models import InboxEvent, OutboxAction
 from handlers.upkeep.limits import judge_limits
 from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.reconcile import reconcile
+from worker.consumer import celery_app
 
 _SWEEP_MOST = 10_000  # ids a sweep of each kind: fewer than the workers finish until the next would be their pace
 _ALONE_MOST = 500  # events tried before, each a message by itself

@@ -8,14 +8,14 @@ from typing import Any
 import redis
 from celery import Celery
 
-from config.broker import celery_app
+from config.broker import server
 
 STARTED, ENDED = "noop-started", "noop-ended"
 
 # Celery's own defaults for everything that costs or saves: early acknowledgement, a prefetch of four.
 app: Any = Celery("noop")
 app.conf.update(
-    broker_transport_options={**celery_app.conf.broker_transport_options, "global_keyprefix": "noop:"},
+    broker_transport_options={**server().settings["broker_transport_options"], "global_keyprefix": "noop:"},
     worker_enable_remote_control=False,
     task_default_queue="noop",
 )

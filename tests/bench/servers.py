@@ -142,7 +142,7 @@ class House:
     def clock(self, database: str) -> Iterator[Process]:
         """The Procfile's clock."""
         with self.running("clock", procfile("clock"), self.variables(database)) as process:
-            process.wait(lambda: b"beat: Starting" in process.log.read_bytes())
+            process.wait(lambda: b"clock.started" in process.log.read_bytes())
             yield process
 
     @contextmanager

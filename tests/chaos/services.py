@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support import faketime
-from tests.support.processes import SAYS_IT_IS_READY
+from tests.support.processes import says_it_is_ready
 from worker.run.foreground import PROCFILE
 
 ROOT = PROCFILE.parent
@@ -140,7 +140,7 @@ class Platform:
         else:
             after.start()
             self.dynos[name] = after
-            wait_until(lambda: SAYS_IT_IS_READY[name] in after.log.read_text(errors="replace")[mark:], _BEGINS_WITHIN)
+            wait_until(lambda: says_it_is_ready(name, after.log.read_text(errors="replace")[mark:]), _BEGINS_WITHIN)
             time.sleep(beside)
             self._leave(before)
 

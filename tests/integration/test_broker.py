@@ -17,28 +17,29 @@ from config.broker import (
     ACTIONS_QUEUE,
     CLOCK_QUEUE,
     EVENTS_QUEUE,
-    celery_app,
+    connected,
     publish_actions,
     publish_events,
     publish_tick,
     queue_length,
     reachable,
 )
+from config.redis_server import read_redis_url
+from worker.consumer import celery_app
 from worker.run.broker import RedisServer, start_redis
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
     """An embedded Redis that this process publishes to; a failure is forgotten at once."""
-    before = celery_app.conf.broker_url
-    monkeypatch.setattr(celery_app.amqp, "_producer_pool", None)
     monkeypatch.setattr(broker, "_outage", broker._Outage())
     monkeypatch.setattr(broker, "SILENT_SECONDS", 0.0)
     _a_second_later(monkeypatch)
     server = start_redis(tmp_path)
-    celery_app.conf.broker_url = server.url
+    monkeypatch.setattr(broker, "server", lambda: read_redis_url(server.url, broker._REDIS_OPTIONS, self_signed=False))
+    broker.producers.cache_clear()
     yield server
-    celery_app.conf.broker_url = before
+    broker.producers.cache_clear()
     server.process.send_signal(signal.SIGCONT)
     server.stop()
 
@@ -79,7 +80,7 @@ def test_events_and_actions_take_turns_and_the_schedule_passes_both() -> None:
             assert publish_tick("sweep", {})
 
     with (
-        celery_app.connection_for_read() as connection,
+        connected() as connection,
         celery_app.amqp.TaskConsumer(connection.default_channel, callbacks=[take], accept=["json"]) as consumer,
     ):
         consumer.qos(prefetch_count=1)

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import faketime
+from handlers.inbox.receive import receive
+from handlers.metrics import heartbeats
+from handlers.record.events import VerificationEvent, parse
+from tests.support import facts, faketime
 from tests.support.faketime import SteppingClock
-from tests.support.waiting import PATIENCE
+from tests.support.processes import service
+from tests.support.waiting import PATIENCE, wait_until
 
 # Celery's own handler raises SystemExit wherever the signal finds the clock, and what a __del__ raises is dropped.
 _TOLD_WHILE_IT_CLEARS_AWAY = """
@@ -55,3 +59,26 @@ def test_a_step_of_the_hosts_clock_neither_holds_up_the_schedule_nor_hastens_it(
             assert [clock.stdout.readline() for _ in range(3)] == ["ticked sweep\n"] * 3  # and no purge yet
         finally:
             clock.terminate()
+
+
+def test_a_clock_in_each_worker_and_one_beside_them_do_all_once_and_are_known_as_clocks(
+    tmp_path: Path, database_url: str
+) -> None:
+    with service(tmp_path / "service", database_url) as running:
+        running.commands["worker"] += " --with-clock"
+        running.start("worker", "clock")
+        other = running.release("worker")
+        running.start("worker")
+        names = {
+            f"clock {os.uname().nodename} {pid}" for pid in (other.pid, running.pid("worker"), running.pid("clock"))
+        }
+        wait_until(lambda: {one.name for one in heartbeats.known() if one.kind == "clock"} == names, running.logs)
+        event = parse(facts.payload("verified"))
+        assert isinstance(event, VerificationEvent)
+        receive([event])  # and nothing is published: only a clock's sweep finds it
+        wait_until(lambda: len(running.mails()) == 1, running.logs)
+        other.terminate()
+        assert other.wait(PATIENCE) == 0, running.log("worker")
+        ended = f"clock {os.uname().nodename} {other.pid}"
+        wait_until(lambda: {one.name for one in heartbeats.known() if one.ended_at} >= {ended}, running.logs)
+        assert len(running.mails()) == 1

@@ -124,7 +124,7 @@ def test_everything_that_waits_is_one_commit() -> None:
 
 def test_a_batch_travels_in_messages_of_fifty(environment: pytest.MonkeyPatch) -> None:
     sent: list[list[str]] = []
-    environment.setattr(broker, "_send", lambda _, __, ___, ids: sent.append(ids))
+    environment.setattr(broker, "_send", lambda _, __, ___, arguments: sent.extend(arguments))
     environment.setattr(broker, "_reached", lambda use: use(Mock()) or True)
     environment.setattr(broker, "_length", lambda _, __: 0)
     broker.publish_events([f"evt_{number}" for number in range(120)])

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from kombu import pools
 from sqlmodel import select
 
 from config import broker, database
 from config.database import transaction
+from config.settings import settings
 from handlers.inbox.process import process
 from handlers.tables.models import InboxEvent
 from receiver.app import app
@@ -88,12 +88,11 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def prepared(environment: pytest.MonkeyPatch, database_url: str, redis_url: str) -> Iterator[str]:
     environment.setenv("STRIPE_WEBHOOK_SECRET", f"{OLD_SECRET},{shapes.SECRET}")
     databases.forget_process_state()
-    before = broker.celery_app.conf.broker_url
-    use_broker(redis_url)
-    with broker.celery_app.connection_for_write() as connection:
+    use_broker(environment, redis_url)
+    with broker.connected() as connection:
         connection.default_channel.queue_purge(broker.EVENTS_QUEUE)
     yield database_url
-    use_broker(before)  # others publish from this process too
+    broker.producers.cache_clear()  # others publish from this process too
 
 
 @pytest.fixture
@@ -103,12 +102,11 @@ def client(prepared: str) -> Iterator[Client]:
         yield Client(port)
 
 
-def use_broker(url: str) -> None:
+def use_broker(environment: pytest.MonkeyPatch, url: str) -> None:
     """As in a fresh process that has never published."""
-    pools.reset()  # type: ignore[no-untyped-call]  # kombu ships no types
-    broker.celery_app.conf.broker_url = url
-    broker.celery_app._pool = None
-    broker.celery_app.amqp._producer_pool = None
+    environment.setenv("REDIS_URL", url)
+    settings.cache_clear()
+    broker.producers.cache_clear()
     broker._outage.__init__()  # type: ignore[misc]  # there is one for the process
 
 
@@ -119,7 +117,7 @@ def _stored() -> set[str]:
 
 def _published() -> list[str]:
     ids: list[str] = []
-    with broker.celery_app.connection_for_read() as connection:
+    with broker.connected() as connection:
         while message := connection.default_channel.basic_get(broker.EVENTS_QUEUE, no_ack=True):
             ids += json.loads(message.body)[0][0]
     return ids
@@ -454,9 +452,9 @@ def test_a_database_that_is_down_is_a_503_until_it_is_back(prepared: str, monkey
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "redis+socket:///nowhere/redis.sock"])
-def test_a_redis_that_is_down_delays_no_answer(prepared: str, url: str) -> None:
+def test_a_redis_that_is_down_delays_no_answer(environment: pytest.MonkeyPatch, prepared: str, url: str) -> None:
     assert prepared
-    use_broker(url)
+    use_broker(environment, url)
     with running_receiver() as port:
         client = Client(port)
         started = time.monotonic()
@@ -468,10 +466,10 @@ def test_a_redis_that_is_down_delays_no_answer(prepared: str, url: str) -> None:
     assert len(_stored()) == 20
 
 
-def test_a_redis_that_is_frozen_delays_no_answer(prepared: str) -> None:
+def test_a_redis_that_is_frozen_delays_no_answer(environment: pytest.MonkeyPatch, prepared: str) -> None:
     assert prepared
     with socket.create_server(("127.0.0.1", 0)) as frozen:  # takes the connection, and says nothing
-        use_broker(f"redis://127.0.0.1:{frozen.getsockname()[1]}/0")
+        use_broker(environment, f"redis://127.0.0.1:{frozen.getsockname()[1]}/0")
         with running_receiver() as port:
             started = time.monotonic()
             for n in range(20):

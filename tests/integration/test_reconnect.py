@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from config.broker import celery_app
+from worker.consumer import celery_app
 from worker.run.broker import RedisServer, start_redis
 
 ROOT = Path(__file__).parents[2]

@@ -43,9 +43,7 @@ def _findings(environment: pytest.MonkeyPatch, url: str) -> list[tuple[str, str]
     environment.setenv("REDIS_URL", url)
     databases.forget_process_state()
     environment.setattr(broker, "_outage", broker._Outage())
-    environment.setattr(broker.celery_app.amqp, "_producer_pool", None)
-    for name, value in broker.server().settings.items():
-        environment.setitem(broker.celery_app.conf, name, value)
+    broker.producers.cache_clear()
     return list(CHECKS["redis"]())
 
 

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Dialect, Engine, NullPool, Pool, create_engine, event, make_url, text
 from sqlmodel import SQLModel
 
-from config import database, settings
+from config import broker, database, settings
 from handlers.catalogue import mails as catalogue_mails
 from handlers.catalogue import words
 from handlers.metrics import counting, heartbeats
@@ -65,7 +65,14 @@ def forget_process_state() -> None:
         database._sessions.cache_clear()
         database._committing.cache_clear()
     written = catalogue_mails.environment, catalogue_mails.speaking, words.words_of
-    for remembered in (settings.settings, mails.email_lookup, client.client, application.line, *written):
+    for remembered in (
+        settings.settings,
+        broker.producers,
+        mails.email_lookup,
+        client.client,
+        application.line,
+        *written,
+    ):
         remembered.cache_clear()
     database._reading = database._jump_seen = None
     for look in health.LOOKS:

@@ -21,7 +21,8 @@ from worker.run.broker import RedisServer, start_redis
 ROOT = Path(__file__).parents[2]
 # In the command of a worker or a clock; Celery writes another one over ours where setproctitle is installed.
 A_WORKER, A_CLOCK = r"-m worker\.app|celeryd", r"-m worker\.clock|celery beat"
-SAYS_IT_IS_READY = {"web": "startup complete.", "worker": "ready.", "clock": "beat: Starting..."}
+# The last is what a clock of the version before says.
+_READY = {"web": ("startup complete.",), "worker": ("ready.",), "clock": ("clock.started", "beat: Starting")}
 
 
 class Service:
@@ -142,7 +143,12 @@ class Service:
     def _is_ready(self, name: str, mark: int) -> bool:
         said = self.log(name)[mark:]
         assert self._processes[name].poll() is None, said
-        return SAYS_IT_IS_READY[name] in said
+        return says_it_is_ready(name, said)
+
+
+def says_it_is_ready(name: str, said: str) -> bool:
+    """Whether a process of the Procfile works, by its log."""
+    return any(words in said for words in _READY[name])
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import time
 from collections.abc import MutableMapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -133,17 +133,23 @@ def _is_done(folder: Path, session_id: str) -> bool:
         return database.execute(query, [session_id]).fetchone() is not None
 
 
+@cache
+def _connected() -> Any:
+    """As a worker, which connects before it takes anything."""
+    return broker.connected()
+
+
 def _work_off(queue: str) -> None:
     """What a worker does with the next message, when it comes; where the broker was too slow, after a sweep."""
     deadline = time.monotonic() + PATIENCE
-    with celery_app.connection_for_read() as connection:
-        while (message := connection.default_channel.basic_get(queue)) is None:
-            assert time.monotonic() < deadline, f"nothing was published to {queue}"
-            if trouble():
-                time.sleep(SILENT_SECONDS)
-                celery_app.tasks["sweep"]()
-            time.sleep(0.01)
-        message.ack()
+    channel = _connected().default_channel
+    while (message := channel.basic_get(queue)) is None:
+        assert time.monotonic() < deadline, f"nothing was published to {queue}"
+        if trouble():
+            time.sleep(SILENT_SECONDS)
+            celery_app.tasks["sweep"]()
+        time.sleep(0.01)
+    message.ack()
     celery_app.tasks[message.headers["task"]](*message.decode()[0])
 
 
