@@ -18,7 +18,7 @@ define compile
 	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
 endef
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run listen stripe test test-postgres test-browser e2e proof mutants chaos hosts fuzz api-cases bench bench-peers \
+.PHONY: help install dev demo run listen stripe test test-postgres test-browser e2e proof mutants chaos hosts fuzz api-cases bench growth bench-peers \
 	bench-tools browser-tools ci way mails pages check lock lock-check upgrade
 
 help: ## Lists the targets
@@ -102,6 +102,9 @@ lock-check: dev ## Fails where `make lock` would change a lock file
 
 bench: dev bench-tools ## Measures beside the limits, with Debian's wrk and PostgreSQL; QUICK=--quick takes about two minutes
 	@$(BIN)/python -m tests.bench $(QUICK)
+
+growth: dev bench-tools ## Measures with 10,000,000 events beside 2,000, and prints the plans; a quarter of an hour; minutes: GROWTH="--rows 100000 --rounds 1"
+	@$(BIN)/python -m tests.bench.growth $(GROWTH)
 
 bench-peers: dev bench-tools ## Measures beside dj-stripe and pinax-stripe-light, which it installs under var/peers; two minutes
 	@$(BIN)/python -m tests.bench.peers

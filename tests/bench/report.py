@@ -69,6 +69,11 @@ class Report:
             stage = one.stage
         self.console.print(table)
 
+    def show_plans(self) -> None:
+        """Prints each statement's beginning, and its plan."""
+        for statement, plan in self.plans.items():
+            self.console.print(f"\n{statement}\n{plan}", highlight=False, markup=False)
+
     def write(self, path: Path) -> None:
         """Writes the JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)

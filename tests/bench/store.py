@@ -1,6 +1,7 @@
 """The bench's own look into the databases: emptied, counted, filled."""
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,25 +14,58 @@ _USUAL = (
     "CREATE TABLE IF NOT EXISTS usual_event"
     " (id text PRIMARY KEY, type text, session_id text, created_at {0}, received_at {0})"
 )
+# As time goes by, and a session's three events side by side.
 _EVENTS = """
 INSERT INTO inbox_event (id, type, session_id, livemode, created_at, received_at, status, outcome, attempts, waits,
   due_at, owes_nothing, has_flow, processed_at, session_status, client_reference_id, user_id)
-SELECT 'evt_1Old' || n, 'identity.verification_session.' || k, 'vs_1Old' || n % {records}, false, t, t, 'processed',
-  'applied', 1, 0, t, false, false, t, 'requires_input', 'user_' || n % {records}, 'user_' || n % {records}
-FROM (SELECT n, now() - interval '60 days' * random() AS t,
-    (ARRAY['created', 'processing', 'verified'])[1 + n % 3] AS k FROM generate_series(1, {events}) AS n) AS old"""
+SELECT 'evt_1Old' || n, 'identity.verification_session.' || k, 'vs_1Old' || s, false, t, t, 'processed',
+  CASE n % 20 WHEN 7 THEN 'ignored' ELSE 'applied' END, 1, 0, t, false, false, t, 'requires_input', 'user_' || s,
+  'user_' || s
+FROM (SELECT n, n * {records} / {events} AS s, now() - interval '60 days' * (1 - n::float / {events}) AS t,
+    (ARRAY['created', 'processing', 'verified'])[1 + n % 3] AS k
+  FROM generate_series(0, {events}::bigint - 1) AS n) AS old"""
 _RECORDS = """
-INSERT INTO verification_record (session_id, status, client_reference_id, user_id, livemode, submissions, told_count,
-  client_reference_trusted, change_number, applied_at, applied_rank, applied_answer, created_at, updated_at)
-SELECT 'vs_1Old' || n, 'verified', 'user_' || n, 'user_' || n, false, 1, 0, true, 3, now(), 3, false, now(), now()
-FROM generate_series(0, {records} - 1) AS n"""
+INSERT INTO verification_record (session_id, status, client_reference_id, user_id, livemode, submissions,
+  client_reference_trusted, change_number, told_count, applied_at, applied_rank, applied_answer, created_at, updated_at,
+  compare_at)
+SELECT 'vs_1Old' || n, CASE n % 100 WHEN 7 THEN 'requires_input' ELSE 'verified' END, 'user_' || n, 'user_' || n, false,
+  1, true, 3, 1, t, 3, false, t, t, CASE n % 100 WHEN 7 THEN now() + interval '1 day' END
+FROM (SELECT n, now() - interval '60 days' * (1 - n::float / {records}) AS t
+  FROM generate_series(0, {records} - 1) AS n) AS old"""
 _SUBMISSIONS = """
 INSERT INTO verification_submission (session_id, report_id)
 SELECT 'vs_1Old' || n, 'vr_1Old' || n FROM generate_series(0, {records} - 1) AS n"""
 _ACTIONS = """
-INSERT INTO outbox_action (session_id, name, cause, status, attempts, waits, due_at, created_at, done_at)
-SELECT 'vs_1Old' || n, 'email_verified', 'verified::vr_1Old' || n, 'done', 1, 0, now(), now(), now()
-FROM generate_series(0, {records} - 1) AS n"""
+INSERT INTO outbox_action (id, session_id, name, cause, status, attempts, waits, due_at, created_at, done_at)
+SELECT {free} + n, 'vs_1Old' || n, 'email_verified', 'verified::vr_1Old' || n,
+  CASE n % 10 WHEN 7 THEN 'skipped' ELSE 'done' END, 1, 0, t, t, t
+FROM (SELECT n, now() - interval '60 days' * (1 - n::float / {records}) AS t
+  FROM generate_series(0, {records} - 1) AS n) AS old"""
+_WAITING_EVENTS = """
+INSERT INTO inbox_event (id, type, session_id, livemode, created_at, received_at, status, attempts, waits, due_at,
+  owes_nothing, has_flow, session_status)
+SELECT 'evt_1Wait' || n, 'identity.verification_session.created', 'vs_1Wait' || n, false, t, t, 'received', 0, 0, t,
+  false, false, 'requires_input'
+FROM (SELECT n, now() - interval '1 hour' * (2 - n::float / {waiting}) AS t
+  FROM generate_series(0, {waiting} - 1) AS n) AS young"""
+_WAITING_ACTIONS = """
+INSERT INTO outbox_action (session_id, name, cause, status, attempts, waits, due_at, created_at)
+SELECT 'vs_1Old' || n, 'notify_app', '3', 'pending', 0, 0, t, t
+FROM (SELECT n, now() - interval '1 hour' * (2 - n::float / {waiting}) AS t
+  FROM generate_series(0, {waiting} - 1) AS n) AS young"""
+_NUMBERS = "SELECT setval(pg_get_serial_sequence('outbox_action', 'id'), {free} + {records})"
+_FREE = 1_000_000  # numbers of actions, for those that are older than all others
+_LOCK_WAITS = "SELECT wait_event FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+_OLD_EVENTS = """
+INSERT INTO inbox_event (id, type, session_id, livemode, created_at, received_at, status, outcome, attempts, waits,
+  due_at, owes_nothing, has_flow, processed_at)
+SELECT 'evt_1Gone' || n, 'identity.verification_session.created', 'vs_1Gone' || n, false, t, t, 'processed', 'applied',
+  1, 0, t, false, false, t
+FROM (SELECT n, now() - interval '400 days' AS t FROM generate_series(1, {count}) AS n) AS old"""
+_OLD_ACTIONS = """
+INSERT INTO outbox_action (id, session_id, name, cause, status, attempts, waits, due_at, created_at, done_at)
+SELECT n, 'vs_1Gone' || n, 'email_verified', 'verified::', 'done', 1, 0, t, t, t
+FROM (SELECT n, now() - interval '400 days' AS t FROM generate_series(1, {count}) AS n) AS old"""
 
 _WAITING = """
 INSERT INTO inbox_event (id, type, session_id, livemode, created_at, received_at, status, attempts, waits, due_at,
@@ -64,10 +98,11 @@ def empty(url: str) -> None:
 
 
 def fill(url: str, events: int, records: int) -> None:
-    """Years of work, done."""
+    """Two months of work, done; and PostgreSQL has looked into it."""
     with _open(url) as execute:
-        for statement in (_EVENTS, _RECORDS, _SUBMISSIONS, _ACTIONS):
-            execute(statement.format(events=events, records=records))
+        execute("SET synchronous_commit = off")
+        for statement in (_EVENTS, _RECORDS, _SUBMISSIONS, _ACTIONS, _NUMBERS):
+            execute(statement.format(events=events, records=records, free=_FREE))
     settle(url)
 
 
@@ -90,6 +125,60 @@ def seconds_to_count(url: str) -> float:
         ):
             execute(f"{_HOW_MANY.format(table=table, since=since)} WHERE status = '{waits}'").fetchone()
     return time.perf_counter() - begun
+
+
+def add_waiting(url: str, count: int) -> None:
+    """So many events and so many actions that have waited for an hour or two, and PostgreSQL has not looked yet."""
+    with _open(url) as execute:
+        for statement in (_WAITING_EVENTS, _WAITING_ACTIONS):
+            execute(statement.format(waiting=count))
+
+
+def add_old(url: str, count: int) -> None:
+    """Events and actions, as many of each, that are older than all others."""
+    with _open(url) as execute:
+        for statement in (_OLD_EVENTS, _OLD_ACTIONS):
+            execute(statement.format(count=count))
+
+
+def alone(url: str) -> None:
+    """Each statement is its own connection's work, whose processor time can be read."""
+    with _open(url) as execute:
+        name = execute("SELECT current_database()").fetchone()[0]
+        execute(f"ALTER DATABASE {name} SET max_parallel_workers_per_gather = 0")
+
+
+@contextmanager
+def lock_waits(url: str) -> Iterator[list[str]]:
+    """What somebody waited for, at each look that saw one do so."""
+    ended = threading.Event()
+    seen: list[str] = []
+
+    def look() -> None:
+        with _open(url) as execute:
+            while not ended.wait(0.02):
+                seen.extend(row[0] for row in execute(_LOCK_WAITS).fetchall())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+
+
+def deleted(url: str) -> int:
+    """Rows of the inbox and the outbox that were ever deleted."""
+    tables = "('inbox_event', 'outbox_action')"
+    with _open(url) as execute:
+        return int(execute(f"SELECT sum(n_tup_del) FROM pg_stat_user_tables WHERE relname IN {tables}").fetchone()[0])  # noqa: S608
+
+
+def size(url: str) -> str:
+    """What it takes on the disk."""
+    with _open(url) as execute:
+        return str(execute("SELECT pg_size_pretty(pg_database_size(current_database()))").fetchone()[0])
 
 
 def settle(url: str, table: str = "") -> None:
