@@ -8,9 +8,11 @@ from sqlalchemy import select
 from sqlmodel import col
 
 from config.database import transaction
+from handlers.catalogue.mails import Written
 from handlers.operator.queries import ACTION_ID, Filter, find_actions, find_events, find_records
 from handlers.operator.story import mails, timeline
 from handlers.outbox.mails import DASHBOARD
+from handlers.outbox.shown import shown
 from handlers.tables.models import InboxEvent, OutboxAction, Submission, Verification, VerificationRecord
 
 # The columns that are shown: none of them holds a name, an address or a text about a document.
@@ -66,6 +68,15 @@ def person(session_id: str) -> Person | None:
         purpose=found.purpose if found else None,
         stories=[_story(one) for one in records],
     )
+
+
+def mail_as_shown(action_id: int) -> tuple[OutboxAction, Written] | None:
+    """What a mail says, written once more; None where there is none of this number."""
+    with transaction() as session:
+        action = session.get(OutboxAction, action_id)
+        record = session.get(VerificationRecord, action.session_id) if action else None
+    written = shown(action, record) if action and record else None
+    return (action, written) if action and written else None
 
 
 def _story(record: VerificationRecord) -> Story:

@@ -83,14 +83,7 @@ def to_the_person(action: OutboxAction, record: VerificationRecord) -> str | Non
         address = Address("", recipient) if PLAIN_ADDRESS.fullmatch(recipient) else parse_address(recipient)
     except (TypeError, ValueError):  # EMAIL_LOOKUP may give anything
         raise PermanentError("the recipient's address is not valid") from None
-    mail = _mail(action, record, address)
-    if record.verification_id:
-        with statement() as connection:
-            mail = replace(
-                mail, language=language_for(connection.execute(_LOCALE, {"of": record.verification_id}).scalar())
-            )
-    if mail.about.code and classify(mail.about.code) is ErrorClass.FRAUD_SIGNAL:  # which no person is told
-        mail = replace(mail, about=replace(mail.about, code=None, reason=None))
+    mail = mail_of(action, record, address, is_persons=True)
     number = record.told_count if KINDS[action.name].tells_the_person else _uncounted_number(action)
     send(replace(mail, number=number, reply_to=settings().support_email))
     return None
@@ -127,7 +120,7 @@ def to_the_reviewer(action: OutboxAction, record: VerificationRecord) -> str | N
     reviewer = settings().review_email
     if reviewer is None:
         return "no REVIEW_EMAIL"
-    send(replace(_mail(action, record, reviewer), number=_uncounted_number(action)))
+    send(replace(mail_of(action, record, reviewer, is_persons=False), number=_uncounted_number(action)))
     return None
 
 
@@ -213,7 +206,8 @@ def digest(key: tuple[str, str, str], number: int = 0) -> str:
     return hashlib.sha256("\n".join([*key, str(number)]).encode()).hexdigest()[:32]
 
 
-def _mail(action: OutboxAction, record: VerificationRecord, recipient: Address) -> Mail:
+def mail_of(action: OutboxAction, record: VerificationRecord, recipient: Address, *, is_persons: bool) -> Mail:
+    """What an action says, and in which language."""
     # A cause that is a state says its code and report; the record may have moved on.
     state, _, report_id = action.cause.rpartition(":")
     code = state.partition(":")[2] if state else record.last_error_code
@@ -239,11 +233,17 @@ def _mail(action: OutboxAction, record: VerificationRecord, recipient: Address) 
         will_cancel=bool(settings().stripe_api_key),
         dashboard_url=DASHBOARD[record.livemode] + quote(record.session_id, safe=""),
     )
+    language = settings().locales[0]
+    if is_persons and record.verification_id:
+        with statement() as connection:
+            language = language_for(connection.execute(_LOCALE, {"of": record.verification_id}).scalar())
+    if is_persons and about.code and classify(about.code) is ErrorClass.FRAUD_SIGNAL:  # which no person is told
+        about = replace(about, code=None, reason=None)
     return Mail(
         template=action.name,
         recipient=recipient,
         key=(action.session_id, action.name, action.cause),
-        language=settings().locales[0],
+        language=language,
         about=about,
         last_look=partial(unless_lost, action, MAIL_LEASE, unknown=True),
     )

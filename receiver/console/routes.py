@@ -25,7 +25,7 @@ from handlers.operator.console_users import Role, judge
 from handlers.operator.figures import Figures
 from handlers.operator.findings import judged
 from handlers.operator.lists import LISTS, LOOKED_AT, page_of
-from handlers.operator.persons import person, session_of
+from handlers.operator.persons import mail_as_shown, person, session_of
 from handlers.tables.models import InboxEvent
 from receiver.console.answers import SorryError, fields, is_safe, page, redirect
 from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
@@ -75,6 +75,7 @@ class Room:
             Route("/console", self._answering(self._overview)),
             Route("/console/find", self._answering(self._find), methods=["POST"]),
             Route("/console/persons/{id}", self._answering(self._person)),
+            Route("/console/mails/{id}", self._answering(self._mail)),
             Route("/console/change/{what}/{id}", self._answering(self._change), methods=["GET", "POST"]),
             Route("/console/lists/{name}", self._answering(self._list)),
             Route("/console/lists/{name}/{what}", self._answering(self._change_all), methods=["GET", "POST"]),
@@ -151,6 +152,13 @@ class Room:
             audit=await self._looking.do(partial(audited, about, among=_CHANGES_LOOKED_AT)),
             changes_looked_at=_CHANGES_LOOKED_AT,
         )
+
+    async def _mail(self, request: Request) -> Response:
+        id_ = request.path_params["id"]
+        found = await self._looking.do(mail_as_shown, int(id_)) if queries.ACTION_ID.fullmatch(id_) else None
+        if found is None:
+            return page(request, "not_found", 404, is_address=False)
+        return page(request, "mail", action=found[0], written=found[1])
 
     async def _change(self, request: Request) -> Response:
         """A page that asks for a reason, and then does it. What it is about is back where somebody came from."""

@@ -377,6 +377,10 @@ def _look_around(port: int) -> str:
         person = see("/console", to="/console/find", word="1")
         assert (there.endswith("/find"), "/persons/vs_" in person) == (True, True)
         of = person.rpartition("/")[2]
+        for number in range(1, 20):
+            see(f"/console/mails/{number}")
+        for span in ("hour", "c4nary"):
+            see(f"/console?span={span}&live")
         for what in ("resend", "retry", "discard", "cancel", "redact"):
             see(f"/console/change/{what}/1?of={of}", reason="c4nary@example.com")
         see(f"/console/change/resend/1?of={of}", reason="told by phone")

@@ -174,3 +174,21 @@ def test_no_reason_of_stripes_and_no_secret_is_shown(console: TestClient) -> Non
     assert reason not in shown
     assert "document_expired" in shown
     assert "c4nary" not in shown
+
+
+def test_a_mail_is_shown_as_it_reads_and_leads_nowhere(console: TestClient, stripe: Stories) -> None:
+    opened = _opened()
+    stripe.simulator.fail(opened.answer.id, "document_expired")
+    for action_id in stripe.deliver(opened.answer.id):
+        perform(action_id)
+    [mail] = [one for one in facts.actions(opened.answer.id) if one.name == "email_retry_prompt"]
+    assert f"/console/mails/{mail.id}" in console.get(f"/console/persons/{opened.answer.id}").text
+    page = console.get(f"/console/mails/{mail.id}").text
+    assert "Written once more just now" in page
+    assert f"{HERE}/…" in page
+    assert "/verify/" not in page
+    reason = facts.record(opened.answer.id).last_error_reason
+    assert reason
+    assert reason not in page
+    for path in ("0", "999", "x", "1" * 40, "é"):
+        assert console.get(f"/console/mails/{path}").status_code == 404
