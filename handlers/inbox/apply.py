@@ -211,6 +211,8 @@ def _apply(
     for work, decision in decided:
         event, outcome = work.event, decision.outcome
         counting.ENDED_EVENTS.labels(type=event.type, outcome=outcome).inc()
+        if outcome == Outcome.IGNORED:
+            counting.IGNORED_EVENTS.labels(reason=decision.reason or "nothing tells what it is about").inc()
         counting.EVENT_AGE_SECONDS.observe(work.claim.age)
         log.info(f"event.{outcome}", event_id=event.id, session_id=event.session_id, type=event.type)
     settled = {work.claim.id for work, _ in decided}

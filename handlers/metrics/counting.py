@@ -47,6 +47,12 @@ ENDED_CONNECTIONS = Counter(
 ENDED_EVENTS = Counter(
     "identity_events_total", "Events processed or given up, by type and outcome.", ("type", "outcome"), registry=COUNTED
 )
+IGNORED_EVENTS = Counter(
+    "identity_ignored_events_total",
+    "Events that a worker found to be none to apply, by why.",
+    ("reason",),
+    registry=COUNTED,
+)
 ENDED_ACTIONS = Counter(
     "identity_actions_total", "Actions that came to an end, by name and status.", ("name", "status"), registry=COUNTED
 )

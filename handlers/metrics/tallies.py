@@ -19,6 +19,7 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 TEN_MINUTES, TWENTY_MINUTES = timedelta(minutes=10), timedelta(minutes=20)
 SPANS = (TEN_MINUTES, TWENTY_MINUTES, HOUR, DAY)
 _DELIVERIES, _SKIPPED = "identity_deliveries_total", "identity_skipped_actions_total"
+_IGNORED = "identity_ignored_events_total"
 _ENDED = {
     "deliveries_answered": _DELIVERIES,
     "events_ended": "identity_events_total",
@@ -75,7 +76,9 @@ class Lately:
     def _not_done(self, within: timedelta) -> dict[tuple[str, str], float]:
         refused = ((f"deliveries {outcome}", why, count) for (outcome, why), count in self.deliveries(within).items())
         skipped = ((f"{name} skipped", why, count) for (name, why), count in self.skipped(within).items())
-        return defaultdict(float, {(what, why): count for what, why, count in (*refused, *skipped) if why})
+        ignored = (("events ignored", labels["reason"], count) for labels, count in self._counted(_IGNORED, within))
+        not_done = (*refused, *skipped, *ignored)
+        return defaultdict(float, {(what, why): count for what, why, count in not_done if why})
 
     def _counted(self, name: str, within: timedelta) -> Iterator[tuple[dict[str, str], float]]:
         return ((labels, values[within]) for known, labels, values in self._grown if known == name and values[within])
@@ -87,7 +90,7 @@ def lately() -> Lately:
     sums = (func.sum(case((since > now(-span), value), else_=0.0)) for span in SPANS)
     grown = (
         select(col(Tally.name), col(Tally.labels), *sums)
-        .where(col(Tally.seconds) == SHORT, since > now(-DAY), col(Tally.name).in_((_DELIVERIES, _SKIPPED)))
+        .where(col(Tally.seconds) == SHORT, since > now(-DAY), col(Tally.name).in_((_DELIVERIES, _SKIPPED, _IGNORED)))
         .group_by(col(Tally.name), col(Tally.labels))
     )
     with statement() as connection:

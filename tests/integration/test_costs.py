@@ -193,7 +193,7 @@ def test_status_asks_each_question_once(json: bool, capsys: pytest.CaptureFixtur
     facts.all_alive()
     with counted() as costs:
         show.status(Namespace(json=json))
-    assert len(costs.statements) == (15 if is_postgres() else 14)  # which is asked for its connections, too
+    assert len(costs.statements) == (13 if is_postgres() else 12)  # which is asked for its connections, too
     assert "queue_messages" in capsys.readouterr().out
 
 

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from structlog.testing import capture_logs
 from config.database import now, statement, transaction
 from config.settings import settings
 from config.version import running_version
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
 from handlers.metrics import counting, heartbeats
 from handlers.operator.findings import FAIL, JUDGES, WARN, findings
 from handlers.outbox.perform import perform
@@ -380,6 +383,15 @@ def test_who_holds_the_connections_is_said_where_none_is_left(database_url: str)
     assert "all 3 connections are taken of the database's (its CONNECTION LIMIT)" in found.words
     assert "the shop's own pool 2" in found.words
     assert "identity command" in found.words
+
+
+@pytest.mark.usefixtures("alive")
+def test_what_a_worker_has_ignored_is_counted_by_reason() -> None:
+    receive([replace(facts.event("created", event_id="evt_2"), is_ours=False)])
+    process(["evt_2"])
+    counting.flush()
+    counted = {"what": "events ignored", "why": "not ours", "last_hour": 1, "last_day": 1}
+    assert counted in command("status", "--json").json["counts"]
 
 
 @pytest.mark.skipif(not databases.SERVER_URL, reason="on SQLite mails are files")

@@ -119,7 +119,8 @@ def rebuild_now(arguments: argparse.Namespace) -> int:
     stopped = None
     note_beforehand(acting(arguments), "rebuild", arguments.account)
     try:
-        for page in rebuild(arguments.since, [None, *arguments.account], owes_nothing=arguments.quiet):
+        pages = rebuild(arguments.since, [None, *arguments.account], owes_nothing=arguments.quiet)
+        for page in progress(pages, "read", count=lambda page: page.listed, for_machines=arguments.json):
             publish_events(page.event_ids)
             counts[f"{page.what} listed"] += page.listed
             counts[f"new {page.what}"] += len(page.event_ids)
@@ -165,7 +166,7 @@ def _mend(
     done: dict[str, list[Any]] = {}
     for name, (table, which) in _targets(arguments, wanted).items():
         done[name] = []
-        for ids in progress(change(table, which, acting(arguments)), f"{name} {verb}"):
+        for ids in progress(change(table, which, acting(arguments)), f"{name} {verb}", for_machines=arguments.json):
             done[name] += ids
             if verb == "retried":
                 _PUBLISH[name](ids)

@@ -45,12 +45,19 @@ def print_pairs(pairs: Mapping[str, Any], title: str = "") -> None:
 
 
 def progress(
-    batches: Iterable[_Batch], what: str, total: int | None = None, count: Callable[[Any], int] = len
+    batches: Iterable[_Batch],
+    what: str,
+    total: int | None = None,
+    count: Callable[[Any], int] = len,
+    *,
+    for_machines: bool = False,
 ) -> Iterator[_Batch]:
     """The same batches, with a bar on the terminal that counts what is in them; none where there is no terminal."""
     terminal = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=terminal, disable=not terminal.is_terminal, transient=True) as shown:
+    with Progress(
+        *columns, console=terminal, disable=for_machines or not terminal.is_terminal, transient=True
+    ) as shown:
         task = shown.add_task(what, total=total)
         for batch in batches:
             yield batch

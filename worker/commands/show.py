@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length, trouble_now
-from config.database import DATABASE_TROUBLE, database_now
+from config.database import DATABASE_TROUBLE, database_now, hurry
 from handlers.metrics import tallies
 from handlers.operator.figures import Figures
 from handlers.operator.findings import FAIL, judged
@@ -30,6 +30,7 @@ from worker.commands.printing import print_json, print_pairs, print_rows
 
 _Row = InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat
 _FEW_MINUTES = timedelta(minutes=5)
+_WAITS_SECONDS = 5.0  # for a connection; that there is none is a finding
 # The columns a person may see: none of them holds a name, an address or a text about a document.
 _EVENT: tuple[str, ...] = ("id", "type", "session_id", "account", "livemode", "created_at", "received_at", "status")
 _EVENT += ("outcome", "attempts", "waits", "due_at", "last_error", "processed_at", "owes_nothing")
@@ -43,6 +44,7 @@ _PROCESS = ("name", "version", "started_at", "last_at", "worked_at", "ended_at")
 
 def status(arguments: argparse.Namespace) -> int:
     """What needs a hand, counts, ages, rates, and what has waited for a day; 1 when something needs a hand now."""
+    hurry(_WAITS_SECONDS)
     figures = Figures(trouble_now())
     needed = judged(figures)
     found: dict[str, Any] = {"findings": [asdict(one) for one in needed]}
