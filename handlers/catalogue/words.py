@@ -15,6 +15,7 @@ from config.settings import settings
 
 OURS = Path(__file__).parent / "templates"
 _MOST_WANTED = 20  # languages of one Accept-Language: browsers send less, and anybody may send more
+_LONGEST_TAG = 35  # letters that a language may have (RFC 5646, 4.4.1): each part more would be looked up once more
 # Babel knows them, too, but reads four megabytes for it. A test compares both.
 _RIGHT_TO_LEFT = {
     *("apc", "ar", "bal", "bgn", "ckb", "dv", "fa", "he", "ks", "lrc", "mzn", "nqo", "ps", "rhg", "sd", "sdh"),
@@ -93,7 +94,7 @@ def _read(path: Path) -> Catalog:
 
 def _offered(wanted: str) -> str | None:
     offered = {language.lower(): language for language in settings().locales}
-    parts = wanted.lower().replace("_", "-").split("-")
+    parts = wanted[:_LONGEST_TAG].lower().replace("_", "-").split("-")
     for length in range(len(parts), 0, -1):
         if found := offered.get("-".join(parts[:length])):
             return found

@@ -1,6 +1,7 @@
 """The catalogue: every sentence in every language, chosen rightly, whole or refused at the start."""
 
 import re
+import sys
 from html import unescape
 from pathlib import Path
 
@@ -357,3 +358,18 @@ def test_the_colours_of_a_mail_can_be_read_by_day_and_by_night(ground: str) -> N
     assert all(color in layout + parts for color in (*day, *night, ground))
     for color in day if ground == "#ffffff" else night:
         assert contrast(color, ground) >= 4.5
+
+
+def test_a_language_of_thousands_of_parts_is_looked_up_no_oftener_than_a_real_one() -> None:
+    calls = 0
+    language_for()  # reads the settings
+
+    def count(_frame: object, event: str, _of: object) -> None:
+        nonlocal calls
+        calls += event == "c_call"
+
+    sys.setprofile(count)
+    found = language_for("de-" + "a-" * 4000), language_for(accepted="de-" + "a-" * 4000)
+    sys.setprofile(None)
+    assert found == ("de", "de")
+    assert calls < 1000
