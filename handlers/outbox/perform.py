@@ -2,17 +2,21 @@
 
 import threading
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from threading import Timer
 from typing import Any
 
 import structlog
-from sqlalchemy import bindparam, exists, func, select, update
+from sqlalchemy import Table, and_, bindparam, exists, func, select, update
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
-from config.database import now, statement, transaction
+from config.database import engine, now, statement, transaction
 from config.settings import settings
 from handlers.metrics import counting, heartbeats
 from handlers.outbox import turns
@@ -20,37 +24,55 @@ from handlers.outbox.registry import REGISTRY
 from handlers.owed.kinds import KINDS, LIMIT_CAUSE, TELLING, Kind
 from handlers.owed.limits import ELSEWHERE
 from handlers.owed.owe import owe
-from handlers.queue.claims import Claim, attempt, change_claimed, claim, insist, unless_used_up, write_down
+from handlers.queue.claims import (
+    GOES_ON,
+    Claim,
+    LostClaimError,
+    attempt,
+    change_claimed,
+    claim,
+    insist,
+    put_back,
+    unless_used_up,
+    write_down,
+)
 from handlers.queue.failures import AwayError, NotNowError, UnknownOutcomeError, describe, stopping
 from handlers.record.decide import AT_LIMIT, SUPERSEDED, owed_still, why_not_owed
-from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
+from handlers.tables.models import STATE, ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 
 log = structlog.stdlib.get_logger(__name__)
 
-# Not one that was tried in vain: it may wait for Stripe, and for long.
-_WAITS_ITS_TURN = exists().where(
-    col(InboxEvent.session_id) == bindparam("session_id"),
-    col(InboxEvent.status) == InboxStatus.RECEIVED,
-    col(InboxEvent.attempts) <= 1,
-    col(InboxEvent.last_error).is_(None),
+_OTHER = aliased(OutboxAction)
+# In one statement, whether an event waits its turn: not one that was tried in vain, which may wait for Stripe, and for
+# long; and whether another mail is under way: one that is no more has left its trace in the record. A claim clears
+# last_error, and whatever ends or puts back an action ends its lease.
+_LOOKS = (
+    select(
+        col(OutboxAction.id),
+        col(OutboxAction.attempts),
+        VerificationRecord,
+        exists().where(
+            col(InboxEvent.session_id) == col(OutboxAction.session_id),
+            col(InboxEvent.status) == InboxStatus.RECEIVED,
+            col(InboxEvent.attempts) <= 1,
+            col(InboxEvent.last_error).is_(None),
+        ),
+        exists().where(
+            col(_OTHER.session_id) == col(OutboxAction.session_id),
+            col(_OTHER.id) != col(OutboxAction.id),
+            col(_OTHER.name).in_(TELLING),
+            col(_OTHER.status) == ActionStatus.PENDING,
+            col(_OTHER.attempts) > 0,
+            col(_OTHER.last_error).is_(None),
+            col(_OTHER.due_at) > now(),
+        ),
+        and_(*GOES_ON[OutboxAction]),
+        ELSEWHERE,
+    )
+    .join(VerificationRecord, col(VerificationRecord.session_id) == col(OutboxAction.session_id))
+    .where(col(OutboxAction.id).in_(bindparam("ids", expanding=True)))
+    .where(col(OutboxAction.status) == ActionStatus.PENDING)
 )
-# A claim clears last_error, and whatever ends or puts back an action ends its lease.
-_UNDER_WAY = exists().where(
-    col(OutboxAction.session_id) == bindparam("session_id"),
-    col(OutboxAction.id) != bindparam("action_id"),
-    col(OutboxAction.name).in_(TELLING),
-    col(OutboxAction.status) == ActionStatus.PENDING,
-    col(OutboxAction.attempts) > 0,
-    col(OutboxAction.last_error).is_(None),
-    col(OutboxAction.due_at) > now(),
-)
-# In one statement: a mail that is under way no more has left its trace in the record.
-_RECORD = select(
-    *VerificationRecord.__table__.columns,  # type: ignore[attr-defined]  # SQLModel hides it
-    _WAITS_ITS_TURN.label("is_behind"),
-    _UNDER_WAY.label("is_under_way"),
-    ELSEWHERE.label("submissions_elsewhere"),
-).where(col(VerificationRecord.session_id) == bindparam("session_id"))
 # Where the person was told nothing, it locks the record all the same.
 _TOLD = (
     update(VerificationRecord)
@@ -67,61 +89,126 @@ _TOLD_SINCE = select(col(OutboxAction.id)).where(
     col(OutboxAction.status) == ActionStatus.DONE,
     col(OutboxAction.done_at) > bindparam("since"),
 )
-_PENDING = select(col(OutboxAction.id), col(OutboxAction.name), col(OutboxAction.session_id)).where(
-    col(OutboxAction.id).in_(bindparam("ids", expanding=True)), col(OutboxAction.status) == ActionStatus.PENDING
+# A mail is done, and its person told, in one statement where the record is still as it was looked at; else nothing is.
+_RECORDS: Table = VerificationRecord.__table__  # type: ignore[attr-defined]  # SQLModel hides it
+_ACTIONS: Table = OutboxAction.__table__  # type: ignore[attr-defined]
+_WAS = [_RECORDS.c[name] for name in STATE]
+_TOLD_OF = (
+    update(_RECORDS)
+    .where(col(VerificationRecord.session_id) == bindparam("about"))
+    .where(*(one.is_not_distinct_from(bindparam(f"was_{one.name}", type_=one.type)) for one in _WAS))
+    .values(told_cause=bindparam("told"), told_count=col(VerificationRecord.told_count) + 1)
+    .returning(col(VerificationRecord.told_count))
+    .cte("told_of")
 )
+_ENDED = (
+    update(_ACTIONS)
+    .where(
+        exists(select(_TOLD_OF)),
+        col(OutboxAction.id) == bindparam("action_id"),
+        col(OutboxAction.attempts) == bindparam("claimed_attempts"),
+        col(OutboxAction.status) == ActionStatus.PENDING,
+    )
+    .values(
+        status=ActionStatus.DONE,
+        reason=None,
+        done_at=now(),
+        waits=bindparam("kept_waits"),
+        last_error=None,
+        mail_number=select(_TOLD_OF.c.told_count - 1).scalar_subquery(),
+    )
+    .returning(col(OutboxAction.id))
+    .cte("ended")
+)
+_TELL_AND_END = select(*(select(func.count()).select_from(one).scalar_subquery() for one in (_TOLD_OF, _ENDED)))
+_PENDING = select(
+    col(OutboxAction.id),
+    col(OutboxAction.name),
+    col(OutboxAction.session_id),
+    (col(OutboxAction.attempts) > col(OutboxAction.waits)).label("was_tried"),
+).where(col(OutboxAction.id).in_(bindparam("ids", expanding=True)), col(OutboxAction.status) == ActionStatus.PENDING)
 _MOST_HELD = 10_000  # ids of a destination, about a megabyte: what is left out the sweep names again
 _ENOUGH_HELD = 1_000  # ids: work for seconds, and as long the sweep looks for other kinds
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 2.0, 30.0  # before one try more, doubled with each
+_MOST_AT_ONCE = 10  # actions under one claim
+_AT_ONCE_SECONDS = 0.25  # how long they may take together, by the pace so far
+_TOGETHER_SECONDS = 1.0  # what has not begun by then goes back
+_GOOD_FOR_SECONDS = 0.1  # a look: whatever comes later is looked at again
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was seen of a claimed action at one moment, and of its record above all."""
+
+    record: VerificationRecord
+    is_behind: bool  # an event of its session waits its turn
+    is_under_way: bool  # another mail to its person is
+    goes_on: bool  # nobody has paused it
+    limit: int  # of its session's own submissions
+    why_not: str | None  # owed any more
+    at: float
 
 
 def perform(
-    action_id: int, answered: Callable[[bool], object] = bool, catch_up: Callable[[str], object] = str
+    *action_ids: int, answered: Callable[[bool], object] = bool, catch_up: Callable[[str], object] = str
 ) -> list[int]:
     """Does what is owed, if it is due, unclaimed and still owed; returns the ids of actions that are due because of it.
 
-    1. claims it, and reads its record as it is now;
-    2. skips it where its cause is no longer the record's, the person is forgotten, or was told so by the last mail; an
-       event of its session that waits its turn may say so, and gets it by `catch_up`;
-    3. does it, outside any transaction: a kind that is told in order waits while a lower one is pending, and a mail to
-       the person while another one is under way;
-    4. writes down that it is done or skipped, which alone keeps it from being done again, and what the person was told:
-       should the record say something else by now, its mail is due again;
-    5. releases the next one of a kind that is told in order.
+    Of several, which are each of another session, only those without a try that counts.
 
-    Whatever fails is put back or buried: nothing is raised for the action's own failure. `answered` hears whether its
-    destination did, where that was seen.
+    1. claims them, and reads their records as they are now;
+    2. skips each where its cause is no longer the record's, the person is forgotten, or was told so by the last mail;
+       an event of its session that waits its turn may say so, and gets it by `catch_up`;
+    3. does one after the other, outside any transaction: a kind that is told in order waits while a lower one is
+       pending, and a mail to the person while another one is under way;
+    4. writes down of each for itself that it is done or skipped, which alone keeps it from being done again, and what
+       the person was told: should the record say something else by now, its mail is due again;
+    5. releases the next one of a kind that is told in order;
+    6. gives back what has not begun within a second, when nobody answers there, or when this process shall end.
+
+    Whatever fails is put back or buried by itself: nothing is raised for an action's own failure. `answered` hears
+    whether their destination did, where that was seen.
     """
-    found = None if stopping.is_set() else claim_action(action_id)
-    if found is None:
-        return []
-    claimed, action = found
-    with structlog.contextvars.bound_contextvars(action_id=action_id, session_id=action.session_id, action=action.name):
-        owed: list[int] = []
-        with attempt(claimed):
-            unless_used_up(claimed)
-            try:
-                reason = _do(action, catch_up)
-            except (AwayError, UnknownOutcomeError):
-                answered(False)
-                raise
-            if reason is None:
-                answered(True)
-            owed = end_action(claimed, action, reason)
-        # rule: the end of what is told in order releases the next
-        return turns.release_next(action) if action.name in KINDS and KINDS[action.name].in_order else owed
+    first_try = True if len(action_ids) > 1 else None  # rule: an action that was tried before is alone
+    taken = [] if stopping.is_set() else claim(OutboxAction, action_ids, first_try=first_try)
+    by_age = sorted((claimed.id, claimed, row) for claimed, row in taken)  # each id is another
+    waiting = deque((claimed, OutboxAction(**row._mapping)) for _, claimed, row in by_age)
+    looks = _skip_together(waiting) if len(waiting) > 1 else {}
+    alarm = Timer(_TOGETHER_SECONDS, _give_back, (waiting, "its turn did not come in time"))
+    # rule: who waits for long behind another goes back
+    if len(waiting) > 1:
+        alarm.start()
+    owed: list[int] = []
+    with suppress(IndexError):  # as soon as there are no more, or the alarm has given them back
+        while True:
+            claimed, action = waiting.popleft()
+            about = {"action_id": action.id, "session_id": action.session_id, "action": action.name}
+            with structlog.contextvars.bound_contextvars(**about), attempt(claimed):
+                unless_used_up(claimed)
+                try:
+                    reason, look = _do(action, looks, catch_up)
+                except (AwayError, UnknownOutcomeError):
+                    answered(False)
+                    _give_back(waiting, "nobody answers there")
+                    raise
+                if reason is None:
+                    answered(True)
+                owed += end_actions([(claimed, action)], reason, look)
+            # rule: the end of what is told in order releases the next
+            if action.name in KINDS and KINDS[action.name].in_order:
+                owed += turns.release_next(action)
+            if stopping.is_set():
+                _give_back(waiting, "the worker was asked to end")
+    alarm.cancel()
+    return owed
 
 
-def claim_action(action_id: int) -> tuple[Claim, OutboxAction] | None:
-    """Takes an action that is due and that nobody holds; None for any other."""
-    for claimed, row in claim(OutboxAction, [action_id]):
-        return claimed, OutboxAction(**row._mapping)
-    return None
+def end_actions(some: Sequence[tuple[Claim, OutboxAction]], reason: str | None, look: _Look | None = None) -> list[int]:
+    """An action is done, or skipped for a reason; returns the ids of what the record owes because of that.
 
-
-def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list[int]:
-    """An action is done, or skipped for a reason; returns the ids of what the record owes because of that."""
-    status = ActionStatus.SKIPPED if reason else ActionStatus.DONE
+    Several are skipped, of one kind and one try, and no record learns of it.
+    """
+    (claimed, action), status = some[0], ActionStatus.SKIPPED if reason else ActionStatus.DONE
     end = {"status": status, "reason": reason, "done_at": timedelta(), "waits": claimed.waits, "last_error": None}
     # rule: what may have been told counts as told
     may_be_told = reason is None or action.given_away_at is not None
@@ -130,24 +217,51 @@ def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list
     is_other_limit = reason == AT_LIMIT or (reason == SUPERSEDED and action.cause == LIMIT_CAUSE)
 
     def write() -> tuple[int, list[int]]:
+        is_one = told and look and not reason and engine().dialect.name == "postgresql"
+        if is_one and look and (ended := _told_and_ended(claimed, action, look)) is not None:
+            return ended, []
         with transaction() as session:
             number, owed = note_told(session, action, told, is_certain=reason is None)
             if number is not None:
                 end["mail_number"] = number
             return change_claimed(session.connection(), [claimed], **end), owed
 
-    owes_anew = told or is_other_limit
-    written, owed = (insist(write) or (0, [])) if owes_anew else (write_down([claimed], **end), [])
+    together = [one for one, _ in some]
+    written, owed = (insist(write) or (0, [])) if told or is_other_limit else (write_down(together, **end), [])
     # Should it not be written down, it is done again: mails carry the same Message-ID, so a reader sees one.
-    if not written:
+    if written < len(some):
         log.warning("action.unrecorded")
-        return owed
-    counting.ENDED_ACTIONS.labels(name=claimed.kind, status=status).inc()
-    if reason:
-        counting.SKIPPED_ACTIONS.labels(name=claimed.kind, reason=reason).inc()
-    counting.ACTION_AGE_SECONDS.observe(claimed.age)
-    log.info(f"action.{status}", **({"reason": reason} if reason else {}))
+    for claimed, action in some[:written]:
+        counting.ENDED_ACTIONS.labels(name=claimed.kind, status=status).inc()
+        if reason:
+            counting.SKIPPED_ACTIONS.labels(name=claimed.kind, reason=reason).inc()
+        counting.ACTION_AGE_SECONDS.observe(claimed.age)
+        about = {"action_id": action.id, "session_id": action.session_id, "action": action.name}
+        log.info(f"action.{status}", **about, **({"reason": reason} if reason else {}))
     return owed
+
+
+def _told_and_ended(claimed: Claim, action: OutboxAction, look: _Look) -> int | None:
+    """A mail is done, its person told, and nothing owed because of it; None, and nothing is written, where that may not
+    be so: the record has moved on, or it owes something by now. How many were still claimed.
+    """
+    record = look.record
+    if owed_still(replace(record.state, told=action.cause), look.limit):
+        return None
+    was = {f"was_{name}": getattr(record, name) for name in STATE}
+    with statement() as connection:
+        told, ended = connection.execute(
+            _TELL_AND_END,
+            {
+                "about": action.session_id,
+                "told": action.cause,
+                "action_id": claimed.id,
+                "claimed_attempts": claimed.attempts,
+                "kept_waits": claimed.waits,
+                **was,
+            },
+        ).one()
+    return ended if told else None
 
 
 def note_told(
@@ -172,34 +286,80 @@ def note_told(
     return record.told_count - 1 if about["mails"] else None, owed
 
 
-def _do(action: OutboxAction, catch_up: Callable[[str], object]) -> str | None:
+def _skip_together(waiting: deque[tuple[Claim, OutboxAction]]) -> dict[int, _Look]:
+    """Takes out and skips what is not owed any more, but for what a record learns of; what was seen of the others."""
+    try:
+        looks = _look([action for _, action in waiting])
+    except Exception:  # each looks for itself, and waits or is buried by itself
+        return {}
+    skipped = defaultdict(list)
+    for claimed, action in list(waiting):
+        reason = looks[action.id].why_not if action.id in looks else None
+        is_told = action.given_away_at or reason == AT_LIMIT or action.cause == LIMIT_CAUSE
+        if reason and not is_told and claimed.tries <= claimed.most_tries:
+            waiting.remove((claimed, action))
+            skipped[action.name, reason, claimed.attempts, claimed.waits].append((claimed, action))
+    for (_, reason, *_), some in skipped.items():
+        end_actions(some, reason)
+    return looks
+
+
+def _look(actions: Sequence[OutboxAction]) -> dict[int, _Look]:
+    """What there is to see of claimed actions, by their ids; nothing of those whose claim is lost."""
+    mine, looks, at = {action.id: action for action in actions}, {}, time.monotonic()
+    with statement() as connection, Session(connection) as session:
+        found = session.execute(_LOOKS, {"ids": list(mine)}).all()
+    for id_, attempts, record, is_behind, is_under_way, goes_on, elsewhere in found:
+        action, limit = mine[id_], settings().submission_limit - elsewhere
+        if attempts == action.attempts and action.name in KINDS:
+            # rule: what an operator sends again may have been told already
+            state = replace(record.state, told=None) if action.resent_at else record.state
+            why_not = why_not_owed(state, action.name, action.cause, limit)
+            looks[id_] = _Look(record, is_behind, is_under_way, goes_on, limit, why_not, at)
+    return looks
+
+
+def _give_back(waiting: deque[tuple[Claim, OutboxAction]], why: str) -> None:
+    """Puts back what has not begun."""
+    late = []
+    with suppress(IndexError):  # somebody else takes the last ones
+        while True:
+            late.append(waiting.popleft()[0])
+    if late:
+        put_back(late, NotNowError(why))
+
+
+def _do(action: OutboxAction, looks: dict[int, _Look], catch_up: Callable[[str], object]) -> tuple[str | None, _Look]:
     if action.name not in KINDS:
         # A newer version's, which runs beside this one or has come and gone: it is no row to bury.
         raise NotNowError(f"there is no action {action.name!r} in this version")
-    about = {"session_id": action.session_id, "action_id": action.id}
-    kind = KINDS[action.name]
+    kind, id_ = KINDS[action.name], action.id or 0
     for has_caught_up in (False, True):
-        with statement() as connection:
-            found = connection.execute(_RECORD, about).one()
-        *columns, is_behind, is_under_way, elsewhere = found
-        record = VerificationRecord(**dict(zip(found._fields, columns, strict=False)))
-        # rule: what an operator sends again may have been told already
-        state = replace(record.state, told=None) if action.resent_at else record.state
+        seen = looks.pop(id_, None)
+        # rule: what was seen a while ago is looked at again
+        if seen is None or time.monotonic() - seen.at > _GOOD_FOR_SECONDS:
+            seen = _look([action]).get(id_)
+        if seen is None:
+            raise LostClaimError
+        look = seen
         # rule: what is no longer owed is not done
-        if reason := why_not_owed(state, action.name, action.cause, settings().submission_limit - elsewhere):
-            return reason
+        if look.why_not:
+            return look.why_not, look
         # rule: what a newer state may supersede waits for the events that wait
-        if not is_behind or kind.survives_superseding:
+        if not look.is_behind or kind.survives_superseding:
             break
         if has_caught_up:
             raise NotNowError("an event of its session waits its turn")
         catch_up(action.session_id)
+    # rule: what is paused meanwhile is not begun
+    if not look.goes_on:
+        raise NotNowError("it is paused")
     if kind.in_order:  # rule: what is told in order waits for its turn
         turns.unless_lower_is_pending(action)
     # rule: a person gets one mail at a time; else nobody knew which was the last
-    if is_under_way and kind.tells_the_person:
+    if look.is_under_way and kind.tells_the_person:
         raise NotNowError("another mail to this person is under way")
-    return REGISTRY[action.name](action, record)
+    return REGISTRY[action.name](action, look.record), look
 
 
 class Performers:
@@ -226,7 +386,8 @@ class Performers:
             rows = {row.id: row for row in connection.execute(_PENDING, {"ids": action_ids})}
         for name, lane in self._lanes.items():
             found = (rows[action_id] for action_id in action_ids if action_id in rows)
-            lane.take({row.id: row.session_id for row in found if KINDS.get(row.name, Kind()).destination == name})
+            theirs = (row for row in found if KINDS.get(row.name, Kind()).destination == name)
+            lane.take({row.id: (row.session_id, row.was_tried) for row in theirs})
 
     def engaged(self) -> list[str]:
         """The kinds of action that this process needs no more of for now."""
@@ -238,10 +399,20 @@ class Performers:
             lane.end()
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """What waits for a thread."""
+
+    session_id: str
+    was_tried: bool
+    context: dict[str, Any]  # what its task's log lines say: one and the same for all of a message
+
+
 class _Lane:
     """What waits for one destination, and who is at it: no two threads for one session.
 
-    While nobody answers there, one thread alone, and seldom.
+    A thread takes as many at once as it has done in a moment so far. While nobody answers there, one thread alone, one
+    action, and seldom.
     """
 
     def __init__(
@@ -254,21 +425,25 @@ class _Lane:
         self._name, self._most, self._hand_on, self._catch_up = name, most, hand_on, catch_up
         self._threads = ThreadPoolExecutor(most, f"to-{name}")
         self._lock = threading.Lock()
-        # Longest first, and each once however often the sweep names it: its session, and what its task's log lines say.
-        self._waiting: dict[int, tuple[str, dict[str, Any]]] = {}
+        # Longest first, and each once however often the sweep names it.
+        self._waiting: dict[int, _Waiting] = {}
         self._sessions: set[str] = set()  # in work
         self._at_work = 0
+        self._at_once = 1
         self._silences = 0  # in a row
         self._quiet_until = 0.0
 
-    def take(self, actions: Mapping[int, str] = {}) -> None:
-        """Has these done after those that wait already, by as many threads as there may be: ids, and their sessions."""
+    def take(self, actions: Mapping[int, tuple[str, bool]] = {}) -> None:
+        """Has these done after those that wait already, by as many threads as there may be: ids, their sessions, and
+        whether they were tried before.
+        """
         context = structlog.contextvars.get_contextvars()
         with self._lock:
             if len(self._waiting) < _MOST_HELD:
-                self._waiting.update((action_id, (session_id, context)) for action_id, session_id in actions.items())
+                self._waiting.update((action_id, _Waiting(*seen, context)) for action_id, seen in actions.items())
             most = 1 if self._silences else self._most
-            more = 0 if stopping.is_set() else max(0, min(most - self._at_work, len(self._waiting)))
+            wanted = -(-len(self._waiting) // self._at_once)
+            more = 0 if stopping.is_set() else max(0, min(most - self._at_work, wanted))
             self._at_work += more
         for _ in range(more):
             self._threads.submit(self._work)
@@ -296,29 +471,45 @@ class _Lane:
         self._threads.shutdown(cancel_futures=True)
 
     def _work(self) -> None:
+        first = _Waiting("", False, {})
         while True:
+            chosen: dict[int, str] = {}  # whoever has waited longest, and those behind it that may be done with it
             with self._lock:
-                free = (one for one, (session_id, _) in self._waiting.items() if session_id not in self._sessions)
-                action_id = next(free, None)
-                if action_id is None or stopping.is_set() or (self._silences and self._at_work > 1):
+                for action_id, one in self._waiting.items():
+                    if one.session_id in self._sessions or one.session_id in chosen.values():
+                        continue
+                    first = first if chosen else one
+                    # rule: what was tried before is not handed out with others
+                    if chosen and (first.was_tried or one.was_tried or one.context is not first.context):
+                        break
+                    chosen[action_id] = one.session_id
+                    if self._silences or len(chosen) >= self._at_once:
+                        break
+                if not chosen or stopping.is_set() or (self._silences and self._at_work > 1):
                     self._at_work -= 1
                     return
                 quiet = self._quiet_until - time.monotonic()
                 if quiet <= 0:
-                    session_id, context = self._waiting.pop(action_id)
-                    self._sessions.add(session_id)
-                    heartbeats.IN_HAND[self._name][action_id] = time.monotonic()
+                    unit = next(iter(chosen))
+                    heartbeats.IN_HAND[self._name][unit] = time.monotonic()
+                    self._sessions.update(self._waiting.pop(action_id).session_id for action_id in chosen)
             if quiet > 0:
                 stopping.wait(quiet)
                 continue
+            began = time.monotonic()
             try:
-                with structlog.contextvars.bound_contextvars(**context):
-                    self._hand_on(perform(action_id, self.answered, self._catch_up))
+                with structlog.contextvars.bound_contextvars(**first.context):
+                    self._hand_on(perform(*chosen, answered=self.answered, catch_up=self._catch_up))
             except Exception as error:  # the database's trouble above all: what waits is still due when that is over
-                log.warning("actions.left_to_the_sweep", actions=1 + len(self._waiting), error=describe(error))
+                log.warning(
+                    "actions.left_to_the_sweep", actions=len(chosen) + len(self._waiting), error=describe(error)
+                )
                 with self._lock:
                     self._waiting.clear()
             finally:
+                pace = len(chosen) / max(time.monotonic() - began, 0.001)
                 with self._lock:
-                    del heartbeats.IN_HAND[self._name][action_id]
-                    self._sessions.discard(session_id)
+                    del heartbeats.IN_HAND[self._name][unit]
+                    self._sessions.difference_update(chosen.values())
+                    most = min(2 * self._at_once, _MOST_AT_ONCE)
+                    self._at_once = max(1, min(most, int(pace * _AT_ONCE_SECONDS)))

@@ -47,7 +47,7 @@ _ROWS_AT_ONCE = 1000  # of what may be many: a row takes four times the memory o
 
 Table = type[InboxEvent] | type[OutboxAction]
 # Of each table, what must hold of a row besides; an event is never paused.
-_GOES_ON: dict[Table, list[ColumnElement[bool]]] = {
+GOES_ON: dict[Table, list[ColumnElement[bool]]] = {
     InboxEvent: [],
     OutboxAction: [
         or_(
@@ -133,7 +133,7 @@ def due(
     waiting = (
         select(col(table.id), col(table.attempts) > col(table.waits))
         .where(col(table.status) == table.UNFINISHED, col(table.due_at) <= now(-since))
-        .where(*_GOES_ON[table], *([getattr(table, table.KIND).not_in(but_for)] if but_for else []))
+        .where(*GOES_ON[table], *([getattr(table, table.KIND).not_in(but_for)] if but_for else []))
         .order_by(col(table.due_at))
         .limit(limit)
     )
@@ -278,7 +278,7 @@ def _claiming(table: Table, first_try: bool | None) -> Executable:
         col(table.due_at) <= now(),  # rule: what is not due is not claimed
         # rule: a lease outlives a jump of the database's clock
         or_(col(table.attempts) == 0, col(table.due_at) <= bindparam("true_now", type_=UtcDateTime)),
-        *_GOES_ON[table],  # rule: what is paused is not claimed
+        *GOES_ON[table],  # rule: what is paused is not claimed
     )
     if first_try is not None:  # rule: what was tried before is tried alone
         was_tried = col(table.attempts) > col(table.waits)

@@ -181,12 +181,12 @@ class VerificationRecord(SQLModel, table=True):
 
 
 # In the order of RecordState's fields.
-_STATE: tuple[str, ...] = ("status", "last_error_code", "last_report_id", "applied_at", "applied_rank", "redacted_at")
-_STATE += ("submissions", "change_number", "told_cause", "applied_answer")
-_STATE += ("redaction_asked_at", "replaced_at", "burned_at", "remind_at")
+STATE: tuple[str, ...] = ("status", "last_error_code", "last_report_id", "applied_at", "applied_rank", "redacted_at")
+STATE += ("submissions", "change_number", "told_cause", "applied_answer")
+STATE += ("redaction_asked_at", "replaced_at", "burned_at", "remind_at")
 VerificationRecord.state = composite(  # type: ignore[assignment]  # of an instance it is the value
     RecordState,
-    *(VerificationRecord.__table__.c[name] for name in _STATE),  # type: ignore[attr-defined]  # SQLModel hides it
+    *(VerificationRecord.__table__.c[name] for name in STATE),  # type: ignore[attr-defined]  # SQLModel hides it
 )
 
 

@@ -23,7 +23,7 @@ from handlers.inbox.receive import receive
 from handlers.metrics import heartbeats
 from handlers.operator.figures import Figures
 from handlers.operator.queries import backlogs
-from handlers.outbox.perform import claim_action, end_action, perform
+from handlers.outbox.perform import perform
 from handlers.outbox.smtp import MAIL_LEASE
 from handlers.queue.failures import LEASE
 from handlers.tables import schema
@@ -31,7 +31,7 @@ from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, Outbox
 from handlers.upkeep import purge
 from tests.chaos.stores import Postgres, free_port
 from tests.support import databases, facts, faketime, shapes
-from tests.support.facts import event
+from tests.support.facts import claim_action, end_action, event
 from tests.support.faketime import SteppingClock
 from tests.support.operator import ROOT, command
 from tests.support.waiting import PATIENCE, wait_until
@@ -51,7 +51,7 @@ def _addresses(environment: pytest.MonkeyPatch, database_url: str) -> None:
 def _elsewhere(ahead: float, code: str) -> None:
     """Runs Python on a host whose clock is wrong."""
     words = "from handlers.inbox.process import process\nfrom handlers.inbox.receive import receive\n"
-    words += "from handlers.outbox.perform import claim_action, perform\nfrom tests.support.facts import event\n"
+    words += "from handlers.outbox.perform import perform\nfrom tests.support.facts import claim_action, event\n"
     done = subprocess.run(
         [sys.executable, "-c", words + textwrap.dedent(code)],
         cwd=ROOT,

@@ -12,7 +12,6 @@ from handlers.inbox.receive import receive
 from handlers.operator.audit import By, Way
 from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows
-from handlers.outbox.perform import claim_action
 from handlers.record.decide import Outcome
 from handlers.tables.models import (
     ActionStatus,
@@ -23,7 +22,7 @@ from handlers.tables.models import (
     VerificationRecord,
 )
 from tests.support import facts
-from tests.support.facts import NOON, event
+from tests.support.facts import NOON, claim_action, event
 from tests.support.operator import command
 from worker.__main__ import COMMANDS, parser
 

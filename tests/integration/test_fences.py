@@ -11,7 +11,7 @@ from handlers.operator.audit import By, Way
 from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.outbox.mails import Mail
-from handlers.outbox.perform import claim_action, end_action, perform
+from handlers.outbox.perform import perform
 from handlers.queue import claims
 from handlers.queue.claims import Claim, LostClaimError
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
@@ -19,7 +19,7 @@ from handlers.record.events import VerificationEvent
 from handlers.tables.models import ActionStatus, InboxStatus, OutboxAction
 from tests.property.outside import PostBox
 from tests.support import facts
-from tests.support.facts import NOON, event
+from tests.support.facts import NOON, claim_action, end_action, event
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 

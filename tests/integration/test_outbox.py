@@ -10,14 +10,14 @@ from config.database import database_now, transaction
 from config.settings import settings
 from handlers.inbox.process import claim_events, process, process_session
 from handlers.inbox.receive import receive
-from handlers.outbox.perform import claim_action, end_action, perform
+from handlers.outbox.perform import perform
 from handlers.owed.kinds import LIMIT_CAUSE, Owed
 from handlers.owed.owe import owe
 from handlers.queue.claims import due, give_up
 from handlers.queue.failures import NotNowError
 from handlers.tables.models import ActionStatus, OutboxAction
 from tests.support import databases, facts
-from tests.support.facts import NOON, event
+from tests.support.facts import NOON, claim_action, end_action, event
 from tests.support.servers import FakeStripe
 
 pytestmark = pytest.mark.usefixtures("database_url")
@@ -260,7 +260,7 @@ def test_a_stripe_that_is_away_says_nothing_of_the_mail_server(environment: pyte
     _set(environment, STRIPE_API_KEY="sk_test_made_up_for_tests", STRIPE_API_BASE="http://127.0.0.1:1")
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     heard: list[bool] = []
-    perform(action_id, heard.append)
+    perform(action_id, answered=heard.append)
     assert facts.action(action_id).last_error == "Stripe was not reached: ConnectionError"
     assert heard == []
 

@@ -19,12 +19,13 @@ from config.settings import Address, parse_address, settings
 from handlers.catalogue.mails import About
 from handlers.outbox import smtp
 from handlers.outbox.mails import Mail, send
-from handlers.outbox.perform import claim_action, perform
+from handlers.outbox.perform import perform
 from handlers.outbox.smtp import check_smtp
 from handlers.queue.claims import LostClaimError, unless_lost
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError, UnknownOutcomeError
 from handlers.tables.models import ActionStatus
 from tests.support import databases, facts
+from tests.support.facts import claim_action
 from tests.support.servers import Mailbox, mail_server
 
 ADDRESS = "c4nary@example.com"

@@ -13,7 +13,7 @@ from handlers.operator.audit import By, Way
 from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.outbox.mails import Mail
-from handlers.outbox.perform import claim_action, end_action, perform
+from handlers.outbox.perform import perform
 from handlers.owed.kinds import LIMIT_CAUSE
 from handlers.queue.claims import LostClaimError
 from handlers.queue.failures import RefusedError, UnknownOutcomeError
@@ -24,7 +24,7 @@ from handlers.upkeep.purge import purge
 from tests.integration.stories import perform_everything
 from tests.property.outside import PostBox
 from tests.support import databases, facts
-from tests.support.facts import NOON, event
+from tests.support.facts import NOON, claim_action, end_action, event
 from tests.support.mails import render
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")

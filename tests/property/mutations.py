@@ -34,6 +34,8 @@ CALLS = ("tests/integration/test_calls.py",)
 OURS = ("tests/integration/test_ours.py",)
 TOLD = ("tests/integration/test_told.py", "tests/property/test_orders.py")
 RESEND = ("tests/integration/test_resend.py",)
+TOGETHER = ("tests/integration/test_together.py",)
+PERFORMERS = ("tests/unit/test_performers.py",)
 PAUSES = ("tests/integration/test_pauses.py",)
 WIPING = ("tests/integration/test_wiping.py",)
 OPENINGS = ("tests/integration/test_openings.py",)
@@ -215,6 +217,11 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     # handlers/outbox and what it leans on
     "what is no longer owed is not done": (never, OUTBOX),
     "what a newer state may supersede waits for the events that wait": (never, OUTBOX),
+    "an action that was tried before is alone": (becomes("None"), TOGETHER),
+    "what was tried before is not handed out with others": (never, PERFORMERS),
+    "who waits for long behind another goes back": (never, TOGETHER),
+    "what was seen a while ago is looked at again": (becomes("{values[0]}"), TOGETHER),
+    "what is paused meanwhile is not begun": (never, TOGETHER),
     "what is told in order waits for its turn": (never, CALLBACK),
     "the end of what is told in order releases the next": (never, CALLBACK),
     "a lower change number is waited for": (never, CALLBACK),

@@ -9,7 +9,8 @@ from sqlmodel import col, select
 from config.database import database_now, transaction
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
-from handlers.queue.claims import due
+from handlers.outbox.perform import end_actions
+from handlers.queue.claims import Claim, claim, due
 from handlers.record.events import VerificationEvent, parse
 from handlers.tables.models import Heartbeat, InboxEvent, OutboxAction, Submission, VerificationRecord
 from tests.support import shapes
@@ -122,3 +123,15 @@ def all_alive() -> None:
                 listened_at=later,
             )
             session.merge(said)
+
+
+def claim_action(action_id: int) -> tuple[Claim, OutboxAction] | None:
+    """Takes an action as its worker does, that dies over it unless the test goes on; None where it may not."""
+    for claimed, row in claim(OutboxAction, [action_id]):
+        return claimed, OutboxAction(**row._mapping)
+    return None
+
+
+def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list[int]:
+    """And ends it."""
+    return end_actions([(claimed, action)], reason)

@@ -17,15 +17,18 @@ class Outside:
 
     def __init__(self) -> None:
         self.go = threading.Event()
+        self.together: list[tuple[int, ...]] = []
         self.begun: list[int] = []
         self.done: list[int] = []
         self.answers: Callable[[int], bool] = lambda _: True
 
-    def __call__(self, action_id: int, answered: Callable[[bool], object], _: object) -> list[int]:
-        self.begun.append(action_id)
-        assert self.go.wait(20)
-        answered(self.answers(action_id))
-        self.done.append(action_id)
+    def __call__(self, *action_ids: int, answered: Callable[[bool], object], **_: object) -> list[int]:
+        self.together.append(action_ids)
+        for action_id in action_ids:
+            self.begun.append(action_id)
+            assert self.go.wait(20)
+            answered(self.answers(action_id))
+            self.done.append(action_id)
         return []
 
 
@@ -60,7 +63,7 @@ class _Names:
     def execute(self, _: object, parameters: dict[str, Any]) -> Any:
         for n in parameters["ids"]:
             name, session_id = ("email_verified", f"vs_{n}") if n < 100 else ("notify_app", f"vs_{n % 50}")
-            yield SimpleNamespace(id=n, name=name, session_id=session_id)
+            yield SimpleNamespace(id=n, name=name, session_id=session_id, was_tried=n % 10 == 9)
 
 
 def test_a_destination_that_hangs_holds_its_own_threads_alone(performers: Performers, outside: Outside) -> None:
@@ -78,6 +81,18 @@ def test_no_two_of_one_session_are_at_the_same_destination_at_once(performers: P
     outside.go.set()
     wait_until(lambda: len(outside.done) == 4)
     assert [one for one in outside.done if one % 50 == 0] == [100, 150, 200]
+
+
+def test_what_was_tried_before_is_alone_and_the_others_are_together_as_soon_as_they_are_quick(
+    performers: Performers, outside: Outside
+) -> None:
+    outside.go.set()
+    performers.perform(range(100, 150))
+    wait_until(lambda: len(outside.done) == 50)
+    performers.perform(range(50))
+    wait_until(lambda: len(outside.done) == 100)
+    assert max(len(some) for some in outside.together) > 1
+    assert all(len(some) == 1 for some in outside.together if any(one % 10 == 9 for one in some))
 
 
 def test_everything_is_done_once_and_in_its_order(performers: Performers, outside: Outside) -> None:
@@ -131,7 +146,7 @@ def test_no_more_is_held_than_is_of_use(
 def test_what_cannot_be_done_now_for_the_databases_sake_ends_no_thread(
     performers: Performers, outside: Outside, environment: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("c4nary")
 
     environment.setattr(perform, "perform", fail)
