@@ -205,7 +205,7 @@ def test_a_process_hangs_as_long_as_one_kind_of_its_threads_ends_nothing(of: str
 
 
 def test_all_that_has_threads_says_what_it_has_in_hand(environment: pytest.MonkeyPatch) -> None:
-    def note(*_: object) -> list[int]:
+    def note(*_: object, **__: object) -> list[int]:
         seen.append({of for of, units in heartbeats.IN_HAND.items() if units})
         return []
 
