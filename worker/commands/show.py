@@ -30,7 +30,7 @@ from worker.commands.printing import print_json, print_pairs, print_rows
 
 _Row = InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat
 _FEW_MINUTES = timedelta(minutes=5)
-_WAITS_SECONDS = 5.0  # for a connection; that there is none is a finding
+_WAITS_SECONDS, _WAITS_AGAIN_SECONDS = 5.0, 0.5  # for a connection; that there is none is a finding by then
 # The columns a person may see: none of them holds a name, an address or a text about a document.
 _EVENT: tuple[str, ...] = ("id", "type", "session_id", "account", "livemode", "created_at", "received_at", "status")
 _EVENT += ("outcome", "attempts", "waits", "due_at", "last_error", "processed_at", "owes_nothing")
@@ -47,6 +47,7 @@ def status(arguments: argparse.Namespace) -> int:
     hurry(_WAITS_SECONDS)
     figures = Figures(trouble_now())
     needed = judged(figures)
+    hurry(_WAITS_AGAIN_SECONDS)
     found: dict[str, Any] = {"findings": [asdict(one) for one in needed]}
     with suppress(*DATABASE_TROUBLE):  # which is a finding
         found |= _shown(figures)
