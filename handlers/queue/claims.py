@@ -12,7 +12,20 @@ from functools import cache
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, Executable, Float, Row, Select, bindparam, exists, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    Float,
+    Row,
+    Select,
+    bindparam,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlmodel import col
 
 from config.database import DATABASE_TROUBLE, UtcDateTime, now, statement, true_now
@@ -274,7 +287,7 @@ def _bury_unread(table: Table, row_id: Any, reason: str) -> None:
 def _claiming(table: Table, first_try: bool | None) -> Executable:
     free: Select[Any] = select(col(table.id)).where(
         col(table.id).in_(bindparam("ids", expanding=True)),
-        col(table.status) == table.UNFINISHED,  # rule: what has ended is not claimed
+        _looked_up(table) == table.UNFINISHED,  # rule: what has ended is not claimed
         col(table.due_at) <= now(),  # rule: what is not due is not claimed
         # rule: a lease outlives a jump of the database's clock
         or_(col(table.attempts) == 0, col(table.due_at) <= bindparam("true_now", type_=UtcDateTime)),
@@ -294,12 +307,21 @@ def _claiming(table: Table, first_try: bool | None) -> Executable:
     )
 
 
+def _looked_up(table: Table) -> ColumnElement[str]:
+    """The status of rows that are found by their ids.
+
+    Said so that the index of what is due does not serve: PostgreSQL takes it for empty after a quiet time, and would
+    read all that waits for each claim.
+    """
+    return func.coalesce(col(table.status), "")
+
+
 @cache
 def _claimed_rows(table: Table, moments: tuple[str, ...]) -> Executable:
     """Touches nothing once the claim is lost."""
     claimed = update(table.__table__).where(  # type: ignore[union-attr]
         col(table.id).in_(bindparam("ids", expanding=True)),
         col(table.attempts) == bindparam("claimed_attempts"),  # rule: who comes late is fenced by the attempt
-        col(table.status) == table.UNFINISHED,  # rule: what has ended stays as it is
+        _looked_up(table) == table.UNFINISHED,  # rule: what has ended stays as it is
     )
     return claimed.values({name: now(bindparam(f"{name}_seconds", type_=Float)) for name in moments})
