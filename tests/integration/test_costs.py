@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import Mock, patch
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, event
 
 from config import broker
 from config.database import engine
@@ -259,26 +259,3 @@ def test_nobody_is_looked_for_by_a_scan_of_all_verifications(environment: pytest
     event.remove(engine(), "before_cursor_execute", explain)
     assert len(plans) > 10, plans
     assert {statement for statement, plan in plans.items() if "Seq Scan on verification" in plan} == set()
-
-
-def test_a_claim_reads_what_it_claims_and_not_all_that_waits() -> None:
-    """Though PostgreSQL has looked at a quiet moment, and takes the index of what is due for empty."""
-    if not is_postgres():
-        pytest.skip("how PostgreSQL plans it")
-    event_ids = received(50)
-    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("UPDATE inbox_event SET status = 'processed'"))
-        connection.execute(text("VACUUM ANALYZE inbox_event"))
-        connection.execute(text("UPDATE inbox_event SET status = 'received'"))
-    plans: list[str] = []
-
-    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
-        if statement.startswith("UPDATE inbox_event"):
-            cursor.execute("SET enable_seqscan = off")
-            cursor.execute("EXPLAIN " + statement, parameters)
-            plans.append("\n".join(row[0] for row in cursor.fetchall()))
-
-    event.listen(engine(), "before_cursor_execute", explain)
-    process(event_ids[:5])
-    assert len(plans) == 2
-    assert not [plan for plan in plans if "inbox_event_due" in plan]
