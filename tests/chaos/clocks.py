@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import pairwise
 from math import inf
 from pathlib import Path
+from threading import Lock
 
 from tests.support.faketime import SteppingClock
 
@@ -20,6 +21,7 @@ class DatabaseClock:
     def __init__(self, file: Path) -> None:
         self._clock = SteppingClock(file)
         self._steps = [(0.0, 0.0)]
+        self.standing_still = Lock()  # while a server starts: pg_ctl waits for one that has begun since, by this clock
 
     @property
     def environment(self) -> dict[str, str]:
@@ -52,5 +54,6 @@ class DatabaseClock:
             self._step_to(0.0)
 
     def _step_to(self, ahead: float) -> None:
-        self._clock.step_to(ahead)
-        self._steps.append((time.time(), ahead))
+        with self.standing_still:
+            self._clock.step_to(ahead)
+            self._steps.append((time.time(), ahead))

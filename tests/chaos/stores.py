@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,7 +202,8 @@ class Postgres:
             source = f"host={there.address} user=postgres application_name=standby connect_timeout=2"
             options = f"{options} {_STANDBY} -c primary_conninfo='{source}'"
         words = ["-w", "-t", "120", "-l", f"{home}/log", "-o", options, "start"]
-        self._control(*words, home=home)
+        with self.clock.standing_still if self.clock else nullcontext():
+            self._control(*words, home=home)
 
     def _postmaster(self, home: str) -> int:
         return int(Path(f"{home}/data/postmaster.pid").read_text().split()[0])
