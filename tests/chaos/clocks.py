@@ -10,7 +10,7 @@ from threading import Lock
 
 from tests.support.faketime import SteppingClock
 
-_STEP = 90.0  # seconds
+STEP = 90.0  # seconds
 _CALM = 180.0  # seconds at the end of a run: by then nothing waits because of a step
 _FEW = 300.0  # seconds: in a longer run steps come no further apart
 
@@ -47,7 +47,7 @@ class DatabaseClock:
             time.sleep(dice.uniform(0.05, 0.15) * min(left, _FEW))
             if time.monotonic() > last:
                 return
-            ahead = dice.choice((_STEP, -_STEP))
+            ahead = dice.choice((STEP, -STEP))
             self._step_to(ahead)
             happened[f"PostgreSQL's clock {ahead:+g} s, and back"] += 1
             time.sleep(dice.uniform(0.05, 0.15) * min(left, _FEW))

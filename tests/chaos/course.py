@@ -107,7 +107,7 @@ def drive_and_rage(
     until = began + options.minutes * 60
     threads = [
         *(
-            threading.Thread(target=faults.rage, args=(scene, kinds, options.seed + number, until))
+            threading.Thread(target=_rage, args=(scene, shop, kinds, options.seed + number, until))
             for number, kinds in enumerate(lanes)
         ),
         *others,
@@ -124,6 +124,14 @@ def drive_and_rage(
     for thread in threads:
         thread.join()
     return time.monotonic() - began
+
+
+def _rage(scene: Scene, shop: Shop, kinds: Mapping[str, Fault], seed: int, until: float) -> None:
+    try:
+        faults.rage(scene, kinds, seed, until)
+    except Exception as error:
+        shop.surprises.append(f"the faults ended early: {type(error).__name__}: {error}")
+        raise
 
 
 def swallowed(scene: Scene) -> set[str]:

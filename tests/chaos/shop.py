@@ -12,12 +12,14 @@ from random import Random
 from typing import Any
 
 from handlers.sessions.turn import LEASE
+from tests.chaos.clocks import STEP
 from tests.simulator.client import Simulator
 
 TOKEN = "shop" * 8
 PUBLISHABLE_KEY = "pk_test_simulator0000"
-# Seconds that anybody still asks once nothing fails any more: who finds no connection leaves a lease behind.
-_PATIENCE = LEASE.total_seconds() + 60.0
+# Seconds that anybody still asks once nothing fails any more: whoever died opening leaves a lease behind, which lasts
+# longer by as much as the database's clock has stepped back since.
+_PATIENCE = LEASE.total_seconds() + STEP
 # What a platform's router adds.
 _ROUTERS = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
 Json = dict[str, Any]
