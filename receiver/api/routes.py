@@ -4,7 +4,7 @@ import asyncio
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from math import ceil
@@ -15,8 +15,7 @@ import orjson
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import BaseRoute, Route
 
 from config.broker import publish_actions
 from config.database import DATABASE_TROUBLE
@@ -41,6 +40,7 @@ from receiver.api.tokens import digests, holder
 from receiver.bodies import TooLongError, read_body
 from receiver.sender import is_this_machine
 from receiver.threads import BusyError, Threads
+from receiver.unmatched import Unmatched
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -59,23 +59,6 @@ class _Openers:
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
         self.count = 0
-
-
-class _Unmatched(BaseRoute):
-    """What is asked below our paths and is none of them, or by a method that is none of theirs."""
-
-    def __init__(self, routes: Sequence[Route]) -> None:
-        self._routes = routes
-        self._prefixes = {route.path.split("/")[1] for route in routes}
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        is_below = scope["type"] == "http" and scope["path"].split("/")[1] in self._prefixes
-        return (Match.FULL if is_below else Match.NONE), {}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        allowed = {name for one in self._routes if one.matches(scope)[0] is Match.PARTIAL for name in one.methods or ()}
-        problem = ProblemError("method-not-allowed", allowed=allowed) if allowed else ProblemError("not-found")
-        await problem.response()(scope, receive, send)
 
 
 class Room:
@@ -100,7 +83,7 @@ class Room:
             Route("/static-links/{name}", self._answering(self._static_link), methods=["POST"]),
             Route("/openapi.json", openapi, methods=["GET"]),
         ]
-        return [*routes, _Unmatched(routes)]
+        return [*routes, Unmatched(routes, _refuse)]
 
     async def close(self) -> None:
         """What is under way ends."""
@@ -232,6 +215,11 @@ class Room:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
+
+
+async def _refuse(_: Request, allowed: set[str]) -> Response:
+    problem = ProblemError("method-not-allowed", allowed=allowed) if allowed else ProblemError("not-found")
+    return problem.response()
 
 
 async def _json(request: Request) -> Any:

@@ -31,9 +31,11 @@ from receiver.console.answers import SorryError, fields, is_safe, page, redirect
 from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
 from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make
 from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, visit_of
+from receiver.pages.answers import refused_method
 from receiver.pages.headers import PLAIN, headers
 from receiver.pages.tries import TooOftenError, Tries
 from receiver.threads import BusyError, Threads
+from receiver.unmatched import Unmatched
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -66,8 +68,8 @@ class Room:
         self._live = console_script()
 
     def routes(self) -> list[BaseRoute]:
-        """All of them."""
-        return [
+        """All of them, and what refuses the rest."""
+        routes = [
             Route("/console/console.css", self._stylesheet),
             Route("/console/console.js", self._script),
             Route("/console/sign-in", self._answering(self._sign_in, to_all=True), methods=["GET", "POST"]),
@@ -81,6 +83,7 @@ class Room:
             Route("/console/lists/{name}/{what}", self._answering(self._change_all), methods=["GET", "POST"]),
             Route("/console/audit", self._answering(self._audit)),
         ]
+        return [*routes, Unmatched(routes, self._refuse)]
 
     async def close(self) -> None:
         """What is under way ends."""
@@ -219,6 +222,9 @@ class Room:
     async def _audit(self, request: Request) -> Response:
         return page(request, "audit", audit=await self._looking.do(audited))
 
+    async def _refuse(self, request: Request, allowed: set[str]) -> Response:
+        return refused_method(request, allowed) if allowed else await self._answering(_unknown)(request)
+
     def _answering(self, endpoint: Endpoint, *, to_all: bool = False) -> Endpoint:
         """The endpoint for who has signed in, its failures as pages."""
 
@@ -241,6 +247,10 @@ class Room:
                 return Response(status_code=400)
 
         return answer
+
+
+async def _unknown(_request: Request) -> Response:
+    raise SorryError("unknown", 404)
 
 
 def _who_mends(request: Request) -> None:

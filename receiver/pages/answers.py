@@ -1,7 +1,7 @@
 """Answers of the person's half: pages, redirects and JSON, each with its headers, in the person's language."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -9,8 +9,6 @@ from urllib.parse import quote, urlencode, urlsplit
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from config.settings import settings
 from handlers.catalogue.pages import Shown, write_page
@@ -71,15 +69,9 @@ def data(request: Request, content: Mapping[str, Any], status: int = 200, tag: s
     return _answer(request, status, orjson.dumps(content), "application/json", more=more)
 
 
-class PageRoute(Route):
-    """A route whose refusal of a method has the headers of every answer."""
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request to its path."""
-        if self.methods and scope["method"] not in self.methods:
-            await _answer(Request(scope), 405, more={"Allow": ", ".join(sorted(self.methods))})(scope, receive, send)
-        else:
-            await super().handle(scope, receive, send)
+def refused_method(request: Request, allowed: Iterable[str]) -> Response:
+    """Of a path that has other methods."""
+    return _answer(request, 405, more={"Allow": ", ".join(sorted(allowed))})
 
 
 def address(request: Request, below: str = "", **query: str) -> str:

@@ -9,7 +9,7 @@ import structlog
 from limits import RateLimitItem
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from config.broker import publish_actions
 from config.database import DATABASE_TROUBLE
@@ -25,11 +25,12 @@ from handlers.sessions.seen import Seen, Word, seen
 from handlers.sessions.views import NotFoundError
 from receiver.bodies import TooLongError, read_body
 from receiver.pages import answers
-from receiver.pages.answers import PageRoute, address, wants_json
+from receiver.pages.answers import address, wants_json
 from receiver.pages.assets import Assets
 from receiver.pages.headers import is_foreign, leads_to_stripe, origin
 from receiver.pages.tries import ENTRIES, LOOKS, TooOftenError, Tries
 from receiver.threads import BusyError, Threads
+from receiver.unmatched import Unmatched
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -62,15 +63,15 @@ class Room:
         self._assets = Assets()
 
     def routes(self) -> list[BaseRoute]:
-        """All of them; what answers GET answers HEAD."""
-        return [
-            PageRoute("/verify/{token}", self._answering(self._verify), methods=["GET", "POST"]),
-            PageRoute("/verify/{token}/status", self._answering(self._status), methods=["GET"]),
-            PageRoute("/verify/{token}/link", self._answering(self._ask), methods=["POST"]),
-            PageRoute("/return/{sealed}", self._answering(self._return), methods=["GET"]),
-            PageRoute("/verify", self._answering(_cut_off), methods=["GET"]),
-            PageRoute("/assets/{name}", self._assets.answer, methods=["GET"]),
+        """All of them, and what refuses the rest; what answers GET answers HEAD."""
+        routes = [
+            Route("/verify/{token}", self._answering(self._verify), methods=["GET", "POST"]),
+            Route("/verify/{token}/status", self._answering(self._status), methods=["GET"]),
+            Route("/verify/{token}/link", self._answering(self._ask), methods=["POST"]),
+            Route("/return/{sealed}", self._answering(self._return), methods=["GET"]),
+            Route("/assets/{name}", self._assets.answer, methods=["GET"]),
         ]
+        return [*routes, Unmatched(routes, self._refuse)]
 
     async def close(self) -> None:
         """What is under way ends."""
@@ -149,6 +150,10 @@ class Room:
                 await self._looking.do(publish_actions, looked.owed)
         return answers.redirect(request, f"{urlsplit(link_to(subject).url).path}/status{after}")
 
+    async def _refuse(self, request: Request, allowed: set[str]) -> Response:
+        """A link that was cut off, perhaps, or that a mail program has joined with what follows it."""
+        return answers.refused_method(request, allowed) if allowed else await self._answering(_no_link)(request)
+
     def _token(self, request: Request, allowed: RateLimitItem) -> Token:
         """A link of ours that may try once more. Raises NotFoundError, TooOftenError."""
         self._tries.of_address(request.scope["client"])
@@ -186,7 +191,7 @@ class Room:
         return answer
 
 
-async def _cut_off(_request: Request) -> Response:
+async def _no_link(_request: Request) -> Response:
     raise NotFoundError
 
 

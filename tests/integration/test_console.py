@@ -191,7 +191,10 @@ def test_nothing_of_it_is_kept_framed_or_loaded_from_elsewhere(console: TestClie
     answers = [console.get(path) for path in ("/console", "/console/sign-in", "/console/console.css")]
     sign_in(console)
     answers += [console.get(path) for path in ("/console", "/console/sign-in")]
-    answers.append(console.post("/console/sign-out"))
+    answers += [console.get(path) for path in ("/console/none", "/console/persons", "/console/persons/1/2")]
+    assert ["There is no such page" in found.text for found in answers[-3:]] == [True] * 3
+    answers += [console.post("/console/sign-out"), console.post("/console/find/x"), console.put("/console/audit")]
+    assert (answers[-1].status_code, answers[-1].headers["allow"]) == (405, "GET, HEAD")
     for found in answers:
         policy = found.headers["content-security-policy"]
         assert "frame-ancestors 'none'" in policy

@@ -48,6 +48,7 @@ ALWAYS = {
     "cache-control": "no-store",
     "strict-transport-security": "max-age=31536000",
 }
+NOWHERE = ("/verify/", "/verify/a/b/c", "/verify/a/link/b", "/return", "/return/x/y", "/assets", "/assets/a/b")
 NEVER = ("permissions-policy", "cross-origin-opener-policy", "cross-origin-embedder-policy", "set-cookie")
 
 
@@ -75,7 +76,7 @@ def test_each_answer_has_its_headers_and_the_page_with_the_button_alone_has_stri
         pages.get(f"{path}/status", headers=SCRIPT),
         pages.get("/verify/x"),
         pages.get("/return/x"),
-        pages.get("/verify/"),
+        *(pages.get(below) for below in NOWHERE),
         pages.get("/assets/none"),
         pages.put(path),
         pages.get(f"{path}/link"),
@@ -89,6 +90,10 @@ def test_each_answer_has_its_headers_and_the_page_with_the_button_alone_has_stri
             assert _policy(answer.headers) == PLAIN
         assert "<style" not in answer.text
         assert "onclick" not in answer.text
+    for nowhere in NOWHERE:
+        answer = pages.get(nowhere)
+        assert (answer.status_code, "This link does not work" in answer.text) == (404, True), nowhere
+        assert pages.head(nowhere).status_code == pages.post(nowhere).status_code == 404
     here = stripe.simulator.base
     policy = _policy(pages.get(path).headers)
     local = {"script-src": f"{STRIPES['script-src']} {here}", "frame-src": f"{STRIPES['frame-src']} {here}"}

@@ -315,7 +315,7 @@ def test_what_a_refusal_makes_owed_is_published_at_once(
     pages: TestClient, stripe: Stories, environment: pytest.MonkeyPatch, way: str
 ) -> None:
     sent: list[int] = []
-    environment.setattr(broker, "_send", lambda _, __, ___, ids: sent.extend(ids))
+    environment.setattr(broker, "_send", lambda _, __, ___, arguments: sent.extend(arguments[0]))
     environment.setattr(broker, "_reached", lambda use: use(Mock()) or True)
     environment.setattr(broker, "_length", lambda _, __: 0)
     opened = _opened(pages)
