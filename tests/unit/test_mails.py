@@ -269,7 +269,7 @@ def test_the_advice_fits_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "words"), [("en", ("1 try,", "3 tries,")), ("de", ("1 Versuch ", "3 Versuchen "))]
+    ("language", "words"), [("en", ("one try,", "3 tries,")), ("de", ("einem Versuch ", "3 Versuchen "))]
 )
 def test_the_limit_counts_in_words(language: str, words: tuple[str, str]) -> None:
     for number, said in zip((1, 3), words, strict=True):
