@@ -17,7 +17,7 @@ from kombu.pools import ProducerPool
 from kombu.utils.scheduling import round_robin_cycle
 
 from config.defaults import redis_url
-from config.redis_server import RedisServer, read_redis_url, reason
+from config.redis_server import Condition, RedisServer, read_redis_url, reason
 from config.settings import platform_signs, settings
 
 EVENTS_PER_MESSAGE = 50  # a batch costs Redis what one id costs; more would keep one worker thread too long
@@ -143,6 +143,12 @@ def server_info() -> dict[str, Any]:
 
     _reached(ask)
     return found
+
+
+def condition() -> Condition:
+    """How the server is, asked now. A failure of the last seconds is believed."""
+    info = server_info()
+    return Condition(server(), info, trouble())
 
 
 def trouble_now() -> str | None:

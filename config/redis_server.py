@@ -44,6 +44,15 @@ class RedisServer:
     trust: str
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A server, what it says of itself (INFO), and why it cannot be used."""
+
+    server: RedisServer
+    info: dict[str, Any]
+    trouble: str | None
+
+
 def read_redis_url(url: str, options: Mapping[str, Any], *, self_signed: bool) -> RedisServer:
     """`options` are kombu's; `self_signed` where a platform signs its certificates itself.
 

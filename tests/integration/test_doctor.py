@@ -7,17 +7,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text, update
 
+from config import broker
 from config.database import transaction
 from config.settings import settings
 from handlers.inbox.receive import receive
+from handlers.operator.checks import Line, checks, examine
 from handlers.tables.models import InboxEvent
 from tests.simulator.client import Simulator
 from tests.support import databases, facts
 from tests.support.facts import event
 from tests.support.operator import command, stripe_in_use
 from tests.support.servers import Mailbox, mail_server
-from worker.commands import doctor
-from worker.commands.doctor import CHECKS, examine
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
@@ -104,7 +104,7 @@ def test_links_that_cannot_be_made_or_opened_are_found(
         environment.setenv(name, value)
     databases.forget_process_state()
     assert _levels("links") == levels
-    assert "nnnn" not in "".join(one.words for one in examine())
+    assert "nnnn" not in "".join(one.words for one in _all())
 
 
 def test_each_bad_setting_is_a_line_and_fails() -> None:
@@ -151,7 +151,7 @@ def test_a_missing_permission_fails_and_is_named(
     simulator.keys(key=simulator.restricted_key, permissions=[*needed])
     assert _levels("permissions") == {"OK"}
     simulator.keys(key=simulator.restricted_key, permissions=[*needed - {missing}])
-    [failed] = [one.words for one in examine() if (one.what, one.level) == ("permissions", "FAIL")]
+    [failed] = [one.words for one in _all() if (one.what, one.level) == ("permissions", "FAIL")]
     assert words in failed
     assert f"rak_{missing}" in failed
 
@@ -200,7 +200,7 @@ def test_missing_migrations_are_found() -> None:
 def test_a_database_url_that_cannot_be_followed_is_said(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("DATABASE_URL", "postgres://u:p@h/d?channel_binding=require")
     databases.forget_process_state()
-    assert [finding.words for finding in examine() if "channel_binding" in finding.words] != []
+    assert [finding.words for finding in _all() if "channel_binding" in finding.words] != []
 
 
 def test_an_event_that_waits_too_long_is_found() -> None:
@@ -264,6 +264,9 @@ def test_redis_is_judged_by_what_it_says(
 
 def _levels(what: str) -> set[str]:
     """What the doctor says of this, which nothing else is checked for: that it checks all is seen by the command."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(doctor, "CHECKS", {name: check for name, check in CHECKS.items() if name == what})
-        return {finding.level for finding in examine() if finding.what == what}
+    asked = {name: check for name, check in checks(broker.condition).items() if name == what}
+    return {line.level for line in examine(asked) if line.what == what}
+
+
+def _all() -> list[Line]:
+    return list(examine(checks(broker.condition)))

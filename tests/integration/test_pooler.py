@@ -13,17 +13,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
+from config import broker
 from config.database import DATABASE_TROUBLE
 from config.settings import SettingsError
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
+from handlers.operator.checks import checks, examine
 from handlers.queue.failures import NotNowError
 from handlers.tables.models import InboxStatus
 from receiver.webhooks.storage import _OnTheLoop
 from tests.support import databases, facts, postgres
 from tests.support.facts import event
 from tests.support.waiting import wait_until
-from worker.commands.doctor import examine
 
 _PGBOUNCER = shutil.which("pgbouncer")
 pytestmark = [
@@ -113,7 +114,9 @@ def test_a_role_whose_commits_do_not_wait_is_refused_with_what_to_do(pooler: str
 
     with pytest.raises(NotNowError, match="ALTER ROLE CURRENT_USER SET synchronous_commit = 'on';"):
         asyncio.run(store())
-    assert [found.level for found in examine() if "synchronous_commit" in found.words][:1] == ["FAIL"]
+    assert [found.level for found in examine(checks(broker.condition)) if "synchronous_commit" in found.words][:1] == [
+        "FAIL"
+    ]
 
 
 def test_a_search_path_that_the_role_does_not_have_is_refused(pooler: str, environment: pytest.MonkeyPatch) -> None:
@@ -136,5 +139,5 @@ def test_a_search_path_that_the_role_does_not_have_is_refused(pooler: str, envir
 
 @pytest.mark.usefixtures("pooler")
 def test_the_doctor_tells_what_a_pooler_leaves_out() -> None:
-    found = [(one.level, one.words) for one in examine() if one.what == "database"]
+    found = [(one.level, one.words) for one in examine(checks(broker.condition)) if one.what == "database"]
     assert ["SET statement_timeout = '15s';" in words for level, words in found if level == "WARN"] == [True], found

@@ -12,6 +12,7 @@ from sqlmodel import col, func, select
 
 from config import broker
 from config.database import transaction
+from handlers.operator.checks import checks
 from handlers.record.events import Status
 from handlers.tables.models import VerificationRecord
 from receiver import health
@@ -21,7 +22,6 @@ from tests.support.facts import payload
 from tests.support.processes import Service, service
 from tests.support.redises import MASTER, PASSWORD, SENTINEL_PASSWORD, other_redis, tls_before, watched_pair
 from tests.support.waiting import wait_until
-from worker.commands.doctor import CHECKS
 
 EVENTS = 150
 
@@ -44,7 +44,7 @@ def _findings(environment: pytest.MonkeyPatch, url: str) -> list[tuple[str, str]
     databases.forget_process_state()
     environment.setattr(broker, "_outage", broker._Outage())
     broker.producers.cache_clear()
-    return list(CHECKS["redis"]())
+    return list(checks(broker.condition)["redis"]())
 
 
 def test_a_failover_under_load_is_followed_by_all_and_loses_nothing(tmp_path: Path, database_url: str) -> None:

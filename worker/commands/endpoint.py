@@ -2,17 +2,14 @@
 
 import argparse
 import sys
-from typing import Any
 
 from config.settings import settings
 from handlers.operator.audit import note_beforehand
+from handlers.operator.endpoints import faults, ours, url
 from handlers.queue.failures import NotNowError, PermanentError
-from handlers.record.events import EVENT_TYPES
 from handlers.stripe_api import account
 from worker.commands.options import acting
 from worker.commands.printing import print_json
-
-_SELECTABLE_BY_NAME_ONLY = "identity.verification_session.redacted"
 
 
 def endpoint_options(parser: argparse.ArgumentParser) -> None:
@@ -31,33 +28,6 @@ def manage_endpoint(arguments: argparse.Namespace) -> int:
     except (NotNowError, PermanentError) as error:
         print(f"{error}. A restricted key needs the permission to read and write webhook endpoints.", file=sys.stderr)
         return 1
-
-
-def url() -> str:
-    """Where Stripe is to deliver."""
-    return f"{settings().base_url.rstrip('/')}/webhooks/stripe"
-
-
-def ours(endpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of Stripe's endpoints that lead here."""
-    return [endpoint for endpoint in endpoints if endpoint["url"] == url()]
-
-
-def faults(endpoint: dict[str, Any]) -> list[str]:
-    """What is wrong with an endpoint, in sentences."""
-    found = []
-    if endpoint["status"] != "enabled":
-        found.append(f"it is {endpoint['status']}: enable it in the dashboard")
-    if missing := [name for name in EVENT_TYPES if not _selects(endpoint, name)]:
-        found.append(f"it lacks {', '.join(missing)}: Stripe never makes up for what was not selected")
-    if settings().livemode not in (None, endpoint["livemode"]):
-        found.append("it is of the other mode than STRIPE_API_KEY")
-    return found
-
-
-def _selects(endpoint: dict[str, Any], name: str) -> bool:
-    selected = endpoint["enabled_events"]
-    return name in selected or ("*" in selected and name != _SELECTABLE_BY_NAME_ONLY)
 
 
 def _create(arguments: argparse.Namespace) -> int:
