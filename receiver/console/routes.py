@@ -30,6 +30,7 @@ from handlers.tables.models import InboxEvent
 from receiver.console.answers import SorryError, fields, is_safe, page, redirect
 from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
 from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make
+from receiver.console.checks import PAUSE_SECONDS, Checks
 from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, visit_of
 from receiver.pages.answers import refused_method
 from receiver.pages.headers import PLAIN, headers
@@ -63,6 +64,7 @@ class Room:
         self._judging = Threads("console-judge", 1, "a password")
         self._looking = Threads("console-looks", _LOOKERS, "the database")
         self._asking = Threads("console-asks", 1, "Stripe")
+        self._checks = Checks()
         self._tries = Tries()
         self._styles = console_stylesheet()
         self._live = console_script()
@@ -81,13 +83,14 @@ class Room:
             Route("/console/change/{what}/{id}", self._answering(self._change), methods=["GET", "POST"]),
             Route("/console/lists/{name}", self._answering(self._list)),
             Route("/console/lists/{name}/{what}", self._answering(self._change_all), methods=["GET", "POST"]),
+            Route("/console/checks", self._answering(self._check), methods=["GET", "POST"]),
             Route("/console/audit", self._answering(self._audit)),
         ]
         return [*routes, Unmatched(routes, self._refuse)]
 
     async def close(self) -> None:
         """What is under way ends."""
-        for threads in (self._judging, self._looking, self._asking):
+        for threads in (self._judging, self._looking, self._asking, self._checks):
             await asyncio.to_thread(threads.end)
 
     async def _stylesheet(self, request: Request) -> Response:
@@ -218,6 +221,15 @@ class Room:
             return page(request, "change_all", 400, **about, is_wrong=True, reason=sent.get("reason", ""))
         count, is_left = await self._looking.do(change_all, what, name, asked, by)
         return redirect(request, f"/lists/{name}?{asked.query}&count={count}{'&left=1' if is_left else ''}")
+
+    async def _check(self, request: Request) -> Response:
+        """By POST, whose answer is the page: a redirect may lead to another process, which keeps another outcome."""
+        is_too_soon = False
+        if request.method == "POST":
+            await fields(request)
+            is_too_soon = not await self._checks.ask()
+        status, last = 429 if is_too_soon else 200, self._checks.last
+        return page(request, "checks", status, last=last, is_too_soon=is_too_soon, pause=round(PAUSE_SECONDS))
 
     async def _audit(self, request: Request) -> Response:
         return page(request, "audit", audit=await self._looking.do(audited))

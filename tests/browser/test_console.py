@@ -75,6 +75,12 @@ def test_no_page_of_the_console_hinders_anybody(
     visitor.page.get_by_role("link", name="Audit").click()
     expect(visitor.page.get_by_role("cell", name=verification.id).first).to_be_visible()
     _hinders_nobody(visitor, f"audit-{name}")
+    visitor.page.get_by_role("link", name="Checks").click()
+    visitor.button("Check it all now").click()
+    expect(visitor.page.get_by_role("heading", name=re.compile("The last time|Nothing was asked")).first).to_be_visible(
+        timeout=30_000
+    )
+    _hinders_nobody(visitor, f"checks-{name}")
 
 
 def test_without_scripts_a_verification_is_canceled_by_keys_alone(

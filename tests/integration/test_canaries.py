@@ -388,6 +388,8 @@ def _look_around(port: int) -> str:
             see(f"/console/lists/{name}?error=%00")
         see("/console/lists/dead-actions/retry", reason="c4nary@example.com")
         see("/console/audit")
+        see("/console/checks", to="/console/checks")
+        assert "OK stripe" in pages[-1]
     typed = 'value="c4nary@example.com"'  # what somebody typed is theirs to mend
     return "".join(pages).replace(typed, "")
 

@@ -49,6 +49,7 @@ PAGES = ("tests/integration/test_pages.py",)
 RETURNS = ("tests/integration/test_returns.py",)
 TRIES = ("tests/unit/test_tries.py",)
 CONSOLE = ("tests/integration/test_console.py",)
+CONSOLE_CHECKS = ("tests/integration/test_console_checks.py",)
 CONSOLE_PERSONS = ("tests/integration/test_console_persons.py",)
 
 # Each marked rule, how it is broken, and which tests must notice.
@@ -274,6 +275,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "who was removed, or has another role or password, is signed out": (always, CONSOLE),
     "who has not signed in sees nothing": (never, CONSOLE),
     "who may only look changes nothing": (never, CONSOLE_PERSONS),
+    "the checks are asked one time after the other, and not at once again": (never, CONSOLE_CHECKS),
     "a form without this browser's token does nothing": (never, CONSOLE),
     "the console is for https, or for this machine": (becomes("True"), CONSOLE),
     "test and live never mix": (never, RECEIVER),
