@@ -10,6 +10,7 @@ from tests.bench.figures import figures
 from tests.bench.flow import backlog, end_to_end, latency
 from tests.bench.openings import openings
 from tests.bench.pages import pages
+from tests.bench.promises import promises
 from tests.bench.report import Report
 from tests.bench.scale import scale
 from tests.bench.servers import House, house
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument(
         "--only",
         metavar="STAGE,…",
-        help="accept, sqlite, openings, pages, flow, latency, backlog, figures, share, size, scale, weight",
+        help="accept, sqlite, openings, pages, flow, latency, backlog, figures, share, size, scale, weight, promises",
     )
     parser.add_argument("--json", type=Path, default=Path("var/bench.json"), metavar="FILE")
     arguments = parser.parse_args()
@@ -74,6 +75,7 @@ def _stages(report: Report, ours: House, postgres: str, *, quick: bool) -> dict[
         ),
         "scale": partial(scale, report, ours, postgres, rounds=1 if quick else 2, seconds=burst),
         "weight": partial(weight, report, ours, postgres, rounds=1 if quick else 5, seconds=seconds),
+        "promises": partial(promises, report, ours, postgres, connections=[64] if quick else [1, 64], pairs=2 * few),
     }
 
 

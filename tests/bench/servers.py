@@ -38,7 +38,7 @@ class Process:
         with log.open("wb") as output:
             self.popen = subprocess.Popen(
                 [*DYING_WITH_PARENT, *command],
-                env={**_environment(), **variables},
+                env={**environment(), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -97,7 +97,7 @@ class House:
     def migrated(self, url: str) -> str:
         """The same address, its database at the head of the migrations."""
         command = [sys.executable, "-m", "worker", "migrate"]
-        subprocess.run(command, env={**_environment(), **self.variables(url)}, check=True, capture_output=True)
+        subprocess.run(command, env={**environment(), **self.variables(url)}, check=True, capture_output=True)
         return url
 
     def variables(self, database: str, **more: str) -> dict[str, str]:
@@ -123,10 +123,10 @@ class House:
             process.stop()
 
     @contextmanager
-    def web(self, database: str, **more: str) -> Iterator[tuple[int, Process]]:
-        """The Procfile's web process, ready: its port and itself."""
+    def web(self, database: str, shortcut: str = "", **more: str) -> Iterator[tuple[int, Process]]:
+        """The Procfile's web process, or one that takes a shortcut, ready: its port and itself."""
         port = free_port()
-        command = [sys.executable, "-m", "receiver"]
+        command = [sys.executable, "-m", *(("tests.bench.shortcuts", shortcut) if shortcut else ("receiver",))]
         with self.running("web", command, self.variables(database, PORT=str(port), **more)) as process:
             process.wait(lambda: answers(port, "/readyz"))
             yield port, process
@@ -231,7 +231,8 @@ def _break_in(address: str) -> None:
         connection.execute("CHECKPOINT")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """This process's own, without what would set the service up."""
     ours = ("DATABASE_URL", "REDIS_URL", "SMTP_URL", "STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "WEB_CONCURRENCY")
     return {name: value for name, value in os.environ.items() if name not in ours}
 
