@@ -126,6 +126,13 @@ def _public_url(text: str) -> str:
     return text
 
 
+def _base_url(text: str) -> str:
+    # Links are this, and a path more.
+    if not re.fullmatch(r"[!\$-;=A-~]+", text) or "@" in text:
+        raise ValueError("must be a URL in ASCII without user, password, query and fragment: paths are added to it")
+    return text
+
+
 def _folder(text: str) -> Path:
     if not Path(text).is_dir():
         raise ValueError("must be a folder that is there")
@@ -188,6 +195,7 @@ _UNSET = SecretStr("")
 _QUIET_STRIPE_JS = SecretStr("https://js.stripe.com/v3/?advancedFraudSignals=false")
 _EVEN_UNSET = Field(validate_default=True)
 _WebUrl = Annotated[SecretStr, _url("https", "http")]
+_BaseUrl = Annotated[SecretStr, BeforeValidator(_base_url), _url("https", "http")]
 _PublicUrl = Annotated[SecretStr, BeforeValidator(_public_url), _url("https", "http")]
 _Address = Annotated[Address, BeforeValidator(parse_address)]
 _WebhookSecret = Annotated[
@@ -364,7 +372,7 @@ class Settings(BaseSettings):
     metrics_token: Annotated[
         SecretStr, _matching(r"[\w.~+/-]{16,}=*", "must be 16 characters or more: letters, digits, or one of -._~+/")
     ] = _UNSET
-    public_url: _WebUrl = _UNSET
+    public_url: _BaseUrl = _UNSET
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     trusted_proxies: int = Field(ge=0, le=10, default_factory=lambda: int("DYNO" in os.environ))  # Heroku's router
     var_dir: Path = Path("var")

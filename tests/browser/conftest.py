@@ -22,6 +22,7 @@ from tests.support.service import ROOT, Service, answers, free_port
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ("--no-sandbox", "--no-proxy-server", "--disable-dev-shm-usage")  # CI runs as root, in a container
 
+FRAMES = "https://frames.stripe.com"  # an origin that no page of Stripe's names
 PASSWORD = "a password of the console"
 SECRET = "whsec_of_the_endpoint_0000"
 CALLBACK_SECRET = "whsec_" + "A" * 32
@@ -98,9 +99,12 @@ def browser(addresses: Addresses) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def local_web(service: Service, simulator: Simulator) -> Iterator[str]:
-    """Another web process of the service, as `make stripe` sets it up: the stand-in is at its own address."""
+    """Another web process of the service, as `make stripe` sets it up: the stand-in is at its own address.
+
+    Its policy allows one origin more.
+    """
     port = str(free_port())
-    variables = {"PORT": port, "STRIPE_JS_URL": f"{simulator.base}/js/stripe.js"}
+    variables = {"PORT": port, "STRIPE_JS_URL": f"{simulator.base}/js/stripe.js", "CSP_EXTRA": FRAMES}
     variables |= {"REDIS_URL": redis_url(service.folder / "var")}
     command = [sys.executable, "-m", "receiver"]
     with (

@@ -9,7 +9,7 @@ from playwright.sync_api import Route, expect
 
 from tests.browser.addresses import Addresses
 from tests.browser.application import Application
-from tests.browser.conftest import Visits
+from tests.browser.conftest import FRAMES, Visits
 from tests.browser.visitor import Visitor
 from tests.simulator.client import Simulator
 from tests.support.service import Service
@@ -19,6 +19,14 @@ pytestmark = pytest.mark.browser
 SCRIPTS = re.compile(r"https://js\.stripe\.com/(?!js/)")  # and not the frame of the dialog
 AT_STRIPE = re.compile(r"https://verify\.stripe\.com/start/")
 ON_STATUS = re.compile(r"/status")
+# Of a dialog with a frame of an origin that is not always allowed.
+FRAMING = f"""
+    window.Stripe = () => ({{verifyIdentity: () => new Promise(() => {{
+      const frame = document.createElement("iframe");
+      frame.src = "{FRAMES}/modal";
+      document.body.append(frame);
+    }})}});
+"""
 
 
 def go_in(visitor: Visitor, link: str) -> None:
@@ -224,19 +232,26 @@ def test_a_script_that_comes_late_still_opens_the_dialog(application: Applicatio
 def test_a_dialog_that_the_policy_blocks_falls_back_to_the_redirect(application: Application, visits: Visits) -> None:
     """No page of Stripe's says every origin that its dialog frames: one that CSP_EXTRA lacks must stop nobody."""
     visitor = visits(complaint="frame-src")
-    framing = """
-        window.Stripe = () => ({verifyIdentity: () => new Promise(() => {
-          const frame = document.createElement("iframe");
-          frame.src = "https://frames.stripe.com/modal";
-          document.body.append(frame);
-        })});
-    """
-    visitor.page.route(SCRIPTS, lambda route: route.fulfill(body=framing, content_type="text/javascript"))
+    visitor.page.route(SCRIPTS, lambda route: route.fulfill(body=FRAMING, content_type="text/javascript"))
     go_in(visitor, application.open().link)
     expect(visitor.page).to_have_url(AT_STRIPE)
     visitor.pick("pass", at=visitor.page)
     expect(visitor.page.locator("h1")).to_have_text("Your identity is verified")
     assert visitor.complaints != []
+
+
+def test_a_dialog_whose_origin_csp_extra_names_stays_on_the_page(
+    application: Application, visitor: Visitor, simulator: Simulator, local_web: str
+) -> None:
+    script, frame = f"{simulator.base}/js/stripe.js", f"{FRAMES}/modal"
+    visitor.page.clock.install()
+    visitor.page.route(script, lambda route: route.fulfill(body=FRAMING, content_type="text/javascript"))
+    visitor.page.route(frame, lambda route: route.fulfill(body="<p>Show your document", content_type="text/html"))
+    link = application.open().link.replace(application.base, local_web)
+    go_in(visitor, link)
+    expect(visitor.page.frame_locator(f'iframe[src="{frame}"]').locator("p")).to_have_text("Show your document")
+    visitor.page.clock.run_for(30_000)  # longer than anything is waited for
+    expect(visitor.page).to_have_url(link)
 
 
 def test_a_script_of_a_foreign_origin_does_not_run(application: Application, visits: Visits) -> None:

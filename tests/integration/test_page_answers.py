@@ -19,7 +19,7 @@ from receiver.app import app
 from receiver.pages import assets, routes, tries
 from tests.integration.openings import LEAST, TOKEN
 from tests.integration.stories import Stories
-from tests.integration.visits import HERE, KEYS, OURS, SCRIPT, path_to
+from tests.integration.visits import HERE, KEYS, OURS, SCRIPT, choose, path_to
 from tests.support import databases
 from tests.support.waiting import wait_until
 
@@ -116,6 +116,41 @@ def test_a_method_that_a_path_does_not_know_is_told_those_that_it_does(pages: Te
     path = path_to(_opened(pages)["id"])
     for answer, allowed in ((pages.put(path), "GET, HEAD, POST"), (pages.get(f"{path}/link"), "POST")):
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize(
+    ("public_url", "place", "base"),
+    [
+        ("https://verify.example:8443", "https://verify.example:8443", ""),
+        ("https://verify.example/", HERE, ""),
+        ("https://verify.example:8443/a/identity/", "https://verify.example:8443", "/a/identity"),
+    ],
+)
+def test_wherever_we_are_reached_each_address_of_ours_leads_there(
+    pages: TestClient, environment: pytest.MonkeyPatch, public_url: str, place: str, base: str
+) -> None:
+    """What stands before us takes away the path that PUBLIC_URL has of its own."""
+    environment.setenv("PUBLIC_URL", public_url)
+    settings.cache_clear()
+    opened = _opened(pages, return_url="https://app.example/done")
+    link = pages.post(f"/verifications/{opened['id']}/link", headers=APP).json()["url"]
+    assert link.startswith(f"{place}{base}/verify/idv_")
+    path = link.removeprefix(place + base)
+    led = [unescape(one) for one in re.findall(r'(?:href|src|action|data-\w+)="(/[^"]*)"', pages.get(path).text)]
+    assert led
+    assert [one for one in led if not one.startswith((f"{base}/verify/", f"{base}/assets/"))] == []
+    for one in led:
+        if "/assets/" in one:
+            assert pages.get(one.removeprefix(base)).status_code == 200
+    ours = {"Origin": place, "Sec-Fetch-Site": "none"}
+    entered = pages.post(path, headers=ours)
+    assert entered.status_code == 303
+    assert pages.post(path, headers=ours | {"Origin": f"{place}.evil.example"}).status_code == 403
+    assert pages.post(path, headers=SCRIPT | ours).json()["status"].startswith(f"{base}{path}/status?after=")
+    back = choose(entered.headers["location"], "pass")
+    assert back.startswith(f"{place}{base}/return/")
+    returned = pages.get(back.removeprefix(place + base))
+    assert returned.headers["location"].startswith(f"{base}/verify/")
 
 
 def test_over_plain_http_nothing_is_said_of_https(pages: TestClient, environment: pytest.MonkeyPatch) -> None:
