@@ -171,9 +171,11 @@ def main() -> int:
         return _failed(f"The database cannot be used: {trouble_of(error).sentence}.")
     except (DBAPIError, UnicodeEncodeError) as error:
         return _failed(f"The database cannot take what was given: {type(error).__name__}.")
-    except BrokenPipeError:  # whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:  # SQLite's and the servers' are the database's and theirs
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or what is left to say fails once more
+        if isinstance(error, BrokenPipeError):  # whoever reads has seen enough
+            return 1
+        return _failed(f"This machine refuses: {error.strerror or type(error).__name__}.")
     except KeyboardInterrupt:
         return 130
 

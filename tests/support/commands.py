@@ -1,7 +1,8 @@
 """Runs the operator's commands for tests: each in a process of its own, forked from one that has imported them already.
 
 `python -m tests.support.commands` reads calls, a JSON document a line: words, environment, and the files for what the
-command reads and says. It answers each with the exit code. Imports are most of the second that a command takes.
+command reads and says; one without a name is a pipe that nobody reads any more. It answers each with the exit code.
+Imports are most of the second that a command takes.
 """
 
 import gc
@@ -29,11 +30,17 @@ def _command(words: list[str], environment: dict[str, str], files: list[str]) ->
     os.environ.clear()
     os.environ.update(environment)
     for number, file in enumerate(files):
-        opened = os.open(file, os.O_RDWR)
+        opened = os.open(file, os.O_RDWR) if file else _closed_pipe()
         os.dup2(opened, number)
         os.close(opened)
     sys.argv[1:] = words
     return main()
+
+
+def _closed_pipe() -> int:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
 
 
 if __name__ == "__main__":

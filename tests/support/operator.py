@@ -44,8 +44,8 @@ def command(*words: str, **settings: str) -> Said:
     return said
 
 
-def run_command(words: Sequence[str], environment: dict[str, str], given: str = "") -> Said:
-    """Runs `python -m worker …` in any environment, where this is its standard input."""
+def run_command(words: Sequence[str], environment: dict[str, str], given: str = "", out_to: str | None = None) -> Said:
+    """Runs `python -m worker …` in any environment, where this is its standard input; "" is a pipe without a reader."""
     with NamedTemporaryFile("w+") as read, NamedTemporaryFile("w+") as out, NamedTemporaryFile("w+") as err:
         read.write(given)
         read.seek(0)
@@ -54,7 +54,7 @@ def run_command(words: Sequence[str], environment: dict[str, str], given: str = 
             ran = subprocess.run(line, cwd=ROOT, env=environment, stdin=read, stdout=out, stderr=err, timeout=60)
             code = ran.returncode
         else:
-            files = [read.name, out.name, err.name]
+            files = [read.name, out.name if out_to is None else out_to, err.name]
             code = _forked({"words": words, "environment": environment, "files": files})
         return Said(code, *(Path(file.name).read_text() for file in (out, err)))
 

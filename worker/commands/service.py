@@ -50,7 +50,8 @@ def replay_file(arguments: argparse.Namespace) -> int:
         print(f"{arguments.file}: {error}", file=sys.stderr)
         return 2
     except (OSError, HTTPException, UnicodeDecodeError) as error:
-        print(f"Nothing more was replayed: {error}", file=sys.stderr)
+        reason = getattr(error, "strerror", None) or error
+        print(f"Nothing more was replayed: {reason}", file=sys.stderr)
         return 1
     for outcome, count in sorted(outcomes.items()):
         print(f"{outcome}: {count}")
