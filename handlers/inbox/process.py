@@ -21,7 +21,7 @@ from handlers.queue.failures import LEASE, NotNowError, UnreadableError, describ
 from handlers.record.ordering import answered, overtakes, seen_in
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Retrieved
-from handlers.tables.models import InboxEvent, InboxStatus, VerificationRecord
+from handlers.tables.models import InboxEvent, InboxStatus, VerificationRecord, status_of
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -55,7 +55,7 @@ def process_session(session_id: str) -> list[int]:
     """Applies those of a session's events that were never tried, before their turn; as `process`."""
     waiting = select(col(InboxEvent.id)).where(
         col(InboxEvent.session_id) == session_id,
-        col(InboxEvent.status) == InboxStatus.RECEIVED,
+        status_of(InboxEvent) == InboxStatus.RECEIVED,
         col(InboxEvent.attempts) == 0,
     )
     with statement() as connection:
@@ -81,7 +81,7 @@ def _tried_before(event_ids: set[str]) -> list[str]:
         select(col(InboxEvent.id))
         .where(
             col(InboxEvent.id).in_(event_ids),
-            col(InboxEvent.status) == InboxStatus.RECEIVED,
+            status_of(InboxEvent) == InboxStatus.RECEIVED,
             col(InboxEvent.due_at) <= now(),
             col(InboxEvent.attempts) > col(InboxEvent.waits),
         )

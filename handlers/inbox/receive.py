@@ -26,10 +26,12 @@ _STATE: tuple[str, ...] = (
 )
 _STATE += ("verification_id", "generation")
 
+# The status as handlers.tables.models.status_of has it.
 _UNPROCESSED = {
     "postgresql": "SELECT id FROM inbox_event WHERE id = ANY(ARRAY(SELECT json_array_elements_text(%s)))"
-    " AND status = 'received'",
-    "sqlite": "SELECT id FROM inbox_event WHERE id IN (SELECT value FROM json_each(?)) AND status = 'received'",
+    " AND coalesce(status, '') = 'received'",
+    "sqlite": "SELECT id FROM inbox_event WHERE id IN (SELECT value FROM json_each(?))"
+    " AND coalesce(status, '') = 'received'",
 }
 
 

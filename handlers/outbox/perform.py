@@ -38,7 +38,15 @@ from handlers.queue.claims import (
 )
 from handlers.queue.failures import AwayError, NotNowError, UnknownOutcomeError, describe, stopping
 from handlers.record.decide import AT_LIMIT, SUPERSEDED, owed_still, why_not_owed
-from handlers.tables.models import STATE, ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
+from handlers.tables.models import (
+    STATE,
+    ActionStatus,
+    InboxEvent,
+    InboxStatus,
+    OutboxAction,
+    VerificationRecord,
+    status_of,
+)
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -53,7 +61,7 @@ _LOOKS = (
         VerificationRecord,
         exists().where(
             col(InboxEvent.session_id) == col(OutboxAction.session_id),
-            col(InboxEvent.status) == InboxStatus.RECEIVED,
+            status_of(InboxEvent) == InboxStatus.RECEIVED,
             col(InboxEvent.attempts) <= 1,
             col(InboxEvent.last_error).is_(None),
         ),
@@ -61,7 +69,7 @@ _LOOKS = (
             col(_OTHER.session_id) == col(OutboxAction.session_id),
             col(_OTHER.id) != col(OutboxAction.id),
             col(_OTHER.name).in_(TELLING),
-            col(_OTHER.status) == ActionStatus.PENDING,
+            status_of(_OTHER) == ActionStatus.PENDING,
             col(_OTHER.attempts) > 0,
             col(_OTHER.last_error).is_(None),
             col(_OTHER.due_at) > now(),
@@ -71,7 +79,7 @@ _LOOKS = (
     )
     .join(VerificationRecord, col(VerificationRecord.session_id) == col(OutboxAction.session_id))
     .where(col(OutboxAction.id).in_(bindparam("ids", expanding=True)))
-    .where(col(OutboxAction.status) == ActionStatus.PENDING)
+    .where(status_of(OutboxAction) == ActionStatus.PENDING)
 )
 # Where the person was told nothing, it locks the record all the same.
 _TOLD = (
@@ -107,7 +115,7 @@ _ENDED = (
         exists(select(_TOLD_OF)),
         col(OutboxAction.id) == bindparam("action_id"),
         col(OutboxAction.attempts) == bindparam("claimed_attempts"),
-        col(OutboxAction.status) == ActionStatus.PENDING,
+        status_of(OutboxAction) == ActionStatus.PENDING,
     )
     .values(
         status=ActionStatus.DONE,
@@ -126,7 +134,7 @@ _PENDING = select(
     col(OutboxAction.name),
     col(OutboxAction.session_id),
     (col(OutboxAction.attempts) > col(OutboxAction.waits)).label("was_tried"),
-).where(col(OutboxAction.id).in_(bindparam("ids", expanding=True)), col(OutboxAction.status) == ActionStatus.PENDING)
+).where(col(OutboxAction.id).in_(bindparam("ids", expanding=True)), status_of(OutboxAction) == ActionStatus.PENDING)
 _MOST_HELD = 10_000  # ids of a destination, about a megabyte: what is left out the sweep names again
 _ENOUGH_HELD = 1_000  # ids: work for seconds, and as long the sweep looks for other kinds
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 2.0, 30.0  # before one try more, doubled with each

@@ -5,7 +5,7 @@ from sqlmodel import col
 
 from config.database import now, statement
 from handlers.queue.failures import NotNowError
-from handlers.tables.models import ActionStatus, OutboxAction, VerificationRecord
+from handlers.tables.models import ActionStatus, OutboxAction, VerificationRecord, status_of
 
 _WAITS = "a lower change number is pending"
 _NUMBER = cast(col(OutboxAction.cause), Integer)  # rule: change numbers are numbers
@@ -41,5 +41,5 @@ def _pending(action: OutboxAction) -> tuple[ColumnElement[bool], ...]:
         # rule: sessions of one verification are told of in one order
         col(OutboxAction.session_id).in_(select(col(VerificationRecord.session_id)).where(siblings)),
         col(OutboxAction.name) == action.name,
-        col(OutboxAction.status) == ActionStatus.PENDING,  # rule: a dead change blocks nobody
+        status_of(OutboxAction) == ActionStatus.PENDING,  # rule: a dead change blocks nobody
     )

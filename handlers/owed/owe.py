@@ -10,7 +10,7 @@ from sqlmodel import Session, col
 from config.inserts import insert_or
 from config.settings import settings
 from handlers.owed.kinds import BURNED_CAUSE, KINDS, TELLING, Owed
-from handlers.tables.models import ActionStatus, OutboxAction
+from handlers.tables.models import ActionStatus, OutboxAction, status_of
 
 _TELLING = ", ".join(f"'{name}'" for name in TELLING)
 _REVIVING = ", ".join(f"'{name}'" for name, kind in KINDS.items() if kind.revives)
@@ -71,6 +71,6 @@ def withdraw(session: Session, session_ids: Collection[str], kinds: Collection[s
         col(OutboxAction.session_id).in_(session_ids),
         col(OutboxAction.name).in_(kinds),
         col(OutboxAction.cause) != BURNED_CAUSE,
-        col(OutboxAction.status) == ActionStatus.PENDING,
+        status_of(OutboxAction) == ActionStatus.PENDING,
     )
     session.connection().execute(pending.values(status=ActionStatus.SKIPPED, reason=reason, done_at=at))

@@ -21,7 +21,6 @@ from sqlalchemy import (
     Select,
     bindparam,
     exists,
-    func,
     or_,
     select,
     update,
@@ -41,7 +40,7 @@ from handlers.queue.failures import (
     describe,
     stopping,
 )
-from handlers.tables.models import InboxEvent, OutboxAction, Paused
+from handlers.tables.models import InboxEvent, OutboxAction, Paused, status_of
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -276,7 +275,7 @@ def _bury(claim: Claim, reason: str) -> None:
 
 
 def _bury_unread(table: Table, row_id: Any, reason: str) -> None:
-    unfinished = update(table).where(col(table.id) == row_id, col(table.status) == table.UNFINISHED)
+    unfinished = update(table).where(col(table.id) == row_id, status_of(table) == table.UNFINISHED)
     with statement() as connection:
         connection.execute(unfinished.values(status=table.DEAD, last_error=reason))
     log.error(f"{table.NOUN}.unreadable", id=row_id, error=reason)
@@ -287,7 +286,7 @@ def _bury_unread(table: Table, row_id: Any, reason: str) -> None:
 def _claiming(table: Table, first_try: bool | None) -> Executable:
     free: Select[Any] = select(col(table.id)).where(
         col(table.id).in_(bindparam("ids", expanding=True)),
-        _looked_up(table) == table.UNFINISHED,  # rule: what has ended is not claimed
+        status_of(table) == table.UNFINISHED,  # rule: what has ended is not claimed
         col(table.due_at) <= now(),  # rule: what is not due is not claimed
         # rule: a lease outlives a jump of the database's clock
         or_(col(table.attempts) == 0, col(table.due_at) <= bindparam("true_now", type_=UtcDateTime)),
@@ -307,21 +306,12 @@ def _claiming(table: Table, first_try: bool | None) -> Executable:
     )
 
 
-def _looked_up(table: Table) -> ColumnElement[str]:
-    """The status of rows that are found by their ids.
-
-    Said so that the index of what is due does not serve: PostgreSQL takes it for empty after a quiet time, and would
-    read all that waits for each claim.
-    """
-    return func.coalesce(col(table.status), "")
-
-
 @cache
 def _claimed_rows(table: Table, moments: tuple[str, ...]) -> Executable:
     """Touches nothing once the claim is lost."""
     claimed = update(table.__table__).where(  # type: ignore[union-attr]
         col(table.id).in_(bindparam("ids", expanding=True)),
         col(table.attempts) == bindparam("claimed_attempts"),  # rule: who comes late is fenced by the attempt
-        _looked_up(table) == table.UNFINISHED,  # rule: what has ended stays as it is
+        status_of(table) == table.UNFINISHED,  # rule: what has ended stays as it is
     )
     return claimed.values({name: now(bindparam(f"{name}_seconds", type_=Float)) for name in moments})

@@ -21,7 +21,7 @@ from handlers.sessions.forgetting import forget_sessions
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.turn import Turn, Wanted, fence
 from handlers.stripe_api.changing import Answer
-from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord
+from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord, status_of
 from handlers.upkeep.drift import observed
 
 
@@ -93,7 +93,7 @@ def _tell_anew(session: Session, record: VerificationRecord) -> None:
     before = update(OutboxAction).where(
         col(OutboxAction.session_id) == record.session_id,
         col(OutboxAction.name) == "notify_app",
-        col(OutboxAction.status) == ActionStatus.PENDING,
+        status_of(OutboxAction) == ActionStatus.PENDING,
     )
     skipped = {"status": ActionStatus.SKIPPED, "reason": "told anew", "done_at": at}
     session.connection().execute(before.values(skipped))

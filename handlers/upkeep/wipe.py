@@ -14,7 +14,7 @@ from config.database import now, transaction
 from handlers.inbox.apply import wipe_events
 from handlers.inbox.verifications import lock_records
 from handlers.record.events import Status
-from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord
+from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord, status_of
 
 _ENDED = (Status.VERIFIED, Status.CANCELED)
 _THEIRS = col(VerificationRecord.verification_id) == col(Verification.id)
@@ -76,7 +76,7 @@ def _is_kept(days: timedelta) -> ColumnElement[bool]:
     """An open session may be taken up again, and what is owed may need whom it is owed to."""
     is_owed = exists().where(
         col(OutboxAction.session_id) == col(VerificationRecord.session_id),
-        col(OutboxAction.status) == ActionStatus.PENDING,
+        status_of(OutboxAction) == ActionStatus.PENDING,
     )
     has_ended = col(VerificationRecord.status).in_(_ENDED)
     return or_(

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, event
 
 from config import broker
 from config.database import engine
-from handlers.inbox.process import process
+from handlers.inbox.process import process, process_session
 from handlers.inbox.receive import receive
 from handlers.outbox import perform as performing
 from handlers.outbox.perform import perform
@@ -24,6 +24,7 @@ from handlers.sessions.seen import seen
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.webhooks.intake import Intake
 from receiver.webhooks.storage import _OnTheLoop
+from tests.bench import store
 from tests.integration.openings import wanted
 from tests.support import databases, facts
 from worker.commands import show
@@ -205,7 +206,8 @@ def test_status_asks_each_question_once(json: bool, capsys: pytest.CaptureFixtur
     facts.all_alive()
     with counted() as costs:
         show.status(Namespace(json=json))
-    assert len(costs.statements) == (13 if is_postgres() else 12)  # which is asked for its connections, too
+    # PostgreSQL is asked for its connections, too, and told twice how to plan
+    assert len(costs.statements) == (15 if is_postgres() else 12), costs.statements
     assert "queue_messages" in capsys.readouterr().out
 
 
@@ -259,3 +261,30 @@ def test_nobody_is_looked_for_by_a_scan_of_all_verifications(environment: pytest
     event.remove(engine(), "before_cursor_execute", explain)
     assert len(plans) > 10, plans
     assert {statement for statement, plan in plans.items() if "Seq Scan on verification" in plan} == set()
+
+
+def test_what_is_found_by_its_id_or_its_session_is_not_looked_for_among_all_that_waits(database_url: str) -> None:
+    if not is_postgres():
+        pytest.skip("how PostgreSQL plans it")
+    store.fill(database_url, 20_000, 6_000)
+    store.add_waiting(database_url, 1_000)  # of which it does not know yet
+    plans: dict[str, str] = {}
+
+    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if statement.split()[0] in ("SELECT", "UPDATE", "WITH"):
+            cursor.execute("EXPLAIN " + statement, parameters)
+            plans[statement] = "\n".join(row[0] for row in cursor.fetchall())
+
+    event.listen(engine(), "before_cursor_execute", explain)
+    try:
+        event_ids = received(2)
+        receive(stories(2))  # all duplicates
+        process_session("vs_0")
+        for action_id in process(event_ids):
+            perform(action_id)
+        process(event_ids)
+    finally:
+        event.remove(engine(), "before_cursor_execute", explain)
+    assert len(plans) > 10, plans
+    waiting = ("_due ", "_waiting ")
+    assert [asked for asked, plan in plans.items() if any(index in plan for index in waiting)] == []
