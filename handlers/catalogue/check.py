@@ -37,6 +37,8 @@ def check() -> None:
 def faults() -> list[str]:
     """All that is wrong with LOCALES and TEMPLATES_DIR; what cannot be read comes first, and alone."""
     languages = settings().locales
+    if lost := list(_lost()):
+        return lost
     if unread := [fault for language in {"en": 0, **dict.fromkeys(languages)} for fault in _unread(language)]:
         return unread
     parsed: dict[tuple[str, str], nodes.Template] = {}
@@ -67,6 +69,17 @@ def unsaid() -> list[str]:
         for message in catalog
         if message.id and message.id not in said
     ]
+
+
+def _lost() -> Iterator[str]:
+    """Files of TEMPLATES_DIR that cannot be read, such as a link to nowhere: instead of them, ours would be taken."""
+    theirs = settings().templates_dir
+    for path in sorted(theirs.rglob("*")) if theirs else []:
+        if path.suffix in (".jinja", ".po", ".css"):
+            try:
+                path.read_bytes()
+            except OSError as error:
+                yield f"TEMPLATES_DIR: {path.name} cannot be read: {type(error).__name__}"
 
 
 def _unread(language: str) -> Iterator[str]:

@@ -329,6 +329,18 @@ def test_a_template_that_is_no_text_is_found(tmp_path: Path, set_: Set) -> None:
     assert faults() == ["TEMPLATES_DIR: email_verified.jinja is not written in UTF-8"]
 
 
+@pytest.mark.parametrize("name", ["pages/todo.jinja", "pages/pages.css", "mails/html/layout.jinja", "words/de.po"])
+def test_instead_of_a_file_that_is_not_there_or_none_ours_is_not_taken(name: str, tmp_path: Path, set_: Set) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    path.symlink_to("nowhere")
+    set_(TEMPLATES_DIR=tmp_path)
+    assert faults() == [f"TEMPLATES_DIR: {path.name} cannot be read: FileNotFoundError"]
+    path.unlink()
+    path.mkdir()
+    assert faults() == [f"TEMPLATES_DIR: {path.name} cannot be read: IsADirectoryError"]
+
+
 def test_what_a_team_writes_is_escaped_in_html_as_ours_is(tmp_path: Path, set_: Set) -> None:
     catalog = Catalog(locale="de")
     catalog.add("Hello,", 'Hallo <b>&"')
