@@ -1,16 +1,20 @@
-"""One mail over SMTP, in bounded time, and which of the server's answers are final."""
+"""Mails over SMTP, each in bounded time, and which of the server's answers are final."""
 
+import atexit
+import os
 import re
 import smtplib
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
+
+from pydantic import SecretStr
 
 from config.settings import settings
 from handlers.queue.failures import AwayError, PermanentError, RefusedError, UnknownOutcomeError, stopping
@@ -23,6 +27,9 @@ _ANSWER_SECONDS = 300.0
 MAIL_LEASE = timedelta(seconds=_ANSWER_SECONDS + 30.0)  # from the moment before the mail is given away
 _ENDING_SECONDS = 20.0  # once this process is asked to end: a platform gives it thirty
 _GLANCE_SECONDS = 1.0
+_MOST_MAILS = 50  # over one connection: servers that count allow a hundred
+_IDLE_SECONDS = 10.0  # until a connection is given up: RFC 5321 has servers wait for five minutes, some wait for less
+_USED_SECONDS = 5.0  # for the first answer over a used connection, which may lead nowhere
 _DOTS = re.compile(rb"^\.", re.MULTILINE)
 
 
@@ -35,17 +42,40 @@ def send_by_smtp(message: bytes, recipient: str, last_look: Callable[[], object]
     sender, content = settings().mail_from.mailbox, message.replace(b"\n", b"\r\n")
     options = [] if (sender + recipient).isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
 
-    def give(smtp: smtplib.SMTP) -> None:
+    def give(smtp: _Bounded) -> None:
         if options and not smtp.has_extn("smtputf8"):
             raise smtplib.SMTPNotSupportedError
         smtp.sendmail(sender, [recipient], content, options)
 
-    _use_smtp(give, last_look)
+    with _in_our_words():
+        _bounds.ends_at = time.monotonic() + _TOTAL_SECONDS
+        if kept := _take():
+            try:
+                kept.use(give, last_look)
+                return
+            except (OSError, smtplib.SMTPException):  # which says nothing: it may be the connection's own end
+                # rule: a mail that may be given away already is not given once more
+                if kept.is_giving:
+                    raise
+        _connect().use(give, last_look)
 
 
 def check_smtp() -> None:
     """Connects, logs in and says who sends, as for a mail. Raises as `send_by_smtp` does."""
-    _use_smtp(_introduce)
+    with _in_our_words():
+        _bounds.ends_at = time.monotonic() + _TOTAL_SECONDS
+        smtp = _connect()
+        try:
+            _introduce(smtp)
+        finally:
+            smtp.close()
+
+
+def hang_up() -> None:
+    """Ends the connections that no mail uses, and waits for nothing."""
+    with suppress(IndexError):
+        while True:
+            _idle.pop().end()
 
 
 def _introduce(smtp: smtplib.SMTP) -> None:
@@ -55,13 +85,10 @@ def _introduce(smtp: smtplib.SMTP) -> None:
         raise smtplib.SMTPSenderRefused(code, answer, sender)
 
 
-def _use_smtp(use: Callable[[smtplib.SMTP], object], last_look: Callable[[], object] = lambda: None) -> None:
-    server = urlsplit(settings().smtp_url.get_secret_value())
+@contextmanager
+def _in_our_words() -> Iterator[None]:
     try:
-        with _conversation(server) as smtp:
-            smtp.last_look = last_look
-            _log_in(smtp, server)
-            use(smtp)
+        yield
     except smtplib.SMTPRecipientsRefused as error:
         raise _refusal(next(iter(error.recipients.values()))[0]) from None
     except smtplib.SMTPDataError as error:
@@ -78,31 +105,50 @@ def _use_smtp(use: Callable[[smtplib.SMTP], object], last_look: Callable[[], obj
         raise AwayError(f"the SMTP server was not reached: {type(error).__name__}") from None
 
 
-@contextmanager
-def _conversation(server: SplitResult) -> Iterator["_Bounded"]:
-    host = server.hostname or "localhost"
+def _take() -> "_Bounded | None":
+    """A connection that another mail has used, the last one first."""
+    with suppress(IndexError):
+        while True:
+            smtp = _idle.pop()
+            if smtp.begins_again():
+                return smtp
+            smtp.end()
+    return None
+
+
+def _connect() -> "_Bounded":
+    server = urlsplit(settings().smtp_url.get_secret_value())
+    host, seconds = server.hostname or "localhost", max(0.1, min(_CONNECT_SECONDS, _bounds.ends_at - time.monotonic()))
     smtp: _Bounded
     if server.scheme == "smtps":
-        smtp = _BoundedSsl(host, server.port or 465, timeout=_CONNECT_SECONDS, context=ssl.create_default_context())
+        smtp = _BoundedSsl(host, server.port or 465, timeout=seconds, context=ssl.create_default_context())
     else:
-        smtp = _Bounded(host, server.port or 587, timeout=_CONNECT_SECONDS)
+        smtp = _Bounded(host, server.port or 587, timeout=seconds)
+    smtp.address = settings().smtp_url
     try:
-        yield smtp
-    finally:
-        smtp.close()  # without QUIT: once the mail is accepted, nothing may fail any more
+        _log_in(smtp, server)
+    except BaseException:
+        smtp.close()
+        raise
+    return smtp
 
 
 class _Bounded(smtplib.SMTP):
     """A conversation with an end: smtplib's timeout is for each read, and one that drips would outlast the lease."""
 
+    address: SecretStr  # SMTP_URL when it was opened
     last_look: Callable[[], object]
+    is_giving: bool  # the server wants the mail
+    _mails = 0
+    _is_idle = False
     _ends_at: float
     _is_over: threading.Event
+    _turn: threading.Lock  # of whoever begins, ends or keeps it
     _wire: socket.socket | None = None  # the connection once more, for whoever watches: TLS takes the other one
 
     def connect(self, host: str = "localhost", port: int = 0, source_address: Any = None) -> tuple[int, bytes]:
-        self._is_over = threading.Event()
-        self._ends_at = time.monotonic() + _TOTAL_SECONDS
+        self._is_over, self._turn = threading.Event(), threading.Lock()
+        self._ends_at = _bounds.ends_at
         threading.Thread(target=self._watch, daemon=True).start()
         try:
             greeting = super().connect(host, port, source_address)
@@ -113,11 +159,41 @@ class _Bounded(smtplib.SMTP):
             self.sock.settimeout(None)  # whoever watches cuts it
         return greeting
 
+    def use(self, give: Callable[["_Bounded"], object], last_look: Callable[[], object]) -> None:
+        """Gives a mail, and is kept for the next one; closed at once where anything went wrong."""
+        self.last_look, self.is_giving = last_look, False
+        try:
+            give(self)
+        except BaseException:
+            self.close()
+            raise
+        self._mails += 1
+        with self._turn:
+            self._is_idle, self._ends_at = True, time.monotonic() + _IDLE_SECONDS
+        if self._mails < _MOST_MAILS:
+            _idle.append(self)
+        else:
+            self.end()
+
+    def begins_again(self) -> bool:
+        """Whether it is good for one more mail, which has begun then."""
+        with self._turn:
+            if self._is_over.is_set() or self.address != settings().smtp_url or time.monotonic() > self._ends_at:
+                return False
+            self._is_idle, self._ends_at = False, min(_bounds.ends_at, time.monotonic() + _USED_SECONDS)
+            return True
+
+    def mail(self, sender: str, options: Sequence[str] = ()) -> tuple[int, bytes]:
+        answer = super().mail(sender, options)
+        self._ends_at = _bounds.ends_at  # somebody is there
+        return answer
+
     def data(self, msg: Any) -> tuple[int, bytes]:
         """Gives the mail away as smtplib does, after a last look, and waits for the answer as long as it takes."""
         code, answer = self.docmd("data")
         if code != 354:
             raise smtplib.SMTPDataError(code, answer)
+        self.is_giving = True
         self.last_look()
         self.send(_DOTS.sub(b"..", msg) + b".\r\n")
         if not stopping.is_set():
@@ -129,6 +205,19 @@ class _Bounded(smtplib.SMTP):
         if not (200 <= code < 300 or 400 <= code < 600):
             raise UnknownOutcomeError("the SMTP server has the mail and did not say what became of it")
         return (250, answer) if code < 300 else (code, answer)
+
+    def end(self) -> None:
+        """Says QUIT where no mail is under way, and hangs up: as Postfix does, nobody waits for the answer."""
+        with self._turn:
+            if self._is_idle and not self._is_over.is_set():
+                self._quit()
+
+    def _quit(self) -> None:
+        with suppress(OSError):
+            if self.sock:
+                self.sock.settimeout(0.0)
+                self.sock.send(b"QUIT\r\n")
+        self.close()
 
     def close(self) -> None:
         self._is_over.set()
@@ -145,13 +234,21 @@ class _Bounded(smtplib.SMTP):
         while not self._is_over.wait(min(max(0.1, self._ends_at - time.monotonic()), _GLANCE_SECONDS)):
             if stopping.is_set():
                 self._ends_at = min(self._ends_at, time.monotonic() + _ENDING_SECONDS)
-            with suppress(OSError):
-                if self._wire and time.monotonic() > self._ends_at:
+            with self._turn, suppress(OSError):
+                if time.monotonic() > self._ends_at and self._is_idle:
+                    self._quit()
+                elif self._wire and time.monotonic() > self._ends_at:
                     self._wire.shutdown(socket.SHUT_RDWR)
 
 
 class _BoundedSsl(smtplib.SMTP_SSL, _Bounded):  # in this order, TLS begins on a connection that is watched already
     pass
+
+
+_bounds = threading.local()  # until when the thread's mail is to be given away: the library hands nothing on
+_idle: list[_Bounded] = []  # logged in, and used by no mail
+atexit.register(hang_up)
+os.register_at_fork(after_in_child=_idle.clear)  # they are the parent's
 
 
 def _log_in(smtp: smtplib.SMTP, server: SplitResult) -> None:

@@ -1,11 +1,16 @@
 """Mails against a real SMTP server that accepts, refuses, hangs, drips, hangs up, or wants TLS and a password."""
 
+import os
 import socket
 import ssl
+import struct
 import subprocess
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
@@ -22,11 +27,12 @@ from handlers.outbox.mails import Mail, send
 from handlers.outbox.perform import perform
 from handlers.outbox.smtp import check_smtp
 from handlers.queue.claims import LostClaimError, unless_lost
-from handlers.queue.failures import NotNowError, PermanentError, RefusedError, UnknownOutcomeError
+from handlers.queue.failures import AwayError, NotNowError, PermanentError, RefusedError, UnknownOutcomeError
 from handlers.tables.models import ActionStatus
 from tests.support import databases, facts
 from tests.support.facts import claim_action
 from tests.support.servers import Mailbox, mail_server
+from tests.support.waiting import PATIENCE, wait_until
 
 ADDRESS = "c4nary@example.com"
 KEY = ("vs_1", "email_verified", "verified::vr_1")
@@ -290,6 +296,7 @@ def _raw_server(behave: Callable[[socket.socket], None]) -> Iterator[int]:
         yield listener.getsockname()[1]
     finally:
         stop.set()
+        smtp.hang_up()
         thread.join()
         listener.close()
 
@@ -424,6 +431,284 @@ def test_a_server_whose_certificate_nobody_vouches_for_gets_nothing(
     with pytest.raises(NotNowError, match="SSLCertVerificationError"):
         send(MAIL)
     assert (doorman.seen, mailbox.mails) == ([], [])
+
+
+def test_a_mail_takes_the_connection_of_the_one_before(server: Mailbox) -> None:
+    for _ in range(3):
+        send(MAIL)
+    assert (len(server.mails), len(set(server.peers)), server.quits) == (3, 1, 0)
+
+
+def test_a_connection_carries_so_many_mails_and_is_ended(server: Mailbox, environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(smtp, "_MOST_MAILS", 2)
+    for _ in range(4):
+        send(MAIL)
+    wait_until(lambda: server.quits == 2)
+    assert [server.peers.count(peer) for peer in dict.fromkeys(server.peers)] == [2, 2]
+
+
+def test_a_connection_that_no_mail_uses_for_a_while_is_ended(server: Mailbox, environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(smtp, "_IDLE_SECONDS", 0.2)
+    send(MAIL)
+    wait_until(lambda: server.quits == 1)
+    send(MAIL)
+    assert len(set(server.peers)) == 2
+
+
+def test_a_connection_that_a_process_slept_over_is_not_used(server: Mailbox, environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(smtp, "_IDLE_SECONDS", -1.0)  # and its watcher was asleep, too
+    environment.setattr(smtp._Bounded, "_watch", lambda _: None)
+    send(MAIL)
+    send(MAIL)
+    assert len(set(server.peers)) == 2
+
+
+def test_a_connection_ends_with_its_process_which_waits_for_nobody(server: Mailbox) -> None:
+    words = (
+        "import sys; from handlers.outbox.smtp import send_by_smtp; send_by_smtp(b'x\\n', sys.argv[1], lambda: None)"
+    )
+    subprocess.run([sys.executable, "-c", words, ADDRESS], check=True)
+    wait_until(lambda: server.quits == 1)
+    assert len(server.mails) == 1
+
+
+def test_two_threads_have_a_connection_each(server: Mailbox) -> None:
+    both = threading.Barrier(2)
+    server.at_recipient = lambda: both.wait(PATIENCE) if len(server.mails) < 2 else None
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(send, [MAIL, MAIL]))
+    assert len(set(server.peers)) == 2
+    send(MAIL)
+    send(MAIL)
+    assert (len(set(server.peers)), server.peers[2]) == (2, server.peers[3])
+
+
+def test_a_child_leaves_its_parents_connection_alone(server: Mailbox) -> None:
+    send(MAIL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of threads
+        child = os.fork()
+    if child == 0:
+        smtp.hang_up()
+        os._exit(len(smtp._idle))
+    assert os.waitpid(child, 0)[1] == 0
+    send(MAIL)
+    assert (len(set(server.peers)), server.quits) == (1, 0)
+
+
+def test_another_address_is_another_connection(server: Mailbox, environment: pytest.MonkeyPatch) -> None:
+    send(MAIL)
+    with mail_server(other := Mailbox()) as port:
+        environment.setenv("SMTP_URL", f"smtp://127.0.0.1:{port}")
+        settings.cache_clear()
+        send(MAIL)
+        assert (len(server.mails), len(other.mails)) == (1, 1)
+    wait_until(lambda: server.quits == 1)
+
+
+def test_a_login_is_good_for_all_mails_of_a_connection(
+    tls_port: int, mailbox: Mailbox, doorman: Doorman, certificate: tuple[Path, Path], environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("SSL_CERT_FILE", str(certificate[0]))
+    _use(environment, f"smtp://user%40x:p%40ss%2Fword@localhost:{tls_port}")
+    for _ in range(3):
+        send(MAIL)
+    assert (len(doorman.seen), len(mailbox.mails)) == (1, 3)
+    smtp.hang_up()
+    wait_until(lambda: mailbox.quits == 1)
+
+
+def test_a_mail_that_went_wrong_leaves_no_connection_to_the_next(server: Mailbox) -> None:
+    send(MAIL)
+    server.mail_answer = "450 later"
+    with pytest.raises(RefusedError):
+        send(MAIL)
+    server.mail_answer = "250 OK"
+    send(MAIL)
+    assert len(set(server.peers)) == 2
+
+
+def test_a_refusal_over_a_used_connection_is_asked_for_once_more(server: Mailbox) -> None:
+    send(MAIL)
+    server.recipient_answer = "550 no such user"
+    with pytest.raises(PermanentError, match="answered 550"):
+        send(MAIL)
+    assert len(server.recipients) == 3
+
+
+def test_a_check_uses_a_connection_of_its_own(server: Mailbox) -> None:
+    send(MAIL)
+    server.sender_answer = "553 not yours"
+    with pytest.raises(NotNowError, match="553 to MAIL_FROM"):
+        check_smtp()
+    server.sender_answer = "250 OK"
+    check_smtp()
+    send(MAIL)
+    assert len(set(server.peers)) == 1
+
+
+_End = Callable[[socket.socket, Any], object]
+
+
+@contextmanager
+def _ending_server(end: _End) -> Iterator[list[int]]:
+    """A server that takes one mail over a connection, and then ends it; how many mails were given over each."""
+    listener, given, threads = socket.create_server(("127.0.0.1", 0)), list[int](), list[threading.Thread]()
+
+    def take(connection: socket.socket, number: int) -> None:
+        with connection, suppress(OSError):
+            lines = connection.makefile("rb")
+            connection.sendall(b"220 mail.test\r\n")
+            for line in lines:
+                connection.sendall(b"354 go on\r\n" if line == b"data\r\n" else b"250 OK\r\n")
+                if line == b"data\r\n":
+                    while lines.readline() != b".\r\n":
+                        pass
+                    given[number] += 1
+                    connection.sendall(b"250 OK\r\n")
+                    end(connection, lines)
+                    return
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                given.append(0)
+                threads.append(threading.Thread(target=take, args=(connection, len(given) - 1)))
+                threads[-1].start()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with pytest.MonkeyPatch.context() as environment:
+        _use(environment, f"smtp://127.0.0.1:{listener.getsockname()[1]}")
+        try:
+            yield given
+        finally:
+            smtp.hang_up()
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+            for one in (thread, *threads):
+                one.join()
+
+
+def _at(verb: bytes, answer: bytes) -> _End:
+    """Until that verb all is well, which gets this answer; and then the connection is closed."""
+
+    def end(connection: socket.socket, lines: Any) -> None:
+        while not lines.readline().lower().startswith(verb):
+            connection.sendall(b"250 OK\r\n")
+        connection.sendall(answer)
+
+    return end
+
+
+def _reset(connection: socket.socket, _: Any) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _say_nothing(_: socket.socket, lines: Any) -> None:
+    while lines.readline():
+        pass
+
+
+def _drip_an_answer(connection: socket.socket, lines: Any) -> None:
+    lines.readline()
+    while True:
+        connection.sendall(b"2")
+        stop.wait(0.01)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda *_: None,
+        lambda connection, _: connection.sendall(b"421 you were idle\r\n"),
+        lambda connection, _: connection.sendall(b"250 OK\r\n"),
+        _reset,
+        _say_nothing,
+        _drip_an_answer,
+        *(
+            _at(verb, answer)
+            for verb in (b"mail", b"rcpt", b"data")
+            for answer in (b"", b"421 enough\r\n", b"nonsense")
+        ),
+        _at(b"mail", b"503 EHLO first\r\n"),
+        _at(b"rcpt", b"450 too many mails\r\n"),
+        _at(b"rcpt", b"550 too many mails\r\n"),
+        _at(b"data", b"550 too many mails\r\n"),
+    ],
+)
+def test_a_used_connection_that_has_ended_costs_a_new_one_and_no_try(
+    end: _End, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(smtp, "_USED_SECONDS", 0.3)
+    stop.clear()
+    with _ending_server(end) as given:
+        for _ in range(3):
+            send(MAIL)
+        assert given == [1, 1, 1]
+
+
+@pytest.mark.parametrize("answer", [b"", b"25", b"nonsense\r\n", b"354 more\r\n"])
+def test_a_used_connection_that_ends_with_a_mail_in_it_leaves_the_outcome_unknown(answer: bytes) -> None:
+    with _ending_server(_with_the_mail(answer)) as given:
+        send(MAIL)
+        with pytest.raises(UnknownOutcomeError):
+            send(MAIL)
+        assert given == [1]
+        send(MAIL)
+        assert given == [1, 1]
+
+
+def test_a_mail_refused_over_a_used_connection_is_not_given_once_more() -> None:
+    with _ending_server(_with_the_mail(b"421 not now\r\n")) as given:
+        send(MAIL)
+        with pytest.raises(RefusedError, match="answered 421"):
+            send(MAIL)
+        assert given == [1]
+
+
+def _with_the_mail(answer: bytes) -> _End:
+    def end(connection: socket.socket, lines: Any) -> None:
+        _at(b"data", b"354 go on\r\n")(connection, lines)
+        while lines.readline() != b".\r\n":
+            pass
+        connection.sendall(answer)
+
+    return end
+
+
+def test_a_claim_lost_over_a_used_connection_gives_nothing_away(server: Mailbox) -> None:
+    def forbid() -> None:
+        raise LostClaimError
+
+    send(MAIL)
+    with pytest.raises(LostClaimError):
+        send(replace(MAIL, last_look=forbid))
+    assert (len(server.mails), len(server.recipients)) == (1, 2)
+
+
+def test_a_used_connection_gives_a_slow_mail_no_more_time(server: Mailbox, environment: pytest.MonkeyPatch) -> None:
+    send(MAIL)
+    environment.setattr(smtp, "_TOTAL_SECONDS", 0.5)
+    late = threading.Event()
+    server.at_recipient = lambda: late.wait(PATIENCE)
+    with pytest.raises(NotNowError, match="was not reached"):
+        send(MAIL)
+    late.set()
+    assert len(server.mails) == 1
+
+
+def test_a_kept_connection_does_not_outlive_its_server(environment: pytest.MonkeyPatch) -> None:
+    before, after = Mailbox(), Mailbox()
+    with mail_server(before) as port:
+        _use(environment, f"smtp://127.0.0.1:{port}")
+        send(MAIL)
+    with pytest.raises(AwayError, match="ConnectionRefusedError"):
+        send(MAIL)
+    with mail_server(after, port=port):
+        send(MAIL)
+    assert (len(before.mails), len(after.mails)) == (1, 1)
 
 
 @pytest.mark.usefixtures("database_url")

@@ -210,6 +210,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "what was seen too long ago is not relied on": (never, FENCES),
     "there are few tries whose outcome is unknown": (never, SMTP),
     "tries whose outcome is unknown are far apart": (never, SMTP),
+    "a mail that may be given away already is not given once more": (never, SMTP),
     "what ends its process is buried at last": (never, (*POISON, *OUTBOX, *INBOX)),
     "what was tried often enough is buried": (becomes("{values[0]}"), (*OUTBOX, *INBOX)),
     "what the database, Stripe or the network spoils is no try": (always, (*THIN, *CALLBACK)),

@@ -22,7 +22,7 @@ from config import broker, database, settings
 from handlers.catalogue import mails as catalogue_mails
 from handlers.catalogue import words
 from handlers.metrics import counting, heartbeats
-from handlers.outbox import application, mails
+from handlers.outbox import application, mails, smtp
 from handlers.stripe_api import client
 from handlers.tables import schema
 from receiver import health
@@ -74,6 +74,7 @@ def forget_process_state() -> None:
         *written,
     ):
         remembered.cache_clear()
+    smtp.hang_up()
     database._reading = database._jump_seen = None
     for look in health.LOOKS:
         look._latest = None

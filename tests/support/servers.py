@@ -101,6 +101,8 @@ class Mailbox:
         self.hanging = 0
         self.at_recipient: Callable[[], object] = lambda: None  # in a thread, before the answer
         self.mail_delay = 0.0  # seconds between a mail and its answer
+        self.peers: list[Any] = []  # of the mails: those of one connection are the same
+        self.quits = 0
 
     async def handle_MAIL(  # noqa: N802  # aiosmtpd's name
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
@@ -121,7 +123,7 @@ class Mailbox:
             envelope.rcpt_tos.append(address)
         return f"{answer} <{address}>"
 
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, _server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         """Takes or refuses a mail."""
         if self.hangs:
             self.hanging += 1
@@ -131,19 +133,31 @@ class Mailbox:
                 self.hanging -= 1
         if self.mail_answer.startswith("250"):
             self.mails.append(envelope)
+            self.peers.append(session.peer)
         await asyncio.sleep(self.mail_delay)
         return self.mail_answer
 
+    async def handle_QUIT(self, _server: SMTP, _session: Session, _envelope: Envelope) -> str:  # noqa: N802
+        """Says goodbye."""
+        self.quits += 1
+        return "221 bye"
+
 
 @contextmanager
-def mail_server(mailbox: Mailbox, ssl: SSLContext | None = None, **options: Any) -> Iterator[int]:
+def mail_server(mailbox: Mailbox, ssl: SSLContext | None = None, port: int = 0, **options: Any) -> Iterator[int]:
     """A real SMTP server, over TLS from the start if it gets a context for that; its port."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
+    conversations: list[SMTP] = []
+
+    def begin() -> SMTP:
+        conversations.append(SMTP(mailbox, hostname="mail.test", **options))
+        return conversations[-1]
+
     async def start() -> asyncio.Server:
-        return await loop.create_server(lambda: SMTP(mailbox, hostname="mail.test", **options), "127.0.0.1", 0, ssl=ssl)
+        return await loop.create_server(begin, "127.0.0.1", port, ssl=ssl)
 
     async def stop(server: asyncio.Server) -> None:
         server.close()
@@ -151,6 +165,9 @@ def mail_server(mailbox: Mailbox, ssl: SSLContext | None = None, **options: Any)
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for one in conversations:
+            if isinstance(one.transport, asyncio.Transport):
+                one.transport.abort()  # a client may be about to use it again
         await loop.shutdown_asyncgens()
 
     server = asyncio.run_coroutine_threadsafe(start(), loop).result()
