@@ -46,7 +46,10 @@ def reencrypt(arguments: argparse.Namespace) -> int:
         return 1
     note_beforehand(acting(arguments), "reencrypt")
     looked_at, unread = 0, list[str]()
-    for ids, lost in progress(write_anew(), "verified outputs", count_kept(), count=lambda batch: len(batch[0])):
+    batches, total, for_machines = write_anew(), count_kept(), arguments.json
+    for ids, lost in progress(
+        batches, "verified outputs", total, count=lambda batch: len(batch[0]), for_machines=for_machines
+    ):
         looked_at += len(ids)
         unread += lost
     if arguments.json:

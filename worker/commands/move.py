@@ -41,7 +41,8 @@ def move_now(arguments: argparse.Namespace) -> int:
             return _refused("--to must be PostgreSQL: postgres://…")
         total = 2 * count_rows(source)
         migrate()
-        for step in progress(move(source, acting(arguments)), "rows", total, count=lambda step: step.rows):
+        steps, for_machines = move(source, acting(arguments)), arguments.json
+        for step in progress(steps, "rows", total, count=lambda step: step.rows, for_machines=for_machines):
             counts[step.is_comparison][step.table] += step.rows
     except NotMovedError as error:
         return _refused(f"{error}.")

@@ -50,9 +50,9 @@ def progress(
     total: int | None = None,
     count: Callable[[Any], int] = len,
     *,
-    for_machines: bool = False,
+    for_machines: bool,
 ) -> Iterator[_Batch]:
-    """The same batches, with a bar on the terminal that counts what is in them; none where there is no terminal."""
+    """The same batches, with a bar on a person's terminal that counts what is in them."""
     terminal = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(
