@@ -4,6 +4,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import structlog
+
 from config.settings import settings
 from handlers.record.events import Status
 from handlers.sessions.links import link_to
@@ -13,6 +15,8 @@ from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 from handlers.sessions.writing import apply_observed, notice
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +90,7 @@ def enter_by_link(subject: str, way: Way) -> Entry:
 def _fresh(session_id: str, account: str | None, verification_id: str | None, way: Way) -> Entry:
     answer = changing.retrieve(session_id, account)
     if answer is None:
+        log.warning("session.gone", id=verification_id or session_id)
         raise OpeningError("canceled", "it is gone at Stripe")
     try:
         if answer.state.status != Status.REQUIRES_INPUT:

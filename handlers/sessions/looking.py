@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
+import structlog
 from sqlalchemy import or_, update
 from sqlmodel import col
 
@@ -12,6 +13,8 @@ from handlers.sessions.writing import apply_observed, notice
 from handlers.stripe_api import changing
 from handlers.tables.models import Verification, VerificationRecord
 from handlers.upkeep.drift import differs
+
+log = structlog.stdlib.get_logger(__name__)
 
 _ONCE_IN = timedelta(seconds=10)
 
@@ -47,9 +50,12 @@ def look(verification_id: str) -> Looked:
     if claimed is None or claimed.session_id is None:
         return Looked()
     answer = changing.retrieve(claimed.session_id, claimed.account or None)
+    if answer is None:
+        log.warning("session.gone", id=verification_id)
+        return Looked(is_gone=True)
     # rule: of what is being redacted its event tells; nobody would know whose verification it was
-    if answer is None or answer.state.redaction:
-        return Looked(is_gone=answer is None)
+    if answer.state.redaction:
+        return Looked()
     owed = apply_observed(notice(answer, claimed.account or None, livemode=claimed.livemode))
     with transaction() as session:
         record = session.get(VerificationRecord, claimed.session_id)

@@ -107,7 +107,7 @@ class Room:
             name = _REFUSED.get(error.code, "away")
             # Of what is gone at Stripe the record knows nothing: a script would load the page that it has.
             is_gone = name == Word.ENDED and error.detail
-            return _gone(request, subject, found) if is_gone else answers.refusal(request, name, locale=found.locale)
+            return _gone(request, found) if is_gone else answers.refusal(request, name, locale=found.locale)
         if not (isinstance(fields["client_secret"], str) if is_modal else leads_to_stripe(fields["url"])):
             log.error("page.entry_refused", id=subject, origin=origin(str(fields.get("url"))))
             return answers.refusal(request, "away", locale=found.locale)
@@ -145,7 +145,7 @@ class Room:
             with suppress(BusyError, NotNowError, PermanentError, *DATABASE_TROUBLE):  # its event will tell
                 looked = await self._asking.do(look, subject)
                 if looked.is_gone:
-                    return _gone(request, subject, found)
+                    return _gone(request, found)
                 after = "" if looked.is_known else after
                 await self._looking.do(publish_actions, looked.owed)
         return answers.redirect(request, f"{urlsplit(link_to(subject).url).path}/status{after}")
@@ -199,8 +199,7 @@ def _page(request: Request, found: Seen) -> Response:
     return answers.page(request, found.word, _shown(request, found), found.locale)
 
 
-def _gone(request: Request, subject: str, found: Seen) -> Response:
-    log.warning("session.gone", id=subject)
+def _gone(request: Request, found: Seen) -> Response:
     return answers.page(request, Word.ENDED, Shown(continue_url=found.return_url), found.locale)
 
 

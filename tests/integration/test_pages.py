@@ -348,7 +348,8 @@ def test_what_is_gone_at_stripe_has_ended_and_a_script_leaves_that_to_the_browse
         )
     back = pages.get(_returning(opened["id"]))
     assert (back.status_code, _title(back.text)) == (410, _title(answer.text))
-    assert capsys.readouterr().out.count("session.gone") == 3
+    assert pages.post(f"/verifications/{opened['id']}/entry", json={}, headers=APP).status_code == 409
+    assert capsys.readouterr().out.count("session.gone") == 4
 
 
 def test_another_sites_page_posts_nothing_and_ours_does(pages: TestClient, stripe: Stories, database_url: str) -> None:
