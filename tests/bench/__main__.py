@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench.accept import accept
+from tests.bench.dyno import dyno
 from tests.bench.figures import figures
 from tests.bench.flow import backlog, end_to_end, latency
 from tests.bench.openings import openings
@@ -30,7 +31,8 @@ def main() -> None:
     parser.add_argument(
         "--only",
         metavar="STAGE,…",
-        help="accept, sqlite, openings, pages, flow, latency, backlog, figures, share, size, scale, weight, promises",
+        help="accept, sqlite, openings, pages, flow, latency, backlog, figures, share, size, scale, weight, dyno, "
+        "promises",
     )
     parser.add_argument("--json", type=Path, default=Path("var/bench.json"), metavar="FILE")
     arguments = parser.parse_args()
@@ -75,6 +77,7 @@ def _stages(report: Report, ours: House, postgres: str, *, quick: bool) -> dict[
         ),
         "scale": partial(scale, report, ours, postgres, rounds=1 if quick else 2, seconds=burst),
         "weight": partial(weight, report, ours, postgres, rounds=1 if quick else 5, seconds=seconds),
+        "dyno": partial(dyno, report, ours, postgres),
         "promises": partial(promises, report, ours, postgres, connections=[64] if quick else [1, 64], pairs=2 * few),
     }
 

@@ -54,11 +54,11 @@ class Process:
 
     def rss(self) -> float:
         """Its memory and its children's, in MB."""
-        return sum(_rss(pid) for pid in _family(self.popen.pid))
+        return sum(_rss(pid) for pid in family(self.popen.pid))
 
     def cpu(self) -> float:
         """Seconds of processor time so far, with its children's."""
-        return sum(_cpu(pid) for pid in _family(self.popen.pid))
+        return sum(_cpu(pid) for pid in family(self.popen.pid))
 
     def stop(self) -> None:
         """As Heroku does."""
@@ -237,12 +237,13 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
+    """A process and its children, and theirs."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return []
-    return [pid, *(one for child in children for one in _family(int(child)))]
+    return [pid, *(one for child in children for one in family(int(child)))]
 
 
 def _rss(pid: int) -> float:
