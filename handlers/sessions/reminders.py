@@ -38,11 +38,14 @@ def hold_back_reminders(session: Session, reason: str) -> int:
 
 def _taken(session: Session, most: int | None = None) -> tuple[list[tuple[str, list[Owed]]], datetime | None]:
     """What is owed of the sessions whose time has come, and when; of none the time comes again."""
+    has_come = col(VerificationRecord.remind_at) <= now()
+    # By itself, and so by its index: PostgreSQL would read all records in the order in which they are locked.
+    longest = select(col(VerificationRecord.session_id)).where(has_come).order_by(col(VerificationRecord.remind_at))
+    due = longest.limit(most).cte("due").prefix_with("MATERIALIZED")
     waiting = (
         select(VerificationRecord, now(), ELSEWHERE)
-        .where(col(VerificationRecord.remind_at) <= now())
+        .where(col(VerificationRecord.session_id).in_(select(due.c.session_id)), has_come)
         .order_by(col(VerificationRecord.session_id))  # as everywhere: no deadlock
-        .limit(most)
         .with_for_update(of=VerificationRecord, skip_locked=True)  # an event is being applied to it
     )
     found = session.execute(waiting).all()

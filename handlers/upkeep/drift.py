@@ -44,6 +44,8 @@ class Whose(NamedTuple):
 def compare_open(report: Report, accounts: Accounts, *, bounded: bool) -> dict[str | None, Asking]:
     """What asks Stripe about each open session whose turn it is (unbounded: about all), for each account."""
     by_account: dict[str | None, list[Whose]] = defaultdict(list)
+    if not accounts:  # a scan of all records would say so
+        return {}
     for one in _open(ours=None in accounts, only_due=bounded):
         by_account[one.account].append(one)
     return {account: compared(report, ours) for account, ours in by_account.items()}

@@ -27,11 +27,16 @@ def judge_limits() -> list[int]:
     )
     submissions = col(VerificationRecord.submissions)
     of_many = and_(col(VerificationRecord.verification_id).is_not(None), submissions + ELSEWHERE >= limit)
-    # Without an index of its own: one scan a run costs less than an index that every event's update has to keep.
+    is_open = col(VerificationRecord.status) == Status.REQUIRES_INPUT
+    # Without an index of its own: one scan a run costs less than an index that every event's update has to keep. By
+    # itself, since PostgreSQL would reckon with the other sessions of each record that there is.
+    some = or_(submissions >= limit, col(VerificationRecord.verification_id).is_not(None))
+    open_ones = select(col(VerificationRecord.session_id)).where(is_open, some).cte("open_ones")
     forgotten = (
         select(VerificationRecord, now(), ELSEWHERE)
         .where(
-            col(VerificationRecord.status) == Status.REQUIRES_INPUT,
+            col(VerificationRecord.session_id).in_(select(open_ones.prefix_with("MATERIALIZED").c.session_id)),
+            is_open,
             or_(submissions >= limit, of_many),
             col(VerificationRecord.redacted_at).is_(None),
             ~judged,

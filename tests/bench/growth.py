@@ -66,7 +66,7 @@ def _measure(report: Report, house: House, rows: int, rounds: int) -> None:
         store.forget_undone(database)
     _beside_a_purge(report, house, grown, rounds)
     report.plans |= plans.explain(house, grown)
-    scans = sorted(name for name, plan in report.plans.items() if "Seq Scan" in plan)
+    scans = sorted(name for name, plan in report.plans.items() if plans.scanned(plan))
     report.add(
         "plans", "statements on an event's way that scan a whole table", ", ".join(scans) or "none", met=not scans
     )

@@ -37,7 +37,7 @@ def size(report: Report, house: House, *, events: int, records: int, rounds: int
             met=times >= 0.9,
         )
     found = plans.explain(house, full)
-    scans = sorted({name for name, plan in found.items() if "Seq Scan" in plan})
+    scans = sorted({name for name, plan in found.items() if plans.scanned(plan)})
     report.plans |= found
     report.add(
         f"size: {events:,} events",

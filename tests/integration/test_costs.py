@@ -20,8 +20,10 @@ from handlers.outbox.perform import perform
 from handlers.queue.claims import due
 from handlers.record.events import VerificationEvent
 from handlers.sessions import asking, entering, links, looking, opening, timeline, views
+from handlers.sessions.reminders import remind
 from handlers.sessions.seen import seen
 from handlers.tables.models import InboxEvent, OutboxAction
+from handlers.upkeep.limits import judge_limits
 from receiver.webhooks.intake import Intake
 from receiver.webhooks.storage import _OnTheLoop
 from tests.bench import store
@@ -288,3 +290,24 @@ def test_what_is_found_by_its_id_or_its_session_is_not_looked_for_among_all_that
     assert len(plans) > 10, plans
     waiting = ("_due ", "_waiting ")
     assert [asked for asked, plan in plans.items() if any(index in plan for index in waiting)] == []
+
+
+def test_whoever_is_reminded_or_at_a_limit_is_looked_for_once_and_not_record_by_record(database_url: str) -> None:
+    if not is_postgres():
+        pytest.skip("how PostgreSQL plans it")
+    store.fill(database_url, 20_000, 6_000)
+    costs: list[float] = []
+
+    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if statement.startswith(("SELECT verification_record", "WITH")):
+            cursor.execute("EXPLAIN (FORMAT JSON) " + statement, parameters)
+            costs.append(cursor.fetchone()[0][0]["Plan"]["Total Cost"])
+
+    event.listen(engine(), "before_cursor_execute", explain)
+    try:
+        judge_limits()
+        remind()
+    finally:
+        event.remove(engine(), "before_cursor_execute", explain)
+    assert len(costs) == 2
+    assert max(costs) < 25_000  # each record's others: above 50,000
