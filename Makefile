@@ -19,7 +19,7 @@ define compile
 endef
 .DEFAULT_GOAL = help
 .PHONY: help install dev demo run listen stripe test test-postgres test-browser e2e proof mutants chaos hosts fuzz api-cases bench growth bench-peers \
-	bench-tools browser-tools ci way mails pages check lock lock-check upgrade
+	bench-tools browser-tools ci way mails pages pictures check lock lock-check upgrade
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ mails: dev ## Writes every mail in every language to var/mails, and takes pictur
 
 pages: dev ## The same for every page and each of its states, to var/every-page
 	@$(BIN)/python -m tests.support.pictures pages
+
+pictures: dev browser-tools ## Takes the pictures of the console that README shows, of a made-up day
+	@$(BIN)/python -m tests.browser.pictures
 
 fuzz: dev ## Sends 100,000 requests to a receiver, nearly all of them wrong: FUZZ="--requests 1000000 --seed 7"
 	@$(BIN)/python -m tests.fuzz $(FUZZ)

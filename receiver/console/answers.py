@@ -56,9 +56,9 @@ async def fields(request: Request) -> dict[str, str]:
         raise SorryError("foreign", 403)
     try:
         body = await read_body(request, _MOST_BYTES)
-    except TooLongError:
+        sent = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=20))
+    except (TooLongError, ValueError):  # of parse_qsl: more fields than any form of ours has
         raise SorryError("long", 413) from None
-    sent = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=20))
     # rule: a form without this browser's token does nothing
     if not is_token(form_key(request), sent.get("token", "")):
         raise SorryError("expired", 403)

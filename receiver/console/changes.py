@@ -58,7 +58,9 @@ def _rows(change: Callable[[Table, Filter, By], Any], id_: str, _: Sent, by: By)
     wanted = Filter(ids=[int(id_)] if is_action else [id_])
     ids: list[Any] = list(chain.from_iterable(change(OutboxAction if is_action else InboxEvent, wanted, by)))
     if not ids:
-        raise RefusedChangeError("it is at its end, or somebody works on it right now")
+        raise RefusedChangeError(
+            "it is at its end, or is worked on right now; somebody else may have done it before you"
+        )
     if change is retry_rows:
         publish_actions(ids) if is_action else publish_events(ids)
 

@@ -123,7 +123,7 @@ class Room:
 
     def _form(self, request: Request, status: int = 200, *, is_wrong: bool = False) -> Response:
         key = form_key(request) or secrets.token_urlsafe(16)
-        answer = page(request, "sign_in", status, key=key, is_wrong=is_wrong)
+        answer = page(request, "sign_in", status, key=key, is_wrong=is_wrong, is_ended="ended" in request.query_params)
         keep_form_key(request, answer, key)
         return answer
 
@@ -247,7 +247,7 @@ class Room:
                     raise SorryError("unsafe", 403)
                 # rule: who has not signed in sees nothing
                 if request.state.visit is None and not to_all:
-                    return redirect(request, "/sign-in")
+                    return redirect(request, "/sign-in?ended" if request.method == "POST" else "/sign-in")
                 return await endpoint(request)
             except SorryError as error:
                 return page(request, "sorry", error.status, word=error.word)

@@ -1,6 +1,9 @@
 """The console in a browser: sign-in, a person, a change; by sight, by keys, on a phone and without scripts."""
 
 import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -13,7 +16,13 @@ from tests.simulator.client import Simulator
 from tests.support.service import Service
 
 pytestmark = pytest.mark.browser
+Dead = Callable[..., list[int]]
 LEAST = 24  # pixels of what is touched (WCAG 2.2, 2.5.8)
+_AGE = "document.querySelector('[data-live] h2').textContent = 'Old'"
+_DEAD = """INSERT INTO outbox_action
+  (session_id, name, cause, status, attempts, waits, last_error, created_at, due_at)
+  SELECT ?, 'email_verified', ?, 'dead', 9, 0, ?, moment, moment
+  FROM (SELECT strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', '-2 hours') AS moment)"""
 _TOUCHED = """Array.from(document.querySelectorAll("a, button, input:not([type=hidden])"))
   .map((one) => [one.innerText || one.name, one.getBoundingClientRect().height])"""
 
@@ -28,6 +37,25 @@ def _sign_in(visitor: Visitor, service: Service, name: str, password: str = PASS
 def _find(visitor: Visitor, word: str) -> None:
     visitor.page.get_by_label("Find").fill(word)
     visitor.page.keyboard.press("Enter")
+
+
+@pytest.fixture
+def dead(service: Service) -> Iterator[Dead]:
+    """Makes so many dead actions of a session, of two hours ago; their ids. They are gone after the test."""
+    made: list[int] = []
+    path = service.folder / "var" / "identity.db"
+
+    def make(count: int, session_id: str, error: str = "refused") -> list[int]:
+        with closing(sqlite3.connect(path, timeout=30)) as database, database:
+            ids = [
+                database.execute(_DEAD, (session_id, f"{number}: {error}", error)).lastrowid for number in range(count)
+            ]
+        made.extend(one for one in ids if one)
+        return [one for one in ids if one]
+
+    yield make
+    with closing(sqlite3.connect(path, timeout=30)) as database, database:
+        database.executemany("DELETE FROM outbox_action WHERE id = ?", [(one,) for one in made])
 
 
 def _hinders_nobody(visitor: Visitor, picture: str) -> None:
@@ -61,8 +89,13 @@ def test_no_page_of_the_console_hinders_anybody(
     _hinders_nobody(visitor, f"overview-{name}")
     _find(visitor, f"console-{name}")
     expect(visitor.page.get_by_role("heading", name=verification.id)).to_be_visible()
+    service.wait_until(lambda: "email_retry_prompt done" in service.actions(verification.session_id))
     visitor.page.reload()
     _hinders_nobody(visitor, f"person-{name}")
+    visitor.page.get_by_role("link", name="email_retry_prompt").click()
+    expect(visitor.page.get_by_label("Text of the mail")).to_be_visible()
+    _hinders_nobody(visitor, f"mail-{name}")
+    visitor.page.get_by_role("link", name="Back to the person").click()
     visitor.page.get_by_role("link", name="New link").click()
     _hinders_nobody(visitor, f"change-{name}")
     visitor.page.get_by_label("Reason").fill("told by phone")
@@ -72,6 +105,11 @@ def test_no_page_of_the_console_hinders_anybody(
     visitor.page.get_by_role("link", name="Lists").click()
     expect(visitor.page.get_by_role("heading", name="Dead actions")).to_be_visible()
     _hinders_nobody(visitor, f"lists-{name}")
+    visitor.page.goto(f"{service.base}/console/lists/dead-events/discard")
+    visitor.page.get_by_label("Reason").fill("a@example.com")
+    visitor.button("End all of them for good").click()
+    expect(visitor.problem).to_contain_text("Nothing was changed")
+    _hinders_nobody(visitor, f"change-all-{name}")
     visitor.page.get_by_role("link", name="Audit").click()
     expect(visitor.page.get_by_role("cell", name=verification.id).first).to_be_visible()
     _hinders_nobody(visitor, f"audit-{name}")
@@ -81,6 +119,11 @@ def test_no_page_of_the_console_hinders_anybody(
         timeout=30_000
     )
     _hinders_nobody(visitor, f"checks-{name}")
+    _find(visitor, "nobody@example.com")
+    expect(visitor.page.get_by_role("heading", name="Nothing was found")).to_be_visible()
+    _hinders_nobody(visitor, f"not-found-{name}")
+    visitor.page.goto(f"{service.base}/console/lists/none")
+    _hinders_nobody(visitor, f"sorry-{name}")
 
 
 def test_without_scripts_a_verification_is_canceled_by_keys_alone(
@@ -100,6 +143,95 @@ def test_without_scripts_a_verification_is_canceled_by_keys_alone(
     expect(visitor.page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
+def test_whoever_is_signed_out_meanwhile_is_told_that_nothing_was_done(
+    visits: Visits, service: Service, application: Application
+) -> None:
+    verification = application.open()
+    visitor = visits()
+    _sign_in(visitor, service, "first")
+    _find(visitor, verification.session_id)
+    visitor.page.get_by_role("link", name="Forget this person").click()
+    visitor.page.get_by_label("Reason").fill("told by phone")
+    visitor.context.clear_cookies(name="console")  # as the eight hours do
+    visitor.button("Forget this person").click()
+    expect(visitor.page.get_by_role("status")).to_contain_text("nothing was done")
+    assert visitor.hindrances() == []
+    record = service.record(verification.session_id)
+    assert record
+    assert record["redaction_asked_at"] is None
+    visitor.page.goto(f"{service.base}/console/audit")
+    expect(visitor.page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_a_form_of_another_browser_is_refused_calmly(
+    visits: Visits, service: Service, application: Application
+) -> None:
+    verification = application.open()
+    visitor = visits()
+    _sign_in(visitor, service, "first")
+    _find(visitor, verification.session_id)
+    visitor.page.get_by_role("link", name="Forget this person").click()
+    visitor.page.get_by_label("Reason").fill("told by phone")
+    visitor.page.evaluate("document.querySelector('main [name=token]').value = 'of-another-browser'")
+    visitor.button("Forget this person").click()
+    expect(visitor.page.get_by_role("heading", name="This form has expired")).to_be_visible()
+    expect(visitor.page.get_by_text("Nothing was done.")).to_be_visible()
+    assert visitor.hindrances() == []
+    assert service.rows("SELECT 1 FROM identity_audit WHERE about LIKE ?", f"%{verification.id}%") == []
+
+
+def test_two_who_do_the_same_at_once_do_it_once(
+    visits: Visits, service: Service, application: Application, dead: Dead
+) -> None:
+    verification = application.open()
+    [action_id] = dead(1, verification.session_id)
+    both = [visits(), visits()]
+    for visitor, name in zip(both, ("first", "second"), strict=True):
+        _sign_in(visitor, service, name)
+        _find(visitor, verification.session_id)
+        visitor.page.get_by_role("link", name=f"Discard {action_id}").click()
+        visitor.page.get_by_label("Reason").fill(f"told by {name}")
+    for visitor in both:
+        visitor.button("End it for good").click()
+    expect(both[0].page.get_by_role("status")).to_have_text("It is ended, and kept.")
+    expect(both[1].problem).to_contain_text("Nothing was changed")
+    expect(both[1].problem).to_contain_text("somebody else may have done it")
+    assert both[1].hindrances() == []
+    both[1].page.get_by_role("link", name="Back, and change nothing").click()
+    expect(both[1].page.get_by_role("cell", name="told by first")).to_be_visible()
+    expect(both[1].page.get_by_role("cell", name="told by second")).not_to_be_visible()
+
+
+@pytest.mark.parametrize("how", [{}, {"viewport": {"width": 320, "height": 640}, "color_scheme": "dark"}])
+def test_many_dead_rows_are_seen_page_by_page_and_a_filter_holds_on_each(
+    how: Any, visits: Visits, service: Service, application: Application, dead: Dead
+) -> None:
+    session_id = application.open().session_id
+    dead(20, session_id, error="another reason")
+    ids = dead(60, session_id, error="the server was away")
+    visitor, page = (visitor := visits(**how)), visitor.page
+    _sign_in(visitor, service, "second")
+    page.get_by_role("link", name="dead actions").click()
+    page.get_by_label("A part of the reason").fill("was away")
+    page.get_by_label("Older than").select_option("an hour")
+    visitor.button("Show").press("Enter")
+    expect(page).to_have_url(re.compile("error=was"))
+    expect(page.locator("tbody tr")).to_have_count(50)
+    _hinders_nobody(visitor, f"many-{len(how)}")
+    seen = page.locator("tbody tr td:nth-child(2)").all_inner_texts()
+    page.get_by_role("link", name="The next ones").press("Enter")
+    expect(page.locator("tbody tr")).to_have_count(10)
+    seen += page.locator("tbody tr td:nth-child(2)").all_inner_texts()
+    assert sorted(map(int, seen)) == ids
+    expect(page.get_by_label("A part of the reason")).to_have_value("was away")
+    expect(page.get_by_label("Older than")).to_have_value("1h")
+    expect(page.get_by_role("link", name="The next ones")).to_have_count(0)
+    page.get_by_role("link", name="Discard all that match").press("Enter")
+    page.get_by_label("Reason").press_sequentially("of a test")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_have_text("60 changed.")
+
+
 def test_the_overview_keeps_itself_up_to_date_and_takes_nothing_away_that_is_in_use(
     visits: Visits, service: Service
 ) -> None:
@@ -107,11 +239,28 @@ def test_the_overview_keeps_itself_up_to_date_and_takes_nothing_away_that_is_in_
     _sign_in(visitor, service, "light")
     page = visitor.page
     expect(page.get_by_role("heading", name="What needs a hand")).to_be_visible()
-    page.evaluate("document.querySelector('[data-live] h2').textContent = 'Old'")
-    expect(page.get_by_role("heading", name="What needs a hand")).to_be_visible(timeout=30_000)
+    page.evaluate(_AGE)
+    expect(page.get_by_role("heading", name="What needs a hand")).to_be_visible()
     page.get_by_text("In numbers").first.click()
-    page.evaluate("document.querySelector('[data-live] h2').textContent = 'Old'")
-    page.wait_for_timeout(6000)  # longer than it takes to ask again
-    expect(page.get_by_role("heading", name="Old")).to_be_visible()
+    page.evaluate(_AGE)
+    expect(
+        page.get_by_role("heading", name="What needs a hand")
+    ).to_be_visible()  # by an answer that has come meanwhile
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+    expect(page.locator("details[open]")).to_have_count(1)
     page.get_by_role("link", name="The last day").press("Enter")
     expect(page.get_by_role("link", name="The last day")).to_have_attribute("aria-current", "true")
+
+
+def test_the_overview_says_when_it_is_kept_up_to_date_no_longer(visits: Visits, service: Service) -> None:
+    visitor = visits()
+    _sign_in(visitor, service, "keys")
+    expect(visitor.page.get_by_role("heading", name="What needs a hand")).to_be_visible()
+    visitor.context.clear_cookies(name="console")
+    expect(visitor.page.get_by_role("status")).to_contain_text("You are signed out.")
+    assert visitor.hindrances() == []
+    asked: list[str] = []
+    visitor.page.on("request", lambda request: asked.append(request.url))
+    visitor.page.clock.install()
+    visitor.page.clock.run_for(60_000)
+    assert asked == []

@@ -58,6 +58,8 @@ def test_who_signs_in_sees_the_overview_until_they_sign_out(console: TestClient)
     page = console.get("/console/")
     assert page.status_code == 200
     assert "anna (mend)" in page.text
+    for name in ("waiting-events", "dead-events", "waiting-actions", "dead-actions"):
+        assert f'href="/console/lists/{name}"' in page.text
     assert console.get("/console/sign-in").headers["location"] == "/console"
     assert send(console, "/console/sign-out").headers["location"] == "/console/sign-in"
     assert _is_out(console)
@@ -163,6 +165,27 @@ def test_a_form_that_is_not_ours_does_nothing(console: TestClient) -> None:
     ):
         assert console.post("/console/sign-out", data={"token": token}, headers=headers).status_code in (403, 413)
         assert console.get("/console").status_code == 200
+
+
+def test_a_form_of_many_fields_is_too_long_whoever_sends_it(console: TestClient) -> None:
+    many = {f"field-{number}": "" for number in range(30)}
+    assert console.post("/console/sign-in", data=many, headers=OURS).status_code == 413
+    sign_in(console)
+    sent = {"token": token_in(console.get("/console").text), "word": "vs_1"} | many
+    assert console.post("/console/find", data=sent, headers=OURS).status_code == 413
+
+
+def test_who_is_signed_out_while_a_page_is_open_is_told_that_nothing_was_done(
+    console: TestClient, environment: pytest.MonkeyPatch
+) -> None:
+    sign_in(console)
+    token = token_in(console.get("/console").text)
+    environment.setenv("CONSOLE_USERS", f"otto:look:{HASH}")
+    settings.cache_clear()
+    answer = console.post("/console/find", data={"word": "vs_1", "token": token}, headers=OURS)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/console/sign-in?ended")
+    assert "nothing was done" in console.get("/console/sign-in?ended").text
+    assert "nothing was done" not in console.get("/console/sign-in").text
 
 
 def test_the_token_of_another_browser_is_none(console: TestClient) -> None:
