@@ -83,20 +83,21 @@ def forget_process_state() -> None:
     counting._written.update(counting._rows())  # so that the next database gets none of it
 
 
-# What each kind of database compiles statements with, and those that are compiled: an engine of each test's own would
-# compile them all again.
-_compiled: dict[str, tuple[Dialect, Any]] = {}
+# What each kind of database compiles statements with, and those that are compiled, by its name and its clock's words,
+# which some tests change: an engine of each test's own would compile them all again.
+_compiled: dict[tuple[str, ...], tuple[Dialect, Any]] = {}
 
 
 def opened_with_what_is_compiled(*, apart: bool) -> Engine:
     """The service's engine; from the second on with the statements of those before it."""
     engine = _opened(apart=apart)
     name = engine.dialect.name
-    if name in _compiled:
-        engine.dialect, engine._compiled_cache = _compiled[name]
+    key = (name, database.CLOCK[name], database._LATER[name])
+    if key in _compiled:
+        engine.dialect, engine._compiled_cache = _compiled[key]
     else:  # not before the dialect has learned from a connection what it speaks to
         event.listen(
-            engine, "first_connect", lambda *_: _compiled.setdefault(name, (engine.dialect, engine._compiled_cache))
+            engine, "first_connect", lambda *_: _compiled.setdefault(key, (engine.dialect, engine._compiled_cache))
         )
     return engine
 
