@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench.accept import accept
+from tests.bench.drain import drain
 from tests.bench.dyno import dyno
 from tests.bench.figures import figures
 from tests.bench.flow import backlog, end_to_end, latency
@@ -31,8 +32,8 @@ def main() -> None:
     parser.add_argument(
         "--only",
         metavar="STAGE,…",
-        help="accept, sqlite, openings, pages, flow, latency, backlog, figures, share, size, scale, weight, dyno, "
-        "promises",
+        help="accept, sqlite, openings, pages, flow, drain, latency, backlog, figures, share, size, scale, weight, "
+        "dyno, promises",
     )
     parser.add_argument("--json", type=Path, default=Path("var/bench.json"), metavar="FILE")
     arguments = parser.parse_args()
@@ -62,6 +63,7 @@ def _stages(report: Report, ours: House, postgres: str, *, quick: bool) -> dict[
         "openings": partial(openings, report, ours, postgres, rounds=rounds, seconds=seconds),
         "pages": partial(pages, report, ours, postgres, rounds=rounds, seconds=seconds),
         "flow": partial(end_to_end, report, ours, postgres, rounds=few, seconds=burst, tasks=4000 if quick else 10_000),
+        "drain": partial(drain, report, ours, postgres, persons=300 if quick else 2000, rounds=few, tasks=2000),
         "latency": partial(latency, report, ours, postgres, seconds=7 if quick else 40),
         "backlog": partial(backlog, report, ours, postgres, events=15_000 if quick else 100_000, rounds=few),
         "figures": partial(figures, report, ours, rows=30_000 if quick else 300_000, rounds=3 if quick else 7),
