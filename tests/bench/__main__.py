@@ -1,6 +1,7 @@
 """make bench: measures the service beside its limits, prints a table and writes JSON under var/."""
 
 import argparse
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, default=Path("var/bench.json"), metavar="FILE")
     arguments = parser.parse_args()
-    report = Report()
+    report, began = Report(), time.monotonic()
     with house() as ours:
         stages = _stages(report, ours, ours.database("bench"), quick=arguments.quick)
         try:
@@ -48,6 +49,7 @@ def main() -> None:
         finally:  # an interrupted run has measured something too
             report.show()
             report.write(arguments.json)
+            report.say(f"{(time.monotonic() - began) / 60:.1f} minutes in all")
 
 
 def _stages(report: Report, ours: House, postgres: str, *, quick: bool) -> dict[str, Callable[[], None]]:

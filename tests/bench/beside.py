@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from statistics import median
 
-from tests.bench.report import Report
+from tests.bench.report import Report, judged, ratios
 
 CONNECTIONS = 64
 
@@ -26,7 +26,7 @@ def in_turn(rounds: int, measure: Callable[[int, bool], tuple[float, float]]) ->
 
 def add(report: Report, what: str, found: dict[str, list[float]], target: float | None) -> None:
     """A line of the table: the ratio is the median of the rounds' own."""
-    pairs = [one / other for one, other in zip(found["beside"], found["without"], strict=True)]
+    pairs = ratios(found["beside"], found["without"])
     report.add(
         "accept, PostgreSQL",
         f"{CONNECTIONS} connections, beside {what}",
@@ -34,5 +34,5 @@ def add(report: Report, what: str, found: dict[str, list[float]], target: float 
         beside=f"{median(found['without']):,.0f}/s without them; pairs {min(pairs):.2f} to {max(pairs):.2f}",
         ratio=median(pairs),
         target=f"≥ {target}" if target else "",
-        met=median(pairs) >= target if target else None,
+        met=judged(pairs, least=target) if target else None,
     )

@@ -11,7 +11,7 @@ import psycopg
 
 from tests.bench import load, store
 from tests.bench.beside import in_turn
-from tests.bench.report import Report
+from tests.bench.report import Report, ratios
 from tests.bench.servers import House, environment
 from tests.bench.shortcuts import ENDS, UNSTORED, UNSYNCED
 
@@ -63,13 +63,13 @@ def _mailed(house: House, database: str, batches: int) -> dict[str, list[float]]
 
 
 def _add(report: Report, what: str, kept: list[float], left_out: list[float], unit: str) -> None:
-    ratios = [one / other for one, other in zip(kept, left_out, strict=True)]
+    pairs = ratios(kept, left_out)
     report.keep(f"promises: {what}", {"kept": kept, "left out": left_out})
     ours, theirs = (f"{median(some):,.{2 if unit == ' ms' else 0}f}{unit}" for some in (kept, left_out))
     report.add(
         "promises",
         what,
         ours,
-        beside=f"{theirs} without; {len(ratios)} pairs {min(ratios):.2f} to {max(ratios):.2f}",
-        ratio=median(ratios),
+        beside=f"{theirs} without; {len(pairs)} pairs {min(pairs):.2f} to {max(pairs):.2f}",
+        ratio=median(pairs),
     )

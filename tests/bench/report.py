@@ -7,12 +7,15 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+RANGE = "range"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +28,7 @@ class Figure:
     beside: str = ""
     ratio: float | None = None
     target: str = ""
-    met: bool | None = None
+    met: bool | str | None = None
 
 
 @dataclass(slots=True)
@@ -62,7 +65,7 @@ class Report:
             if one.stage != stage:
                 table.add_section()
             ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
-            met = {None: "", True: "[green]yes[/]", False: "[red]no[/]"}[one.met]
+            met = {None: "", True: "[green]yes[/]", False: "[red]no[/]", RANGE: "[yellow]range[/]"}[one.met]
             table.add_row(
                 one.stage if one.stage != stage else "", one.what, one.value, one.beside, ratio, one.target, met
             )
@@ -91,7 +94,18 @@ class Report:
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
     """The median of the ratios of rounds that ran side by side."""
-    return median(our / their for our, their in zip(ours, theirs, strict=True))
+    return median(ratios(ours, theirs))
+
+
+def ratios(ours: list[float], theirs: list[float]) -> list[float]:
+    """Of each round."""
+    return [our / their for our, their in zip(ours, theirs, strict=True)]
+
+
+def judged(values: list[float], *, least: float = -inf, most: float = inf) -> bool | str:
+    """Whether each round is within, or none: RANGE where some are, since the next run's median may say otherwise."""
+    within = {least <= one <= most for one in values}
+    return RANGE if len(within) > 1 else within.pop()
 
 
 def _commit() -> str:

@@ -7,7 +7,7 @@ from statistics import median
 
 from tests.bench import load
 from tests.bench.flow import UNPROCESSED, procfile_running, wait_for_none
-from tests.bench.report import Report
+from tests.bench.report import Report, judged
 from tests.bench.servers import House
 
 _MODULES = {"web": "receiver.app", "worker": "worker.app", "clock": "worker.clock"}
@@ -32,7 +32,8 @@ def weight(report: Report, house: House, database: str, *, rounds: int, seconds:
         )
     for name in processes:
         imports = median(_import_seconds(_MODULES[name]) for _ in range(rounds))
-        ready = median(_ready_seconds(house, database, name) for _ in range(rounds))
+        starts = [_ready_seconds(house, database, name) for _ in range(rounds)]
+        ready = median(starts)
         report.keep(f"start of {name}", {"import": imports, "ready": ready})
         report.add(
             "weight",
@@ -40,7 +41,7 @@ def weight(report: Report, house: House, database: str, *, rounds: int, seconds:
             f"ready in {ready:.2f} s",
             beside=f"imports alone {imports:.2f} s",
             target=f"< {_READY_SECONDS} s",
-            met=ready < _READY_SECONDS,
+            met=judged(starts, most=_READY_SECONDS),
         )
 
 
