@@ -14,7 +14,7 @@ from statistics import median
 
 from tests.bench import growth_steps, plans, store
 from tests.bench.beside import add, in_turn
-from tests.bench.report import Report
+from tests.bench.report import Report, judged, ratios
 from tests.bench.servers import House, house
 from tests.bench.size import accepted
 from tests.simulator.client import Simulator
@@ -85,8 +85,7 @@ def _filled(report: Report, house: House, name: str, events: int) -> str:
 
 def _add(report: Report, what: str, young: list[float], tenth: list[float], grown: list[float]) -> None:
     """How often in the same time as in the young database, and as with a tenth of the rows: medians of the rounds."""
-    as_young = [one / other for one, other in zip(young, grown, strict=True)]
-    as_tenth = [one / other for one, other in zip(tenth, grown, strict=True)]
+    as_young, as_tenth = ratios(young, grown), ratios(tenth, grown)
     report.add(
         "growth",
         what,
@@ -95,7 +94,7 @@ def _add(report: Report, what: str, young: list[float], tenth: list[float], grow
         f"a tenth {_milliseconds(tenth)}, {median(as_tenth):.2f}",
         ratio=median(as_young),
         target=f"≥ {_LEAST} of both",
-        met=min(median(as_young), median(as_tenth)) >= _LEAST,
+        met=judged([*map(min, as_young, as_tenth)], least=_LEAST),
     )
 
 
