@@ -159,13 +159,21 @@ def _said(mail: EmailMessage) -> str:
     return "".join(part.get_content() for part in mail.iter_parts() if isinstance(part, EmailMessage))
 
 
-@pytest.mark.parametrize("code", ["document_expired", "consent_declined"])
-def test_a_mail_about_a_failure_leads_to_the_verification(api: TestClient, stripe: Stories, code: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "where"),
+    [
+        ("document_expired", "leads to verify.example"),
+        ("consent_declined", "open your identity verification on verify.example"),
+    ],
+)
+def test_a_mail_about_a_failure_leads_to_the_verification(
+    api: TestClient, stripe: Stories, code: str, where: str
+) -> None:
     opened = open_one(api, provided_details={"email": "jenny@example.com"}).json()
     _failed(stripe, opened["session_id"], code)
     [mail] = _mails()
     assert _led_to(mail) == opened["id"]
-    assert "leads to verify.example" in _said(mail)
+    assert where in _said(mail)
 
 
 def test_a_reminder_leads_to_the_verification(api: TestClient, environment: pytest.MonkeyPatch) -> None:
