@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import col
+from sqlmodel import SQLModel, col
 
 from config.database import DATABASE_TROUBLE, statement, transaction
 from config.defaults import lacks_webhook_secret
@@ -44,6 +44,8 @@ _SPANS = {
 _REFUSED = 3
 _DROPPED = {tallies.HOUR: 3, tallies.DAY: 1}
 _MANY = 0.2  # of all deliveries of an hour
+
+_NOT_GRANTED = "SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE NOT has_table_privilege(name, 'INSERT')"
 
 Told = tuple[str, str, str]  # a level, what is the matter, and what to do
 
@@ -117,13 +119,21 @@ def _database(_: Figures) -> Iterator[Told]:
         yield FAIL, "migrations are missing", "python -m worker migrate"
         return
     with statement() as connection:
-        found = hindrance(connection)
+        found, closed = hindrance(connection), _not_granted(connection)
     if found:
         yield FAIL, f"nothing can be stored: {found.sentence}", "deliveries are answered 503 meanwhile"
+    elif closed:
+        yield FAIL, f"its role may not add to {', '.join(closed)}: what is due waits", "grant it all on our tables"
     if taken := full():
         names = ", ".join(f"{name} {count}" for name, count in taken.holders.items())
         words = f"all {taken.most} connections are taken of {taken.limit}: {names}"
         yield FAIL if taken.by_others else WARN, words, "end what needs none, raise the limit, or lower DATABASE_POOL"
+
+
+def _not_granted(connection: Connection) -> list[str]:
+    if connection.dialect.name != "postgresql":
+        return []
+    return [*connection.execute(text(_NOT_GRANTED), {"names": [*SQLModel.metadata.tables]}).scalars()]
 
 
 def _processes(figures: Figures) -> Iterator[Told]:

@@ -127,3 +127,12 @@ def _answer(request: urllib.request.Request, name: str) -> tuple[int, str]:
 
 def _role_of(url: str) -> str:
     return f"plain_{make_url(url).database}"
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no roles")
+@pytest.mark.usefixtures("as_plain_role")
+@pytest.mark.parametrize("table", ["outbox_action", "identity_heartbeat"])
+def test_a_table_that_the_role_may_not_add_to_is_named(database_url: str, table: str) -> None:
+    databases.execute(database_url, f"REVOKE INSERT ON {table} FROM {_role_of(database_url)}")
+    told = [one.words for one in findings(None) if one.what == "database"]
+    assert told == [f"its role may not add to {table}: what is due waits"]
