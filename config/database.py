@@ -70,7 +70,9 @@ _jump_seen: float | None = None
 _kept_connections = 1  # of an operator's command
 _beside = 0
 _some_stand_apart = False
-_engines: dict[bool, Engine] = {}  # that of the threads that stand apart, and all others'
+_engines: dict[
+    bool | None, Engine
+] = {}  # that of the threads that stand apart, all others', and one that keeps nothing
 _opening = Lock()
 _thread = local()
 
@@ -138,9 +140,15 @@ def statement_at_once() -> Iterator[Connection]:
         try:
             connection = stack.enter_context(statement())
         except PoolTimeoutError:
-            one_more = on_postgres(0).execution_options(isolation_level="AUTOCOMMIT")
-            connection = stack.enter_context(one_more.begin())
+            connection = stack.enter_context(_committing(_one_more()).begin())
         yield connection
+
+
+def _one_more() -> Engine:
+    with _opening:
+        if None not in _engines:
+            _engines[None] = on_postgres(0)
+        return _engines[None]
 
 
 def reading() -> AbstractContextManager[Session]:

@@ -13,10 +13,10 @@ class Unmatched(BaseRoute):
 
     def __init__(self, routes: Sequence[Route], refuse: Callable[[Request, set[str]], Awaitable[Response]]) -> None:
         self._routes, self._refuse = routes, refuse
-        self._prefixes = {route.path.split("/")[1] for route in routes}
+        self._prefixes = [route.path.split("/")[1:2] for route in routes]  # "*" is a path that has none
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        is_below = scope["type"] == "http" and scope["path"].split("/")[1] in self._prefixes
+        is_below = scope["type"] == "http" and scope["path"].split("/")[1:2] in self._prefixes
         return (Match.FULL if is_below else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -71,7 +71,8 @@ class _Process:
 
     def __init__(self) -> None:
         self.hanging: set[str] = set()
-        self.shown: tuple[datetime, float] | None = None  # by the database's clock, and when that was
+        # By the database's clock, when that was, and how long the statement took: it may have been read at its begin.
+        self.shown: tuple[datetime, float, float] | None = None
         self.listened: float | None = None
         self.ahead: float | None = None
         self.measured = -MEASURED_EVERY
@@ -131,10 +132,15 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
 def known() -> Sequence[Heartbeat]:
     """Each process that gave a sign of life in the last minutes, and the last of each kind; the youngest first.
 
-    Where none has given one just now, the database's clock may have jumped: it is looked again after the next beats.
+    Where none has given one just now, the database's clock may have jumped: it is looked again after the next beats,
+    but by a process whose own beat cannot be written down, since nobody's can.
     """
     found = _known()
-    if any(not one.ended_at for one, _ in found) and not any(is_fresh for _, is_fresh in found):
+    if (
+        _process.trouble is None
+        and any(not one.ended_at for one, _ in found)
+        and not any(is_fresh for _, is_fresh in found)
+    ):
         time.sleep(BEAT_SECONDS + 1.0)
         found = _known()
     return [one for one, _ in found]
@@ -156,7 +162,7 @@ def _known() -> list[tuple[Heartbeat, bool]]:
 def _write(connection: Connection, said: Sequence[tuple[str, Said]]) -> datetime | None:
     """What the database's clock would have shown, where it shows something else altogether."""
     before = time.monotonic()
-    shown, then = _process.shown or (true_now(), before)
+    shown, then, took = _process.shown or (true_now(), before, 0.0)
     expected = shown + timedelta(seconds=before - then)
     rows = [_row(kind, one, expected) for kind, one in said]
     rows[0] |= {
@@ -168,9 +174,9 @@ def _write(connection: Connection, said: Sequence[tuple[str, Said]]) -> datetime
     (last_at, *_), *_ = insert_or(connection, Heartbeat, rows, on_conflict=_LATEST, returning="last_at")
     is_known, after = _process.shown is not None, time.monotonic()
     shown = last_at if isinstance(last_at, datetime) else datetime.fromisoformat(last_at)
-    _process.shown = shown, after
+    _process.shown = shown, after, after - before
     off = (shown - expected).total_seconds()
-    return expected if is_known and not -_JUMP < off < _JUMP + after - before else None
+    return expected if is_known and not -_JUMP < off < _JUMP + took + after - before else None
 
 
 def _take_along(connection: Connection, before: datetime) -> None:
@@ -197,8 +203,8 @@ def _works_since(at: float) -> float:
 
 
 def _measure() -> None:
+    _process.measured = time.monotonic()  # also where no connection came free, or each beat would wait twice
     _process.ahead = measure_clock()
-    _process.measured = time.monotonic()
     if abs(_process.ahead) > WRONG:
         log.warning("clock.wrong", ahead_seconds=round(_process.ahead, 3))
 

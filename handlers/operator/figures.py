@@ -33,7 +33,7 @@ class Figures:
 
     @cached_property
     def processes(self) -> Sequence[Heartbeat]:
-        """Each that gave a sign of life within a day, the youngest first."""
+        """Each that gave a sign of life in the last minutes, and the last of each kind, the youngest first."""
         return heartbeats.known()
 
     @cached_property

@@ -11,7 +11,7 @@ from importlib import import_module
 
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import SQLModel, col
+from sqlmodel import col
 
 from config.database import DATABASE_TROUBLE, statement, transaction
 from config.defaults import lacks_webhook_secret
@@ -24,7 +24,7 @@ from handlers.operator.processes import ill_processes
 from handlers.operator.queries import at_most
 from handlers.queue.claims import Table
 from handlers.record.events import OTHER_MODE
-from handlers.tables.models import InboxEvent, OutboxAction, VerifiedOutput
+from handlers.tables.models import TABLES, InboxEvent, OutboxAction, VerifiedOutput
 from handlers.tables.revisions import is_at_head
 
 FAIL, WARN = "FAIL", "WARN"
@@ -133,7 +133,7 @@ def _database(_: Figures) -> Iterator[Told]:
 def _not_granted(connection: Connection) -> list[str]:
     if connection.dialect.name != "postgresql":
         return []
-    return [*connection.execute(text(_NOT_GRANTED), {"names": [*SQLModel.metadata.tables]}).scalars()]
+    return [*connection.execute(text(_NOT_GRANTED), {"names": TABLES}).scalars()]
 
 
 def _processes(figures: Figures) -> Iterator[Told]:

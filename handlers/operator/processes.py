@@ -45,7 +45,7 @@ def _crashing(known: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
         died = [
             one
             for one in known
-            if one.kind == kind and not one.ended_at and at - _WITHIN < one.started_at
+            if one.kind == kind and not one.ended_at and at - _WITHIN < one.started_at <= at
             if one.last_at < at - GONE_AFTER
         ]
         if len(died) >= _CRASHES:

@@ -22,5 +22,5 @@ def shown(action: OutboxAction, record: VerificationRecord) -> Written | None:
         return None
     mail = mail_of(action, record, _NOBODY, is_persons=action.name != _REVIEWERS)
     link = urlsplit(mail.about.link_url or "")
-    about = replace(mail.about, reason=None, link_url=f"{link.scheme}://{link.netloc}/…" if link.netloc else None)
+    about = replace(mail.about, reason=None, link_url=f"{link.scheme}://{link.hostname}/…" if link.hostname else None)
     return write_mail(mail.template, mail.language, about)

@@ -378,3 +378,6 @@ class Tally(SQLModel, table=True):
     name: str = Field(primary_key=True)
     labels: str = Field(primary_key=True)
     value: float
+
+
+TABLES = tuple(SQLModel.metadata.tables)  # ours: an application's own module may add others later

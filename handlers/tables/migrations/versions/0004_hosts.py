@@ -8,11 +8,12 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+# In the order in which who applies an event locks them, and the inbox last: deliveries wait from there to the commit.
 _FOUND = (
-    ("inbox_event_waiting", "inbox_event", "received_at", "status = 'received'"),
-    ("outbox_action_waiting", "outbox_action", "created_at", "status = 'pending'"),
     ("verification_record_user", "verification_record", "user_id", "user_id IS NOT NULL"),
     ("verification_record_reference", "verification_record", "client_reference_id", "client_reference_id IS NOT NULL"),
+    ("outbox_action_waiting", "outbox_action", "created_at", "status = 'pending'"),
+    ("inbox_event_waiting", "inbox_event", "received_at", "status = 'received'"),
 )
 
 
