@@ -94,8 +94,10 @@ def begin_counting(**_: Any) -> None:
 
 def end_counting(**_: Any) -> None:
     """What is under way ends, and then come the last seconds' figures."""
+    was_told = failures.stopping.is_set()  # one that ends by itself starts again and again
+    failures.stopping.set()  # or it would first do all that it holds
     tasks.performers.end()
-    stop_flushing(was_told=failures.stopping.is_set())  # one that ends by itself starts again and again
+    stop_flushing(was_told=was_told)
 
 
 def start_clock(**_: Any) -> None:

@@ -199,9 +199,9 @@ def perform(
                     answered(False)
                     _give_back(waiting, "nobody answers there")
                     raise
+                owed += end_actions([(claimed, action)], reason, look)
                 if reason is None:
                     answered(True)
-                owed += end_actions([(claimed, action)], reason, look)
             # rule: the end of what is told in order releases the next
             if action.name in KINDS and KINDS[action.name].in_order:
                 owed += turns.release_next(action)
@@ -332,7 +332,7 @@ def _give_back(waiting: deque[tuple[Claim, OutboxAction]], why: str) -> None:
     late = []
     with suppress(IndexError):  # somebody else takes the last ones
         while True:
-            late.append(waiting.popleft()[0])
+            late.append(replace(waiting.popleft()[0], before={}))  # none is given away by this claim
     if late:
         put_back(late, NotNowError(why))
 

@@ -269,8 +269,8 @@ def test_a_jump_of_the_databases_clock_makes_nobody_missing_nor_hanging_nor_aliv
             earlier = {name: getattr(one, name) - jump for name in ("started_at", "worked_at", "last_at")}
             connection.execute(update(Heartbeat).where(col(Heartbeat.name) == one.name).values(**earlier))
     assert heartbeats._process.shown
-    shown, then = heartbeats._process.shown
-    heartbeats._process.shown = shown - jump, then
+    shown, then, took = heartbeats._process.shown
+    heartbeats._process.shown = shown - jump, then, took
     heartbeats.beat("worker")
     assert [one.words for one in findings(None) if one.what == "processes"] == []
     _move("worker", started_at=now(-timedelta(minutes=1)))
