@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
 from config import broker, database
 from config.database import transaction, true_now
@@ -332,24 +333,23 @@ def test_what_a_refusal_makes_owed_is_published_at_once(
     assert owed <= set(sent)
 
 
-def test_what_is_gone_at_stripe_has_ended_and_a_script_leaves_that_to_the_browser(
-    pages: TestClient, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_gone_at_stripe_has_ended_and_a_script_leaves_that_to_the_browser(pages: TestClient) -> None:
     opened = _opened(pages, return_url="https://app.example/done", locale="de")
     change = update(Verification).where(col(Verification.id) == opened["id"])
     with transaction() as session:
         session.connection().execute(change.values(session_id="vs_gone"))
-    for headers in ({}, SCRIPT):
-        answer = pages.post(path_to(opened["id"]), headers=headers)
-        assert (answer.status_code, answer.headers["content-type"]) == (410, "text/html; charset=utf-8")
-        assert (_title(answer.text), "https://app.example/done" in answer.text) == (
-            "Ihre Identitätsprüfung ist beendet",
-            True,
-        )
-    back = pages.get(_returning(opened["id"]))
-    assert (back.status_code, _title(back.text)) == (410, _title(answer.text))
-    assert pages.post(f"/verifications/{opened['id']}/entry", json={}, headers=APP).status_code == 409
-    assert capsys.readouterr().out.count("session.gone") == 4
+    with capture_logs() as said:
+        for headers in ({}, SCRIPT):
+            answer = pages.post(path_to(opened["id"]), headers=headers)
+            assert (answer.status_code, answer.headers["content-type"]) == (410, "text/html; charset=utf-8")
+            assert (_title(answer.text), "https://app.example/done" in answer.text) == (
+                "Ihre Identitätsprüfung ist beendet",
+                True,
+            )
+        back = pages.get(_returning(opened["id"]))
+        assert (back.status_code, _title(back.text)) == (410, _title(answer.text))
+        assert pages.post(f"/verifications/{opened['id']}/entry", json={}, headers=APP).status_code == 409
+    assert [line["event"] for line in said].count("session.gone") == 4
 
 
 def test_another_sites_page_posts_nothing_and_ours_does(pages: TestClient, stripe: Stories, database_url: str) -> None:
