@@ -380,4 +380,4 @@ class Tally(SQLModel, table=True):
     value: float
 
 
-TABLES = tuple(SQLModel.metadata.tables)  # ours: an application's own module may add others later
+TABLES = list(SQLModel.metadata.tables)  # ours: an application's own module may add others later

@@ -11,6 +11,9 @@ from config.database import statement
 from config.trouble import trouble_of
 
 VERSION_TABLE = "identity_schema_version"
+_VERSION = f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608  # our own
+# Not that of another schema, which the search path names behind the one that new tables come into.
+_OURS = {"postgresql": f" WHERE tableoid = to_regclass(quote_ident(current_schema()) || '.{VERSION_TABLE}')"}
 
 
 def is_at_head() -> bool:
@@ -23,7 +26,7 @@ def current_revision() -> str | None:
     """The one that was applied last; None before the first."""
     try:
         with statement() as connection:
-            found: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608  # our own
+            found: str | None = connection.scalar(text(_VERSION + _OURS.get(connection.dialect.name, "")))
     except SQLAlchemyError as error:
         if trouble_of(error).word == "no schema":
             return None

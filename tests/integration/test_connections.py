@@ -223,7 +223,9 @@ def test_twenty_connections_hold_a_service_its_release_a_command_and_the_next_se
             commands = [first.run("migrate"), first.run("status")]
             for thread in threads:
                 thread.join()
-            assert [command.returncode for command in commands] == [0, 0], [command.stderr for command in commands]
+            assert [command.returncode for command in commands] == [0, 0], [
+                command.stdout + command.stderr for command in commands
+            ]
         with psycopg.connect(administrator.replace("@/postgres", "@/service"), autocommit=True) as connection:
             done = "SELECT count(*) FROM inbox_event WHERE status = 'processed'"
             wait_until(

@@ -63,6 +63,7 @@ def _away(environment: pytest.MonkeyPatch, times: int) -> None:
     away = Away(times)
     for module in (claims, performing):
         environment.setattr(module, "change_claimed", away)
+    environment.setattr(performing, "_told_and_ended", away)
 
 
 def _gone(*_: object) -> OperationalError:

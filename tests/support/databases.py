@@ -92,7 +92,8 @@ def opened_with_what_is_compiled(*, apart: bool) -> Engine:
     """The service's engine; from the second on with the statements of those before it."""
     engine = _opened(apart=apart)
     name = engine.dialect.name
-    key = (name, database.CLOCK[name], database._LATER[name])
+    options = os.environ.get("DATABASE_URL", "").partition("?")[2]  # a dialect knows the search path
+    key = (name, database.CLOCK[name], database._LATER[name], options)
     if key in _compiled:
         engine.dialect, engine._compiled_cache = _compiled[key]
     else:  # not before the dialect has learned from a connection what it speaks to
