@@ -70,9 +70,8 @@ _jump_seen: float | None = None
 _kept_connections = 1  # of an operator's command
 _beside = 0
 _some_stand_apart = False
-_engines: dict[
-    bool | None, Engine
-] = {}  # that of the threads that stand apart, all others', and one that keeps nothing
+# That of the threads that stand apart, all others', and one that keeps nothing.
+_engines: dict[bool | None, Engine] = {}
 _opening = Lock()
 _thread = local()
 
