@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.application import Application
+from tests.browser.application import Application, Opened
 from tests.browser.conftest import PASSWORD, Visits
 from tests.browser.visitor import Visitor
 from tests.simulator.client import Simulator
@@ -144,15 +144,21 @@ def test_without_scripts_a_verification_is_canceled_by_keys_alone(
     expect(visitor.page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
-def test_whoever_is_signed_out_meanwhile_is_told_that_nothing_was_done(
-    visits: Visits, service: Service, application: Application
-) -> None:
+def _about_to_forget(visits: Visits, service: Service, application: Application) -> tuple[Visitor, Opened]:
+    """Whoever is about to press the button, and the verification that it is about."""
     verification = application.open()
     visitor = visits()
     _sign_in(visitor, service, "first")
     _find(visitor, verification.session_id)
     visitor.page.get_by_role("link", name="Forget this person").click()
     visitor.page.get_by_label("Reason").fill("told by phone")
+    return visitor, verification
+
+
+def test_whoever_is_signed_out_meanwhile_is_told_that_nothing_was_done(
+    visits: Visits, service: Service, application: Application
+) -> None:
+    visitor, verification = _about_to_forget(visits, service, application)
     visitor.context.clear_cookies(name="console")  # as the eight hours do
     visitor.button("Forget this person").click()
     expect(visitor.page.get_by_role("status")).to_contain_text("nothing was done")
@@ -167,12 +173,7 @@ def test_whoever_is_signed_out_meanwhile_is_told_that_nothing_was_done(
 def test_a_form_of_another_browser_is_refused_calmly(
     visits: Visits, service: Service, application: Application
 ) -> None:
-    verification = application.open()
-    visitor = visits()
-    _sign_in(visitor, service, "first")
-    _find(visitor, verification.session_id)
-    visitor.page.get_by_role("link", name="Forget this person").click()
-    visitor.page.get_by_label("Reason").fill("told by phone")
+    visitor, verification = _about_to_forget(visits, service, application)
     visitor.page.evaluate("document.querySelector('main [name=token]').value = 'of-another-browser'")
     visitor.button("Forget this person").click()
     expect(visitor.page.get_by_role("heading", name="This form has expired")).to_be_visible()
