@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: how few there are, what each is set to, and who waits while there is none."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -220,12 +221,13 @@ def test_twenty_connections_hold_a_service_its_release_a_command_and_the_next_se
             threads = [threading.Thread(target=first.deliver, args=(payload,)) for payload in payloads]
             for thread in threads:
                 thread.start()
-            commands = [first.run("migrate"), first.run("status")]
+            migrated, status = first.run("migrate"), first.run("status", "--json")
             for thread in threads:
                 thread.join()
-            assert [command.returncode for command in commands] == [0, 0], [
-                command.stdout + command.stderr for command in commands
-            ]
+            assert migrated.returncode == 0, migrated.stdout + migrated.stderr
+            # That all are taken it may say, and on a slow machine what is late in that moment; not that it got none.
+            found = json.loads(status.stdout)["findings"]
+            assert not [one for one in found if (one["level"], one["what"]) == ("FAIL", "database")], status.stdout
         with psycopg.connect(administrator.replace("@/postgres", "@/service"), autocommit=True) as connection:
             done = "SELECT count(*) FROM inbox_event WHERE status = 'processed'"
             wait_until(

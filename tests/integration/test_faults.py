@@ -3,7 +3,7 @@
 import random
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -51,19 +51,24 @@ class Away:
     def __init__(self, times: int) -> None:
         self.times = times
 
-    def __call__(self, *arguments: Any, **values: Any) -> int:
-        if self.times:
-            self.times -= 1
-            raise _gone()
-        return change_claimed(*arguments, **values)
+    def before(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        """What writes an end down, once the database is back."""
+
+        def written(*arguments: Any, **values: Any) -> Any:
+            if self.times:
+                self.times -= 1
+                raise _gone()
+            return write(*arguments, **values)
+
+        return written
 
 
 def _away(environment: pytest.MonkeyPatch, times: int) -> None:
     """The database, so many times that somebody wants to write down what a try came to."""
     away = Away(times)
     for module in (claims, performing):
-        environment.setattr(module, "change_claimed", away)
-    environment.setattr(performing, "_told_and_ended", away)
+        environment.setattr(module, "change_claimed", away.before(change_claimed))
+    environment.setattr(performing, "_told_and_ended", away.before(performing._told_and_ended))
 
 
 def _gone(*_: object) -> OperationalError:

@@ -18,10 +18,10 @@ def why_none() -> str:
 
 
 def commit_before() -> str:
-    """The parent of the commit that added the last migration; where one was rewritten since, the code that did so."""
+    """The parent of the commit that added the last migration; where one was rewritten since, the code of today."""
     last, *changes = _git("log", "-1", "--format=%H", "--name-status", "--", f"{_VERSIONS}/*.py").split("\n")
     only_added = all(change.startswith("A") for change in changes if change)
-    return _git("rev-parse", f"{last}^" if only_added else last)
+    return _git("rev-parse", f"{last}^" if only_added else "HEAD")
 
 
 def unpacked(commit: str, folder: Path) -> Path:
