@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock, Timer, local
 from typing import Any
@@ -61,8 +61,8 @@ _LATER = {
     "postgresql": "(SELECT clock_timestamp() + make_interval(secs => {}))",
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', printf('%+.3f seconds', {}))",
 }
-# Seconds that no step of a clock touches, and that go on while the machine sleeps.
-_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+# Seconds that no step of a clock touches, and that go on while the machine sleeps, as the database's do.
+steady = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 _JUMP = timedelta(seconds=2)  # more than a slow answer or a slewing clock comes to
 _JUMP_BELIEVED_AFTER = 360.0  # seconds: the longest lease from before it is over by then, whatever the clock shows
 _reading: tuple[datetime, float] | None = None  # what the database's clock showed, and when that was
@@ -117,9 +117,15 @@ def stand_apart() -> None:
     _thread.stands_apart = True
 
 
-def hurry(seconds: float) -> None:
-    """From now on this thread waits no longer for a connection."""
+@contextmanager
+def hurry(seconds: float) -> Iterator[None]:
+    """Within it this thread waits no longer for a connection."""
+    before = getattr(_thread, "waits_seconds", None)
     _thread.waits_seconds = seconds
+    try:
+        yield
+    finally:
+        _thread.waits_seconds = before
 
 
 def transaction() -> AbstractContextManager[Session]:
@@ -182,9 +188,9 @@ def measure_clock() -> float:
     """Asks the database what time it is, for true_now; by how many seconds this machine's clock is ahead of it."""
     global _reading, _jump_seen
     engine().connect().close()  # what connecting takes is no part of the answer's way
-    asked = time.clock_gettime(_STEADY)
+    asked = steady()
     shown = database_now()
-    answered, here = time.clock_gettime(_STEADY), datetime.now(UTC)
+    answered, here = steady(), datetime.now(UTC)
     at = shown + timedelta(seconds=(answered - asked) / 2)
     if at - true_now(unmeasured=at) > _JUMP:
         _jump_seen = _jump_seen or answered
@@ -202,7 +208,7 @@ def true_now(unmeasured: datetime | None = None) -> datetime:
     if not _reading:
         return unmeasured or datetime.now(UTC)
     shown, then = _reading
-    return shown + timedelta(seconds=time.clock_gettime(_STEADY) - then)
+    return shown + timedelta(seconds=steady() - then)
 
 
 def is_data(sqlstate: str | None) -> bool:
@@ -259,7 +265,7 @@ def _committing(engine: Engine) -> Engine:
 def _patience() -> float:
     """How many seconds this thread waits for a connection."""
     by_default = _APART_WAITS_SECONDS if getattr(_thread, "stands_apart", False) else _WAITS_SECONDS
-    return float(getattr(_thread, "waits_seconds", by_default))
+    return float(getattr(_thread, "waits_seconds", None) or by_default)
 
 
 class _Pool(QueuePool):

@@ -1,6 +1,5 @@
 """Whose turn an event is: claimed, applied with others or alone, and Stripe asked where only Stripe can say."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -12,7 +11,7 @@ import structlog
 from sqlalchemy import select
 from sqlmodel import col
 
-from config.database import DATABASE_TROUBLE, now, statement, transaction
+from config.database import DATABASE_TROUBLE, now, statement, steady, transaction
 from config.settings import settings
 from handlers.inbox.apply import Work, apply
 from handlers.inbox.receive import event_in
@@ -94,7 +93,7 @@ def _tried_before(event_ids: set[str]) -> list[str]:
 def process_together(works: list[Work]) -> list[int]:
     """Applies claimed first tries, and first those that say something; the ids of the actions that are owed now."""
     owed: list[int] = []
-    ends_at = time.monotonic() + _TURNS.total_seconds()
+    ends_at = steady() + _TURNS.total_seconds()
     thin = [work for work in works if _says_nothing(work)]
     for some in ([work for work in works if not _says_nothing(work)], thin):
         try:
@@ -136,7 +135,7 @@ def _in_turn(works: list[Work], each: Callable[[Work], list[_Found]], ends_at: f
     found: list[_Found] = []
     for place, work in enumerate(works):
         # rule: who waits for too long in a batch goes back
-        if stopping.is_set() or time.monotonic() > ends_at:
+        if stopping.is_set() or steady() > ends_at:
             why = "the worker was asked to end" if stopping.is_set() else "its turn did not come in time"
             put_back([late.claim for late in works[place:]], NotNowError(why))
             break

@@ -178,15 +178,15 @@ def _add_up(added: dict[_Row, float]) -> None:
 
 
 def _flush_on(kind: str) -> None:
-    hurry(_WAITS_SECONDS)
     flushed = time.monotonic()
-    while True:
-        heartbeats.beat(kind)
-        _looked.set()
-        if _ended.wait(heartbeats.BEAT_SECONDS):
-            break
-        if time.monotonic() - flushed >= FLUSH_SECONDS:
-            flush()
-            flushed = time.monotonic()
-    flush()
-    heartbeats.beat(kind, is_ending=_was_told)
+    with hurry(_WAITS_SECONDS):
+        while True:
+            heartbeats.beat(kind)
+            _looked.set()
+            if _ended.wait(heartbeats.BEAT_SECONDS):
+                break
+            if time.monotonic() - flushed >= FLUSH_SECONDS:
+                flush()
+                flushed = time.monotonic()
+        flush()
+        heartbeats.beat(kind, is_ending=_was_told)

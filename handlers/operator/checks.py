@@ -60,9 +60,13 @@ def checks(ask_broker: Callable[[], Condition]) -> dict[str, Check]:
 def examine(asked: Mapping[str, Check]) -> Iterator[Line]:
     """What each of these says as soon as it does, then the findings; with settings that cannot be read, only that.
 
-    The thread that asks waits no longer than a moment for a connection from now on, and holds none between two lines.
+    Until the last one the thread that asks waits no longer than a moment for a connection; it holds none between two.
     """
-    hurry(_WAITS_SECONDS)
+    with hurry(_WAITS_SECONDS):
+        yield from _lines(asked)
+
+
+def _lines(asked: Mapping[str, Check]) -> Iterator[Line]:
     try:
         settings()
     except SettingsError as error:

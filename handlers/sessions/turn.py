@@ -1,6 +1,5 @@
 """A turn: the right to ask Stripe about one verification, a lease in its row that is fenced by its generation."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -10,7 +9,7 @@ from uuid import uuid4
 from sqlalchemy import ColumnElement, or_, select, update
 from sqlmodel import Session, col
 
-from config.database import now, transaction
+from config.database import now, steady, transaction
 from config.inserts import NOW, insert_new
 from config.settings import settings
 from handlers.inbox.verifications import lock_records
@@ -63,7 +62,7 @@ class Turn:
     is_new: bool  # nobody can have asked Stripe for this generation before
     return_url: str | None  # of the generation: Stripe does not tell it, nor let it be changed
     until: datetime  # the lease's end, which nobody else's is
-    began: float  # the turn, by the monotonic clock
+    began: float  # the turn, by a clock that goes on while the machine sleeps, as the lease does
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -73,7 +72,7 @@ class Turn:
     def unless_late(self) -> None:
         """Before more is begun: raises OpeningError once that might outlast the lease."""
         # rule: nothing is begun that might outlast the lease
-        if time.monotonic() - self.began > _BEGUN_WITHIN:
+        if steady() - self.began > _BEGUN_WITHIN:
             raise OpeningError("opening")
 
 
@@ -125,7 +124,7 @@ def _leased(session: Session, whose: Sequence[ColumnElement[bool]], *, is_new: b
         is_new=is_new,
         return_url=return_url,
         until=until,
-        began=time.monotonic(),
+        began=steady(),
     )
 
 

@@ -3,12 +3,12 @@
 An answer holds the secrets a person enters by: it is handed on, and never stored, logged or printed.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from config.database import steady
 from handlers.queue.failures import NotNowError
 from handlers.record.events import MalformedEventError, SessionState, parse_session
 from handlers.stripe_api.client import Found, MissingError, ask, ask_for_page, unreadable
@@ -50,7 +50,7 @@ def search(reference: str, account: str | None, since: datetime, metadata: Mappi
     """The id of the session under this reference, created since, that has all of this metadata: a reference anybody may
     have typed, metadata not. Raises NotNowError where not all pages came in time.
     """
-    ends, after = time.monotonic() + _SEARCH_SECONDS, dict[str, str]()
+    ends, after = steady() + _SEARCH_SECONDS, dict[str, str]()
     wanted = {"client_reference_id": reference, "created": {"gte": int(since.timestamp())}, "limit": MOST_LISTED}
     while True:
         page = ask_for_page(SESSIONS, account, **wanted, **after).content
@@ -62,7 +62,7 @@ def search(reference: str, account: str | None, since: datetime, metadata: Mappi
                 return str(one["id"])
         if not page["has_more"]:
             return None
-        if time.monotonic() > ends or not sessions or after == {"starting_after": sessions[-1]["id"]}:
+        if steady() > ends or not sessions or after == {"starting_after": sessions[-1]["id"]}:
             raise NotNowError("not all of this person's sessions could be listed")
         after = {"starting_after": sessions[-1]["id"]}
 

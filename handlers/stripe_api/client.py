@@ -1,7 +1,6 @@
 """How Stripe is asked: the client, its bounds, its clock, and which of its answers are final."""
 
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,7 +11,7 @@ import orjson
 import stripe
 from pydantic import SecretStr
 
-from config.database import true_now
+from config.database import steady, true_now
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.queue.calls import Answer, Line, asked_pause, moment_in
@@ -93,11 +92,11 @@ def ask(
     if account is not None:
         # rule: Stripe is asked in the account's name
         options["stripe_account" if account.startswith("acct_") else "stripe_context"] = account
-    started = time.monotonic()
+    started = steady()
     response: Any = client().raw_request(method, path, **params, **options)
     if response.data["object"] != wanted:
         raise unreadable("it is another object")
-    seconds, is_replayed = time.monotonic() - started, "Idempotent-Replayed" in response.headers
+    seconds, is_replayed = steady() - started, "Idempotent-Replayed" in response.headers
     return Found(response.data, dated(response.headers), seconds, is_replayed)
 
 

@@ -187,7 +187,7 @@ def test_a_lease_outlives_a_jump_of_the_databases_clock(environment: pytest.Monk
     assert claimed
     with transaction() as session:  # the lease is over by a clock that has jumped
         session.connection().execute(update(OutboxAction).values(due_at=now(-timedelta(seconds=30))))
-    before_the_jump = (database_now() - timedelta(seconds=90), time.clock_gettime(database._STEADY))
+    before_the_jump = (database_now() - timedelta(seconds=90), database.steady())
     environment.setattr(database, "_reading", before_the_jump)
     assert claim_action(action_id) is None
     assert len(facts.applied(event("verified", session_id="vs_2", report="vr_2"))) == 1  # what is new does not wait
@@ -197,8 +197,8 @@ def test_a_lease_outlives_a_jump_of_the_databases_clock(environment: pytest.Monk
 
 def test_a_jump_is_believed_when_all_leases_before_it_are_over(environment: pytest.MonkeyPatch) -> None:
     measure_clock()
-    steady, passed = time.clock_gettime, 0.0
-    environment.setattr(time, "clock_gettime", lambda clock: steady(clock) + passed)
+    steady, passed = database.steady, 0.0
+    environment.setattr(database, "steady", lambda: steady() + passed)
     environment.setattr(database, "database_now", lambda: datetime.now(UTC) + timedelta(seconds=90 + passed))
     longest = MAIL_LEASE.total_seconds()
     for passed, jumped in ((0.0, False), (30.0, False), (longest, False), (longest + 60, True)):

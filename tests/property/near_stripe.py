@@ -16,7 +16,7 @@ from sqlalchemy import event, text
 from sqlalchemy.pool import Pool
 
 from config import database, inserts
-from config.database import transaction
+from config.database import steady, transaction
 from handlers.queue import calls
 from handlers.queue.calls import Answer, Line
 from handlers.sessions import turn
@@ -35,7 +35,6 @@ _MOMENT = {
 }
 _SECONDS = {"postgresql": " + {}", "sqlite": ", printf('%+.3f seconds', {})"}
 _ON_ITS_WAY = 3600.0  # seconds that a call is on its way which is to arrive late
-_MODULES = (calls, changing, turn)  # that look at the time by themselves
 
 
 @dataclass
@@ -76,7 +75,7 @@ class NearStripe:
         self.ahead += seconds
         self.world.clock.offset = self.ahead
         here = datetime.now(UTC) + timedelta(seconds=self.ahead)
-        database._reading = here, time.clock_gettime(database._STEADY)
+        database._reading = here, database.steady()
         if databases.SERVER_URL:
             with transaction() as session:
                 session.connection().execute(text("UPDATE ahead SET seconds = :seconds"), {"seconds": self.ahead})
@@ -162,7 +161,7 @@ def near_stripe() -> Iterator[NearStripe]:
     """In use by this process, with all clocks in its hands, until the block ends; the database is set up already."""
     stripe = NearStripe()
 
-    class Steady:
+    class Ahead:
         monotonic = staticmethod(lambda: time.monotonic() + stripe.ahead)
 
     def tell(connection: Any, _: object) -> None:
@@ -175,8 +174,9 @@ def near_stripe() -> Iterator[NearStripe]:
             patch.setenv("STRIPE_API_BASE", stripe.world.settings.base)
             patch.setenv("STRIPE_API_KEY", KEY)
             patch.setattr(Line, "_exchange", lambda *arguments: stripe.exchange(*arguments))
-            for module in _MODULES:
-                patch.setattr(module, "time", Steady)
+            patch.setattr(calls, "time", Ahead)
+            for module in (changing, turn):
+                patch.setattr(module, "steady", lambda: steady() + stripe.ahead)
             dialect = "postgresql" if databases.SERVER_URL else "sqlite"
             for words, seconds in ((database.CLOCK, ""), (database._LATER, _SECONDS[dialect])):
                 patch.setitem(words, dialect, _MOMENT[dialect].format(seconds))

@@ -1,11 +1,14 @@
-"""The engine is one, whoever comes first."""
+"""The engine is one, whoever comes first, and a hurry ends with what was in it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Barrier
 
-from sqlalchemy import Engine
+import pytest
+from sqlalchemy import Engine, QueuePool
 
-from config.database import engine
+from config.database import engine, hurry
+from tests.support import databases
 
 
 def test_threads_that_come_at_once_share_one_engine() -> None:
@@ -17,3 +20,15 @@ def test_threads_that_come_at_once_share_one_engine() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(come, range(8)))) == 1
+
+
+def test_an_error_that_leaves_a_hurry_leaves_the_thread_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@localhost/none")
+    databases.forget_process_state()
+    pool = engine().pool
+    assert isinstance(pool, QueuePool)
+    patience = pool.timeout()
+    with suppress(ZeroDivisionError), hurry(2), hurry(1):
+        assert pool.timeout() == 1
+        raise ZeroDivisionError
+    assert pool.timeout() == patience > 2

@@ -44,12 +44,11 @@ _PROCESS = ("name", "version", "started_at", "last_at", "worked_at", "ended_at")
 
 def status(arguments: argparse.Namespace) -> int:
     """What needs a hand, counts, ages, rates, and what has waited for a day; 1 when something needs a hand now."""
-    hurry(_WAITS_SECONDS)
-    figures = Figures(trouble_now())
-    needed = judged(figures)
-    hurry(_WAITS_AGAIN_SECONDS)
+    with hurry(_WAITS_SECONDS):
+        figures = Figures(trouble_now())
+        needed = judged(figures)
     found: dict[str, Any] = {"findings": [asdict(one) for one in needed]}
-    with suppress(*DATABASE_TROUBLE):  # which is a finding
+    with suppress(*DATABASE_TROUBLE), hurry(_WAITS_AGAIN_SECONDS):  # which is a finding
         found |= _shown(figures)
     if arguments.json:
         print_json(found)
