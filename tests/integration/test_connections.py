@@ -225,9 +225,11 @@ def test_twenty_connections_hold_a_service_its_release_a_command_and_the_next_se
             for thread in threads:
                 thread.join()
             assert migrated.returncode == 0, migrated.stdout + migrated.stderr
-            # That all are taken it may say, and on a slow machine what is late in that moment; not that it got none.
-            found = json.loads(status.stdout)["findings"]
-            assert not [one for one in found if (one["level"], one["what"]) == ("FAIL", "database")], status.stdout
+            # Whoever asks while both sets hold what there is may hear just that; on a slow machine, also what is late.
+            found = [one["words"] for one in json.loads(status.stdout)["findings"] if one["level"] == "FAIL"]
+            refused = [words for words in found if words.startswith("it cannot be used")]
+            assert all("no connection free" in words for words in refused), found
+            assert not refused or services is sets[1], found
         with psycopg.connect(administrator.replace("@/postgres", "@/service"), autocommit=True) as connection:
             done = "SELECT count(*) FROM inbox_event WHERE status = 'processed'"
             wait_until(

@@ -89,7 +89,7 @@ class Service:
         for process in self._processes.values():
             process.terminate()
         for name, process in self._processes.items():
-            assert process.wait(20) in (0, -15), self.log(name)
+            assert process.wait(60) in (0, -15), self.log(name)
         self._processes.clear()
 
     def run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
