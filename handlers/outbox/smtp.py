@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from io import BufferedReader
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -30,6 +31,7 @@ _GLANCE_SECONDS = 1.0
 _MOST_MAILS = 50  # over one connection: servers that count allow a hundred
 _IDLE_SECONDS = 10.0  # until a connection is given up: RFC 5321 has servers wait for five minutes, some wait for less
 _USED_SECONDS = 5.0  # for the first answer over a used connection, which may lead nowhere
+_MOST_BYTES = 64 * 1024  # of one answer: some lines of a sentence each
 _DOTS = re.compile(rb"^\.", re.MULTILINE)
 
 
@@ -206,6 +208,14 @@ class _Bounded(smtplib.SMTP):
             raise UnknownOutcomeError("the SMTP server has the mail and did not say what became of it")
         return (250, answer) if code < 300 else (code, answer)
 
+    def getreply(self) -> tuple[int, bytes]:
+        """smtplib reads lines for as long as they say that more follow, and keeps them all."""
+        if self.file is None and self.sock:
+            self.file = _Lines(self.sock.makefile("rb"))
+        if self.file:
+            self.file.left = _MOST_BYTES
+        return super().getreply()
+
     def end(self) -> None:
         """Says QUIT where no mail is under way, and hangs up: as Postfix does, nobody waits for the answer."""
         with self._turn:
@@ -239,6 +249,23 @@ class _Bounded(smtplib.SMTP):
                     self._quit()
                 elif self._wire and time.monotonic() > self._ends_at:
                     self._wire.shutdown(socket.SHUT_RDWR)
+
+
+class _Lines:
+    """What a server says, line by line, of which so many bytes are left in one answer."""
+
+    left = 0
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._file = file
+        self.close = file.close
+
+    def readline(self, most: int) -> bytes:
+        line = self._file.readline(most)
+        self.left -= len(line)
+        if self.left < 0:
+            raise OSError("one answer without end")
+        return line
 
 
 class _BoundedSsl(smtplib.SMTP_SSL, _Bounded):  # in this order, TLS begins on a connection that is watched already

@@ -313,6 +313,40 @@ def test_a_server_that_misbehaves_makes_the_mail_wait(
     assert "c4nary" not in str(refusal.value)
 
 
+def _talk_on(at: bytes) -> Callable[[socket.socket], None]:
+    """Two megabytes in one answer, and a mail server like any other besides."""
+
+    def behave(connection: socket.socket) -> None:
+        def say(code: bytes, to: bytes) -> None:
+            connection.sendall(2000 * (to == at) * (code + b"-" + b"x" * 1000 + b"\r\n") + code + b" OK\r\n")
+
+        lines = connection.makefile("rb")
+        say(b"220", b"")
+        while line := lines.readline():
+            verb = line.strip().upper()[:4]
+            say(b"354" if verb == b"DATA" else b"250", verb)
+            while verb == b"DATA" and lines.readline() != b".\r\n":
+                pass
+            if verb == b"DATA":
+                say(b"250", b".")
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    ("at", "error"),
+    [
+        *((at, AwayError) for at in (b"", b"EHLO", b"MAIL", b"RCPT", b"DATA")),
+        (b".", UnknownOutcomeError),
+    ],
+)
+def test_an_answer_without_end_is_not_kept(at: bytes, error: type[Exception], environment: pytest.MonkeyPatch) -> None:
+    with _raw_server(_talk_on(at)) as port:
+        _use(environment, f"smtp://127.0.0.1:{port}")
+        with pytest.raises(error):
+            send(MAIL)
+
+
 def _drip_a_handshake(connection: socket.socket) -> None:
     connection.sendall(b"\x16\x03\x03\x40\x00")  # 16,384 bytes follow, in a quarter of an hour
     while not stop.wait(0.05):
