@@ -9,7 +9,7 @@ import structlog
 from config.settings import settings
 from handlers.record.events import Status
 from handlers.sessions.links import link_to
-from handlers.sessions.refusals import OpeningError, past, unless_enough
+from handlers.sessions.refusals import OpeningError, past, unless_enough, verified_before
 from handlers.sessions.standing import is_final
 from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 from handlers.sessions.writing import apply_observed, notice
@@ -68,6 +68,9 @@ def enter(verification_id: str, way: Way) -> Entry:
     found = verification(verification_id)
     if found.redaction_asked_at:
         raise OpeningError("redacted")
+    # rule: who was verified in a session of before goes into no other
+    if verified_before(found.id, found.generation):
+        raise OpeningError("verified")
     if found.session_id is None:
         raise OpeningError("opening", "there is no session yet")
     return _fresh(found.session_id, found.account or None, found.id, way)

@@ -10,7 +10,7 @@ from config.database import transaction
 from handlers.record.events import Status
 from handlers.sessions.configuration import changes, fixed_differences
 from handlers.sessions.making import adopted, created, mark, marks, searched, unless_over
-from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many
+from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many, verified_before
 from handlers.sessions.replacing import replace
 from handlers.sessions.turn import Turn, Wanted, give_back, next_generation, noted, take_turn
 from handlers.sessions.writing import apply_observed, notice, write
@@ -21,7 +21,9 @@ from handlers.stripe_api.client import MissingError, NotAcceptedError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opened:
-    """The current session as Stripe has just answered it, with the secrets it is entered by."""
+    """The current session as Stripe has just answered it, with the secrets it is entered by, or the one of before in
+    which the person was verified.
+    """
 
     verification_id: str
     generation: int
@@ -40,7 +42,7 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
     """Asks Stripe, with no transaction open, and writes down what it says.
 
     1. the current session is asked for, where there is one: one that is gone, canceled or to be replaced begins a new
-       generation, and one that is to be adopted becomes it;
+       generation, and one that is to be adopted becomes it; that is all where the person was verified in one of before;
     2. one that somebody may have made for this generation is searched for;
     3. a new one is made, under a key of the generation's own, which is burned where Stripe has saved an error under it;
     4. the session is written down, fenced by the lease, and what Stripe answered goes into the inbox;
@@ -52,37 +54,7 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
     event_ids: list[str | None] = []
     refusal: OpeningError | None = None
     try:
-        answer, made = None, False
-        if turn.session_id:
-            last = changing.retrieve(turn.session_id, wanted.stripe_account)
-            answer = unless_over(last)
-            if turn.session_id == wanted.replaces:
-                with transaction() as session:
-                    unless_too_many(session.connection(), turn.verification_id)
-                replace(turn, wanted, answer)
-                answer = last = None
-            if answer is None:
-                if last:
-                    event_ids.append(notice(last, wanted.stripe_account, livemode=wanted.livemode))
-                turn = next_generation(turn, wanted, last)
-        if wanted.adopt:
-            answer = adopted(turn, wanted, answer)
-        while answer is None:
-            turn.unless_late()
-            # rule: what somebody may have made before is searched for
-            if not turn.is_new:
-                answer = searched(turn, wanted)
-            if answer is None:
-                turn = noted(turn, wanted)
-                answer, made = created(turn, wanted)
-            if answer is None:
-                turn = next_generation(turn, wanted)
-        event_ids.append(write(turn, wanted, answer, made=made))
-        if answer.state.status == Status.REQUIRES_INPUT:
-            unless_enough(turn.verification_id, answer)
-            if not made:
-                _marked(turn, answer, wanted)
-                answer = _configured(turn, answer, wanted)
+        turn, answer, made = _used(turn, wanted, event_ids)
     except OpeningError as error:
         refusal = error
         raise
@@ -98,6 +70,55 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
         made=made,
         owed=owed,
     )
+
+
+def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn, Answer, bool]:
+    """The turn of the last generation, its session, and whether it was made just now; adds what was observed."""
+    answer = last = None
+    made, is_replaced = False, turn.session_id is not None and turn.session_id == wanted.replaces
+    if turn.session_id:
+        last = changing.retrieve(turn.session_id, wanted.stripe_account)
+        answer = unless_over(last)
+    # rule: who was verified in a session of before is not asked again
+    if not is_replaced and (verified := verified_before(turn.verification_id, turn.generation)):
+        return turn, _verified(verified, wanted, event_ids), False
+    if is_replaced:
+        with transaction() as session:
+            unless_too_many(session.connection(), turn.verification_id)
+        replace(turn, wanted, answer)
+        turn, answer = next_generation(turn, wanted), None
+    elif turn.session_id and answer is None:
+        event_ids += [notice(last, wanted.stripe_account, livemode=wanted.livemode)] if last else []
+        turn = next_generation(turn, wanted, last, is_gone=last is None)
+    if wanted.adopt:
+        answer = adopted(turn, wanted, answer)
+    while answer is None:
+        turn.unless_late()
+        # rule: what somebody may have made before is searched for
+        if not turn.is_new:
+            answer = searched(turn, wanted)
+        if answer is None:
+            turn = noted(turn, wanted)
+            answer, made = created(turn, wanted)
+        if answer is None:
+            turn = next_generation(turn, wanted)
+    event_ids.append(write(turn, wanted, answer, made=made))
+    if answer.state.status == Status.REQUIRES_INPUT:
+        unless_enough(turn.verification_id, answer)
+        if not made:
+            _marked(turn, answer, wanted)
+            answer = _configured(turn, answer, wanted)
+    return turn, answer, made
+
+
+def _verified(session_id: str, wanted: Wanted, event_ids: list[str | None]) -> Answer:
+    if wanted.adopt:
+        raise OpeningError("not-adoptable")
+    answer = changing.retrieve(session_id, wanted.stripe_account)
+    if answer is None or answer.state.status != Status.VERIFIED:  # what is observed now is known at the next try
+        event_ids += [notice(answer, wanted.stripe_account, livemode=wanted.livemode)] if answer else []
+        raise OpeningError("opening")
+    return answer
 
 
 def _marked(turn: Turn, answer: Answer, wanted: Wanted) -> None:

@@ -143,9 +143,10 @@ def noted(turn: Turn, wanted: Wanted) -> Turn:
     return replace(turn, return_url=wanted.return_url)
 
 
-def next_generation(turn: Turn, wanted: Wanted, last: Answer | None = None) -> Turn:
+def next_generation(turn: Turn, wanted: Wanted, last: Answer | None = None, *, is_gone: bool = False) -> Turn:
     """The same for the next generation. Where its session was to be replaced, it is now, with all before it; what was
-    made for this generation, and is not known as its session, is burned.
+    made for this generation, and is not known as its session, is burned, and so is one that is gone at Stripe: should
+    it be there after all, it ends.
 
     `last` is what Stripe has just answered about this one's. Raises OpeningError where the person has had enough, or
     somebody else was faster.
@@ -174,7 +175,7 @@ def next_generation(turn: Turn, wanted: Wanted, last: Answer | None = None) -> T
             write_down_replaced(session, turn.verification_id)
         unless_used_up(session.connection(), turn.verification_id, last)
         unless_too_many(session.connection(), turn.verification_id)
-        _burn(session, turn)
+        _burn(session, turn, None if is_gone else turn.session_id)
     return replace(
         turn,
         generation=turn.generation + 1,
@@ -195,14 +196,14 @@ def write_down_replaced(session: Session, verification_id: str) -> None:
     withdraw(session, over, ENDED_BY_REPLACING, REPLACED, at)
 
 
-def _burn(session: Session, turn: Turn) -> None:
-    """Sessions of this generation that were heard of by an event alone: nobody is mailed about them, and they end."""
+def _burn(session: Session, turn: Turn, kept: str | None) -> None:
+    """All sessions of this generation but one, which nobody knows: nobody is mailed about them, and they end."""
     burned = (
         update(VerificationRecord)
         .where(
             col(VerificationRecord.verification_id) == turn.verification_id,
             col(VerificationRecord.generation) == turn.generation,
-            col(VerificationRecord.session_id).is_distinct_from(turn.session_id),
+            col(VerificationRecord.session_id).is_distinct_from(kept),
         )
         .values(burned_at=now())
         .returning(VerificationRecord, now())
@@ -213,9 +214,10 @@ def _burn(session: Session, turn: Turn) -> None:
 
 
 def give_back(turn: Turn) -> None:
-    """Ends the turn, unless it is somebody else's by now."""
+    """Ends the turn, whichever generation it has come to, unless it is somebody else's by now."""
+    mine = (col(Verification.id) == turn.verification_id, col(Verification.opening_until) == turn.until)
     with transaction() as session:
-        session.connection().execute(update(Verification).where(*fence(turn)).values(opening_until=None))
+        session.connection().execute(update(Verification).where(*mine).values(opening_until=None))
 
 
 def fence(turn: Turn) -> tuple[ColumnElement[bool], ...]:

@@ -30,11 +30,13 @@ def write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | No
 
     Where the person was to be forgotten meanwhile, the session is, too.
     """
-    of_the_new = {"return_url": wanted.return_url, "locale": wanted.locale} if made else {}
+    named = {"verification_flow": answer.content.get("verification_flow")}
+    named |= {"return_url": wanted.return_url} if made else {}
+    named |= {"locale": wanted.locale} if made or wanted.locale else {}
     current = (
         update(Verification)
         .where(*fence(turn))
-        .values(session_id=answer.id, **of_the_new)
+        .values(session_id=answer.id, **named)
         .returning(col(Verification.redaction_asked_at))
     )
     record = {

@@ -14,6 +14,7 @@ from handlers.outbox.perform import perform
 from handlers.queue.failures import NotNowError
 from handlers.record.events import VerificationEvent, parse
 from handlers.sessions.closing import cancel_verification, redact_verification
+from handlers.sessions.entering import Way, enter, enter_by_link, entry
 from handlers.sessions.opening import Opened, open_verification
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.turn import Wanted
@@ -241,3 +242,58 @@ def test_an_end_that_was_to_be_quiet_and_was_not_is_told_later(near: NearStripe)
     sessions.cancel(near.world, near.sessions()[0])
     _deliver(near)
     assert ("email_canceled", "done") in [(one.name, one.status) for one in facts.actions(opened.answer.id)]
+
+
+def _not_there(near: NearStripe) -> None:
+    """A replica of Stripe's that knows nothing yet answers the next question."""
+    near.world.faults.add(status=404)
+
+
+def test_who_was_verified_in_a_session_that_stripe_did_not_know_for_a_while_is_not_asked_again(
+    near: NearStripe,
+) -> None:
+    first = _opened()
+    _not_there(near)
+    second = _opened()
+    assert (second.verification_id, second.generation) == (first.verification_id, 2)
+    for happens in (person.submit, person.passed):
+        near.later(10.0)
+        happens(near.world, near.sessions()[0])
+    near.later(10.0)
+    _deliver(near)
+    for _ in range(2):
+        again = _opened()
+        assert (again.generation, again.answer.id, again.made) == (2, first.answer.id, False)
+        assert entry(first.verification_id, again.answer, None, Way()) is None
+        assert view(first.verification_id)["status"] == "verified"
+        for let_in in (enter, enter_by_link):
+            with pytest.raises(OpeningError, match="verified"):
+                let_in(first.verification_id, Way())
+        if near.sessions()[1].status == "requires_input":  # and then the newer one is over, too
+            sessions.cancel(near.world, near.sessions()[1])
+        near.later(10.0)
+    assert len(near.sessions()) == 2
+    assert _opened(replaces=second.answer.id).generation == 3
+
+
+def test_a_session_that_stripe_did_not_know_for_a_while_ends_where_another_was_begun_for_it(near: NearStripe) -> None:
+    _opened()
+    _not_there(near)
+    second = _opened()
+    _deliver(near)
+    assert [one.id for one in _open_ones(near)] == [second.answer.id]
+
+
+def test_who_is_found_not_to_be_verified_after_all_is_let_in_at_the_next_try(near: NearStripe) -> None:
+    first = _opened()
+    _not_there(near)
+    _opened()
+    for happens in (person.submit, person.passed):
+        near.later(10.0)
+        happens(near.world, near.sessions()[0])
+    near.later(10.0)
+    _deliver(near)
+    near.world.store.sessions[first.answer.id].status = "requires_input"  # a reviewer's doing, whose event is late
+    near.later(400.0)
+    with pytest.raises(OpeningError, match="opening"):
+        _opened()

@@ -18,6 +18,7 @@ from handlers.outbox.perform import perform
 from handlers.sessions.opening import use_turn
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.turn import take_turn
+from handlers.sessions.views import verification
 from handlers.stripe_api import changing
 from handlers.tables.models import Verification
 from receiver.app import app
@@ -714,3 +715,16 @@ def test_a_person_is_forgotten_here_though_stripe_does_not_answer(
     perform_everything()
     assert stripe.simulator.session(lost["id"])["redaction"] is not None
     assert facts.record(lost["id"]).client_reference_id is None
+
+
+def test_a_verification_has_the_flow_of_its_session_whatever_was_tried_before(api: TestClient) -> None:
+    by_flow = {"type": None, "verification_flow": "vf_none"}
+    assert open_one(api, **by_flow).status_code == 502
+    assert open_one(api).json()["verification_flow"] is None
+
+
+def test_a_language_that_is_named_at_a_resume_is_the_persons(api: TestClient) -> None:
+    id_ = open_one(api).json()["id"]
+    for named, is_now in (({"locale": "de"}, "de"), ({}, "de"), ({"locale": "en"}, "en")):
+        assert open_one(api, **named).status_code == 200
+        assert verification(id_).locale == is_now

@@ -186,6 +186,8 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "what somebody may have made before is searched for": (never, VERIFICATIONS),
     "the limit holds by what Stripe has just answered": (never, VERIFICATIONS),
     "whoever is verified or being checked is not billed again": (never, VERIFICATIONS),
+    "who was verified in a session of before is not asked again": (never, OPENINGS),
+    "who was verified in a session of before goes into no other": (never, OPENINGS),
     "what a spent key stands for is searched for": (becomes("None, False"), OPENINGS),
     "a saved answer is never handed out": (becomes("(answer, True)"), OPENINGS),
     "only an open session of this person's is adopted": (never, VERIFICATIONS),
