@@ -76,7 +76,7 @@ COMMANDS = {
     ),
     "cancel": Command(
         verifications.cancel_now,
-        "end a verification's open session",
+        "end an open session, a verification's or one that was made elsewhere",
         verifications.canceling_options,
         asks=True,
         changes=True,
@@ -84,7 +84,7 @@ COMMANDS = {
     "redact": Command(
         verifications.redact_now,
         "forget a person, here and at Stripe",
-        verifications.verification_options,
+        verifications.ending_options,
         asks=True,
         changes=True,
     ),

@@ -65,7 +65,7 @@ def link(
         # rule: what belongs before a replaced session is replaced, too
         row.replaced_at = min((one.replaced_at for one in others if one.replaced_at), default=None)
         # rule: what shows up after its person was to be forgotten is forgotten
-        row.redaction_asked_at = at if found.redaction_asked_at else None
+        row.redaction_asked_at = row.redaction_asked_at or (at if found.redaction_asked_at else None)
 
 
 def forget(

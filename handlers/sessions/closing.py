@@ -11,10 +11,32 @@ from handlers.sessions.forgetting import forget_sessions
 from handlers.sessions.making import searched
 from handlers.sessions.refusals import OpeningError, past
 from handlers.sessions.turn import Wanted, give_back, take_turn_again
-from handlers.sessions.views import verification
+from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 from handlers.sessions.writing import apply_observed, notice, write
 from handlers.stripe_api import changing
 from handlers.tables.models import Verification, VerificationRecord
+
+
+def cancel(id_: str, *, notify: bool, by: By) -> list[int]:
+    """What cancel_verification does, also of a session that was made elsewhere."""
+    try:
+        return cancel_verification(id_, notify=notify, by=by)
+    except NotFoundError:
+        found = made_elsewhere(id_)
+        return _cancel(found, found.session_id, found.session_id, notify=notify, by=by)
+
+
+def redact(id_: str, by: By) -> None:
+    """What redact_verification does, also of a session that was made elsewhere."""
+    try:
+        redact_verification(id_, by)
+    except NotFoundError:
+        session_id = made_elsewhere(id_).session_id
+        of_nobody_else = col(VerificationRecord.verification_id).is_(None)
+        with transaction() as session:
+            if not forget_sessions(session, col(VerificationRecord.session_id) == session_id, of_nobody_else):
+                raise NotFoundError from None  # somebody has just adopted it
+            note(session, by, "redact", [session_id])
 
 
 def cancel_verification(verification_id: str, *, notify: bool, by: By | None = None) -> list[int]:
@@ -24,21 +46,7 @@ def cancel_verification(verification_id: str, *, notify: bool, by: By | None = N
     past that, decided by a retrieve: Stripe gives its refusal no code; NotNowError where Stripe cannot be asked.
     """
     found = _settled(verification(verification_id))
-    account = found.account or None
-    answer = changing.retrieve(found.session_id, account) if found.session_id else None
-    if answer and answer.state.status == Status.REQUIRES_INPUT:
-        # Before its end, so that no event can be faster.
-        told = update(VerificationRecord).where(col(VerificationRecord.session_id) == answer.id)
-        with transaction() as session:
-            session.connection().execute(told.values(ends_quietly=not notify))
-            if by:
-                note(session, by, "cancel", (found.id, answer.id))
-        answer = end(answer.id, account)
-    if answer is None:
-        return []
-    if answer.state.status != Status.CANCELED:
-        raise past(answer)
-    return apply_observed(notice(answer, account, livemode=found.livemode))
+    return _cancel(found, found.session_id, found.id, notify=notify, by=by) if found.session_id else []
 
 
 def redact_verification(verification_id: str, by: By | None = None) -> None:
@@ -53,9 +61,29 @@ def redact_verification(verification_id: str, by: By | None = None) -> None:
     with transaction() as session:
         # First the verification, as an opening does: no deadlock.
         session.connection().execute(whose.values(redaction_asked_at=asked_at, **dict.fromkeys(Verification.PERSONAL)))
-        forget_sessions(session, found.id)
+        forget_sessions(session, col(VerificationRecord.verification_id) == found.id)
         if by:
             note(session, by, "redact", [found.id])
+
+
+def _cancel(
+    whose: Verification | VerificationRecord, session_id: str, about: str, *, notify: bool, by: By | None
+) -> list[int]:
+    account = whose.account or None
+    answer = changing.retrieve(session_id, account)
+    if answer and answer.state.status == Status.REQUIRES_INPUT:
+        # Before its end, so that no event can be faster.
+        told = update(VerificationRecord).where(col(VerificationRecord.session_id) == session_id)
+        with transaction() as session:
+            session.connection().execute(told.values(ends_quietly=not notify))
+            if by:
+                note(session, by, "cancel", (about, session_id))
+        answer = end(session_id, account)
+    if answer is None:
+        return []
+    if answer.state.status != Status.CANCELED:
+        raise past(answer)
+    return apply_observed(notice(answer, account, livemode=whose.livemode))
 
 
 def _settled(found: Verification) -> Verification:

@@ -59,7 +59,7 @@ def write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | No
             if written.redaction_asked_at:
                 forgotten = update(Verification).where(col(Verification.id) == turn.verification_id)
                 connection.execute(forgotten.values(dict.fromkeys(Verification.PERSONAL)))
-                forget_sessions(session, turn.verification_id)
+                forget_sessions(session, col(VerificationRecord.verification_id) == turn.verification_id)
             event_id = observe(connection, answer, wanted.stripe_account, livemode=wanted.livemode)
             if wanted.by:
                 note(session, wanted.by, "adopt" if wanted.adopt else "open", (turn.verification_id, answer.id))
@@ -76,6 +76,9 @@ def _take_over(session: Session, linked: Mapping[str, Any]) -> None:
     session_id, verification_id = col(VerificationRecord.session_id), col(VerificationRecord.verification_id)
     lock_records(session, or_(session_id == linked["session_id"], verification_id == linked["verification_id"]))
     record = session.get_one(VerificationRecord, linked["session_id"])
+    # rule: a session whose person is to be forgotten is taken up by nobody
+    if record.redaction_asked_at and record.verification_id is None:
+        raise OpeningError("not-adoptable")
     had_numbers_of_its_own = record.change_number and record.verification_id is None
     was_replaced = record.replaced_at is not None
     for name in ("verification_id", "generation", "verification_flow"):

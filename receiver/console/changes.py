@@ -66,11 +66,11 @@ def _rows(change: Callable[[Table, Filter, By], Any], id_: str, _: Sent, by: By)
 
 
 def _cancel(id_: str, sent: Sent, by: By) -> None:
-    publish_actions(closing.cancel_verification(id_, notify="notify" in sent, by=by))
+    publish_actions(closing.cancel(id_, notify="notify" in sent, by=by))
 
 
 def _redact(id_: str, _: Sent, by: By) -> None:
-    closing.redact_verification(id_, by)
+    closing.redact(id_, by)
 
 
 def _link(id_: str, _: Sent, by: By) -> Link:

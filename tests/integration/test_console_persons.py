@@ -15,7 +15,7 @@ from receiver.app import app
 from tests.integration import visits
 from tests.integration.openings import wanted
 from tests.integration.operators import HERE, KEYS, send, sign_in
-from tests.integration.stories import Stories, by_name
+from tests.integration.stories import Stories, by_name, perform_everything
 from tests.support import databases, facts
 from tests.support.facts import event
 
@@ -146,6 +146,24 @@ def test_a_verification_is_canceled_forgotten_and_let_in_again(console: TestClie
     assert [(who, way, what) for who, way, what, *_ in _changed()] == [
         ("anna", "console", what) for what in ("redact", "cancel", "link")
     ]
+
+
+@pytest.mark.parametrize("what", ["cancel", "redact"])
+def test_what_was_made_elsewhere_is_ended_and_forgotten_as_what_was_made_here(
+    console: TestClient, stripe: Stories, what: str
+) -> None:
+    session_id = stripe.simulator.create(client_reference_id="user-1")
+    stripe.deliver(session_id)
+    there = f"/console/persons/{session_id}"
+    assert f"/console/change/{what}/{session_id}?of={session_id}" in console.get(there).text
+    assert _press(console, what, session_id, session_id) == (303, f"{there}?did={what}")
+    assert _changed() == [("anna", "console", what, session_id, REASON)]
+    if what == "cancel":
+        assert facts.record(session_id).status == Status.CANCELED
+    else:
+        assert facts.record(session_id).client_reference_id is None
+        perform_everything()
+        assert stripe.simulator.session(session_id)["redaction"]
 
 
 def test_who_may_look_changes_nothing(console: TestClient) -> None:

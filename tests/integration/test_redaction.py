@@ -14,13 +14,17 @@ from config.database import transaction
 from handlers.inbox.process import claim_events, process, process_together
 from handlers.inbox.receive import receive
 from handlers.metrics.exposition import exposition
+from handlers.operator.audit import By, Way
 from handlers.operator.queries import not_redacted
 from handlers.outbox import outputs
 from handlers.owed.kinds import Owed
 from handlers.owed.owe import owe
 from handlers.record.events import VerificationEvent
 from handlers.sessions import closing
+from handlers.sessions.opening import open_verification
+from handlers.sessions.refusals import OpeningError
 from handlers.tables.models import ActionStatus, InboxStatus, Verification, VerificationRecord, VerifiedOutput
+from tests.integration.openings import wanted
 from tests.integration.stories import Stories, by_name, perform_everything, process_everything, purge
 from tests.property.lifecycles import as_twin
 from tests.property.outside import Application, PostBox
@@ -30,6 +34,8 @@ from tests.support.operator import command
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 PERSONAL: dict[str, Any] = {"user": "c4nary user", "reference": "c4nary reference"}
+
+ANNA = By(who="anna", way=Way.CONSOLE, reason="told by phone")
 
 
 def _failed(at: int = NOON) -> VerificationEvent:
@@ -215,28 +221,60 @@ def _asked(session_id: str = "vs_1", days: float = 0.0) -> None:
 
 def _verification() -> str:
     """One that vs_1 belongs to."""
-    now = datetime.now(UTC)
-    whose: dict[str, Any] = {"id": "idv_1", "client_reference_id": "c4nary", "livemode": False, "session_id": "vs_1"}
+    _opened_here()
     with transaction() as session:
-        session.add(Verification(**whose, return_url="shop:c4nary", locale="c4nary", created_at=now, updated_at=now))
         session.connection().execute(update(VerificationRecord).values(verification_id="idv_1", generation=1))
     return "idv_1"
 
 
+def _opened_here() -> None:
+    now = datetime.now(UTC)
+    whose: dict[str, Any] = {"id": "idv_1", "client_reference_id": "c4nary", "livemode": False, "session_id": "vs_1"}
+    with transaction() as session:
+        session.add(Verification(**whose, return_url="shop:c4nary", locale="c4nary", created_at=now, updated_at=now))
+
+
 @pytest.mark.usefixtures("stripe")
-def test_a_person_who_asks_is_forgotten_at_once_in_every_table_however_often(database_url: str) -> None:
+@pytest.mark.parametrize("is_ours", [True, False], ids=["a verification", "a session made elsewhere"])
+def test_a_person_who_asks_is_forgotten_at_once_in_every_table_however_often(database_url: str, is_ours: bool) -> None:
     facts.applied(_failed(), event("verified", NOON + 10, report="vr_2", **PERSONAL))
     receive([replace(_failed(NOON + 20), id="evt_waits")])
     _keep_output()
-    id_ = _verification()
+    id_ = _verification() if is_ours else "vs_1"
     for _ in range(2):
-        closing.redact_verification(id_)
+        closing.redact(id_, ANNA)
         assert "c4nary" not in databases.dump(database_url)
     assert by_name("vs_1")["redact_session"] == [ActionStatus.PENDING]
     facts.applied(replace(_failed(NOON + 30), id="evt_late"))
     process_everything()
     assert "c4nary" not in databases.dump(database_url), "what comes late brings nothing back"
     assert facts.record().redacted_at is None, "Stripe has still to do it"
+
+
+@pytest.mark.usefixtures("stripe")
+def test_what_shall_be_forgotten_stays_so_when_its_session_turns_out_to_be_a_verifications() -> None:
+    facts.applied(event("requires_input", code="document_expired", report="vr_1"))
+    _opened_here()
+    closing.redact("vs_1", ANNA)
+    told = event("verified", NOON + 10, report="vr_2", **PERSONAL)
+    assert told.state
+    facts.applied(replace(told, state=replace(told.state, verification_id="idv_1", generation=1)))
+    assert facts.record().verification_id == "idv_1"
+    assert facts.record().redaction_asked_at
+    assert facts.record().user_id is None
+
+
+def test_a_session_whose_person_is_to_be_forgotten_is_adopted_by_nobody(stripe: Stories) -> None:
+    session_id = stripe.simulator.create(client_reference_id="user-1")
+    stripe.deliver(session_id)
+    said = command("redact", session_id, "--json")
+    assert (said.code, said.json[0]["record"]["client_reference_id"]) == (0, None)
+    assert {"redact_session", "redaction_asked"} < {line["what"] for line in said.json[0]["timeline"]}
+    with pytest.raises(OpeningError, match="not-adoptable"):
+        open_verification(wanted(adopt=session_id))
+    assert facts.record(session_id).verification_id is None
+    assert command("redact", "vs_none").code == 1
+    assert command("cancel", "vs_none").code == 1
 
 
 def test_a_redaction_begun_elsewhere_wipes_the_verification_once_all_its_sessions_are(database_url: str) -> None:

@@ -189,7 +189,7 @@ def test_nothing_personal_is_told_after_a_redaction(application: Application, ve
     else:
         with transaction() as session:
             session.connection().execute(update(Verification).values(client_reference_id=None))
-            forget_sessions(session, verification)
+            forget_sessions(session, col(VerificationRecord.verification_id) == verification)
     perform_everything()
     told: list[dict[str, Any]] = [caught.event["data"] for caught in application.caught]
     assert [(change["verification_id"], change["client_reference_id"]) for change in told] == [(verification, None)]

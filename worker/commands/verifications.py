@@ -15,9 +15,10 @@ from handlers.sessions.links import link_of
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.timeline import view_in_time
 from handlers.sessions.turn import Wanted
-from handlers.sessions.views import NotFoundError
+from handlers.sessions.views import NotFoundError, verification
 from worker.commands.options import acting, add_reason
 from worker.commands.printing import print_json, print_pairs, print_rows
+from worker.commands.sessions import session
 
 T = TypeVar("T")
 
@@ -25,6 +26,13 @@ T = TypeVar("T")
 def verification_options(parser: argparse.ArgumentParser) -> None:
     """Which."""
     parser.add_argument("id", metavar="ID", help="idv_…, or vs_… of one of its sessions")
+
+
+def ending_options(parser: argparse.ArgumentParser) -> None:
+    """Which: also what was made elsewhere."""
+    parser.add_argument(
+        "id", metavar="ID", help="idv_…, or vs_… of one of its sessions or of one that was made elsewhere"
+    )
 
 
 def opening_options(parser: argparse.ArgumentParser) -> None:
@@ -46,13 +54,13 @@ def adopting_options(parser: argparse.ArgumentParser) -> None:
 
 def canceling_options(parser: argparse.ArgumentParser) -> None:
     """Which, and whether the person is told."""
-    verification_options(parser)
+    ending_options(parser)
     parser.add_argument("--quietly", action="store_true", help="mail nobody")
 
 
 def linking_options(parser: argparse.ArgumentParser) -> None:
     """Which, and why."""
-    verification_options(parser)
+    ending_options(parser)
     add_reason(parser, required=False)
 
 
@@ -75,21 +83,15 @@ def adopt_now(arguments: argparse.Namespace) -> int:
 def cancel_now(arguments: argparse.Namespace) -> int:
     """Ends the open session; 1 when it cannot be ended any more."""
 
-    def cancel() -> str:
-        publish_actions(closing.cancel_verification(arguments.id, notify=not arguments.quietly, by=acting(arguments)))
-        return str(arguments.id)
+    def cancel() -> None:
+        publish_actions(closing.cancel(arguments.id, notify=not arguments.quietly, by=acting(arguments)))
 
-    return _told(arguments, cancel)
+    return _ended(arguments, cancel)
 
 
 def redact_now(arguments: argparse.Namespace) -> int:
     """Forgets the person here, and has Stripe do it; 1 when there is none."""
-
-    def redact() -> str:
-        closing.redact_verification(arguments.id, acting(arguments))
-        return str(arguments.id)
-
-    return _told(arguments, redact)
+    return _ended(arguments, lambda: closing.redact(arguments.id, acting(arguments)))
 
 
 def make_link(arguments: argparse.Namespace) -> int:
@@ -119,6 +121,21 @@ def _opened(arguments: argparse.Namespace, params: dict[str, Any], **more: str |
         raise OpeningError("opening")
     publish_actions(opened.owed)
     return opened.verification_id
+
+
+def _ended(arguments: argparse.Namespace, end: Callable[[], None]) -> int:
+    """Does it, and shows what the verification is then, or the session that was made elsewhere."""
+
+    def ended() -> int:
+        end()
+        try:
+            verification(arguments.id)
+        except NotFoundError:
+            return session(arguments)
+        return show_verification(arguments)
+
+    code = _unless_refused(ended)
+    return 1 if code is None else code
 
 
 def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
