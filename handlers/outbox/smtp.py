@@ -18,7 +18,14 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from pydantic import SecretStr
 
 from config.settings import settings
-from handlers.queue.failures import AwayError, PermanentError, RefusedError, UnknownOutcomeError, stopping
+from handlers.queue.failures import (
+    AwayError,
+    NotAllowedError,
+    PermanentError,
+    RefusedError,
+    UnknownOutcomeError,
+    stopping,
+)
 
 _CONNECT_SECONDS = 10.0
 _TOTAL_SECONDS = 25.0  # until the mail is given away: with the address look-up well below a lease
@@ -32,6 +39,12 @@ _MOST_MAILS = 50  # over one connection: servers that count allow a hundred
 _IDLE_SECONDS = 10.0  # until a connection is given up: RFC 5321 has servers wait for five minutes, some wait for less
 _USED_SECONDS = 5.0  # for the first answer over a used connection, which may lead nowhere
 _MOST_BYTES = 64 * 1024  # of one answer: some lines of a sentence each
+# RFC 3463: 5.1 is about the address, 5.2 about the mailbox, 5.6 about the content. A list that we are on, a quota, a
+# login that is missing or a command out of order is about us.
+_ENHANCED = re.compile(rb"5\.(\d{1,3})\.\d{1,3}(?!\S)")
+_OF_THIS_MAIL = (b"1", b"2", b"6")
+_OF_THE_SENDER = (b"5.1.7", b"5.1.8")
+_FINAL = (550, 551, 552, 553)  # of a server that says no more: RFC 5321 has 554 and the others for all else
 _DOTS = re.compile(rb"^\.", re.MULTILINE)
 
 
@@ -39,7 +52,8 @@ def send_by_smtp(message: bytes, recipient: str, last_look: Callable[[], object]
     """Sends by SMTP_URL, from MAIL_FROM; `last_look` raises where the mail must not be given away any more.
 
     Raises PermanentError where this mail can never be sent, AwayError where the server cannot be reached or wants
-    nothing of us, RefusedError where it refused for now, UnknownOutcomeError where it has the mail and says nothing.
+    nothing of us, NotAllowedError where its refusal says nothing about this mail, RefusedError where it refused for
+    now, UnknownOutcomeError where it has the mail and says nothing.
     """
     sender, content = settings().mail_from.mailbox, message.replace(b"\n", b"\r\n")
     options = [] if (sender + recipient).isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
@@ -92,9 +106,9 @@ def _in_our_words() -> Iterator[None]:
     try:
         yield
     except smtplib.SMTPRecipientsRefused as error:
-        raise _refusal(next(iter(error.recipients.values()))[0]) from None
+        raise _refusal(*next(iter(error.recipients.values()))) from None
     except smtplib.SMTPDataError as error:
-        raise _refusal(error.smtp_code) from None
+        raise _refusal(error.smtp_code, error.smtp_error) from None
     except smtplib.SMTPSenderRefused as error:  # about us, not about this mail, as all that follows
         raise AwayError(f"the SMTP server answered {error.smtp_code} to MAIL_FROM") from None
     except smtplib.SMTPResponseException as error:
@@ -291,6 +305,14 @@ def _log_in(smtp: smtplib.SMTP, server: SplitResult) -> None:
         smtp.login(unquote(server.username), unquote(server.password or ""))
 
 
-def _refusal(code: int) -> Exception:
+def _refusal(code: int, words: bytes | str) -> Exception:
+    """What a refusal of one mail or its recipient says: that it is for now, for ever, or about us."""
     sentence = f"the SMTP server answered {code}"
-    return PermanentError(sentence) if 500 <= code < 600 else RefusedError(sentence)
+    if code < 500:
+        return RefusedError(sentence)
+    said = _ENHANCED.match(words if isinstance(words, bytes) else words.encode())
+    # rule: a mail server's refusal is final where it is about the mail or its recipient
+    is_final = said[1] in _OF_THIS_MAIL and said[0] not in _OF_THE_SENDER if said else code in _FINAL
+    if is_final:
+        return PermanentError(sentence)
+    return NotAllowedError(f"{sentence} {said[0].decode()}" if said else sentence)
