@@ -5,6 +5,8 @@ BIN = $(VENV)/bin
 PORT ?= 8000
 STRIPE_PORT ?= 12111
 STRIPE_SECRET = whsec_simulator00000000000000000000
+# Tests wait more than they work.
+AT_ONCE = -n 4 --dist worksteal
 LOCKS = requirements.txt requirements-dev.txt
 # uv compiles for the oldest Python that pyproject.toml promises, whichever runs it, and asks pip's index if it has none of its own.
 UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}}" \
@@ -18,7 +20,7 @@ define compile
 	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
 endef
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run listen stripe test test-postgres test-browser e2e proof mutants chaos hosts fuzz api-cases bench growth bench-peers \
+.PHONY: help install dev demo run listen stripe test test-processes test-postgres test-browser e2e proof mutants chaos hosts fuzz api-cases bench growth bench-peers \
 	bench-tools browser-tools ci way mails pages pictures check lock lock-check upgrade
 
 help: ## Lists the targets
@@ -41,8 +43,11 @@ stripe: dev ## Runs a local Stripe that delivers to `make run`, and says how to 
 	@$(BIN)/python -m tests.simulator --port $(STRIPE_PORT) \
 		--forward-to http://127.0.0.1:$(PORT)/webhooks/stripe --secret $(STRIPE_SECRET)
 
-test: dev ## Runs the tests, on SQLite and an embedded Redis; some of them: T=tests/unit/test_events.py K=redacted
-	@$(BIN)/python -m pytest -m "not e2e and not browser" $(if $(T),$(T),-n 4 --dist worksteal) $(if $(K),-k "$(K)")
+test: dev ## Runs the tests, on SQLite and an embedded Redis; all of a file's, or some of them: T=tests/unit/test_events.py K=redacted
+	@$(BIN)/python -m pytest -m "not e2e and not browser $(if $(T),,and not processes)" $(if $(T),$(T),$(AT_ONCE)) $(if $(K),-k "$(K)")
+
+test-processes: dev ## Runs what `make test` leaves out: the service as it is deployed, process by process, killed, frozen and cut off
+	@$(BIN)/python -m pytest -m processes $(AT_ONCE) tests/integration $(if $(K),-k "$(K)")
 
 test-postgres: dev ## Runs the database and integration tests on PostgreSQL: DATABASE_URL, or a cluster of its own
 	@$(BIN)/python -m tests.support.postgres

@@ -139,6 +139,7 @@ def _monitor(made: Service) -> Iterator[list[bytes]]:
         connection.close()
 
 
+@pytest.mark.processes
 def test_what_must_stay_secret_is_nowhere(
     monitored: tuple[Service, FakeStripe, Mailbox, list[bytes]],
     database_url: str,
@@ -394,6 +395,7 @@ def _look_around(port: int) -> str:
     return "".join(pages).replace(typed, "")
 
 
+@pytest.mark.processes
 def test_what_is_asked_and_answered_over_the_api_is_nowhere_else(
     tmp_path: Path,
     database_url: str,

@@ -46,6 +46,7 @@ clock.main()
 """
 
 
+@pytest.mark.processes
 @faketime.needed
 @pytest.mark.parametrize("step", [-3600.0, 3600.0])
 def test_a_step_of_the_hosts_clock_neither_holds_up_the_schedule_nor_hastens_it(tmp_path: Path, step: float) -> None:
@@ -61,6 +62,7 @@ def test_a_step_of_the_hosts_clock_neither_holds_up_the_schedule_nor_hastens_it(
             clock.terminate()
 
 
+@pytest.mark.processes
 def test_a_clock_in_each_worker_and_one_beside_them_do_all_once_and_are_known_as_clocks(
     tmp_path: Path, database_url: str
 ) -> None:

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import ROOT
 
 # What differs from run to run: the mails' file names (the sessions' ids are in them) and the seconds.
 VARIES = re.compile(r"[0-9a-f]{6}…|\d+\.\d s")
 
 
+@pytest.mark.processes
 def test_the_demo_ends_well_and_prints_what_readme_shows(tmp_path: Path) -> None:
     kept = tmp_path / "mails"
     done = subprocess.run(

@@ -56,6 +56,7 @@ def _logs_say_what_happened(running: Service) -> None:
         json.loads(line)
 
 
+@pytest.mark.processes
 def test_what_a_killed_worker_held_is_done_by_the_next(running: Service) -> None:
     (running.folder / "stall").touch()
     running.start("web", "worker")
@@ -72,6 +73,7 @@ def test_what_a_killed_worker_held_is_done_by_the_next(running: Service) -> None
     assert len(running.mails()) == 1
 
 
+@pytest.mark.processes
 def test_a_redis_that_forgets_everything_loses_nothing(running: Service) -> None:
     running.start("web")
     for n in range(30):
@@ -86,6 +88,7 @@ def test_a_redis_that_forgets_everything_loses_nothing(running: Service) -> None
     assert {facts.record(f"vs_{n}").change_number for n in range(30)} == {1}
 
 
+@pytest.mark.processes
 def test_what_was_received_while_no_worker_ran_is_done_when_one_does(running: Service) -> None:
     running.start("web")
     running.deliver(facts.payload("canceled"))
@@ -94,6 +97,7 @@ def test_what_was_received_while_no_worker_ran_is_done_when_one_does(running: Se
     wait_until(_all_done, running.logs)
 
 
+@pytest.mark.processes
 def test_replay_signs_posts_and_counts(running: Service, tmp_path: Path) -> None:
     running.start("web")
     story: list[dict[str, Any]] = [
@@ -131,6 +135,7 @@ def test_replay_signs_posts_and_counts(running: Service, tmp_path: Path) -> None
     assert "Traceback" not in nobody.stderr
 
 
+@pytest.mark.processes
 def test_a_bad_setting_ends_a_command_with_its_name(running: Service) -> None:
     running._variables["PORT"] = "x"
     running._variables["LOG_LEVEL"] = "loud"

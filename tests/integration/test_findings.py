@@ -412,6 +412,7 @@ def test_a_mail_waits_while_nothing_says_by_which_server_it_goes(environment: py
     assert list((settings().var_dir / "mail").glob("*.eml"))
 
 
+@pytest.mark.processes
 def test_real_processes_say_that_they_live_which_of_them_were_killed_and_which_were_told_to_end(
     tmp_path: Path, database_url: str
 ) -> None:

@@ -18,6 +18,7 @@ from tests.support.processes import ROOT, Service, service
 from tests.support.waiting import wait_until
 
 
+@pytest.mark.processes
 def test_what_is_deployed_before_the_endpoint_is_made_takes_nothing_until_its_secret_is_set(
     tmp_path: Path, simulator: Simulator
 ) -> None:
@@ -59,6 +60,7 @@ def _ready(made: Service) -> tuple[int, str | None]:
             return error.code, json.load(error).get("webhook_secret")
 
 
+@pytest.mark.processes
 def test_what_the_slug_leaves_out_is_not_missed(tmp_path: Path) -> None:
     """.slugignore: the platform copies the rest to each dyno."""
     left_out = (ROOT / ".slugignore").read_text().split()

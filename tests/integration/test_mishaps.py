@@ -58,6 +58,7 @@ def test_a_double_click_opens_one_session(api: TestClient, stripe: Stories) -> N
     assert {answer.json()["session_id"] for answer in answers} == {_only_session(stripe)}
 
 
+@pytest.mark.processes
 def test_a_client_that_went_away_and_retries_gets_the_session_that_was_being_made(
     stripe: Stories, tmp_path: Path, database_url: str
 ) -> None:

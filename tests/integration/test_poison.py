@@ -120,6 +120,7 @@ def test_what_can_never_be_applied_is_buried_with_its_reason_while_everything_el
     assert facts.event_row(bad.id).attempts == 3
 
 
+@pytest.mark.processes
 def test_messages_that_none_of_ours_wrote_end_no_worker_and_are_gone(tmp_path: Path, database_url: str) -> None:
     """Through kombu's own loop: each kind in each queue, and after them an event that is applied as ever."""
     foreign = [*UNREADABLE.values(), *READABLE.values()]

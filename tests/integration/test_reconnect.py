@@ -83,6 +83,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.processes
 def test_a_busy_worker_works_on_after_redis_was_restarted(scene: Scene) -> None:
     scene.start_worker(guarded=True)
     scene.hold_all_slots()
@@ -93,6 +94,7 @@ def test_a_busy_worker_works_on_after_redis_was_restarted(scene: Scene) -> None:
     wait_until(lambda: scene.has("afterwards.ended"))
 
 
+@pytest.mark.processes
 def test_a_busy_worker_works_on_after_redis_was_frozen(scene: Scene) -> None:
     scene.start_worker(guarded=True)
     scene.hold_all_slots()
@@ -103,6 +105,7 @@ def test_a_busy_worker_works_on_after_redis_was_frozen(scene: Scene) -> None:
     wait_until(lambda: scene.has("afterwards.ended"))
 
 
+@pytest.mark.processes
 def test_without_the_guard_the_worker_stays_alive_and_takes_nothing(scene: Scene) -> None:
     """When this fails, kombu has mended it, and worker/reconnect.py can go."""
     scene.start_worker(guarded=False)

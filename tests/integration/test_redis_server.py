@@ -47,6 +47,7 @@ def _findings(environment: pytest.MonkeyPatch, url: str) -> list[tuple[str, str]
     return list(checks(broker.condition)["redis"]())
 
 
+@pytest.mark.processes
 def test_a_failover_under_load_is_followed_by_all_and_loses_nothing(tmp_path: Path, database_url: str) -> None:
     with watched_pair(tmp_path) as (master, replica, url), _service(tmp_path, database_url, url) as made:
         made.start("web", "worker", "clock")
@@ -149,6 +150,7 @@ def test_a_certificate_is_verified_unless_the_platform_or_the_url_says_otherwise
     assert len(said) == (len(found) if "FAIL" in dict(found) else len(found) + 2)
 
 
+@pytest.mark.processes
 def test_every_process_says_whom_it_trusts_and_why_it_cannot_go_on(
     encrypted: int, tmp_path: Path, database_url: str
 ) -> None:

@@ -21,6 +21,7 @@ PAUSE_SECONDS = 3600  # events of the capture that lie further apart were made o
 PREFIX = "vs_1Demo"
 
 
+@pytest.mark.processes
 def test_a_replayed_capture_comes_to_the_records_and_mails_of_its_stories(tmp_path: Path) -> None:
     events = read(CAPTURE.read_text())
     with Service(tmp_path, EMAIL_LOOKUP="tests.payloads.addresses:lookup") as service:

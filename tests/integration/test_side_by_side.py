@@ -10,6 +10,7 @@ from tests.support.processes import Service, service
 from tests.support.waiting import wait_until
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(bool(why := history.why_none()), reason=why)
 def test_the_code_before_and_the_code_of_today_run_on_one_schema(tmp_path: Path, database_url: str) -> None:
     code_before = history.unpacked(history.commit_before(), tmp_path / "before")

@@ -15,6 +15,7 @@ from tests.support.waiting import wait_until
 PERSONS = 14
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("variables", "at_once"), [({}, 8), ({"ACTION_THREADS": "11"}, 11)])
 def test_half_of_a_workers_threads_or_as_many_as_are_set_may_wait_for_a_slow_mail_server(
     tmp_path: Path, database_url: str, variables: dict[str, str], at_once: int
@@ -35,6 +36,7 @@ def test_half_of_a_workers_threads_or_as_many_as_are_set_may_wait_for_a_slow_mai
             running.kill("worker")
 
 
+@pytest.mark.processes
 def test_a_worker_that_was_frozen_before_it_gave_its_mails_away_gives_none_away(
     tmp_path: Path, database_url: str
 ) -> None:

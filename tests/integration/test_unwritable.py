@@ -84,6 +84,7 @@ def as_plain_role(database_url: str, environment: pytest.MonkeyPatch) -> Iterato
     databases.execute(database_url, f"DROP ROLE {role}")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("trouble", "word"), TROUBLES)
 def test_what_cannot_be_stored_is_left_to_stripe_and_said_within_seconds(
     trouble: Trouble, word: str, tmp_path: Path, database_url: str, as_plain_role: str
