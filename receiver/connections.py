@@ -7,6 +7,7 @@ import asyncio
 import os
 import resource
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from http import HTTPStatus
 from itertools import chain
 from typing import Any
@@ -26,7 +27,8 @@ HEAD_BYTES = 16 * 1024  # of a request line and its headers: Node's bound; Strip
 HEADERS = 100  # lines of them, trailers too: each costs more than its bytes
 MESSAGE_BYTES = 1024 * 1024  # of a body with what is around its chunks: twice what anybody here reads
 UNFINISHED_BYTES = 8 * 1024 * 1024  # of all requests that are not whole yet: thousands of Stripe's
-PIPELINED = 32  # requests behind one that is not answered; nobody needs any
+PIPELINED = 8  # requests behind one that is not answered; nobody needs any
+UNREAD_BYTES = 16 * 1024  # of answers that a client has not taken, before no more are written for it
 _LEAST = 10  # connections, however few files there are
 MOST = 1000  # connections, if there are files for them; each costs some 10 KB, and an answer takes milliseconds
 _SPARE_FILES = 40  # for the database, Redis, and whatever else is opened later
@@ -79,8 +81,8 @@ class Connections:
         room = MOST if files == resource.RLIM_INFINITY else min(MOST, max(files - self._other_files, _LEAST))
         # rule: connections are bounded, and who says nothing goes first
         if sum(map(len, (self.silent, self.sending, self.waiting, self.idle))) >= room:
-            long_ago = newcomer.loop.time() - _AT_ONCE
-            late = (one for wait in (self.silent, self.sending) for one, since in wait.items() if since < long_ago)
+            unread = (one for one in self._late(self.waiting) if one.transport.get_write_buffer_size())
+            late = chain(self._late(self.silent), self._late(self.sending), unread)
             next(chain(late, self.idle, self.silent, self.sending), newcomer).end("too many connections")
         newcomer.wait_in(self.silent)
         if not self._looks:
@@ -93,7 +95,9 @@ class Connections:
         self._unfinished += size
         # rule: what is not whole is bounded, all of it together
         while self._unfinished > UNFINISHED_BYTES:
-            unfinished = (one for one in chain(self.sending, self.silent) if one.unfinished)
+            # A delivery is the least likely to be late, or to have half a head.
+            late = chain(self._late(self.silent), self._late(self.sending))
+            unfinished = (one for one in chain(late, self.silent, self.sending) if one.unfinished)
             next(unfinished, connection).end("too many bytes at once", 503)
 
     def let_go(self, connection: "Connection", size: int) -> None:
@@ -101,6 +105,10 @@ class Connections:
         size = min(size, connection.unfinished)
         connection.unfinished -= size
         self._unfinished -= size
+
+    def _late(self, wait: _Wait) -> Iterator["Connection"]:
+        """Those of a wait whom nobody waits for any more, the longest first."""
+        return (one for one, since in wait.items() if one.loop.time() - since > _AT_ONCE)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Ends those that take too long; again and again, as long as there are any."""
@@ -139,6 +147,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """A newcomer."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=UNREAD_BYTES)
         self._all.let_in(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -275,8 +284,9 @@ class Connection(HttpToolsProtocol):
             return
         is_body = self._has == _BODY
         self.wait_in(self._all.sending if is_body else self._all.silent)
-        # A head that began in here begins after the last empty line, at the earliest.
-        self._size += len(data) if is_body or had == _HEAD else len(data) - (data.rfind(b"\r\n\r\n") + 1)
+        # A head that began in here begins after the last empty line, at the earliest; before any there is but junk.
+        began_before = is_body or had == _HEAD or self._has == _NOTHING
+        self._size += len(data) if began_before else len(data) - (data.rfind(b"\r\n\r\n") + 1)
         if self._size > (MESSAGE_BYTES if is_body else HEAD_BYTES):
             self.end("too long a body" if is_body else "too long a head", 413 if is_body else 431)
         elif self.headers and len(self.headers) > HEADERS:

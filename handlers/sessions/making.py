@@ -18,7 +18,8 @@ _SEARCHED_BEFORE = timedelta(hours=1)  # a host's clock and Stripe's may differ
 
 def unless_over(answer: Answer | None) -> Answer | None:
     """The session, unless it is canceled, gone, or redacted while it was open: then it is no use to anybody."""
-    # rule: whoever is verified or being checked is not billed again; Stripe may forget the session meanwhile
+    # Stripe may have forgotten the session meanwhile.
+    # rule: whoever is verified or being checked is not billed again
     if answer and answer.state.status in (Status.PROCESSING, Status.VERIFIED):
         return answer
     return answer if answer and answer.state.status != Status.CANCELED and not answer.state.redaction else None

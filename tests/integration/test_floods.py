@@ -13,10 +13,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import uvicorn
 from sqlalchemy import make_url
 
 from receiver import connections
-from tests.support import databases, facts
+from receiver.__main__ import OPTIONS, application
+from tests.support import databases, facts, shapes
 from tests.support.processes import Service, service
 from tests.support.waiting import wait_until
 
@@ -176,6 +178,67 @@ def test_more_connections_than_are_let_in_take_turns(web: Service) -> None:
         for _ in range(5):
             _deliver(web)
         assert len(list(Path(f"/proc/{_pid(web)}/fd").iterdir())) < connections.MOST + 100
+
+
+def test_half_heads_push_out_no_body_that_is_on_its_way(web: Service) -> None:
+    body = shapes.as_body(facts.payload("verified", session_id=f"vs_{next(_numbers)}"))
+    head = POST + b"Stripe-Signature: %s\r\nContent-Length: %d\r\n\r\n" % (shapes.signature(body).encode(), len(body))
+
+    def half() -> bytes:
+        return POST + b"X: " + b"y" * 15_500
+
+    with _many(web, 600, half), _connected(web) as connection:
+        connection.sendall(head)
+        time.sleep(0.1)
+        with _many(web, 10, half):
+            time.sleep(0.1)
+            connection.sendall(body)
+            assert connection.recv(12) == b"HTTP/1.1 200"
+
+
+def test_empty_lines_push_out_no_head_that_is_on_its_way(web: Service) -> None:
+    with _connected(web) as first, _connected(web) as second:
+        first.sendall(b"GET /healthz HTTP/1.1\r\n")
+        time.sleep(0.1)
+        _send(second, _repeated(b"\r\n" * 2048, 12_000_000))
+        first.sendall(b"Host: x\r\n\r\n")
+        assert first.recv(12) == b"HTTP/1.1 200"
+
+
+@contextmanager
+def _with_small_buffers() -> Iterator[int]:
+    """Web in this process, on connections that the kernel keeps no answer for, as it is with a far client; its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server = uvicorn.Server(uvicorn.Config(application, factory=True, **OPTIONS))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        wait_until(lambda: server.started, str)
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.mark.usefixtures("database_url")
+def test_whoever_reads_no_answer_makes_room_for_deliveries(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(connections, "MOST", 20)
+    environment.setattr(connections, "_AT_ONCE", 0.1)
+    with _with_small_buffers() as port, ExitStack() as open_:
+        for _ in range(connections.MOST):
+            one = open_.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            one.connect(("127.0.0.1", port))
+            one.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * connections.PIPELINED)
+        time.sleep(0.5)
+        for _ in range(5):
+            body = shapes.as_body(facts.payload("verified", session_id=f"vs_{next(_numbers)}"))
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/webhooks/stripe", body)
+            request.add_header("Stripe-Signature", shapes.signature(body))
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                assert answer.status == 200
 
 
 def _connections(url: str) -> int:
