@@ -158,10 +158,12 @@ class House:
 @contextmanager
 def house() -> Iterator[House]:
     """Everything up, and gone at the end. Not under /tmp, which may lie in memory, where fsync costs nothing."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     folder = Path(tempfile.mkdtemp(prefix="identity-bench-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    (folder / "redis-home").mkdir()
     try:
+        folder.chmod(0o755)
+        (folder / "redis-home").mkdir()
         server = start_redis(folder / "redis-home")
         try:
             with _postgres(folder / "postgres") as address:
@@ -170,6 +172,13 @@ def house() -> Iterator[House]:
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(number: int, _: object) -> None:
+    """Everything is taken down, once: whoever is impatient leaves a PostgreSQL behind."""
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def procfile(name: str) -> list[str]:
@@ -210,9 +219,9 @@ def _postgres(folder: Path) -> Iterator[str]:
     subprocess.run([*as_user, initdb, "-D", data, "-U", "bench", "-A", "trust"], check=True, capture_output=True)
     pg_ctl = [*as_user, initdb.with_name("pg_ctl"), "-D", data, "-w"]
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
-    with log.open("wb") as output:
-        subprocess.run([*pg_ctl, "-o", options, "start"], check=True, stdout=output, stderr=output, cwd="/")
     try:
+        with log.open("wb") as output:
+            subprocess.run([*pg_ctl, "-o", options, "start"], check=True, stdout=output, stderr=output, cwd="/")
         _break_in(f"postgresql://bench@127.0.0.1:{port}")
         yield f"postgresql://bench@127.0.0.1:{port}"
     finally:
