@@ -50,6 +50,7 @@ UNTOUCHED = {
     "told_count": 0,
     "applied_rank": 0,
     "applied_answer": False,
+    "compare_at": NOW,
     "created_at": NOW,
     "updated_at": NOW,
 }

@@ -122,6 +122,11 @@ class InboxEvent(QueueRow, table=True):
         return end | {"last_error": reason}
 
 
+ENDED = (Status.VERIFIED, Status.CANCELED)
+# What is not among them, said as its index has it, or that would not be used.
+NOT_ENDED = text("coalesce(status, '') NOT IN ('verified', 'canceled')")
+
+
 class VerificationRecord(SQLModel, table=True):
     """What we hold to be true of one verification session."""
 
@@ -138,6 +143,10 @@ class VerificationRecord(SQLModel, table=True):
         Index("verification_record_latest", "created_at", "session_id"),  # for lists, the latest first
         _partial_index("verification_record_user", "user_id", "user_id IS NOT NULL"),
         _partial_index("verification_record_reference", "client_reference_id", "client_reference_id IS NOT NULL"),
+        # For what reconcile asks about: written by each event that changes a status, some 8 % of PostgreSQL's log.
+        Index(
+            "verification_record_compare", "account", "compare_at", postgresql_where=NOT_ENDED, sqlite_where=NOT_ENDED
+        ),
     )
 
     session_id: str = Field(primary_key=True)

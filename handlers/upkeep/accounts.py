@@ -1,28 +1,44 @@
 """Whom reconcile asks about: our own account, and the connected ones that sessions of this key's mode belong to."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select
 from sqlmodel import col
 
-from config.database import transaction
+from config.database import UtcDateTime, database_now, statement, transaction
+from config.inserts import insert_new
 from config.settings import settings
-from handlers.tables.models import VerificationRecord
+from handlers.tables.models import Bookmark, VerificationRecord
 from handlers.upkeep import progress, unanswered
 
 Accounts = dict[str | None, datetime]
 
+_COMMITTED_WITHIN = timedelta(hours=1)  # far longer than a transaction may take
+
 
 def heard_of() -> Accounts:
-    """Each account that has sessions here, and when the first of them was heard of."""
-    first = func.min(col(VerificationRecord.created_at), type_=VerificationRecord.__table__.c.created_at.type)  # type: ignore[attr-defined]  # SQLModel hides it
-    rows = (
-        select(col(VerificationRecord.account), first)
-        .where(col(VerificationRecord.livemode) == settings().livemode)
-        .group_by(col(VerificationRecord.account))
+    """Each account that has sessions here, and when the first of them was heard of.
+
+    That is remembered, so that a run reads only the records that were made since the one before; the first reads all.
+    """
+    read, heard, now = bookmark("read", None), bookmark("heard", None), database_now()
+    since = progress.reached(read)
+    start: datetime | None = min(since, now) - _COMMITTED_WITHIN if since else progress.BEGINNING
+    first = func.min(col(VerificationRecord.created_at), type_=UtcDateTime)
+    account = col(VerificationRecord.account)
+    while start:
+        which, start = progress.page(start)
+        made = select(account, first).where(col(VerificationRecord.livemode) == settings().livemode, *which)
+        with transaction() as session:
+            found = session.execute(made.group_by(account)).all()
+            rows = [{"name": bookmark("heard", row[0]), "reached": row[1]} for row in found]
+            insert_new(session.connection(), Bookmark, rows)
+        progress.move(read, start or now)
+    remembered = select(col(Bookmark.name), col(Bookmark.reached)).where(
+        col(Bookmark.name).startswith(heard, autoescape=True)
     )
-    with transaction() as session:
-        return {row[0]: row[1] for row in session.execute(rows)}
+    with statement() as connection:
+        return {row.name.removeprefix(heard) or None: row.reached for row in connection.execute(remembered)}
 
 
 def bookmark(what: str, account: str | None) -> str:

@@ -3,15 +3,14 @@
 Also those at their end that Stripe would not answer about the last time.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import NamedTuple
 
 import structlog
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlmodel import col
 
 from config.database import DATABASE_TROUBLE, database_now, now, transaction
@@ -23,15 +22,12 @@ from handlers.queue.failures import AwayError, NotAllowedError, UnreadableError
 from handlers.record.events import ANSWERED, SessionState, Status, VerificationEvent
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Retrieved
-from handlers.tables.models import Verification, VerificationRecord
-from handlers.upkeep import unanswered
-from handlers.upkeep.accounts import Accounts
+from handlers.tables.models import ENDED, NOT_ENDED, Bookmark, Verification, VerificationRecord
+from handlers.upkeep import progress, unanswered
+from handlers.upkeep.accounts import Accounts, bookmark
 from handlers.upkeep.allowance import REQUESTS, Asking, Drift, Report
 
 log = structlog.stdlib.get_logger(__name__)
-
-_OPEN = (Status.REQUIRES_INPUT, Status.PROCESSING)
-_SEVERAL = 10  # accounts' full shares are looked up for one look
 
 
 class Whose(NamedTuple):
@@ -43,12 +39,8 @@ class Whose(NamedTuple):
 
 def compare_open(report: Report, accounts: Accounts, *, bounded: bool) -> dict[str | None, Asking]:
     """What asks Stripe about each open session whose turn it is (unbounded: about all), for each account."""
-    by_account: dict[str | None, list[Whose]] = defaultdict(list)
-    if not accounts:  # a scan of all records would say so
-        return {}
-    for one in _open(ours=None in accounts, only_due=bounded):
-        by_account[one.account].append(one)
-    return {account: compared(report, ours) for account, ours in by_account.items()}
+    chosen = [None] if None in accounts else _neighbours(only_due=bounded)
+    return {account: compared(report, _open(account, only_due=bounded)) for account in chosen}
 
 
 def compared(report: Report, ours: Iterable[Whose]) -> Asking:
@@ -125,27 +117,45 @@ def observed(
     )
 
 
-def _open(*, ours: bool, only_due: bool) -> list[Whose]:
-    """Of our own account or of the connected ones, longest due first, and as many of each: the first of all, the second
-    of all, and so on."""
-    status, account = col(VerificationRecord.status), col(VerificationRecord.account)
-    compare_at = col(VerificationRecord.compare_at)
-    # Without an index of its own: one scan a run costs less than an index that every event's update has to keep.
-    unread = [row.name for row in unanswered.known("session")]
-    is_open = or_(status.is_(None), status.in_(_OPEN), col(VerificationRecord.session_id).in_(unread))
-    wanted = [is_open, col(VerificationRecord.livemode) == settings().livemode]
-    wanted.append(account.is_(None) if ours else account.is_not(None))
-    if only_due:
-        left_alone = unanswered.waiting("sessions")
-        wanted += [or_(compare_at.is_(None), compare_at <= now()), func.coalesce(account, "").not_in(left_alone)]
-    place = func.row_number().over(partition_by=account, order_by=compare_at)
-    rows = select(col(VerificationRecord.session_id), account, place.label("place"), compare_at).where(*wanted)
-    due = rows.subquery()
-    chosen = select(due.c.session_id, due.c.account).order_by(due.c.place, due.c.compare_at)
-    if only_due:
-        chosen = chosen.where(due.c.place <= REQUESTS).limit(_SEVERAL * REQUESTS)
+def _neighbours(*, only_due: bool) -> list[str | None]:
+    """The connected accounts with such sessions, longest due first, and no more than a look can ask about."""
+    account, compare_at = col(VerificationRecord.account), col(VerificationRecord.compare_at)
+    heard = bookmark("heard", None)
+    named = col(Bookmark.name).startswith(heard, autoescape=True), col(Bookmark.name) != heard
+    name = select(func.substr(col(Bookmark.name), len(heard) + 1).label("name")).where(*named).subquery().c.name
+    # One look into the index for each account: a neighbour with a million of them holds nobody up.
+    first = select(compare_at).where(account == name, NOT_ENDED, *_wanted(only_due=only_due))
+    first = first.order_by(account, compare_at).limit(1).correlate(name.table)
+    found = select(name, first.scalar_subquery().label("due")).subquery()
+    some = select(found.c.name).where(found.c.due.is_not(None)).order_by(found.c.due)
+    ended = select(account).where(account.is_not(None), _ended_unread(), *_wanted(only_due=only_due)).distinct()
+    left_alone = unanswered.waiting("sessions") if only_due else []
     with transaction() as session:
-        return [Whose(*row) for row in session.execute(chosen)]
+        names = [*session.scalars(some.limit(REQUESTS) if only_due else some), *session.scalars(ended)]
+    return [name for name in dict.fromkeys(names) if name not in left_alone]
+
+
+def _open(account: str | None, *, only_due: bool) -> Iterator[Whose]:
+    """An account's, longest due first, and no more than a look can ask about; looked for when the first is wanted."""
+    whose, compare_at = col(VerificationRecord.account), col(VerificationRecord.compare_at)
+    theirs = select(col(VerificationRecord.session_id), compare_at).where(whose == account, *_wanted(only_due=only_due))
+    some = theirs.order_by(whose, compare_at).limit(REQUESTS if only_due else None)
+    not_ended, ended = some.where(NOT_ENDED), some.where(_ended_unread())
+    with transaction() as session:
+        rows = [*session.execute(not_ended), *session.execute(ended)]
+    rows.sort(key=lambda row: row.compare_at or progress.BEGINNING)
+    yield from (Whose(row.session_id, account) for row in (rows[:REQUESTS] if only_due else rows))
+
+
+def _wanted(*, only_due: bool) -> list[ColumnElement[bool]]:
+    of_this_mode = col(VerificationRecord.livemode) == settings().livemode
+    return [of_this_mode, col(VerificationRecord.compare_at) <= now()] if only_due else [of_this_mode]
+
+
+def _ended_unread() -> ColumnElement[bool]:
+    """At its end, and Stripe would not answer about it the last time."""
+    unread = [row.name for row in unanswered.known("session")]
+    return and_(col(VerificationRecord.session_id).in_(unread), col(VerificationRecord.status).in_(ENDED))
 
 
 def _asked(report: Report, one: Whose) -> tuple[VerificationRecord | None, Retrieved | None]:

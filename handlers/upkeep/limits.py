@@ -4,7 +4,10 @@ While a release rolls out, two limits are in force. What a prompt or a cancellat
 there (handlers/outbox/perform.py); who was prompted before the limit fell is found here.
 """
 
-from sqlalchemy import and_, exists, or_, select
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, and_, exists, or_, select
 from sqlmodel import col
 
 from config.database import now, transaction
@@ -12,15 +15,42 @@ from config.settings import settings
 from handlers.owed.kinds import LIMIT_CAUSE
 from handlers.owed.limits import ELSEWHERE
 from handlers.owed.owe import owe
+from handlers.queue.failures import stopping
 from handlers.record.decide import owed_still
 from handlers.record.events import Status
 from handlers.tables.models import OutboxAction, VerificationRecord
+from handlers.upkeep import progress
 
-_MOST = 1000  # records a run: each is locked until all are written
+_MOST = 1000  # records at once: each is locked until all are written
 
 
 def judge_limits() -> list[int]:
-    """Writes down what they owe; returns the ids of what is to be done now."""
+    """Writes down what they owe; returns the ids of what is to be done now.
+
+    A run takes up the next page of all records, so that it costs the same however many there are; but where this limit
+    is new, all of them.
+    """
+    name = f"limit:{settings().submission_limit}"
+    progress.forget("limit:", but_for=name)  # who comes back to that one begins anew
+    is_new = "" not in progress.asked(name)
+    start: datetime | None = progress.reached(name) or progress.BEGINNING
+    to_do: list[int] = []
+    while start and not stopping.is_set():
+        which, start = progress.page(start)
+        found, some = _judged(which)
+        to_do += some
+        if found == _MOST:  # this page may hold more, for the next run
+            break
+        progress.move(name, start or progress.BEGINNING)
+        if start is None:
+            progress.begin(name, progress.BEGINNING)
+        if not is_new:
+            break
+    return to_do
+
+
+def _judged(which: Sequence[ColumnElement[bool]]) -> tuple[int, list[int]]:
+    """Of these records: how many were found, and the ids of what is to be done now."""
     limit = settings().submission_limit
     judged = exists().where(
         col(OutboxAction.session_id) == col(VerificationRecord.session_id), col(OutboxAction.cause) == LIMIT_CAUSE
@@ -28,10 +58,9 @@ def judge_limits() -> list[int]:
     submissions = col(VerificationRecord.submissions)
     of_many = and_(col(VerificationRecord.verification_id).is_not(None), submissions + ELSEWHERE >= limit)
     is_open = col(VerificationRecord.status) == Status.REQUIRES_INPUT
-    # Without an index of its own: one scan a run costs less than an index that every event's update has to keep. By
-    # itself, since PostgreSQL would reckon with the other sessions of each record that there is.
+    # By itself, since PostgreSQL would reckon with the other sessions of each record that there is.
     some = or_(submissions >= limit, col(VerificationRecord.verification_id).is_not(None))
-    open_ones = select(col(VerificationRecord.session_id)).where(is_open, some).cte("open_ones")
+    open_ones = select(col(VerificationRecord.session_id)).where(is_open, some, *which).cte("open_ones")
     forgotten = (
         select(VerificationRecord, now(), ELSEWHERE)
         .where(
@@ -48,4 +77,4 @@ def judge_limits() -> list[int]:
     with transaction() as session:
         found = session.execute(forgotten).all()
         owed = [(record.session_id, owed_still(record.state, limit - elsewhere)) for record, _, elsewhere in found]
-        return owe(session, owed, found[0][1]) if found else []
+        return len(found), owe(session, owed, found[0][1]) if found else []

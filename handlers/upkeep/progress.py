@@ -1,13 +1,18 @@
 """How far a scheduled task has come, so that the next run goes on there."""
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, delete, select
 from sqlmodel import col
 
 from config.database import statement, transaction
 from config.inserts import NOW, Now, insert_or
-from handlers.tables.models import Bookmark
+from handlers.tables.models import Bookmark, VerificationRecord
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)  # nothing was made before
+
+_PAGE = 10_000  # records: some ten milliseconds of PostgreSQL's
 
 _MOVED = "(name) DO UPDATE SET reached = excluded.reached"
 _BEGUN = "(name) DO UPDATE SET asked_at = excluded.asked_at"
@@ -40,3 +45,22 @@ def asked(prefix: str) -> dict[str, datetime]:
     )
     with transaction() as session:
         return {row.name.removeprefix(prefix): row.asked_at for row in session.execute(rows)}
+
+
+def forget(prefix: str, *, but_for: str) -> None:
+    """What is named so is begun anew, but for this one."""
+    named = col(Bookmark.name).startswith(prefix, autoescape=True)
+    with statement() as connection:
+        connection.execute(delete(Bookmark).where(named, col(Bookmark.name) != but_for))
+
+
+def page(start: datetime) -> tuple[Sequence[ColumnElement[bool]], datetime | None]:
+    """Which records are next, of those made from then on, and where the page after them starts; None after the last.
+
+    However many there are, it is found by the index on when they were made.
+    """
+    made_at = col(VerificationRecord.created_at)
+    beyond = select(made_at).where(made_at > start).order_by(made_at).offset(_PAGE).limit(1)
+    with statement() as connection:
+        end = connection.scalar(beyond)
+    return [made_at >= start, *([made_at < end] if end else [])], end

@@ -13,10 +13,8 @@ from sqlmodel import Session, col
 from config.database import now, transaction
 from handlers.inbox.apply import wipe_events
 from handlers.inbox.verifications import lock_records
-from handlers.record.events import Status
-from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord, status_of
+from handlers.tables.models import ENDED, ActionStatus, OutboxAction, Verification, VerificationRecord, status_of
 
-_ENDED = (Status.VERIFIED, Status.CANCELED)
 _THEIRS = col(VerificationRecord.verification_id) == col(Verification.id)
 
 
@@ -78,7 +76,7 @@ def _is_kept(days: timedelta) -> ColumnElement[bool]:
         col(OutboxAction.session_id) == col(VerificationRecord.session_id),
         status_of(OutboxAction) == ActionStatus.PENDING,
     )
-    has_ended = col(VerificationRecord.status).in_(_ENDED)
+    has_ended = col(VerificationRecord.status).in_(ENDED)
     return or_(
         col(VerificationRecord.status).is_(None), ~has_ended, col(VerificationRecord.updated_at) >= now(-days), is_owed
     )

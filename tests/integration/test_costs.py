@@ -1,6 +1,7 @@
 """What an event costs, in what can be counted without a clock: statements, round trips, commits, messages."""
 
 import asyncio
+import re
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ import pytest
 from sqlalchemy import Connection, event
 
 from config import broker
-from config.database import engine
+from config.database import database_now, engine
+from config.settings import settings
 from handlers.inbox.process import process, process_session
 from handlers.inbox.receive import receive
 from handlers.outbox import perform as performing
@@ -23,6 +25,9 @@ from handlers.sessions import asking, entering, links, looking, opening, timelin
 from handlers.sessions.reminders import remind
 from handlers.sessions.seen import seen
 from handlers.tables.models import InboxEvent, OutboxAction
+from handlers.upkeep.accounts import heard_of
+from handlers.upkeep.allowance import Report
+from handlers.upkeep.drift import compare_open
 from handlers.upkeep.limits import judge_limits
 from receiver.webhooks.intake import Intake
 from receiver.webhooks.storage import _OnTheLoop
@@ -292,23 +297,34 @@ def test_what_is_found_by_its_id_or_its_session_is_not_looked_for_among_all_that
     assert [asked for asked, plan in plans.items() if any(index in plan for index in waiting)] == []
 
 
-def test_whoever_is_reminded_or_at_a_limit_is_looked_for_once_and_not_record_by_record(database_url: str) -> None:
+def test_a_run_of_reconcile_and_of_reminders_finds_its_records_by_an_index(
+    database_url: str, environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not is_postgres():
         pytest.skip("how PostgreSQL plans it")
+    environment.setenv("STRIPE_API_KEY", "sk_test_1")
+    settings.cache_clear()
     store.fill(database_url, 20_000, 6_000)
-    plans: list[dict[str, Any]] = []
+    monkeypatch.setattr("handlers.upkeep.progress._PAGE", 1000)
+    judge_limits()
+    heard_of()  # the first time both read all records
+    plans: dict[str, str] = {}
 
     def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
-        if statement.startswith(("SELECT verification_record", "WITH")):
-            cursor.execute("EXPLAIN (FORMAT JSON) " + statement, parameters)
-            plans.append(cursor.fetchone()[0][0]["Plan"])
+        if statement.startswith(("SELECT", "WITH")) and "verification_record" in statement:
+            cursor.execute("EXPLAIN " + statement, parameters)
+            plans[statement] = "\n".join(row[0] for row in cursor.fetchall())
 
     event.listen(engine(), "before_cursor_execute", explain)
     try:
         judge_limits()
+        accounts = heard_of()
+        next(compare_open(Report(), accounts, bounded=True)[None], None)
+        compare_open(Report(), {"acct_1": database_now()}, bounded=True)
         remind()
     finally:
         event.remove(engine(), "before_cursor_execute", explain)
-    limits, reminders = plans
-    assert limits["Total Cost"] < 25_000  # with each record's others it is above 50,000
-    assert "verification_record_remind" in str(reminders)
+    assert len(plans) > 6, plans
+    assert [asked for asked, plan in plans.items() if "Seq Scan on verification_record" in plan] == []
+    costs = [float(re.findall(r"\.\.([\d.]+) rows", plan)[0]) for plan in plans.values()]
+    assert max(costs) < 25_000  # with each record's others the limit's is above 50,000

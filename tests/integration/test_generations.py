@@ -443,6 +443,44 @@ def test_a_limit_that_has_fallen_is_judged_over_all_sessions(environment: pytest
     }
 
 
+def test_a_limit_that_is_new_is_judged_over_all_records_and_then_over_a_page_a_run(
+    environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.upkeep.progress._PAGE", 1)
+
+    def limit(number: int) -> None:
+        environment.setenv("SUBMISSION_LIMIT", str(number))
+        settings.cache_clear()
+
+    def fail(session_id: str) -> None:
+        facts.applied(facts.event("requires_input", session_id=session_id, code="document_expired", report="vr_1"))
+
+    def ended() -> list[str]:
+        return [one for one in "abcdefg" if ("cancel_session", LIMIT_CAUSE) in _stands(f"vs_{one}")]
+
+    for one in "abc":
+        fail(f"vs_{one}")
+    limit(1)
+    judge_limits()
+    assert ended() == ["a", "b", "c"]
+    limit(3)  # a worker that still has the other limit
+    for one in "de":
+        fail(f"vs_{one}")
+    limit(1)
+    judge_limits()
+    assert ended() == ["a", "b", "c"]
+    for _ in range(4):
+        judge_limits()
+    assert ended() == ["a", "b", "c", "d", "e"]
+    limit(3)
+    judge_limits()
+    for one in "fg":
+        fail(f"vs_{one}")
+    limit(1)  # it comes back, and is new again
+    judge_limits()
+    assert ended() == [*"abcdefg"]
+
+
 def test_what_was_replaced_is_forgiven(post_box: PostBox) -> None:
     first, second = _two_sessions()
     facts.applied(*(_failure(first, "vs_1", number) for number in (1, 2, 3)))

@@ -171,7 +171,6 @@ def test_the_sessions_of_many_neighbours_leave_ours_their_turn(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("handlers.upkeep.drift.REQUESTS", 1)
-    monkeypatch.setattr("handlers.upkeep.drift._SEVERAL", 1)
     theirs, ours = _known_but_untold(simulator, account=GOOD), _known_but_untold(simulator)
     _say(theirs, ours, compare_at=datetime.now(UTC) - timedelta(hours=1))
     _say(theirs, compare_at=datetime.now(UTC) - timedelta(hours=2))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,6 +19,7 @@ from handlers.operator.queries import Filter, find_actions, find_events
 from handlers.record.events import parse
 from handlers.tables.models import Bookmark, VerificationRecord
 from handlers.upkeep import progress
+from handlers.upkeep.accounts import heard_of
 from handlers.upkeep.allowance import Report
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
@@ -229,6 +231,26 @@ def test_a_session_is_compared_once_it_has_settled_and_then_ever_more_rarely(sim
     assert reconcile().compared == 0
     wait = facts.record(session_id).compare_at - datetime.now(UTC)  # type: ignore[operator]  # set by the run
     assert timedelta(days=1.9) < wait < timedelta(days=2.1)
+
+
+def test_each_account_is_remembered_with_the_moment_it_was_first_heard_of(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.upkeep.progress._PAGE", 1)
+    assert heard_of() == {}
+    for number, account in enumerate(("acct_1", None, "acct_2", "acct_1")):
+        facts.applied(replace(facts.event("created", session_id=f"vs_{number}"), account=account))
+    made = {number: facts.record(f"vs_{number}").created_at for number in range(3)}
+    expected = {"acct_1": made[0], None: made[1], "acct_2": made[2]}
+    assert heard_of() == expected
+    _move("vs_0", created_at=made[0] + timedelta(days=1))  # who was heard of before is not looked for again
+    facts.applied(replace(facts.event("created", session_id="vs_late"), account="acct_3"))
+    # Made before the last look, and committed after it.
+    late = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=30)
+    _move("vs_late", created_at=late)
+    facts.applied(facts.event("created", session_id="vs_live", livemode=True))
+    assert heard_of() == {**expected, "acct_3": late}
+    assert simulator
 
 
 def test_connected_accounts_are_asked_as_themselves(simulator: Simulator) -> None:
