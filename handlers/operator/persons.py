@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlmodel import col
 
 from config.database import transaction
@@ -19,11 +19,15 @@ from handlers.tables.models import InboxEvent, OutboxAction, Submission, Verific
 SHOWN: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_report_id", "client_reference_id")
 SHOWN += ("client_reference_trusted", "user_id", "account", "livemode", "submissions", "change_number")
 SHOWN += ("told_cause", "told_count", "redaction_asked_at", "redacted_at", "wiped_at", "created_at", "updated_at")
+MOST = 100  # events, and as many actions, of the session that is looked at
+_MOST_OF_OTHERS = 20
+_STORIES = 5  # sessions of a verification, the latest
+_NAMED = 20  # other sessions of theirs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Story:
-    """One session of theirs."""
+    """One session of theirs; `most` events and as many actions are told, the latest."""
 
     record: dict[str, Any]
     generation: int | None
@@ -31,25 +35,36 @@ class Story:
     reports: Sequence[str]
     timeline: list[dict[str, Any]]
     mails: list[dict[str, Any]]
+    most: int
+    may_be_more: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Person:
-    """Their verification, if it is one of ours, and its sessions, the latest first."""
+    """Their verification, if it is one of ours, and its sessions, the latest first; and which others they may have: of
+    the verification, or under the same user id or reference.
+
+    Of a session that only events tell of there is nothing else, and `is_known` is False.
+    """
 
     verification_id: str | None
     purpose: str | None
     stories: list[Story]
+    others: Sequence[VerificationRecord]
+    is_known: bool = True
 
 
 def session_of(word: str) -> str | None:
     """The latest session of who or what this is: a session, verification, user id, client_reference_id, event or
     action.
     """
-    records = find_records(word)
+    records = find_records(word, 1)
     if records:
         return records[0].session_id
-    rows: list[InboxEvent | OutboxAction] = [*find_events(Filter(ids=[word]), 1)]
+    rows: list[InboxEvent | OutboxAction] = [
+        *find_events(Filter(ids=[word]), 1),
+        *find_events(Filter(session_id=word), 1),
+    ]
     if ACTION_ID.fullmatch(word):
         rows += find_actions(Filter(ids=[int(word)]), 1)
     return rows[0].session_id if rows else None
@@ -59,14 +74,17 @@ def person(session_id: str) -> Person | None:
     """Whose session this is; None where none is known."""
     with transaction() as session:
         record = session.get(VerificationRecord, session_id)
-        if record is None:
-            return None
-        found = session.get(Verification, record.verification_id) if record.verification_id else None
-    records = find_records(found.id) if found else [record]
+        found = session.get(Verification, record.verification_id) if record and record.verification_id else None
+    if record is None:
+        return _unknown(session_id)
+    records = find_records(found.id, _STORIES) if found else [record]
+    if record.session_id not in [one.session_id for one in records]:
+        records.append(record)
     return Person(
         verification_id=found.id if found else None,
         purpose=found.purpose if found else None,
-        stories=[_story(one) for one in records],
+        stories=[_story(one, MOST if one.session_id == session_id else _MOST_OF_OTHERS) for one in records],
+        others=_others(record, [one.session_id for one in records]),
     )
 
 
@@ -79,15 +97,45 @@ def mail_as_shown(action_id: int) -> tuple[OutboxAction, Written] | None:
     return (action, written) if action and written else None
 
 
-def _story(record: VerificationRecord) -> Story:
+def _unknown(session_id: str) -> Person | None:
+    """What events tell of it, that wait, were given up, or are not ours."""
+    events = find_events(Filter(session_id=session_id), 1)
+    if not events:
+        return None
+    [event] = events
+    record = VerificationRecord(
+        session_id=session_id,
+        account=event.account,
+        livemode=event.livemode,
+        created_at=event.received_at,
+        updated_at=event.received_at,
+    )
+    return Person(verification_id=None, purpose=None, stories=[_story(record, MOST)], others=[], is_known=False)
+
+
+def _others(record: VerificationRecord, told: Sequence[str]) -> Sequence[VerificationRecord]:
+    """The latest of theirs that are not told of."""
+    names = ("verification_id", "user_id", "client_reference_id")
+    is_theirs = [getattr(VerificationRecord, name) == value for name in names if (value := getattr(record, name))]
+    if not is_theirs:
+        return []
+    wanted = select(VerificationRecord).where(or_(*is_theirs), col(VerificationRecord.session_id).not_in(told))
+    with transaction() as session:
+        return session.scalars(wanted.order_by(col(VerificationRecord.created_at).desc()).limit(_NAMED)).all()
+
+
+def _story(record: VerificationRecord, most: int) -> Story:
     theirs = select(col(Submission.report_id)).where(col(Submission.session_id) == record.session_id)
     with transaction() as session:
-        reports = session.scalars(theirs.order_by(col(Submission.report_id))).all()
+        reports = session.scalars(theirs.order_by(col(Submission.report_id)).limit(most)).all()
+    lines = timeline(record, most)
     return Story(
         record={name: getattr(record, name) for name in SHOWN},
         generation=record.generation,
         dashboard_url=f"{DASHBOARD[record.livemode]}{record.session_id}",
         reports=reports,
-        timeline=timeline(record),
-        mails=mails(record),
+        timeline=lines,
+        mails=mails(record, most),
+        most=most,
+        may_be_more=len(lines) >= most,
     )

@@ -156,7 +156,7 @@ def not_redacted() -> list[VerificationRecord]:
         return list(session.scalars(late.order_by(asked_at).limit(MOST + 1)))
 
 
-def find_records(word: str) -> list[VerificationRecord]:
+def find_records(word: str, limit: int | None = None) -> list[VerificationRecord]:
     """The record of a session id; else those of a verification, user id or client_reference_id, latest first."""
     with transaction() as session:
         record = session.get(VerificationRecord, word)
@@ -165,7 +165,7 @@ def find_records(word: str) -> list[VerificationRecord]:
         names = (VerificationRecord.user_id, VerificationRecord.client_reference_id, VerificationRecord.verification_id)
         is_theirs = or_(*(col(name) == word for name in names))
         newest_first = col(VerificationRecord.created_at).desc()
-        return list(session.scalars(select(VerificationRecord).where(is_theirs).order_by(newest_first)))
+        return list(session.scalars(select(VerificationRecord).where(is_theirs).order_by(newest_first).limit(limit)))
 
 
 def conditions(table: Table, wanted: Filter) -> list[Any]:

@@ -22,8 +22,9 @@ UNSET = ("no STRIPE_API_KEY", "no REVIEW_EMAIL", "no address", "no outputs")
 _BATCH = 1000  # rows a transaction, which on SQLite keeps all other writers waiting
 
 
-def retry_rows(table: Table, wanted: Filter, by: By) -> Iterator[list[Any]]:
-    """Makes dead rows, and those that wait after a try, due now, all their tries before them; their ids, by the batch.
+def retry_rows(table: Table, wanted: Filter, by: By, after: Any = None) -> Iterator[list[Any]]:
+    """Makes dead rows, and those that wait after a try, due now, all their tries before them; their ids, by the batch;
+    those that come after one of a batch before.
 
     Also what a setting has skipped, where it is named by its id, or where the filter asks for what is skipped. Whether
     it is still owed is decided when it is done, as ever.
@@ -37,27 +38,26 @@ def retry_rows(table: Table, wanted: Filter, by: By) -> Iterator[list[Any]]:
         # rule: what may have been told stays so when it is tried again
         given_away_at = case((is_unset, None), else_=col(OutboxAction.given_away_at))
         again |= {"reason": None, "done_at": None, "given_away_at": given_away_at}
-    yield from _change(table, which, wanted, again, "retry", by)
+    yield from _change(table, which, wanted, again, "retry", by, after)
 
 
-def discard_rows(table: Table, wanted: Filter, by: By) -> Iterator[list[Any]]:
+def discard_rows(table: Table, wanted: Filter, by: By, after: Any = None) -> Iterator[list[Any]]:
     """Ends rows for good, with the reason in them: dead ones, those that wait after a try, and any that is named by its
-    id; their ids, by the batch.
+    id; their ids, by the batch; those that come after one of a batch before.
 
     Whoever works on one of them right now loses the claim, and what it does to the database. A mail that may have
     arrived counts as told: where the record says something else, its own mail is due again.
     """
     ended, is_open = table.discarded(f"discarded: {by.reason}"), col(table.status).in_((table.UNFINISHED, table.DEAD))
-    yield from _change(table, is_open if wanted.ids else _is_left(table), wanted, ended, "discard", by)
+    yield from _change(table, is_open if wanted.ids else _is_left(table), wanted, ended, "discard", by, after)
 
 
 def _change(
-    table: Table, which: ColumnElement[bool], wanted: Filter, values: Mapping[str, Any], what: str, by: By
+    table: Table, which: ColumnElement[bool], wanted: Filter, values: Mapping[str, Any], what: str, by: By, last: Any
 ) -> Iterator[list[Any]]:
     """Each row once: what has failed again meanwhile is left alone."""
     some = select(col(table.id), col(table.session_id)).where(which, *conditions(table, wanted))
     some = some.order_by(col(table.id)).limit(_BATCH)
-    last = None
     while True:
         with transaction() as session:
             page = some if last is None else some.where(col(table.id) > last)

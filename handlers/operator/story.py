@@ -20,24 +20,24 @@ _MARKS = {  # of the record's own, and what they say
 }
 
 
-def timeline(record: VerificationRecord) -> list[dict[str, Any]]:
+def timeline(record: VerificationRecord, most: int | None = None) -> list[dict[str, Any]]:
     """Events, actions and what became of the record: `at`, `what`, `id`, `status`, `about`; events by Stripe's second
     and rank, as they are applied, and after them what happened here in the same second.
 
-    Events and actions are there as long as RETENTION_DAYS keeps them.
+    Events and actions are there as long as RETENTION_DAYS keeps them; `most` of each, the latest.
     """
     wanted = Filter(session_id=record.session_id)
-    lines = [_of_event(event) for event in find_events(wanted, None)]
-    lines += [_of_action(action, record) for action in find_actions(wanted, None)]
+    lines = [_of_event(event) for event in find_events(wanted, most)]
+    lines += [_of_action(action, record) for action in find_actions(wanted, most)]
     lines += [_line((at, 2, 0, at, name), name, "", "", words) for name, words, at in _marks(record)]
     return [line for _, line in sorted(lines, key=lambda one: one[0])]
 
 
-def mails(record: VerificationRecord) -> list[dict[str, Any]]:
+def mails(record: VerificationRecord, most: int | None = None) -> list[dict[str, Any]]:
     """Each mail of this session, the latest last: what it is about, its Message-ID, its tries, and why it is not the
-    only one.
+    only one; those among so many actions, the latest.
     """
-    actions = [one for one in find_actions(Filter(session_id=record.session_id), None) if _is_mail(one)]
+    actions = [one for one in find_actions(Filter(session_id=record.session_id), most) if _is_mail(one)]
     return [
         {
             "id": action.id,

@@ -1,10 +1,9 @@
 """Lists of the console, and what is done to all rows of one that match."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
-from typing import Any
 from urllib.parse import urlencode
 
 from config.broker import publish_actions, publish_events
@@ -26,7 +25,7 @@ MAY = {
     "skipped-actions": ("retry",),
 }
 _CHANGES = {"retry": retry_rows, "discard": discard_rows}
-_MOST_BATCHES = 10  # of a thousand, a click: a router waits for half a minute
+_MOST_SECONDS = 10.0  # a click, and the batch that goes on then: a router waits for half a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +69,17 @@ def cursor(name: str, text: str) -> tuple[datetime, str] | None:
     return (at, id_) if at.tzinfo and is_id else None
 
 
-def change_all(what: str, name: str, asked: Asked, by: By) -> tuple[int, bool]:
-    """How many rows were changed, and whether there may be more."""
-    table = LISTS[name].table
-    batches: list[list[Any]] = []
-    for ids in islice(_CHANGES[what](table, narrowed(name, asked.wanted), by), _MOST_BATCHES):
-        batches.append(ids)
+def change_all(what: str, name: str, asked: Asked, by: By, after: str) -> tuple[int, str]:
+    """How many rows were changed, of those that come after one of a click before, and the last of them where there may
+    be more: by the order of their ids, so that what fails again meanwhile is left alone.
+    """
+    table, count, ends_at = LISTS[name].table, 0, time.monotonic() + _MOST_SECONDS
+    is_action = table is OutboxAction
+    first = int(after) if is_action and ACTION_ID.fullmatch(after) else after if after and not is_action else None
+    for ids in _CHANGES[what](table, narrowed(name, asked.wanted), by, first):
+        count += len(ids)
         if what == "retry":
-            publish_actions(ids) if table is OutboxAction else publish_events(ids)
-    return sum(map(len, batches)), len(batches) == _MOST_BATCHES
+            publish_actions(ids) if is_action else publish_events(ids)
+        if time.monotonic() > ends_at:
+            return count, str(ids[-1])
+    return count, ""

@@ -31,7 +31,7 @@ from receiver.console.answers import SorryError, fields, is_safe, page, redirect
 from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
 from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make
 from receiver.console.checks import PAUSE_SECONDS, Checks
-from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, visit_of
+from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, known_as, visit_of
 from receiver.pages.answers import refused_method
 from receiver.pages.headers import PLAIN, headers
 from receiver.pages.tries import TooOftenError, Tries
@@ -40,8 +40,9 @@ from receiver.unmatched import Unmatched
 
 log = structlog.stdlib.get_logger(__name__)
 
-_OF_A_NAME = RateLimitItemPerMinute(5)  # sign-ins: whoever guesses gets no further
+_OF_ONE = RateLimitItemPerMinute(5)  # sign-ins of a name from an address, or in a browser that has signed in before
 _OF_AN_ADDRESS = RateLimitItemPerMinute(20)
+_OF_A_NAME = RateLimitItemPerMinute(30)  # from all addresses: whoever guesses gets no further
 _LOOKERS = 2  # threads for what asks the database
 _ID = re.compile(r"\w{1,255}", re.ASCII)  # of a session, a verification, an event or an action
 _CHANGES_LOOKED_AT = 100_000  # the latest, for those about one person
@@ -104,8 +105,7 @@ class Room:
             return redirect(request) if request.state.visit else self._form(request)
         sent = await fields(request)
         name = sent.get("name", "")
-        self._tries.of_address(request.scope["client"], _OF_AN_ADDRESS)
-        self._tries.of_link(_OF_A_NAME, name[:80])
+        self._count(request, name[:80])
         user = await self._judging.do(judge, name, sent.get("password", ""))
         if user is None:
             log.warning("console.sign_in_refused")  # no name: some type their password there
@@ -114,6 +114,17 @@ class Room:
         answer = redirect(request)
         begin(request, answer, user)
         return answer
+
+    def _count(self, request: Request, name: str) -> None:
+        """One more try to sign in. Raises TooOftenError."""
+        # rule: no stranger's tries keep out a browser in which that name has signed in before
+        if known := known_as(request, name):
+            self._tries.of_link(_OF_ONE, known)
+            return
+        client = request.scope["client"]
+        self._tries.of_address(client, _OF_AN_ADDRESS)
+        self._tries.of_address(client, _OF_ONE, name=name)
+        self._tries.of_link(_OF_A_NAME, name)
 
     async def _sign_out(self, request: Request) -> Response:
         await fields(request)
@@ -202,8 +213,7 @@ class Room:
             is_further="after" in query,
             looked_at=LOOKED_AT,
             is_events=LISTS[name].table is InboxEvent,
-            count=int(count) if re.fullmatch(r"\d{1,9}", count, re.ASCII) else None,
-            is_left="left" in query,
+            count=_number(count),
         )
 
     async def _change_all(self, request: Request) -> Response:
@@ -213,14 +223,20 @@ class Room:
         _who_mends(request)
         asked = Asked.of(request.query_params)
         about = _about(name, asked) | {"what": what}
+        shown = partial(page, request, "change_all")
         if request.method != "POST":
-            return page(request, "change_all", **about, is_wrong=False, reason="")
+            return shown(**about, is_wrong=False, reason="", after="")
         sent = await fields(request)
         by = _by(request, sent)
         if by is None:
-            return page(request, "change_all", 400, **about, is_wrong=True, reason=sent.get("reason", ""))
-        count, is_left = await self._looking.do(change_all, what, name, asked, by)
-        return redirect(request, f"/lists/{name}?{asked.query}&count={count}{'&left=1' if is_left else ''}")
+            return shown(400, **about, is_wrong=True, reason=sent.get("reason", ""), after="")
+        count, after = await self._looking.do(
+            change_all, what, name, asked, by, sent.get("after", "").replace("\0", "")
+        )
+        count += _number(sent.get("count", "")) or 0
+        if after:
+            return shown(**about, is_wrong=False, reason=by.reason, after=after, count=count)
+        return redirect(request, f"/lists/{name}?{asked.query}&count={count}")
 
     async def _check(self, request: Request) -> Response:
         """By POST, whose answer is the page: a redirect may lead to another process, which keeps another outcome."""
@@ -247,7 +263,8 @@ class Room:
                     raise SorryError("unsafe", 403)
                 # rule: who has not signed in sees nothing
                 if request.state.visit is None and not to_all:
-                    return redirect(request, "/sign-in?ended" if request.method == "POST" else "/sign-in")
+                    is_lost = request.method == "POST" and endpoint != self._sign_out
+                    return redirect(request, "/sign-in?ended" if is_lost else "/sign-in")
                 return await endpoint(request)
             except SorryError as error:
                 return page(request, "sorry", error.status, word=error.word)
@@ -286,6 +303,11 @@ def _listed(request: Request) -> str:
     if name not in LISTS:
         raise SorryError("unknown", 404)
     return name
+
+
+def _number(text: str) -> int | None:
+    """Of rows."""
+    return int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else None
 
 
 def _about(name: str, asked: Asked) -> dict[str, Any]:

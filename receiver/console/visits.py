@@ -1,4 +1,4 @@
-"""Whose browser it is: a signed cookie for eight hours, and a token of it in every form."""
+"""Whose browser it is: a signed cookie for eight hours, a token of it in every form, and who was there before."""
 
 import re
 import secrets
@@ -16,7 +16,8 @@ from handlers.sessions.links import ClockSigner
 _SECONDS = 8 * 3600
 _SALT, _FORM_SALT = "identity-events.console", "identity-events.console.form"
 _KEY = re.compile(r"[\w-]{22}", re.ASCII)  # as secrets.token_urlsafe(16) makes it
-_VISIT, _FORM = "console", "console-form"
+_VISIT, _FORM, _KNOWN = "console", "console-form", "console-known"
+_KNOWN_SALT, _KNOWN_SECONDS = "identity-events.console.known", 90 * 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +44,16 @@ def begin(request: Request, response: Response, user: User) -> None:
     """Signs somebody in, by a key that no one can have known before."""
     words = f"{secrets.token_urlsafe(16)}.{user.proof}.{user.name}"
     _set(request, response, _VISIT, _signer().sign(words).decode())
+    _set(request, response, _KNOWN, _known().sign(f"{user.name}.{secrets.token_urlsafe(16)}").decode(), _KNOWN_SECONDS)
+
+
+def known_as(request: Request, name: str) -> str | None:
+    """A word for this browser, where this name has signed in within ninety days: tries there are counted by it."""
+    try:
+        words = _known().unsign(_cookie(request, _KNOWN), max_age=_KNOWN_SECONDS).decode()
+    except (BadSignature, ValueError):
+        return None
+    return words if words.rpartition(".")[0] == name else None
 
 
 def end(request: Request, response: Response) -> None:
@@ -80,9 +91,9 @@ def _cookie(request: Request, name: str) -> str:
     return request.cookies.get(_name(request, name), "")
 
 
-def _set(request: Request, response: Response, name: str, value: str) -> None:
+def _set(request: Request, response: Response, name: str, value: str, seconds: int = _SECONDS) -> None:
     name, is_https = _name(request, name), _is_https(request)
-    response.set_cookie(name, value, max_age=_SECONDS, secure=is_https, httponly=True, samesite="strict")
+    response.set_cookie(name, value, max_age=seconds, secure=is_https, httponly=True, samesite="strict")
 
 
 def _name(request: Request, name: str) -> str:
@@ -96,6 +107,10 @@ def _is_https(request: Request) -> bool:
 
 def _signer() -> ClockSigner:
     return ClockSigner(_keys(), salt=_SALT, key_derivation="hmac", digest_method=sha256)
+
+
+def _known() -> ClockSigner:
+    return ClockSigner(_keys(), salt=_KNOWN_SALT, key_derivation="hmac", digest_method=sha256)
 
 
 def _forms() -> Signer:

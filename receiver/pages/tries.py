@@ -30,12 +30,14 @@ class Tries:
         """One more of a link, by the id in it: its text has several spellings. Raises TooOftenError."""
         _hit(self._links, allowed, subject)
 
-    def of_address(self, client: tuple[str, int] | None, allowed: RateLimitItem | None = None) -> None:
-        """One more of a sender (receiver/sender.py). Raises TooOftenError."""
+    def of_address(
+        self, client: tuple[str, int] | None, allowed: RateLimitItem | None = None, *, name: str = ""
+    ) -> None:
+        """One more of a sender (receiver/sender.py), or of a sender under one name. Raises TooOftenError."""
         if client is None:
             _hit(self._addresses, _OF_THE_UNKNOWN, "unknown")
         else:
-            _hit(self._addresses, allowed or OF_AN_ADDRESS, _network(client[0]))
+            _hit(self._addresses, allowed or OF_AN_ADDRESS, f"{_network(client[0])} {name}")
 
 
 class _Memory(MemoryStorage):

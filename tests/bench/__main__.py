@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench.accept import accept
+from tests.bench.console import console
 from tests.bench.drain import drain
 from tests.bench.dyno import dyno
 from tests.bench.figures import figures
@@ -35,8 +36,8 @@ def main() -> None:
     parser.add_argument(
         "--only",
         metavar="STAGE,…",
-        help="accept, sqlite, openings, pages, flow, drain, latency, backlog, figures, share, size, scale, weight, "
-        "dyno, promises",
+        help="accept, sqlite, openings, pages, flow, drain, latency, backlog, figures, console, share, size, scale, "
+        "weight, dyno, promises",
     )
     parser.add_argument("--json", type=Path, default=Path("var/bench.json"), metavar="FILE")
     arguments = parser.parse_args()
@@ -71,6 +72,7 @@ def _stages(report: Report, ours: House, postgres: str, *, quick: bool) -> dict[
         "latency": partial(latency, report, ours, postgres, seconds=7 if quick else 40),
         "backlog": partial(backlog, report, ours, postgres, events=15_000 if quick else 100_000, rounds=few),
         "figures": partial(figures, report, ours, rows=30_000 if quick else 300_000, rounds=3 if quick else 7),
+        "console": partial(console, report, ours, events=30_000 if quick else 1_000_000, rounds=3 if quick else 7),
         "share": partial(share, report, ours, postgres, seconds=15 if quick else 45),
         "size": partial(
             size,

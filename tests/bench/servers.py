@@ -60,6 +60,11 @@ class Process:
         """Seconds of processor time so far, with its children's."""
         return sum(_cpu(pid) for pid in family(self.popen.pid))
 
+    def processor(self) -> float:
+        """The same to the microsecond, but for threads that have ended."""
+        tasks = (task for pid in family(self.popen.pid) for task in Path(f"/proc/{pid}/task").iterdir())
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
     def stop(self) -> None:
         """As Heroku does."""
         self.popen.send_signal(signal.SIGTERM)

@@ -3,8 +3,9 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -56,6 +57,9 @@ FROM (SELECT n, now() - interval '1 hour' * (2 - n::float / {waiting}) AS t
 _NUMBERS = "SELECT setval(pg_get_serial_sequence('outbox_action', 'id'), {free} + {records})"
 _FREE = 1_000_000  # numbers of actions, for those that are older than all others
 _LOCK_WAITS = "SELECT wait_event FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+_CONNECTIONS = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"""
 _OLD_EVENTS = """
 INSERT INTO inbox_event (id, type, session_id, livemode, created_at, received_at, status, outcome, attempts, waits,
   due_at, owes_nothing, has_flow, processed_at)
@@ -82,6 +86,44 @@ INSERT INTO verification_record (session_id, client_reference_id, livemode, subm
   change_number, told_count, applied_rank, applied_answer, created_at, updated_at)
 SELECT 'vs_1Wait' || n, 'user_' || n, false, 0, true, 0, 0, 0, false, now(), now()
 FROM generate_series(1, {rows}) AS n"""
+# What makes a page of the console long: changes, counters of a month, and persons of whom there is more than of others.
+_CHANGED = """
+INSERT INTO identity_audit (at, who, way, what, about, reason)
+SELECT now() - interval '60 days' * (1 - n::float / {rows}), 'anna', 'console', 'retry', 'vs_1Old' || n || ' ' || n,
+  'told by phone'
+FROM generate_series(1, {rows}) AS n"""
+_COUNTED = """
+INSERT INTO identity_tally (seconds, since, name, labels, value)
+SELECT seconds, date_trunc('minute', now()) - n * seconds * interval '1 second', name,
+  label || '="' || kind || '",reason=""', 7
+FROM (VALUES (60, 180), (600, 288), (3600, 768)) AS spans (seconds, slots), generate_series(0, slots - 1) AS n,
+  (VALUES ('identity_deliveries_total', 'outcome', 'accepted duplicate ignored refused'),
+    ('identity_events_total', 'outcome', 'applied stale ignored dead'),
+    ('identity_actions_total', 'status', 'done skipped dead'),
+    ('identity_event_age_seconds_bucket', 'le', '0.05 0.1 0.25 0.5 1.0 2.5 5.0 10.0 30.0 60.0'),
+    ('identity_action_age_seconds_bucket', 'le', '0.05 0.1 0.25 0.5 1.0 2.5 5.0 10.0 30.0 60.0')
+  ) AS counters (name, label, kinds), unnest(string_to_array(kinds, ' ')) AS kind
+ON CONFLICT DO NOTHING"""
+_SESSIONS = """
+INSERT INTO verification_record (session_id, verification_id, generation, client_reference_id, livemode, submissions,
+  client_reference_trusted, change_number, told_count, applied_rank, applied_answer, created_at, updated_at)
+SELECT '{name}' || n, {verification}, n, '{reference}', false, 0, true, 0, 0, 0, false, now(), now()
+FROM generate_series({first}, {rows}) AS n"""
+_VERIFICATION = """
+INSERT INTO verification (id, purpose, account, livemode, generation, client_reference_id, session_id, created_at,
+  updated_at) VALUES ('idv_1Again', '', '', false, {rows}, 'again', 'vs_1Again{rows}', now(), now())"""
+_BUSY = (
+    """
+INSERT INTO inbox_event (id, type, session_id, livemode, created_at, received_at, status, outcome, attempts, waits,
+  due_at, owes_nothing, has_flow, processed_at)
+SELECT 'evt_1Busy' || n, 'identity.verification_session.processing', 'vs_1Busy', false, now(), now(), 'processed',
+  'stale', 1, 0, now(), false, false, now()
+FROM generate_series(1, {rows}) AS n""",
+    """
+INSERT INTO outbox_action (session_id, name, cause, status, attempts, waits, due_at, created_at, done_at)
+SELECT 'vs_1Busy', 'email_retry_prompt', n::text, 'done', 1, 0, now(), now(), now()
+FROM generate_series(1, {rows}) AS n""",
+)
 _HOW_MANY = "SELECT count(*), min({since}), count(*) FILTER (WHERE {since} < now() - interval '1 day') FROM {table}"
 
 
@@ -115,6 +157,29 @@ def fill_undone(url: str, rows: int) -> None:
             execute(statement.format(rows=rows // 3, status="dead"))
 
 
+def fill_console(url: str, rows: int) -> None:
+    """So many changes by operators, the counters of a month, and persons of whom there is more than of others."""
+    much = 300
+    with _open(url) as execute:
+        execute(_CHANGED.format(rows=rows))
+        execute(_COUNTED)
+        execute(_SESSIONS.format(name="vs_1Shared", verification="NULL", reference="shared", first=1, rows=rows // 5))
+        execute(_SESSIONS.format(name="vs_1Again", verification="NULL", reference="again", first=1, rows=much))
+        execute(_VERIFICATION.format(rows=much))
+        execute("UPDATE verification_record SET verification_id = 'idv_1Again' WHERE client_reference_id = 'again'")
+        execute(_SESSIONS.format(name="vs_1Bus", verification="NULL", reference="busy", first=1, rows=1))
+        execute("UPDATE verification_record SET session_id = 'vs_1Busy' WHERE session_id = 'vs_1Bus1'")
+        for statement in _BUSY:
+            execute(statement.format(rows=much))
+    settle(url)
+
+
+def a_dead_action(url: str) -> int:
+    """The number of one."""
+    with _open(url) as execute:
+        return int(execute("SELECT max(id) FROM outbox_action WHERE status = 'dead'").fetchone()[0])
+
+
 def seconds_to_count(url: str) -> float:
     """All that waits, and how old it is, row by row."""
     begun = time.perf_counter()
@@ -146,6 +211,18 @@ def alone(url: str) -> None:
     with _open(url) as execute:
         name = execute("SELECT current_database()").fetchone()[0]
         execute(f"ALTER DATABASE {name} SET max_parallel_workers_per_gather = 0")
+
+
+@contextmanager
+def processor(url: str) -> Iterator[Callable[[], float]]:
+    """How many seconds of the processor the connections of this database have had, which stay open meanwhile."""
+    with _open(url) as execute:
+
+        def seconds() -> float:
+            pids = [row[0] for row in execute(_CONNECTIONS).fetchall()]
+            return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e9
+
+        yield seconds
 
 
 @contextmanager

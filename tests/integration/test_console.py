@@ -17,7 +17,7 @@ from handlers.metrics.history import history
 from handlers.operator import console_users
 from handlers.sessions import links
 from receiver.app import app
-from tests.integration.operators import HASH, HERE, KEYS, OURS, PASSWORD, USERS, send, sign_in, token_in
+from tests.integration.operators import HASH, HERE, KEYS, OURS, PASSWORD, USERS, sign_in, token_in
 from tests.support import databases
 from tests.support.operator import command
 from worker.__main__ import parser
@@ -61,17 +61,23 @@ def test_who_signs_in_sees_the_overview_until_they_sign_out(console: TestClient)
     for name in ("waiting-events", "dead-events", "waiting-actions", "dead-actions"):
         assert f'href="/console/lists/{name}"' in page.text
     assert console.get("/console/sign-in").headers["location"] == "/console"
-    assert send(console, "/console/sign-out").headers["location"] == "/console/sign-in"
-    assert _is_out(console)
+    token = token_in(console.get("/console").text)
+    for _ in range(2):
+        out = console.post("/console/sign-out", data={"token": token}, headers=OURS)
+        assert out.headers["location"] == "/console/sign-in"
+        assert _is_out(console)
 
 
 def test_the_cookie_is_for_this_host_and_no_script_and_no_other_site(console: TestClient) -> None:
-    (cookie,) = sign_in(console).headers.get_list("set-cookie")
+    cookie, known = sign_in(console).headers.get_list("set-cookie")
     name, *flags = cookie.split("; ")
     assert name.startswith("__Host-console=")
     assert {flag.lower() for flag in flags} == {"httponly", "max-age=28800", "path=/", "samesite=strict", "secure"}
-    assert PASSWORD not in cookie
-    assert HASH not in cookie
+    for one in (cookie, known):
+        assert PASSWORD not in one
+        assert HASH not in one
+    assert known.startswith("__Host-console-known=")
+    assert {"httponly", "secure", "samesite=strict"} < {flag.lower() for flag in known.split("; ")}
 
 
 def test_a_wrong_name_or_password_lets_nobody_in_and_is_told_alike(
@@ -85,15 +91,36 @@ def test_a_wrong_name_or_password_lets_nobody_in_and_is_told_alike(
         assert not name or name not in caplog.text
 
 
-def test_guessing_is_slowed_by_name_from_wherever_and_by_address_whoever_is_meant(console: TestClient) -> None:
+def _elsewhere(number: int) -> TestClient:
+    """A browser at another address, in which nobody has signed in."""
+    return TestClient(app, HERE, follow_redirects=False, client=(f"192.0.2.{number}", 1))
+
+
+def test_guessing_is_slowed_by_name_and_address_and_by_address_whoever_is_meant(console: TestClient) -> None:
     for _ in range(5):
         assert sign_in(console, "anna", "wrong").status_code == 403
     assert sign_in(console).status_code == 429
+    assert sign_in(_elsewhere(1)).status_code == 303
     assert sign_in(console, "otto").status_code == 303
     console.cookies.clear()
     answers = [sign_in(console, f"user-{number}", "wrong").status_code for number in range(20)]
     assert answers[0] == 403
     assert answers[-1] == 429
+
+
+@pytest.mark.usefixtures("console")
+def test_whoever_guesses_from_many_addresses_gets_no_further_and_keeps_nobody_out_who_was_there() -> None:
+    anna, otto = _elsewhere(1), _elsewhere(2)
+    assert [sign_in(anna).status_code, sign_in(otto, "otto").status_code] == [303, 303]
+    anna.cookies.delete("__Host-console")  # as eight hours do
+    assert [sign_in(_elsewhere(3 + number // 4), "anna", "wrong").status_code for number in range(29)] == [403] * 29
+    assert sign_in(_elsewhere(20)).status_code == 429
+    otto.cookies.delete("__Host-console")
+    assert sign_in(otto).status_code == 429, "where somebody else has signed in, it is not anna's"
+    assert sign_in(anna).status_code == 303
+    anna.cookies.delete("__Host-console")
+    answers = [sign_in(anna, "anna", "wrong").status_code for _ in range(6)]
+    assert answers == [403] * 5 + [429], "nor is it a way to guess"
 
 
 def test_a_name_that_nobody_has_costs_as_much_as_one_that_somebody_has(

@@ -18,7 +18,7 @@ from handlers.operator.queries import Filter, find_actions
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
 from receiver.app import app
 from receiver.console import bulk
-from tests.integration.operators import HERE, KEYS, send, sign_in
+from tests.integration.operators import HERE, KEYS, OURS, send, sign_in
 from tests.support import databases
 
 pytestmark = pytest.mark.usefixtures("database_url")
@@ -127,21 +127,33 @@ def test_all_that_match_are_mended_for_a_reason_in_batches(
     console: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("handlers.operator.retry_discard._BATCH", 2)
-    monkeypatch.setattr(bulk, "_MOST_BATCHES", 2)
+    monkeypatch.setattr(bulk, "_MOST_SECONDS", -1.0)
     _rows(5)
     _rows(1, session_id="vs_other", name="alert_review")
     path = "/console/lists/dead-actions/retry?kind=email_verified&error=&older="
     assert "email_verified" in console.get(path).text
     assert send(console, path, on=path, reason="").status_code == 400
-    back = send(console, path, on=path, reason=REASON).headers["location"]
-    assert back.endswith("count=4&left=1")
-    assert "4 changed. There are more" in console.get(back).text
-    assert send(console, path, on=path, reason=REASON).headers["location"].endswith("count=1")
+    answer, clicks = send(console, path, on=path, reason=REASON), 1
+    with transaction() as session:  # the first has failed again meanwhile
+        session.connection().execute(text("UPDATE outbox_action SET status = 'dead' WHERE session_id = 'vs_0'"))
+    while answer.status_code == 200:
+        assert f"{2 * clicks if clicks < 3 else 5} were changed, and there are more" in answer.text
+        form = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', answer.text.partition("<h1>")[2]))
+        assert form["reason"] == REASON
+        answer, clicks = console.post(path, data=form, headers=OURS), clicks + 1
+    assert answer.headers["location"].endswith("count=5")
+    assert "5 changed." in console.get(answer.headers["location"]).text
+    assert clicks == 4
+    assert [one.session_id for one in find_actions(Filter(status="dead"), None)] == ["vs_other", "vs_0"]
+    monkeypatch.undo()
     discard = "/console/lists/dead-actions/discard"
-    assert send(console, discard, on=discard, reason=REASON).headers["location"].endswith("count=1")
+    for count in (2, 0):  # a second click does nothing more
+        assert send(console, discard, on=discard, reason=REASON).headers["location"].endswith(f"count={count}")
     assert [(one.who, one.way, one.what, one.reason) for one in audited()] == [
         ("anna", "console", what, REASON) for what in ("discard", "retry", "retry", "retry")
     ]
+    ids = [id_ for one in audited(what="retry") for id_ in one.about.split() if id_.isdigit()]
+    assert len(ids) == len(set(ids)) == 5
 
 
 def test_who_may_look_mends_no_list_and_no_list_is_mended_as_it_must_not_be(console: TestClient) -> None:

@@ -1,23 +1,28 @@
 """The console's page of a person: found by whatever is known of them, and mended by a button, with a reason."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from config.database import transaction
+from config.database import transaction, true_now
+from handlers.inbox.receive import receive
+from handlers.operator import persons
 from handlers.operator.audit import audited
 from handlers.outbox.perform import perform
 from handlers.record.events import Status
 from handlers.sessions.opening import Opened, open_verification
-from handlers.tables.models import ActionStatus, OutboxAction
+from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord
 from receiver.app import app
 from tests.integration import visits
 from tests.integration.openings import wanted
 from tests.integration.operators import HERE, KEYS, send, sign_in
 from tests.integration.stories import Stories, by_name, perform_everything
 from tests.support import databases, facts
-from tests.support.facts import event
+from tests.support.facts import NOON, event
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
 REASON = "told by phone"
@@ -86,6 +91,50 @@ def test_the_page_tells_the_story_of_all_their_sessions(console: TestClient, str
     assert f"https://dashboard.stripe.com/test/identity/verification-sessions/{again.answer.id}" in page
     assert "email_retry_prompt" in page
     assert "no address" in page
+
+
+def test_a_long_story_says_that_there_is_more_and_where(console: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persons, "MOST", 2)
+    monkeypatch.setattr(persons, "_MOST_OF_OTHERS", 1)
+    monkeypatch.setattr(persons, "_STORIES", 1)
+    for number in (1, 2):
+        facts.applied(*(event("canceled", NOON + second, f"vs_{number}") for second in range(3)))
+    with transaction() as session:
+        at = true_now()
+        session.add(Verification(id="idv_1", livemode=False, session_id="vs_2", created_at=at, updated_at=at))
+        session.connection().execute(update(VerificationRecord).values(verification_id="idv_1"))
+    page = console.get("/console/persons/vs_1").text
+    assert re.findall(r'<h2 id="session-\d">(vs_\d)', page) == ["vs_2", "vs_1"]
+    assert "the latest 2 events" in page
+    assert "python -m worker session vs_1" in page
+    assert 'href="/console/persons/vs_2">More of this session' in page
+    assert page.count(">canceled<") - page.count("<dd>canceled<") == 3
+
+
+def test_other_sessions_of_the_same_person_are_named_and_how_that_is_known(console: TestClient) -> None:
+    told = event("verified", user="user-1", reference="c-1")
+    facts.applied(told, event("verified", NOON, "vs_2", user="user-1"), event("verified", NOON, "vs_3"))
+    typed = event("verified", NOON, "vs_4", reference="c-1")
+    assert typed.state
+    facts.applied(replace(typed, state=replace(typed.state, has_flow=True)))
+    page = console.get("/console/persons/vs_1").text
+    assert "Other sessions that may be theirs" in page
+    assert "the same user id or reference" in page
+    assert "which anybody may have typed" in page
+    assert [f"/console/persons/vs_{number}" in page for number in (2, 3, 4)] == [True, False, True]
+    assert "Other sessions" not in console.get("/console/persons/vs_3").text
+
+
+def test_what_only_events_tell_of_has_a_page_with_them(console: TestClient) -> None:
+    receive([event("verified", event_id="evt_waits")])
+    there = "/console/persons/vs_1"
+    for word in ("vs_1", "evt_waits"):
+        assert _find(console, word) == there
+    page = console.get(there).text
+    assert "Nothing is held of this session but the events" in page
+    assert "evt_waits" in page
+    assert "/console/change/redact/" not in page
+    assert "/console/change/discard/evt_waits?of=vs_1" in page
 
 
 @pytest.mark.parametrize("path", ["vs_none", "x" * 300, "%00", "idv_1", "..%2Fx"])
