@@ -24,6 +24,7 @@ from config.database import measure_clock, now, reading, statement_at_once, true
 from config.inserts import NOW, insert_or
 from config.process import myself
 from config.trouble import Trouble, hindrance, trouble_of
+from handlers.metrics import outside
 from handlers.queue.failures import describe
 from handlers.tables.models import Heartbeat
 
@@ -38,7 +39,7 @@ _HANGS_AFTER = 120.0  # seconds, after which it is logged what does not get on
 _MAY_TAKE = {"mail": 360.0}  # seconds: a server's answer is waited for five minutes
 _KNOWN_FOR = timedelta(minutes=15)
 _MOST_HEARD = 20  # clocks
-_COLUMNS = ("kind", "version", "host", "started_at", "last_at", "ahead_seconds", "worked_at", "listened_at")
+_COLUMNS = ("kind", "version", "host", "started_at", "last_at", "ahead_seconds", "worked_at", "listened_at", "outside")
 # What a clock said before it announced its end may be heard by another worker afterwards.
 _LATEST = f"""(name) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)},
 ended_at = CASE WHEN excluded.started_at < identity_heartbeat.ended_at THEN identity_heartbeat.ended_at
@@ -169,6 +170,7 @@ def _write(connection: Connection, said: Sequence[tuple[str, Said]]) -> datetime
         "worked_at": expected - timedelta(seconds=before - _works_since(before)),
         "ahead_seconds": _process.ahead,
         "listened_at": _process.listened and expected - timedelta(seconds=before - _process.listened),
+        "outside": outside.said(),
     }
     rows.sort(key=lambda row: str(row["name"]))  # one order for all: no deadlock
     (last_at, *_), *_ = insert_or(connection, Heartbeat, rows, on_conflict=_LATEST, returning="last_at")
@@ -220,5 +222,6 @@ def _row(kind: str, said: Said, at: datetime) -> dict[str, Any]:
         "ahead_seconds": None,
         "worked_at": at,
         "listened_at": None,
+        "outside": None,
         "ended_at": at if said.is_ending else None,
     }

@@ -22,6 +22,7 @@ from handlers.operator.connections import full
 from handlers.operator.figures import Figures
 from handlers.operator.processes import ill_processes
 from handlers.operator.queries import at_most
+from handlers.operator.refusals import refusals
 from handlers.queue.claims import Table
 from handlers.record.events import OTHER_MODE
 from handlers.tables.models import TABLES, InboxEvent, OutboxAction, VerifiedOutput
@@ -174,6 +175,11 @@ def _deliveries(figures: Figures) -> Iterator[Told]:
         yield WARN, words, "python -m worker status says why; is STRIPE_WEBHOOK_SECRET right?"
 
 
+def _refusals(figures: Figures) -> Iterator[Told]:
+    for words, to_do in refusals(figures.processes, figures.at):
+        yield FAIL, words, to_do
+
+
 def _waiting(table: Table) -> Callable[[Figures], Iterator[Told]]:
     def judge(figures: Figures) -> Iterator[Told]:
         oldest = figures.backlogs[table].oldest_seconds
@@ -251,6 +257,7 @@ JUDGES: dict[str, Judge] = {
     "processes": Judge(_processes, "IdentityProcesses", "web, worker and clock are at work"),
     "clocks": Judge(_clocks, "IdentityClockWrong", "those of all processes agree with the database's"),
     "deliveries": Judge(_deliveries, "IdentityDeliveriesRefused", "none is refused or dropped while none is accepted"),
+    "refusals": Judge(_refusals, "IdentityRefused", "no process was refused by whom it asked last"),
     "events": Judge(_waiting(InboxEvent), "IdentityEventsWait", "none waits for long"),
     "actions": Judge(_waiting(OutboxAction), "IdentityActionsWait", "none waits for long"),
     "overdue": Judge(_overdue, "IdentityOverdue", "nothing has waited for a day"),

@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 
 from config.database import transaction, true_now
 from config.settings import settings
-from handlers.metrics import counting
+from handlers.metrics import counting, outside
 from handlers.queue.calls import Line, asked_pause
 from handlers.queue.claims import unless_lost
 from handlers.queue.failures import NotNowError, RefusedError
@@ -22,6 +22,7 @@ _TOTAL_SECONDS = 10.0
 # What an application says of one change. Everything else may be a proxy's word, or that of an application that is being
 # deployed, or is not the right one: it waits.
 _VERDICTS = (400, 409, 410, 422, 500)
+_CALLS = "take a call"  # what it is asked to do
 
 
 def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
@@ -39,19 +40,22 @@ def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
     unless_lost(action)
     answer = line().call("POST", url, headers, body, most=0)
     if 200 <= answer.status < 300:
+        outside.answered(outside.APPLICATION, _CALLS)
         return None
     counting.NO_ANSWERS.labels(of=line().name, why="failing").inc()
     sentence = f"the application answered {answer.status}"
     # rule: only what the application itself says of a change counts
     if answer.status in _VERDICTS:
+        outside.refused(outside.APPLICATION, f"answered {answer.status}", doing=_CALLS, about=action.session_id)
         raise RefusedError(sentence)
+    outside.refused(outside.APPLICATION, f"answered {answer.status}")
     raise NotNowError(sentence, asked_pause(answer.headers) or 0.0)
 
 
 @cache
 def line() -> Line:
     """This process's line to the application."""
-    return Line("the application", _TOTAL_SECONDS)
+    return Line(outside.APPLICATION, _TOTAL_SECONDS)
 
 
 def _verification(record: VerificationRecord) -> Verification | None:

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from pydantic import SecretStr
 
 from config.settings import settings
+from handlers.metrics import counting, outside
 from handlers.queue.failures import (
     AwayError,
     NotAllowedError,
@@ -25,6 +26,7 @@ from handlers.queue.failures import (
     RefusedError,
     UnknownOutcomeError,
     stopping,
+    why_unreached,
 )
 
 _CONNECT_SECONDS = 10.0
@@ -45,6 +47,7 @@ _ENHANCED = re.compile(rb"5\.(\d{1,3})\.\d{1,3}(?!\S)")
 _OF_THIS_MAIL = (b"1", b"2", b"6")
 _OF_THE_SENDER = (b"5.1.7", b"5.1.8")
 _FINAL = (550, 551, 552, 553)  # of a server that says no more: RFC 5321 has 554 and the others for all else
+_MAILS = "take a mail"  # what it is asked to do
 _DOTS = re.compile(rb"^\.", re.MULTILINE)
 
 
@@ -63,17 +66,19 @@ def send_by_smtp(message: bytes, recipient: str, last_look: Callable[[], object]
             raise smtplib.SMTPNotSupportedError
         smtp.sendmail(sender, [recipient], content, options)
 
-    with _in_our_words():
+    with _in_our_words(recipient):
         _bounds.ends_at = time.monotonic() + _TOTAL_SECONDS
         if kept := _take():
             try:
                 kept.use(give, last_look)
+                outside.answered(outside.MAIL_SERVER, _MAILS)
                 return
             except (OSError, smtplib.SMTPException):  # which says nothing: it may be the connection's own end
                 # rule: a mail that may be given away already is not given once more
                 if kept.is_giving:
                     raise
         _connect().use(give, last_look)
+        outside.answered(outside.MAIL_SERVER, _MAILS)
 
 
 def check_smtp() -> None:
@@ -83,6 +88,7 @@ def check_smtp() -> None:
         smtp = _connect()
         try:
             _introduce(smtp)
+            outside.answered(outside.MAIL_SERVER)
         finally:
             smtp.close()
 
@@ -102,23 +108,32 @@ def _introduce(smtp: smtplib.SMTP) -> None:
 
 
 @contextmanager
-def _in_our_words() -> Iterator[None]:
+def _in_our_words(recipient: str = "") -> Iterator[None]:
+    began = time.monotonic()
     try:
-        yield
+        with outside.asking(outside.MAIL_SERVER):
+            yield
     except smtplib.SMTPRecipientsRefused as error:
-        raise _refusal(*next(iter(error.recipients.values()))) from None
+        raise _verdict(*next(iter(error.recipients.values())), recipient) from None
     except smtplib.SMTPDataError as error:
-        raise _refusal(error.smtp_code, error.smtp_error) from None
+        raise _verdict(error.smtp_code, error.smtp_error, recipient) from None
     except smtplib.SMTPSenderRefused as error:  # about us, not about this mail, as all that follows
-        raise AwayError(f"the SMTP server answered {error.smtp_code} to MAIL_FROM") from None
+        raise _refusal(f"answered {error.smtp_code} to MAIL_FROM", began) from None
+    except smtplib.SMTPAuthenticationError as error:
+        raise _refusal(f"answered {error.smtp_code} to the user and the password", began) from None
     except smtplib.SMTPResponseException as error:
-        raise AwayError(f"the SMTP server answered {error.smtp_code}") from None
+        raise _refusal(f"answered {error.smtp_code}", began) from None
     except smtplib.SMTPNotSupportedError:
         if not settings().mail_from.mailbox.isascii():
-            raise AwayError("the SMTP server takes no MAIL_FROM with such letters before the @") from None
+            raise _refusal("takes no MAIL_FROM with such letters before the @", began) from None
         raise PermanentError("the SMTP server takes no address with such letters before the @") from None
+    except _UnfitError as error:
+        raise _refusal(str(error), began) from None
+    except UnknownOutcomeError:
+        _refusal("took a mail and did not say what became of it", began)
+        raise
     except (OSError, smtplib.SMTPServerDisconnected) as error:
-        raise AwayError(f"the SMTP server was not reached: {type(error).__name__}") from None
+        raise _refusal(f"was not reached: {why_unreached(error)}", began, "unreached") from None
 
 
 def _take() -> "_Bounded | None":
@@ -282,6 +297,10 @@ class _Lines:
         return line
 
 
+class _UnfitError(Exception):
+    """The server lacks what we need of it."""
+
+
 class _BoundedSsl(smtplib.SMTP_SSL, _Bounded):  # in this order, TLS begins on a connection that is watched already
     pass
 
@@ -298,21 +317,33 @@ def _log_in(smtp: smtplib.SMTP, server: SplitResult) -> None:
         smtp.starttls(context=ssl.create_default_context())
         smtp.ehlo()
     elif server.scheme == "smtp" and server.password and server.hostname not in ("localhost", "127.0.0.1", "::1"):
-        raise AwayError("the SMTP server offers no TLS: the password is not sent in clear")
+        raise _UnfitError("offers no TLS: the password is not sent in clear")
     if server.username:
         if not smtp.has_extn("auth"):
-            raise AwayError("the SMTP server offers no login")
+            raise _UnfitError("offers no login")
         smtp.login(unquote(server.username), unquote(server.password or ""))
 
 
-def _refusal(code: int, words: bytes | str) -> Exception:
-    """What a refusal of one mail or its recipient says: that it is for now, for ever, or about us."""
-    sentence = f"the SMTP server answered {code}"
-    if code < 500:
-        return RefusedError(sentence)
-    said = _ENHANCED.match(words if isinstance(words, bytes) else words.encode())
+def _verdict(code: int, words: bytes | str, recipient: str) -> Exception:
+    """What a refusal of one mail or its recipient says: that it is for now, for ever, or about us.
+
+    Of several, one after the other, each says that it is about us as well.
+    """
+    said = _ENHANCED.match(words if isinstance(words, bytes) else words.encode()) if code >= 500 else None
     # rule: a mail server's refusal is final where it is about the mail or its recipient
     is_final = said[1] in _OF_THIS_MAIL and said[0] not in _OF_THE_SENDER if said else code in _FINAL
-    if is_final:
-        return PermanentError(sentence)
-    return NotAllowedError(f"{sentence} {said[0].decode()}" if said else sentence)
+    word = f"answered {code}"
+    if code < 500 or is_final:
+        outside.refused(outside.MAIL_SERVER, f"{word} to one mail after the other", doing=_MAILS, about=recipient)
+        return PermanentError(f"the SMTP server {word}") if is_final else RefusedError(f"the SMTP server {word}")
+    word += f" {said[0].decode()}" if said else ""
+    counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why="not allowed").inc()
+    outside.refused(outside.MAIL_SERVER, f"{word} to a mail", doing=_MAILS)
+    return NotAllowedError(f"the SMTP server {word}")
+
+
+def _refusal(word: str, began: float, why: str = "not allowed") -> AwayError:
+    """Of us."""
+    counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why=why).inc()
+    outside.refused(outside.MAIL_SERVER, word, seconds=time.monotonic() - began)
+    return AwayError(f"the SMTP server {word}")

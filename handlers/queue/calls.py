@@ -18,8 +18,8 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from config.database import true_now
-from handlers.metrics import counting
-from handlers.queue.failures import AwayError, UnreadableError
+from handlers.metrics import counting, outside
+from handlers.queue.failures import AwayError, UnreadableError, why_unreached
 
 _CONNECT_SECONDS = 3.0
 _SILENT_SECONDS = 5.0  # about as long as a try that nobody answers: half of the time is for what needs no answer
@@ -58,17 +58,23 @@ class Line:
         # rule: who wants quiet is asked nothing by any thread
         if (left := self._quiet_until - time.monotonic()) > 0:
             raise AwayError(self._why_quiet, left)
+        began = time.monotonic()
         try:
-            answer = self._exchange(method, url, headers, body, most)
+            with outside.asking(self.name):
+                answer = self._exchange(method, url, headers, body, most)
         except (requests.ConnectionError, requests.Timeout) as error:
             counting.NO_ANSWERS.labels(of=self.name, why="unreached").inc()
-            raise self._quiet(_SILENT_SECONDS, f"{self.name} was not reached: {type(error).__name__}") from None
+            word = f"was not reached: {why_unreached(error)}"
+            outside.refused(self.name, word, seconds=time.monotonic() - began)
+            raise self._quiet(_SILENT_SECONDS, f"{self.name} {word}") from None
         except requests.RequestException as error:
             counting.NO_ANSWERS.labels(of=self.name, why="unreadable").inc()
+            outside.refused(self.name, "breaks off its answers, or sends too much", seconds=time.monotonic() - began)
             raise UnreadableError(f"{self.name}'s answer broke off: {type(error).__name__}") from None
         wanted = asked_pause(answer.headers)
         if answer.status == 429 or (answer.status == 503 and wanted):
             counting.NO_ANSWERS.labels(of=self.name, why="wants quiet").inc()
+            outside.refused(self.name, f"answered {answer.status}, and wants to be left alone")
             self._refusals += time.monotonic() > self._quiet_until  # those that were on their way are one
             guess = min(_LONGEST_GUESS, 2.0 ** min(self._refusals, 10))
             raise self._quiet(wanted or random.uniform(guess / 2, guess), f"{self.name} answered {answer.status}")

@@ -1,7 +1,10 @@
 """When a try failed: whether to try again, and when."""
 
 import random
+import socket
+import ssl
 import threading
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from config.settings import SettingsError, settings
@@ -9,6 +12,15 @@ from config.settings import SettingsError, settings
 # Longer than any event or action may take, and so how long a dead worker's work waits.
 LEASE = timedelta(seconds=60)
 _BACKOFF_BASE_SECONDS = 2.0
+
+_CERTIFICATES = {9: "is not valid yet", 10: "has expired", 62: "is of another host", 64: "is of another host"}
+_UNREACHED: tuple[tuple[type[BaseException], str], ...] = (
+    (socket.gaierror, "its name is not known"),
+    (ConnectionRefusedError, "nobody listens there"),
+    (ssl.SSLError, "no TLS comes about"),
+    (ConnectionError, "it hangs up"),
+    (TimeoutError, "no answer came in time"),
+)
 
 # Set when this process is asked to end: nothing new is begun, and what waits for its turn is handed back.
 stopping = threading.Event()
@@ -74,3 +86,26 @@ def describe(error: BaseException) -> str:
     if isinstance(error, PermanentError | NotNowError | RefusedError | UnknownOutcomeError | SettingsError):
         return str(error)
     return type(error).__name__
+
+
+def why_unreached(error: BaseException) -> str:
+    """In our words why there is no connection, or no answer, by the innermost error that tells; else its type."""
+    chain = [*_causes(error)]
+    for one in reversed(chain):
+        if isinstance(one, ssl.SSLCertVerificationError):
+            return f"its certificate {_CERTIFICATES.get(one.verify_code, 'is signed by nobody that we know')}"
+        for kind, words in _UNREACHED:
+            if isinstance(one, kind):
+                return words
+    # Of the libraries' own errors two stand for what has no other.
+    names = " ".join(type(one).__name__ for one in chain)
+    return "no answer came in time" if "Timeout" in names else "it hangs up" if "Disconnected" in names else names
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it wraps, outermost first, in whichever way its library does."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        wrapped = (getattr(found, "reason", None), *found.args, found.__cause__, found.__context__)
+        found = next((one for one in wrapped if isinstance(one, BaseException)), None)

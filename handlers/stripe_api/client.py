@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import stripe
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 
 from config.database import steady, true_now
 from config.settings import settings
-from handlers.metrics import counting
+from handlers.metrics import counting, outside
 from handlers.queue.calls import Answer, Line, asked_pause, moment_in
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError, UnreadableError
 
@@ -21,6 +22,9 @@ _TOTAL_SECONDS = 10.0  # far below a lease; the SDK's own: 80 s, and two retries
 _MOST_OF_ONE = 128 * 1024  # a session has 27 KB of metadata at most
 _MOST_OF_A_PAGE = 4 * 1024 * 1024  # a hundred of them
 _NOT_ENABLED = "not set up to use Identity"  # in Stripe's sentence, whose code some accounts get, too
+_IDENTITY_IS_OFF = "Identity is not enabled for the account"
+_RESTRICTED = "STRIPE_RESTRICTED_KEY"
+_ID = re.compile(r"(?<=_sessions/)[^/]+")  # in an address
 _PERMISSION = re.compile(r"'(rak_[a-z_]{1,60})'")  # in Stripe's sentence about a restricted key
 # In an error's `param`, below which the application names what it likes.
 _PARAMETER = re.compile(
@@ -113,7 +117,8 @@ def ask_for_page(path: str, account: str | None = None, /, **params: Any) -> Fou
 
 def unreadable(why: str) -> UnreadableError:
     """For an answer that came whole, and is not what was asked for."""
-    counting.NO_ANSWERS.labels(of="Stripe", why="unreadable").inc()
+    counting.NO_ANSWERS.labels(of=outside.STRIPE, why="unreadable").inc()
+    outside.refused(outside.STRIPE, f"sends answers that cannot be read: {why}")
     return UnreadableError(f"Stripe's answer cannot be read: {why}")
 
 
@@ -132,7 +137,7 @@ class _Verdicts(stripe.HTTPClient):
 
     def __init__(self) -> None:
         super().__init__()
-        self._line = Line("Stripe", _TOTAL_SECONDS, verify=stripe.ca_bundle_path)
+        self._line = Line(outside.STRIPE, _TOTAL_SECONDS, verify=stripe.ca_bundle_path)
 
     def request(  # type: ignore[override]  # as all of the SDK's own clients do it
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
@@ -143,10 +148,12 @@ class _Verdicts(stripe.HTTPClient):
         if answer.status != 200:
             no_answer = _no_answer(answer, content.get("error"))
             no_answer.why = _why(answer.status, content.get("error"))
+            _note(no_answer, method, url, headers or {})
             raise no_answer
         # rule: what is no whole object is no answer
         if not isinstance(content.get("object"), str):
             raise unreadable("it is no object of Stripe's")
+        outside.answered(outside.STRIPE, _doing(method, url, headers or {}))
         return answer.body, answer.status, answer.headers
 
 
@@ -169,7 +176,7 @@ def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
     if answer.status == 404 and code == "resource_missing":
         return MissingError(sentence)
     is_refusal = answer.status in (401, 403, 407)
-    counting.NO_ANSWERS.labels(of="Stripe", why="not allowed" if is_refusal else "failing").inc()
+    counting.NO_ANSWERS.labels(of=outside.STRIPE, why="not allowed" if is_refusal else "failing").inc()
     if is_refusal:
         return NotAllowedError(sentence, again_after, dated(answer.headers) if answer.status == 403 else None)
     is_reused = isinstance(error, dict) and error.get("type") == "idempotency_error" and answer.status == 400
@@ -180,12 +187,36 @@ def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
     return NotNowError(sentence, again_after)
 
 
+def _note(no_answer: NotNowError | MissingError, method: str, url: str, headers: Mapping[str, str]) -> None:
+    """What it says of how we stand with Stripe: the key, a permission of it, an account, or the one thing asked for."""
+    word = f"{str(no_answer).removeprefix('Stripe ')}{no_answer.why and f': {no_answer.why}'}"
+    account = headers.get("Stripe-Account") or headers.get("Stripe-Context")
+    doing = _doing(method, url, headers)
+    if isinstance(no_answer, NotAllowedError) and account:
+        outside.refused(outside.STRIPE, word, doing="in the name of an account", about=account)
+    elif no_answer.why == _IDENTITY_IS_OFF or (isinstance(no_answer, NotAllowedError) and no_answer.dated):
+        outside.refused(outside.STRIPE, word, doing=doing)
+    elif isinstance(no_answer, MissingError | NotAcceptedError | SpentKeyError):
+        outside.answered(outside.STRIPE)
+    elif _RESTRICTED in doing:
+        outside.refused(outside.STRIPE, word, doing=doing)
+    else:
+        outside.refused(outside.STRIPE, word)
+
+
+def _doing(method: str, url: str, headers: Mapping[str, str]) -> str:
+    """Which kind of request it is, and by which of the two keys."""
+    key = settings().stripe_restricted_key.get_secret_value()
+    by = f", by {_RESTRICTED}" if key and headers.get("Authorization") == f"Bearer {key}" else ""
+    return f"{method} {_ID.sub('…', urlsplit(url).path)}{by}"
+
+
 def _why(status: int, error: object) -> str:
     """What Stripe has against us, as far as we have words for it: its own quote what was sent."""
     said = error if isinstance(error, dict) else {}
     message, code = str(said.get("message")), said.get("code")
     if _NOT_ENABLED in message or code == "identity_api_invalid_application":
-        return "Identity is not enabled for the account"
+        return _IDENTITY_IS_OFF
     if status == 401:
         return "the key is none, or not any more"
     if code == "account_invalid":

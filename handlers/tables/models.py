@@ -365,6 +365,7 @@ class Heartbeat(SQLModel, table=True):
     worked_at: datetime = _moment()  # since when a kind of its threads that has work in hand has ended none
     listened_at: datetime | None = _moment(default=None, nullable=True)  # a worker: when no tick waited for it last
     ended_at: datetime | None = _moment(default=None, nullable=True)  # it was told to end, and says so
+    outside: str | None = None  # JSON: how those outside answer it, in seconds before last_at
 
 
 class Metric(SQLModel, table=True):

@@ -184,7 +184,7 @@ def test_an_application_that_cannot_be_reached_is_waited_for_and_nothing_is_buri
         perform_everything()
     row = facts.action(_id(telling))
     assert (row.status, row.attempts, row.waits) == (ActionStatus.PENDING, 3, 3)
-    assert row.last_error == "the application was not reached: ConnectionError"
+    assert row.last_error == "the application was not reached: nobody listens there"
     environment.setenv("APP_CALLBACK_URL", application.catcher.url)
     databases.forget_process_state()
     perform_everything()

@@ -390,7 +390,7 @@ def test_a_server_that_is_not_there_makes_the_mail_wait(environment: pytest.Monk
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     _use(environment, f"smtp://127.0.0.1:{port}")
-    with pytest.raises(NotNowError, match="ConnectionRefusedError"):
+    with pytest.raises(NotNowError, match="nobody listens there"):
         send(MAIL)
 
 
@@ -487,7 +487,7 @@ def test_a_server_whose_certificate_nobody_vouches_for_gets_nothing(
     tls_port: int, mailbox: Mailbox, doorman: Doorman, environment: pytest.MonkeyPatch
 ) -> None:
     _use(environment, f"smtp://user:p%40ss%2Fword@localhost:{tls_port}")
-    with pytest.raises(NotNowError, match="SSLCertVerificationError"):
+    with pytest.raises(NotNowError, match="its certificate is signed by nobody that we know"):
         send(MAIL)
     assert (doorman.seen, mailbox.mails) == ([], [])
 
@@ -763,7 +763,7 @@ def test_a_kept_connection_does_not_outlive_its_server(environment: pytest.Monke
     with mail_server(before) as port:
         _use(environment, f"smtp://127.0.0.1:{port}")
         send(MAIL)
-    with pytest.raises(AwayError, match="ConnectionRefusedError"):
+    with pytest.raises(AwayError, match="nobody listens there"):
         send(MAIL)
     with mail_server(after, port=port):
         send(MAIL)

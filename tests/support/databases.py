@@ -21,7 +21,7 @@ from sqlmodel import SQLModel
 from config import broker, database, settings
 from handlers.catalogue import mails as catalogue_mails
 from handlers.catalogue import words
-from handlers.metrics import counting, heartbeats
+from handlers.metrics import counting, heartbeats, outside
 from handlers.outbox import application, mails, smtp
 from handlers.stripe_api import client
 from handlers.tables import schema
@@ -80,6 +80,7 @@ def forget_process_state() -> None:
         look._latest = None
     heartbeats._process = heartbeats._Process()
     heartbeats.IN_HAND.clear()
+    outside._seen.clear()
     counting._written.update(counting._rows())  # so that the next database gets none of it
 
 

@@ -1,4 +1,5 @@
-"""What many records need: the sessions that are not at their end, by account and by when they are compared next."""
+"""What many records need: the sessions that are not at their end, by account and by when they are compared next; and
+how those outside answer a process, beside that it lives."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -24,7 +25,10 @@ def upgrade() -> None:
     )
     # What the code before has made without a time; behind the index's lock, so that nobody holds one of them.
     op.execute(f"UPDATE verification_record SET compare_at = created_at WHERE compare_at IS NULL AND {_NOT_ENDED}")  # noqa: S608
+    op.add_column("identity_heartbeat", sa.Column("outside", sa.String(), nullable=True))
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("identity_heartbeat") as table:
+        table.drop_column("outside")
     op.drop_index("verification_record_compare", table_name="verification_record")

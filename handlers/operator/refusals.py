@@ -1,0 +1,78 @@
+"""Who outside refuses us: the mail server, the application, Stripe, by what the processes that ask them say."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+
+from handlers.metrics import outside
+from handlers.metrics.heartbeats import GONE_AFTER
+from handlers.tables.models import Heartbeat
+
+_BLIP = timedelta(seconds=3)  # within which a second try mostly gets its answer
+_SEVERAL = 3  # refusals, one after the other
+_TRIES_WITHIN = timedelta(minutes=1)  # whoever still has something to ask of them has asked by then
+_TO_DO = {
+    outside.MAIL_SERVER: "mails wait until it takes them, and none is lost: see SMTP_URL and MAIL_FROM; python -m"
+    " worker doctor tries them",
+    outside.APPLICATION: "calls wait until it takes them, and none is lost: see APP_CALLBACK_URL, and its own log",
+    outside.STRIPE: "what needs it waits, and nothing is lost: see STRIPE_API_KEY; python -m worker doctor tries what"
+    " the key may",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """One process's."""
+
+    process: str
+    standing: outside.Standing
+    since: datetime
+    last: datetime
+
+    @property
+    def of(self) -> tuple[str, str]:
+        """By whom, and of what."""
+        return self.standing.of, self.standing.doing
+
+
+def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, str]]:
+    """What is the matter, and what to do: one for each of them, and for each thing that is asked of it by itself.
+
+    A refusal that is followed by an answer, to whichever process, is over; who alone is refused, again and again, is
+    named. One that is young may be over in a moment, and one of a single thing says little of us.
+    """
+    living = [one for one in known if one.last_at > at - GONE_AFTER and not one.ended_at]
+    answers: dict[tuple[str, str], datetime] = {}
+    found: list[_Refusal] = []
+    for one in living:
+        for standing in outside.heard(one.outside):
+            since, last, answered = (
+                seconds is not None and one.last_at - timedelta(seconds=seconds)
+                for seconds in (standing.since, standing.last, standing.answered)
+            )
+            if answered:
+                of = standing.of, standing.doing
+                answers[of] = max(answered, answers.get(of, answered))
+            if since and last:
+                found.append(_Refusal(one.name, standing, since, last))
+    told = sorted((one for one in found if _is_told(one, answers, at)), key=lambda one: (one.of, one.since))
+    for of, group in groupby(told, lambda one: one.of):
+        some = [*group]
+        times, latest = sum(one.standing.times for one in some), max(some, key=lambda one: one.last)
+        alone = f" to {latest.process}, and to no other process" if _is_over(latest, answers) else ""
+        often = f", {times} times" if times > 1 else ""
+        yield (
+            f"{of[0]} {latest.standing.word}{alone}: nothing else since {some[0].since:%F %T} UTC{often}",
+            _TO_DO[of[0]],
+        )
+
+
+def _is_told(one: _Refusal, answers: dict[tuple[str, str], datetime], at: datetime) -> bool:
+    if _is_over(one, answers):
+        return one.standing.times >= _SEVERAL and one.last > at - _TRIES_WITHIN
+    return one.standing.times >= _SEVERAL or (not one.standing.each and one.since < at - _BLIP)
+
+
+def _is_over(one: _Refusal, answers: dict[tuple[str, str], datetime]) -> bool:
+    return answers.get(one.of, one.last) > one.last

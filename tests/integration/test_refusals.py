@@ -1,0 +1,143 @@
+"""Who outside refuses us is a finding, in a word, within seconds: whoever is refused knows first, and says so."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from config.database import transaction
+from config.settings import settings
+from handlers.metrics import heartbeats, outside
+from handlers.operator import refusals
+from handlers.operator.findings import findings
+from handlers.outbox.smtp import send_by_smtp
+from handlers.queue.failures import NotNowError, PermanentError, RefusedError
+from handlers.stripe_api import sessions
+from handlers.tables.models import Heartbeat
+from tests.simulator.client import Simulator
+from tests.support import databases, facts
+from tests.support.servers import Mailbox, mail_server
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+pytestmark = pytest.mark.usefixtures("database_url", "alive")
+
+
+@pytest.fixture
+def alive(database_url: str) -> None:
+    assert database_url
+    facts.all_alive()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ({"sender_answer": "550 not you"}, "the mail server answered 550 to MAIL_FROM: nothing else since"),
+        ({"recipient_answer": "451 later"}, "the mail server answered 451 to one mail after the other: nothing else"),
+        (None, "the mail server was not reached: nobody listens there: nothing else since"),
+    ],
+    ids=["the sender", "each of three recipients", "nobody there"],
+)
+def test_a_mail_server_that_refuses_us_is_found_and_over_with_the_next_mail(
+    environment: pytest.MonkeyPatch, trouble: dict[str, str] | None, words: str
+) -> None:
+    box = Mailbox()
+    with mail_server(box) as port:
+        for name, value in (trouble or {}).items():
+            setattr(box, name, value)
+        environment.setenv("SMTP_URL", f"smtp://127.0.0.1:{port if trouble else 1}")
+        environment.setenv("MAIL_FROM", "id@example.com")
+        databases.forget_process_state()
+        for number in range(3):
+            assert _refusals() == []
+            with pytest.raises((NotNowError, RefusedError)):
+                send_by_smtp(b"a mail\n", f"{number}@example.com", lambda: None)
+        [said] = _refusals()
+        assert said.startswith(words)
+        box.sender_answer = box.recipient_answer = "250 OK"
+        environment.setenv("SMTP_URL", f"smtp://127.0.0.1:{port}")
+        settings.cache_clear()
+        send_by_smtp(b"a mail\n", "0@example.com", lambda: None)
+        assert _refusals() == []
+
+
+def test_one_mail_that_is_refused_for_itself_is_none_of_us(environment: pytest.MonkeyPatch) -> None:
+    box = Mailbox()
+    box.recipient_answer = "550 nobody here"
+    with mail_server(box) as port:
+        environment.setenv("SMTP_URL", f"smtp://127.0.0.1:{port}")
+        environment.setenv("MAIL_FROM", "id@example.com")
+        databases.forget_process_state()
+        for _ in range(4):
+            with pytest.raises(PermanentError):
+                send_by_smtp(b"a mail\n", "gone@example.com", lambda: None)
+        assert _refusals() == []
+
+
+def test_a_refusal_is_told_after_a_moment_and_until_there_is_an_answer_to_whomever() -> None:
+    outside.refused(outside.STRIPE, "answered 401", seconds=2.0)
+    assert _refusals() == []
+    outside.refused(outside.APPLICATION, "answered 404", seconds=4.0)
+    [said] = _refusals()
+    assert said.startswith("the application answered 404: nothing else since ")
+    later = '[{"of": "the application", "doing": "", "answered": 0.0}]'
+    _says("web", later)
+    assert _refusals() == []
+    for _ in range(2):  # to this process alone
+        outside.refused(outside.APPLICATION, "answered 404")
+    [said] = _refusals()
+    assert "to worker " in said
+    assert "and to no other process" in said
+    _says("web", "of another version")
+    assert ["no other process" in one for one in _refusals()] == [False]
+
+
+def test_a_permission_is_missing_until_it_is_used_whatever_else_is_answered() -> None:
+    outside.refused(outside.STRIPE, "answered 403: the key lacks the permission x", doing="post …/cancel", seconds=9.0)
+    outside.answered(outside.STRIPE, "get …")
+    [said] = _refusals()
+    assert said.startswith("Stripe answered 403: the key lacks the permission x: nothing else since")
+    outside.answered(outside.STRIPE, "post …/cancel")
+    assert _refusals() == []
+
+
+def test_who_does_not_answer_is_told_while_it_is_waited_for(environment: pytest.MonkeyPatch) -> None:
+    with outside.asking(outside.MAIL_SERVER):
+        assert _refusals() == []
+        environment.setattr(outside, "_SILENT_SECONDS", 0.0)
+        environment.setattr(refusals, "_BLIP", timedelta(seconds=-5))
+        assert [one.split(":")[0] for one in _refusals()] == ["the mail server has not answered yet"]
+    assert _refusals() == []
+
+
+def test_a_key_that_is_revoked_and_a_permission_that_is_taken_are_found(
+    simulator: Simulator, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    environment.setenv("STRIPE_API_KEY", simulator.restricted_key)
+    databases.forget_process_state()
+    facts.all_alive()
+    simulator.keys(key=simulator.restricted_key, permissions=["event_read"])
+    with pytest.raises(NotNowError):
+        sessions.retrieve_state("vs_1", None)
+    span = NOON, NOON, None
+    sessions.list_events(*span)
+    assert [one.partition(": nothing")[0] for one in _refusals()] == [
+        "Stripe answered 403: the key lacks the permission rak_identity_product_read"
+    ]
+    simulator.keys(key=simulator.restricted_key, revoked=True)
+    with pytest.raises(NotNowError):
+        sessions.list_events(*span)
+    assert "Stripe answered 401: the key is none, or not any more" in "".join(_refusals())
+
+
+def _refusals() -> list[str]:
+    """What is told right after a beat."""
+    heartbeats.beat("worker")
+    return [one.words for one in findings(None) if one.what == "refusals"]
+
+
+def _says(kind: str, text: str) -> None:
+    with transaction() as session:
+        session.connection().execute(update(Heartbeat).where(col(Heartbeat.kind) == kind).values(outside=text))
