@@ -1,5 +1,7 @@
 """Why nobody is let in: what an opening, an entering or a closing is refused for."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil
 
@@ -27,6 +29,22 @@ class OpeningError(Exception):
         super().__init__(code)
         self.code, self.detail, self.retry_after = code, detail, retry_after
         self.owed: list[int] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with what is asked: where, as a JSON pointer (RFC 6901), and what."""
+
+    pointer: str
+    detail: str
+
+
+class FaultsError(Exception):
+    """All that is wrong with what is asked. No detail quotes what was given."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("invalid")
+        self.faults = faults
 
 
 def past(answer: Answer) -> Exception:

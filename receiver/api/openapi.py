@@ -13,9 +13,10 @@ from config.version import VERSION
 from handlers.record.decide import Outcome
 from handlers.record.error_codes import ErrorClass
 from handlers.record.events import Status
+from handlers.sessions.asked import Entering, Opening
 from handlers.tables.models import ActionStatus, InboxStatus
 from receiver.api.problems import CODES
-from receiver.api.requests import Canceling, Entering, Linking, Listing, Opening
+from receiver.api.requests import Canceling, Linking, Listing
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 _ALWAYS = ("https-needed", "unauthorized", "method-not-allowed", "internal", "database-unavailable")

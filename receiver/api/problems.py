@@ -1,10 +1,11 @@
 """Refusals: one table of codes, and RFC 9457 problems made of it."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import orjson
 from starlette.responses import Response
+
+from handlers.sessions.refusals import Fault
 
 # Code: status, title. The codes are the contract: docs/api.md and the OpenAPI document name the same ones.
 CODES = {
@@ -32,14 +33,6 @@ CODES = {
     "database-unavailable": (503, "The database cannot be asked now."),
 }
 RETRY_SECONDS = 5  # for a 503 that says no other
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong with a request: where, as a JSON pointer (RFC 6901), and what."""
-
-    pointer: str
-    detail: str
 
 
 class ProblemError(Exception):

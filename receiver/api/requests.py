@@ -1,148 +1,21 @@
-"""What the application may ask, as pydantic models: they validate, and the OpenAPI document is made from them.
+"""What the application may ask beside an opening (handlers.sessions.asked), as pydantic models."""
 
-Stripe's parameters are those of stripe.params.identity.VerificationSessionCreateParams (stripe-python 16.1.0); a test
-holds both equal. Each reaches Stripe as it was given, but `return_url`.
-"""
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic.config import JsonDict
-
-from config.settings import settings
-from handlers.record.events import WRITTEN_HERE, Status
+from handlers.record.events import Status
+from handlers.sessions.asked import Asked, Email, Entering, Purpose, Reference, Text, of_the_way, validated
 from handlers.sessions.entering import Way
-from handlers.sessions.making import mark
-from handlers.sessions.turn import Wanted
 from handlers.sessions.views import Page
-from receiver.api.problems import Fault, ProblemError
-
-# What is this service's own, and goes to Stripe in no way or in one of ours.
-OWN = {
-    *("client_reference_id", "purpose", "integration", "stripe_version", "replaces", "adopt", "account", "locale"),
-    "return_url",
-}
-_MOST_KEYS = 48  # Stripe's 50 less ours
-_PERSONAL = re.compile(r"\S@[^\s@.]+\.\S|^\s*\+\d")  # linear: it also reads what is far too long
-
-# What is stored, or sent on, has no control characters: PostgreSQL takes no NUL, and a log line is one line.
-_Text = Annotated[str, StringConstraints(min_length=1, max_length=5000, pattern=r"^[^\x00-\x1f\x7f]*$")]
-_Reference = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-_SessionId = Annotated[str, StringConstraints(max_length=255, pattern=r"^vs_[A-Za-z0-9_]+$")]
-_Email = Annotated[str, StringConstraints(max_length=800, pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$")]
 
 
-# Square brackets would end a key on its way to Stripe, which takes none.
-_Key = Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=r"^[^\x00-\x1f\x7f\[\]]+$")]
-_Value = Annotated[
-    str,
-    StringConstraints(max_length=500, pattern=r"^[^\x00]*$"),
-    Field(json_schema_extra={"not": {"pattern": _PERSONAL.pattern}}),
-]
-
-M = TypeVar("M", bound=BaseModel)
-
-
-def _given(name: str) -> JsonDict:
-    return {"required": [name], "properties": {name: {"type": "string"}}}
-
-
-# What no field says by itself, for the OpenAPI document; _of_the_way and _of_several hold requests to it.
-_NATIVE: JsonDict = {
-    "if": {"required": ["integration"], "properties": {"integration": {"const": "native"}}},
-    "then": _given("stripe_version"),
-    "else": {"not": _given("stripe_version")},
-}
-_TYPE_OR_FLOW: JsonDict = {"anyOf": [_given("type"), _given("verification_flow")]}
-_NOT_BOTH: JsonDict = {"not": {"allOf": [_given("replaces"), _given("adopt")]}}
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class DocumentOptions(_Model):
-    """Options of the document check."""
-
-    # An empty list has no form in which it reaches Stripe; `document: ""` takes all of them back.
-    allowed_types: Annotated[list[Literal["driving_license", "id_card", "passport"]], Field(min_length=1)] | None = None
-    require_id_number: bool | None = None
-    require_live_capture: bool | None = None
-    require_matching_selfie: bool | None = None
-
-
-class Options(_Model):
-    """Options of the checks; there are none for addresses, phones or matching."""
-
-    document: DocumentOptions | Literal[""] | None = None
-
-
-class ProvidedDetails(_Model):
-    """What is known of the person; Stripe may show it to them."""
-
-    email: _Email | None = None
-    phone: Annotated[str, StringConstraints(max_length=50, pattern=r"^[+0-9 ().-]+$")] | None = None
-
-
-class RelatedPerson(_Model):
-    """Tokens of a person and of the account that the person belongs to."""
-
-    account: _Text
-    person: _Text
-
-
-class Entering(_Model):
-    """The body of POST /verifications/{id}/entry, and a part of that of POST /verifications: how the person goes in."""
-
-    model_config = ConfigDict(json_schema_extra=_NATIVE)
-
-    integration: Literal["hosted", "modal", "redirect", "native"] = "hosted"
-    stripe_version: Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(\.[a-z]+)?$")] | None = None
-
-
-class Linking(_Model):
+class Linking(Asked):
     """The body of POST /static-links/{name}; in a URL routers would log it."""
 
-    client_reference_id: _Reference
-    email: _Email | None = None
-
-
-class Changeable(_Model):
-    """What Stripe can still change of an open session."""
-
-    metadata: dict[_Key, _Value] = Field(
-        default_factory=dict,
-        max_length=_MOST_KEYS,
-        json_schema_extra={
-            "propertyNames": {"maxLength": 40, "not": {"enum": [*WRITTEN_HERE]}},
-            "additionalProperties": False,
-        },
-    )
-    options: Options | None = None
-    provided_details: ProvidedDetails | None = None
-    type: Literal["document", "id_number"] | None = None
-
-
-class Opening(Changeable, Entering):
-    """The body of POST /verifications."""
-
-    model_config = ConfigDict(json_schema_extra={"allOf": [_NATIVE, _TYPE_OR_FLOW, _NOT_BOTH]})
-
-    client_reference_id: _Reference
-    purpose: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$")] = ""
-    replaces: _SessionId | None = None
-    adopt: _SessionId | None = None
-    account: Annotated[str, StringConstraints(max_length=255, pattern=r"^(acct_[A-Za-z0-9_]+)?$")] = ""
-    locale: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)] | None = (
-        None
-    )
-    related_customer: _Text | None = None
-    related_customer_account: _Text | None = None
-    related_person: RelatedPerson | None = None
-    return_url: _Text | None = None
-    verification_flow: Annotated[str, StringConstraints(max_length=255, pattern=r"^vf_[A-Za-z0-9_]+$")] | None = None
+    client_reference_id: Reference
+    email: Email | None = None
 
 
 class Listing(BaseModel):
@@ -150,10 +23,10 @@ class Listing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    client_reference_id: _Reference | None = None
-    purpose: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$")] | None = None
+    client_reference_id: Reference | None = None
+    purpose: Purpose | None = None
     status: Status | None = None
-    verification_flow: _Text | None = None
+    verification_flow: Text | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 10
     starting_after: Annotated[str, StringConstraints(pattern=r"^idv_[A-Za-z0-9]+$", max_length=64)] | None = None
 
@@ -166,107 +39,23 @@ class Canceling(BaseModel):
     notify: bool = True
 
 
-def opening(body: Any, return_origins: tuple[str, ...]) -> Opening:
-    """The model of a decoded body. Raises ProblemError with every fault at once."""
-    return _validated(Opening, body, lambda given: _of_several(given, return_origins))
-
-
-def _validated(model: type[M], body: Any, of_several: Callable[[Mapping[str, Any]], Iterable[Fault]]) -> M:
-    """With the faults that no field has by itself: they are found whatever else is wrong."""
-    faults = list(of_several(body)) if isinstance(body, dict) else []
-    try:
-        asked = model.model_validate(body)
-    except ValidationError as error:
-        raise ProblemError("invalid", faults=[*_of_the_model(error), *faults]) from None
-    if faults:
-        raise ProblemError("invalid", faults=faults)
-    return asked
-
-
-def entering(body: Any) -> Way:
-    """How the person goes in. Raises ProblemError with every fault at once."""
-    asked = _validated(Entering, body, _of_the_way)
+def entering(body: Mapping[str, Any]) -> Way:
+    """How the person goes in. Raises FaultsError with every fault at once."""
+    asked = validated(Entering, body, of_the_way)
     return Way(integration=asked.integration, stripe_version=asked.stripe_version)
 
 
-def wanted(asked: Opening) -> Wanted:
-    """What is asked for, with Stripe's parameters as they were given."""
-    given = asked.model_dump(include={*Opening.model_fields} - OWN, exclude_unset=True, exclude_none=True)
-    return Wanted(
-        client_reference_id=asked.client_reference_id,
-        purpose=asked.purpose,
-        account=asked.account,
-        livemode=bool(settings().livemode),
-        params=given,
-        return_url=asked.return_url,
-        locale=asked.locale,
-        replaces=asked.replaces,
-        adopt=asked.adopt,
-    )
-
-
-def linking(body: Any) -> Linking:
-    """For whom a static link is. Raises ProblemError with every fault at once."""
-    return _validated(Linking, body, lambda _: ())
+def linking(body: Mapping[str, Any]) -> Linking:
+    """For whom a static link is. Raises FaultsError with every fault at once."""
+    return validated(Linking, body, lambda _: ())
 
 
 def notify(query: Mapping[str, str]) -> bool:
-    """Whether the person is told. Raises ProblemError."""
-    return _validated(Canceling, dict(query), lambda _: ()).notify
+    """Whether the person is told. Raises FaultsError."""
+    return validated(Canceling, dict(query), lambda _: ()).notify
 
 
 def page(query: Mapping[str, str]) -> Page:
-    """Which verifications are listed. Raises ProblemError with every fault at once."""
-    asked = _validated(Listing, dict(query), lambda _: ())
+    """Which verifications are listed. Raises FaultsError with every fault at once."""
+    asked = validated(Listing, dict(query), lambda _: ())
     return Page(**asked.model_dump())
-
-
-def _of_the_model(error: ValidationError) -> Iterator[Fault]:
-    for one in error.errors(include_url=False, include_context=False, include_input=False):
-        place = one["loc"]
-        # pydantic names a union's branch, of which the one counts that most of us mean, and says that it means a key.
-        if place[:2] == ("options", "document"):
-            if place[2:] == ("literal['']",):
-                continue
-            place = place[:2] + place[3:]
-        yield Fault(_pointer(place[:2] if place[:1] == ("metadata",) else place), one["msg"])
-
-
-def _pointer(location: tuple[int | str, ...]) -> str:
-    keys = map(str, location)
-    return "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in keys)
-
-
-def _of_the_way(body: Mapping[str, Any]) -> Iterator[Fault]:
-    if (body.get("integration") == "native") != bool(body.get("stripe_version")):
-        yield Fault("/stripe_version", "is needed by native, which reads the ephemeral key, and by nothing else")
-    if body.get("integration") == "modal" and not settings().stripe_publishable_key.get_secret_value():
-        yield Fault("/integration", "modal needs a STRIPE_PUBLISHABLE_KEY")
-
-
-def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Iterator[Fault]:
-    yield from _of_the_way(body)
-    if not body.get("type") and not body.get("verification_flow"):
-        yield Fault("/type", "type or verification_flow is needed")
-    if body.get("replaces") and body.get("adopt"):
-        yield Fault("/adopt", "goes without replaces")
-    url = body.get("return_url")
-    if isinstance(url, str) and url and _origin(url) not in return_origins:
-        yield Fault("/return_url", "must have an origin or app scheme of RETURN_ORIGINS")
-    metadata = body.get("metadata")
-    if isinstance(metadata, dict) and len(metadata) == _MOST_KEYS and mark().keys() - metadata.keys():
-        yield Fault("/metadata", "one key less: the mark of OUR_SESSIONS is added")
-    for key, value in metadata.items() if isinstance(metadata, dict) else ():
-        pointer = _pointer(("metadata", key))
-        if key in WRITTEN_HERE:
-            yield Fault(pointer, "is written by this service")
-        if mark().get(key, value) != value:
-            yield Fault(pointer, "is the mark of OUR_SESSIONS, which is another value")
-        if isinstance(value, str) and _PERSONAL.search(value):
-            yield Fault(pointer, "no personal data in metadata: Stripe shows it to everybody who sees the session")
-
-
-def _origin(url: str) -> str:
-    """`https://host:port` of a web address, `scheme:` of an app's."""
-    found = re.match(r"(https?://[^/?#\\@]+)(?:[/?#]|$)|([a-z][a-z0-9+.-]*:)", url, re.IGNORECASE)
-    return (found[1] or found[2]).lower() if found else ""

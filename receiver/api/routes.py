@@ -1,6 +1,7 @@
 """The routes of the application's half: who may, what is asked, what is answered."""
 
 import asyncio
+import json
 import time
 import traceback
 from collections import defaultdict
@@ -23,11 +24,11 @@ from config.settings import settings
 from handlers.operator import audit
 from handlers.operator.audit import By
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError, describe
-from handlers.sessions import closing, entering, opening, views
+from handlers.sessions import asked, closing, entering, opening, views
 from handlers.sessions.entering import Way
 from handlers.sessions.links import link_of
 from handlers.sessions.opening import Opened
-from handlers.sessions.refusals import OpeningError
+from handlers.sessions.refusals import FaultsError, OpeningError
 from handlers.sessions.static_links import static_link
 from handlers.sessions.timeline import view_in_time
 from handlers.sessions.turn import Wanted
@@ -96,15 +97,14 @@ class Room:
         return await (self._open(request) if request.method == "POST" else self._list(request))
 
     async def _open(self, request: Request) -> Response:
-        asked = requests.opening(await _json(request), settings().return_origins)
-        wanted = requests.wanted(asked)
+        body = asked.opening(await _json(request), settings().return_origins)
+        wanted = asked.wanted(body)
         opened = await self._to_its_end(self._opened(wanted))
-        way = Way(integration=asked.integration, stripe_version=asked.stripe_version)
+        way = Way(integration=body.integration, stripe_version=body.stripe_version)
         enter = partial(entering.entry, opened.verification_id, opened.answer, wanted.account or None, way)
         entered = await self._asking.do(enter) if way.asks_stripe else enter()
         shown = await self._looking.do(views.view, opened.verification_id, opened.answer)
-        body = {**shown, **({"entry": entered.fields} if entered else {})}
-        return _answer(201 if opened.made else 200, body)
+        return _answer(201 if opened.made else 200, {**shown, **({"entry": entered.fields} if entered else {})})
 
     async def _opened(self, wanted: Wanted) -> Opened:
         """Whoever opens the same verification at once waits here, without a thread or a connection."""
@@ -167,8 +167,8 @@ class Room:
         return _answer(200, {"url": link.url, "expires_at": views.iso(link.expires_at)})
 
     async def _static_link(self, request: Request) -> Response:
-        asked = requests.linking(await _json(request))
-        url = static_link(request.path_params["name"], asked.client_reference_id, asked.email)
+        body = requests.linking(await _json(request))
+        url = static_link(request.path_params["name"], body.client_reference_id, body.email)
         return _answer(200, {"url": url})
 
     def _answering(self, endpoint: Endpoint) -> Endpoint:
@@ -186,6 +186,8 @@ class Room:
                     return await endpoint(request)
             except ProblemError as problem:
                 return problem.response()
+            except FaultsError as error:
+                return ProblemError("invalid", faults=error.faults).response()
             except BusyError as error:
                 return ProblemError(error.waited_for).response()
             except NotFoundError:
@@ -222,15 +224,27 @@ async def _refuse(_: Request, allowed: set[str]) -> Response:
     return problem.response()
 
 
-async def _json(request: Request) -> Any:
+async def _json(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ProblemError("not-json-type")
     try:
-        return orjson.loads(await read_body(request, _MOST_BYTES))
+        text = await read_body(request, _MOST_BYTES)
+        body = orjson.loads(text)
     except TooLongError:
         raise ProblemError("too-large") from None
     except (ClientDisconnect, orjson.JSONDecodeError):
         raise ProblemError("not-json") from None
+    if not isinstance(body, dict):
+        raise ProblemError("not-json")
+    with suppress(RecursionError):  # nothing so deep is asked: it has other faults
+        json.loads(text, object_pairs_hook=_unless_twice)
+    return body
+
+
+def _unless_twice(pairs: list[tuple[str, Any]]) -> None:
+    # Nobody guesses which of two is meant.
+    if len(dict(pairs)) < len(pairs):
+        raise ProblemError("not-json", "a member is there twice")
 
 
 def _answer(status: int, content: dict[str, Any]) -> Response:

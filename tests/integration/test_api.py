@@ -94,7 +94,7 @@ def _is_problem(method: str, answer: Any, code: str) -> None:
         (b'{"client_reference_id": %s}' % (b"9" * 200), 422),
         (b'{"client_reference_id": "a\\u0000", "type": "document"}', 422),
         (b'{"client_reference_id": "u", "type": "document", "metadata": {"\\u0000": "v"}}', 422),
-        (b'{"client_reference_id": "u", "type": "document", "type": "library_card"}', 422),
+        (b'{"client_reference_id": "u", "type": "document", "type": "library_card"}', 400),
     ],
 )
 def test_json_that_nobody_means_is_refused(api: TestClient, simulator: Simulator, body: bytes, status: int) -> None:

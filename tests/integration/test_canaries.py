@@ -487,6 +487,8 @@ def _run_every_command(simulator: Simulator) -> None:
     lines = (
         ("open", "user-8", "--type", "document"),
         ("open", "user-8", "--flow", "vf_c4nary"),
+        ("open", "user-8", "--type", "document", "--purpose", "c4nary@example.com"),
+        ("open", "user-8", "--type", "document", "--account", "c4nary@example.com"),
         ("open", "user-7", "--flow", "vf_unstorable"),
         ("adopt", theirs, "user-9"),
         ("verification", theirs),

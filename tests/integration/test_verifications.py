@@ -18,7 +18,7 @@ from handlers.outbox.perform import perform
 from handlers.sessions.opening import use_turn
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.turn import take_turn
-from handlers.sessions.views import verification
+from handlers.sessions.views import Page, listed, verification
 from handlers.stripe_api import changing
 from handlers.tables.models import Verification
 from receiver.app import app
@@ -395,7 +395,11 @@ def test_a_static_link_is_right_for_any_reference(
     [
         (b"{", {"Content-Type": "application/json"}, 400, "not-json"),
         (b"{}", {"Content-Type": "text/plain"}, 415, "not-json-type"),
-        (b"[]", {"Content-Type": "application/json"}, 422, "invalid"),
+        (b"[]", {"Content-Type": "application/json"}, 400, "not-json"),
+        (b"null", {"Content-Type": "application/json"}, 400, "not-json"),
+        (b'{"type": "document", "type": "id_number"}', {"Content-Type": "application/json"}, 400, "not-json"),
+        (b'{"metadata": {"k": "1", "k": "2"}}', {"Content-Type": "application/json"}, 400, "not-json"),
+        (b'{"x":' * 1000 + b"1" + b"}" * 1000, {"Content-Type": "application/json"}, 422, "invalid"),
         (b'"' + b"x" * 70_000 + b'"', {"Content-Type": "application/json"}, 413, "too-large"),
     ],
 )
@@ -634,6 +638,40 @@ def test_an_operator_opens_adopts_cancels_and_redacts(
     here("verification", "idv_unknown", capsys=capsys, expected=1)
     stripe.simulator.submit(here("open", "user-3", *DOCUMENT, capsys=capsys)["session_id"])
     here("cancel", here("open", "user-3", *DOCUMENT, capsys=capsys)["id"], capsys=capsys, expected=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "pointer"),
+    [
+        (("open", "", *DOCUMENT), "/client_reference_id"),
+        (("open", "x" * 300, *DOCUMENT), "/client_reference_id"),
+        (("open", "user\n1", *DOCUMENT), "/client_reference_id"),
+        (("open", "user-1", *DOCUMENT, "--purpose", "jenny@example.com"), "/purpose"),
+        (("open", "user-1", *DOCUMENT, "--purpose", "+4915112345678"), "/purpose"),
+        (("open", "user-1", *DOCUMENT, "--replaces", "nonsense"), "/replaces"),
+        (("open", "user-1", *DOCUMENT, "--account", "jenny"), "/account"),
+        (("open", "user-1", "--flow", "jenny"), "/verification_flow"),
+        (("adopt", "", "user-1"), "/adopt"),
+        (("adopt", "vs_1", ""), "/client_reference_id"),
+    ],
+)
+def test_a_command_asks_for_nothing_that_the_api_would_refuse(
+    stripe: Stories, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], pointer: str
+) -> None:
+    arguments = parser().parse_args(words)
+    assert arguments.command.run(arguments) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err.startswith(f"Refused: {pointer} "), "jenny" in said.err) == ("", True, False)
+    assert (at_stripe(stripe), listed(Page())) == ([], ([], False))
+
+
+def test_an_operator_opens_and_adopts_for_a_connected_account(
+    here: Callable[..., Any], stripe: Stories, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = here("open", "user-1", *DOCUMENT, "--account", "acct_7", capsys=capsys)
+    theirs = stripe.simulator.create(client_reference_id="user-2", account="acct_7")
+    adopted = here("adopt", theirs, "user-2", "--account", "acct_7", capsys=capsys)
+    assert [opened["account"], adopted["account"], adopted["session_id"]] == ["acct_7", "acct_7", theirs]
 
 
 def test_where_an_adopted_session_stands_is_told_once_more_by_the_verifications_number(

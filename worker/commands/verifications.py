@@ -3,18 +3,16 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from config.broker import publish_actions
 from config.database import measure_clock
-from config.settings import settings
 from handlers.operator.audit import note_beforehand
 from handlers.queue.failures import NotNowError, PermanentError
-from handlers.sessions import closing, opening
+from handlers.sessions import asked, closing, opening
 from handlers.sessions.links import link_of
-from handlers.sessions.refusals import OpeningError
+from handlers.sessions.refusals import FaultsError, OpeningError
 from handlers.sessions.timeline import view_in_time
-from handlers.sessions.turn import Wanted
 from handlers.sessions.views import NotFoundError, verification
 from worker.commands.options import acting, add_reason
 from worker.commands.printing import print_json, print_pairs, print_rows
@@ -38,7 +36,7 @@ def ending_options(parser: argparse.ArgumentParser) -> None:
 def opening_options(parser: argparse.ArgumentParser) -> None:
     """For whom, and how Stripe shall check."""
     parser.add_argument("reference", metavar="REFERENCE", help="client_reference_id: who the person is")
-    parser.add_argument("--purpose", default="", help="why, where there are several reasons")
+    _add_key(parser)
     how = parser.add_mutually_exclusive_group(required=True)  # as in the API: an open session is changed to it
     how.add_argument("--type", choices=("document", "id_number"), help="what is checked")
     how.add_argument("--flow", metavar="vf_…", help="a verification flow, instead of a type")
@@ -49,7 +47,7 @@ def adopting_options(parser: argparse.ArgumentParser) -> None:
     """Which session, and whose it is."""
     parser.add_argument("session", metavar="ID", help="vs_…: an open session that the application made itself")
     parser.add_argument("reference", metavar="REFERENCE", help="its client_reference_id")
-    parser.add_argument("--purpose", default="", help="why, where there are several reasons")
+    _add_key(parser)
 
 
 def canceling_options(parser: argparse.ArgumentParser) -> None:
@@ -71,13 +69,13 @@ def show_verification(arguments: argparse.Namespace) -> int:
 
 def open_now(arguments: argparse.Namespace) -> int:
     """Makes a session or takes up the open one; 1 when nothing is opened. What it is entered by is not shown."""
-    how = {"verification_flow": arguments.flow} if arguments.flow else {"type": arguments.type}
-    return _told(arguments, lambda: _opened(arguments, how, replaces=arguments.replaces))
+    how = {"type": arguments.type, "verification_flow": arguments.flow, "replaces": arguments.replaces}
+    return _told(arguments, lambda: _opened(arguments, how))
 
 
 def adopt_now(arguments: argparse.Namespace) -> int:
     """Takes over an open session that was made elsewhere; 1 when it is none of this person's."""
-    return _told(arguments, lambda: _opened(arguments, {}, adopt=arguments.session))
+    return _told(arguments, lambda: _opened(arguments, {"adopt": arguments.session}))
 
 
 def cancel_now(arguments: argparse.Namespace) -> int:
@@ -106,17 +104,15 @@ def make_link(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _opened(arguments: argparse.Namespace, params: dict[str, Any], **more: str | None) -> str:
-    wanted = Wanted(
-        client_reference_id=arguments.reference,
-        purpose=arguments.purpose,
-        account="",
-        livemode=bool(settings().livemode),
-        params=params,
-        by=acting(arguments),
-        **more,
-    )
-    opened = opening.open_verification(wanted)
+def _add_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--purpose", default="", help="why, where there are several reasons: a word, nothing personal")
+    parser.add_argument("--account", default="", metavar="acct_…", help="the connected account, unless it is our own")
+
+
+def _opened(arguments: argparse.Namespace, how: dict[str, str | None]) -> str:
+    who = {"client_reference_id": arguments.reference, "purpose": arguments.purpose, "account": arguments.account}
+    body = asked.opening(who | {name: value for name, value in how.items() if value is not None}, ())
+    opened = opening.open_verification(asked.wanted(body, acting(arguments)))
     if opened is None:
         raise OpeningError("opening")
     publish_actions(opened.owed)
@@ -159,6 +155,9 @@ def _unless_refused(act: Callable[[], T]) -> T | None:
         return act()
     except NotFoundError:
         print("There is no such verification.", file=sys.stderr)
+    except FaultsError as error:
+        for fault in error.faults:
+            print(f"Refused: {fault.pointer} {fault.detail}", file=sys.stderr)
     except OpeningError as error:
         publish_actions(error.owed)
         print(f"Refused: {error.code} {error.detail}".rstrip(), file=sys.stderr)
