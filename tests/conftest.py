@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jinja2 import Environment
 
 from config import database
 from config.settings import Settings
-from tests.support import databases, shapes
+from tests.support import databases, shapes, templates
 from tests.support.servers import FakeStripe, fake_stripe
 
 
@@ -19,10 +20,11 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _statements() -> Iterator[None]:
-    """Each is compiled once, and not once a test."""
+def _compiled_once() -> Iterator[None]:
+    """Each statement and each template, and not once a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "_opened", databases.opened_with_what_is_compiled)
+        patch.setattr(Environment, "compile", templates.compiled_once)
         yield
 
 

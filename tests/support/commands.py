@@ -2,7 +2,7 @@
 
 `python -m tests.support.commands` reads calls, a JSON document a line: words, environment, and the files for what the
 command reads and says; one without a name is a pipe that nobody reads any more. It answers each with the exit code.
-Imports are most of the second that a command takes.
+Imports are most of the second that a command takes, and templates most of what the doctor takes.
 """
 
 import gc
@@ -10,11 +10,18 @@ import json
 import os
 import sys
 
+from jinja2 import Environment
+
+from config.settings import settings
+from handlers.catalogue import mails, words
+from handlers.catalogue.check import faults
+from tests.support.templates import compiled_once
 from worker.__main__ import main
 
 
 def serve() -> int:
     """Until nobody calls any more; in a command's own process, its exit code."""
+    _compile_templates()
     gc.freeze()  # else each command would copy all of it at its end, to look for what refers to itself
     for call in iter(sys.stdin.readline, ""):
         child = os.fork()
@@ -24,6 +31,14 @@ def serve() -> int:
         sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()
     return 0
+
+
+def _compile_templates() -> None:
+    os.environ.clear()  # each command has settings of its own
+    Environment.compile = compiled_once  # type: ignore[assignment, method-assign]
+    faults()
+    for remembered in (settings, mails.environment, mails.speaking, words.words_of):
+        remembered.cache_clear()
 
 
 def _command(words: list[str], environment: dict[str, str], files: list[str]) -> int:

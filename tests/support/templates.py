@@ -1,0 +1,16 @@
+"""Templates that are compiled once a process, though each test has environments of its own."""
+
+from types import CodeType
+
+from jinja2 import Environment
+
+_compile = Environment.compile
+_codes: dict[tuple[object, ...], CodeType] = {}
+
+
+def compiled_once(made: Environment, source: str, name: str | None, filename: str | None) -> CodeType:
+    """What Jinja makes of a template; its environments differ in nothing else that the code knows of."""
+    key = (source, name, filename, made.autoescape)
+    if key not in _codes:
+        _codes[key] = _compile(made, source, name, filename)
+    return _codes[key]
