@@ -7,8 +7,6 @@ from binascii import b2a_qp
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from email.header import Header
-from email.message import Message
-from email.policy import default
 from email.utils import formatdate
 from email.utils import quote as escape
 from functools import cache, partial
@@ -52,9 +50,6 @@ _PASSED_BY = select(col(Verification.id)).where(
     ),
 )
 NO_SERVER = "no SMTP_URL"
-# The library folds a long name without its quotes, an id as if it were words, and a subject so that its first line is
-# empty. A header in UTF-8 is one with an address that is not ASCII.
-_AS_IT_IS = default.clone(utf8=True, refold_source="none")
 _LOCALE = select(col(Verification.locale)).where(col(Verification.id) == bindparam("of"))
 
 _Answer = TypeVar("_Answer")
@@ -151,32 +146,33 @@ def send(mail: Mail) -> None:
 
 
 def render(mail: Mail) -> bytes:
-    """The mail as it is sent: both its parts in ASCII, whatever their letters, since some servers take nothing else."""
+    """The mail as it is sent: both its parts in ASCII, whatever their letters, since some servers take nothing else.
+
+    Put together by hand: the library takes forty times as long, and folds a long name without its quotes, an id as if
+    it were words, and a subject so that its first line is empty. A header in UTF-8 is one with an address that is not
+    ASCII.
+    """
     sender = settings().mail_from
     written = write_mail(mail.template, mail.language, mail.about)
     as_it_is = written.subject.isascii() and "=?" not in written.subject
     message_id = digest(mail.key, mail.number)
-    message = Message()
-    message["To"] = _as_header(mail.recipient)
-    message["From"] = _as_header(sender)
-    if mail.reply_to:
-        message["Reply-To"] = _as_header(mail.reply_to)
-    message["Message-ID"] = f"<{message_id}@{sender.mailbox.rpartition('@')[2]}>"
-    message["Subject"] = (
-        written.subject if as_it_is else Header(written.subject, "utf-8", header_name="Subject").encode()
-    )
-    message["Date"] = formatdate(true_now().timestamp())
-    message["Auto-Submitted"] = "auto-generated"
-    message["Content-Language"] = mail.language
-    message["MIME-Version"] = "1.0"
-    message.add_header("Content-Type", "multipart/alternative", boundary=f"=_{message_id}")  # in no encoded part
+    headers = {
+        "To": _as_header(mail.recipient),
+        "From": _as_header(sender),
+        **({"Reply-To": _as_header(mail.reply_to)} if mail.reply_to else {}),
+        "Message-ID": f"<{message_id}@{sender.mailbox.rpartition('@')[2]}>",
+        "Subject": written.subject if as_it_is else Header(written.subject, "utf-8", header_name="Subject").encode(),
+        "Date": formatdate(true_now().timestamp()),
+        "Auto-Submitted": "auto-generated",
+        "Content-Language": mail.language,
+        "MIME-Version": "1.0",
+        "Content-Type": f'multipart/alternative; boundary="=_{message_id}"',  # in no encoded part
+    }
+    pieces = ["\n".join(f"{name}: {value}" for name, value in headers.items()), "\n"]
     for subtype, text in (("plain", written.text), ("html", written.html)):
-        part = Message()
-        part["Content-Type"] = f'text/{subtype}; charset="utf-8"'
-        part["Content-Transfer-Encoding"] = "quoted-printable"
-        part.set_payload(b2a_qp(text.encode()).decode())  # the same in C: set_content takes ten times as long
-        message.attach(part)
-    return message.as_bytes(policy=_AS_IT_IS)
+        pieces.append(f'\n--=_{message_id}\nContent-Type: text/{subtype}; charset="utf-8"\n')
+        pieces.append(f"Content-Transfer-Encoding: quoted-printable\n\n{b2a_qp(text.encode()).decode()}")
+    return "".join([*pieces, f"\n--=_{message_id}--\n"]).encode()
 
 
 def _as_header(address: Address) -> str:

@@ -161,6 +161,15 @@ def test_the_message_id_follows_from_what_is_owed_alone() -> None:
     assert render(other)["Message-ID"] != same[0]["Message-ID"]
 
 
+@pytest.mark.usefixtures("company")
+@pytest.mark.parametrize("recipient", ["anna@example.com", "Åsa Öberg <åsa@example.com>"])
+def test_a_mail_is_put_together_as_the_library_would(recipient: str) -> None:
+    as_it_is = policy.default.clone(utf8=True, refold_source="none")
+    for sample in SAMPLES:
+        raw = mails.render(replace(_of(sample, "de"), recipient=parse_address(recipient)))
+        assert message_from_bytes(raw).as_bytes(policy=as_it_is) == raw
+
+
 def test_keys_that_look_alike_when_joined_are_told_apart() -> None:
     one, two = (replace(_mail(), key=key) for key in (("a", "b", "c"), ("a", "bc", "")))
     assert render(one)["Message-ID"] != render(two)["Message-ID"]
