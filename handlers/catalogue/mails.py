@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from functools import cache, lru_cache
 from urllib.parse import urlsplit
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, meta
 
 from config.settings import settings
 from handlers.catalogue.brand import text_on
@@ -26,6 +26,8 @@ MOST_CHARACTERS = 300  # of what others wrote; a link is left whole
 # Ends of lines, what is not printed, halves of letters, and what turns the direction of the letters after it.
 UNWRITTEN = re.compile("[\\s\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
 _GAPS = re.compile(r"\s*\n\s*\n\s*")
+_OF_MANY = {"code", "submissions", "is_at_limit", "will_cancel", "livemode"}  # of whom, nobody can tell
+_MOST_KEPT = 100  # mails that say nothing else, some 5 KB each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +57,9 @@ class Written:
     html: str
 
 
+_SPOKEN_OF = {one.name for one in fields(About)} | {"site"}
+
+
 class NoSubjectError(Exception):
     """A template that gives none."""
 
@@ -71,8 +76,15 @@ def write_mail(template: str, language: str, about: About) -> Written:
         values[name] = f"{line[:MOST_CHARACTERS]}…" if is_cut else line
     if about.reason and not is_english(language):
         values["reason"] = None
+    named = names_in(template)
+    said = tuple((name, value) for name, value in values.items() if name in named)
+    return (_written if named <= _OF_MANY else _written.__wrapped__)(template, language, said)
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def _written(template: str, language: str, said: tuple[tuple[str, object], ...]) -> Written:
     text, html = (
-        environment(form).get_template(f"{template}.jinja").render(values, **speaking(language)) for form in FORMS
+        environment(form).get_template(f"{template}.jinja").render(said, **speaking(language)) for form in FORMS
     )
     first, _, text = text.strip().partition("\n")
     subject = " ".join(first.removeprefix(SUBJECT).split())
@@ -83,6 +95,20 @@ def write_mail(template: str, language: str, about: About) -> Written:
         text=_GAPS.sub("\n\n", text).strip() + "\n",
         html=html.strip() + "\n",
     )
+
+
+@cache
+def names_in(template: str) -> frozenset[str]:
+    """What of `About`, and of a link's site, a mail may speak of: it names that, or what it is made of does."""
+    names, made_of = set[str](), list[tuple[str, str | None]]((form, f"{template}.jinja") for form in FORMS)
+    for form, name in made_of:
+        if name is None:  # chosen while it is written: it may be any
+            return frozenset(_SPOKEN_OF)
+        loader = templates(form)
+        parsed = environment(form).parse(loader.get_source(environment(form), name)[0])
+        names |= meta.find_undeclared_variables(parsed) & _SPOKEN_OF
+        made_of += {(form, other) for other in meta.find_referenced_templates(parsed)} - set(made_of)
+    return frozenset(names)
 
 
 @cache
@@ -117,7 +143,7 @@ def templates(form: str) -> FileSystemLoader:
 
 def known_names() -> set[str]:
     """What a mail's template may name."""
-    given = {one.name for one in fields(About)} | {"site", "subject", "preview"}
+    given = _SPOKEN_OF | {"subject", "preview"}
     return given | environment("text").globals.keys() | speaking("en").keys()
 
 

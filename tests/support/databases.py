@@ -64,7 +64,8 @@ def forget_process_state() -> None:
         database._engines.clear()
         database._sessions.cache_clear()
         database._committing.cache_clear()
-    written = catalogue_mails.environment, catalogue_mails.speaking, words.words_of
+    environments = catalogue_mails.environment, catalogue_mails.speaking, words.words_of
+    written = *environments, catalogue_mails.names_in, catalogue_mails._written
     for remembered in (
         settings.settings,
         broker.producers,
