@@ -21,8 +21,7 @@ from config.defaults import redis_url
 from config.redis_server import Condition, RedisServer, read_redis_url, reason
 from config.settings import platform_signs, settings
 
-EVENTS_PER_MESSAGE = 50  # a batch costs Redis what one id costs; more would keep one worker thread too long
-ACTIONS_PER_MESSAGE = 10  # an action may wait for a mail server, and those behind it in its message wait too
+IDS_PER_MESSAGE = 50  # a batch costs Redis what one id costs; more events would keep one worker thread too long
 CLOCK_QUEUE = "clock"
 EVENTS_QUEUE = "events"
 ACTIONS_QUEUE = "outbox"
@@ -68,12 +67,12 @@ _FREE_WITHIN = 2  # seconds: each that is in use is given back, at the latest by
 
 def publish_events(event_ids: Sequence[str]) -> bool:
     """Hands events to the workers. False when the broker could not be reached and the sweep must do it."""
-    return _publish(EVENTS_QUEUE, "process_events", event_ids, EVENTS_PER_MESSAGE)
+    return _publish(EVENTS_QUEUE, "process_events", event_ids)
 
 
 def publish_actions(action_ids: Sequence[int]) -> bool:
     """Hands owed actions to the workers. False when the broker could not be reached and the sweep must do it."""
-    return _publish(ACTIONS_QUEUE, "perform_actions", action_ids, ACTIONS_PER_MESSAGE)
+    return _publish(ACTIONS_QUEUE, "perform_actions", action_ids)
 
 
 def publish_tick(task_name: str, clock: Mapping[str, Any]) -> bool:
@@ -173,12 +172,12 @@ def _try_out(producer: Any) -> None:
         _length(producer, queue)
 
 
-def _publish(queue: str, task_name: str, ids: Sequence[str] | Sequence[int], per_message: int) -> bool:
+def _publish(queue: str, task_name: str, ids: Sequence[str] | Sequence[int]) -> bool:
     def send(producer: Any) -> None:
         if _waiting[queue].length(producer) >= MOST_WAITING:
             return
-        for start in range(0, len(ids), per_message):
-            _send(producer, queue, task_name, [list(ids[start : start + per_message])])
+        for start in range(0, len(ids), IDS_PER_MESSAGE):
+            _send(producer, queue, task_name, [list(ids[start : start + IDS_PER_MESSAGE])])
 
     return not ids or _reached(send)
 

@@ -1,5 +1,6 @@
 """The tasks: shallow, by name, with ids for arguments."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated
 
@@ -39,17 +40,23 @@ log = structlog.stdlib.get_logger(__name__)
 
 def catch_up(session_id: str) -> None:
     """Applies what waits of a session before something is done about it: a newer state keeps an outdated mail away."""
-    publish_actions(process_session(session_id))
+    hand_on(process_session(session_id))
 
 
-performers = Performers(publish_actions, catch_up)
+def hand_on(action_ids: Sequence[int]) -> None:
+    """To this worker's own threads as much as they will do in a moment; the rest is published for all workers."""
+    if action_ids and (others := performers.perform(action_ids, soon=True)):
+        publish_actions(others)
+
+
+performers = Performers(hand_on, catch_up)
 
 
 @celery_app.task(name="process_events")  # type: ignore[untyped-decorator]  # celery ships no types
 def process_events(event_ids: EventIds) -> None:
     """Applies events, then hands on what they owe."""
     try:
-        publish_actions(process(event_ids))
+        hand_on(process(event_ids))
     except DATABASE_TROUBLE as error:
         _leave_to_the_sweep(error)
 

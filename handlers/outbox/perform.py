@@ -8,15 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
+from itertools import count
+from math import inf
 from threading import Timer
 from typing import Any
 
 import structlog
-from sqlalchemy import Table, and_, bindparam, exists, func, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import Row, String, Table, and_, bindparam, exists, func, select, update
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import aliased, class_mapper
+from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Session, col
 
-from config.database import engine, now, statement, transaction
+from config.database import engine, now, statement, steady, transaction
 from config.settings import settings
 from handlers.metrics import counting, heartbeats
 from handlers.outbox import turns
@@ -39,7 +44,6 @@ from handlers.queue.claims import (
 from handlers.queue.failures import AwayError, NotNowError, UnknownOutcomeError, describe, stopping
 from handlers.record.decide import AT_LIMIT, SUPERSEDED, owed_still, why_not_owed
 from handlers.tables.models import (
-    STATE,
     ActionStatus,
     InboxEvent,
     InboxStatus,
@@ -49,6 +53,24 @@ from handlers.tables.models import (
 )
 
 log = structlog.stdlib.get_logger(__name__)
+
+
+class _Version(FunctionElement[str]):
+    """What a record's row is another by after each change: PostgreSQL's alone, and the same for ever on SQLite."""
+
+    inherit_cache = True
+    type = String()
+
+
+@compiles(_Version, "postgresql")
+def _(_: _Version, __: Any, **___: Any) -> str:
+    return "CAST(verification_record.xmin AS TEXT)"
+
+
+@compiles(_Version, "sqlite")
+def _(_: _Version, __: Any, **___: Any) -> str:
+    return "''"
+
 
 _OTHER = aliased(OutboxAction)
 # In one statement, whether an event waits its turn: not one that was tried in vain, which may wait for Stripe, and for
@@ -76,6 +98,7 @@ _LOOKS = (
         ),
         and_(*GOES_ON[OutboxAction]),
         ELSEWHERE,
+        _Version(),
     )
     .join(VerificationRecord, col(VerificationRecord.session_id) == col(OutboxAction.session_id))
     .where(col(OutboxAction.id).in_(bindparam("ids", expanding=True)))
@@ -100,11 +123,10 @@ _TOLD_SINCE = select(col(OutboxAction.id)).where(
 # A mail is done, and its person told, in one statement where the record is still as it was looked at; else nothing is.
 _RECORDS: Table = VerificationRecord.__table__  # type: ignore[attr-defined]  # SQLModel hides it
 _ACTIONS: Table = OutboxAction.__table__  # type: ignore[attr-defined]
-_WAS = [_RECORDS.c[name] for name in STATE]
+_ACTION: Any = class_mapper(OutboxAction).class_manager
 _TOLD_OF = (
     update(_RECORDS)
-    .where(col(VerificationRecord.session_id) == bindparam("about"))
-    .where(*(one.is_not_distinct_from(bindparam(f"was_{one.name}", type_=one.type)) for one in _WAS))
+    .where(col(VerificationRecord.session_id) == bindparam("about"), _Version() == bindparam("version"))
     .values(told_cause=bindparam("told"), told_count=col(VerificationRecord.told_count) + 1)
     .returning(col(VerificationRecord.told_count))
     .cte("told_of")
@@ -138,7 +160,7 @@ _PENDING = select(
 _MOST_HELD = 10_000  # ids of a destination, about a megabyte: what is left out the sweep names again
 _ENOUGH_HELD = 1_000  # ids: work for seconds, and as long the sweep looks for other kinds
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 2.0, 30.0  # before one try more, doubled with each
-_MOST_AT_ONCE = 10  # actions under one claim
+_MOST_AT_ONCE = 50  # actions under one claim: more gain little, and a worker that dies costs each of them a try
 _AT_ONCE_SECONDS = 0.25  # how long they may take together, by the pace so far
 _TOGETHER_SECONDS = 1.0  # what has not begun by then goes back
 _GOOD_FOR_SECONDS = 0.1  # a look: whatever comes later is looked at again
@@ -149,6 +171,7 @@ class _Look:
     """What was seen of a claimed action at one moment, and of its record above all."""
 
     record: VerificationRecord
+    version: str  # of the record
     is_behind: bool  # an event of its session waits its turn
     is_under_way: bool  # another mail to its person is
     goes_on: bool  # nobody has paused it
@@ -158,7 +181,10 @@ class _Look:
 
 
 def perform(
-    *action_ids: int, answered: Callable[[bool], object] = bool, catch_up: Callable[[str], object] = str
+    *action_ids: int,
+    begun: Callable[[], object] = int,
+    answered: Callable[[bool], object] = bool,
+    catch_up: Callable[[str], object] = str,
 ) -> list[int]:
     """Does what is owed, if it is due, unclaimed and still owed; returns the ids of actions that are due because of it.
 
@@ -174,22 +200,26 @@ def perform(
     5. releases the next one of a kind that is told in order;
     6. gives back what has not begun within a second, when nobody answers there, or when this process shall end.
 
-    Whatever fails is put back or buried by itself: nothing is raised for an action's own failure. `answered` hears
-    whether their destination did, where that was seen.
+    Whatever fails is put back or buried by itself: nothing is raised for an action's own failure. `begun` hears of each
+    that is tried, and `answered` whether their destination did, where that was seen.
     """
     first_try = True if len(action_ids) > 1 else None  # rule: an action that was tried before is alone
     taken = [] if stopping.is_set() else claim(OutboxAction, action_ids, first_try=first_try)
     by_age = sorted((claimed.id, claimed, row) for claimed, row in taken)  # each id is another
-    waiting = deque((claimed, OutboxAction(**row._mapping)) for _, claimed, row in by_age)
-    looks = _skip_together(waiting) if len(waiting) > 1 else {}
+    waiting = deque((claimed, _action(row)) for _, claimed, row in by_age)
     alarm = Timer(_TOGETHER_SECONDS, _give_back, (waiting, "its turn did not come in time"))
     # rule: who waits for long behind another goes back
     if len(waiting) > 1:
         alarm.start()
-    owed: list[int] = []
+    looks: dict[int, _Look] = {}
+    owed, looked_at = [], -inf
     with suppress(IndexError):  # as soon as there are no more, or the alarm has given them back
         while True:
+            if len(waiting) > 1 and steady() - looked_at > _GOOD_FOR_SECONDS:
+                looked_at = steady()
+                looks = _skip_together(waiting)
             claimed, action = waiting.popleft()
+            begun()
             about = {"action_id": action.id, "session_id": action.session_id, "action": action.name}
             with structlog.contextvars.bound_contextvars(**about), attempt(claimed):
                 unless_used_up(claimed)
@@ -209,6 +239,13 @@ def perform(
                 _give_back(waiting, "the worker was asked to end")
     alarm.cancel()
     return owed
+
+
+def _action(row: Row[Any]) -> OutboxAction:
+    """As the ORM makes one: SQLModel's own constructor takes an eighth of a mail's time."""
+    action: OutboxAction = _ACTION.new_instance()
+    action.__dict__.update(row._mapping)
+    return action
 
 
 def end_actions(some: Sequence[tuple[Claim, OutboxAction]], reason: str | None, look: _Look | None = None) -> list[int]:
@@ -253,10 +290,8 @@ def _told_and_ended(claimed: Claim, action: OutboxAction, look: _Look) -> int | 
     """A mail is done, its person told, and nothing owed because of it; None, and nothing is written, where that may not
     be so: the record has moved on, or it owes something by now. How many were still claimed.
     """
-    record = look.record
-    if owed_still(replace(record.state, told=action.cause), look.limit):
+    if owed_still(replace(look.record.state, told=action.cause), look.limit):
         return None
-    was = {f"was_{name}": getattr(record, name) for name in STATE}
     with statement() as connection:
         told, ended = connection.execute(
             _TELL_AND_END,
@@ -266,7 +301,7 @@ def _told_and_ended(claimed: Claim, action: OutboxAction, look: _Look) -> int | 
                 "action_id": claimed.id,
                 "claimed_attempts": claimed.attempts,
                 "kept_waits": claimed.waits,
-                **was,
+                "version": look.version,
             },
         ).one()
     return ended if told else None
@@ -296,17 +331,19 @@ def note_told(
 
 def _skip_together(waiting: deque[tuple[Claim, OutboxAction]]) -> dict[int, _Look]:
     """Takes out and skips what is not owed any more, but for what a record learns of; what was seen of the others."""
+    together = list(waiting)  # the alarm may take them meanwhile
     try:
-        looks = _look([action for _, action in waiting])
+        looks = _look([action for _, action in together])
     except Exception:  # each looks for itself, and waits or is buried by itself
         return {}
     skipped = defaultdict(list)
-    for claimed, action in list(waiting):
+    for claimed, action in together:
         reason = looks[action.id].why_not if action.id in looks else None
         is_told = action.given_away_at or reason == AT_LIMIT or action.cause == LIMIT_CAUSE
         if reason and not is_told and claimed.tries <= claimed.most_tries:
-            waiting.remove((claimed, action))
-            skipped[action.name, reason, claimed.attempts, claimed.waits].append((claimed, action))
+            with suppress(ValueError, IndexError):  # unless the alarm has it
+                waiting.remove((claimed, action))
+                skipped[action.name, reason, claimed.attempts, claimed.waits].append((claimed, action))
     for (_, reason, *_), some in skipped.items():
         end_actions(some, reason)
     return looks
@@ -314,16 +351,16 @@ def _skip_together(waiting: deque[tuple[Claim, OutboxAction]]) -> dict[int, _Loo
 
 def _look(actions: Sequence[OutboxAction]) -> dict[int, _Look]:
     """What there is to see of claimed actions, by their ids; nothing of those whose claim is lost."""
-    mine, looks, at = {action.id: action for action in actions}, {}, time.monotonic()
+    mine, looks, at = {action.id: action for action in actions}, {}, steady()
     with statement() as connection, Session(connection) as session:
         found = session.execute(_LOOKS, {"ids": list(mine)}).all()
-    for id_, attempts, record, is_behind, is_under_way, goes_on, elsewhere in found:
+    for id_, attempts, record, is_behind, is_under_way, goes_on, elsewhere, version in found:
         action, limit = mine[id_], settings().submission_limit - elsewhere
         if attempts == action.attempts and action.name in KINDS:
             # rule: what an operator sends again may have been told already
             state = replace(record.state, told=None) if action.resent_at else record.state
             why_not = why_not_owed(state, action.name, action.cause, limit)
-            looks[id_] = _Look(record, is_behind, is_under_way, goes_on, limit, why_not, at)
+            looks[id_] = _Look(record, version, is_behind, is_under_way, goes_on, limit, why_not, at)
     return looks
 
 
@@ -334,7 +371,7 @@ def _give_back(waiting: deque[tuple[Claim, OutboxAction]], why: str) -> None:
         while True:
             late.append(replace(waiting.popleft()[0], before={}))  # none is given away by this claim
     if late:
-        put_back(late, NotNowError(why))
+        put_back(late, NotNowError(why), has_begun=False)
 
 
 def _do(action: OutboxAction, looks: dict[int, _Look], catch_up: Callable[[str], object]) -> tuple[str | None, _Look]:
@@ -345,7 +382,7 @@ def _do(action: OutboxAction, looks: dict[int, _Look], catch_up: Callable[[str],
     for has_caught_up in (False, True):
         seen = looks.pop(id_, None)
         # rule: what was seen a while ago is looked at again
-        if seen is None or time.monotonic() - seen.at > _GOOD_FOR_SECONDS:
+        if seen is None or steady() - seen.at > _GOOD_FOR_SECONDS:
             seen = _look([action]).get(id_)
         if seen is None:
             raise LostClaimError
@@ -388,14 +425,20 @@ class Performers:
         destinations = {kind.destination for kind in KINDS.values()}
         self._lanes = {name: _Lane(name, most, self._hand_on, self._catch_up) for name in destinations}
 
-    def perform(self, action_ids: Sequence[int]) -> None:
-        """Leaves each to the threads of its destination, and what these leave to the sweep."""
+    def perform(self, action_ids: Sequence[int], *, soon: bool = False) -> list[int]:
+        """Leaves each to the threads of its destination, and what these leave to the sweep; or only what they will do
+        `soon`, and returns the others.
+        """
         with statement() as connection:
             rows = {row.id: row for row in connection.execute(_PENDING, {"ids": action_ids})}
+        others = []
         for name, lane in self._lanes.items():
             found = (rows[action_id] for action_id in action_ids if action_id in rows)
-            theirs = (row for row in found if KINDS.get(row.name, Kind()).destination == name)
-            lane.take({row.id: (row.session_id, row.was_tried) for row in theirs})
+            theirs = [row for row in found if KINDS.get(row.name, Kind()).destination == name]
+            room = lane.room() if soon else len(theirs)
+            lane.take({row.id: (row.session_id, row.was_tried) for row in theirs[:room]})
+            others += [row.id for row in theirs[room:]]
+        return others
 
     def engaged(self) -> list[str]:
         """The kinds of action that this process needs no more of for now."""
@@ -449,12 +492,20 @@ class _Lane:
         with self._lock:
             if len(self._waiting) < _MOST_HELD:
                 self._waiting.update((action_id, _Waiting(*seen, context)) for action_id, seen in actions.items())
-            most = 1 if self._silences else self._most
-            wanted = -(-len(self._waiting) // self._at_once)
-            more = 0 if stopping.is_set() else max(0, min(most - self._at_work, wanted))
-            self._at_work += more
+            most, wanted = 1 if self._silences else self._most, -(-len(self._waiting) // self._at_once)
+            more = 0 if stopping.is_set() else min(most - self._at_work, wanted)
         for _ in range(more):
-            self._threads.submit(self._work)
+            try:
+                self._threads.submit(self._work)
+            except RuntimeError as error:  # no more threads now: what waits is named again by the next sweep
+                log.warning("actions.left_to_the_sweep", actions=len(self._waiting), error=describe(error))
+                return
+
+    def room(self) -> int:
+        """How many more it will do in a moment."""
+        with self._lock:
+            is_still = self._silences or stopping.is_set()
+            return 0 if is_still else max(0, self._most * self._at_once - len(self._waiting))
 
     def is_engaged(self) -> bool:
         """Whether it needs no more for now."""
@@ -480,6 +531,10 @@ class _Lane:
 
     def _work(self) -> None:
         first = _Waiting("", False, {})
+        with self._lock:
+            if self._at_work >= self._most:  # it was asked for more than once
+                return
+            self._at_work += 1
         while True:
             chosen: dict[int, str] = {}  # whoever has waited longest, and those behind it that may be done with it
             with self._lock:
@@ -504,10 +559,12 @@ class _Lane:
             if quiet > 0:
                 stopping.wait(quiet)
                 continue
-            began = time.monotonic()
+            began, begun = time.monotonic(), count()
             try:
                 with structlog.contextvars.bound_contextvars(**first.context):
-                    self._hand_on(perform(*chosen, answered=self.answered, catch_up=self._catch_up))
+                    owed = perform(*chosen, begun=partial(next, begun), answered=self.answered, catch_up=self._catch_up)
+                if owed:
+                    self._hand_on(owed)
             except Exception as error:  # the database's trouble above all: what waits is still due when that is over
                 log.warning(
                     "actions.left_to_the_sweep", actions=len(chosen) + len(self._waiting), error=describe(error)
@@ -515,9 +572,10 @@ class _Lane:
                 with self._lock:
                     self._waiting.clear()
             finally:
-                pace = len(chosen) / max(time.monotonic() - began, 0.001)
+                pace = next(begun) / max(time.monotonic() - began, 0.001)
                 with self._lock:
                     del heartbeats.IN_HAND[self._name][unit]
                     self._sessions.difference_update(chosen.values())
-                    most = min(2 * self._at_once, _MOST_AT_ONCE)
-                    self._at_once = max(1, min(most, int(pace * _AT_ONCE_SECONDS)))
+                    if pace:  # what nobody may do for now, or was skipped, says nothing
+                        most = min(2 * self._at_once, _MOST_AT_ONCE)
+                        self._at_once = max(1, min(most, int(pace * _AT_ONCE_SECONDS)))

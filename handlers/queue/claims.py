@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
-from config.database import DATABASE_TROUBLE, UtcDateTime, now, statement, true_now
+from config.database import DATABASE_TROUBLE, UtcDateTime, now, statement, steady, true_now
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.owed.kinds import KINDS
@@ -55,6 +55,7 @@ _ANY_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 _MOST_UNKNOWN = 3
 _UNKNOWN_WAITS = timedelta(hours=2)
 _LOOK_SECONDS = 5.0  # an answer that took longer may be out of date: this process was frozen, or the database was
+_LEAST_ENDS = 2  # of processes: a first try shares its own with others, of which one may be to blame
 _ROWS_AT_ONCE = 1000  # of what may be many: a row takes four times the memory of its id
 
 Table = type[InboxEvent] | type[OutboxAction]
@@ -83,7 +84,7 @@ class Claim:
     attempts: int  # only ever grows, so that it fences whoever comes too late
     waits: int
     before: Mapping[str, Any] = field(default_factory=dict)  # what a try without effect leaves as it was
-    claimed: float = field(default_factory=time.monotonic)  # when, on the monotonic clock
+    claimed: float = field(default_factory=steady)  # when
 
     @property
     def tries(self) -> int:
@@ -98,7 +99,7 @@ class Claim:
     @property
     def age(self) -> float:
         """Seconds since its receipt, or since it became owed; no step of a clock makes them negative."""
-        return max(0.0, self.waited) + time.monotonic() - self.claimed
+        return max(0.0, self.waited) + steady() - self.claimed
 
     @property
     def unknown(self) -> "Claim":
@@ -173,8 +174,11 @@ def attempt(claim: Claim) -> Iterator[None]:
 
 
 def unless_used_up(claim: Claim) -> None:
-    """Before the work itself: raises PermanentError when every try that there may be has ended with its process."""
-    if claim.tries > claim.most_tries:  # rule: what ends its process is buried at last
+    """Before the work itself: raises PermanentError when every try that there may be has ended with its process, one
+    alone among them.
+    """
+    # rule: what ends its process is buried at last
+    if claim.tries > max(claim.most_tries, _LEAST_ENDS):
         raise PermanentError("every attempt ended with its process")
 
 
@@ -192,7 +196,7 @@ def unless_lost(row: InboxEvent | OutboxAction, lease: timedelta = LEASE, *, unk
         # rule: who has lost its claim does nothing more
         if not change_claimed(connection, [mine], waits=waits, due_at=lease, **given_away):
             raise LostClaimError
-    if time.monotonic() - mine.claimed > _LOOK_SECONDS:  # rule: what was seen too long ago is not relied on
+    if steady() - mine.claimed > _LOOK_SECONDS:  # rule: what was seen too long ago is not relied on
         raise NotNowError("this process was held up")
 
 
@@ -212,13 +216,17 @@ def give_up(claim: Claim, error: Exception) -> None:
         put_back([claim], error, is_try=True)
 
 
-def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False) -> None:
-    """Makes rows of one first try, or one row, due later; unless it was a try, it does not count."""
+def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False, has_begun: bool = True) -> None:
+    """Makes rows of one first try, or one row, due later; unless it was a try, it does not count.
+
+    What has not begun is due at once.
+    """
     first = claims[0]
     if others := [claim for claim in claims if claim.attempts != first.attempts]:
-        put_back(others, error)
+        put_back(others, error, has_begun=has_begun)
         claims = [claim for claim in claims if claim.attempts == first.attempts]
-    wait = delay(first.attempts, error)  # rule: what is put back waits
+    # rule: what is put back waits
+    wait = delay(first.attempts, error) if has_begun else timedelta()
     if isinstance(error, UnknownOutcomeError):  # rule: tries whose outcome is unknown are far apart
         wait = _UNKNOWN_WAITS
     # rule: what the database, Stripe or the network spoils is no try

@@ -51,7 +51,7 @@ def _logs_say_what_happened(running: Service) -> None:
     assert applied["task"] == "process_events"
     assert applied["task_id"]
     (done,) = [line for line in lines if line["event"] == "action.done"]
-    assert (done["session_id"], done["action"], done["task"]) == ("vs_1", "email_verified", "perform_actions")
+    assert (done["session_id"], done["action"], done["task"]) == ("vs_1", "email_verified", "process_events")
     for line in running.log("web").splitlines():
         json.loads(line)
 

@@ -101,6 +101,7 @@ def test_what_can_never_be_applied_is_buried_with_its_reason_while_everything_el
 ) -> None:
     """Through the worker's own task: the poison in the middle of a batch, then alone until its attempts are used up."""
     environment.setenv("EVENT_ATTEMPTS", "3")
+    environment.setattr(tasks, "hand_on", lambda _: None)
     databases.forget_process_state()
     databases.refuse(database_url, "verification_record", "session_id", "vs_bad")
     said = [event("verified", session_id=f"vs_{n}", report="vr") for n in range(20)]

@@ -1,12 +1,13 @@
 """Actions under one claim: each is looked at, tried, ended and given back by itself, as if it were alone."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
 from config.database import engine, transaction
+from config.settings import settings
 from handlers.outbox import perform as performing
 from handlers.outbox.mails import Mail
 from handlers.outbox.perform import perform
@@ -145,10 +146,42 @@ def test_whoever_waits_for_long_behind_another_goes_back_and_has_lost_no_try(
     perform(*owed)
     assert (_statuses(owed), post_box.sent.total()) == (["done", *["pending"] * (PERSONS - 1)], 1)
     assert {facts.action(one).attempts - facts.action(one).waits for one in owed[1:]} == {0}
-    facts.end_all_leases()
     environment.setattr(performing, "_TOGETHER_SECONDS", 3600.0)
-    perform(*owed)
+    perform(*owed)  # due at once
     assert (_statuses(owed), set(post_box.sent.values())) == (["done"] * PERSONS, {1})
+
+
+def test_a_look_that_takes_long_holds_nobody_either(
+    post_box: PostBox, owed: list[int], environment: pytest.MonkeyPatch
+) -> None:
+    look = performing._look
+
+    def look_for_long(actions: Sequence[OutboxAction]) -> object:
+        wait_until(lambda: all(facts.action(one).last_error for one in owed))
+        return look(actions)
+
+    environment.setattr(performing, "_TOGETHER_SECONDS", 0.05)
+    environment.setattr(performing, "_look", look_for_long)
+    assert perform(*owed) == []
+    assert (_statuses(owed), post_box.sent.total()) == (["pending"] * PERSONS, 0)
+    assert {facts.action(one).attempts - facts.action(one).waits for one in owed} == {0}
+
+
+def test_those_that_wait_are_looked_at_again_together(
+    post_box: PostBox, owed: list[int], environment: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    look = performing._look
+
+    def count(actions: Sequence[OutboxAction]) -> object:
+        looked.append(len(actions))
+        return look(actions)
+
+    environment.setattr(performing, "_look", count)
+    _at_the_first(post_box, lambda: environment.setattr(performing, "_GOOD_FOR_SECONDS", -1.0))
+    perform(*owed)
+    assert looked == [PERSONS, PERSONS - 1, 1, PERSONS - 2, 1, 1]
+    assert _statuses(owed) == ["done"] * PERSONS
 
 
 @pytest.mark.parametrize("error", [AwayError("away"), UnknownOutcomeError("silent")])
@@ -188,7 +221,12 @@ def test_who_is_asked_to_end_gives_the_others_back_at_once(
     assert {facts.action(one).attempts - facts.action(one).waits for one in owed[1:]} == {0}
 
 
-def test_of_a_worker_that_died_each_is_tried_alone_and_none_is_buried(post_box: PostBox, owed: list[int]) -> None:
+@pytest.mark.parametrize("most", ["1", "2", "100"])
+def test_of_a_worker_that_died_each_is_tried_alone_and_none_is_buried(
+    most: str, post_box: PostBox, owed: list[int], environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("ACTION_ATTEMPTS", most)
+    settings.cache_clear()
     claims.claim(OutboxAction, owed, first_try=True)  # and here it dies
     facts.end_all_leases()
     assert perform(*owed) == []

@@ -121,8 +121,7 @@ async def _one_event(session_id: str, folder: Path) -> None:
         assert message.get("status", 200) == 200
 
     await app({"type": "http", "method": "POST", "path": "/webhooks/stripe", "headers": headers}, receive, send)
-    for queue in ("events", "outbox"):
-        await asyncio.to_thread(_work_off, queue)
+    await asyncio.to_thread(_work_off, "events")
     await asyncio.to_thread(wait_until, partial(_is_done, folder, session_id))
 
 

@@ -22,9 +22,12 @@ class Outside:
         self.done: list[int] = []
         self.answers: Callable[[int], bool] = lambda _: True
 
-    def __call__(self, *action_ids: int, answered: Callable[[bool], object], **_: object) -> list[int]:
+    def __call__(
+        self, *action_ids: int, begun: Callable[[], object], answered: Callable[[bool], object], **_: object
+    ) -> list[int]:
         self.together.append(action_ids)
         for action_id in action_ids:
+            begun()
             self.begun.append(action_id)
             assert self.go.wait(20)
             answered(self.answers(action_id))
@@ -128,6 +131,55 @@ def test_who_answers_again_is_given_all_that_has_waited(
     performers.perform(range(100, 120))
     wait_until(lambda: len(outside.done) == 20)
     assert performers.engaged() == []
+
+
+def test_what_was_given_back_or_is_owed_no_more_says_nothing_of_the_pace(
+    performers: Performers, environment: pytest.MonkeyPatch
+) -> None:
+    together: list[int] = []
+
+    def nothing_is_begun(*action_ids: int, **_: object) -> list[int]:
+        together.append(len(action_ids))
+        return []
+
+    environment.setattr(perform, "perform", nothing_is_begun)
+    performers.perform(range(100, 150))
+    wait_until(lambda: sum(together) == 50)
+    assert set(together) == {1}
+
+
+def test_as_much_is_taken_as_is_done_soon_and_the_rest_is_left_to_others(
+    performers: Performers, outside: Outside, environment: pytest.MonkeyPatch
+) -> None:
+    assert performers.perform(range(100, 105), soon=True) == [102, 103, 104]
+    wait_until(lambda: len(outside.begun) == 2)
+    assert performers.perform([110, 10, 111, 112], soon=True) == [112]
+    outside.go.set()
+    wait_until(lambda: len(outside.done) == 5)
+    assert performers.perform(range(120, 124), soon=True) == []
+    wait_until(lambda: len(outside.done) == 9)
+    environment.setattr(perform, "_QUIET_SECONDS", 3600.0)
+    outside.answers = lambda _: False
+    performers.perform([130])
+    wait_until(lambda: len(outside.done) == 10)
+    assert performers.perform([131, 11], soon=True) == [131]
+
+
+def test_a_process_that_may_have_no_more_threads_does_the_work_once_it_may(
+    performers: Performers, outside: Outside, environment: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    outside.go.set()
+    environment.setattr(threading.Thread, "start", refuse)
+    for _ in range(3):
+        performers.perform(range(10))
+    environment.setattr(threading.Thread, "start", start)
+    performers.perform([10])
+    wait_until(lambda: len(outside.done) == 11)
 
 
 def test_no_more_is_held_than_is_of_use(
