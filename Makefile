@@ -111,8 +111,8 @@ lock-check: dev ## Fails where `make lock` would change a lock file
 bench: dev bench-tools ## Measures beside the limits, with Debian's wrk and PostgreSQL; QUICK=--quick takes about two minutes
 	@$(BIN)/python -m tests.bench $(QUICK)
 
-growth: dev bench-tools ## Measures with 10,000,000 events beside 2,000, and prints the plans; a quarter of an hour; minutes: GROWTH="--rows 100000 --rounds 1"
-	@$(BIN)/python -m tests.bench.growth $(GROWTH)
+growth: dev bench-tools ## Measures with 10,000,000 events beside 2,000, and prints the plans; a quarter of an hour; a minute: QUICK=--quick
+	@$(BIN)/python -m tests.bench.growth $(QUICK) $(GROWTH)
 
 bench-peers: dev bench-tools ## Measures beside dj-stripe and pinax-stripe-light, which it installs under var/peers; two minutes
 	@$(BIN)/python -m tests.bench.peers

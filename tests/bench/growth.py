@@ -31,18 +31,22 @@ Seconds = dict[str, float]
 def main() -> None:
     """Fills three databases, measures in each, and prints the plans of the hot statements."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.growth", description=__doc__)
-    parser.add_argument("--rows", type=int, default=10_000_000, help="events in the inbox; a minute: 100000")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="50,000 events and one round: a minute")
+    parser.add_argument("--rows", type=int, help="events in the inbox (default: 10000000)")
+    parser.add_argument("--rounds", type=int, help="default: 5")
     parser.add_argument("--json", type=Path, default=Path("var/growth.json"), metavar="FILE")
     arguments = parser.parse_args()
-    report = Report(command=f"make growth, {arguments.rows:,} events")
+    rows = arguments.rows or (50_000 if arguments.quick else 10_000_000)
+    rounds = arguments.rounds or (1 if arguments.quick else 5)
+    report, began = Report(command=f"make growth, {rows:,} events"), time.monotonic()
     with house() as ours:
         try:
-            _measure(report, ours, arguments.rows, arguments.rounds)
+            _measure(report, ours, rows, rounds)
         finally:  # an interrupted run has measured something too
             report.show()
             report.show_plans()
             report.write(arguments.json)
+            report.say(f"{(time.monotonic() - began) / 60:.1f} minutes in all")
 
 
 def _measure(report: Report, house: House, rows: int, rounds: int) -> None:

@@ -20,10 +20,13 @@ _ALL_WAIT, _SOME_COME = 10.0, 2.0
 _TOKEN = "t" * 32
 
 
-def openings(report: Report, house: House, database: str, *, rounds: int, seconds: float) -> None:
+def openings(
+    report: Report, house: House, database: str, *, rounds: int, seconds: float, some_come: bool = True
+) -> None:
     """In turn without them and with them."""
     _beside(report, house, database, _ALL_WAIT, rounds, seconds, target=0.95)
-    _beside(report, house, database, _SOME_COME, rounds, seconds)
+    if some_come:
+        _beside(report, house, database, _SOME_COME, rounds, seconds)
 
 
 def _beside(

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 RANGE = "range"
+# As README and docs/performance.md quote it.
+STORY = "{events:,.0f} events a second from POST to mail, beside {tasks:,.0f} no-op Celery tasks"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +41,8 @@ class Report:
     figures: list[Figure] = field(default_factory=list)
     samples: dict[str, Any] = field(default_factory=dict)
     plans: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)  # seconds
+    story: str = ""
     console: Console = field(default_factory=lambda: Console(width=170 if not sys.stdout.isatty() else None))
 
     def say(self, words: str) -> None:
@@ -50,6 +54,11 @@ class Report:
         figure = Figure(stage=stage, what=what, value=value, **more)
         self.figures.append(figure)
         self.say(f"{stage}: {what}: {value} {figure.beside} {'' if figure.ratio is None else f'= {figure.ratio:.2f}'}")
+
+    def took(self, stage: str, seconds: float) -> None:
+        """How long a stage was."""
+        self.stages[stage] = round(seconds, 1)
+        self.say(f"{stage} took {seconds:.0f} s")
 
     def keep(self, name: str, samples: Any) -> None:
         """The raw values behind a line."""
@@ -78,18 +87,30 @@ class Report:
             self.console.print(f"\n{statement}\n{plan}", highlight=False, markup=False)
 
     def write(self, path: Path) -> None:
-        """Writes the JSON."""
+        """Writes the JSON, and beside it the table as Markdown, for docs/performance.md."""
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": _commit(),
             "machine": _machine(),
             "figures": [asdict(one) for one in self.figures],
+            "seconds": self.stages,
             "samples": self.samples,
             "plans": self.plans,
         }
         path.write_text(json.dumps(content, indent=1))
-        self.say(f"written to {path}")
+        path.with_suffix(".md").write_text(self._markdown())
+        self.say(f"written to {path}, and as Markdown beside it")
+
+    def _markdown(self) -> str:
+        lines = [f"`{self.command}` at `{_commit()}`, {_machine()}.", ""]
+        lines += ["| what | measured | beside | ratio | target |", "|---|---|---|---|---|"]
+        for one in self.figures:
+            ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
+            met = {None: "", True: ": met", False: ": not met", RANGE: ": range"}[one.met]
+            lines.append(f"| {one.stage}: {one.what} | {one.value} | {one.beside} | {ratio} | {one.target}{met} |")
+        lines += ["", self.story] if self.story else []
+        return "\n".join(lines) + "\n"
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
@@ -102,10 +123,13 @@ def ratios(ours: list[float], theirs: list[float]) -> list[float]:
     return [our / their for our, their in zip(ours, theirs, strict=True)]
 
 
-def judged(values: list[float], *, least: float = -inf, most: float = inf) -> bool | str:
-    """Whether each round is within, or none: RANGE where some are, since the next run's median may say otherwise."""
+def judged(values: list[float], *, least: float = -inf, most: float = inf) -> bool | str | None:
+    """Whether each round is within, or none: RANGE where some are, since the next run's median may say otherwise.
+
+    None of a single round, which says nothing of the next.
+    """
     within = {least <= one <= most for one in values}
-    return RANGE if len(within) > 1 else within.pop()
+    return None if len(values) == 1 else RANGE if len(within) > 1 else within.pop()
 
 
 def _commit() -> str:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from config.settings import Address, Settings
+from tests.bench.report import STORY
 from worker.__main__ import parser
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,14 @@ WORDS = 250  # that are read in a minute
 
 def test_readme_is_read_in_five_minutes() -> None:
     assert len(re.sub(r"```.*?```", "", README, flags=re.DOTALL).split()) <= 5 * WORDS
+
+
+def test_readme_says_how_fast_in_the_words_that_the_bench_prints_and_with_the_figures_of_the_page() -> None:
+    words = STORY.format(events=0, tasks=1).replace("0", r"[\d,]+").replace("1", r"[\d,]+")
+    readme, page = (" ".join(text.split()) for text in (README, (ROOT / "docs/performance.md").read_text()))
+    found = re.search(words, readme)
+    assert found
+    assert found[0] in page
 
 
 def test_the_table_of_settings_is_complete_and_in_their_order() -> None:
