@@ -94,11 +94,15 @@ def _fresh(session_id: str, account: str | None, verification_id: str | None, wa
     answer = changing.retrieve(session_id, account)
     if answer is None:
         log.warning("session.gone", id=verification_id or session_id)
+        if verification_id:
+            unless_enough(verification_id, None)
         raise OpeningError("canceled", "it is gone at Stripe")
     try:
+        # rule: who could not open again is not told to
+        if answer.state.status in (Status.REQUIRES_INPUT, Status.CANCELED) and not answer.state.redaction:
+            unless_enough(verification_id, answer)
         if answer.state.status != Status.REQUIRES_INPUT:
             raise past(answer)
-        unless_enough(verification_id, answer)
         # rule: a link of ours leads to no try that would change nothing
         if way.is_by_link and is_final(answer.state.error_code):
             raise OpeningError("no-retry")

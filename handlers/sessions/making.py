@@ -8,7 +8,7 @@ from handlers.record.events import OURS, PURPOSE, Status
 from handlers.sessions.configuration import MOST_KEYS
 from handlers.sessions.links import return_url_of
 from handlers.sessions.refusals import OpeningError
-from handlers.sessions.turn import Turn, Wanted
+from handlers.sessions.turn import Turn, Wanted, nothing_left
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
 from handlers.stripe_api.client import SpentKeyError, unreadable
@@ -45,7 +45,8 @@ def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
         params["return_url"] = wanted.return_url
     key = f"open-{turn.verification_id}-{turn.generation}"
     try:
-        answer = changing.create(params, wanted.stripe_account, key)
+        with nothing_left(turn):
+            answer = changing.create(params, wanted.stripe_account, key)
     except SpentKeyError:
         return searched(turn, wanted), False  # rule: what a spent key stands for is searched for
     if not turn.metadata.items() <= (answer.content.get("metadata") or {}).items():
@@ -58,13 +59,10 @@ def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
     )
 
 
-def adopted(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
-    """An open session of this person's that the application made itself, marked as ours at Stripe."""
-    session_id = wanted.adopt or ""
-    if current and current.id == session_id:
-        return current
-    is_beside = current or (not turn.is_new and searched(turn, wanted))
-    answer = None if is_beside else changing.retrieve(session_id, wanted.stripe_account)
+def adoptable(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
+    """An open session of this person's that the application made itself, where no other one is open."""
+    is_beside = current or (not turn.is_new and turn.session_id is None and searched(turn, wanted))
+    answer = None if is_beside else changing.retrieve(wanted.adopt or "", wanted.stripe_account)
     # rule: only an open session of this person's is adopted
     if (
         answer is None

@@ -5,14 +5,15 @@ forgotten after a day.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from config.database import transaction
 from handlers.record.events import Status
 from handlers.sessions.configuration import changes, fixed_differences
-from handlers.sessions.making import adopted, created, mark, marks, searched, unless_over
+from handlers.sessions.making import adoptable, created, mark, marks, searched, unless_over
 from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many, verified_before
-from handlers.sessions.replacing import replace
-from handlers.sessions.turn import Turn, Wanted, give_back, next_generation, noted, take_turn
+from handlers.sessions.replacing import replace, unless_anothers
+from handlers.sessions.turn import Turn, Wanted, give_back, next_generation, noted, nothing_left, take_turn
 from handlers.sessions.writing import apply_observed, notice, write
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
@@ -49,7 +50,8 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
     5. an open one that is otherwise than it is wanted is changed, or OpeningError names what cannot be;
     6. once the turn is over, what Stripe answered is applied as any event is, also where nobody is let in.
 
-    Raises OpeningError, or NotNowError where Stripe cannot answer; the turn is over either way.
+    Raises OpeningError, FaultsError, or NotNowError where Stripe cannot answer; the turn is over either way, and a
+    verification that it has made and that comes to nothing is gone.
     """
     event_ids: list[str | None] = []
     refusal: OpeningError | None = None
@@ -76,12 +78,21 @@ def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn
     """The turn of the last generation, its session, and whether it was made just now; adds what was observed."""
     answer = last = None
     made, is_replaced = False, turn.session_id is not None and turn.session_id == wanted.replaces
+    with nothing_left(turn):
+        if wanted.replaces and not is_replaced:
+            unless_anothers(turn, wanted.replaces)
     if turn.session_id:
         last = changing.retrieve(turn.session_id, wanted.stripe_account)
         answer = unless_over(last)
     # rule: who was verified in a session of before is not asked again
     if not is_replaced and (verified := verified_before(turn.verification_id, turn.generation)):
         return turn, _verified(verified, wanted, event_ids), False
+    theirs = None
+    if wanted.adopt and not (answer and answer.id == wanted.adopt):
+        with nothing_left(turn):
+            theirs = adoptable(turn, wanted, answer)
+            # rule: what is refused is not adopted
+            _unless_fixed(turn, wanted, theirs)
     if is_replaced:
         with transaction() as session:
             unless_too_many(session.connection(), turn.verification_id)
@@ -90,8 +101,8 @@ def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn
     elif turn.session_id and answer is None:
         event_ids += [notice(last, wanted.stripe_account, livemode=wanted.livemode)] if last else []
         turn = next_generation(turn, wanted, last, is_gone=last is None)
-    if wanted.adopt:
-        answer = adopted(turn, wanted, answer)
+    if theirs:
+        turn, answer = noted(turn, wanted), theirs
     while answer is None:
         turn.unless_late()
         # rule: what somebody may have made before is searched for
@@ -130,15 +141,8 @@ def _marked(turn: Turn, answer: Answer, wanted: Wanted) -> None:
 
 
 def _configured(turn: Turn, answer: Answer, wanted: Wanted) -> Answer:
-    names = fixed_differences(wanted.params, answer.content)
-    if wanted.return_url not in (None, turn.return_url):
-        names.append("return_url")
-    if names:
-        raise OpeningError("configuration-differs", ", ".join(names))
-    params = dict(wanted.params)
-    if "metadata" in params:  # else it is left alone
-        params["metadata"] = {**(params["metadata"] or {}), **mark()}
-    changed = changes(params, answer.content)
+    _unless_fixed(turn, wanted, answer, *(["return_url"] if wanted.return_url not in (None, turn.return_url) else []))
+    changed = changes(_params(wanted), answer.content)
     if not changed:
         return answer
     refusal: Exception | None = None
@@ -152,3 +156,20 @@ def _configured(turn: Turn, answer: Answer, wanted: Wanted) -> Answer:
     if refusal and again.state.status == Status.REQUIRES_INPUT:
         raise refusal
     return again
+
+
+def _unless_fixed(turn: Turn, wanted: Wanted, answer: Answer, *others: str) -> None:
+    """Raises OpeningError with the names of what an open session has otherwise than it is wanted, and keeps."""
+    names = [*fixed_differences(wanted.params, answer.content), *others]
+    if wanted.adopt:
+        has = answer.content.get("metadata") or {}
+        # rule: what is adopted keeps what it was made with
+        names += changes(_params(wanted), {**answer.content, "metadata": {**has, **marks(turn, wanted, has)}})
+    if names:
+        raise OpeningError("configuration-differs", ", ".join(names))
+
+
+def _params(wanted: Wanted) -> dict[str, Any]:
+    if "metadata" not in wanted.params:  # then it is left alone
+        return dict(wanted.params)
+    return {**wanted.params, "metadata": {**(wanted.params["metadata"] or {}), **mark()}}

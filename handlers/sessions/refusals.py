@@ -67,7 +67,7 @@ def verified_before(verification_id: str, generation: int) -> str | None:
         return connection.scalars(verified).first()
 
 
-def unless_enough(verification_id: str | None, answer: Answer) -> None:
+def unless_enough(verification_id: str | None, answer: Answer | None) -> None:
     """As unless_used_up, where no transaction is open."""
     with statement() as connection:
         unless_used_up(connection, verification_id, answer)

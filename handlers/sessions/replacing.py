@@ -3,13 +3,25 @@
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from config.database import now, transaction
+from config.database import now, statement, transaction
 from handlers.record.events import Status
 from handlers.sessions.ending import end
-from handlers.sessions.refusals import OpeningError, past
+from handlers.sessions.refusals import Fault, FaultsError, OpeningError, past
 from handlers.sessions.turn import Turn, Wanted, fence
 from handlers.stripe_api.changing import Answer
 from handlers.tables.models import Verification, VerificationRecord
+
+
+def unless_anothers(turn: Turn, session_id: str) -> None:
+    """Raises FaultsError where a session that is to be replaced is none of this verification's."""
+    theirs = select(col(VerificationRecord.session_id)).where(
+        col(VerificationRecord.session_id) == session_id,
+        col(VerificationRecord.verification_id) == turn.verification_id,
+    )
+    with statement() as connection:
+        # rule: what is replaced is a session of the same verification
+        if connection.scalars(theirs).first() is None:
+            raise FaultsError([Fault("/replaces", "is no session of this verification")])
 
 
 def replace(turn: Turn, wanted: Wanted, answer: Answer | None) -> None:

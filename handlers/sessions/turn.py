@@ -1,12 +1,13 @@
 """A turn: the right to ask Stripe about one verification, a lease in its row that is fenced by its generation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, delete, or_, select, update
 from sqlmodel import Session, col
 
 from config.database import now, steady, transaction
@@ -16,11 +17,13 @@ from handlers.inbox.verifications import lock_records
 from handlers.operator.audit import By
 from handlers.owed.kinds import ENDED_BY_REPLACING, TELLING
 from handlers.owed.owe import owe, withdraw
+from handlers.queue.failures import NotAllowedError
 from handlers.queue.pauses import OPENINGS
 from handlers.record.decide import BURNED, REPLACED, ending
 from handlers.record.events import OURS
-from handlers.sessions.refusals import OpeningError, unless_too_many, unless_used_up
+from handlers.sessions.refusals import FaultsError, OpeningError, unless_too_many, unless_used_up
 from handlers.stripe_api.changing import Answer
+from handlers.stripe_api.client import NotAcceptedError
 from handlers.tables.models import Paused, Verification, VerificationRecord
 
 # Longer than all that one opening may ask of Stripe: nothing is begun after _BEGUN_WITHIN, and what is begun then takes
@@ -211,6 +214,22 @@ def _burn(session: Session, turn: Turn, kept: str | None) -> None:
     for record, at in session.execute(burned).all():
         withdraw(session, [record.session_id], TELLING, BURNED, at)
         owe(session, [(record.session_id, ending(record.state, settings().submission_limit))], at)
+
+
+@contextmanager
+def nothing_left(turn: Turn) -> Iterator[None]:
+    """A verification that this turn has made, and of which there can be no session, is gone where it is refused, by us
+    or by Stripe.
+    """
+    try:
+        yield
+    except (OpeningError, FaultsError, NotAcceptedError, NotAllowedError):
+        is_nobodys = col(Verification.session_id).is_(None) & col(Verification.redaction_asked_at).is_(None)
+        # rule: what has come to nothing leaves no verification
+        if turn.is_new and turn.generation == 1:
+            with transaction() as session:
+                session.connection().execute(delete(Verification).where(*fence(turn), is_nobodys))
+        raise
 
 
 def give_back(turn: Turn) -> None:

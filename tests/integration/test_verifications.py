@@ -304,7 +304,7 @@ def test_stripes_refusals_are_told_apart_and_leave_no_lease(
     refused = open_one(api)
     assert refused.json()["code"] == code
     with transaction() as session:
-        assert session.scalars(select(col(Verification.opening_until))).all() == [None]
+        assert {*session.scalars(select(col(Verification.opening_until)))} <= {None}
 
 
 def test_an_open_verification_is_canceled_and_again_it_is_the_same(api: TestClient, stripe: Stories) -> None:
@@ -704,6 +704,88 @@ def test_an_adoption_that_is_asked_again_changes_nothing_at_stripe(
     environment.setattr(changing, "update", lambda session_id, *_: updated.append(session_id))
     again = open_one(api, adopt=theirs)
     assert (again.status_code, again.json()["session_id"], updated) == (200, theirs, [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "detail"),
+    [
+        ({"verification_flow": "vf_plain"}, "verification_flow"),
+        ({"type": "id_number"}, "type"),
+        ({"options": {"document": {"require_live_capture": True}}}, "options"),
+        ({"metadata": {"order": "18"}}, "metadata"),
+        ({"provided_details": {"email": "john@example.com"}}, "provided_details"),
+        ({"related_customer": "cus_1", "type": "id_number"}, "related_customer, type"),
+    ],
+)
+def test_a_refused_adoption_leaves_the_session_as_it_was_and_no_verification(
+    api: TestClient, stripe: Stories, asked: dict[str, Any], detail: str
+) -> None:
+    theirs = stripe.simulator.create(client_reference_id="user-1", metadata={"order": "17"})
+    before = stripe.simulator.session(theirs)
+    refused = api.post("/verifications", json={"client_reference_id": "user-1", "adopt": theirs, **asked})
+    assert (refused.json()["code"], refused.json()["detail"]) == ("configuration-differs", detail)
+    assert stripe.simulator.session(theirs) == before
+    assert api.get("/verifications").json()["data"] == []
+
+
+def test_an_adoption_needs_no_type_and_is_refused_where_another_is_asked_for_later(
+    api: TestClient, stripe: Stories
+) -> None:
+    theirs = stripe.simulator.create(client_reference_id="user-1", type="id_number", metadata={"order": "17"})
+    adopting = {"client_reference_id": "user-1", "adopt": theirs, "return_url": "https://app.example/done"}
+    for _ in range(2):
+        adopted = api.post("/verifications", json={**adopting, "metadata": {"order": "17"}})
+        assert (adopted.status_code, adopted.json()["session_id"]) == (200, theirs)
+    assert open_one(api, adopt=theirs).json()["detail"] == "type"
+    assert stripe.simulator.session(theirs)["type"] == "id_number"
+
+
+def test_a_refused_adoption_begins_no_generation(api: TestClient, stripe: Stories) -> None:
+    first = open_one(api).json()
+    stripe.simulator.cancel(first["session_id"])
+    assert open_one(api, adopt="vs_unknown").json()["code"] == "not-adoptable"
+    assert api.get(f"/verifications/{first['id']}").json()["generation"] == 1
+    theirs = stripe.simulator.create(client_reference_id="user-1")
+    adopted = open_one(api, adopt=theirs).json()
+    assert (adopted["id"], adopted["generation"], adopted["session_id"]) == (first["id"], 2, theirs)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"adopt": "vs_unknown"}, {"replaces": "vs_unknown"}, {"verification_flow": "vf_unknown"}]
+)
+def test_a_first_opening_that_is_refused_leaves_no_verification_of_nobody(
+    api: TestClient, stripe: Stories, asked: dict[str, str]
+) -> None:
+    assert open_one(api, **asked).status_code in (409, 422, 502)
+    assert (api.get("/verifications").json()["data"], at_stripe(stripe)) == ([], [])
+    assert open_one(api).status_code == 201
+
+
+def test_a_first_opening_without_an_answer_leaves_the_verification_whose_session_there_may_be(
+    api: TestClient, stripe: Stories
+) -> None:
+    _lose_the_answer(stripe)
+    assert open_one(api).status_code == 503
+    assert len(api.get("/verifications").json()["data"]) == len(at_stripe(stripe)) == 1
+
+
+def test_only_a_session_of_this_verification_is_replaced(api: TestClient, stripe: Stories) -> None:
+    first, others = open_one(api).json(), open_one(api, client_reference_id="user-2").json()
+    for session_id in ("vs_unknown", others["session_id"], stripe.simulator.create(client_reference_id="user-1")):
+        refused = open_one(api, replaces=session_id)
+        assert (refused.status_code, [one["pointer"] for one in refused.json()["faults"]]) == (422, ["/replaces"])
+    assert api.get(f"/verifications/{first['id']}").json()["generation"] == 1
+
+
+def test_an_entry_after_the_limit_says_what_opening_says(api: TestClient, stripe: Stories) -> None:
+    opened = open_one(api).json()
+    for _ in range(3):
+        stripe.later().simulator.fail(opened["session_id"], "document_expired")
+        stripe.deliver(opened["session_id"])
+    perform_everything()
+    assert stripe.simulator.session(opened["session_id"])["status"] == "canceled"
+    entered = api.post(f"/verifications/{opened['id']}/entry", json={})
+    assert [entered.json()["code"], open_one(api).json()["code"]] == ["submission-limit"] * 2
 
 
 @pytest.mark.parametrize("status", [500, 403])

@@ -27,7 +27,7 @@ from handlers.record.events import Status, VerificationEvent, parse
 from handlers.sessions.closing import cancel_verification, redact_verification
 from handlers.sessions.entering import Entry, Way, enter, entry
 from handlers.sessions.opening import open_verification
-from handlers.sessions.refusals import OpeningError
+from handlers.sessions.refusals import FaultsError, OpeningError
 from handlers.sessions.reminders import remind
 from handlers.sessions.standing import SessionStands, standing
 from handlers.sessions.turn import Wanted
@@ -236,7 +236,7 @@ class OpeningMachine(RuleBasedStateMachine):
     def _look_at_ends(self) -> None:
         for stepped in [one for one in self.at_work if one.is_over]:
             self.at_work.remove(stepped)
-            expected = (OpeningError, NotNowError, NotFoundError, DeadError)
+            expected = (OpeningError, FaultsError, NotNowError, NotFoundError, DeadError)
             if stepped.raised is not None and not isinstance(stepped.raised, expected):
                 raise stepped.raised
 
