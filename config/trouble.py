@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,20 +17,35 @@ _CODES = {  # PostgreSQL's
     "53100": "disk full",
     "53300": "no connection free",
 }
-# Of SQLite, and of what PostgreSQL answers before there is a connection: psycopg hands on its sentence, and no code.
-_SENTENCES = {
-    "readonly database|read-only": "read-only",
-    "permission denied": "not granted",
-    "no such (table|column)|has no column": "no schema",
-    "disk is full|disk I/O error": "disk full",
+# Of the rest, by class: a server that ends or begins, a lock or a statement that took too long, a user, a database.
+_CLASSES = {
+    "08": "unreachable",
+    "28": "refused",
+    "3D": "no database",
+    "40": "locked",
+    "53": "no resources",
+    "55": "locked",
+    "57": "unreachable",
+    "58": "disk full",
+}
+# What PostgreSQL answers before there is a connection: psycopg hands on its sentence, and no code.
+_UNCONNECTED = {
     "too many clients": "no connection free",
     "too many connections for role": "the role's connections",
     "too many connections for database": "the database's connections",
     "connection slots are reserved|no more connections allowed": "no connection free",
-    "malformed|not a database": "damaged",
-    "is locked": "locked",
     "authentication failed|no password supplied": "refused",
     'database ".*" does not exist': "no database",
+    "": "unreachable",
+}
+_SQLITE = {
+    "readonly database|read-only": "read-only",
+    "permission denied": "not granted",
+    "no such (table|column)|has no column": "no schema",
+    "disk is full|disk I/O error": "disk full",
+    "malformed|not a database": "damaged",
+    "is locked": "locked",
+    "unable to open": "unreachable",
 }
 _TO_DO = {
     "read-only": "it takes no writes, as a standby or a primary that a failover has left: point DATABASE_URL to the"
@@ -44,10 +60,13 @@ _TO_DO = {
     "the database's connections": "the database has no connection free (its CONNECTION LIMIT): raise it, or lower"
     " DATABASE_POOL",
     "damaged": "its file is damaged, or is none of SQLite's: put a backup back",
-    "locked": "another process has held its file locked for seconds: end that one",
+    "locked": "another process has held a lock of it for seconds: end that one",
+    "no resources": "the server has no memory, or another of its means is used up: see its log",
+    "failed": "it cannot do what it was asked, which may be a fault of this service's: the log says which error",
     "refused": "it refuses the user or the password: see DATABASE_URL",
     "no database": "the server has no such database: see DATABASE_URL",
-    "unreachable": "it cannot be reached, or does not answer: see DATABASE_URL, and whether it runs",
+    "unreachable": "it cannot be reached, or does not answer: see DATABASE_URL (VAR_DIR where there is none), and"
+    " whether it runs",
 }
 _MAY_STORE = "SELECT current_setting('transaction_read_only') = 'on', has_table_privilege('inbox_event', 'INSERT')"
 _LEAST_FREE = 4 * 1024 * 1024  # bytes: SQLite may go on for a while within its own files, and then stop amid a burst
@@ -66,13 +85,12 @@ class Trouble:
 
 
 def trouble_of(error: BaseException) -> Trouble:
-    """What an error of the database's, or of a driver's, comes to."""
+    """What an error of the database's, or of a driver's, comes to; the sentences of one say nothing of the other."""
     origin = getattr(error, "orig", None) or error
-    code = getattr(origin, "sqlstate", None)
-    if word := _CODES.get(code or ""):
-        return Trouble(word)
-    found = (word for pattern, word in _SENTENCES.items() if re.search(pattern, str(origin)))
-    return Trouble(next(found, "unreachable"))
+    if code := getattr(origin, "sqlstate", None):
+        return Trouble(_CODES.get(code) or _CLASSES.get(code[:2], "failed"))
+    said = _SQLITE if isinstance(origin, sqlite3.Error) else _UNCONNECTED
+    return Trouble(next((word for pattern, word in said.items() if re.search(pattern, str(origin))), "failed"))
 
 
 def hindrance(connection: Connection) -> Trouble | None:

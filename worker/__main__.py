@@ -1,6 +1,7 @@
 """The operator's commands: python -m worker COMMAND."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -175,9 +176,17 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or what is left to say fails once more
         if isinstance(error, BrokenPipeError):  # whoever reads has seen enough
             return 1
-        return _failed(f"This machine refuses: {error.strerror or type(error).__name__}.")
+        what = f" {error.filename}" if error.filename else ""
+        return _failed(f"This machine refuses{what}: {error.strerror or type(error).__name__}{_of_which(error)}.")
     except KeyboardInterrupt:
         return 130
+
+
+def _of_which(error: OSError) -> str:
+    """The limit, where the error's own words leave open which."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return " (ulimit -n)"
+    return " (of what the output goes to)" if error.errno == errno.ENOSPC and not error.filename else ""
 
 
 def _failed(sentence: str) -> int:

@@ -46,11 +46,17 @@ def _crashing(known: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
             one
             for one in known
             if one.kind == kind and not one.ended_at and at - _WITHIN < one.started_at <= at
-            if one.last_at < at - GONE_AFTER
+            if one.last_at < at - GONE_AFTER and (kind != "clock" or _was_heard(known, one))
         ]
         if len(died) >= _CRASHES:
             words = f"{kind} keeps restarting: {len(died)} that began within ten minutes have died without a word"
             yield words, "its log says why; has it memory enough?"
+
+
+def _was_heard(known: Sequence[Heartbeat], clock: Heartbeat) -> bool:
+    """Whether a worker has outlived it, and would have heard its end: on one machine Ctrl-C ends both at once."""
+    since, until = clock.last_at, clock.last_at + GONE_AFTER
+    return any(one.kind == "worker" and one.started_at < since and one.last_at > until for one in known)
 
 
 def _missing(

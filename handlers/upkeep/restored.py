@@ -5,7 +5,7 @@ again; and Stripe holds for delivered what is not here any more.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -85,7 +85,11 @@ class Recovered:
 
 
 def recover(
-    accounts: Iterable[str] = (), since: datetime | timedelta | None = None, *, mail_again: bool = False
+    accounts: Iterable[str] = (),
+    since: datetime | timedelta | None = None,
+    *,
+    mail_again: bool = False,
+    seen: Callable[[int], object] = int,
 ) -> Recovered:
     """What a backup lacks, for our own account, those it has heard of, and these. May be cut off, and run again.
 
@@ -97,8 +101,8 @@ def recover(
     5. applies those that never were, as reconcile does, with all that they owe;
     6. writes down what follows: who was told what, which sessions were replaced, which are to end; and goes on.
 
-    Raises NothingHereError where the database is empty. Where Stripe or an event gives no answer, everything stays
-    paused.
+    `seen` hears how many sessions and events more were read. Raises NothingHereError where the database is empty.
+    Where Stripe or an event gives no answer, everything stays paused.
     """
     found, report = Recovered(), Report()
     if not settings().stripe_api_key:
@@ -113,7 +117,7 @@ def recover(
         for account, heard_of_at in [*whose.items()]:
             lists = WholeLists(report=report, account=account)
             try:
-                _catch_up(lists, found, start, heard_of_at, owes_nothing=not mail_again)
+                _catch_up(lists, found, start, heard_of_at, seen, owes_nothing=not mail_again)
             except NotAllowedError as error:
                 if account is None:
                     raise
@@ -172,7 +176,13 @@ def _hold_back_mails(since: datetime) -> int:
 
 
 def _catch_up(
-    lists: WholeLists, found: Recovered, start: datetime, heard_of_at: datetime, *, owes_nothing: bool
+    lists: WholeLists,
+    found: Recovered,
+    start: datetime,
+    heard_of_at: datetime,
+    seen: Callable[[int], object],
+    *,
+    owes_nothing: bool,
 ) -> None:
     undelivered: dict[str, str] = {}
     asked: list[datetime] = []
@@ -185,6 +195,7 @@ def _catch_up(
 
     def learn(listed: list[tuple[Any, SessionState]], asked_at: datetime) -> None:
         found.sessions_listed += len(listed)
+        seen(len(listed))
         redacted.update(item["id"] for item, state in listed if state.redaction)
         purposes.update(purposes_of(listed))
         made, moved = relink(lists.account, listed)
@@ -195,6 +206,7 @@ def _catch_up(
             receive(differing(lists.account, others, asked_at), owes_nothing=owes_nothing)
 
     def take(events: list[VerificationEvent], _: datetime) -> None:
+        seen(len(events))
         # What is younger than the first list may be on its way.
         delivered = [one for one in events if one.id not in undelivered and one.created_at < asked[0]]
         found.events_delivered_before += len(receive(delivered, owes_nothing=owes_nothing).accepted)

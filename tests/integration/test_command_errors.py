@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from config.database import statement
+from config.database import statement, transaction
+from handlers.queue.pauses import OPENINGS, pause
 from tests.integration.stories import Stories
 from tests.support import databases, facts
 from tests.support.facts import event
@@ -107,6 +108,27 @@ def test_no_line_of_the_log_mixes_into_json(stripe: Stories, line: str) -> None:
         connection.execute(text("UPDATE inbox_event SET status = 'dead'"))
     assert command(*line.split(), LOG_LEVEL="debug").err != ""
     assert "[" not in command(*line.split(), "--json", LOG_LEVEL="debug").err
+
+
+@pytest.mark.usefixtures("database_url")
+def test_no_line_of_the_log_mixes_into_the_doctors_json() -> None:
+    said = command("doctor", "--json", REDIS_URL="redis://127.0.0.1:1", LOG_LEVEL="debug")
+    assert (said.json[-1]["level"], said.err) == ("OK", "")
+
+
+def test_what_this_machine_refuses_is_named() -> None:
+    said = run_command(["console-user", "anna"], {**os.environ}, out_to="/dev/full")
+    assert (said.code, said.err) == (2, "This machine refuses: No space left on device (of what the output goes to).\n")
+
+
+@pytest.mark.usefixtures("database_url")
+def test_who_is_not_let_in_hears_what_keeps_them(stripe: Stories) -> None:
+    wanted = ("open", "user-1", "--type", "document")
+    stripe.simulator.fault(429, count=None, retry_after=30)
+    assert re.search(r"429; try again in \d+ s\n$", command(*wanted).err)
+    with transaction() as session:
+        pause(session, [OPENINGS], "a backup is put back")
+    assert command(*wanted).err == "Refused: opening (openings are paused: a backup is put back)\n"
 
 
 def _run(line: str) -> "subprocess.CompletedProcess[str]":

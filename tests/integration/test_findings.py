@@ -241,6 +241,21 @@ def test_a_process_that_dies_again_and_again_is_found_though_another_lives_just_
     assert (found.level, found.words.split(":")[0]) == (FAIL, "worker keeps restarting")
 
 
+@pytest.mark.parametrize(("worker_lived_on", "is_told"), [(timedelta(0), False), (timedelta(seconds=9), True)])
+def test_a_clock_that_ends_with_its_worker_keeps_no_restarting(worker_lived_on: timedelta, is_told: bool) -> None:
+    """Ctrl-C ends both, and nobody hears the clock say so."""
+    for number in range(3):
+        began, ended = (now(-timedelta(seconds=60 * number + before)) for before in (60, 30))
+        row: dict[str, object] = {"version": "1", "host": "here", "started_at": began, "worked_at": ended}
+        until = now(-timedelta(seconds=60 * number + 30) + worker_lived_on)
+        rows = [row | {"name": f"clock {number}", "kind": "clock", "last_at": ended}]
+        rows.append(row | {"name": f"worker {number}", "kind": "worker", "last_at": until, "ended_at": until})
+        with transaction() as session:
+            for one in rows:
+                session.connection().execute(insert(Heartbeat).values(**one))
+    assert ("clock keeps restarting" in str(findings(None))) == is_told
+
+
 def test_a_worker_that_ends_by_itself_does_not_say_that_it_was_told_to() -> None:
     for is_told in (False, True):
         worker_app.begin_counting()

@@ -14,7 +14,7 @@ from worker.commands.printing import print_json, print_rows
 def diagnose(arguments: argparse.Namespace) -> int:
     """0 unless something fails."""
     with suppress(SettingsError):  # the first finding
-        configure_logging()
+        configure_logging(is_silent=arguments.json)
     lines = list(examine(checks(broker.condition)))
     if arguments.json:
         print_json([asdict(line) for line in lines])

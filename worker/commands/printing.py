@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -53,15 +54,22 @@ def progress(
     for_machines: bool,
 ) -> Iterator[_Batch]:
     """The same batches, with a bar on a person's terminal that counts what is in them."""
+    with bar(what, total, for_machines=for_machines) as advance:
+        for batch in batches:
+            yield batch
+            advance(count(batch))
+
+
+@contextmanager
+def bar(what: str, total: int | None = None, *, for_machines: bool) -> Iterator[Callable[[int], None]]:
+    """The bar by itself, which goes on by as many as it is called with."""
     terminal = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(
         *columns, console=terminal, disable=for_machines or not terminal.is_terminal, transient=True
     ) as shown:
         task = shown.add_task(what, total=total)
-        for batch in batches:
-            yield batch
-            shown.advance(task, count(batch))
+        yield lambda count: shown.advance(task, count)
 
 
 def show(value: object) -> str:

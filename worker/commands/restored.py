@@ -8,7 +8,7 @@ from handlers.metrics import counting
 from handlers.operator.audit import note_beforehand
 from handlers.upkeep.restored import NothingHereError, recover
 from worker.commands.options import acting, moment
-from worker.commands.printing import print_json, print_pairs
+from worker.commands.printing import bar, print_json, print_pairs
 
 
 def restored_options(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,8 @@ def restored_now(arguments: argparse.Namespace) -> int:
     """Learns from Stripe what happened since the backup; 1 while something is missing, and everything is paused."""
     note_beforehand(acting(arguments), "restored", arguments.account)
     try:
-        found = recover(arguments.account, arguments.since, mail_again=arguments.mail_again)
+        with bar("read", for_machines=arguments.json) as seen:
+            found = recover(arguments.account, arguments.since, mail_again=arguments.mail_again, seen=seen)
     except NothingHereError as error:
         print(error, file=sys.stderr)
         return 1

@@ -3,12 +3,14 @@
 import argparse
 import sys
 from collections.abc import Callable
+from math import ceil
 from typing import TypeVar
 
 from config.broker import publish_actions
 from config.database import measure_clock
 from handlers.operator.audit import note_beforehand
-from handlers.queue.failures import NotNowError, PermanentError
+from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
+from handlers.queue.pauses import OPENINGS, paused
 from handlers.sessions import asked, closing, opening
 from handlers.sessions.links import link_of
 from handlers.sessions.refusals import FaultsError, OpeningError
@@ -160,8 +162,21 @@ def _unless_refused(act: Callable[[], T]) -> T | None:
             print(f"Refused: {fault.pointer} {fault.detail}", file=sys.stderr)
     except OpeningError as error:
         publish_actions(error.owed)
-        print(f"Refused: {error.code} {error.detail}".rstrip(), file=sys.stderr)
+        print(f"Refused: {error.code} {error.detail or _why_busy(error.code)}".rstrip(), file=sys.stderr)
     except (NotNowError, PermanentError) as error:
-        why = getattr(error, "why", "")
-        print(f"Stripe cannot be asked: {error}{why and f': {why}'}", file=sys.stderr)
+        why, seconds = getattr(error, "why", ""), getattr(error, "again_after", 0.0)
+        to_do = f"; try again in {ceil(seconds)} s" if seconds else ""
+        if isinstance(error, NotAllowedError) and not why:
+            to_do = "; python -m worker doctor says what the key may not"
+        print(f"Stripe cannot be asked: {error}{why and f': {why}'}{to_do}", file=sys.stderr)
     return None
+
+
+def _why_busy(code: str) -> str:
+    """What keeps an opening from its turn."""
+    if code != "opening":
+        return ""
+    reasons = [one.reason for one in paused() if one.what == OPENINGS]
+    if reasons:
+        return f"(openings are paused: {reasons[0]})"
+    return "(somebody opens it at this moment: try again in some seconds)"

@@ -1,0 +1,31 @@
+"""What a database's error comes to: by PostgreSQL's code where there is one, and by the sentences of whose it is."""
+
+import sqlite3
+
+import psycopg
+import pytest
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from config.trouble import trouble_of
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (psycopg.errors.InvalidTextRepresentation('malformed array literal: "x"'), "failed"),
+        (psycopg.errors.UndefinedFunction("operator does not exist: text = integer"), "failed"),
+        (psycopg.errors.InsufficientPrivilege("permission denied for table x"), "not granted"),
+        (psycopg.errors.AdminShutdown("terminating connection"), "unreachable"),
+        (psycopg.errors.DeadlockDetected("deadlock detected"), "locked"),
+        (psycopg.OperationalError("connection failed: FATAL: sorry, too many clients already"), "no connection free"),
+        (psycopg.OperationalError("connection failed: permission denied, is locked"), "unreachable"),
+        (sqlite3.DatabaseError("database disk image is malformed"), "damaged"),
+        (sqlite3.OperationalError("database is locked"), "locked"),
+        (sqlite3.OperationalError('near "SELEC": syntax error'), "failed"),
+        (sqlite3.OperationalError("too many connections for role"), "failed"),
+        (PoolTimeoutError("of a pool"), "unreachable"),
+    ],
+)
+def test_the_words_of_one_database_say_nothing_of_the_other(error: Exception, word: str) -> None:
+    assert trouble_of(error).word == word
+    assert trouble_of(error).sentence
