@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -25,6 +26,7 @@ _CONNECT_SECONDS = 3.0
 _SILENT_SECONDS = 5.0  # about as long as a try that nobody answers: half of the time is for what needs no answer
 _LONGEST_QUIET = 3600.0  # whoever asks for more is asked again each hour
 _LONGEST_GUESS = 60.0  # where nobody said how long
+_LIMITS = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _HEADER_BYTES = 64 * 1024  # Stripe's are below two thousand
 _PIECE_BYTES = 16 * 1024  # a compressed one unpacks to no more at a time
 
@@ -38,26 +40,44 @@ class Answer:
     body: bytes
 
 
+@dataclass(slots=True)
+class _Quiet:
+    """For how long somebody wants to be asked nothing."""
+
+    until: float = 0.0  # on the monotonic clock
+    why: str = ""
+    refusals: int = 0  # one after the other
+
+    def wanted(self, seconds: float, why: str) -> AwayError:
+        self.until, self.why = max(self.until, time.monotonic() + seconds), why
+        return AwayError(why, seconds)
+
+
 class Line:
-    """Our line to one of them, shared by the threads of this process, and quiet for as long as they ask for."""
+    """Our line to one of them, shared by the threads of this process, and quiet for as long as they ask for.
+
+    Who asks in another's name is refused in that name: that one alone is left alone, and all once two of them are.
+    """
 
     def __init__(self, name: str, seconds: float, verify: bool | str = True) -> None:
         self.name = name  # as the stored errors and the metrics have it
         self._seconds = seconds  # for a whole call
         self._verify = verify  # against which certificates
         self._sessions = threading.local()
-        self._quiet_until = 0.0
-        self._why_quiet = ""
-        self._refusals = 0  # for their number, one after the other
+        self._quiet = _Quiet()
+        self._quiet_of: dict[str, _Quiet] = {}  # by the name that was asked in
 
-    def call(self, method: str, url: str, headers: Mapping[str, str], body: Any, *, most: int) -> Answer:
+    def call(
+        self, method: str, url: str, headers: Mapping[str, str], body: Any, *, most: int, in_name_of: str = ""
+    ) -> Answer:
         """The answer, whatever its status, with a body of so many bytes at most, unpacked; with 0 it is not waited for.
 
         Raises AwayError where there is none or quiet is wanted, UnreadableError where it breaks off or is too large.
         """
-        # rule: who wants quiet is asked nothing by any thread
-        if (left := self._quiet_until - time.monotonic()) > 0:
-            raise AwayError(self._why_quiet, left)
+        for quiet in (self._quiet, self._quiet_of.get(in_name_of, self._quiet)):
+            # rule: who wants quiet is asked nothing by any thread
+            if (left := quiet.until - time.monotonic()) > 0:
+                raise AwayError(quiet.why, left)
         began = time.monotonic()
         try:
             with outside.asking(self.name):
@@ -66,24 +86,29 @@ class Line:
             counting.NO_ANSWERS.labels(of=self.name, why="unreached").inc()
             word = f"was not reached: {why_unreached(error)}"
             outside.refused(self.name, word, seconds=time.monotonic() - began)
-            raise self._quiet(_SILENT_SECONDS, f"{self.name} {word}") from None
+            raise self._quiet.wanted(_SILENT_SECONDS, f"{self.name} {word}") from None
         except requests.RequestException as error:
             counting.NO_ANSWERS.labels(of=self.name, why="unreadable").inc()
             outside.refused(self.name, "breaks off its answers, or sends too much", seconds=time.monotonic() - began)
             raise UnreadableError(f"{self.name}'s answer broke off: {type(error).__name__}") from None
         wanted = asked_pause(answer.headers)
-        if answer.status == 429 or (answer.status == 503 and wanted):
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS or (answer.status in _LIMITS and wanted):
             counting.NO_ANSWERS.labels(of=self.name, why="wants quiet").inc()
             outside.refused(self.name, f"answered {answer.status}, and wants to be left alone")
-            self._refusals += time.monotonic() > self._quiet_until  # those that were on their way are one
-            guess = min(_LONGEST_GUESS, 2.0 ** min(self._refusals, 10))
-            raise self._quiet(wanted or random.uniform(guess / 2, guess), f"{self.name} answered {answer.status}")
-        self._refusals = 0
+            quiet = self._whose(in_name_of)
+            quiet.refusals += time.monotonic() > quiet.until  # those that were on their way are one
+            guess = min(_LONGEST_GUESS, 2.0 ** min(quiet.refusals, 10))
+            raise quiet.wanted(wanted or random.uniform(guess / 2, guess), f"{self.name} answered {answer.status}")
+        self._quiet.refusals = 0
+        self._quiet_of.pop(in_name_of, None)
         return answer
 
-    def _quiet(self, seconds: float, why: str) -> AwayError:
-        self._quiet_until, self._why_quiet = max(self._quiet_until, time.monotonic() + seconds), why
-        return AwayError(why, seconds)
+    def _whose(self, in_name_of: str) -> _Quiet:
+        """Whose quiet it is that was asked for: that of a name, unless another one is quiet already."""
+        others = (one.until for name, one in list(self._quiet_of.items()) if name != in_name_of)
+        if not in_name_of or any(until > time.monotonic() for until in others):
+            return self._quiet
+        return self._quiet_of.setdefault(in_name_of, _Quiet())
 
     def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: Any, most: int) -> Answer:
         if not hasattr(self._sessions, "one"):
@@ -101,7 +126,9 @@ class Line:
             stream=True,
         ) as response:
             content = bytearray()
-            for piece in response.iter_content(_PIECE_BYTES) if most else ():
+            # What a limit is worded in, or whether it breaks off, is nothing to us.
+            is_read = most and response.status_code not in _LIMITS
+            for piece in response.iter_content(_PIECE_BYTES) if is_read else ():
                 content += piece
                 # rule: an answer is bounded also unpacked
                 if len(content) > most:
@@ -113,7 +140,7 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
     """The seconds that Retry-After asks for, or those until the moment that it names; None where it says nothing."""
     wanted = headers.get("Retry-After", "")
     try:
-        seconds = float(wanted)
+        seconds = float(wanted.split(",")[0])  # a proxy may add its own
     except ValueError:
         until, now = moment_in(wanted), moment_in(headers.get("Date", "")) or true_now()
         if until is None:

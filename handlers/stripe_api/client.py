@@ -143,7 +143,8 @@ class _Verdicts(stripe.HTTPClient):
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
         most = _MOST_OF_A_PAGE if "limit=" in url else _MOST_OF_ONE
-        answer = self._line.call(method, url, headers or {}, post_data, most=most)
+        account = _account(headers or {})
+        answer = self._line.call(method, url, headers or {}, post_data, most=most, in_name_of=account)
         content = _stripes_own(answer)
         if answer.status != 200:
             no_answer = _no_answer(answer, content.get("error"))
@@ -190,7 +191,7 @@ def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
 def _note(no_answer: NotNowError | MissingError, method: str, url: str, headers: Mapping[str, str]) -> None:
     """What it says of how we stand with Stripe: the key, a permission of it, an account, or the one thing asked for."""
     word = f"{str(no_answer).removeprefix('Stripe ')}{no_answer.why and f': {no_answer.why}'}"
-    account = headers.get("Stripe-Account") or headers.get("Stripe-Context")
+    account = _account(headers)
     doing = _doing(method, url, headers)
     if isinstance(no_answer, NotAllowedError) and account:
         outside.refused(outside.STRIPE, word, doing="in the name of an account", about=account)
@@ -202,6 +203,11 @@ def _note(no_answer: NotNowError | MissingError, method: str, url: str, headers:
         outside.refused(outside.STRIPE, word, doing=doing)
     else:
         outside.refused(outside.STRIPE, word)
+
+
+def _account(headers: Mapping[str, str]) -> str:
+    """In whose name a request is made; "" for our own."""
+    return headers.get("Stripe-Account") or headers.get("Stripe-Context") or ""
 
 
 def _doing(method: str, url: str, headers: Mapping[str, str]) -> str:

@@ -146,6 +146,45 @@ def test_whoever_wants_quiet_is_asked_nothing_by_the_whole_process(status: int) 
         assert len(wire.asked) == 2
 
 
+def test_a_limit_in_anothers_name_is_that_ones_alone_until_a_second_one_has_it() -> None:
+    asked: list[str] = []
+
+    def ask(name: str) -> None:
+        with suppress(AwayError):
+            line.call("GET", wire.url, {}, None, most=100, in_name_of=name)
+            asked.append(name)
+
+    with saying(lambda _: iter([b"HTTP/1.1 429 No\r\nRetry-After: 30\r\nContent-Length: 0\r\n\r\n"])) as wire:
+        line = _line(30)
+        ask("acct_1")
+        wire.says = lambda _: iter([OK + b"Content-Length: 2\r\n\r\n{}"])
+        for name in ("acct_1", "acct_2", ""):
+            ask(name)
+        assert asked == ["acct_2", ""]
+        wire.says = lambda _: iter([b"HTTP/1.1 429 No\r\nRetry-After: 30\r\nContent-Length: 0\r\n\r\n"])
+        ask("acct_3")
+        wire.says = lambda _: iter([OK + b"Content-Length: 2\r\n\r\n{}"])
+        for name in ("acct_1", "acct_2", ""):
+            ask(name)
+        assert asked == ["acct_2", ""]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("length", [10, 10_000_000])
+def test_a_limit_holds_whatever_its_words(length: int, status: int) -> None:
+    def broken(_: bytes) -> Iterator[bytes]:
+        yield b"HTTP/1.1 %d No\r\nRetry-After: 30, 60\r\nContent-Length: %d\r\n\r\n{}" % (status, length)
+        raise ConnectionError
+
+    with saying(broken) as wire:
+        line = _line(30)
+        for _ in range(3):
+            with pytest.raises(AwayError) as quiet:
+                _ask(line, wire.url)
+            assert 25 < quiet.value.again_after <= 30
+        assert len(wire.asked) == 1
+
+
 def _ask_of_another(url: str) -> None:
     with pytest.raises(AwayError):
         _ask(Line("the application", 30), url)
@@ -167,7 +206,7 @@ def _quiet_wanted(line: Line, url: str) -> float:
     """And the time goes by."""
     with pytest.raises(AwayError) as quiet:
         _ask(line, url)
-    line._quiet_until = 0.0
+    line._quiet.until = 0.0
     return quiet.value.again_after
 
 
