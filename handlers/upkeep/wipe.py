@@ -10,39 +10,44 @@ from typing import Any
 from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlmodel import Session, col
 
-from config.database import now, transaction
+from config.database import now, statement, transaction
 from handlers.inbox.apply import wipe_events
 from handlers.inbox.verifications import lock_records
 from handlers.tables.models import ENDED, ActionStatus, OutboxAction, Verification, VerificationRecord, status_of
 
+_LOOKED_THROUGH = 10_000  # rows a statement: some ten milliseconds of PostgreSQL's
 _THEIRS = col(VerificationRecord.verification_id) == col(Verification.id)
 
 
 def wipe_verifications(days: timedelta, most: int) -> Iterator[int]:
     """Those whose sessions have all come to their end, with their records; so many a transaction."""
-    last, count = "", most
-    while count == most:
-        with transaction() as session:
-            is_next = select(col(Verification.id)).where(col(Verification.id) > last, *_old_verification(days))
-            locked = is_next.order_by(col(Verification.id)).limit(most).with_for_update(skip_locked=True)
-            ids = session.scalars(locked).all()
-            lock_records(session, col(VerificationRecord.verification_id).in_(ids))
-            # Behind the locks: an event may have been faster.
-            old = session.scalars(
-                select(col(Verification.id)).where(col(Verification.id).in_(ids), *_old_verification(days))
-            )
-            found = old.all()
-            of_these = update(Verification).where(col(Verification.id).in_(found))
-            # Whoever is still at an opening whose lease is over has lost it.
-            session.connection().execute(of_these.values(opening_until=None, **dict.fromkeys(Verification.PERSONAL)))
-            _wipe_records(session, col(VerificationRecord.verification_id).in_(found))
-        last, count = ids[-1] if ids else last, len(ids)
-        yield len(found)
+    for last, until in _stretches(col(Verification.id)):
+        count = most
+        while count == most:
+            with transaction() as session:
+                is_next = select(col(Verification.id)).where(
+                    col(Verification.id) > last, *until, *_old_verification(days)
+                )
+                locked = is_next.order_by(col(Verification.id)).limit(most).with_for_update(skip_locked=True)
+                ids = session.scalars(locked).all()
+                lock_records(session, col(VerificationRecord.verification_id).in_(ids))
+                # Behind the locks: an event may have been faster.
+                old = session.scalars(
+                    select(col(Verification.id)).where(col(Verification.id).in_(ids), *_old_verification(days))
+                )
+                found = old.all()
+                of_these = update(Verification).where(col(Verification.id).in_(found))
+                # Whoever is still at an opening whose lease is over has lost it.
+                session.connection().execute(
+                    of_these.values(opening_until=None, **dict.fromkeys(Verification.PERSONAL))
+                )
+                _wipe_records(session, col(VerificationRecord.verification_id).in_(found))
+            last, count = ids[-1] if ids else last, len(ids)
+            yield len(found)
 
 
 def wipe_records(days: timedelta, most: int) -> Iterator[int]:
     """Those that belong to no verification, or to one that is wiped; so many a transaction."""
-    last, count = "", most
     held = exists().where(_THEIRS, col(Verification.client_reference_id).is_not(None))
     old = (
         select(col(VerificationRecord.session_id))
@@ -53,12 +58,27 @@ def wipe_records(days: timedelta, most: int) -> Iterator[int]:
         .limit(most)
         .with_for_update(skip_locked=True)
     )
-    while count == most:
-        with transaction() as session:
-            ids = session.scalars(old.where(col(VerificationRecord.session_id) > last)).all()
-            _wipe_records(session, col(VerificationRecord.session_id).in_(ids))
-        last, count = ids[-1] if ids else last, len(ids)
-        yield count
+    for last, until in _stretches(col(VerificationRecord.session_id)):
+        count = most
+        while count == most:
+            with transaction() as session:
+                ids = session.scalars(old.where(col(VerificationRecord.session_id) > last, *until)).all()
+                _wipe_records(session, col(VerificationRecord.session_id).in_(ids))
+            last, count = ids[-1] if ids else last, len(ids)
+            yield count
+
+
+def _stretches(key: Any) -> Iterator[tuple[str, list[ColumnElement[bool]]]]:
+    """All rows, some at a time: the key that is before them, and how far they go.
+
+    A statement that looked through all of them, and found none, would meet its timeout one day.
+    """
+    last: str | None = ""
+    while last is not None:
+        with statement() as connection:
+            end = connection.scalar(select(key).where(key > last).order_by(key).offset(_LOOKED_THROUGH).limit(1))
+        yield last, [key <= end] if end else []
+        last = end
 
 
 def _old_verification(days: timedelta) -> tuple[ColumnElement[bool], ...]:

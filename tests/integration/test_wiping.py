@@ -15,7 +15,7 @@ from handlers.outbox.perform import perform
 from handlers.record.events import VerificationEvent
 from handlers.sessions.turn import Wanted, take_turn
 from handlers.tables.models import OutboxAction, Verification, VerificationRecord
-from handlers.upkeep import purge
+from handlers.upkeep import purge, wipe
 from handlers.upkeep.purge import Purged
 from tests.support import databases, facts
 from tests.support.facts import NOON, event
@@ -158,16 +158,20 @@ def test_whom_it_wiped_is_new_when_opened_again_under_the_same_reference() -> No
     assert (anew.verification_id != "idv_1", anew.is_new) == (True, True)
 
 
-def test_an_opening_that_never_came_to_a_session_is_wiped_too() -> None:
-    take_turn(Wanted(client_reference_id="c4nary", purpose="", account="", livemode=False, params={}))
+def test_openings_that_never_came_to_a_session_are_wiped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wipe, "_LOOKED_THROUGH", 1)
+    for number in range(3):
+        take_turn(Wanted(client_reference_id=f"c4nary {number}", purpose="", account="", livemode=False, params={}))
     with transaction() as session:
         long_ago = datetime.now(UTC) - timedelta(days=101)
         session.connection().execute(update(Verification).values(opening_until=long_ago, updated_at=long_ago))
-    assert purge.purge() == Purged(verifications=1)
+    assert purge.purge() == Purged(verifications=3)
 
 
-def test_more_than_a_batch_is_wiped_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("looked_through", [1, 3, 10])
+def test_more_than_a_batch_is_wiped_in_batches(monkeypatch: pytest.MonkeyPatch, looked_through: int) -> None:
     monkeypatch.setattr(purge, "BATCH", 2)
+    monkeypatch.setattr(wipe, "_LOOKED_THROUGH", looked_through)
     for number in range(5):
         _done(_ended(session_id=f"vs_{number}"))
         _age(session_id=f"vs_{number}")
