@@ -202,7 +202,7 @@ def of_the_way(body: Mapping[str, Any]) -> Iterator[Fault]:
 def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Iterator[Fault]:
     yield from of_the_way(body)
     if not (body.get("type") or body.get("verification_flow") or body.get("adopt")):
-        yield Fault("/type", "type or verification_flow is needed, but with adopt")
+        yield Fault("/type", "type or verification_flow is needed")
     if body.get("replaces") and body.get("adopt"):
         yield Fault("/adopt", "goes without replaces")
     url = body.get("return_url")

@@ -238,7 +238,7 @@ def test_a_session_that_was_made_long_before_it_was_adopted_is_known_again(shop:
     shop.later(20 * 86_400)
     opened = shop.open(client_reference_id="user-0")
     backup = shop.back_up()
-    adopted = shop.open(adopt=made)
+    adopted = shop.open(adopt=made, params={})
     shop.put_back(backup)
     recover()
     assert _view(adopted)["session_id"] == made
