@@ -14,7 +14,10 @@ from dataclasses import asdict, dataclass, field
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from config.settings import settings
+
 MAIL_SERVER, APPLICATION, STRIPE = "the mail server", "the application", "Stripe"
+ENDPOINT = "the endpoint at Stripe"
 _SILENT_SECONDS = 5.0  # an answer that takes longer is told as none, until it comes
 _SEVERAL = 3  # of those that are refused each for itself: one or two are about themselves
 _FORGOTTEN_SECONDS = 7200.0  # whoever waits tries again sooner; what nobody waits for says nothing any more
@@ -96,6 +99,7 @@ def answered(of: str, doing: str = "") -> None:
 def said() -> str | None:
     """All of it, for the heartbeat; None where nothing was asked of anybody for long."""
     at = time.monotonic()
+    kept_for = max(_FORGOTTEN_SECONDS, 2.0 * settings().reconcile_seconds)
     with _lock:
         found = [
             Standing(
@@ -109,7 +113,7 @@ def said() -> str | None:
                 answered=_ago(at, seen.answered),
             )
             for (of, doing), seen in _with_silences(at).items()
-            if at - max(seen.last or 0.0, seen.answered or 0.0) < _FORGOTTEN_SECONDS
+            if at - max(seen.last or 0.0, seen.answered or 0.0) < kept_for
         ]
     return orjson.dumps([asdict(one) for one in found]).decode() if found else None
 

@@ -3,9 +3,13 @@
 from typing import Any
 
 from config.settings import settings
+from handlers.metrics import outside, tallies
+from handlers.queue.failures import NotNowError, PermanentError
 from handlers.record.events import EVENT_TYPES
+from handlers.stripe_api import account
 
 _SELECTABLE_BY_NAME_ONLY = "identity.verification_session.redacted"
+_seen: set[str] = set()  # which have led here, as far as this process knows
 
 
 def url() -> str:
@@ -16,6 +20,28 @@ def url() -> str:
 def ours(endpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of Stripe's endpoints that lead here."""
     return [endpoint for endpoint in endpoints if endpoint["url"] == url()]
+
+
+def look() -> None:
+    """Asks Stripe whether it delivers here, for the findings: where it does not, nothing arrives that could say so.
+
+    That none leads here says little by itself: thin events come by another list, and the Stripe CLI by none.
+    """
+    if not settings().stripe_api_key or not settings().public_url:
+        return
+    try:
+        found = ours(account.list_endpoints())
+    except (NotNowError, PermanentError):  # told by itself, but for a key that may not look
+        return
+    wrong = {endpoint["id"]: faults(endpoint) for endpoint in found}
+    if not all(wrong.values()):
+        _seen.update(wrong)
+        outside.answered(outside.ENDPOINT)
+    elif wrong:
+        words = "; ".join(f"{id_}: {'; '.join(some)}" for id_, some in wrong.items())
+        outside.refused(outside.ENDPOINT, f"delivers less than it should: {words}")
+    elif _seen or not tallies.lately().deliveries(tallies.DAY)["accepted", ""]:
+        outside.refused(outside.ENDPOINT, f"is gone: none leads to {url()}")
 
 
 def faults(endpoint: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ _TO_DO = {
     outside.APPLICATION: "calls wait until it takes them, and none is lost: see APP_CALLBACK_URL, and its own log",
     outside.STRIPE: "what needs it waits, and nothing is lost: see STRIPE_API_KEY; python -m worker doctor tries what"
     " the key may",
+    outside.ENDPOINT: "python -m worker endpoint check looks again; reconcile fetches what it does not deliver",
 }
 
 

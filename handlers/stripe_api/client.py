@@ -24,6 +24,7 @@ _MOST_OF_A_PAGE = 4 * 1024 * 1024  # a hundred of them
 _NOT_ENABLED = "not set up to use Identity"  # in Stripe's sentence, whose code some accounts get, too
 _IDENTITY_IS_OFF = "Identity is not enabled for the account"
 _RESTRICTED = "STRIPE_RESTRICTED_KEY"
+_NOT_NEEDED = ("/v1/balance", "/v1/webhook_endpoints")  # of a key: what cannot be looked at is not checked
 _ID = re.compile(r"(?<=_sessions/)[^/]+")  # in an address
 _PERMISSION = re.compile(r"'(rak_[a-z_]{1,60})'")  # in Stripe's sentence about a restricted key
 # In an error's `param`, below which the application names what it likes.
@@ -195,10 +196,12 @@ def _note(no_answer: NotNowError | MissingError, method: str, url: str, headers:
     doing = _doing(method, url, headers)
     if isinstance(no_answer, NotAllowedError) and account:
         outside.refused(outside.STRIPE, word, doing="in the name of an account", about=account)
+    elif isinstance(no_answer, NotAllowedError) and no_answer.dated and urlsplit(url).path in _NOT_NEEDED:
+        outside.answered(outside.STRIPE)
     elif no_answer.why == _IDENTITY_IS_OFF or (isinstance(no_answer, NotAllowedError) and no_answer.dated):
         outside.refused(outside.STRIPE, word, doing=doing)
     elif isinstance(no_answer, MissingError | NotAcceptedError | SpentKeyError):
-        outside.answered(outside.STRIPE)
+        outside.answered(outside.STRIPE, doing)
     elif _RESTRICTED in doing:
         outside.refused(outside.STRIPE, word, doing=doing)
     else:

@@ -10,6 +10,7 @@ import structlog
 from config.database import database_now
 from config.inserts import NOW
 from config.settings import settings
+from handlers.operator import endpoints
 from handlers.queue.failures import AwayError, stopping
 from handlers.upkeep import progress, unanswered
 from handlers.upkeep.accounts import Accounts, heard_of
@@ -32,7 +33,8 @@ def reconcile(*, bounded: bool = True) -> Report:
     2. fetches the events that Stripe could not deliver, from where the last run stopped;
     3. compares our sessions that are not at their end with Stripe's, and takes what differs for an event;
     4. the same with all sessions that have reached one of their ages, as Stripe lists them;
-    5. notes when it ran; the report says what is to be handed to the workers.
+    5. looks whether Stripe's endpoint still leads here;
+    6. notes when it ran; the report says what is to be handed to the workers.
 
     Each look has a share for our account and one for the connected accounts, who take turns. Never raises for Stripe's
     sake: the report says what failed and why a look stopped, and the next run goes on where this one did.
@@ -53,6 +55,7 @@ def reconcile(*, bounded: bool = True) -> Report:
                 report.stopped.append(f"{what}{whose}: {error}")
                 if error.again_after <= SECONDS:  # one's trouble is not the next look's
                     stopping.wait(error.again_after)
+    endpoints.look()
     unanswered.forget_old()
     progress.move(RUN, NOW)
     log.info(

@@ -9,12 +9,13 @@ from sqlmodel import col
 from config.database import transaction
 from config.settings import settings
 from handlers.metrics import heartbeats, outside
-from handlers.operator import refusals
+from handlers.operator import endpoints, refusals
 from handlers.operator.findings import findings
 from handlers.outbox.smtp import send_by_smtp
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
-from handlers.stripe_api import sessions
+from handlers.stripe_api import account, sessions
 from handlers.tables.models import Heartbeat
+from handlers.upkeep.reconcile import reconcile
 from tests.simulator.client import Simulator
 from tests.support import databases, facts
 from tests.support.servers import Mailbox, mail_server
@@ -130,6 +131,40 @@ def test_a_key_that_is_revoked_and_a_permission_that_is_taken_are_found(
     with pytest.raises(NotNowError):
         sessions.list_events(*span)
     assert "Stripe answered 401: the key is none, or not any more" in "".join(_refusals())
+
+
+def test_an_endpoint_that_delivers_no_more_is_found_by_reconcile(
+    simulator: Simulator, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    environment.setattr(endpoints, "_seen", set())
+    environment.setenv("PUBLIC_URL", "https://hooks.example.com")
+    settings.cache_clear()
+    simulator.endpoint(endpoints.url())
+    told = []
+    for change in ({}, {"enabled": False}, {"enabled": True}, None):
+        if change is None:
+            simulator.remove_endpoint(endpoints.url())
+        elif change:
+            simulator.change_endpoint(endpoints.url(), **change)
+        reconcile()
+        told.append([one.partition(": ")[0] for one in _refusals()])
+    less, gone = "the endpoint at Stripe delivers less than it should", "the endpoint at Stripe is gone"
+    assert told == [[], [less], [], [gone]]
+
+
+def test_a_key_that_may_not_look_at_endpoints_is_none_that_is_refused(
+    simulator: Simulator, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    environment.setenv("PUBLIC_URL", "https://hooks.example.com")
+    environment.setenv("STRIPE_API_KEY", simulator.restricted_key)
+    databases.forget_process_state()
+    facts.all_alive()
+    simulator.keys(key=simulator.restricted_key, permissions=["identity_product_read", "event_read"])
+    endpoints.look()
+    account.stripe_now()
+    assert _refusals() == []
 
 
 def _refusals() -> list[str]:
