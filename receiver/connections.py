@@ -184,8 +184,9 @@ class Connection(HttpToolsProtocol):
             head = f"HTTP/1.1 {status} {phrase}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             self.transport.write(head.encode())
         self._let_down()
+        reads_nothing = self._wait is self._all.waiting and self.transport.get_write_buffer_size() and not status
         self.wait_in(self._all.leaving)
-        return self.transport.close()
+        return self.transport.abort() if reads_nothing else self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Feeds uvicorn's parser; then it is clear what the connection waits for, and how much it has sent for that."""
@@ -274,16 +275,18 @@ class Connection(HttpToolsProtocol):
 
     def _count(self, data: bytes, had: int) -> None:
         """A request that is not whole, or large, or behind another one."""
-        self._all.hold(self, len(data))
         if self.transport.is_closing():
             return
-        if self._has == _WHOLE:
-            if not self.pipeline:  # the reader's turn comes first
-                self.loop.call_soon(self._all.let_go, self, self.unfinished)
-            self.wait_in(self._all.idle if self.cycle.response_complete else self._all.waiting)
-            return
         is_body = self._has == _BODY
-        self.wait_in(self._all.sending if is_body else self._all.silent)
+        if self._has == _WHOLE:
+            self.wait_in(self._all.idle if self.cycle.response_complete else self._all.waiting)
+        else:
+            self.wait_in(self._all.sending if is_body else self._all.silent)
+        self._all.hold(self, len(data))  # who has just sent a whole head is not silent
+        if self._has == _WHOLE and not self.pipeline:  # the reader's turn comes first
+            self.loop.call_soon(self._all.let_go, self, self.unfinished)
+        if self._has == _WHOLE or self.transport.is_closing():
+            return
         # A head that began in here begins after the last empty line, at the earliest; before any there is but junk.
         began_before = is_body or had == _HEAD or self._has == _NOTHING
         self._size += len(data) if began_before else len(data) - (data.rfind(b"\r\n\r\n") + 1)
