@@ -53,6 +53,11 @@ class Figures:
         return tallies.lately()
 
     @cached_property
+    def ended_lately(self) -> dict[str, int]:
+        """How much came to an end in the last minute."""
+        return tallies.ended(timedelta(minutes=1))
+
+    @cached_property
     def unanswered(self) -> Sequence[Unanswered]:
         """What Stripe does not answer about."""
         return unanswered.known()

@@ -44,6 +44,7 @@ _SPANS = {
 # How many deliveries in vain say something, if none of the same span was accepted; anybody can send what is refused.
 _REFUSED = 3
 _DROPPED = {tallies.HOUR: 3, tallies.DAY: 1}
+_BURST, _MINUTE = 10.0, 60.0  # seconds
 _MANY = 0.2  # of all deliveries of an hour
 
 _NOT_GRANTED = "SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE NOT has_table_privilege(name, 'INSERT')"
@@ -182,9 +183,16 @@ def _refusals(figures: Figures) -> Iterator[Told]:
 
 def _waiting(table: Table) -> Callable[[Figures], Iterator[Told]]:
     def judge(figures: Figures) -> Iterator[Told]:
-        oldest = figures.backlogs[table].oldest_seconds
-        if oldest > settings().backlog_seconds:
-            yield FAIL, f"the oldest waiting {table.NOUN} is {oldest:.0f} s old", "does a worker run?"
+        backlog, most = figures.backlogs[table], settings().backlog_seconds
+        if backlog.oldest_seconds > most:
+            yield FAIL, f"the oldest waiting {table.NOUN} is {backlog.oldest_seconds:.0f} s old", "does a worker run?"
+        elif backlog.due and backlog.oldest_seconds > _BURST:
+            # What was counted in the last seconds is not written down yet; too high a pace is told later, and no less.
+            ended = figures.ended_lately[f"{table.NOUN}s_ended"]
+            pace = ended / min(_MINUTE, backlog.oldest_seconds - counting.FLUSH_SECONDS)
+            if ended and backlog.due / pace > most:
+                words = f"{at_most(backlog.due)} {table.NOUN}s are due, and {pace:.1f} a second are done"
+                yield FAIL, f"{words}: the last waits for {backlog.due / pace:.0f} s", "is the worker slow? Start more"
 
     return judge
 

@@ -131,6 +131,21 @@ def test_who_is_not_let_in_hears_what_keeps_them(stripe: Stories) -> None:
     assert command(*wanted).err == "Refused: opening (openings are paused: a backup is put back)\n"
 
 
+@pytest.mark.usefixtures("database_url")
+def test_a_person_is_forgotten_by_who_they_are_to_the_application(stripe: Stories) -> None:
+    for user, reference in (("7", "anna"), ("8", "bob"), ("8", "bob")):
+        stripe.deliver(stripe.simulator.create(client_reference_id=reference, metadata={"user_id": user}))
+    stripe.deliver(stripe.simulator.create_from_link("carl"))
+    assert command("redact", "7").code == 0
+    assert command("redact", "7").err == "There is no such verification.\n"
+    several = command("redact", "bob")
+    assert (several.code, several.err.startswith("bob is not enough, there are several. Name the one: vs_")) == (
+        1,
+        True,
+    )
+    assert "carl is not enough, anybody may have typed it. Name the one: vs_" in command("redact", "carl").err
+
+
 def _run(line: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         ["bash", "-c", line], cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=60

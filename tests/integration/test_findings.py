@@ -22,11 +22,11 @@ from config.settings import settings
 from config.version import running_version
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
-from handlers.metrics import counting, heartbeats
+from handlers.metrics import counting, heartbeats, tallies
 from handlers.operator.findings import FAIL, JUDGES, WARN, findings
 from handlers.outbox.perform import perform
 from handlers.queue import failures
-from handlers.tables.models import Heartbeat, Tally, VerifiedOutput
+from handlers.tables.models import Heartbeat, InboxEvent, Tally, VerifiedOutput
 from receiver import health
 from receiver.app import app
 from receiver.threads import Threads
@@ -398,6 +398,20 @@ def test_who_holds_the_connections_is_said_where_none_is_left(database_url: str)
     assert "all 3 connections are taken of the database's (its CONNECTION LIMIT)" in found.words
     assert "the shop's own pool 2" in found.words
     assert "identity command" in found.words
+
+
+@pytest.mark.parametrize(("ended", "is_told"), [(0, False), (3, True), (200, False)])
+@pytest.mark.usefixtures("alive")
+def test_a_worker_that_is_too_slow_is_found_before_anything_has_waited_for_long(ended: int, is_told: bool) -> None:
+    receive([facts.event("created", session_id=f"vs_{number}") for number in range(100)])
+    with statement() as connection:
+        connection.execute(update(InboxEvent).values(received_at=now(-timedelta(seconds=15))))
+        grown = {"name": "identity_events_total", "labels": 'type="created",outcome="applied"', "value": float(ended)}
+        tallies.add(connection, [grown])
+    assert _failing() == ({"events"} if is_told else set())
+    if is_told:
+        [found] = [one for one in findings(None) if one.what == "events"]
+        assert found.words.startswith("100 events are due, and 0.3 a second are done: the last waits for 3")
 
 
 @pytest.mark.usefixtures("alive")

@@ -9,6 +9,7 @@ from typing import TypeVar
 from config.broker import publish_actions
 from config.database import measure_clock
 from handlers.operator.audit import note_beforehand
+from handlers.operator.queries import find_records
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.queue.pauses import OPENINGS, paused
 from handlers.sessions import asked, closing, opening
@@ -25,13 +26,13 @@ T = TypeVar("T")
 
 def verification_options(parser: argparse.ArgumentParser) -> None:
     """Which."""
-    parser.add_argument("id", metavar="ID", help="idv_…, or vs_… of one of its sessions")
+    parser.add_argument("id", metavar="ID", help="idv_…, vs_… of one of its sessions, or a user id or reference")
 
 
 def ending_options(parser: argparse.ArgumentParser) -> None:
     """Which: also what was made elsewhere."""
     parser.add_argument(
-        "id", metavar="ID", help="idv_…, or vs_… of one of its sessions or of one that was made elsewhere"
+        "id", metavar="ID", help="idv_…, vs_… (also made elsewhere), or a user id or reference that leads to one"
     )
 
 
@@ -66,7 +67,7 @@ def linking_options(parser: argparse.ArgumentParser) -> None:
 
 def show_verification(arguments: argparse.Namespace) -> int:
     """One verification with its sessions, and what happened to them; 1 when there is none."""
-    return _told(arguments, lambda: arguments.id)
+    return _told(arguments, lambda: _whose(arguments))
 
 
 def open_now(arguments: argparse.Namespace) -> int:
@@ -84,26 +85,41 @@ def cancel_now(arguments: argparse.Namespace) -> int:
     """Ends the open session; 1 when it cannot be ended any more."""
 
     def cancel() -> None:
-        publish_actions(closing.cancel(arguments.id, notify=not arguments.quietly, by=acting(arguments)))
+        publish_actions(closing.cancel(_whose(arguments), notify=not arguments.quietly, by=acting(arguments)))
 
     return _ended(arguments, cancel)
 
 
 def redact_now(arguments: argparse.Namespace) -> int:
     """Forgets the person here, and has Stripe do it; 1 when there is none."""
-    return _ended(arguments, lambda: closing.redact(arguments.id, acting(arguments)))
+    return _ended(arguments, lambda: closing.redact(_whose(arguments), acting(arguments)))
 
 
 def make_link(arguments: argparse.Namespace) -> int:
     """An address where the person goes on, to be mailed or read out; 1 when there is none."""
     measure_clock()  # a link says when it was made, and this host may be wrong about that
-    link = _unless_refused(lambda: link_of(arguments.id))
+    link = _unless_refused(lambda: link_of(_whose(arguments)))
     if link is None:
         return 1
     note_beforehand(acting(arguments), "link", (arguments.id,))  # who holds it may go on as the person
     found = {"url": link.url, "expires_at": link.expires_at}
     print_json(found) if arguments.json else print_pairs(found)
     return 0
+
+
+def _whose(arguments: argparse.Namespace) -> str:
+    """The id that is given, or the only one that a user id or reference leads to; it stands in its place from then on.
+
+    Raises NotFoundError where there are several, or where the reference may have been typed by anybody.
+    """
+    records = [] if arguments.id.startswith(("idv_", "vs_")) else find_records(arguments.id)
+    found = sorted({record.verification_id or record.session_id for record in records})
+    is_typed = any(not record.client_reference_trusted and record.user_id != arguments.id for record in records)
+    if len(found) > 1 or is_typed:
+        why = "anybody may have typed it" if is_typed else "there are several"
+        raise NotFoundError(f"{arguments.id} is not enough, {why}. Name the one: {' '.join(found)}")
+    arguments.id = found[0] if found else arguments.id
+    return str(arguments.id)
 
 
 def _add_key(parser: argparse.ArgumentParser) -> None:
@@ -155,8 +171,8 @@ def _unless_refused(act: Callable[[], T]) -> T | None:
     """What it comes to; None once it is said why there is nothing."""
     try:
         return act()
-    except NotFoundError:
-        print("There is no such verification.", file=sys.stderr)
+    except NotFoundError as error:
+        print(str(error) or "There is no such verification.", file=sys.stderr)
     except FaultsError as error:
         for fault in error.faults:
             print(f"Refused: {fault.pointer} {fault.detail}", file=sys.stderr)
