@@ -49,7 +49,7 @@ ENDED_BY_REDACTION = [name for name, kind in KINDS.items() if not kind.survives_
 ENDED_BY_REPLACING = [name for name, kind in KINDS.items() if not kind.survives_superseding]
 TELLING = [name for name, kind in KINDS.items() if kind.tells_the_person]
 LIMIT_CAUSE = "submission_limit"
-BURNED_CAUSE = "burned"  # of its session's cancellation: a generation was given up before its session was known
+BURNED_CAUSE = "burned"  # of the cancellation of a session that is not its verification's current one
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,8 @@ def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]], at: datetime) 
 
 
 def withdraw(session: Session, session_ids: Collection[str], kinds: Collection[str], reason: str, at: datetime) -> None:
-    """What these sessions owe of these kinds is skipped; whoever is about to do it loses its claim. The end of a burned
-    session stays owed.
+    """What these sessions owe of these kinds is skipped; whoever is about to do it loses its claim. The end of what
+    is not a verification's current session stays owed.
     """
     pending = update(OutboxAction).where(
         col(OutboxAction.session_id).in_(session_ids),

@@ -118,8 +118,9 @@ def why_not_owed(record: RecordState, kind: str, cause: str, limit: int = 3) -> 
         # rule: what the limit owes is superseded once the person has passed
         return None if at_limit else SUPERSEDED
     if cause == BURNED_CAUSE:
+        is_over = record.burned_at or record.replaced_at
         # rule: a burned session is canceled only while it is open
-        return None if record.burned_at and record.status == Status.REQUIRES_INPUT else SUPERSEDED
+        return None if is_over and record.status == Status.REQUIRES_INPUT else SUPERSEDED
     # rule: an action goes out only while its cause is the record's
     if cause != _cause(record.status, record.error_code, record.report_id):
         return SUPERSEDED
@@ -153,8 +154,9 @@ def reminder(record: RecordState, limit: int) -> list[Owed]:
 
 def ending(record: RecordState, limit: int) -> list[Owed]:
     """What ends a session at Stripe: pending while it waits for input, and else written down as skipped."""
-    # rule: a burned session is canceled
-    burned = [("cancel_session", BURNED_CAUSE)] if record.burned_at else []
+    # rule: a burned session is canceled, and so is a replaced one that shows up open
+    is_over = record.burned_at or (record.replaced_at and record.status == Status.REQUIRES_INPUT)
+    burned = [("cancel_session", BURNED_CAUSE)] if is_over else []
     # rule: the limit owes something itself
     limited = [(kind, LIMIT_CAUSE) for kind, row in KINDS.items() if row.owed_at_limit and record.submissions >= limit]
     # rule: the limit cancels only while input is required
@@ -262,7 +264,7 @@ def _silenced(record: RecordState, kind: str, cause: str) -> str | None:
     # rule: nobody is mailed after a redaction; it may only be asked for as yet
     if (record.redacted_at or record.redaction_asked_at) and not row.survives_redaction:
         return REDACTED
-    # rule: a replaced session owes only what survives superseding, and its end where it was burned
+    # rule: a replaced session owes only what survives superseding, and its own end
     if record.replaced_at and not row.survives_superseding and cause != BURNED_CAUSE:
         return REPLACED
     # rule: nobody is mailed about a burned session; nobody can have entered it

@@ -96,11 +96,10 @@ def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn
     if is_replaced:
         with transaction() as session:
             unless_too_many(session.connection(), turn.verification_id)
-        replace(turn, wanted, answer)
-        turn, answer = next_generation(turn, wanted), None
-    elif turn.session_id and answer is None:
+        last = replace(turn, wanted, answer) or last
+    if turn.session_id and (is_replaced or answer is None):
         event_ids += [notice(last, wanted.stripe_account, livemode=wanted.livemode)] if last else []
-        turn = next_generation(turn, wanted, last, is_gone=last is None)
+        turn, answer = next_generation(turn, wanted, last, is_gone=last is None), None
     if theirs:
         turn, answer = noted(turn, wanted), theirs
     while answer is None:

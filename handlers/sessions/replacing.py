@@ -24,8 +24,9 @@ def unless_anothers(turn: Turn, session_id: str) -> None:
             raise FaultsError([Fault("/replaces", "is no session of this verification")])
 
 
-def replace(turn: Turn, wanted: Wanted, answer: Answer | None) -> None:
-    """Ends the current session at Stripe where it is open, for another one that is to be begun in its place.
+def replace(turn: Turn, wanted: Wanted, answer: Answer | None) -> Answer | None:
+    """Ends the current session at Stripe where it is open, for another one that is to be begun in its place, and says
+    what it is then; None where it was not open.
 
     It is replaced once that generation begins (handlers.sessions.turn), and until then it is the current one, whatever
     fails or dies; an end that comes between is mailed to nobody. Raises OpeningError where the session is being checked
@@ -39,7 +40,9 @@ def replace(turn: Turn, wanted: Wanted, answer: Answer | None) -> None:
         if session.scalars(select(Verification).where(*fence(turn)).with_for_update()).one_or_none() is None:
             raise OpeningError("opening")
         session.connection().execute(marked.values(replacing_at=now()))
-    if answer and answer.state.status == Status.REQUIRES_INPUT:
-        again = end(answer.id, wanted.stripe_account)
-        if again and again.state.status != Status.CANCELED:
-            raise past(again)
+    if answer is None or answer.state.status != Status.REQUIRES_INPUT:
+        return None
+    again = end(answer.id, wanted.stripe_account)
+    if again and again.state.status != Status.CANCELED:
+        raise past(again)
+    return again

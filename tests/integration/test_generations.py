@@ -608,3 +608,36 @@ def test_events_and_openings_of_one_verification_wait_for_each_other_in_no_circl
     process_everything()
     assert {one.status for number in range(5) for one in facts.event_rows(f"vs_1_circle_{number}")} == {"processed"}
     assert deadlocks() == 0
+
+
+def test_a_replaced_session_that_a_reviewer_opens_again_ends_and_mails_nobody(
+    stripe: Stories, post_box: PostBox
+) -> None:
+    first = _opened().answer.id
+    stripe.simulator.passed(first)
+    stripe.deliver(first)
+    second = _opened(replaces=first).answer.id
+    perform_everything()
+    sent = post_box.sent.total()
+    stripe.later().simulator.override(first)
+    stripe.deliver(first)
+    perform_everything()
+    assert [stripe.simulator.session(one)["status"] for one in (first, second)] == ["canceled", "requires_input"]
+    assert post_box.sent.total() == sent
+
+
+def test_a_session_that_was_said_to_be_gone_and_is_replaced_ends_once_it_is_there(stripe: Stories) -> None:
+    first = _opened().answer.id
+    stripe.simulator.fault(404, path="/v1/identity/verification_sessions/", method="GET")
+    second = _opened(replaces=first).answer.id
+    perform_everything()
+    assert [stripe.simulator.session(one)["status"] for one in (first, second)] == ["canceled", "requires_input"]
+
+
+def test_an_open_session_that_is_replaced_is_canceled_once(stripe: Stories) -> None:
+    first = _opened().answer.id
+    _opened(replaces=first)
+    stripe.deliver(first)
+    perform_everything()
+    assert facts.record(first).status == Status.CANCELED
+    assert "cancel_session" not in by_name(first)

@@ -116,7 +116,7 @@ def test_what_happened_is_shown_in_time(post_box: PostBox, api: TestClient, stri
     answer = api.get(f"/verifications/{first['session_id']}").json()
     VerificationInTime.model_validate(answer)
     assert [(one["generation"], one["status"], bool(one["replaced_at"])) for one in answer["sessions"]] == [
-        (1, "requires_input", True),
+        (1, "canceled", True),
         (2, "verified", False),
     ]
     timeline = answer["timeline"]
