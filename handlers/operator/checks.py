@@ -186,6 +186,8 @@ def _endpoint() -> Iterator[tuple[str, str]]:
     for one in found:
         problems = endpoints.faults(one)
         yield ("FAIL", f"{one['id']}: {'; '.join(problems)}") if problems else ("OK", f"{one['id']} has all six types")
+        if words := endpoints.remark(one):
+            yield "WARN", f"{one['id']}: {words}"
 
 
 def _database() -> Iterator[tuple[str, str]]:

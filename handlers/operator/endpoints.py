@@ -9,6 +9,7 @@ from handlers.record.events import EVENT_TYPES
 from handlers.stripe_api import account
 
 _SELECTABLE_BY_NAME_ONLY = "identity.verification_session.redacted"
+_MOST = 1000  # letters: a status and names are Stripe's
 _seen: set[str] = set()  # which have led here, as far as this process knows
 
 
@@ -30,18 +31,19 @@ def look() -> None:
     if not settings().stripe_api_key or not settings().public_url:
         return
     try:
-        found = ours(account.list_endpoints())
+        wrong = {endpoint["id"]: faults(endpoint) for endpoint in ours(account.list_endpoints())}
     except (NotNowError, PermanentError):  # told by itself, but for a key that may not look
         return
-    wrong = {endpoint["id"]: faults(endpoint) for endpoint in found}
+    except (LookupError, TypeError):  # what came is no endpoint
+        return
     if not all(wrong.values()):
         _seen.update(wrong)
         outside.answered(outside.ENDPOINT)
     elif wrong:
         words = "; ".join(f"{id_}: {'; '.join(some)}" for id_, some in wrong.items())
-        outside.refused(outside.ENDPOINT, f"delivers less than it should: {words}")
+        outside.refused(outside.ENDPOINT, f"delivers less than it should: {words}"[:_MOST])
     elif _seen or not tallies.lately().deliveries(tallies.DAY)["accepted", ""]:
-        outside.refused(outside.ENDPOINT, f"is gone: none leads to {url()}")
+        outside.refused(outside.ENDPOINT, "is gone: none leads to PUBLIC_URL")
 
 
 def faults(endpoint: dict[str, Any]) -> list[str]:
@@ -54,6 +56,14 @@ def faults(endpoint: dict[str, Any]) -> list[str]:
     if settings().livemode not in (None, endpoint["livemode"]):
         found.append("it is of the other mode than STRIPE_API_KEY")
     return found
+
+
+def remark(endpoint: dict[str, Any]) -> str:
+    """What may be wrong with it: its version of Stripe's API, of which others than the name tell no difference."""
+    version = str(endpoint.get("api_version") or account.API_VERSION)
+    if version.partition(".")[2] == account.API_VERSION.partition(".")[2]:
+        return ""
+    return f"its events are of API version {version}, and {account.API_VERSION} is read here: make it anew"
 
 
 def _selects(endpoint: dict[str, Any], name: str) -> bool:

@@ -10,6 +10,7 @@ from handlers.record.events import EVENT_TYPES
 from handlers.stripe_api.client import ask, ask_for_page
 
 _ENDPOINTS = "/v1/webhook_endpoints"
+API_VERSION: str = stripe.api_version  # the SDK's own, as we read events
 
 
 def list_endpoints() -> list[dict[str, Any]]:
@@ -25,7 +26,7 @@ def create_endpoint(url: str, *, connect: bool) -> tuple[str, str]:
         "webhook_endpoint",
         url=url,
         enabled_events=list(EVENT_TYPES),
-        api_version=stripe.api_version,  # the SDK's own, as we read its events
+        api_version=API_VERSION,
         connect=connect,
         description="Identity verification events",
     ).content

@@ -12,6 +12,7 @@ from config.database import transaction
 from config.settings import settings
 from handlers.inbox.receive import receive
 from handlers.operator.checks import Line, checks, examine
+from handlers.stripe_api import account
 from handlers.tables.models import InboxEvent
 from tests.simulator.client import Simulator
 from tests.support import databases, facts
@@ -60,6 +61,14 @@ def test_check_finds_an_endpoint_that_is_switched_off(simulator: Simulator) -> N
     simulator.change_endpoint(URL, enabled=False)
     said = command("endpoint", "check", "--json")
     assert (said.code, "disabled" in said.json[0]["faults"][0]) == (1, True)
+
+
+@pytest.mark.parametrize(("version", "levels"), [("2020-08-27", {"OK", "WARN"}), (account.API_VERSION, {"OK"})])
+def test_events_of_another_version_of_the_api_are_a_warning(
+    simulator: Simulator, version: str, levels: set[str]
+) -> None:
+    simulator.endpoint(URL, api_version=version)
+    assert _levels("endpoint") == levels
 
 
 def test_check_finds_that_there_is_none(simulator: Simulator) -> None:

@@ -19,6 +19,7 @@ from handlers.upkeep.reconcile import reconcile
 from tests.simulator.client import Simulator
 from tests.support import databases, facts
 from tests.support.servers import Mailbox, mail_server
+from tests.support.wire import OK, saying
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -151,6 +152,17 @@ def test_an_endpoint_that_delivers_no_more_is_found_by_reconcile(
         told.append([one.partition(": ")[0] for one in _refusals()])
     less, gone = "the endpoint at Stripe delivers less than it should", "the endpoint at Stripe is gone"
     assert told == [[], [less], [], [gone]]
+
+
+def test_what_is_no_endpoint_ends_no_reconcile(environment: pytest.MonkeyPatch) -> None:
+    body = b'{"object": "list", "has_more": false, "data": [{"id": "we_1"}, {"url": 7}, null]}'
+    with saying(lambda _: iter([OK + f"Content-Length: {len(body)}\r\n\r\n".encode() + body])) as wire:
+        environment.setenv("STRIPE_API_BASE", wire.url.rstrip("/"))
+        environment.setenv("STRIPE_API_KEY", "sk_test_0123456789")
+        environment.setenv("PUBLIC_URL", "https://hooks.example.com")
+        databases.forget_process_state()
+        endpoints.look()
+        assert len(wire.asked) == 1
 
 
 def test_a_key_that_may_not_look_at_endpoints_is_none_that_is_refused(
