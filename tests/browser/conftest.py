@@ -23,7 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ("--no-sandbox", "--no-proxy-server", "--disable-dev-shm-usage")  # CI runs as root, in a container
 
 FRAMES = "https://frames.stripe.com"  # an origin that no page of Stripe's names
-CONSOLE_USERS = ("light", "dark", "narrow", "keys", "first", "second")  # a name may sign in five times a minute
+CONSOLE_USERS = ("anna", "ben", "clara", "dora", "erik", "frida")  # a name may sign in five times a minute
 PASSWORD = "a password of the console"
 SECRET = "whsec_of_the_endpoint_0000"
 CALLBACK_SECRET = "whsec_" + "A" * 32

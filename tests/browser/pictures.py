@@ -19,7 +19,7 @@ from tests.support.service import ROOT, Service
 
 _FOLDER = ROOT / "docs" / "pictures"
 _SIZE: ViewportSize = {"width": 1100, "height": 900}
-_USER = "light"
+_USER = "anna"
 _ENDED = {"accepted": 1.0, "duplicate": 0.04, "ignored": 0.02}
 _TALLY = (
     "INSERT INTO identity_tally (seconds, since, name, labels, value) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"

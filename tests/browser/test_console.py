@@ -40,6 +40,18 @@ def _find(visitor: Visitor, word: str) -> None:
     visitor.page.keyboard.press("Enter")
 
 
+def _flood(service: Service, session_id: str) -> None:
+    """A hundred thousand dead actions of a session."""
+    with closing(sqlite3.connect(service.folder / "var" / "identity.db", timeout=30)) as database, database:
+        database.execute(
+            """WITH RECURSIVE flood (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM flood WHERE n < 100000)
+            INSERT INTO outbox_action (session_id, name, cause, status, attempts, waits, last_error, created_at, due_at)
+            SELECT ?, 'email_verified', 'flood ' || n, 'dead', 9, 0, 'flood', moment, moment FROM flood,
+            (SELECT strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', '-2 hours') AS moment)""",
+            (session_id,),
+        )
+
+
 @pytest.fixture
 def dead(service: Service) -> Iterator[Dead]:
     """Makes so many dead actions of a session, of two hours ago; their ids. They are gone after the test."""
@@ -69,23 +81,23 @@ def _hinders_nobody(visitor: Visitor, picture: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "how"),
+    ("name", "user", "how"),
     [
-        ("light", {"viewport": {"width": 1280, "height": 800}}),
-        ("dark", {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"}),
-        ("narrow", {"viewport": {"width": 320, "height": 640}, "has_touch": True}),
+        ("light", "anna", {"viewport": {"width": 1280, "height": 800}}),
+        ("dark", "ben", {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"}),
+        ("narrow", "clara", {"viewport": {"width": 320, "height": 640}, "has_touch": True}),
     ],
 )
 def test_no_page_of_the_console_hinders_anybody(
-    name: str, how: Any, visits: Visits, service: Service, application: Application, simulator: Simulator
+    name: str, user: str, how: Any, visits: Visits, service: Service, application: Application, simulator: Simulator
 ) -> None:
     verification = application.open(client_reference_id=f"console-{name}")
     simulator.fail(verification.session_id, "document_expired")
     visitor = visits(**how)
-    _sign_in(visitor, service, name, "wrong")
+    _sign_in(visitor, service, user, "wrong")
     expect(visitor.problem).to_contain_text("not right")
     _hinders_nobody(visitor, f"sign-in-{name}")
-    _sign_in(visitor, service, name)
+    _sign_in(visitor, service, user)
     expect(visitor.page.get_by_role("heading", name="Overview")).to_be_visible()
     _hinders_nobody(visitor, f"overview-{name}")
     _find(visitor, f"console-{name}")
@@ -125,6 +137,12 @@ def test_no_page_of_the_console_hinders_anybody(
     _hinders_nobody(visitor, f"not-found-{name}")
     visitor.page.goto(f"{service.base}/console/lists/none")
     _hinders_nobody(visitor, f"sorry-{name}")
+    elsewhere = simulator.create(client_reference_id=f"console-{name}")
+    simulator.wait_settled()
+    service.wait_until(lambda: service.record(elsewhere) is not None)
+    visitor.page.goto(f"{service.base}/console/persons/{elsewhere}")
+    expect(visitor.page.get_by_text("Other sessions that may be theirs")).to_be_visible()
+    _hinders_nobody(visitor, f"elsewhere-{name}")
 
 
 def test_without_scripts_a_verification_is_canceled_by_keys_alone(
@@ -132,7 +150,7 @@ def test_without_scripts_a_verification_is_canceled_by_keys_alone(
 ) -> None:
     verification = application.open()
     visitor = visits(java_script_enabled=False)
-    _sign_in(visitor, service, "keys")
+    _sign_in(visitor, service, "dora")
     _find(visitor, verification.session_id)
     visitor.page.get_by_role("link", name="Cancel").press("Enter")
     visitor.page.get_by_label("Reason").press_sequentially("told by phone")
@@ -148,7 +166,7 @@ def _about_to_forget(visits: Visits, service: Service, application: Application)
     """Whoever is about to press the button, and the verification that it is about."""
     verification = application.open()
     visitor = visits()
-    _sign_in(visitor, service, "first")
+    _sign_in(visitor, service, "erik")
     _find(visitor, verification.session_id)
     visitor.page.get_by_role("link", name="Forget this person").click()
     visitor.page.get_by_label("Reason").fill("told by phone")
@@ -188,7 +206,7 @@ def test_two_who_do_the_same_at_once_do_it_once(
     verification = application.open()
     [action_id] = dead(1, verification.session_id)
     both = [visits(), visits()]
-    for visitor, name in zip(both, ("first", "second"), strict=True):
+    for visitor, name in zip(both, ("erik", "frida"), strict=True):
         _sign_in(visitor, service, name)
         _find(visitor, verification.session_id)
         visitor.page.get_by_role("link", name=f"Discard {action_id}").click()
@@ -200,8 +218,8 @@ def test_two_who_do_the_same_at_once_do_it_once(
     expect(both[1].problem).to_contain_text("somebody else may have done it")
     assert both[1].hindrances() == []
     both[1].page.get_by_role("link", name="Back, and change nothing").click()
-    expect(both[1].page.get_by_role("cell", name="told by first")).to_be_visible()
-    expect(both[1].page.get_by_role("cell", name="told by second")).not_to_be_visible()
+    expect(both[1].page.get_by_role("cell", name="told by erik")).to_be_visible()
+    expect(both[1].page.get_by_role("cell", name="told by frida")).not_to_be_visible()
 
 
 @pytest.mark.parametrize("how", [{}, {"viewport": {"width": 320, "height": 640}, "color_scheme": "dark"}])
@@ -212,7 +230,7 @@ def test_many_dead_rows_are_seen_page_by_page_and_a_filter_holds_on_each(
     dead(20, session_id, error="another reason")
     ids = dead(60, session_id, error="the server was away")
     visitor, page = (visitor := visits(**how)), visitor.page
-    _sign_in(visitor, service, "second")
+    _sign_in(visitor, service, "frida")
     page.get_by_role("link", name="dead actions").click()
     page.get_by_label("A part of the reason").fill("was away")
     page.get_by_label("Older than").select_option("an hour")
@@ -234,11 +252,44 @@ def test_many_dead_rows_are_seen_page_by_page_and_a_filter_holds_on_each(
     expect(page.get_by_role("status")).to_have_text("60 changed.")
 
 
+def test_a_hundred_thousand_dead_rows_are_paged_and_ended_by_keys_and_without_scripts(
+    visits: Visits, service: Service, application: Application
+) -> None:
+    session_id = application.open().session_id
+    _flood(service, session_id)
+    visitor = visits(java_script_enabled=False)
+    page = visitor.page
+    _sign_in(visitor, service, "dora")
+    expect(page.get_by_role("link", name="more than 1,000 dead actions")).to_be_visible()
+    page.get_by_role("link", name="more than 1,000 dead actions").press("Enter")
+    for _ in range(3):
+        expect(page.locator("tbody tr")).to_have_count(50)
+        page.get_by_role("link", name="The next ones").press("Enter")
+    page.get_by_label("A part of the reason").fill("of none")
+    visitor.button("Show").press("Enter")
+    expect(page.get_by_text("None of the first 10,000 matches.")).to_be_visible()
+    page.get_by_role("link", name="Look further on").press("Enter")
+    expect(page.get_by_text("None of the next 10,000 matches.")).to_be_visible()
+    page.get_by_label("A part of the reason").fill("flood")
+    visitor.button("Show").press("Enter")
+    page.get_by_role("link", name="Discard all that match").press("Enter")
+    page.get_by_label("Reason").press_sequentially("of a test")
+    page.keyboard.press("Enter")
+    while visitor.button("Go on").is_visible():
+        assert "were changed, and there are more" in page.get_by_role("status").inner_text()
+        visitor.take_picture("console-go-on")
+        visitor.button("Go on").press("Enter")
+    expect(page.get_by_role("status")).to_have_text("100,000 changed.")
+    audited = service.rows("SELECT about FROM identity_audit WHERE reason = 'of a test' AND what = 'discard'")
+    ids = [one for row in audited for one in row["about"].split() if one.isdigit()]
+    assert len(ids) == len(set(ids)) >= 100_000
+
+
 def test_the_overview_keeps_itself_up_to_date_and_takes_nothing_away_that_is_in_use(
     visits: Visits, service: Service
 ) -> None:
     visitor = visits()
-    _sign_in(visitor, service, "light")
+    _sign_in(visitor, service, "anna")
     page = visitor.page
     expect(page.get_by_role("heading", name="What needs a hand")).to_be_visible()
     page.evaluate(_AGE)
@@ -254,10 +305,24 @@ def test_the_overview_keeps_itself_up_to_date_and_takes_nothing_away_that_is_in_
     expect(page.get_by_role("link", name="The last day")).to_have_attribute("aria-current", "true")
 
 
+def test_a_trouble_and_its_end_show_by_themselves(
+    visits: Visits, service: Service, application: Application, dead: Dead
+) -> None:
+    visitor = visits()
+    _sign_in(visitor, service, "ben")
+    findings = visitor.page.locator("[data-part=findings]")
+    expect(findings).to_contain_text("What needs a hand")
+    dead(1, application.open().session_id)
+    expect(findings.get_by_text("dead", exact=False).first).to_be_visible(timeout=30_000)
+    expect(visitor.page.get_by_role("status", include_hidden=True)).to_have_text("What needs a hand has changed.")
+    visitor.take_picture("console-finding")
+    assert visitor.hindrances() == []
+
+
 def test_the_overview_says_when_it_is_kept_up_to_date_no_longer(visits: Visits, service: Service) -> None:
     visitor = visits()
     visitor.page.clock.install()
-    _sign_in(visitor, service, "keys")
+    _sign_in(visitor, service, "dora")
     expect(visitor.page.get_by_role("heading", name="What needs a hand")).to_be_visible()
     visitor.context.clear_cookies(name="console")
     visitor.page.clock.run_for(5_000)

@@ -28,6 +28,7 @@ from config.settings import Settings
 from tests.chaos.stores import free_port
 from tests.fuzz import requests
 from tests.fuzz.answers import fuzz_answers
+from tests.fuzz.console import SETTINGS, fuzz_console
 from tests.fuzz.requests import SECRET, Request
 from tests.support import shapes
 
@@ -155,6 +156,9 @@ def main() -> int:
     started = time.monotonic()
     with receiver() as running:
         findings, figures = fuzz(running, options.requests, options.seed)
+    figures["requests to the console"] = options.requests // 50
+    with receiver(**SETTINGS) as running:
+        findings.problems += fuzz_console(running.port, options.requests // 50, options.seed) + tracebacks(running)
     figures["answers of Stripe's"] = options.requests // 100
     findings.problems += fuzz_answers(options.requests // 100, options.seed)
     for name, figure in figures.items():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.fuzz.__main__ import fuzz, receiver
+from tests.fuzz.__main__ import fuzz, receiver, tracebacks
+from tests.fuzz.console import SETTINGS, fuzz_console
 
 
 @pytest.mark.parametrize("seed", [1])
@@ -11,3 +12,8 @@ def test_whatever_is_sent_the_receiver_answers_stores_no_nonsense_and_goes_on(se
         findings, figures = fuzz(running, 3000, seed)
     assert not findings.problems, figures
     assert findings.sent >= 3000
+
+
+def test_whatever_is_sent_to_the_console_is_answered_and_kept_by_nobody() -> None:
+    with receiver(**SETTINGS) as running:
+        assert fuzz_console(running.port, 150, 1) + tracebacks(running) == []
