@@ -19,7 +19,17 @@ SETTINGS = {
 }
 _LISTS = ("dead-events", "dead-actions", "waiting-events", "waiting-actions", "skipped-actions", "ignored-events")
 _CHANGES = ("resend", "retry", "discard", "cancel", "redact", "link")
-_PATHS = ("", "/", "/sign-in", "/sign-out", "/find", "/persons/{}", "/mails/{}", "/change/{}/{}", "/lists/{}")
+_PATHS: tuple[str, ...] = (
+    "",
+    "/",
+    "/sign-in",
+    "/sign-out",
+    "/find",
+    "/persons/{}",
+    "/mails/{}",
+    "/change/{}/{}",
+    "/lists/{}",
+)
 _PATHS += (
     "/lists/{}/{}",
     "/audit",
@@ -29,9 +39,38 @@ _PATHS += (
     "/{}/{}/{}/{}",
 )  # the checks ask mail servers
 _METHODS = ("GET", "GET", "GET", "POST", "POST", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
-_NAMES = ("of", "kind", "error", "older", "after", "count", "span", "live", "did", "ended", "token", "reason", "word")
+_NAMES: tuple[str, ...] = (
+    "of",
+    "kind",
+    "error",
+    "older",
+    "after",
+    "count",
+    "span",
+    "live",
+    "did",
+    "ended",
+    "token",
+    "reason",
+    "word",
+)
 _NAMES += ("name", "password", "notify", "\0", "")
-_WORDS = ("vs_1", "idv_1", "evt_1", "1", "0", "9" * 40, "anna", "told by phone", "hour", "30d", "", "\0", "'", "<b>")
+_WORDS: tuple[str, ...] = (
+    "vs_1",
+    "idv_1",
+    "evt_1",
+    "1",
+    "0",
+    "9" * 40,
+    "anna",
+    "told by phone",
+    "hour",
+    "30d",
+    "",
+    "\0",
+    "'",
+    "<b>",
+)
 _WORDS += ("a@example.com", "2026-11-26T05:00:00+00:00_1", "9999-12-31T23:59:59-23:59_1", "٣", "é" * 90, "x" * 5000)
 _SITES = ("same-origin", "none", "cross-site", "x")
 _ALLOWED = {200, 303, 400, 403, 404, 405, 409, 413, 429}
