@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+from zlib import crc32
 
 from sqlalchemy import Row, bindparam, literal, null, select
 from sqlmodel import col
@@ -16,7 +17,7 @@ from handlers.sessions.views import NotFoundError, is_of, stands_in
 from handlers.tables.models import Verification, VerificationRecord
 
 _RECORDS: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_error_reason", "submissions")
-_RECORDS += ("change_number", "replaced_at", "redacted_at")
+_RECORDS += ("change_number", "last_report_id", "replaced_at", "redacted_at")
 _READ = [col(getattr(VerificationRecord, name)) for name in _RECORDS]
 # A verification with its sessions, and a session that is none's; made once, since making them takes longer than asking.
 _THEIRS = (
@@ -69,7 +70,7 @@ class Seen:
     """What a page may know; nothing of it says who the person is."""
 
     word: Word
-    version: str  # another one with each change and each submission
+    version: str  # another one with each change, and with the report of what is shown; a late event of before has none
     account: str | None
     code: str | None  # of the failure
     reason: str | None = field(repr=False)  # Stripe's own sentence, in English
@@ -102,9 +103,10 @@ def _seen(rows: Sequence[Row[*tuple[Any, ...]]]) -> Seen:
     current = next((one for one in records if one.session_id == found.current_session_id), None)
     is_forgotten = bool(found.redaction_asked_at or (current and current.redacted_at))
     changes = max((one.change_number for one in records), default=0)
+    report = crc32(((current and current.last_report_id) or "").encode())
     return Seen(
         word=_word(stands, is_forgotten=is_forgotten, is_made=found.current_session_id is not None),
-        version=f"{found.current_generation}.{changes}.{stands.submissions}",
+        version=f"{found.current_generation}.{changes}.{report}",
         account=found.account or None,
         code=stands.error_code,
         reason=current.last_error_reason if current and stands.error_code else None,

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +21,7 @@ from receiver.pages import assets, routes, tries
 from tests.integration.openings import LEAST, TOKEN
 from tests.integration.stories import Stories
 from tests.integration.visits import HERE, KEYS, OURS, SCRIPT, choose, path_to
-from tests.support import databases
+from tests.support import databases, facts
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
@@ -176,6 +177,31 @@ def test_the_status_says_a_word_and_a_version_and_nothing_where_it_is_known(page
         assert (answer.status_code, answer.json()["word"]) == (200, "failed")
         seen.add(answer.headers["etag"])
     assert len(seen) == 3, "the same failure again is news"
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_who_has_just_been_in_is_not_led_back_by_a_late_event_of_an_earlier_try(
+    pages: TestClient, has_failed: bool
+) -> None:
+    opened, now = _opened(pages), int(time.time())
+
+    def fail(at: int, report: str) -> None:
+        about: dict[str, Any] = {"report": report, "code": "document_expired", "event_id": f"evt_{report}"}
+        facts.applied(facts.event("requires_input", at, opened["session_id"], **about))
+
+    def version() -> str:
+        return str(pages.get(f"{path}/status", headers=SCRIPT).json()["version"])
+
+    if has_failed:
+        fail(now + 1000, "vr_second")
+    path = path_to(opened["id"])
+    before = version()
+    fail(now - 1000, "vr_first")
+    assert facts.record(opened["session_id"]).submissions == 1 + has_failed
+    assert version() == before
+    assert pages.get(f"{path}/status", params={"after": before}).status_code == 200
+    fail(now + 2000, "vr_third")
+    assert version() != before
 
 
 def test_who_has_just_been_in_waits_for_another_version(pages: TestClient, stripe: Stories) -> None:
