@@ -408,6 +408,11 @@ class Settings(BaseSettings):
         return url.startswith("file:") or not (url or self.on_postgres)
 
     @property
+    def mails_go_out(self) -> bool:
+        """Whether anybody gets any."""
+        return bool(self.smtp_url) or self.mails_are_files
+
+    @property
     def livemode(self) -> bool | None:
         """Whether STRIPE_API_KEY is for live mode; None without a key."""
         key = self.stripe_api_key.get_secret_value()

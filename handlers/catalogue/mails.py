@@ -130,7 +130,7 @@ def environment(form: str) -> Environment:
         "contact": chosen.support_email.mailbox if chosen.support_email else None,
         "privacy_url": chosen.privacy_url.get_secret_value() or None,
         "alternative_url": chosen.alternative_url.get_secret_value() or None,
-        "mails_go_out": bool(chosen.smtp_url or chosen.mails_are_files),
+        "mails_go_out": chosen.mails_go_out,
     }
     return made
 

@@ -99,7 +99,7 @@ def _settings(_: Figures) -> Iterator[Told]:
             "STRIPE_WEBHOOK_SECRET is not set: every delivery gets 503",
             "python -m worker endpoint create prints it once",
         )
-    if not settings().smtp_url and not settings().mails_are_files:
+    if not settings().mails_go_out:
         yield FAIL, "no SMTP_URL: every mail waits", "set it; file: writes them to files under VAR_DIR/mail"
     elif not settings().mails_are_files and settings().mail_from.mailbox == "identity@localhost":
         yield FAIL, "mails go out as identity@localhost, and nobody takes them", "set MAIL_FROM to an address of yours"

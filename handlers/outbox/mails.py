@@ -132,7 +132,7 @@ def send(mail: Mail) -> None:
     message = render(mail)
     if stopping.is_set():
         raise NotNowError("the worker was asked to end")
-    if not settings().smtp_url and not settings().mails_are_files:
+    if not settings().mails_go_out:
         raise NotNowError(NO_SERVER)
     if not settings().mails_are_files:
         send_by_smtp(message, mail.recipient.mailbox, mail.last_look)

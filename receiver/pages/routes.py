@@ -67,7 +67,7 @@ class Room:
         routes = [
             Route("/verify/{token}", self._answering(self._verify), methods=["GET", "POST"]),
             Route("/verify/{token}/status", self._answering(self._status), methods=["GET"]),
-            Route("/verify/{token}/link", self._answering(self._ask), methods=["POST"]),
+            Route("/verify/{token}/link", self._answering(self._ask), methods=["GET", "POST"]),
             Route("/return/{sealed}", self._answering(self._return), methods=["GET"]),
             Route("/assets/{name}", self._assets.answer, methods=["GET"]),
         ]
@@ -122,7 +122,12 @@ class Room:
         return await self._looking.do(lambda: _news(request, seen(subject)))
 
     async def _ask(self, request: Request) -> Response:
-        """A new link by mail, for who has an expired one; who asks is told the same in any case."""
+        """A new link by mail, for who has an expired one; who asks is told the same in any case.
+
+        A browser that loads the answer again asks for it by GET: it is led to the page that has the form.
+        """
+        if request.method != "POST" or not settings().mails_go_out:
+            return answers.redirect(request, address(request))
         if status := await _unposted(request):
             return answers.page(request, "away", status=status)
         subject = self._token(request, ENTRIES).subject

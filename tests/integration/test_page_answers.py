@@ -81,6 +81,7 @@ def test_each_answer_has_its_headers_and_the_page_with_the_button_alone_has_stri
         pages.get("/assets/none"),
         pages.put(path),
         pages.get(f"{path}/link"),
+        pages.put(f"{path}/link"),
         pages.delete("/return/x"),
         pages.post("/assets/pages.css"),
         pages.get(f"http://verify.example{path}/status"),
@@ -115,7 +116,7 @@ def test_each_answer_has_its_headers_and_the_page_with_the_button_alone_has_stri
 
 def test_a_method_that_a_path_does_not_know_is_told_those_that_it_does(pages: TestClient) -> None:
     path = path_to(_opened(pages)["id"])
-    for answer, allowed in ((pages.put(path), "GET, HEAD, POST"), (pages.get(f"{path}/link"), "POST")):
+    for answer, allowed in ((pages.put(path), "GET, HEAD, POST"), (pages.put(f"{path}/link"), "GET, HEAD, POST")):
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
 
 

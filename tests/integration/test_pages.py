@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 
 from config import broker, database
 from config.database import transaction, true_now
-from config.settings import settings
+from config.settings import Settings, settings
+from handlers.catalogue import mails
 from handlers.sessions import entering, links
 from handlers.tables.models import ActionStatus, Verification, VerificationRecord
 from receiver.pages.headers import entering as policy_of_entering
@@ -172,6 +173,18 @@ def test_whose_link_has_expired_is_spoken_to_in_their_language(
         assert "Bitte sehen Sie in Ihre E-Mails" in pages.post(asking, headers=english | OURS).text
 
 
+def test_where_no_mails_go_out_no_link_is_promised_by_mail(pages: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, moment = _opened(pages), true_now()
+    path = path_to(opened["id"])
+    monkeypatch.setattr(links, "true_now", lambda: moment + timedelta(days=8))
+    monkeypatch.setattr(Settings, "mails_go_out", False)
+    mails.environment.cache_clear()
+    shown = pages.get(path).text
+    assert ("<form" in shown, "email you" in shown, "where you began" in shown) == (False, False, True)
+    assert pages.post(f"{path}/link", headers=OURS).headers["location"] == path
+    assert "email_link" not in by_name(opened["session_id"])
+
+
 def test_a_new_link_is_mailed_to_who_asks_and_the_page_says_the_same_in_any_case(
     pages: TestClient, stripe: Stories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +202,8 @@ def test_a_new_link_is_mailed_to_who_asks_and_the_page_says_the_same_in_any_case
         assert by_name(session_id)["email_link"] == ["pending"]
     assert "email_link" not in by_name(forgotten["session_id"])
     assert pages.post(f"{paths[elsewhere]}/link", headers={"Origin": "https://evil.example"}).status_code == 403
-    assert pages.get(f"{paths[elsewhere]}/link").status_code == 405
+    again = pages.get(f"{paths[elsewhere]}/link?lang=de")
+    assert (again.status_code, again.headers["location"]) == (303, f"{paths[elsewhere]}?lang=de")
     assert pages.post(path_to("idv_of_nobody", "/link")).status_code == 404
 
 
