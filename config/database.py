@@ -47,6 +47,7 @@ _IDLE_SECONDS = 5.0  # after which a connection is given back: others may wait f
 _WAITS_SECONDS = 30.0
 _APART_WAITS_SECONDS = 5.0  # somebody waits for the answer
 _SQLITE_BUSY_SECONDS = 10
+_ANSWER_SECONDS = 5.0  # for the answer, once the server's own timeout has ended a statement: before any lease is over
 # SQLite has no times: a text that sorts as they do, and says that it is UTC.
 _SQLITE_MOMENT = "%(year)04d-%(month)02d-%(day)02d %(hour)02d:%(minute)02d:%(second)02d.%(microsecond)06d+00:00"
 # A moment in UTC: what is bound is in that zone already, since SQLite would drop any other.
@@ -280,12 +281,32 @@ class _Pool(QueuePool):
         """Nothing that holds for all threads."""
 
 
-def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
+class _Connection(psycopg.Connection[Any]):
+    """Leaves a server that stands still while its machine answers: its own timeout would have ended each statement."""
+
+    most_seconds: float | None = 20.0  # until it is known what the server's own timeout is
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """As psycopg's, which by itself waits for ever."""
+        try:
+            return super().wait(gen, interval, timeout or self.most_seconds)
+        except psycopg.errors._WaitTimeout:  # psycopg wants it made into another
+            self.close()  # what it still may say would be taken for the answer to another statement
+            raise psycopg.OperationalError("the server has said nothing for too long") from None
+
+
+def take_your_time(connection: Connection) -> None:
+    """Nothing of this transaction, on PostgreSQL, ends for having taken long: an index of a large table does."""
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+    connection.connection.driver_connection.most_seconds = None  # type: ignore[union-attr]  # as _connect makes it
+
+
+def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> _Connection:
     """A connection as it shall be; waits for it while the server has none free."""
     deadline = time.monotonic() + _patience()
     while True:
         try:
-            connection = psycopg.connect(**parameters)
+            connection = _Connection.connect(**parameters)
             break
         except psycopg.OperationalError as error:
             if not postgres.is_full(error) or time.monotonic() > deadline:
@@ -297,6 +318,8 @@ def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> 
         connection.execute(postgres.setting(rows, our_pid))
         if postgres.is_pooled(rows, our_pid):
             connection.prepare_threshold = None  # what is prepared may be another's at the next transaction
+        ends_within = postgres.statement_seconds(rows, our_pid)
+        connection.most_seconds = ends_within and ends_within + _ANSWER_SECONDS
         connection.autocommit = False
     except BaseException:
         connection.close()

@@ -131,6 +131,14 @@ def is_pooled(rows: Sequence[Sequence[Any]], backend_pid: int) -> bool:
     return any(pid != backend_pid for *_, pid in rows)
 
 
+def statement_seconds(rows: Sequence[Sequence[Any]], backend_pid: int) -> float | None:
+    """After which the server ends any statement, by what `reading` has answered; None where DATABASE_URL says when."""
+    if is_pooled(rows, backend_pid):
+        return next(int(reset) / 1000 or None for name, _, reset, _ in rows if name == "statement_timeout")
+    ours = _TIMEOUTS["statement_timeout"]
+    return float(ours.removesuffix("s")) if _wanted()["statement_timeout"] == ours else None
+
+
 def left_by_pooler(rows: Sequence[Sequence[Any]]) -> list[str]:
     """What a pooler does not follow, and the role is not set to; any bound of time will do there."""
     kept, wanted = {name: reset for name, _, reset, _ in rows}, _wanted()

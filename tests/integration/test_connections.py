@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from config import database
-from config.database import DATABASE_TROUBLE, keep_connections, statement
+from config.database import DATABASE_TROUBLE, keep_connections, statement, take_your_time
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import counting, heartbeats, tallies
@@ -317,3 +319,47 @@ def _connections(url: str, role: str = "%") -> int:
         row = connection.execute(f"{counted} AND pid <> pg_backend_pid()".encode(), (role,)).fetchone()
     assert row
     return int(row[0])
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("config.postgres.statement_seconds", lambda *_: 0.5)
+    monkeypatch.setattr(database, "_ANSWER_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_server_that_stands_still_while_its_machine_answers_is_left() -> None:
+    with statement() as connection:
+        server = connection.scalar(text("SELECT pg_backend_pid()"))
+    if not Path(f"/proc/{server}/cmdline").exists():
+        pytest.skip("the server is another machine's")
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with pytest.raises(DATABASE_TROUBLE, match="said nothing for too long"), statement() as connection:
+            connection.scalar(text("SELECT 1"))
+        with statement() as connection:
+            assert connection.scalar(text("SELECT pg_backend_pid()")) != server
+    finally:
+        os.kill(server, signal.SIGCONT)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_migration_may_take_its_time() -> None:
+    with pytest.raises(DATABASE_TROUBLE), statement() as connection:
+        connection.scalar(text("SELECT pg_sleep(2)"))
+    with database.transaction() as session:
+        take_your_time(session.connection())
+        session.connection().scalar(text("SELECT pg_sleep(2)"))
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"), [("", 20.0), ("&options=-c statement_timeout=0", None), ("&options=-c jit=off", 20.0)]
+)
+def test_who_lets_statements_take_their_time_is_waited_for(
+    database_url: str, environment: pytest.MonkeyPatch, options: str, seconds: float | None
+) -> None:
+    mark = "" if "?" in database_url else "?"
+    environment.setenv("DATABASE_URL", f"{database_url}{mark}{options}")
+    databases.forget_process_state()
+    with statement() as connection:
+        assert connection.connection.driver_connection.most_seconds == seconds  # type: ignore[union-attr]

@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import text
 
-from config.database import engine
+from config.database import engine, take_your_time
 from handlers.tables import models, revisions, schema
 
 _applied = context.config.attributes.setdefault("applied", [])
@@ -12,8 +12,7 @@ _LOCK = 7_330_112  # any number that no other application in the database uses
 with engine().connect() as connection, connection.begin():
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        # An index of a large table takes longer than any statement of ours may; who waits for a lock still gives up.
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        take_your_time(connection)  # but who waits for a lock still gives up
     # SQLite's BEGIN IMMEDIATE is the lock.
     schema.make_way(connection)
     context.configure(
