@@ -436,6 +436,9 @@ class Settings(BaseSettings):
         if not (self.link_keys or self.embedded_database):
             return "LINK_KEYS is not set"
         parts = urlsplit(self.base_url)
+        # rule: with a live key nobody is sent to this machine
+        if self.livemode and parts.hostname in LOOPBACK:
+            return "PUBLIC_URL leads to this machine, which with a live key nobody who verifies can reach"
         # rule: a link goes over plain http only to this machine
         is_safe = parts.scheme == "https" or parts.hostname in LOOPBACK
         return "" if is_safe else "PUBLIC_URL is not https: whoever is on the way could read a link and use it"

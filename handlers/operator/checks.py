@@ -109,7 +109,8 @@ def _secrets() -> Iterator[tuple[str, str]]:
 def _links() -> Iterator[tuple[str, str]]:
     """Whether people can be sent to pages of ours."""
     if why := settings().why_no_links:
-        level = "FAIL" if settings().link_keys else "WARN"  # who sets them wants links
+        # Who sets them wants links, and so does whoever would have a key generated.
+        level = "FAIL" if settings().link_keys or (settings().livemode and settings().embedded_database) else "WARN"
         yield level, f"none are made, and there are no pages: {why}"
         return
     count = len(link_keys(settings()))

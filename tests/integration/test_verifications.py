@@ -640,6 +640,26 @@ def test_an_operator_opens_adopts_cancels_and_redacts(
     here("cancel", here("open", "user-3", *DOCUMENT, capsys=capsys)["id"], capsys=capsys, expected=1)
 
 
+@pytest.mark.parametrize(("key", "is_ours"), [("sk_live_simulator0000", False), ("sk_test_simulator0000", True)])
+def test_with_a_live_key_the_applications_own_address_goes_through_where_ours_is_this_machine(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch, key: str, is_ours: bool
+) -> None:
+    given = {"STRIPE_API_KEY": key, "STRIPE_PUBLISHABLE_KEY": "", "PUBLIC_URL": "", "LINK_KEYS": "n" * 32}
+    for name, value in given.items():
+        environment.setenv(name, value)
+    settings.cache_clear()
+    create, asked = changing.create, list[str]()
+
+    def created(params: dict[str, Any], *rest: Any) -> changing.Answer:
+        asked.append(params["return_url"])
+        return create(params, *rest)
+
+    environment.setattr(changing, "create", created)
+    opened = open_one(api, return_url="https://app.example/done")
+    assert (opened.status_code, "url" in opened.json()["entry"], len(at_stripe(stripe))) == (201, is_ours, 1)
+    assert asked[0].startswith("http://127.0.0.1:8000/return/" if is_ours else "https://app.example/done")
+
+
 @pytest.mark.parametrize(
     ("words", "pointer"),
     [

@@ -273,6 +273,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a link of ours leads to no try that would change nothing": (never, PAGES),
     "of what is being redacted its event tells": (never, RETURNS),
     # config
+    "with a live key nobody is sent to this machine": (never, LINKS),
     "a link goes over plain http only to this machine": (becomes("True"), LINKS),
     "Stripe.js comes from Stripe's own origin, unless nothing of it is real": (always, SETTINGS),
     # receiver

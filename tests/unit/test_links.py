@@ -132,6 +132,17 @@ def test_where_a_link_would_be_of_no_use_or_not_safe_none_is_made(
     assert refused.value.detail.startswith(why)
 
 
+@pytest.mark.parametrize("url", ["", "http://localhost:8000", "https://localhost", "http://[::1]:8000"])
+def test_with_a_live_key_nobody_is_sent_to_this_machine(environment: pytest.MonkeyPatch, url: str) -> None:
+    environment.setenv("STRIPE_API_KEY", "rk_live_made_up_for_tests")
+    environment.setenv("PUBLIC_URL", url)
+    settings.cache_clear()
+    assert settings().why_no_links.startswith("PUBLIC_URL leads to this machine")
+    environment.setenv("PUBLIC_URL", "https://id.example")
+    settings.cache_clear()
+    assert settings().why_no_links == ""
+
+
 @pytest.mark.parametrize("url", ["", "http://localhost:8000", "http://[::1]:8000", "http://127.0.0.1:8000"])
 def test_on_this_machine_itself_a_link_is_made_over_plain_http(environment: pytest.MonkeyPatch, url: str) -> None:
     environment.setenv("PUBLIC_URL", url)
