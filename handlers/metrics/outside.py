@@ -18,7 +18,7 @@ from config.settings import settings
 
 MAIL_SERVER, APPLICATION, STRIPE = "the mail server", "the application", "Stripe"
 ENDPOINT = "the endpoint at Stripe"
-_SILENT_SECONDS = 5.0  # an answer that takes longer is told as none, until it comes
+_SILENT_SECONDS = 4.0  # an answer that takes longer is told as none, until it comes
 _SEVERAL = 3  # of those that are refused each for itself: one or two are about themselves
 _FORGOTTEN_SECONDS = 7200.0  # whoever waits tries again sooner; what nobody waits for says nothing any more
 

@@ -130,7 +130,9 @@ def _in_our_words(recipient: str = "") -> Iterator[None]:
     except _UnfitError as error:
         raise _refusal(str(error), began) from None
     except UnknownOutcomeError:
-        _refusal("took a mail and did not say what became of it", began)
+        word = "took one mail after the other and did not say what became of them"
+        outside.refused(outside.MAIL_SERVER, word, doing=_MAILS, about=recipient, seconds=time.monotonic() - began)
+        counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why="failing").inc()
         raise
     except (OSError, smtplib.SMTPServerDisconnected) as error:
         raise _refusal(f"was not reached: {why_unreached(error)}", began, "unreached") from None
