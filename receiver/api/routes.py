@@ -3,13 +3,11 @@
 import asyncio
 import json
 import time
-import traceback
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -23,7 +21,7 @@ from config.database import DATABASE_TROUBLE
 from config.settings import settings
 from handlers.operator import audit
 from handlers.operator.audit import By
-from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError, describe
+from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.sessions import asked, closing, entering, opening, views
 from handlers.sessions.entering import Way
 from handlers.sessions.links import link_of
@@ -39,6 +37,7 @@ from receiver.api.openapi import openapi
 from receiver.api.problems import ProblemError
 from receiver.api.tokens import digests, holder
 from receiver.bodies import TooLongError, read_body
+from receiver.mishaps import note_failure
 from receiver.sender import is_this_machine
 from receiver.threads import BusyError, Threads
 from receiver.unmatched import Unmatched
@@ -204,10 +203,8 @@ class Room:
                 return ProblemError("stripe-unavailable", retry_after=ceil(error.again_after)).response()
             except DATABASE_TROUBLE:
                 return ProblemError("database-unavailable").response()
-            except Exception as error:  # the server's own answer is no problem, and its log line quotes the error
-                frames = traceback.extract_tb(error.__traceback__)
-                where = [f"{Path(one.filename).name}:{one.lineno} {one.name}" for one in frames]
-                log.error("api.failed", error=describe(error), where=where)
+            except Exception as error:  # the server's own answer is no problem
+                note_failure("api", error)
                 return ProblemError("internal").response()
 
         return answer

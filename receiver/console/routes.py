@@ -32,6 +32,7 @@ from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
 from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make
 from receiver.console.checks import PAUSE_SECONDS, Checks
 from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, known_as, visit_of
+from receiver.mishaps import note_failure
 from receiver.pages.answers import refused_method
 from receiver.pages.headers import PLAIN, headers
 from receiver.pages.tries import TooOftenError, Tries
@@ -274,6 +275,9 @@ class Room:
                 return page(request, "sorry", 503, word="away")
             except ClientDisconnect:
                 return Response(status_code=400)
+            except Exception as error:  # the server's own answer is no page
+                note_failure("console", error)
+                return page(request, "sorry", 500, word="failed")
 
         return answer
 

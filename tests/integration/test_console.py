@@ -254,6 +254,20 @@ def test_nothing_of_it_is_kept_framed_or_loaded_from_elsewhere(console: TestClie
         assert "strict-transport-security" in found.headers
 
 
+def test_what_nobody_meant_is_a_page_and_its_line_in_the_log_quotes_nothing(
+    console: TestClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sign_in(console)
+    monkeypatch.setattr("receiver.console.routes.audited", lambda: int("c4nary"))
+    answer = console.get("/console/audit")
+    assert answer.status_code == 500
+    assert "Something went wrong here that nobody meant" in answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    said = capsys.readouterr()
+    assert "c4nary" not in answer.text + said.out + said.err
+    assert "console.failed" in said.out + said.err
+
+
 def test_a_user_is_made_by_a_command(console: TestClient, environment: pytest.MonkeyPatch) -> None:
     made = command("console-user", "paul", "--role", "mend")
     password = re.search(r"shown this once: (\S+)", made.err)
