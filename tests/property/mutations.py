@@ -237,7 +237,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a lower change number is waited for": (never, CALLBACK),
     "a dead change blocks nobody": (becomes("{left} != 'done'"), CALLBACK),
     "sessions of one verification are told of in one order": (
-        becomes("col(OutboxAction.session_id) == action.session_id"),
+        becomes("col(OutboxAction.session_id) == bindparam('about')"),
         VERIFICATIONS_TOLD,
     ),
     "nothing personal is told after a redaction": (becomes("{orelse}"), VERIFICATIONS_TOLD),
