@@ -28,10 +28,12 @@ CREATE OR REPLACE TRIGGER tell AFTER UPDATE ON inbox_event FOR EACH ROW
 
 def end_to_end(report: Report, house: House, database: str, *, rounds: int, seconds: float, tasks: int) -> None:
     """The default Procfile under full load, beside Celery's own rate for as many tasks that do nothing."""
-    rates, noops, acted = [], [], []
+    rates, noops, acted, spent, noops_spent = [], [], [], list[float](), []
     for number in range(rounds):
         noops.append(noop_rate(house, tasks))
-        with posted(house, database, f"E{number}x", seconds) as rate_until:
+        first, last = map(float, house.broker.lrange(noop.SPENT, 0, -1))
+        noops_spent.append((last - first) / (tasks - 1))
+        with posted(house, database, f"E{number}x", seconds, spent) as rate_until:
             rates.append(rate_until(*UNPROCESSED))
             acted.append(rate_until(*UNDONE))
     report.keep("end to end", {"events a second": rates, "with actions": acted, "no-op tasks a second": noops})
@@ -51,21 +53,41 @@ def end_to_end(report: Report, house: House, database: str, *, rounds: int, seco
         beside=f"{median(noops):,.0f} no-op tasks/s",
         ratio=ratio(acted, noops),
     )
+    report.keep("processor time", {"an event and its part of a mail": spent, "a no-op task": noops_spent})
+    report.add(
+        "end to end",
+        "the worker's processor for an event and its third of a mail",
+        f"{1000 * median(spent):.2f} ms",
+        beside=f"{1000 * median(noops_spent):.2f} ms a no-op task",
+        ratio=ratio(spent, noops_spent),
+    )
     report.story = STORY.format(events=median(acted), tasks=median(noops))
     report.say(report.story)
 
 
 @contextmanager
 def posted(
-    house: House, database: str, tag: str, seconds: float, *, webs: int = 1, workers: int = 1, clocks: int = 1
+    house: House,
+    database: str,
+    tag: str,
+    seconds: float,
+    spent: list[float] | None = None,
+    /,
+    *,
+    webs: int = 1,
+    workers: int = 1,
+    clocks: int = 1,
 ) -> Iterator[Callable[[str, str], float]]:
     """Posts what the service accepts in this time. Asked for a table and a condition, what it yields waits until no row
-    meets it, and answers the events a second from the first POST until then."""
+    meets it, and answers the events a second from the first POST until then. At the end `spent` gets the seconds of
+    processor that the workers used for an event.
+    """
     house.broker.flushall()
     before = store.count(database, "inbox_event")
     requests = load.write(house.folder / "requests", tag, int(15_000 * seconds))
-    with procfile_running(house, database, webs=webs, workers=workers, clocks=clocks, variables=_MAILING) as (port, _):
-        started = time.monotonic()
+    running = procfile_running(house, database, webs=webs, workers=workers, clocks=clocks, variables=_MAILING)
+    with running as (port, processes):
+        started, spent_before = time.monotonic(), sum(one.cpu() for one in processes["worker"])
         load.post(port, requests, _CONNECTIONS, seconds)
         events = store.count(database, "inbox_event") - before
 
@@ -74,6 +96,8 @@ def posted(
             return events / (time.monotonic() - started)
 
         yield rate_until
+        if spent is not None:
+            spent.append((sum(one.cpu() for one in processes["worker"]) - spent_before) / events)
 
 
 def noop_rate(house: House, tasks: int) -> float:

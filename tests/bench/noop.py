@@ -10,7 +10,7 @@ from celery import Celery
 
 from config.broker import server
 
-STARTED, ENDED = "noop-started", "noop-ended"
+STARTED, ENDED, SPENT = "noop-started", "noop-ended", "noop-spent"
 
 # Celery's own defaults for everything that costs or saves: early acknowledgement, a prefetch of four.
 app: Any = Celery("noop")
@@ -34,9 +34,10 @@ _clock = connect(os.environ["REDIS_URL"]) if "REDIS_URL" in os.environ else None
 
 @app.task(name="noop", ignore_result=True)  # type: ignore[untyped-decorator]  # celery ships no types
 def noop() -> None:
-    """Nothing; the first and the last of a run tell the time."""
+    """Nothing; the first and the last of a run tell the time, and what the worker has used of its processor's."""
     number = next(_numbers)
     if number in (1, _last) and _clock:
+        _clock.rpush(SPENT, time.process_time())
         _clock.set(STARTED if number == 1 else ENDED, time.monotonic())
 
 
