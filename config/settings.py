@@ -407,7 +407,7 @@ class Settings(BaseSettings):
         url = self.smtp_url.get_secret_value()
         return url.startswith("file:") or not (url or self.on_postgres)
 
-    @property
+    @cached_property
     def mails_go_out(self) -> bool:
         """Whether anybody gets any."""
         return bool(self.smtp_url) or self.mails_are_files
