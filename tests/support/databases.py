@@ -60,6 +60,8 @@ def forget_process_state() -> None:
                 thread.cancel()  # type: ignore[attr-defined]  # it is a Timer
                 thread.join()
         for engine in database._engines.values():
+            # A thread may have one in hand, for which the next test would be blamed once the garbage is collected.
+            event.listen(engine.pool, "checkin", lambda _, record: record.close())
             engine.dispose()
         database._engines.clear()
         database._sessions.cache_clear()

@@ -1,5 +1,6 @@
 """The engine is one, whoever comes first, and a hurry ends with what was in it."""
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Barrier
@@ -32,3 +33,13 @@ def test_an_error_that_leaves_a_hurry_leaves_the_thread_as_it_was(monkeypatch: p
         assert pool.timeout() == 1
         raise ZeroDivisionError
     assert pool.timeout() == patience > 2
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_connection_that_comes_back_after_its_process_was_forgotten_is_closed() -> None:
+    with engine().connect() as late:
+        held = late.connection.dbapi_connection
+        databases.forget_process_state()
+        assert held is not None
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        held.cursor()
