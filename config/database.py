@@ -296,7 +296,10 @@ class _Connection(psycopg.Connection[Any]):
 
 
 def take_your_time(connection: Connection) -> None:
-    """Nothing of this transaction, on PostgreSQL, ends for having taken long: an index of a large table does."""
+    """From now on nothing ends, on PostgreSQL, for taking long, as an index of a large table does.
+
+    The server's bound is back with the next transaction, ours with the next connection.
+    """
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     connection.connection.driver_connection.most_seconds = None  # type: ignore[union-attr]  # as _connect makes it
 

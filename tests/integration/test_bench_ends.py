@@ -21,7 +21,10 @@ with servers.house() as up:
 """
 
 
-@pytest.mark.skipif(not databases.SERVER_URL, reason="the machine may have no PostgreSQL")
+@pytest.mark.skipif(
+    not databases.SERVER_URL or not [*Path("/usr/lib/postgresql").glob("*/bin/initdb")],
+    reason="it is the machine's own PostgreSQL that the bench starts",
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_bench_that_is_told_to_end_leaves_no_server_and_no_folder(number: signal.Signals) -> None:
     command = [sys.executable, "-c", _UP]
