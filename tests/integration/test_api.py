@@ -92,6 +92,8 @@ def _is_problem(method: str, answer: Any, code: str) -> None:
         (b'{"options": ' * 900 + b"1" + b"}" * 900, 422),
         (b'{"return_url": ' + b"[" * 1000 + b"]" * 1000 + b"}", 422),
         (b'{"client_reference_id": %s}' % (b"9" * 200), 422),
+        (b'{"client_reference_id": %s}' % (b"9" * 5000), 400),
+        (b'{"client_reference_id": "u", "type": "document", "client_reference\\u005fid": "v"}', 400),
         (b'{"client_reference_id": "a\\u0000", "type": "document"}', 422),
         (b'{"client_reference_id": "u", "type": "document", "metadata": {"\\u0000": "v"}}', 422),
         (b'{"client_reference_id": "u", "type": "document", "type": "library_card"}', 400),
