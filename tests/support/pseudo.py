@@ -1,6 +1,7 @@
 """A language that nobody speaks: every sentence of the catalogue between marks, in letters with accents."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from babel.messages.catalog import Catalog
@@ -10,12 +11,19 @@ from handlers.catalogue.check import sentences
 
 OPENS, CLOSES = "⟦", "⟧"
 _ACCENTED = str.maketrans("aeiouAEIOUyc", "áéíóúÁÉÍÓÚýç")
+_HEBREW = str.maketrans("abcdefghijklmnopqrstuvwxyz", "אבגדהוזחטיכלמנסעפצקרשתךםןף")
 
 
 def pseudo(sentence: str) -> str:
     """One sentence in it; its placeholders stay."""
     parts = re.split(r"(%\(\w+\)[sd])", sentence)
     return OPENS + "".join(part if part.startswith("%(") else part.translate(_ACCENTED) for part in parts) + CLOSES
+
+
+def mirrored(sentence: str) -> str:
+    """One sentence in letters that are read from right to left, for who looks at where its marks come to stand."""
+    parts = re.split(r"(%\(\w+\)[sd])", sentence)
+    return "".join(part if part.startswith("%(") else part.lower().translate(_HEBREW) for part in parts)
 
 
 def write_words(folder: Path, language: str, catalog: Catalog | None = None) -> Path:
@@ -28,12 +36,12 @@ def write_words(folder: Path, language: str, catalog: Catalog | None = None) -> 
     return path
 
 
-def pseudo_catalog(language: str) -> Catalog:
+def pseudo_catalog(language: str, say: Callable[[str], str] = pseudo) -> Catalog:
     """All its words."""
     catalog = Catalog(locale=language.replace("-", "_"))
     for sentence in sentences():
         if isinstance(sentence, str):
-            catalog.add(sentence, pseudo(sentence))
+            catalog.add(sentence, say(sentence))
         else:
-            catalog.add(sentence, tuple(pseudo(sentence[min(form, 1)]) for form in range(catalog.num_plurals)))
+            catalog.add(sentence, tuple(say(sentence[min(form, 1)]) for form in range(catalog.num_plurals)))
     return catalog
