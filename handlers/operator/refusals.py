@@ -65,7 +65,7 @@ def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, st
         often = f", {times} times" if times > 1 else ""
         yield (
             f"{of[0]} {latest.standing.word}{alone}: nothing else since {some[0].since:%F %T} UTC{often}",
-            _TO_DO[of[0]],
+            _TO_DO.get(of[0], "python -m worker doctor"),  # a newer version's, which runs beside this one
         )
 
 

@@ -93,6 +93,8 @@ def test_a_refusal_is_told_after_a_moment_and_until_there_is_an_answer_to_whomev
     assert "and to no other process" in said
     _says("web", "of another version")
     assert ["no other process" in one for one in _refusals()] == [False]
+    _says("web", '[{"of": "the fax", "doing": "", "word": "rings", "times": 3, "since": 9.0, "last": 1.0}]')
+    assert "the fax rings: nothing else since" in "".join(_refusals())
 
 
 def test_a_permission_is_missing_until_it_is_used_whatever_else_is_answered() -> None:
