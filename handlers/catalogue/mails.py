@@ -100,15 +100,22 @@ def _written(template: str, language: str, said: tuple[tuple[str, object], ...])
 @cache
 def names_in(template: str) -> frozenset[str]:
     """What of `About`, and of a link's site, a mail may speak of: it names that, or what it is made of does."""
-    names, made_of = set[str](), list[tuple[str, str | None]]((form, f"{template}.jinja") for form in FORMS)
+    names, made_of = set[str](), [(form, f"{template}.jinja") for form in FORMS]
     for form, name in made_of:
-        if name is None:  # chosen while it is written: it may be any
-            return frozenset(_SPOKEN_OF)
-        loader = templates(form)
-        parsed = environment(form).parse(loader.get_source(environment(form), name)[0])
-        names |= meta.find_undeclared_variables(parsed) & _SPOKEN_OF
-        made_of += {(form, other) for other in meta.find_referenced_templates(parsed)} - set(made_of)
+        named, others = _named(form, name)
+        names |= named
+        made_of += [(form, other) for other in others if (form, other) not in made_of]
     return frozenset(names)
+
+
+@cache
+def _named(form: str, name: str) -> tuple[set[str], set[str]]:
+    """What one file names, and which others it is made of. Where it chooses these itself, it may name anything."""
+    source = templates(form).get_source(environment(form), name)[0]
+    parsed = environment(form).parse(source)
+    others = set(meta.find_referenced_templates(parsed))
+    named = _SPOKEN_OF if None in others else meta.find_undeclared_variables(parsed) & _SPOKEN_OF
+    return named, {other for other in others if other}
 
 
 @cache

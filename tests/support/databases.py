@@ -67,7 +67,7 @@ def forget_process_state() -> None:
         database._sessions.cache_clear()
         database._committing.cache_clear()
     environments = catalogue_mails.environment, catalogue_mails.speaking, words.words_of
-    written = *environments, catalogue_mails.names_in, catalogue_mails._written
+    written = *environments, catalogue_mails.names_in, catalogue_mails._named, catalogue_mails._written
     for remembered in (
         settings.settings,
         broker.producers,

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from config.settings import SettingsError, settings
 from handlers.catalogue import mails, pages
 from handlers.catalogue.brand import contrast, text_on
 from handlers.catalogue.check import check, faults, sentences, unsaid
-from handlers.catalogue.mails import FORMS, PAGE, environment, templates, write_mail
+from handlers.catalogue.mails import FORMS, PAGE, environment, names_in, templates, write_mail
 from handlers.catalogue.samples import mail_templates, samples
 from handlers.catalogue.words import OURS, catalogs, direction, language_for
 from tests.support import databases
@@ -179,6 +180,25 @@ def test_words_that_are_not_whole_are_refused_with_the_sentence(tmp_path: Path, 
     )
     said = "LOCALES names fr: in fr.po, other placeholders than in: "
     assert sorted(others) == sorted(said + sentence for sentence in list(BROKEN)[3:])
+
+
+def test_what_is_written_once_for_many_says_nothing_of_one_of_them(tmp_path: Path, set_: Set) -> None:
+    persons = [replace(next(iter(samples("email_verified"))).about, session_id=name) for name in ("vs_1", "vs_2")]
+    one, other = (write_mail("email_verified", "en", person) for person in persons)
+    assert one is other
+    (tmp_path / "mails").mkdir()
+    (tmp_path / "mails" / "email_verified.jinja").write_text(
+        "Subject: x\n{% set part = 'who.jinja' %}{% include part %}"
+    )
+    (tmp_path / "mails" / "who.jinja").write_text("{{ session_id }}")
+    set_(TEMPLATES_DIR=tmp_path)
+    assert [write_mail("email_verified", "en", person).text for person in persons] == ["vs_1\n", "vs_2\n"]
+
+
+def test_a_mail_names_what_the_files_that_it_is_made_of_name() -> None:
+    assert not names_in("email_verified")
+    assert names_in("email_canceled") == {"is_at_limit", "submissions"}
+    assert names_in("email_link") == {"link_url", "site"}
 
 
 def test_a_plural_that_lacks_a_form_is_refused(tmp_path: Path, set_: Set) -> None:
