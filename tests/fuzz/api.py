@@ -23,6 +23,7 @@ KNOWN = {
     "account": [""],
     "return_url": ["https://app.example/done", "shop://done", None],
     "verification_flow": [*FLOWS, None],
+    "replaces": [None],  # which sessions are of the same verification
 }
 # Only Stripe can know that there is no such flow: the one 502 that a request may lead to.
 REFUSED = "Stripe does not accept verification_flow"
