@@ -230,14 +230,14 @@ def test_each_question_of_who_waits_on_a_page_costs_one_statement() -> None:
 
 
 @pytest.mark.usefixtures("stripe")
-def test_going_in_costs_two_statements_before_and_after_stripe_is_asked() -> None:
+def test_going_in_costs_three_statements_around_stripes_answer() -> None:
     opened = opening.open_verification(wanted())
     assert opened
     with counted() as costs:
         assert entering.enter_by_link(opened.verification_id, entering.Way(integration="redirect")).fields["url"]
-    # the verification · how often its person has submitted
-    assert len(costs.statements) == 2, costs.statements
-    assert costs.round_trips == (2 if is_postgres() else 6)
+    # the verification, who was verified before · how often its person has submitted
+    assert len(costs.statements) == 3, costs.statements
+    assert costs.round_trips == (3 if is_postgres() else 9)
 
 
 @pytest.mark.usefixtures("stripe")
