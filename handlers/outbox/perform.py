@@ -210,7 +210,10 @@ def perform(
     alarm = Timer(_TOGETHER_SECONDS, _give_back, (waiting, "its turn did not come in time"))
     # rule: who waits for long behind another goes back
     if len(waiting) > 1:
-        alarm.start()
+        try:
+            alarm.start()
+        except RuntimeError:
+            _give_back(waiting, "this process may have no more threads")
     looks: dict[int, _Look] = {}
     owed, looked_at = [], -inf
     with suppress(IndexError):  # as soon as there are no more, or the alarm has given them back

@@ -151,6 +151,18 @@ def test_whoever_waits_for_long_behind_another_goes_back_and_has_lost_no_try(
     assert (_statuses(owed), set(post_box.sent.values())) == (["done"] * PERSONS, {1})
 
 
+def test_who_may_have_no_thread_for_the_alarm_gives_all_of_them_back(
+    post_box: PostBox, owed: list[int], environment: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    environment.setattr(threading.Timer, "start", refuse)
+    assert perform(*owed) == []
+    assert (_statuses(owed), post_box.sent.total()) == (["pending"] * PERSONS, 0)
+    assert {facts.action(one).attempts - facts.action(one).waits for one in owed} == {0}
+
+
 def test_a_look_that_takes_long_holds_nobody_either(
     post_box: PostBox, owed: list[int], environment: pytest.MonkeyPatch
 ) -> None:
