@@ -33,11 +33,17 @@ from tests.fuzz.requests import SECRET, Request
 from tests.support import shapes
 
 CONNECTIONS = 4
-PIPELINED = 20  # requests sent before the first answer is read, at most
+PIPELINED = 8  # requests sent before the first answer is read, at most: no more are taken
 SLOW = 12  # bodies that arrive byte by byte meanwhile
 GROWTH = 64 * 1024  # KiB that a process may have grown by; each leaked body would be one to a thousand of them
 PATIENCE = 30.0
 ALLOWED = {200, 400, 404, 405, 408, 413, 431}
+STRIPE = {"STRIPE_API_KEY": "sk_test_made_up_for_tests", "STRIPE_API_BASE": "http://127.0.0.1:1"}  # which is not there
+ALLOWED_OF_PAGES = ALLOWED | {303, 304, 403, 429}
+_OF_PAGES = re.compile(rb"\w+ /(verify|return|assets)/")
+_NOT_HTTP = b"content-length: 0\r\nconnection: close"  # what the connection itself refuses
+# In each answer of a page's.
+_ALWAYS = (b"content-security-policy: default-src 'none'", b"referrer-policy: no-referrer", b"x-content-type-options")
 
 
 class Findings:
@@ -50,12 +56,15 @@ class Findings:
         self.sent = 0
         self._lock = threading.Lock()
 
-    def note(self, request: Request, status: int, body: bytes) -> None:
+    def note(self, request: Request, status: int, body: bytes, head: bytes = _NOT_HTTP) -> None:
         """One answer."""
+        is_of_a_page = _OF_PAGES.match(request.raw) is not None
         with self._lock:
             self.answers[str(status)] += 1
-            if status not in ALLOWED:
+            if status not in (ALLOWED_OF_PAGES if is_of_a_page else ALLOWED):
                 self.problems.append(f"{status} to {request.raw[:300]!r}")
+            if is_of_a_page and not head.endswith(_NOT_HTTP) and not all(line in head.lower() for line in _ALWAYS):
+                self.problems.append(f"without headers of a page: {head[:300]!r} to {request.raw[:300]!r}")
             if status == 200 and b'"outcome"' in body:
                 answer = orjson.loads(body)
                 self.answers[f"200 {answer['outcome']}"] += 1
@@ -130,7 +139,7 @@ class Connection:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self._socket
 
-    def _answer(self, connection: socket.socket) -> tuple[int, bytes]:
+    def _answer(self, connection: socket.socket) -> tuple[int, bytes, bytes]:
         while b"\r\n\r\n" not in self._read:
             self._receive(connection)
         head, _, self._read = self._read.partition(b"\r\n\r\n")
@@ -138,7 +147,7 @@ class Connection:
         while len(self._read) < length:
             self._receive(connection)
         body, self._read = self._read[:length], self._read[length:]
-        return int(head[9:12]), body
+        return int(head[9:12]), body, head
 
     def _receive(self, connection: socket.socket) -> None:
         piece = connection.recv(65536)
@@ -209,7 +218,7 @@ def receiver(**variables: str) -> Iterator[Receiver]:
         ours = {name.upper() for name in Settings.model_fields}
         environment = {name: value for name, value in os.environ.items() if name not in ours}
         environment |= {"VAR_DIR": name, "PORT": str(port), "STRIPE_WEBHOOK_SECRET": SECRET, "LOG_FORMAT": "json"}
-        environment |= {"LOG_LEVEL": "warning"} | variables
+        environment |= {"LOG_LEVEL": "warning", "LINK_KEYS": "k" * 40, **STRIPE} | variables
         subprocess.run([sys.executable, "-m", "worker", "migrate"], env=environment, check=True, capture_output=True)
         with (folder / "receiver.log").open("wb") as log:
             process = subprocess.Popen([sys.executable, "-m", "receiver"], env=environment, stdout=log, stderr=log)
@@ -231,7 +240,8 @@ def _pipeline(running: Receiver, findings: Findings, number: int, seed_: int) ->
         while left > 0:
             size = min(left, dice.randint(1, PIPELINED))
             kind = requests.faultless if dice.random() < 0.02 else requests.well_framed
-            connection.exchange([kind(dice, f"evt_{seed_}_{lane}_{left - place}") for place in range(size)])
+            batch = [kind(dice, f"evt_{seed_}_{lane}_{left - place}") for place in range(size)]
+            connection.exchange([requests.of_a_page(dice) if dice.random() < 0.05 else one for one in batch])
             left -= size
         connection.close()
 
@@ -322,6 +332,8 @@ def _judge_rows(running: Receiver, findings: Findings) -> int:
     with sqlite3.connect(running.database) as database:
         database.row_factory = sqlite3.Row
         rows = database.execute("SELECT * FROM inbox_event").fetchall()
+        made = database.execute("SELECT count(*) FROM verification").fetchone()[0]
+        findings.problems += [f"row: {made} verifications"] * bool(made)
     database.close()
     ids = {row["id"] for row in rows}
     findings.problems += [f"lost: {event_id}" for event_id in sorted(findings.stored - ids)]

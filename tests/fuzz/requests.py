@@ -36,6 +36,16 @@ def well_framed(dice: random.Random, event_id: str) -> Request:
     return Request(_head(method, path, headers) + body, signed)
 
 
+def of_a_page(dice: random.Random) -> Request:
+    """What a person's browser, a scanner or anybody asks of the pages, by links that are none of ours."""
+    token = dice.choice(TOKENS)(dice)
+    method = dice.choice((b"GET", b"GET", b"POST", b"PUT", b"OPTIONS"))
+    headers = [b"Host: 127.0.0.1", dice.choice(_OF_BROWSERS), *_odd_headers(dice)]
+    body = dice.randbytes(dice.choice((0, 10, 1000, 5000))) if method == b"POST" else b""
+    headers.append(b"Content-Length: %d" % len(body))
+    return Request(_head(method, dice.choice(PAGES) % token, headers) + body, signed=False)
+
+
 def ill_framed(dice: random.Random, event_id: str) -> Request:
     """One after which nobody knows where the next begins."""
     body = shapes.as_body(bodies.event_json(dice, event_id))
@@ -48,6 +58,35 @@ def faultless(dice: random.Random, event_id: str) -> Request:
     body = shapes.as_body(bodies.event_json(dice, event_id))
     signature = b"Stripe-Signature: " + shapes.signature(body, SECRET).encode()
     return Request(_head(b"POST", PATH, [b"Host: x", signature, b"Content-Length: %d" % len(body)]) + body, signed=True)
+
+
+PAGES: tuple[bytes, ...] = (
+    b"/verify/%s",
+    b"/verify/%s?lang=de&after=1.2.3",
+    b"/verify/%s/status",
+    b"/verify/%s/link",
+    b"/return/%s",
+)
+PAGES += (b"/verify/%s/x/y", b"/assets/%s", b"/verify/%s?lang=%%00&times=999")
+TOKENS: tuple[Callable[[random.Random], bytes], ...] = (
+    lambda dice: b"idv_%032x.aSbsDw.%027x" % (dice.getrandbits(128), dice.getrandbits(108)),
+    lambda dice: b"vs_1." + b"A" * dice.randrange(3000),
+    lambda dice: b"%%%02x" % dice.randrange(256) * dice.randrange(1, 30),
+    lambda _: b"..%2f..%2fetc%2fpasswd",
+    lambda _: b"%3Cscript%3Ealert(1)%3C%2Fscript%3E",
+    lambda _: b"\xc3\xa9\xff",
+    lambda _: b"pages.css",
+    lambda _: b"",
+)
+_OF_BROWSERS = (
+    b"Accept: application/json",
+    b"Accept-Language: " + b"de-AT;q=0.9," * 300,
+    b"Accept-Language: \xff;q=x",
+    b"Origin: https://evil.example",
+    b"Sec-Fetch-Site: cross-site",
+    b'If-None-Match: "x", *',
+    b"X-Forwarded-Proto: javascript",
+)
 
 
 def _signature(dice: random.Random, body: bytes) -> tuple[list[bytes], bool]:
