@@ -203,6 +203,8 @@ def _unwritten(language: str) -> Iterator[str]:
 
 def _page(language: str, sample: PageSample) -> None:
     page, name = write_page(sample.page, language, sample.shown), _LEADS_TO.get(sample.page)
+    if sample.page == "expired" and not settings().mails_go_out:
+        name = None  # another link can only be mailed
     if name and (url := getattr(sample.shown, name)) and f'="{url}"' not in page:
         raise _NoWayError(f"it does not lead to {name}")
 
