@@ -189,7 +189,9 @@ def test_an_event_buried_before_it_is_emptied(database_url: str, environment: py
     databases.forget_process_state()
     dead = _failed()
     receive([dead])
-    claim_events([dead.id], first_try=True)
+    for first_try in (True, False):  # its process ended amid both
+        claim_events([dead.id], first_try=first_try)
+        facts.end_all_leases()
     process_everything()
     assert facts.event_row(dead.id).status == InboxStatus.DEAD
     facts.applied(_redacted())
