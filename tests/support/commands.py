@@ -13,9 +13,8 @@ import sys
 from jinja2 import Environment
 
 from config.settings import settings
-from handlers.catalogue import mails, words
 from handlers.catalogue.check import faults
-from tests.support.templates import compiled_once
+from tests.support.templates import REMEMBERED, compiled_once
 from worker.__main__ import main
 
 
@@ -37,7 +36,7 @@ def _compile_templates() -> None:
     os.environ.clear()  # each command has settings of its own
     Environment.compile = compiled_once  # type: ignore[assignment, method-assign]
     faults()
-    for remembered in (settings, mails.environment, mails.speaking, words.words_of):
+    for remembered in (settings, *REMEMBERED):
         remembered.cache_clear()
 
 

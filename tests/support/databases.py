@@ -19,13 +19,12 @@ from sqlalchemy import Dialect, Engine, NullPool, Pool, create_engine, event, ma
 from sqlmodel import SQLModel
 
 from config import broker, database, settings
-from handlers.catalogue import mails as catalogue_mails
-from handlers.catalogue import words
 from handlers.metrics import counting, heartbeats, outside
 from handlers.outbox import application, mails, smtp
 from handlers.stripe_api import client
 from handlers.tables import schema
 from receiver import health
+from tests.support import templates
 
 # Read before any fixture clears the environment.
 SERVER_URL = os.environ.get("DATABASE_URL", "") if os.environ.get("DATABASE_URL", "").startswith("postgres") else ""
@@ -66,15 +65,13 @@ def forget_process_state() -> None:
         database._engines.clear()
         database._sessions.cache_clear()
         database._committing.cache_clear()
-    environments = catalogue_mails.environment, catalogue_mails.speaking, words.words_of
-    written = *environments, catalogue_mails.names_in, catalogue_mails._named, catalogue_mails._written
     for remembered in (
         settings.settings,
         broker.producers,
         mails.email_lookup,
         client.client,
         application.line,
-        *written,
+        *templates.REMEMBERED,
     ):
         remembered.cache_clear()
     smtp.hang_up()
