@@ -167,9 +167,17 @@ def trouble() -> str | None:
 
 
 def _try_out(producer: Any) -> None:
-    producer.channel.client.set("doctor", "", px=1000)
+    """What it takes to send a message, to take one and to be done with it, on keys of its own; and a look at ours."""
     for queue in (CLOCK_QUEUE, EVENTS_QUEUE, ACTIONS_QUEUE):
         _length(producer, queue)
+    channel = producer.channel
+    with channel.client.pipeline(transaction=False) as steps:
+        steps.set("doctor", "", px=1000)
+        steps.lpush("doctor.queue", "").brpop("doctor.queue", 1)
+        steps.hset("doctor.unacked", "message", "").hdel("doctor.unacked", "message")
+        steps.zadd("doctor.index", {"message": 0}).zrem("doctor.index", "message")
+        steps.hlen(channel.unacked_key).zrange(channel.unacked_index_key, 0, 0)
+        steps.execute()
 
 
 def _publish(queue: str, task_name: str, ids: Sequence[str] | Sequence[int]) -> bool:

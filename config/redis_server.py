@@ -22,6 +22,8 @@ _REASONS = {
     "Authentication": "it refuses the password or the user",
     "NoPermission": "its user may not do what is needed",
     "ReadOnly": "it is a replica, which takes no messages",
+    "NOREPLICAS": "it has fewer replicas than it must have to take messages",
+    "MISCONF": "it cannot write to its disk, and so takes no messages",
     "OutOfMemory": "it is full",
     "BusyLoading": "it is still loading its data",
     "MovedError": _OF_A_CLUSTER,

@@ -199,6 +199,29 @@ def test_a_server_that_will_not_do_is_named(tmp_path: Path, environment: pytest.
             assert [found for found, words in said if words.startswith(mark)] == [level], said
 
 
+def test_what_keeps_a_worker_from_taking_messages_is_found_though_they_can_be_sent(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    with (
+        other_redis(tmp_path / "taken") as taken,
+        other_redis(tmp_path / "guarded") as guarded,
+        other_redis(tmp_path / "alone", min_replicas_to_write="1") as alone,
+        taken.client() as somebody,
+        guarded.client() as administrator,
+    ):
+        somebody.set("identity:unacked", "a text, not a hash")
+        for number, command in enumerate(("brpop", "zadd", "hdel")):
+            rights = ("on", ">secret", "~*", "&*", "+@all", f"-{command}")
+            administrator.execute_command("ACL", "SETUSER", f"user{number}", *rights)
+        for address, mark in (
+            (f"127.0.0.1:{taken.port}", "one of our keys holds something else"),
+            *((f"user{n}:secret@127.0.0.1:{guarded.port}", "its user may not do what is needed") for n in range(3)),
+            (f"127.0.0.1:{alone.port}", "it has fewer replicas than it must have"),
+        ):
+            said = _findings(environment, f"redis://{address}")
+            assert [found for found, words in said if words.startswith(mark)] == ["FAIL"], said
+
+
 @pytest.mark.usefixtures("database_url")
 def test_web_says_of_the_broker_how_it_is_now_though_it_had_nothing_to_publish(
     tmp_path: Path, environment: pytest.MonkeyPatch
