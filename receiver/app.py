@@ -5,9 +5,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import import_module
+from typing import Any
 
 from starlette.applications import Starlette
-from starlette.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -29,8 +32,16 @@ _ROOMS: dict[str, Callable[[Settings], object]] = {
     "receiver.pages.routes": lambda settings: not settings.why_no_links,
     "receiver.console.routes": lambda settings: settings.console_users,
 }
+# Of what no room has: a link that a mail program has mangled, or a scanner's guess.
+_PLAIN = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Robots-Tag": "noindex",
+}
 _ROUTES = [
-    Route(_WEBHOOK, Response("Method Not Allowed", 405, {"Allow": "POST"})),
+    Route(_WEBHOOK, Response("Method Not Allowed", 405, {**_PLAIN, "Allow": "POST"})),
     Route("/healthz", healthz),
     Route("/readyz", readyz),
     Route("/health/backlog", backlog),
@@ -86,5 +97,10 @@ async def _turn() -> None:
         heartbeats.IN_HAND["event loop"].clear()
 
 
-app = Receiver(routes=_ROUTES, lifespan=_lifespan)
+async def _refuse(_: Request, error: Any) -> Response:
+    """What Starlette would say, with headers: of a path that nobody has, or of another method."""
+    return PlainTextResponse(error.detail, error.status_code, {**_PLAIN, **(error.headers or {})})
+
+
+app = Receiver(routes=_ROUTES, lifespan=_lifespan, exception_handlers={HTTPException: _refuse})
 app.router.redirect_slashes = False

@@ -374,8 +374,12 @@ def test_another_method_is_a_405(client: Client, method: str) -> None:
     assert "POST" in answer.headers["allow"]
 
 
-def test_another_path_is_a_404(client: Client) -> None:
-    assert client.ask("POST", "/webhooks/strip", BODY).status == 404
+@pytest.mark.parametrize("path", ["/webhooks/strip", "/", "//verify/x", "/Verify/x", "/favicon.ico"])
+def test_another_path_is_a_404_that_nobody_keeps_frames_or_runs(client: Client, path: str) -> None:
+    answer = client.ask("POST", path, BODY)
+    assert answer.status == 404
+    assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == ("no-store", "nosniff")
+    assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
 
 
 def test_the_server_does_not_say_what_it_runs_on(client: Client) -> None:
