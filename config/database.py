@@ -318,7 +318,10 @@ def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> 
     try:
         connection.autocommit = True
         rows, our_pid = connection.execute(postgres.reading()).fetchall(), connection.info.backend_pid
-        connection.execute(postgres.setting(rows, our_pid))
+        try:
+            connection.execute(postgres.setting(rows, our_pid))
+        except (psycopg.DataError, psycopg.ProgrammingError):  # which are about what is stored, elsewhere
+            raise postgres.not_taken() from None
         if postgres.is_pooled(rows, our_pid):
             connection.prepare_threshold = None  # what is prepared may be another's at the next transaction
         ends_within = postgres.statement_seconds(rows, our_pid)

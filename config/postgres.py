@@ -2,6 +2,7 @@
 
 import re
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
@@ -126,6 +127,13 @@ def setting(rows: Sequence[Sequence[Any]], backend_pid: int) -> str:
     return f"SELECT {', '.join(calls)}"
 
 
+def not_taken() -> SettingsError:
+    """For a server that refuses what `setting` asks of it: ours it takes everywhere."""
+    return SettingsError(
+        f"the server does not take what DATABASE_URL's options ask for: {', '.join(sorted(_options(_said())))}"
+    )
+
+
 def is_pooled(rows: Sequence[Sequence[Any]], backend_pid: int) -> bool:
     """Whether there is a pooler, by what `reading` has answered."""
     return any(pid != backend_pid for *_, pid in rows)
@@ -163,6 +171,8 @@ def _wanted() -> dict[str, str]:
 def _said() -> dict[str, str]:
     base, mark, query = settings().database_url.get_secret_value().partition("?")
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
+    if twice := {word for word, times in Counter(word for word, _, _ in pairs).items() if times > 1}:
+        raise SettingsError(f"DATABASE_URL names these more than once: {', '.join(sorted(twice))}")
     # `options=-c search_path=x` is often written so, and libpq wants the space and the second sign escaped.
     escaped = "&".join(f"{word}={value.replace('=', '%3D').replace(' ', '%20')}" for word, _, value in pairs)
     try:

@@ -72,6 +72,8 @@ def parse_address(text: str) -> Address:
             "must be one address: id@example.com, Name <id@example.com>, or with quotes where the name has a comma "
             'or the like: "Name, Inc." <id@example.com>'
         )
+    if any(category(letter) == "Cf" for letter in local):  # copied with it, and no letter of anybody's address
+        raise ValueError("must be an address without signs that nobody sees: type it anew")
     domain = domain if domain.isascii() else _in_ascii(domain)
     if not _DOMAIN.fullmatch(domain):
         raise ValueError("must be an address whose domain can exist")
@@ -104,7 +106,7 @@ def _url(*schemes: str) -> BeforeValidator:
             _ = [host.port for host in hosts]  # a password with a slash in it ends up here
         except ValueError:  # its sentences quote the URL
             raise ValueError("is not a URL: reserved characters in a password are written as %2F") from None
-        if parts.scheme not in schemes:
+        if parts.scheme not in schemes or not text.startswith(parts.scheme):
             raise ValueError(f"must be a URL that starts with {', '.join(f'{scheme}:' for scheme in schemes)}")
         if parts.scheme in _WITH_A_HOST and not all(host.hostname for host in hosts):
             raise ValueError(f"must name a host: {parts.scheme}://host")

@@ -98,7 +98,10 @@ def ask(
         # rule: Stripe is asked in the account's name
         options["stripe_account" if account.startswith("acct_") else "stripe_context"] = account
     started = steady()
-    response: Any = client().raw_request(method, path, **params, **options)
+    try:
+        response: Any = client().raw_request(method, path, **params, **options)
+    except stripe.StripeError:  # its own reading is another than ours: nested too deep for it, on an older Python
+        raise unreadable("its library does not read it") from None
     if response.data["object"] != wanted:
         raise unreadable("it is another object")
     seconds, is_replayed = steady() - started, "Idempotent-Replayed" in response.headers

@@ -113,7 +113,10 @@ async def _connected() -> tuple[asyncpg.Connection, bool]:
     try:
         postgres.keep_alive(connection._transport.get_extra_info("socket"))  # there is no public way to it
         rows, our_pid = await _fetched(connection, postgres.reading()), connection.get_server_pid()
-        await connection.execute(postgres.setting(rows, our_pid))
+        try:
+            await connection.execute(postgres.setting(rows, our_pid))
+        except (asyncpg.DataError, asyncpg.SyntaxOrAccessError):  # which are about what is stored, elsewhere
+            raise postgres.not_taken() from None
     except BaseException:
         connection.terminate()
         raise

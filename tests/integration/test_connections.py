@@ -25,6 +25,7 @@ from config.database import DATABASE_TROUBLE, keep_connections, statement, take_
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import counting, heartbeats, tallies
+from handlers.queue.failures import NotNowError
 from handlers.record.decide import Outcome
 from receiver.webhooks.storage import _OnTheLoop
 from tests.support import databases, facts
@@ -117,6 +118,23 @@ def test_a_search_path_of_the_urls_is_followed(environment: pytest.MonkeyPatch, 
     receive([event("verified")])
     with statement() as connection:
         assert connection.scalar(text("SELECT count(*) FROM elsewhere.inbox_event")) == 2
+
+
+@pytest.mark.parametrize("option", ["role=nobody_here", "work_mem=much", "not_a_setting=1"])
+def test_what_the_server_takes_not_of_the_urls_is_trouble_and_no_data(
+    environment: pytest.MonkeyPatch, database_url: str, option: str
+) -> None:
+    environment.setenv("DATABASE_URL", f"{database_url}&options=-c {option}")
+    databases.forget_process_state()
+
+    async def store() -> None:
+        await _OnTheLoop().receive([event("created")])
+
+    why = "the server does not take what DATABASE_URL's options ask for: " + option.partition("=")[0]
+    with pytest.raises(NotNowError, match=why):
+        asyncio.run(store())
+    with pytest.raises(DATABASE_TROUBLE, match=why):
+        receive([event("created")])
 
 
 def test_idle_connections_are_given_back(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

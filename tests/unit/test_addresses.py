@@ -10,7 +10,7 @@ from asyncpg import connect_utils
 from config import postgres
 from config.database import engine
 from config.postgres import asyncpg_addresses, keep_alive
-from config.settings import SettingsError
+from config.settings import SettingsError, settings
 from tests.support import databases
 
 _NOT_SAID = {
@@ -128,6 +128,20 @@ def test_an_option_that_the_promise_or_the_drivers_could_not_bear_is_refused(
     _use(environment, f"postgres://u:c4nary@h/d?options={options}")
     with pytest.raises(SettingsError, match=r"^DATABASE_URL's options") as refusal:
         engine()
+    assert "c4nary" not in str(refusal.value)
+
+
+def test_what_is_said_twice_is_refused(environment: pytest.MonkeyPatch) -> None:
+    _use(environment, "postgres://u:c4nary@h/d?options=-csearch_path=a&sslmode=require&options=-cgeqo=off")
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL names these more than once: options$"):
+        engine()
+
+
+def test_a_scheme_is_written_small(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("DATABASE_URL", "POSTGRES://u:c4nary@h/d")
+    settings.cache_clear()
+    with pytest.raises(SettingsError, match="must be a URL that starts with") as refusal:
+        settings()
     assert "c4nary" not in str(refusal.value)
 
 

@@ -70,6 +70,7 @@ def test_an_address_is_a_name_and_a_mailbox_whose_domain_is_ascii(text: str, nam
                 "a" * 500 + "@b.example",
             )
         ),
+        *((text, "nobody sees") for text in ("\ufeffa@b.example", "a\u200b@b.example", "Us <a\u202eb@b.example>")),
     ],
 )
 def test_what_is_not_one_address_is_refused_with_the_reason_and_not_shown(text: str, reason: str) -> None:
