@@ -126,7 +126,7 @@ def test_without_javascript_the_person_goes_there_and_comes_back(shop: str, visi
     visitor.button(BUTTON).click()
     visitor.page.wait_for_url("https://verify.stripe.com/**")
     visitor.pick("pass", at=visitor.page)
-    visitor.page.get_by_role("link", name="Continue").click()
+    visitor.page.get_by_role("link", name="Continue to").click()
     visitor.page.wait_for_url(f"{shop}/")
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ssl import SSLContext
 from typing import Any
@@ -167,7 +167,8 @@ def mail_server(mailbox: Mailbox, ssl: SSLContext | None = None, port: int = 0, 
         await asyncio.gather(*others, return_exceptions=True)
         for one in conversations:
             if isinstance(one.transport, asyncio.Transport):
-                one.transport.abort()  # a client may be about to use it again
+                with suppress(AttributeError):  # of Python 3.11, where TLS has ended
+                    one.transport.abort()  # a client may be about to use it again
         await loop.shutdown_asyncgens()
 
     server = asyncio.run_coroutine_threadsafe(start(), loop).result()
