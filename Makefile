@@ -46,8 +46,8 @@ stripe: dev ## Runs a local Stripe that delivers to `make run`, and says how to 
 test: dev ## Runs the tests, on SQLite and an embedded Redis; all of a file's, or some of them: T=tests/unit/test_events.py K=redacted
 	@$(BIN)/python -m pytest -m "not e2e and not browser $(if $(T),,and not processes)" $(if $(T),$(T),--ignore=tests/browser --ignore=tests/e2e $(AT_ONCE)) $(if $(K),-k "$(K)")
 
-test-processes: dev ## Runs what `make test` leaves out: the service as it is deployed, process by process, killed, frozen and cut off
-	@$(BIN)/python -m pytest -m processes $(AT_ONCE) tests/integration $(if $(K),-k "$(K)")
+test-processes: dev ## Runs what `make test` leaves out: the service as it is deployed, on PostgreSQL, process by process, killed, frozen and cut off
+	@$(BIN)/python -m tests.support.postgres -m processes $(AT_ONCE) tests/integration $(if $(K),-k "$(K)")
 
 test-postgres: dev ## Runs the database and integration tests on PostgreSQL: DATABASE_URL, or a cluster of its own
 	@$(BIN)/python -m tests.support.postgres

@@ -14,14 +14,19 @@ FOLDERS = ("tests/integration", "tests/property")
 # These use no database, or the embedded one whatever is set.
 ELSEWHERE = (
     "tests/integration/test_broker.py",
+    "tests/integration/test_calls.py",
     "tests/integration/test_clock.py",
     "tests/integration/test_demo.py",
+    "tests/integration/test_dialog.py",
     "tests/integration/test_embedded.py",
     "tests/integration/test_extend.py",
+    "tests/integration/test_languages.py",
+    "tests/integration/test_paths.py",
     "tests/integration/test_reconnect.py",
     "tests/integration/test_replay.py",
     "tests/integration/test_run.py",
     "tests/integration/test_simulator.py",
+    "tests/integration/test_way.py",
     "tests/property/test_mutations.py",
     "tests/property/test_orders.py",
 )
@@ -35,7 +40,9 @@ def main(arguments: list[str]) -> int:
     folders = [folder for folder in FOLDERS if Path(folder).is_dir()]
     with _server() as url:
         chosen = arguments or [*folders, *(f"--ignore={path}" for path in ELSEWHERE), *AT_ONCE]
-        command = [sys.executable, "-m", "pytest", "-m", "not e2e and not browser", *chosen]
+        # Those that start processes are a suite of their own, unless a file of them is named.
+        which = "not e2e and not browser" if arguments else "not e2e and not browser and not processes"
+        command = [sys.executable, "-m", "pytest", "-m", which, *chosen]
         return subprocess.call(command, env={**os.environ, "DATABASE_URL": url})
 
 
