@@ -57,6 +57,11 @@ def _at_the_first(post_box: PostBox, happens: Callable[[], object]) -> None:
     post_box.behave = behave
 
 
+def _tries(ids: Sequence[int]) -> set[int]:
+    """How many count towards burying, whichever there are."""
+    return {facts.action(one).attempts - facts.action(one).waits for one in ids}
+
+
 def _statuses(owed: list[int]) -> list[str]:
     return [str(facts.action(action_id).status) for action_id in owed]
 
@@ -145,7 +150,7 @@ def test_whoever_waits_for_long_behind_another_goes_back_and_has_lost_no_try(
     _at_the_first(post_box, until_they_are_free)
     perform(*owed)
     assert (_statuses(owed), post_box.sent.total()) == (["done", *["pending"] * (PERSONS - 1)], 1)
-    assert {facts.action(one).attempts - facts.action(one).waits for one in owed[1:]} == {0}
+    assert _tries(owed[1:]) == {0}
     environment.setattr(performing, "_TOGETHER_SECONDS", 3600.0)
     perform(*owed)  # due at once
     assert (_statuses(owed), set(post_box.sent.values())) == (["done"] * PERSONS, {1})
@@ -160,7 +165,7 @@ def test_who_may_have_no_thread_for_the_alarm_gives_all_of_them_back(
     environment.setattr(threading.Timer, "start", refuse)
     assert perform(*owed) == []
     assert (_statuses(owed), post_box.sent.total()) == (["pending"] * PERSONS, 0)
-    assert {facts.action(one).attempts - facts.action(one).waits for one in owed} == {0}
+    assert _tries(owed) == {0}
 
 
 def test_a_look_that_takes_long_holds_nobody_either(
@@ -176,7 +181,7 @@ def test_a_look_that_takes_long_holds_nobody_either(
     environment.setattr(performing, "_look", look_for_long)
     assert perform(*owed) == []
     assert (_statuses(owed), post_box.sent.total()) == (["pending"] * PERSONS, 0)
-    assert {facts.action(one).attempts - facts.action(one).waits for one in owed} == {0}
+    assert _tries(owed) == {0}
 
 
 def test_those_that_wait_are_looked_at_again_together(
@@ -206,7 +211,7 @@ def test_nobody_else_is_tried_where_nobody_answers(post_box: PostBox, owed: list
     _at_the_first(post_box, fail)
     perform(*owed, answered=heard.append)
     assert (heard, post_box.sent.total()) == ([False], 0)
-    assert {facts.action(one).attempts - facts.action(one).waits for one in owed[1:]} == {0}
+    assert _tries(owed[1:]) == {0}
 
 
 @pytest.mark.parametrize(("error", "status"), [(RefusedError("no"), "pending"), (PermanentError("never"), "dead")])
@@ -230,7 +235,7 @@ def test_who_is_asked_to_end_gives_the_others_back_at_once(
     _at_the_first(post_box, ends.set)
     perform(*owed)
     assert (_statuses(owed), post_box.sent.total()) == (["done", *["pending"] * (PERSONS - 1)], 1)
-    assert {facts.action(one).attempts - facts.action(one).waits for one in owed[1:]} == {0}
+    assert _tries(owed[1:]) == {0}
 
 
 @pytest.mark.parametrize("most", ["1", "2", "100"])
