@@ -20,6 +20,7 @@ from config.settings import Settings, settings
 from handlers.metrics import heartbeats
 from handlers.metrics.counting import start_flushing, stop_flushing
 from receiver.connections import Connections
+from receiver.headers import EACH, NOTHING, headers
 from receiver.health import backlog, healthz, metrics, readyz
 from receiver.sender import as_sent
 from receiver.webhooks.delivery import Webhook
@@ -32,16 +33,8 @@ _ROOMS: dict[str, Callable[[Settings], object]] = {
     "receiver.pages.routes": lambda settings: not settings.why_no_links,
     "receiver.console.routes": lambda settings: settings.console_users,
 }
-# Of what no room has: a link that a mail program has mangled, or a scanner's guess.
-_PLAIN = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Robots-Tag": "noindex",
-}
 _ROUTES = [
-    Route(_WEBHOOK, Response("Method Not Allowed", 405, {**_PLAIN, "Allow": "POST"})),
+    Route(_WEBHOOK, Response("Method Not Allowed", 405, {"Content-Security-Policy": NOTHING, **EACH, "Allow": "POST"})),
     Route("/healthz", healthz),
     Route("/readyz", readyz),
     Route("/health/backlog", backlog),
@@ -97,9 +90,10 @@ async def _turn() -> None:
         heartbeats.IN_HAND["event loop"].clear()
 
 
-async def _refuse(_: Request, error: Any) -> Response:
-    """What Starlette would say, with headers: of a path that nobody has, or of another method."""
-    return PlainTextResponse(error.detail, error.status_code, {**_PLAIN, **(error.headers or {})})
+async def _refuse(request: Request, error: Any) -> Response:
+    """What Starlette would say, with headers: of a path that nobody has, as a mangled link's, or of another method."""
+    found = headers(request.scope["scheme"], NOTHING) | (error.headers or {})
+    return PlainTextResponse(error.detail, error.status_code, found)
 
 
 app = Receiver(routes=_ROUTES, lifespan=_lifespan, exception_handlers={HTTPException: _refuse})

@@ -10,8 +10,9 @@ from handlers.catalogue.console import write_console
 from handlers.operator.console_users import Role
 from receiver.bodies import TooLongError, read_body
 from receiver.console.visits import Visit, form_key, is_token, token_of
+from receiver.headers import headers
 from receiver.pages.answers import base
-from receiver.pages.headers import PLAIN, headers, is_foreign
+from receiver.pages.headers import PLAIN, is_foreign
 from receiver.sender import is_this_machine
 
 _MOST_BYTES = 64 * 1024  # of a form: a filter, a reason

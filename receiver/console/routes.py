@@ -32,9 +32,10 @@ from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
 from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make
 from receiver.console.checks import PAUSE_SECONDS, Checks
 from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, known_as, visit_of
+from receiver.headers import headers
 from receiver.mishaps import note_failure
 from receiver.pages.answers import refused_method
-from receiver.pages.headers import PLAIN, headers
+from receiver.pages.headers import PLAIN
 from receiver.pages.tries import TooOftenError, Tries
 from receiver.threads import BusyError, Threads
 from receiver.unmatched import Unmatched

@@ -13,7 +13,8 @@ from starlette.responses import Response
 from config.settings import settings
 from handlers.catalogue.pages import Shown, write_page
 from handlers.catalogue.words import language_for
-from receiver.pages.headers import PLAIN, entering, headers
+from receiver.headers import headers
+from receiver.pages.headers import PLAIN, entering
 
 _STATUS = {"no_link": 404, "busy": 429, "away": 503, **dict.fromkeys(("ended", "limit", "redacted", "expired"), 410)}
 _RETRY_SECONDS = {429: "60", 503: "5"}

@@ -14,8 +14,9 @@ from config.settings import settings
 from handlers.catalogue.pages import stylesheet
 from handlers.queue.calls import Line
 from handlers.queue.failures import NotNowError
+from receiver.headers import headers
 from receiver.pages.answers import base
-from receiver.pages.headers import ASSET, PLAIN, headers
+from receiver.pages.headers import ASSET, PLAIN
 
 log = structlog.stdlib.get_logger(__name__)
 

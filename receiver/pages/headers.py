@@ -15,22 +15,7 @@ PLAIN = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 ASSET = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # of an image that is opened by itself
-_EACH = {
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Robots-Tag": "noindex, nofollow",
-    "Cache-Control": "no-store",
-}
 _PORTS = {"https": ":443", "http": ":80"}
-_YEAR = 365 * 24 * 3600
-
-
-def headers(scheme: str, policy: str) -> dict[str, str]:
-    """Of every answer. No camera policy is among them, and no isolation: either stops Stripe's frame."""
-    found = {"Content-Security-Policy": policy, **_EACH}
-    # What ends TLS before us may say nothing of it.
-    is_secure = "https" in (scheme, urlsplit(settings().base_url).scheme)
-    return {**found, "Strict-Transport-Security": f"max-age={_YEAR}"} if is_secure else found
 
 
 def entering() -> str:
