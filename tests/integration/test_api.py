@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from config.settings import settings
 from handlers.queue.failures import NotNowError
@@ -256,17 +258,18 @@ def test_an_answer_says_what_stripe_says_where_the_record_is_a_second_behind(api
 
 
 def test_the_log_has_the_tokens_name_beside_what_was_done_with_it(
-    api: TestClient, capfd: pytest.CaptureFixture[str], environment: pytest.MonkeyPatch
+    api: TestClient, environment: pytest.MonkeyPatch
 ) -> None:
-    id_ = api.post("/verifications", json=LEAST).json()["id"]
-    environment.setenv("LINK_KEYS", "n" * 32)
-    settings.cache_clear()
-    for what in ("entry", "link", "cancel", "redact"):
-        api.post(f"/verifications/{id_}/{what}", json={})
-    said = [line for line in "".join(capfd.readouterr()).splitlines() if "token=shop" in line]
-    done = [line.split("verification.")[1].split()[0] for line in said]
+    with capture_logs([merge_contextvars]) as lines:
+        id_ = api.post("/verifications", json=LEAST).json()["id"]
+        environment.setenv("LINK_KEYS", "n" * 32)
+        settings.cache_clear()
+        for what in ("entry", "link", "cancel", "redact"):
+            api.post(f"/verifications/{id_}/{what}", json={})
+    said = [line for line in lines if line.get("token") == "shop"]
+    done = [line["event"].removeprefix("verification.") for line in said]
     assert done == ["opened", "entered", "linked", "canceled", "redaction_asked"]
-    assert all(id_ in line and "user-1" not in line for line in said)
+    assert all(id_ in str(line) and "user-1" not in str(line) for line in said)
 
 
 def test_how_long_stripe_wants_to_be_left_alone_is_passed_on(api: TestClient, simulator: Simulator) -> None:
