@@ -120,6 +120,7 @@ def start_flushing(kind: str) -> None:
     global _thread
     if _thread is None or not _thread.is_alive():
         _ended.clear()
+        _looked.clear()
         _thread = threading.Thread(target=_flush_on, args=(kind,), name="metrics", daemon=True)
         _thread.start()
     _looked.wait(_LOOKS_WITHIN)

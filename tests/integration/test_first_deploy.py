@@ -47,7 +47,7 @@ def test_what_is_deployed_before_the_endpoint_is_made_takes_nothing_until_its_se
         made.kill("web")
         made.set(STRIPE_WEBHOOK_SECRET=created["secret"])
         made.start("web")
-        assert _ready(made) == (200, None)
+        wait_until(lambda: _ready(made) == (200, None), made.logs)
         wait_until(lambda: made.run("session", session_id).returncode == 0, made.logs)
 
 

@@ -19,7 +19,7 @@ from config.settings import running_commit, settings
 from config.version import VERSION
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
-from handlers.metrics import counting, exposition
+from handlers.metrics import counting, exposition, heartbeats
 from handlers.outbox.perform import perform
 from handlers.tables.models import InboxEvent
 from receiver import health
@@ -175,6 +175,15 @@ def test_the_end_of_a_process_writes_down_its_last_seconds_and_leaves_no_thread(
     counting.stop_flushing()
     assert exposition._counted()["identity_recovered_events_total"] == {"": 1.0}
     assert "metrics" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_whatever_starts_is_ready_by_the_end_of_its_start_also_where_something_was_started_before() -> None:
+    for _ in range(2):
+        heartbeats._process = heartbeats._Process()
+        counting.start_flushing("web")
+        hindrance = heartbeats.trouble()
+        counting.stop_flushing()
+        assert hindrance is None
 
 
 def test_processes_that_write_at_once_lose_nothing() -> None:
