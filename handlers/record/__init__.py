@@ -1,1 +1,1 @@
-"""What an event means: pure, from Stripe's JSON to a record and what it owes."""
+"""The meaning of events: pure, from Stripe's JSON to a record and the actions it owes."""

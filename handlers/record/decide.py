@@ -1,4 +1,4 @@
-"""What each event means for a record, and what it owes: HANDLERS, one small pure function per kind of event."""
+"""Decides what an event changes in its record and which actions it owes: HANDLERS, one pure function per kind."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from handlers.record.error_codes import OWED, classify
 from handlers.record.events import NOT_OURS, RANKS, SessionState, Status, VerificationEvent
 from handlers.record.ordering import Order, RecordState, Seen, order, order_by_rank, overtakes
 
-# Why nothing is done.
+# Reasons why an action is skipped.
 TOLD = "told already"
 AT_LIMIT = "submission limit"
 SUPERSEDED = "superseded"
@@ -22,7 +22,7 @@ BURNED = "burned"
 
 
 class Outcome(StrEnum):
-    """What processing an event came to."""
+    """The outcome of an event that was processed."""
 
     APPLIED = "applied"
     STALE = "stale"
@@ -31,7 +31,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a session's state makes of a record: its status, and the kinds of action that this owes."""
+    """The effect of a session's state on its record: the new status, and the kinds of action that it owes."""
 
     status: Status
     owes: tuple[str, ...] = ()
@@ -39,13 +39,13 @@ class Meaning:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What an event came to: the record after it, what it owes, and whose texts the record now holds."""
+    """The result of an event: the record after it, the actions owed, and the state whose texts the record now holds."""
 
     outcome: Outcome
     record: RecordState
     owed: list[Owed]
-    texts: SessionState | None = None  # None: the record keeps those it has
-    reason: str | None = None  # why it is ignored
+    texts: SessionState | None = None  # None: the record keeps its texts
+    reason: str | None = None  # why the event is ignored
 
 
 def decide(
@@ -59,14 +59,14 @@ def decide(
     reminds_after: timedelta | None = None,
     is_known: bool = True,
 ) -> Decision | None:
-    """Applies an event, with what it shows and Stripe's answer where there is one; None if only Stripe can settle it.
+    """Applies an event: `shown` is its own state, `answer` Stripe's. Returns None if only Stripe can settle it.
 
-    Without anybody to ask, contradictions go by rank and a thin notification is ignored. The record's submissions
-    already count this event's; limit is how many of them there may be in this session. So long after a session was made
-    its person is reminded, unless it is None. Unless the session is known, nothing of ours was told of it before.
+    Unless `can_ask`, a contradiction goes by rank and a thin notification is ignored. The record's submissions already
+    count this event's; `limit` is the most that this session may have. The person is reminded `reminds_after` the
+    session's creation; None: never. `is_known`: the session had a record before this event.
     """
     said = (event.is_ours, answer and answer.state.is_ours)
-    # rule: an event that cannot tell whose its session is leaves that to Stripe, or else to the record
+    # rule: where an event does not show its session's owner, Stripe's answer decides, or else the record
     is_ours = next((word for word in said if word is not None), True if is_known else None)
     if not is_ours:
         if is_ours is None and can_ask and answer is None:
@@ -79,7 +79,7 @@ def decide(
     if latest is None:
         if can_ask and overtakes(record, event.created_at):
             return Decision(outcome=Outcome.STALE, record=record, owed=_limited(record, [], limit))
-        # rule: only Stripe says what a thin notification is about
+        # rule: only Stripe knows the state behind a thin notification
         return None if can_ask else Decision(outcome=Outcome.IGNORED, record=record, owed=[])
     place = order(record, latest)
     if place is Order.AMBIGUOUS:
@@ -89,14 +89,14 @@ def decide(
     # rule: a redaction seen in Stripe's answer counts
     if (shown and shown.state.redaction) or (answer and answer.state.redaction):
         record = _redacted(record, event)
-    # rule: what an answer has overtaken is written down as skipped
+    # rule: the actions of a state that an answer has overtaken are written down as skipped
     stale = [] if shown is None or shown is latest else _passed_over(record, shown)
     # rule: a stale event changes no status
     after, owed = (record, _passed_over(record, latest)) if place is Order.STALE else _applied(record, latest)
     told = [latest.stamp + reminds_after] if reminds_after and latest.kind == "created" else []
-    # rule: the first that was told of an untried session says when its person is reminded
+    # rule: the earliest stamp of an untried session sets the time of its reminder
     first = min([at for at in (record.remind_at, *told) if at], default=None)
-    # rule: whoever has begun is not reminded
+    # rule: a person who has begun is not reminded
     after = replace(after, remind_at=first if after.rank == RANKS["created"] else None)
     if place is Order.STALE:
         # rule: the limit is judged after a stale event, too
@@ -106,16 +106,16 @@ def decide(
 
 
 def why_not_owed(record: RecordState, kind: str, cause: str, limit: int = 3) -> str | None:
-    """At the moment of doing: the reason why an action is no longer owed, or None."""
+    """The reason why an action is no longer owed, asked right before it is performed; None if it still is."""
     row = KINDS[kind]
     if reason := _silenced(record, kind, cause):
         return reason
-    if row.survives_superseding:  # rule: what survives superseding is owed whatever came after it
+    if row.survives_superseding:  # rule: an action that survives superseding stays owed in every later state
         return None
     # rule: the limit holds only while input is required
     at_limit = record.status == Status.REQUIRES_INPUT and record.submissions >= limit
     if cause == LIMIT_CAUSE:
-        # rule: what the limit owes is superseded once the person has passed
+        # rule: the limit's actions are superseded once the person has passed
         return None if at_limit else SUPERSEDED
     if cause == BURNED_CAUSE:
         is_over = record.burned_at or record.replaced_at
@@ -132,7 +132,7 @@ def why_not_owed(record: RecordState, kind: str, cause: str, limit: int = 3) -> 
 
 
 def owed_still(record: RecordState, limit: int) -> list[Owed]:
-    """At any moment: the mail that the record's state owes, unless it was the last one, and what the limit owes."""
+    """The mail that the record's state owes now, unless it was the last one sent, and the actions of the limit."""
     if record.stamp is None:
         return []
     state = SessionState(status=record.status, error_code=record.error_code, report_id=record.report_id)
@@ -144,24 +144,24 @@ def owed_still(record: RecordState, limit: int) -> list[Owed]:
 
 
 def reminder(record: RecordState, limit: int) -> list[Owed]:
-    """To a person whose time has come: nothing where the session was begun or is over, or the reminder went out."""
+    """The reminder that is due: none if the session was begun or is over, or if the reminder was the last mail."""
     cause = _cause(record.status, record.error_code, record.report_id)
     is_untried = record.stamp is not None and record.rank == RANKS["created"]
-    # rule: nobody is reminded of what is over
+    # rule: nobody is reminded of a session that is over
     is_owed = is_untried and why_not_owed(record, "email_reminder", cause, limit) is None
     return [Owed("email_reminder", cause)] if is_owed else []
 
 
 def ending(record: RecordState, limit: int) -> list[Owed]:
-    """What ends a session at Stripe: pending while it waits for input, and else written down as skipped."""
+    """The actions that end a session at Stripe: pending while it waits for input, and else written down as skipped."""
     # rule: a burned session is canceled, and so is a replaced one that shows up open
     is_over = record.burned_at or (record.replaced_at and record.status == Status.REQUIRES_INPUT)
     burned = [("cancel_session", BURNED_CAUSE)] if is_over else []
-    # rule: the limit owes something itself
+    # rule: the limit itself owes actions
     limited = [(kind, LIMIT_CAUSE) for kind, row in KINDS.items() if row.owed_at_limit and record.submissions >= limit]
     # rule: the limit cancels only while input is required
     passed = SUPERSEDED if record.status != Status.REQUIRES_INPUT else None
-    # rule: that a limit was reached is told of a canceled session, too; it was so before the end, whatever came first
+    # rule: the reviewer hears of the limit of a canceled session, too; the limit was reached before the end
     past = [kind for kind in KINDS if record.status == Status.CANCELED and KINDS[kind].survives_superseding]
     return [
         Owed(kind, cause, _silenced(record, kind, cause) or (None if kind in past else passed))
@@ -180,7 +180,7 @@ def processing(_: SessionState) -> Meaning:
 
 
 def requires_input(state: SessionState) -> Meaning:
-    """A check failed, or the person left: the error code says who can mend it."""
+    """A check failed, or the person left: the error code decides the action."""
     return Meaning(Status.REQUIRES_INPUT, (OWED[classify(state.error_code)],))
 
 
@@ -204,11 +204,11 @@ HANDLERS: dict[str, Callable[[SessionState], Meaning]] = {
 
 
 def _redacted(record: RecordState, event: VerificationEvent) -> RecordState:
-    """The person is forgotten; the status and the order mark stay, and events still move them."""
+    """The record of a forgotten person: the status and the order mark stay, and events still move them."""
     said = event.state.status if event.state else None
-    # rule: a redaction says the status of a session that was only heard of
+    # rule: a redaction sets the status of a record without an order mark
     status = Status(said) if record.stamp is None and said in list(Status) else record.status
-    # rule: the first redaction says when
+    # rule: the earliest redaction sets the time
     at = min(record.redacted_at or event.created_at, event.created_at)
     return replace(record, redacted_at=at, status=status)
 
@@ -223,15 +223,15 @@ def _applied(record: RecordState, seen: Seen) -> tuple[RecordState, list[Owed]]:
         status=meaning.status,
         error_code=state.error_code,
         report_id=state.report_id,
-        stamp=seen.stamp,  # rule: the mark's stamp is that of what was applied last
-        rank=RANKS[seen.kind],  # rule: the mark's rank is that of the same state
+        stamp=seen.stamp,  # rule: the mark's stamp is the stamp of the state applied last
+        rank=RANKS[seen.kind],  # rule: the mark's rank is the rank of the state applied last
         changes=record.changes + is_change,  # rule: the change number rises with each change
-        by_answer=seen.by_answer,  # rule: the mark says whether it is an answer's
+        by_answer=seen.by_answer,  # rule: the mark remembers that its stamp is an answer's
     )
-    # rule: what leaves the record as it is owes nothing
+    # rule: a state that leaves the record as it is owes nothing
     if not is_change and after.report_id == record.report_id:
         return after, []
-    # rule: a cause is a state, and no event or time
+    # rule: a cause names a state, not an event or a time
     owed = _owed(after, meaning.owes, _cause(*now, after.report_id), is_superseded=False)
     if is_change:
         told = json.dumps({"status": after.status, "error_code": after.error_code})
@@ -240,31 +240,31 @@ def _applied(record: RecordState, seen: Seen) -> tuple[RecordState, list[Owed]]:
 
 
 def _passed_over(record: RecordState, seen: Seen) -> list[Owed]:
-    # The same keys as in its right place, so that what is written down does not depend on the order of arrival.
+    # The keys are those of an event in its right place: the rows do not depend on the order of arrival.
     meaning = HANDLERS[seen.kind](seen.state)
     cause = _cause(meaning.status, seen.state.error_code, seen.state.report_id)
-    # rule: what a stale event owes is written down as skipped
+    # rule: the actions of a stale event are written down as skipped
     return _owed(record, meaning.owes, cause, is_superseded=True)
 
 
 def _owed(record: RecordState, kinds: Iterable[str], cause: str, *, is_superseded: bool) -> list[Owed]:
     owed = []
     for kind in kinds:
-        # rule: a stale event still owes what survives superseding
+        # rule: a stale event still owes the kinds that survive superseding
         passed = is_superseded and not KINDS[kind].survives_superseding
-        # rule: what the last mail has said is written down as skipped
+        # rule: a mail that would repeat the last one is written down as skipped
         told = TOLD if KINDS[kind].tells_the_person and cause == record.told else None
         owed.append(Owed(kind, cause, _silenced(record, kind, cause) or (SUPERSEDED if passed else told)))
     return owed
 
 
 def _silenced(record: RecordState, kind: str, cause: str) -> str | None:
-    """Why nothing of the kind is done about this session any more, whatever its state."""
+    """The reason why this session gets no action of the kind any more, whatever its state; None if it may."""
     row = KINDS[kind]
-    # rule: nobody is mailed after a redaction; it may only be asked for as yet
+    # rule: nobody is mailed after a redaction; one that is only asked for counts, too
     if (record.redacted_at or record.redaction_asked_at) and not row.survives_redaction:
         return REDACTED
-    # rule: a replaced session owes only what survives superseding, and its own end
+    # rule: a replaced session owes only its own end and the kinds that survive superseding
     if record.replaced_at and not row.survives_superseding and cause != BURNED_CAUSE:
         return REPLACED
     # rule: nobody is mailed about a burned session; nobody can have entered it

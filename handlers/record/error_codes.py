@@ -1,14 +1,14 @@
-"""Stripe's last_error codes as data: who can mend each, and so what a person is asked to do.
+"""Stripe's last_error codes as data: the class of each, and the action that the class owes.
 
 The list is stripe-python 16.1.0's VerificationSession.LastError.code, and one that its parameters name; the classes are
-our judgement. The enumeration is open: a code nobody has seen yet gets the default.
+our judgement. The enumeration is open: an unknown code gets the default.
 """
 
 from enum import StrEnum
 
 
 class ErrorClass(StrEnum):
-    """What follows from an error code."""
+    """The class of an error code, by its remedy."""
 
     RETRY = "retry"  # trying again may well succeed
     REMINDER = "reminder"  # the person left before the end
@@ -28,7 +28,7 @@ CLASSES = {
     "under_supported_age": ErrorClass.UNDER_AGE,
     "document_expired": ErrorClass.OTHER_DOCUMENT,
     "document_type_not_supported": ErrorClass.OTHER_DOCUMENT,
-    "document_type_not_allowed": ErrorClass.OTHER_DOCUMENT,  # said of options.document.allowed_types alone
+    "document_type_not_allowed": ErrorClass.OTHER_DOCUMENT,  # only options.document.allowed_types causes it
     "document_unverified_other": ErrorClass.RETRY,
     "selfie_document_missing_photo": ErrorClass.OTHER_DOCUMENT,
     "selfie_face_mismatch": ErrorClass.RETRY,
@@ -43,7 +43,7 @@ CLASSES = {
     "phone_verification_declined": ErrorClass.CONTACT,
 }
 
-# What a failure of each class owes.
+# The action that a failure of each class owes.
 OWED = {
     ErrorClass.RETRY: "email_retry_prompt",
     ErrorClass.REMINDER: "email_retry_prompt",
@@ -57,5 +57,5 @@ OWED = {
 
 
 def classify(code: str | None) -> ErrorClass:
-    """The class of a code; unknown codes, and a failure that names none, may be retried."""
+    """The class of a code: RETRY for an unknown code, and for a failure without one."""
     return CLASSES.get(code or "", ErrorClass.RETRY)

@@ -11,25 +11,25 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-# The last word of each type, and its rank: of two states in one second the higher one came later.
+# The last word of each event type, and its rank: of two states in one second the higher rank is the later one.
 RANKS = {"created": 0, "processing": 1, "requires_input": 2, "verified": 3, "canceled": 4}
 KINDS = (*RANKS, "redacted")
 EVENT_TYPES = tuple(f"identity.verification_session.{kind}" for kind in KINDS)
 _SNAPSHOT_TYPES = frozenset(EVENT_TYPES)
 _THIN_TYPES = frozenset(f"v1.{type_}" for type_ in EVENT_TYPES)
 
-ANSWERED = "reconcile_"  # begins the id of an event that was made of an answer; Stripe's begin with evt_
+ANSWERED = "reconcile_"  # the prefix of ids of events made of Stripe's answers; Stripe's own begin with evt_
 _ID = re.compile(r"[A-Za-z0-9_]{1,255}")
-OURS = ("idv_id", "idv_generation")  # metadata by which a session names one of our verifications
-PURPOSE = "idv_purpose"  # and what it is for: only a backup that does not know it is mended by that
+OURS = ("idv_id", "idv_generation")  # metadata keys by which a session names its verification
+PURPOSE = "idv_purpose"  # the metadata key of its purpose: read only to restore a verification that a backup lacks
 WRITTEN_HERE = (*OURS, PURPOSE)
 _NAME = re.compile(r"idv_[0-9a-f]{32}"), re.compile(r"[1-9][0-9]{0,8}")
 _LATEST = 253402300799  # the last second a datetime can hold
-_LONGEST_WORD = 255  # as Stripe's ids; codes and ids are parts of keys, and PostgreSQL bounds those to 2,704 bytes
-_LONGEST_TEXT = 5000  # Stripe's own texts stay far below; nothing longer is worth a row
+_LONGEST_WORD = 255  # as Stripe's ids; codes and ids are parts of keys, which PostgreSQL bounds to 2,704 bytes
+_LONGEST_TEXT = 5000  # Stripe's own texts stay far below; a longer one is none of Stripe's
 
 
-# Why an event is ignored.
+# Reasons why an event is ignored.
 OTHER_MODE = "other mode"
 NOT_OURS = "not ours"
 
@@ -49,7 +49,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionState:
-    """What a verification session says of itself at one moment."""
+    """The state of a verification session at one moment, as Stripe shows it."""
 
     status: str | None  # an open enumeration of Stripe's: any word
     error_code: str | None = None
@@ -57,17 +57,17 @@ class SessionState:
     report_id: str | None = None
     client_reference_id: str | None = field(default=None, repr=False)
     user_id: str | None = field(default=None, repr=False)
-    has_flow: bool = False  # it belongs to a verification flow, and so may have come from a static link
+    has_flow: bool = False  # the session belongs to a verification flow, so it may have come from a static link
     redaction: str | None = None
-    # The verification that its metadata names; believed only where there is one such.
+    # The verification that its metadata names; believed only if that one exists.
     verification_id: str | None = None
     generation: int | None = None
-    is_ours: bool | None = True  # None: it cannot tell: a redaction has wiped its metadata, or only that name is there
+    is_ours: bool | None = True  # None: unknown, as the metadata is wiped or shows only a verification's name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerificationEvent:
-    """One event about one session. A thin notification has no state: it says that, not what, something changed."""
+    """One event about one session. A thin notification has no state: it only says that the session has changed."""
 
     id: str
     type: str
@@ -76,8 +76,8 @@ class VerificationEvent:
     livemode: bool
     created_at: datetime  # Stripe's clock, whole seconds
     state: SessionState | None
-    is_ours: bool | None = True  # as its state says; None: it cannot tell
-    ignored: str | None = None  # why it is kept without a state, and never applied
+    is_ours: bool | None = True  # as its state shows; None: unknown
+    ignored: str | None = None  # the reason why it is kept without a state and never applied
     kind: str = field(init=False)  # the last word of the type: one of KINDS
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class VerificationEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForeignEvent:
-    """An event of a type this service has no business with."""
+    """An event of a type that this service does not use."""
 
     id: str
     type: str
@@ -97,8 +97,8 @@ def parse(
 ) -> VerificationEvent | ForeignEvent:
     """The event in the JSON of a verified request, or in an item of a list. Raises MalformedEventError.
 
-    Ours are sessions with one of the marks, a flow's id or `key=value` of their metadata, or all where there are none;
-    and those of one mode, where that is given.
+    A session is ours if it has one of the marks (a flow's id, or `key=value` of its metadata) or if there are no marks,
+    and if it is of this mode, where one is given.
     """
     if not isinstance(payload, dict):
         raise MalformedEventError("the body is not a JSON object")
@@ -109,15 +109,15 @@ def parse(
         event = _thin(payload, marks)
     else:
         return ForeignEvent(id=_id(payload, "id"), type=type_)
-    # rule: test and live never mix; both can reach one address, and the key asks about one of them
+    # rule: test and live never mix; one address may get both, and the key can ask about one of them
     if livemode not in (None, event.livemode):
         return replace(event, ignored=OTHER_MODE, account=None, state=None)
-    # rule: what another one's session shows is not kept
+    # rule: the state of a session that is not ours is not kept
     return replace(event, ignored=NOT_OURS, account=None, state=None) if event.is_ours is False else event
 
 
 def parse_session(session: dict[str, Any], marks: Collection[str] = ()) -> SessionState:
-    """The state in a session as an event carries it or a retrieve answers it, marks as above.
+    """The state of a session in Stripe's JSON, from an event or a retrieve; marks as in `parse`.
 
     Raises MalformedEventError.
     """
@@ -126,7 +126,7 @@ def parse_session(session: dict[str, Any], marks: Collection[str] = ()) -> Sessi
     flow, redaction = _text(session, "verification_flow"), _word(_mapping(session, "redaction"), "status")
     is_ours = not marks or flow in marks or any(f"{key}={value}" in marks for key, value in metadata.items())
     named = _named(metadata) if OURS[0] in metadata else None
-    # rule: a session that names a verification is ours if that is
+    # rule: a session that names a verification of ours is ours
     cannot_tell = redaction or named
     return SessionState(
         status=_required(_word(session, "status"), "status"),
@@ -139,7 +139,7 @@ def parse_session(session: dict[str, Any], marks: Collection[str] = ()) -> Sessi
         redaction=redaction,
         verification_id=named and named[0],
         generation=named and named[1],
-        # rule: a session whose metadata is wiped cannot tell whose it is
+        # rule: a session with wiped metadata does not show its owner
         is_ours=None if cannot_tell and not is_ours else is_ours,
     )
 
@@ -149,7 +149,7 @@ def _snapshot(payload: dict[str, Any], marks: Collection[str]) -> VerificationEv
     if session.get("object") != "identity.verification_session":
         raise MalformedEventError("data.object is not a verification session")
     state = parse_session(session, marks)
-    # rule: a redaction is never another one's, whatever its metadata says
+    # rule: a redaction is never taken for another owner's, whatever its metadata says
     is_redaction = payload["type"].endswith(".redacted") and not state.is_ours
     return VerificationEvent(
         id=_id(payload, "id"),
@@ -158,7 +158,7 @@ def _snapshot(payload: dict[str, Any], marks: Collection[str]) -> VerificationEv
         account=_account(payload),
         livemode=_flag(payload, "livemode"),
         created_at=_moment(payload.get("created")),
-        state=None if is_redaction else state,  # its type says what matters
+        state=None if is_redaction else state,  # the type says all that matters
         is_ours=None if is_redaction else state.is_ours,
     )
 
@@ -188,7 +188,7 @@ def _account(payload: dict[str, Any]) -> str | None:
 
 def _report_id(session: dict[str, Any]) -> str | None:
     report = session.get("last_verification_report")
-    if isinstance(report, dict):  # expanded, as a retrieve may be asked for
+    if isinstance(report, dict):  # expanded: a retrieve may ask for that
         return _id(report, "id")
     return _word(session, "last_verification_report")
 

@@ -1,4 +1,4 @@
-"""Which of two states of a session is the later one, and when only Stripe can say."""
+"""Orders two states of a session: finds the later one, or says that only Stripe can."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -6,12 +6,12 @@ from enum import StrEnum
 
 from handlers.record.events import ANSWERED, RANKS, SessionState, Status, VerificationEvent
 
-# A replica of Stripe's may answer with what was true a while before the Date of its answer.
+# A replica of Stripe's may answer with a state that is older than the Date of its answer.
 _ANSWERS_LAG = timedelta(minutes=5)
 
 
 class Order(StrEnum):
-    """Where something seen stands against what the record already holds."""
+    """The place of a state that was seen, relative to the record's."""
 
     NEWER = "newer"
     STALE = "stale"
@@ -20,54 +20,54 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RecordState:
-    """All of a record that anything is decided by."""
+    """The part of a record that decisions depend on."""
 
-    status: Status | None = None  # None: only heard of
+    status: Status | None = None  # None: not known yet
     error_code: str | None = None
     report_id: str | None = None
-    stamp: datetime | None = None  # the order mark: Stripe's time of what was applied last,
+    stamp: datetime | None = None  # the order mark: Stripe's time of the state applied last,
     rank: int = 0  # and its rank
     redacted_at: datetime | None = None
     submissions: int = 0
     changes: int = 0  # of (status, error_code)
     told: str | None = None  # the cause of the last mail that the person got
-    by_answer: bool = False  # the stamp is that of an answer, which may be older than it says
-    redaction_asked_at: datetime | None = None  # here, and not yet done at Stripe
+    by_answer: bool = False  # the stamp is an answer's, whose state may be older
+    redaction_asked_at: datetime | None = None  # by us; Stripe may not have done it yet
     replaced_at: datetime | None = None  # another session was begun in its place, on purpose
-    burned_at: datetime | None = None  # its generation was given up before it was known here
-    remind_at: datetime | None = None  # Stripe's time; None: the person has begun, or is reminded of nothing
+    burned_at: datetime | None = None  # its generation was given up before the session was known here
+    remind_at: datetime | None = None  # Stripe's time; None: there is nothing to remind of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """A session's state at one moment: a snapshot's, or Stripe's answer to a retrieve."""
+    """A session's state at one moment, from a snapshot or from Stripe's answer to a retrieve."""
 
     kind: str  # a key of RANKS
     stamp: datetime  # Stripe's clock, whole seconds; of an answer, a lower bound
     state: SessionState
-    submitted: str | None = None  # the report that was made
-    is_answer: bool = False  # to a question about this event
-    by_answer: bool = False  # the stamp is that of an answer
+    submitted: str | None = None  # the report of this submission; None: there is none
+    is_answer: bool = False  # Stripe's answer to a question about this event
+    by_answer: bool = False  # the stamp is an answer's
 
 
 def seen_in(event: VerificationEvent) -> Seen | None:
-    """The state an event shows: none if it is thin, and none that moves the record if it is a redaction."""
+    """The state an event shows; None for a thin notification, and for a redaction, which moves no record."""
     if event.state is None or event.kind == "redacted":
         return None
     return as_seen(event.kind, event.created_at, event.state, by_answer=event.id.startswith(ANSWERED))
 
 
 def answered(event: VerificationEvent, state: SessionState, asked_at: datetime) -> Seen | None:
-    """What a retrieve shows; asked_at is Stripe's time then, or earlier. None for a status unknown to us."""
+    """The state in Stripe's answer, asked at `asked_at` (Stripe's time, or earlier); None for an unknown status."""
     if state.status not in list(Status):
         return None
-    # rule: an answer is as late as the event and the asking
+    # rule: an answer's stamp is the later one of the event and the question
     stamp = max(event.created_at, asked_at.replace(microsecond=0))
     return as_seen(state.status, stamp, state, is_answer=True, by_answer=True)
 
 
 def order(record: RecordState, seen: Seen) -> Order:
-    """Newer, stale or ambiguous. `canceled` absorbs: nothing follows it, and it follows everything.
+    """Newer, stale or ambiguous. `canceled` absorbs: it follows every state, and no state follows it.
 
     Stripe gives a session no version; its events carry whole seconds, so two in one second may contradict each other
     (docs.stripe.com/webhooks, "Event ordering": not guaranteed).
@@ -79,7 +79,7 @@ def order(record: RecordState, seen: Seen) -> Order:
     same = (RANKS[seen.kind], seen.state.error_code, seen.state.report_id)
     is_same = same == (record.rank, record.error_code, record.report_id)
     if seen.stamp < record.stamp:  # rule: an older stamp is stale
-        # rule: what contradicts an answer is asked about, unless it is far older
+        # rule: a state that contradicts an answer is asked about, unless it is far older
         doubtful = record.by_answer and not is_same and record.stamp - seen.stamp <= _ANSWERS_LAG
         return Order.AMBIGUOUS if doubtful else Order.STALE
     if is_same:  # rule: the same state again contradicts nothing
@@ -95,15 +95,15 @@ def order(record: RecordState, seen: Seen) -> Order:
 
 
 def overtakes(record: RecordState, told_at: datetime) -> bool:
-    """Whether a thin notification of this moment tells nothing that the record does not know already."""
+    """Whether the record is already newer than a thin notification of this moment."""
     if record.stamp is None:
         return False
-    # rule: what is older than what is known is not asked about, unless an answer may have been older than it said
+    # rule: Stripe is not asked about a notification that is older than the record; an answer may be older than it says
     return record.stamp - told_at > (_ANSWERS_LAG if record.by_answer else timedelta())
 
 
 def order_by_rank(record: RecordState, seen: Seen) -> Order:
-    """The same without Stripe's help: a total order, so that any order of arrival ends alike."""
+    """The order without Stripe's help: a total one, so that any order of arrival ends alike."""
     if record.stamp is None:
         return Order.NEWER
     known = (
@@ -117,16 +117,16 @@ def order_by_rank(record: RecordState, seen: Seen) -> Order:
         seen.kind == "canceled",  # rule: canceled absorbs by rank, too
         seen.stamp,
         RANKS[seen.kind],  # rule: rank breaks a tie
-        seen.state.report_id or "",  # rule: the report breaks what rank leaves open
-        seen.state.error_code or "",  # rule: the code breaks what the report leaves open
+        seen.state.report_id or "",  # rule: the report breaks a tie of equal ranks
+        seen.state.error_code or "",  # rule: the code breaks a tie of equal reports
     )
     return Order.NEWER if new >= known else Order.STALE
 
 
 def as_seen(kind: str, stamp: datetime, state: SessionState, **asked: bool) -> Seen:
-    """A state of this status, and what was submitted for it."""
+    """A state of this kind, with the report of its submission."""
     # rule: requires_input without an error ranks and acts as created; nobody has tried such a session yet
     kind = "created" if kind == "requires_input" and not state.error_code else kind
-    # While it is processed, a session still names the report before.
-    submitted = None if kind in ("created", "processing") else state.report_id  # rule: a success names a report, too
+    # A session that is being processed still names the report before.
+    submitted = None if kind in ("created", "processing") else state.report_id  # rule: a success is a submission, too
     return Seen(kind=kind, stamp=stamp, state=state, submitted=submitted, **asked)

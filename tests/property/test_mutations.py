@@ -56,9 +56,9 @@ def test_a_rule_whose_marker_has_gone_says_so() -> None:
 
 
 def test_a_broken_rule_is_noticed_and_a_changed_sentence_is_not() -> None:
-    (broken,) = faults(["what leaves the record as it is owes nothing"])
+    (broken,) = faults(["a state that leaves the record as it is owes nothing"])
     path = "handlers/record/ordering.py"
-    text = (ROOT / path).read_text().replace('"""Which of two', '"""Which of these two')
+    text = (ROOT / path).read_text().replace('"""Orders two', '"""Orders these two')
     harmless = Fault(name="nothing", path=path, broken=text, tests=SHORT)
     caught = [result.caught_by for result in tried([broken, harmless], 2)]
     assert caught[0] is not None
