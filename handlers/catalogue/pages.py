@@ -1,6 +1,8 @@
 """What a page says: the HTML of one state in one language, and the stylesheet of all of them."""
 
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from html import escape
 from urllib.parse import urlsplit
 
 from config.settings import settings
@@ -9,11 +11,14 @@ from handlers.catalogue.mails import MOST_CHARACTERS, PAGE, UNWRITTEN, environme
 from handlers.catalogue.words import direction, folders, is_english, words_of
 from handlers.record.error_codes import ErrorClass, classify
 
+# What says the same to whoever asks.
+REFUSALS = ("no_link", "returned", "foreign", "too_long", "away", "busy")
 # Each has a template of its name.
 PAGES = (
     *("todo", "failed", "opening", "processing", "verified"),
-    *("ended", "limit", "redacted", "expired", "link_sent", "no_link", "returned", "away", "busy"),
+    *("ended", "limit", "redacted", "expired", "link_sent", *REFUSALS),
 )
+_HERE = "?lang="  # of this page in the language that is added to it
 STYLES = "pages.css"
 _CARD, _DARK_CARD = "#ffffff", "#1d1f22"  # as the stylesheet has them
 
@@ -33,7 +38,7 @@ class Shown:
     status_url: str = field(default="", repr=False)
     refresh_url: str | None = field(default=None, repr=False)  # what the page loads by itself where no script runs
     verify_url: str | None = field(default=None, repr=False)  # of the page that has the form
-    language_url: str = field(default="?lang=", repr=False)  # of this page in the language that is added to it
+    language_url: str = field(default=_HERE, repr=False)  # what a language is added to, for the page in it
     again_url: str = field(default="", repr=False)  # of this page; an empty one leads to it, too
     continue_url: str | None = field(default=None, repr=False)  # the application's
     logo_url: str | None = None
@@ -52,6 +57,17 @@ def write_page(name: str, language: str, shown: Shown) -> str:
         values["reason"] = line if is_english(language) else None
     template = environment(PAGE).get_template(f"{name}.jinja")
     return template.render(values, **_around(shown.language_url), **speaking(language)).strip() + "\n"
+
+
+def write_refusal(name: str, language: str, logo_url: str | None, language_url: str) -> str:
+    """One of REFUSALS. Raises as write_page."""
+    return _refusal(name, language, logo_url).replace(f'="{_HERE}', f'="{escape(language_url)}')
+
+
+@cache
+def _refusal(name: str, language: str, logo_url: str | None) -> str:
+    # Once: anybody may be refused by the thousand.
+    return write_page(name, language, Shown(logo_url=logo_url))
 
 
 def stylesheet() -> str:

@@ -11,34 +11,36 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from config.settings import settings
-from handlers.catalogue.pages import Shown, write_page
+from handlers.catalogue.pages import REFUSALS, Shown, write_page, write_refusal
 from handlers.catalogue.words import language_for
 from receiver.headers import headers
 from receiver.pages.headers import PLAIN, entering
 
-_STATUS = {"no_link": 404, "busy": 429, "away": 503, **dict.fromkeys(("ended", "limit", "redacted", "expired"), 410)}
+_STATUS = {"no_link": 404, "foreign": 403, "too_long": 413, "busy": 429, "away": 503}
+_STATUS |= dict.fromkeys(("ended", "limit", "redacted", "expired"), 410)
 _RETRY_SECONDS = {429: "60", 503: "5"}
 _REFRESHES = 40  # of 15 seconds: ten minutes, as the script has them
 _NOTHING = Shown()
 
 
-def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | None = None, status: int = 0) -> Response:
-    """One of handlers.catalogue.pages.PAGES, with its status or another one.
-
-    Stripe's origins are allowed where somebody may go in.
-    """
-    shown = replace(
-        shown,
-        again_url=address(request),
-        refresh_url=_once_more(request, shown.status_url),
-        language_url=_in_another_language(request),
-        logo_url=request.state.logo_url,
-        link_days=settings().link_days,
-    )
-    text = write_page(name, language(request, locale), shown)
+def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | None = None) -> Response:
+    """One of handlers.catalogue.pages.PAGES; Stripe's origins are allowed where somebody may go in."""
+    chosen, logo_url, language_url = language(request, locale), request.state.logo_url, _in_another_language(request)
+    if name in REFUSALS:
+        text = write_refusal(name, chosen, logo_url, language_url)
+    else:
+        shown = replace(
+            shown,
+            again_url=address(request),
+            refresh_url=_once_more(request, shown.status_url),
+            language_url=language_url,
+            logo_url=logo_url,
+            link_days=settings().link_days,
+        )
+        text = write_page(name, chosen, shown)
     # rule: a page without the button loads nothing of Stripe's
     policy = entering() if shown.action_url else PLAIN
-    return _answer(request, status or _STATUS.get(name, 200), text.encode(), "text/html; charset=utf-8", policy)
+    return _answer(request, _STATUS.get(name, 200), text.encode(), "text/html; charset=utf-8", policy)
 
 
 def language(request: Request, locale: str | None = None) -> str:

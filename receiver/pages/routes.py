@@ -90,8 +90,8 @@ class Room:
 
     async def _enter(self, request: Request) -> Response:
         """The only way in."""
-        if status := await _unposted(request):
-            return answers.page(request, "away", status=status)
+        if why := await _unposted(request):
+            return answers.page(request, why)
         subject = await self._subject(request, ENTRIES)
         # What is known before they go in is no result; the page that they go in from may be of long ago.
         found = await self._looking.do(seen, subject)
@@ -128,8 +128,8 @@ class Room:
         """
         if request.method != "POST" or not settings().mails_go_out:
             return answers.redirect(request, address(request))
-        if status := await _unposted(request):
-            return answers.page(request, "away", status=status)
+        if why := await _unposted(request):
+            return answers.page(request, why)
         subject = self._token(request, ENTRIES).subject
         locale = (await self._looking.do(seen, subject)).locale
         await self._looking.do(publish_actions, await self._looking.do(ask_for_link, subject))
@@ -252,14 +252,12 @@ def _shown(request: Request, found: Seen) -> Shown:
     )
 
 
-async def _unposted(request: Request) -> int:
-    """The status of what is not even looked at, or 0."""
+async def _unposted(request: Request) -> str:
+    """The page that says why this is not even looked at, or ""."""
     if is_foreign(request):
-        return 403
+        return "foreign"
     try:
         await read_body(request, _MOST_BYTES)
-    except TooLongError:
-        return 413
-    except ClientDisconnect:
-        return 400
-    return 0
+    except (TooLongError, ClientDisconnect):  # where it breaks off, nobody reads the answer
+        return "too_long"
+    return ""

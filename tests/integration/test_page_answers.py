@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from config.settings import settings
+from handlers.catalogue import pages as catalogue
 from handlers.queue.failures import NotNowError
 from receiver import threads
 from receiver.app import app
@@ -282,6 +284,28 @@ def test_who_tries_too_often_waits_whatever_the_spelling(pages: TestClient, monk
     monkeypatch.setattr(tries, "OF_AN_ADDRESS", tries.ENTRIES)
     answers = [pages.get(other).status_code for _ in range(11)]
     assert answers == [200] * 10 + [429]
+
+
+def test_whoever_is_refused_by_the_thousand_has_no_page_written_for_each(
+    pages: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, write_page = Counter[tuple[str, str]](), catalogue.write_page
+
+    def write(name: str, language: str, shown: catalogue.Shown) -> str:
+        written[name, language] += 1
+        return write_page(name, language, shown)
+
+    monkeypatch.setattr(catalogue, "write_page", write)
+    path = path_to(_opened(pages)["id"])
+    for number in range(20):
+        language = {"Accept-Language": ("en", "de")[number % 2]}
+        assert pages.get(f"/verify/{number}?after={number}", headers=language).status_code == 404
+        assert pages.get(f"/return/{number}", headers=language).status_code == 200
+        assert pages.post(path, headers={"Origin": f"https://{number}.example"} | language).status_code == 403
+        assert pages.post(path, content=b"x" * 2000, headers=language).status_code == 413
+    names = ("no_link", "returned", "foreign", "too_long")
+    assert written == {(name, language): 1 for name in names for language in ("en", "de")}
+    assert 'href="?after=1.2.3&amp;lang=de"' in pages.get("/verify/x?after=1.2.3").text
 
 
 def test_an_address_is_the_senders_own_behind_trusted_proxies(

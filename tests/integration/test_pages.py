@@ -380,7 +380,8 @@ def test_another_sites_page_posts_nothing_and_ours_does(pages: TestClient, strip
         for headers in foreign:
             for more in ({}, SCRIPT):
                 answer = pages.post(path, headers=headers | more)
-                assert (answer.status_code, _title(answer.text)) == (403, "Please try again in a minute")
+                assert (answer.status_code, _title(answer.text)) == (403, "Please open your link again")
+                assert 'href="">Load the page again' in answer.text
     for ours in ({}, OURS, {"Origin": HERE}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-origin", "Origin": HERE}):
         assert pages.post(path, headers=ours).status_code == 303
 
@@ -417,8 +418,9 @@ def test_with_a_live_key_nobody_is_led_to_a_stripe_of_this_machine(
 def test_a_form_without_a_field_is_small(pages: TestClient, stripe: Stories, database_url: str) -> None:
     path = path_to(_opened(pages)["id"])
     with untouched(stripe, database_url):
-        assert pages.post(path, content=b"x" * 1025).status_code == 413
-        assert pages.post(path, content=(b"x" for _ in range(2000))).status_code == 413
+        for content in (b"x" * 1025, (b"x" for _ in range(2000))):
+            answer = pages.post(path, content=content)
+            assert (answer.status_code, _title(answer.text)) == (413, "Please load the page again")
     assert pages.post(path, content=b"x" * 1024).status_code == 303
 
 

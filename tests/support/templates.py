@@ -4,10 +4,13 @@ from types import CodeType
 
 from jinja2 import Environment
 
-from handlers.catalogue import mails, words
+from handlers.catalogue import mails, pages, words
 
 # What a process remembers of the catalogue with its settings.
-REMEMBERED = (mails.environment, mails.speaking, mails.names_in, mails._named, mails._written, words.words_of)
+REMEMBERED = (
+    *(mails.environment, mails.speaking, mails.names_in, mails._named, mails._written),
+    *(pages._refusal, words.words_of),
+)
 _compile = Environment.compile
 _codes: dict[tuple[object, ...], CodeType] = {}
 
