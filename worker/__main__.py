@@ -32,7 +32,7 @@ from worker.commands import (
     show,
     verifications,
 )
-from worker.commands.options import add_who
+from worker.commands.options import add_reason, add_who
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,9 @@ COMMANDS = {
     ),
     "link": Command(
         verifications.make_link, "make a link by which a person goes on", verifications.linking_options, changes=True
+    ),
+    "end-links": Command(
+        verifications.end_links, "give up the links whose key is gone, on purpose", add_reason, changes=True
     ),
     "events": Command(show.events, "the latest events", show.events_options),
     "event": Command(show.event, "one event and its history", show.event_options),

@@ -26,6 +26,7 @@ from config.process import myself
 from config.trouble import Trouble, hindrance, trouble_of
 from handlers.metrics import outside
 from handlers.queue.failures import describe
+from handlers.sessions import link_keys
 from handlers.tables.models import Heartbeat
 
 BEAT_SECONDS = 2.0
@@ -114,7 +115,8 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
         heard, _process.heard = _process.heard, {}
     clocks, found = [("clock", clock) for clock in heard.values()], None
     try:
-        if time.monotonic() - _process.measured >= MEASURED_EVERY:
+        is_time = time.monotonic() - _process.measured >= MEASURED_EVERY
+        if is_time:
             with suppress(PoolTimeoutError):  # of a pool whose connections all are held up
                 _measure()
         with statement_at_once() as connection:
@@ -122,6 +124,8 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
             if before := _write(connection, said):  # the database's clock has jumped
                 _take_along(connection, before)
                 _write(connection, said)
+            if is_time:
+                link_keys.note_signing(connection)
             found = hindrance(connection)  # a role may write this table, and not the inbox
     except Exception as error:  # it must never disturb the work
         found = trouble_of(error)

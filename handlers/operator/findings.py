@@ -25,6 +25,7 @@ from handlers.operator.queries import at_most
 from handlers.operator.refusals import refusals
 from handlers.queue.claims import Table
 from handlers.record.events import OTHER_MODE
+from handlers.sessions.link_keys import signed_in_vain
 from handlers.tables.models import TABLES, InboxEvent, OutboxAction, VerifiedOutput
 from handlers.tables.revisions import is_at_head
 
@@ -233,6 +234,16 @@ def _outputs(_: Figures) -> Iterator[Told]:
         yield FAIL, words, "put the key that is gone back behind the newest, then python -m worker reencrypt"
 
 
+def _links(_: Figures) -> Iterator[Told]:
+    if until := signed_in_vain():
+        why = settings().why_no_links or "the key that has signed them is not in LINK_KEYS"
+        yield (
+            FAIL,
+            f"links that were sent until {until:%F %R} UTC open no page: {why}",
+            "set it as it was, an older key behind the newest; if that is gone on purpose: python -m worker end-links",
+        )
+
+
 def _unanswered(figures: Figures) -> Iterator[Told]:
     rows = figures.unanswered
     for row in rows[:_MOST_LINES]:
@@ -272,6 +283,7 @@ JUDGES: dict[str, Judge] = {
     "dead": Judge(_dead, "IdentityDead", "nothing was given up"),
     "skipped": Judge(_skipped, "IdentitySkipped", "no setting was missing for what was owed"),
     "outputs": Judge(_outputs, "IdentityOutputs", "what is kept can be read"),
+    "links": Judge(_links, "IdentityLinks", "those that may be open lead to their pages"),
     "unanswered": Judge(_unanswered, "IdentityUnanswered", "reconcile got its answers about each account and session"),
     "redactions": Judge(
         _redactions, "IdentityNotRedacted", "whoever was to be forgotten five days ago is redacted at Stripe"

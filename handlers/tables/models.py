@@ -292,7 +292,7 @@ class VerifiedOutput(SQLModel, table=True):
 
 
 class Bookmark(SQLModel, table=True):
-    """How far a scheduled task has come, so that the next run goes on there."""
+    """How far a scheduled task has come, so that the next run goes on there; or until when a key has signed links."""
 
     __tablename__ = "identity_bookmark"
 

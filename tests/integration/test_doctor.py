@@ -113,7 +113,7 @@ def test_links_that_cannot_be_made_or_opened_are_found(
     for name, value in given.items():
         environment.setenv(name, value)
     databases.forget_process_state()
-    assert _levels("links") == levels
+    assert _levels("links") == levels | {"OK"}  # of links that may be open there is none
     assert "nnnn" not in "".join(one.words for one in _all())
 
 

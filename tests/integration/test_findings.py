@@ -26,7 +26,7 @@ from handlers.metrics import counting, heartbeats, tallies
 from handlers.operator.findings import FAIL, JUDGES, WARN, findings
 from handlers.outbox.perform import perform
 from handlers.queue import failures
-from handlers.tables.models import Heartbeat, InboxEvent, Tally, VerifiedOutput
+from handlers.tables.models import Bookmark, Heartbeat, InboxEvent, Tally, VerifiedOutput
 from receiver import health
 from receiver.app import app
 from receiver.threads import Threads
@@ -40,6 +40,7 @@ from worker import tasks
 DOCS = Path(__file__).parents[2] / "docs"
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SECRET = "whsec_made_up_for_tests"
+LINKS = {"LINK_KEYS": "o" * 32, "STRIPE_API_KEY": "sk_test_made_up", "PUBLIC_URL": "https://verify.example.com"}
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
@@ -365,6 +366,52 @@ def test_outputs_that_no_key_reads_are_found(environment: pytest.MonkeyPatch) ->
         environment.setenv("VERIFIED_OUTPUTS_KEY", keys.decode())
         settings.cache_clear()
         assert _failing() == failing
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_told"),
+    [
+        ({"LINK_KEYS": f"{'n' * 32},{'o' * 32}"}, False),
+        ({"LINK_KEYS": "n" * 32}, True),
+        ({"LINK_KEYS": ""}, True),
+        ({"STRIPE_API_KEY": ""}, True),
+        ({"PUBLIC_URL": "http://verify.example.com"}, True),
+    ],
+)
+@pytest.mark.usefixtures("alive")
+def test_links_that_open_no_page_any_more_are_found(
+    environment: pytest.MonkeyPatch, changed: dict[str, str], *, is_told: bool
+) -> None:
+    _begin_with(environment, LINKS)
+    _begin_with(environment, changed)
+    assert _failing() == ({"links"} if is_told else set())
+
+
+@pytest.mark.usefixtures("alive")
+def test_links_whose_key_is_gone_are_told_of_until_they_have_expired_or_are_given_up(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    assert command("end-links", "--reason", "the key was known to others").code == 1
+    _begin_with(environment, LINKS)
+    _begin_with(environment, {"LINK_KEYS": "n" * 32})
+    [words] = [one["words"] for one in command("status", "--json").json["findings"] if one["what"] == "links"]
+    assert "the key that has signed them is not in LINK_KEYS" in words
+    assert command("end-links", "--reason", "the key was known to others").out.startswith("1 keys are given up")
+    assert (_failing(), command("audit", "--what", "end-links").code) == (set(), 0)
+    _begin_with(environment, {"LINK_KEYS": "m" * 32, "LINK_DAYS": "3"})
+    assert _failing() == {"links"}
+    with statement() as connection:
+        connection.execute(update(Bookmark).values(reached=now(-timedelta(days=3))))
+    assert _failing() == set()
+
+
+def _begin_with(environment: pytest.MonkeyPatch, given: dict[str, str]) -> None:
+    """A process, with these settings besides."""
+    for name, value in given.items():
+        environment.setenv(name, value)
+    settings.cache_clear()
+    heartbeats._process = heartbeats._Process()
+    heartbeats.beat("web")
 
 
 @pytest.mark.parametrize("lost", [0, 8])

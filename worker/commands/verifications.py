@@ -1,4 +1,4 @@
-"""Commands about verifications of ours: look at one, open, adopt, cancel, redact."""
+"""Commands about verifications of ours: look at one, open, adopt, cancel, redact, link, end-links."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from handlers.operator.audit import note_beforehand
 from handlers.operator.queries import find_records
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.queue.pauses import OPENINGS, paused
-from handlers.sessions import asked, closing, opening
+from handlers.sessions import asked, closing, link_keys, opening
 from handlers.sessions.links import link_of
 from handlers.sessions.refusals import FaultsError, OpeningError
 from handlers.sessions.timeline import view_in_time
@@ -105,6 +105,18 @@ def make_link(arguments: argparse.Namespace) -> int:
     found = {"url": link.url, "expires_at": link.expires_at}
     print_json(found) if arguments.json else print_pairs(found)
     return 0
+
+
+def end_links(arguments: argparse.Namespace) -> int:
+    """Nobody is told any more that links whose key is gone lead nowhere; 1 when there are none."""
+    count = link_keys.give_up_gone(acting(arguments))
+    if arguments.json:
+        print_json({"keys": count})
+    else:
+        print(
+            f"{count} keys are given up, and the links that they have signed." if count else "No link has lost its key."
+        )
+    return 0 if count else 1
 
 
 def _whose(arguments: argparse.Namespace) -> str:

@@ -1,0 +1,52 @@
+"""Which keys have signed links that may still be open, by a fingerprint of each, so that one that is gone is seen."""
+
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+from sqlalchemy import ColumnElement, Connection, delete, select
+from sqlmodel import col
+
+from config.database import now, reading, transaction
+from config.defaults import link_keys
+from config.inserts import NOW, insert_or
+from config.settings import settings
+from handlers.operator.audit import By, note
+from handlers.tables.models import Bookmark
+
+_SIGNED = "link key "
+_LATER = "(name) DO UPDATE SET reached = excluded.reached"
+_LETTERS = 8  # too few to tell a weak key by, and enough for a handful of them
+
+
+def note_signing(connection: Connection) -> None:
+    """The newest key signs links of now."""
+    if not settings().why_no_links:
+        insert_or(connection, Bookmark, [{"name": _names()[0], "reached": NOW}], on_conflict=_LATER, returning="name")
+
+
+def signed_in_vain() -> datetime | None:
+    """Until when links were signed that may be open by their age, and lead nowhere now; None where there are none."""
+    still = col(Bookmark.reached) > now(-timedelta(days=settings().link_days))
+    with reading() as session:
+        return session.scalars(
+            select(col(Bookmark.reached)).where(*_gone(), still).order_by(col(Bookmark.reached).desc()).limit(1)
+        ).first()
+
+
+def give_up_gone(by: By) -> int:
+    """On purpose: nobody has to know any more that these links have ended. Of how many keys."""
+    with transaction() as session:
+        count = session.connection().execute(delete(Bookmark).where(*_gone())).rowcount
+        if count:
+            note(session, by, "end-links", ["LINK_KEYS"])
+    return count
+
+
+def _gone() -> list[ColumnElement[bool]]:
+    return [col(Bookmark.name).startswith(_SIGNED), col(Bookmark.name).not_in(_names())]
+
+
+def _names() -> list[str]:
+    """Of the bookmarks of all keys that open links here, the newest first; none where there are no pages."""
+    keys = () if settings().why_no_links else link_keys(settings())
+    return [_SIGNED + sha256(key.encode()).hexdigest()[:_LETTERS] for key in keys]
