@@ -52,7 +52,8 @@ def tried(faults: Sequence[Fault], workers: int) -> Iterator[Result]:
 def first_failure(folder: Path, tests: Sequence[str]) -> str | None:
     """The test that notices; None where all pass."""
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *dict.fromkeys(tests)]
-    environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "PROOF_FIGURES")}
+    not_its = ("DATABASE_URL", "PROOF_FIGURES", "PYTEST_ADDOPTS")
+    environment = {name: value for name, value in os.environ.items() if name not in not_its}
     environment["PROOF_MUTANT"] = "yes"
     try:
         done = subprocess.run(
