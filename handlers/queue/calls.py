@@ -5,7 +5,7 @@ import io
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -59,10 +59,17 @@ class Line:
     Who asks in another's name is refused in that name: that one alone is left alone, and all once two of them are.
     """
 
-    def __init__(self, name: str, seconds: float, verify: bool | str = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        seconds: float,
+        verify: bool | str = True,
+        is_of_one: Callable[[Answer], bool] = lambda _: False,
+    ) -> None:
         self.name = name  # as the stored errors and the metrics have it
         self._seconds = seconds  # for a whole call
         self._verify = verify  # against which certificates
+        self._is_of_one = is_of_one  # a limit says nothing of anything but what was asked for
         self._sessions = threading.local()
         self._quiet = _Quiet()
         self._quiet_of: dict[str, _Quiet] = {}  # by the name that was asked in
@@ -92,7 +99,9 @@ class Line:
             outside.refused(self.name, "breaks off its answers, or sends too much", seconds=time.monotonic() - began)
             raise UnreadableError(f"{self.name}'s answer broke off: {type(error).__name__}") from None
         wanted = asked_pause(answer.headers)
-        if answer.status == HTTPStatus.TOO_MANY_REQUESTS or (answer.status in _LIMITS and wanted):
+        is_limit = answer.status == HTTPStatus.TOO_MANY_REQUESTS or (answer.status in _LIMITS and wanted)
+        # rule: a limit of one thing leaves all others alone
+        if is_limit and not self._is_of_one(answer):
             counting.NO_ANSWERS.labels(of=self.name, why="wants quiet").inc()
             outside.refused(self.name, f"answered {answer.status}, and wants to be left alone")
             quiet = self._whose(in_name_of)
@@ -126,13 +135,16 @@ class Line:
             stream=True,
         ) as response:
             content = bytearray()
-            # What a limit is worded in, or whether it breaks off, is nothing to us.
-            is_read = most and response.status_code not in _LIMITS
-            for piece in response.iter_content(_PIECE_BYTES) if is_read else ():
-                content += piece
-                # rule: an answer is bounded also unpacked
-                if len(content) > most:
-                    raise requests.exceptions.ContentDecodingError("too large")
+            try:
+                for piece in response.iter_content(_PIECE_BYTES) if most else ():
+                    content += piece
+                    # rule: an answer is bounded also unpacked
+                    if len(content) > most:
+                        raise requests.exceptions.ContentDecodingError("too large")
+            except requests.RequestException:
+                if response.status_code not in _LIMITS:  # one holds whatever its words, and if they break off
+                    raise
+                content.clear()
             return Answer(response.status_code, response.headers, bytes(content))
 
 

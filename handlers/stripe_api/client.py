@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,6 +44,10 @@ class MissingError(PermanentError):
 
 class NotAcceptedError(NotNowError):
     """Stripe's own 400: it does not accept the request, which says more of the request than of what it is about."""
+
+
+class HeldError(NotNowError):
+    """Stripe's own 429 about one object: another request holds it, or too many have asked for it."""
 
 
 class SpentKeyError(NotNowError):
@@ -141,7 +146,7 @@ class _Verdicts(stripe.HTTPClient):
 
     def __init__(self) -> None:
         super().__init__()
-        self._line = Line(outside.STRIPE, _TOTAL_SECONDS, verify=stripe.ca_bundle_path)
+        self._line = Line(outside.STRIPE, _TOTAL_SECONDS, stripe.ca_bundle_path, _is_of_one)
 
     def request(  # type: ignore[override]  # as all of the SDK's own clients do it
         self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any = None
@@ -160,6 +165,13 @@ class _Verdicts(stripe.HTTPClient):
             raise unreadable("it is no object of Stripe's")
         outside.answered(outside.STRIPE, _doing(method, url, headers or {}))
         return answer.body, answer.status, answer.headers
+
+
+def _is_of_one(limit: Answer) -> bool:
+    """Whether it is about what was asked for alone."""
+    error = _stripes_own(limit).get("error")
+    code = error.get("code") if isinstance(error, dict) else None
+    return code == "lock_timeout" or limit.headers.get("Stripe-Rate-Limited-Reason") == "resource-specific"
 
 
 def _stripes_own(answer: Answer) -> dict[str, Any]:
@@ -184,6 +196,8 @@ def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
     counting.NO_ANSWERS.labels(of=outside.STRIPE, why="not allowed" if is_refusal else "failing").inc()
     if is_refusal:
         return NotAllowedError(sentence, again_after, dated(answer.headers) if answer.status == 403 else None)
+    if answer.status == HTTPStatus.TOO_MANY_REQUESTS:  # of all others the line has told
+        return HeldError(sentence, again_after)
     is_reused = isinstance(error, dict) and error.get("type") == "idempotency_error" and answer.status == 400
     if is_reused or "Idempotent-Replayed" in answer.headers:
         return SpentKeyError(sentence, again_after)
@@ -203,7 +217,7 @@ def _note(no_answer: NotNowError | MissingError, method: str, url: str, headers:
         outside.answered(outside.STRIPE)
     elif no_answer.why == _IDENTITY_IS_OFF or (isinstance(no_answer, NotAllowedError) and no_answer.dated):
         outside.refused(outside.STRIPE, word, doing=doing)
-    elif isinstance(no_answer, MissingError | NotAcceptedError | SpentKeyError):
+    elif isinstance(no_answer, MissingError | NotAcceptedError | SpentKeyError | HeldError):
         outside.answered(outside.STRIPE, doing)
     elif _RESTRICTED in doing:
         outside.refused(outside.STRIPE, word, doing=doing)

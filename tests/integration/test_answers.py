@@ -84,6 +84,23 @@ def test_a_mail_waits_for_its_address_whatever_comes_instead(
     assert post_box.sent[session_id, "email_verified", _cause(session_id)] == 1
 
 
+@pytest.mark.parametrize("kind", ["a lock", "a limit of the object's"])
+def test_a_limit_of_one_object_makes_nothing_else_wait(
+    stripe: Stories, post_box: PostBox, environment: pytest.MonkeyPatch, kind: str
+) -> None:
+    _asks_stripe(environment)
+    held, other = _verified(stripe), _verified(stripe)
+    stripe.deliver(held)
+    stripe.deliver(other)
+    stripe.simulator.fault(nonsense=kind, count=None, path=held)
+    perform_everything()
+    assert by_name(held)["email_verified"] == [ActionStatus.PENDING]
+    assert by_name(other)["email_verified"] == [ActionStatus.DONE]
+    stripe.simulator.clear_faults()
+    perform_everything()
+    assert by_name(held)["email_verified"] == [ActionStatus.DONE]
+
+
 @pytest.mark.parametrize("kind", [*KINDS, _OF_PARTS])
 def test_outputs_wait_for_an_answer_whatever_comes_instead(
     stripe: Stories, environment: pytest.MonkeyPatch, kind: str

@@ -251,6 +251,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "no redirect is followed": (becomes("super().get_redirect_target(resp)"), CALLBACK),
     "what somebody works on is not made due": (becomes("{args[0]}"), FENCES),
     "who wants quiet is asked nothing by any thread": (never, CALLS),
+    "a limit of one thing leaves all others alone": (becomes("{values[0]}"), ANSWERS),
     "a call has an end, however slowly its answer drips": (becomes("{} + 3600"), CALLS),
     "an answer is bounded also unpacked": (never, CALLS),
     "nothing is kept behind a redaction's back": (never, OUTPUTS),
