@@ -5,11 +5,12 @@ import socket
 from collections import Counter
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
+from psycopg import ProgrammingError, pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from config.settings import SettingsError, settings
 
@@ -35,6 +36,7 @@ _IN_ASYNCPGS_URL = (
     *("user", "password", "passfile", "dbname", "target_session_attrs", "sslmode", "sslnegotiation", "sslcert"),
     *("sslkey", "sslpassword", "sslrootcert", "sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version"),
 )
+_FILES = ("sslcert", "sslkey", "sslrootcert", "sslcrl")
 # asyncpg speaks UTF-8 whatever client_encoding says, and so the texts are the same.
 _WORDS = {*_IN_ASYNCPGS_URL, *_DEFAULTS, "host", "port", "application_name", "options", "client_encoding"}
 
@@ -62,6 +64,8 @@ def address() -> dict[str, str]:
     Raises SettingsError where one of web's two drivers would not do as the URL says.
     """
     said = _said()
+    if refused := _refused(said):
+        raise SettingsError(f"DATABASE_URL has values that PostgreSQL's own programs would not take: {refused}")
     named = {**_DEFAULTS, "application_name": f"{OURS} {_kind}"}
     return {**named, **{word: said[word] for word in said if word not in ("options", "client_encoding")}}
 
@@ -188,6 +192,19 @@ def _said() -> dict[str, str]:
         raise SettingsError("DATABASE_URL cannot be read as PostgreSQL's own programs would read it")
     _options(said)
     return said
+
+
+def _refused(said: dict[str, str]) -> str:
+    """The words whose values libpq does not take, which it says before it goes anywhere."""
+    if lost := [word for word in _FILES if said.get(word, "system") != "system" and not Path(said[word]).is_file()]:
+        return f"{', '.join(lost)} (there is no such file)"
+    nowhere = {"host": ",".join("/" for _ in said.get("host", "").split(","))}
+    attempt = pq.PGconn.connect_start(make_conninfo(**{**said, **nowhere}).encode())
+    sentence = attempt.get_error_message().partition(":")[0]  # what follows quotes the value
+    attempt.finish()
+    if sentence.startswith("connection to server"):  # it took them, and found nobody there
+        return ""
+    return ", ".join(word for word in said if re.search(rf"\b{word}\b", sentence)) or sentence
 
 
 def _options(said: dict[str, str]) -> dict[str, str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from config.settings import SettingsError
+
 _CODES = {  # PostgreSQL's
     "25006": "read-only",
     "42501": "not granted",
@@ -34,8 +36,9 @@ _UNCONNECTED = {
     "too many connections for role": "the role's connections",
     "too many connections for database": "the database's connections",
     "connection slots are reserved|no more connections allowed": "no connection free",
-    "authentication failed|no password supplied": "refused",
+    "authentication failed|no password supplied|no pg_hba.conf entry|not permitted to log in": "refused",
     'database ".*" does not exist': "no database",
+    "certificate|does not support SSL|SSL error": "not trusted",
     "": "unreachable",
 }
 _SQLITE = {
@@ -63,7 +66,9 @@ _TO_DO = {
     "locked": "another process has held a lock of it for seconds: end that one",
     "no resources": "the server has no memory, or another of its means is used up: see its log",
     "failed": "it cannot do what it was asked, which may be a fault of this service's: the log says which error",
-    "refused": "it refuses the user or the password: see DATABASE_URL",
+    "refused": "it refuses the user, the password, or who comes from here by this way: see DATABASE_URL",
+    "not trusted": "it speaks no TLS, or its certificate is not trusted, or of another host: see sslmode and"
+    " sslrootcert in DATABASE_URL",
     "no database": "the server has no such database: see DATABASE_URL",
     "unreachable": "it cannot be reached, or does not answer: see DATABASE_URL (VAR_DIR where there is none), and"
     " whether it runs",
@@ -77,15 +82,18 @@ class Trouble:
     """A word that anybody may see, and the sentence for whoever can mend it."""
 
     word: str
+    said: str = ""  # where we say it ourselves
 
     @property
     def sentence(self) -> str:
         """What it is, and what to do."""
-        return _TO_DO[self.word]
+        return self.said or _TO_DO[self.word]
 
 
 def trouble_of(error: BaseException) -> Trouble:
     """What an error of the database's, or of a driver's, comes to; the sentences of one say nothing of the other."""
+    if isinstance(error, SettingsError):
+        return Trouble("settings", str(error))
     origin = getattr(error, "orig", None) or error
     if code := getattr(origin, "sqlstate", None):
         return Trouble(_CODES.get(code) or _CLASSES.get(code[:2], "failed"))

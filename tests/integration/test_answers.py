@@ -86,7 +86,7 @@ def test_a_mail_waits_for_its_address_whatever_comes_instead(
 
 @pytest.mark.parametrize("kind", ["a lock", "a limit of the object's"])
 def test_a_limit_of_one_object_makes_nothing_else_wait(
-    stripe: Stories, post_box: PostBox, environment: pytest.MonkeyPatch, kind: str
+    stripe: Stories, environment: pytest.MonkeyPatch, kind: str
 ) -> None:
     _asks_stripe(environment)
     held, other = _verified(stripe), _verified(stripe)

@@ -155,6 +155,35 @@ def test_what_libpq_could_not_read_is_refused(environment: pytest.MonkeyPatch, u
     assert "c4nary" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ("sslmode=REQUIRE", "sslmode"),
+        ("sslmode=c4nary", "sslmode"),
+        ("target_session_attrs=Primary", "target_session_attrs"),
+        ("ssl_min_protocol_version=TLSv9", "ssl_min_protocol_version"),
+        ("ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2", "invalid SSL protocol version range"),
+        ("sslmode=require&sslrootcert=system", "sslmode, sslrootcert"),
+        ("sslrootcert=/c4nary", r"sslrootcert \(there is no such file\)"),
+    ],
+)
+def test_what_libpq_would_not_take_is_refused_by_its_name(
+    environment: pytest.MonkeyPatch, values: str, words: str
+) -> None:
+    _use(environment, f"postgres://u:c4nary@h/d?{values}")
+    with pytest.raises(SettingsError, match=f"^DATABASE_URL .* not take: {words}$") as refusal:
+        postgres.address()
+    assert "c4nary" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("place", ["h:99999", "h:0", "h:1,h:2:3"])
+def test_a_port_that_there_is_not_is_refused(environment: pytest.MonkeyPatch, place: str) -> None:
+    environment.setenv("DATABASE_URL", f"postgres://u:c4nary@{place}/d")
+    settings.cache_clear()
+    with pytest.raises(SettingsError, match="DATABASE_URL "):
+        postgres.address()
+
+
 def _rows(pid: int, **values: str) -> list[tuple[str, str, str, int]]:
     return [(name, value, value, pid) for name, value in {**postgres._OURS, **postgres._TIMEOUTS, **values}.items()]
 

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from config.settings import SettingsError
 from config.trouble import trouble_of
 
 
@@ -19,6 +20,11 @@ from config.trouble import trouble_of
         (psycopg.errors.DeadlockDetected("deadlock detected"), "locked"),
         (psycopg.OperationalError("connection failed: FATAL: sorry, too many clients already"), "no connection free"),
         (psycopg.OperationalError("connection failed: permission denied, is locked"), "unreachable"),
+        (psycopg.OperationalError("connection failed: SSL error: certificate verify failed"), "not trusted"),
+        (psycopg.OperationalError('certificate for "a" does not match host name "b"'), "not trusted"),
+        (psycopg.OperationalError("server does not support SSL, but SSL was required"), "not trusted"),
+        (psycopg.OperationalError('FATAL: no pg_hba.conf entry for host "a", no encryption'), "refused"),
+        (SettingsError("DATABASE_URL has values"), "settings"),
         (sqlite3.DatabaseError("database disk image is malformed"), "damaged"),
         (sqlite3.OperationalError("database is locked"), "locked"),
         (sqlite3.OperationalError('near "SELEC": syntax error'), "failed"),
