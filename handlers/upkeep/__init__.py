@@ -1,1 +1,1 @@
-"""What the schedule keeps right: what never arrived, what differs, what may go."""
+"""Repairs by schedule or command: events that never arrived, sessions that differ, rows that may go."""

@@ -1,4 +1,4 @@
-"""Whom reconcile asks about: our own account, and the connected ones that sessions of this key's mode belong to."""
+"""The accounts that reconcile asks about: our own, and each connected one that has sessions of this key's mode."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -17,9 +17,9 @@ _COMMITTED_WITHIN = timedelta(hours=1)  # far longer than a transaction may take
 
 
 def heard_of() -> Accounts:
-    """Each account that has sessions here, and when the first of them was heard of.
+    """The accounts that have sessions here, each with the time at which its first record was made.
 
-    That is remembered, so that a run reads only the records that were made since the one before; the first reads all.
+    Bookmarks keep them, so a run reads only the records made since the run before; the first run reads all.
     """
     read, heard, now = bookmark("read", None), bookmark("heard", None), database_now()
     since = progress.reached(read)
@@ -42,12 +42,12 @@ def heard_of() -> Accounts:
 
 
 def bookmark(what: str, account: str | None) -> str:
-    """Of an account in this key's mode: the other one's is another."""
+    """The name of an account's bookmark in this key's mode; the other mode has bookmarks of its own."""
     return f"{what}:{'live' if settings().livemode else 'test'}:{account or ''}"
 
 
 def whose_turn(what: str, accounts: Accounts, *, bounded: bool) -> list[str | None]:
-    """Those that answered last time, longest not asked first; then those that did not, if their pause is over."""
+    """The accounts to ask about, asked longest ago first; failing ones come last (bounded: only after their pause)."""
     asked = progress.asked(bookmark(what, None))
     failing = {row.name for row in unanswered.known(what)}
     left_alone = unanswered.waiting(what) if bounded else []

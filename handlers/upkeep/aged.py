@@ -1,7 +1,7 @@
-"""Aged: every session as Stripe lists it, looked at ever more rarely as it grows old, and compared with ours.
+"""Aged: compares every session as Stripe lists it with ours, ever more rarely as it grows old.
 
-An override or a redaction may come at any time, and its event may never come. And what was answered 2xx and then lost
-with its database (a failover without synchronous replication) is undelivered nowhere: only a list shows it.
+An override or a redaction may happen at any time, and its event may never come. An event that was answered 2xx and then
+lost with its database (a failover without synchronous replication) is a delivered one to Stripe: only a list shows it.
 """
 
 from datetime import datetime, timedelta
@@ -22,19 +22,19 @@ from handlers.upkeep.drift import Whose, confirmed, differs, whose
 from handlers.upkeep.undelivered import AHEAD, whole_second
 from handlers.upkeep.windows import Reading, id_of, walk
 
-# Since its creation: seven looks in the first month, eleven in seven years.
+# Since the session's creation: seven looks in the first month, eleven in seven years.
 AGES = tuple(timedelta(hours=3**power) for power in range(11))
 _LATE = 4  # a look may come late by this part of the age, so that many sessions share a request
 
 
 def compare_listed(report: Report, accounts: Accounts, *, bounded: bool) -> dict[str | None, Asking]:
-    """What compares the sessions that have reached one of the AGES (unbounded: all), for each account."""
+    """For each account, the work that compares its sessions which have reached one of the AGES (unbounded: all)."""
     turns = whose_turn("listed", accounts, bounded=bounded)
     return {account: _compare(report, account, accounts[account], bounded=bounded) for account in turns}
 
 
 def _compare(report: Report, account: str | None, heard_of_at: datetime, *, bounded: bool) -> Asking:
-    """Only what was made since we first heard of the account: what was there before us is nobody's drift."""
+    """Compares the sessions made since we first heard of the account; older ones are no drift."""
     name, now, first = bookmark("listed", account), database_now(), whole_second(heard_of_at)
     progress.begin(name, first)
     if not bounded:
@@ -63,7 +63,7 @@ def _look(report: Report, account: str | None, start: datetime, until: datetime,
 
 
 def _settled(report: Report, doubtful: list[Whose], ends: list[datetime], mark: str) -> Asking:
-    """What a window holds is settled before the bookmark moves past it."""
+    """Settles the doubtful sessions of a window before the bookmark moves past it."""
     while doubtful:
         yield from confirmed(report, [doubtful[0]])
         del doubtful[0]
@@ -85,7 +85,7 @@ def _differing(report: Report, account: str | None, page: Listed) -> list[Whose]
             state = whose(parse_session(item, settings().our_sessions), account)
             if differs(ours.get(session_id), state) and session_id not in settled:
                 found.append(Whose(session_id, account))
-        except MalformedEventError as error:  # of this one alone
+        except MalformedEventError as error:  # this item alone is skipped
             report.unreadable("session", session_id, error)
     report.compared += len(listed)
     return found

@@ -1,4 +1,4 @@
-"""What a run of reconcile may cost, whose turn it is, and what the run reports."""
+"""The share of requests that a look of reconcile has, the turns of the accounts, and the report of a run."""
 
 import time
 from collections import deque
@@ -12,15 +12,15 @@ from handlers.upkeep import unanswered
 
 REQUESTS = 50  # of each look of a scheduled run; Stripe allows 25 a second in a sandbox
 SECONDS = 5.0  # of each look
-SHARE = 15  # of one account's requests until all others have had their turn
+SHARE = 15  # requests of one account, until all others have had their turn
 
-# What a look does for one account; it yields before each request to Stripe, so that whoever runs it may stop there.
+# The work of a look for one account; it yields before each request to Stripe, so that its caller may stop there.
 Asking = Iterator[None]
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A session that Stripe has otherwise than we do, in words."""
+    """A session whose state at Stripe differs from ours, in words."""
 
     session_id: str
     ours: str
@@ -29,7 +29,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """What Stripe would not answer about: an account's events or sessions, one session, one second of a list."""
+    """A question without a usable answer: about an account's events or sessions, one session, one second of a list."""
 
     what: str
     name: str
@@ -38,8 +38,8 @@ class Failed:
 
 @dataclass(slots=True)
 class Report:
-    """What a run found: event ids new to us, ids to hand to the workers, sessions that differed, what failed by itself,
-    why a look ended early."""
+    """The findings of a run: ids of new events, ids to hand to the workers, sessions that differed, single failures,
+    and the reasons why looks ended early."""
 
     undelivered: int = 0
     recovered: list[str] = field(default_factory=list)
@@ -50,16 +50,16 @@ class Report:
     stopped: list[str] = field(default_factory=list)
 
     def note(self, what: str, name: str, error: Exception) -> int:
-        """Reports what failed, and remembers it; how often in a row it has."""
+        """Reports a failure and stores it; returns how many there have been in a row."""
         self.failed.append(Failed(what, name or "our own account", describe(error)))
         return unanswered.note(what, name, error)
 
     def note_second(self, list_: str, second: datetime, error: Exception) -> None:
-        """A second of a list that was passed over."""
+        """Reports a second of a list that was passed over."""
         self.note("second", f"{list_}:{int(second.timestamp())}", error)
 
     def unreadable(self, what: str, item_id: str | None, error: Exception) -> None:
-        """What came and cannot be read: it would be no better the next time."""
+        """Reports an item that cannot be read; it is not stored, since another question would bring the same."""
         self.failed.append(Failed(what, item_id or "without an id", str(error)))
         unanswered.count(what, item_id or "", error)
 
@@ -83,11 +83,11 @@ def allowance() -> Callable[[], None]:
 
 
 def no_limit() -> None:
-    """The share of a run that an operator waits for."""
+    """The share of a run that an operator waits for: it never ends."""
 
 
 def in_turn(what: str, askings: Mapping[str | None, Asking], take: Callable[[], None], report: Report) -> None:
-    """Runs what each account asks, SHARE requests a turn. What fails for one is reported, and is asked last next time.
+    """Runs the accounts' work in turns of SHARE requests. An account that fails is reported, and asked last next time.
 
     Raises EnoughError, AwayError when Stripe answers nobody, and the database's errors.
     """
@@ -100,7 +100,7 @@ def in_turn(what: str, askings: Mapping[str | None, Asking], take: Callable[[], 
                 continue
         except (EnoughError, *DATABASE_TROUBLE):
             raise
-        except Exception as error:  # whatever it is, the others are not to blame
+        except Exception as error:  # any error of this account: the others go on
             report.note(what, account or "", error)
             if isinstance(error, AwayError):
                 raise
@@ -109,7 +109,7 @@ def in_turn(what: str, askings: Mapping[str | None, Asking], take: Callable[[], 
 
 
 def _turn(asking: Asking, take: Callable[[], None]) -> bool:
-    """Whether that was all."""
+    """Runs one turn; True if the account's work is done."""
     for asked, _ in enumerate(asking, start=1):
         take()
         if asked == SHARE:

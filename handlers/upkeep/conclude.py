@@ -1,4 +1,4 @@
-"""Concluding: what follows from the events that a backup lacked, once all of them are applied."""
+"""Concluding: writes down the consequences of the events that a backup lacked, once all of them are applied."""
 
 import json
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ MAILS = [name for name, kind in KINDS.items() if kind.destination == "mail"]
 
 
 def renumber(session: Session, began: datetime) -> None:
-    """Numbers what was fetched since it began higher than the application can have seen, and tells it how each session
-    is: after a backup the numbers are lower than they were, by one for each event at most.
+    """Gives each session with events fetched since `began` a change number that the application cannot have seen, and
+    owes it the session's state. After a backup a number is lower than it was, by one for each event at most.
     """
     counted = select(col(InboxEvent.session_id), func.count()).where(col(InboxEvent.received_at) >= began)
     events = {row[0]: row[1] for row in session.execute(counted.group_by(col(InboxEvent.session_id)))}
@@ -47,12 +47,12 @@ def renumber(session: Session, began: datetime) -> None:
 
 
 def conclude(session: Session, since: datetime, began: datetime) -> int:
-    """Writes it down, for verifications that went on since then and what was skipped since it began:
+    """Settles the verifications that went on after `since`, and the actions that were skipped after `began`:
 
-    1. what persons were told before counts as told;
-    2. what is owed at Stripe is owed again, which says what it has done already;
-    3. older sessions of a verification were replaced, where nobody begins another one but on purpose;
-    4. those that are open still are to end: how many.
+    1. counts the mails that may have been sent as told;
+    2. makes the actions at Stripe pending again, since Stripe says which it has done already;
+    3. marks older sessions as replaced if verified, in processing or at the limit: a next one is begun on purpose;
+    4. owes the cancellation of the older sessions that are still open; returns how many.
     """
     at = session.scalars(select(now())).one()
     was_told, is_older = _mails(began), _is_older(since)
@@ -70,7 +70,7 @@ def conclude(session: Session, since: datetime, began: datetime) -> int:
 
 
 def _lock(session: Session, which: ColumnElement[bool]) -> Sequence[VerificationRecord]:
-    """The records, after their verifications, as an event locks both."""
+    """Locks the verifications and then their records, in the order of an event; returns the records."""
     theirs = select(col(VerificationRecord.verification_id)).where(which)
     verifications = select(col(Verification.id)).where(col(Verification.id).in_(theirs)).order_by(col(Verification.id))
     session.scalars(verifications.with_for_update()).all()
@@ -96,7 +96,7 @@ def _is_older(since: datetime) -> ColumnElement[bool]:
 
 
 def _note_what_was_told(session: Session, mails: ColumnElement[bool]) -> None:
-    """Else the next mail might have the Message-ID of one that was sent."""
+    """Counts these mails as told: else the next mail might have the Message-ID of one that was sent."""
     last = select(col(OutboxAction.cause)).where(mails).order_by(col(OutboxAction.id).desc()).limit(1)
     count = select(func.count()).select_from(OutboxAction).where(mails)
     told = update(VerificationRecord).where(exists().where(mails))

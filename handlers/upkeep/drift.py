@@ -1,6 +1,6 @@
-"""Drift: our sessions that are not at their end, compared with Stripe's; what differs goes into the inbox.
+"""Drift: compares our sessions that are not at their end with Stripe's; each difference goes into the inbox.
 
-Also those at their end that Stripe would not answer about the last time.
+It also compares ended sessions that Stripe would not answer about the last time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,26 +38,26 @@ class Whose(NamedTuple):
 
 
 def compare_open(report: Report, accounts: Accounts, *, bounded: bool) -> dict[str | None, Asking]:
-    """What asks Stripe about each open session whose turn it is (unbounded: about all), for each account."""
+    """For each account, the work that asks Stripe about its open sessions that are due (unbounded: about all)."""
     chosen = [None] if None in accounts else _neighbours(only_due=bounded)
     return {account: compared(report, _open(account, only_due=bounded)) for account in chosen}
 
 
 def compared(report: Report, ours: Iterable[Whose]) -> Asking:
-    """Asks about each of them, and once more, after the others, about those that differ. Yields before each request."""
+    """Asks about each session, and then once more about those that differ. Yields before each request."""
     doubtful = []
     for one in ours:
         yield
         record, retrieved = _asked(report, one)
         report.compared += 1
         if retrieved and differs(record, retrieved.state):
-            _compare(one.session_id, timedelta())  # whatever becomes of this run
+            _compare(one.session_id, timedelta())  # so it stays due if this run breaks off
             doubtful.append(one)
     yield from confirmed(report, doubtful)
 
 
 def confirmed(report: Report, doubtful: Iterable[Whose]) -> Asking:
-    """Takes over what still differs when it is asked about again: an answer may be older than it says (a replica's)."""
+    """Asks again and takes over the sessions that still differ: a replica's answer may be older than it says."""
     for one in doubtful:
         yield
         record, retrieved = _asked(report, one)
@@ -66,22 +66,22 @@ def confirmed(report: Report, doubtful: Iterable[Whose]) -> Asking:
 
 
 def differs(record: VerificationRecord | None, state: SessionState) -> bool:
-    """Whether Stripe has a session of ours otherwise than we do; record is None if we have never heard of it."""
-    # rule: another one's session is no business of ours; it may be here from before there was a mark
+    """Whether a session of ours differs from its record at Stripe; record is None if we have never heard of it."""
+    # rule: a session that is not ours is not compared; its record may be older than the marks
     if state.is_ours is False or not (record or state.is_ours):
         return False
     if record is None or (state.redaction and not record.redacted_at):
         return True
-    if record.status == Status.CANCELED:  # nothing changes it
+    if record.status == Status.CANCELED:  # no event changes it
         return False
-    if record.redacted_at:  # which replaces texts, and nothing takes back
+    if record.redacted_at:  # a redaction replaces the texts, and is never taken back
         return record.status != state.status
     ours = record.status, record.last_error_code, record.last_report_id
     return ours != (state.status, state.error_code, state.report_id)
 
 
 def whose(state: SessionState, account: str | None) -> SessionState:
-    """The same; one that only names a verification is ours where there is that one, of its account and our mode."""
+    """The same state; one that only names a verification is ours if that exists, in the account and our mode."""
     if state.is_ours is not None or state.verification_id is None:
         return state
     named = exists().where(
@@ -96,11 +96,11 @@ def whose(state: SessionState, account: str | None) -> SessionState:
 def observed(
     session_id: str, account: str | None, livemode: bool, state: SessionState, asked_at: datetime
 ) -> VerificationEvent | None:
-    """What Stripe has answered about a session, as the event that would have said so; None for a status unknown to us.
+    """Stripe's answer about a session, as an event that shows it; None for an unknown status or a session not ours.
 
     asked_at is Stripe's time then, or earlier: a lower bound, as it is for an answer (handlers/record/ordering.py).
     """
-    if state.status not in list(Status) or state.is_ours is False:  # rule: another one's session is not observed
+    if state.status not in list(Status) or state.is_ours is False:  # rule: a session that is not ours makes no event
         return None
     second = asked_at.replace(microsecond=0)
     # Two looks within one second may see two states, and each is an event of its own.
@@ -118,12 +118,12 @@ def observed(
 
 
 def _neighbours(*, only_due: bool) -> list[str | None]:
-    """The connected accounts with such sessions, longest due first, and no more than a look can ask about."""
+    """The connected accounts with sessions to compare, longest due first, and no more than a look can ask about."""
     account, compare_at = col(VerificationRecord.account), col(VerificationRecord.compare_at)
     heard = bookmark("heard", None)
     named = col(Bookmark.name).startswith(heard, autoescape=True), col(Bookmark.name) != heard
     name = select(func.substr(col(Bookmark.name), len(heard) + 1).label("name")).where(*named).subquery().c.name
-    # One look into the index for each account: a neighbour with a million of them holds nobody up.
+    # One look into the index for each account: a neighbour with a million sessions holds nobody up.
     first = select(compare_at).where(account == name, NOT_ENDED, *_wanted(only_due=only_due))
     first = first.order_by(account, compare_at).limit(1).correlate(name.table)
     found = select(name, first.scalar_subquery().label("due")).subquery()
@@ -136,7 +136,7 @@ def _neighbours(*, only_due: bool) -> list[str | None]:
 
 
 def _open(account: str | None, *, only_due: bool) -> Iterator[Whose]:
-    """An account's, longest due first, and no more than a look can ask about; looked for when the first is wanted."""
+    """An account's sessions to compare, longest due first, no more than a look can ask about; read when first used."""
     whose, compare_at = col(VerificationRecord.account), col(VerificationRecord.compare_at)
     theirs = select(col(VerificationRecord.session_id), compare_at).where(whose == account, *_wanted(only_due=only_due))
     some = theirs.order_by(whose, compare_at).limit(REQUESTS if only_due else None)
@@ -153,30 +153,30 @@ def _wanted(*, only_due: bool) -> list[ColumnElement[bool]]:
 
 
 def _ended_unread() -> ColumnElement[bool]:
-    """At its end, and Stripe would not answer about it the last time."""
+    """The condition of ended sessions that Stripe would not answer about the last time."""
     unread = [row.name for row in unanswered.known("session")]
     return and_(col(VerificationRecord.session_id).in_(unread), col(VerificationRecord.status).in_(ENDED))
 
 
 def _asked(report: Report, one: Whose) -> tuple[VerificationRecord | None, Retrieved | None]:
-    """What we have and what Stripe has; nothing of Stripe's where it does not know it, or would not say."""
+    """Our record and Stripe's answer; None for an answer if Stripe does not know the session, or would not say."""
     with transaction() as session:
         record = session.get(VerificationRecord, one.session_id)
     if record:
-        # The longer a session has been quiet, the longer it may stay so: some twenty looks in its first month. Written
-        # before it is asked about, so that one that holds up or ends its process comes last the next time.
+        # The longer a session has been quiet, the later it is asked about: some twenty looks in its first month. The
+        # time is written before the question, so a session that holds up or ends its process comes last the next time.
         wait = max(SETTLES_WITHIN, (database_now() - record.updated_at) / 2)
         _compare(one.session_id, wait, unless_changed_since=record.updated_at)
     try:
         retrieved = sessions.retrieve_state(one.session_id, one.account)
         if retrieved and retrieved.state.status not in list(Status):
             raise UnreadableError("its status is unknown to us")
-    except NotAllowedError:  # of the account, so it stays due
+    except NotAllowedError:  # the account's fault: the session stays due
         _compare(one.session_id, timedelta())
         raise
     except DATABASE_TROUBLE:
         raise
-    except Exception as error:  # whatever it is, the others are not to blame
+    except Exception as error:  # any error of this session: the others go on
         _compare(one.session_id, unanswered.pause(report.note("session", one.session_id, error)))
         if isinstance(error, AwayError):
             raise
@@ -198,7 +198,7 @@ def _take_over(report: Report, one: Whose, record: VerificationRecord | None, re
 
 
 def _compare(session_id: str, later: timedelta, unless_changed_since: datetime | None = None) -> None:
-    """Sets in what time a session is compared next: what changes it knows better."""
+    """Sets the time until a session is compared next, unless a change of it since then has set another."""
     change = update(VerificationRecord).where(col(VerificationRecord.session_id) == session_id)
     if unless_changed_since:
         change = change.where(col(VerificationRecord.updated_at) == unless_changed_since)

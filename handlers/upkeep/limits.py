@@ -1,7 +1,7 @@
-"""Limits: whoever has used up the submissions that there are by now, though a worker with another limit applied it.
+"""Limits: finds the open sessions that have reached the limit, though their events were applied under another one.
 
-While a release rolls out, two limits are in force. What a prompt or a cancellation meets at its own moment is mended
-there (handlers/outbox/perform.py); who was prompted before the limit fell is found here.
+While a release rolls out, two limits are in force. A prompt or a cancellation that the other limit owes is mended when
+it is performed (handlers/outbox/perform.py); a person who was prompted before the limit fell is found here.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ _MOST = 1000  # records at once: each is locked until all are written
 
 
 def judge_limits() -> list[int]:
-    """Writes down what they owe; returns the ids of what is to be done now.
+    """Writes down the actions that these sessions owe; returns the ids of those to be done now.
 
-    A run takes up the next page of all records, so that it costs the same however many there are; but where this limit
-    is new, all of them.
+    A run reads the next page of the records, so it costs the same however many there are; if this limit is new, it
+    reads all of them.
     """
     name = f"limit:{settings().submission_limit}"
-    progress.forget("limit:", but_for=name)  # who comes back to that one begins anew
+    progress.forget("limit:", but_for=name)  # a return to an older limit begins anew
     is_new = "" not in progress.asked(name)
     start: datetime | None = progress.reached(name) or progress.BEGINNING
     to_do: list[int] = []
@@ -50,7 +50,7 @@ def judge_limits() -> list[int]:
 
 
 def _judged(which: Sequence[ColumnElement[bool]]) -> tuple[int, list[int]]:
-    """Of these records: how many were found, and the ids of what is to be done now."""
+    """The number of such sessions among these records, and the ids of the actions to be done now."""
     limit = settings().submission_limit
     judged = exists().where(
         col(OutboxAction.session_id) == col(VerificationRecord.session_id), col(OutboxAction.cause) == LIMIT_CAUSE
@@ -58,7 +58,7 @@ def _judged(which: Sequence[ColumnElement[bool]]) -> tuple[int, list[int]]:
     submissions = col(VerificationRecord.submissions)
     of_many = and_(col(VerificationRecord.verification_id).is_not(None), submissions + ELSEWHERE >= limit)
     is_open = col(VerificationRecord.status) == Status.REQUIRES_INPUT
-    # By itself, since PostgreSQL would reckon with the other sessions of each record that there is.
+    # In a CTE of its own: PostgreSQL would else add up the other sessions of every record.
     some = or_(submissions >= limit, col(VerificationRecord.verification_id).is_not(None))
     open_ones = select(col(VerificationRecord.session_id)).where(is_open, some, *which).cte("open_ones")
     forgotten = (
@@ -72,7 +72,7 @@ def _judged(which: Sequence[ColumnElement[bool]]) -> tuple[int, list[int]]:
         )
         .order_by(col(VerificationRecord.session_id))  # as everywhere: no deadlock
         .limit(_MOST)
-        .with_for_update(of=VerificationRecord, skip_locked=True)  # an event is being applied to it, and judges it
+        .with_for_update(of=VerificationRecord, skip_locked=True)  # the event that holds a record judges it
     )
     with transaction() as session:
         found = session.execute(forgotten).all()

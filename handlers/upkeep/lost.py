@@ -1,6 +1,6 @@
-"""Lost: the events that were answered 2xx, and that the database does not know after a failover or from a backup.
+"""Lost: fetches the events that were answered 2xx and that the database lacks after a failover or from a backup.
 
-A standby that lags does not have the last commits; Stripe holds their events for delivered and never sends them again.
+A standby that lags does not have the last commits; Stripe takes their events for delivered and never sends them again.
 """
 
 from datetime import timedelta
@@ -23,14 +23,14 @@ from handlers.upkeep.windows import Reading, walk
 
 log = structlog.stdlib.get_logger(__name__)
 
-_LAG = timedelta(hours=1)  # far more than a standby may lag that is taken for a primary
-# A promoted standby and a restored backup begin a timeline of their own, which names its log's files.
+_LAG = timedelta(hours=1)  # far more than a standby may lag when it is promoted
+# A promoted standby and a restored backup begin a timeline of their own, whose number begins the log files' names.
 _HISTORY = """
 SELECT (SELECT system_identifier FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"""
 
 
 def recover_lost(report: Report, accounts: Accounts, *, bounded: bool) -> dict[str | None, Asking]:  # noqa: ARG001  # as every look
-    """What fetches all events since the last run that the database knows of, where its log is another than before."""
+    """For each account, the work that fetches all events since the last run, if the database is on a new timeline."""
     history = _history()
     if history is None:
         return {}
@@ -49,7 +49,7 @@ def _history() -> str | None:
     try:
         with statement() as connection:
             return str(connection.scalar(text(_HISTORY)))
-    except DBAPIError:  # a service that keeps this to itself
+    except DBAPIError:  # a hosting service may forbid the question
         return None
 
 
@@ -61,7 +61,7 @@ def _knew_another(history: str) -> bool:
 
 
 def _recover(report: Report, account: str | None, name: str) -> Asking:
-    """From where the last run of this stopped, or some time before the last one that fetched what was undelivered."""
+    """Fetches from where the last such run stopped, or from _LAG before the bookmark of undelivered events."""
     so_far, now = f"{name}:so far", database_now()
     start = progress.reached(so_far) or (progress.reached(bookmark("events", account)) or now) - _LAG
     log.warning("database.replaced", account=account, since=str(start))

@@ -1,4 +1,4 @@
-"""Moving: all rows of a SQLite file, whatever waits among them, into PostgreSQL, and each compared there."""
+"""Moving: copies all rows of a SQLite file into PostgreSQL, waiting ones too, and compares each of them there."""
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ _IS_USED = select(
 
 
 class NotMovedError(Exception):
-    """It cannot be done like this; the message says why, and holds no value."""
+    """The move is not possible; the message says why, and quotes no value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """So many rows of a table that were copied, or compared."""
+    """A batch of a table's rows that was copied or compared."""
 
     table: str
     rows: int
@@ -38,7 +38,7 @@ class Step:
 
 
 def count_rows(source: Engine) -> int:
-    """Of all tables of the file. Raises NotMovedError where these are not the tables of this version."""
+    """The number of rows in all tables of the file. Raises NotMovedError if they are not the tables of this version."""
     with source.begin() as rows:
         found = inspect(rows)
         for table in _tables():
@@ -49,15 +49,15 @@ def count_rows(source: Engine) -> int:
 
 
 def move(source: Engine, by: By) -> Generator[Step, None, None]:
-    """Into DATABASE_URL, which has our schema; a batch at each step. Raises NotMovedError.
+    """Copies the file into DATABASE_URL, which has our schema, a batch at each step. Raises NotMovedError.
 
-    1. takes the file's write lock until the end: whoever is still at work on it is refused, and nothing is left behind;
-    2. copies each table in the order of its keys, and goes on numbering where the file had come; where rows are there
-       already it copies nothing, so that nothing is undone that was done since;
+    1. takes the file's write lock until the end: a process still at work on it is refused, and no row is left behind;
+    2. copies each table in the order of its keys, and numbers new rows after the file's last; if there are rows in
+       DATABASE_URL already, it copies nothing, so that no later work is undone;
     3. compares each row of the file with its copy, column by column.
 
-    All of it in one transaction, for which the tables are locked: until it ends nobody sees a part of it, or writes one
-    that has the number of another. May be cut off at any moment, and run again.
+    One transaction does it all and locks the tables: until it ends nobody sees a part of the copy, or writes a row with
+    a number of the file's. May be cut off at any moment, and run again.
     """
     with source.begin() as rows, transaction() as session:
         there = session.connection()
@@ -79,7 +79,7 @@ def move(source: Engine, by: By) -> Generator[Step, None, None]:
 
 
 def _keep_others_out(there: Connection) -> None:
-    """A process may be at work already: it waits, and then goes on behind what was moved."""
+    """Locks the tables: a process that is at work already waits, and then goes on behind the moved rows."""
     names = ", ".join(there.dialect.identifier_preparer.format_table(table) for table in _tables())
     there.execute(text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))
     if there.execute(_IS_USED).scalar_one():
@@ -98,7 +98,7 @@ def _tables() -> Sequence[Table]:
 
 
 def _batches(rows: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
-    """All rows of the file's table, in the order of their keys."""
+    """All rows of the file's table in batches, in the order of their keys."""
     keys = tuple(table.primary_key)
     some, batch = select(table).order_by(*keys).limit(_BATCH), list[dict[str, Any]]()
     while True:
@@ -112,7 +112,7 @@ def _batches(rows: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
 
 def _copy(there: Connection, table: Table, batch: list[dict[str, Any]]) -> None:
     try:
-        # What is there the comparison judges.
+        # The comparison judges a row that is there already.
         there.execute(insert(table).on_conflict_do_nothing(), batch)
     except DataError:
         raise NotMovedError(f"PostgreSQL cannot hold a value of {table.name}") from None

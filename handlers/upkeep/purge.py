@@ -1,8 +1,8 @@
-"""Retention: what has been done long ago goes, in small batches that lock nobody out.
+"""Retention: deletes events and actions that ended long ago, in small batches that lock nobody out.
 
-Records and submissions stay: they are what keeps a late duplicate of a purged event from doing any harm. So do those
-finished actions that an old event would owe again (an alert, a cancellation); they are few and name no person. What
-is personal in records goes where RECORD_DAYS says so, and who changed what after AUDIT_DAYS.
+Records and submissions stay: they keep a late duplicate of a purged event from doing any harm. So do the finished
+actions that an old event would owe again (an alert, a cancellation); they are few and name no person. RECORD_DAYS, if
+it is set, wipes the personal data of records, and AUDIT_DAYS deletes the audit.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ _KEPT = [name for name, kind in KINDS.items() if kind.kept_by_purge]
 
 @dataclass(slots=True)
 class Purged:
-    """How many rows went; records and verifications stay, with nothing personal in them."""
+    """The numbers of deleted rows; records and verifications are wiped of personal data, and stay."""
 
     events: int = 0
     actions: int = 0
@@ -50,16 +50,16 @@ class Purged:
 
 
 class WrongClockError(Exception):
-    """Nothing may go by a clock that another one contradicts."""
+    """This machine's clock and the database's disagree, so nothing may be deleted."""
 
 
 def purge() -> Purged:
-    """Deletes or wipes what RETENTION_DAYS, VERIFIED_OUTPUTS_DAYS, RECORD_DAYS and AUDIT_DAYS let go, by the
+    """Deletes or wipes rows that RETENTION_DAYS, VERIFIED_OUTPUTS_DAYS, RECORD_DAYS and AUDIT_DAYS let go, by the
     database's clock.
 
     May run several times at once, and be cut off. Raises WrongClockError where the two clocks are minutes apart.
     """
-    # rule: nothing is deleted by a clock that another one contradicts
+    # rule: nothing is deleted while two clocks disagree
     if abs(ahead := measure_clock()) > MOST_APART:
         raise WrongClockError(f"Nothing is deleted: the clocks here and of the database are {abs(ahead):.0f} s apart")
     days = timedelta(days=settings().retention_days)
@@ -81,7 +81,7 @@ def purge() -> Purged:
 
 
 def _purge_events(days: timedelta) -> Iterator[int]:
-    # Each of the two reads an index of its own, oldest first.
+    # Each of the two statements reads an index of its own, oldest first.
     finished = col(InboxEvent.status) == InboxStatus.PROCESSED, col(InboxEvent.processed_at) < now(-days)
     yield from _delete_events(*finished, oldest=col(InboxEvent.processed_at))
     dead = col(InboxEvent.status) == InboxStatus.DEAD, col(InboxEvent.received_at) < now(-2 * days)
@@ -119,7 +119,7 @@ def _delete_actions(session: Session, ids: list[int], days: timedelta) -> int:
     finished = and_(
         col(OutboxAction.status).in_((ActionStatus.DONE, ActionStatus.SKIPPED)),
         col(OutboxAction.done_at) < now(-days),
-        # rule: the purge keeps what an old event would owe again
+        # rule: the purge keeps an action that an old event would owe again
         col(OutboxAction.name).not_in(_KEPT),
     )
     dead = and_(col(OutboxAction.status) == ActionStatus.DEAD, col(OutboxAction.created_at) < now(-2 * days))
@@ -128,6 +128,6 @@ def _delete_actions(session: Session, ids: list[int], days: timedelta) -> int:
 
 
 def _purge_older(table: type[SQLModel], moment: str, days: timedelta) -> int:
-    """All at once, from a small table."""
+    """Deletes the old rows of a small table at once; returns how many."""
     with transaction() as session:
         return session.connection().execute(delete(table).where(getattr(table, moment) < now(-days))).rowcount

@@ -1,4 +1,4 @@
-"""Rebuild: a wiped database filled again from Stripe: its sessions as they are, and the events it still has."""
+"""Rebuild: fills a wiped database again with Stripe's sessions as they are, and the events that Stripe still has."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _Read = Callable[[Any, datetime], VerificationEvent | None]
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """One page put into the inbox: what was listed, how many items, which ids were new, and what could not be read."""
+    """One page put into the inbox: the list's name, its number of items, the new events' ids, the unreadable items."""
 
     what: str
     listed: int
@@ -37,10 +37,10 @@ class Restored:
 
 
 def rebuild(since: datetime | timedelta, accounts: Sequence[str | None], *, owes_nothing: bool) -> Iterator[Restored]:
-    """Reads what was made since then, or so long ago, into the inbox, page by page; the workers apply it.
+    """Reads the events and sessions made since then, or within that time, into the inbox, page by page.
 
-    May be run again at any time. An account, a page or an item that fails is said, and the others go on. Raises
-    AwayError when Stripe stays away.
+    The workers apply them. May be run again at any time. An account, a page or an item that fails is reported, and the
+    others go on. Raises AwayError when Stripe stays away.
     """
     now = database_now()
     start = now - since if isinstance(since, timedelta) else since
@@ -67,7 +67,7 @@ def _restored(
         for item in page.items:
             try:
                 event = read(item, page.asked_at)
-            except MalformedEventError as error:  # of this one alone
+            except MalformedEventError as error:  # this item alone is skipped
                 failed.append(f"{id_of(item) or 'an item without an id'} among {whose}: {error}")
             else:
                 events += [event] if event else []
@@ -93,7 +93,7 @@ def _restored(
         raise
     except DATABASE_TROUBLE:
         raise
-    except Exception as error:  # whatever it is, the next account is not to blame
+    except Exception as error:  # any error of this account: the next one is read all the same
         fail(whose, error)
     yield from pages
 
@@ -110,7 +110,7 @@ def _listed_session(account: str | None, item: Any, asked_at: datetime) -> Verif
 
 
 def _patiently(list_page: Callable[..., Listed], start: datetime, end: datetime, after: str | None) -> Listed:
-    """Waits where a narrower window would not help."""
+    """Asks for a page, and waits between tries if a narrower window would not help."""
     for pause in _PAUSES:
         try:
             return list_page(start, end, after=after)

@@ -1,7 +1,7 @@
-"""Reconcile: what Stripe has and we never applied.
+"""Reconcile: finds the events and states that Stripe has and we never applied.
 
 Four looks: the events that a failover has lost, those that Stripe could not deliver, our sessions that are not at their
-end, and every session as it grows old. What is found goes into the inbox like any event, so that order, owing and
+end, and every session as it grows old. Each finding goes into the inbox like any event, so that order, owing and
 redaction are decided in one place.
 """
 
@@ -27,17 +27,17 @@ _LOOKS = {"lost": recover_lost, "events": recover_events, "sessions": compare_op
 
 
 def reconcile(*, bounded: bool = True) -> Report:
-    """One run. Bounded: so many requests and seconds a look, and what is due; else everything.
+    """One run. Bounded: each look has a share of requests and seconds, and asks about due sessions; else about all.
 
-    1. fetches all events since the last run, once, where the database goes on from its standby's log or a backup's;
+    1. fetches all events since the last run, once, if the database is now a promoted standby or a restored backup;
     2. fetches the events that Stripe could not deliver, from where the last run stopped;
-    3. compares our sessions that are not at their end with Stripe's, and takes what differs for an event;
-    4. the same with all sessions that have reached one of their ages, as Stripe lists them;
-    5. looks whether Stripe's endpoint still leads here;
-    6. notes when it ran; the report says what is to be handed to the workers.
+    3. compares our sessions that are not at their end with Stripe's, and makes an event of each difference;
+    4. does the same with all sessions that have reached one of their ages, as Stripe lists them;
+    5. checks whether Stripe's endpoint still leads here;
+    6. notes the time of the run; the report names the events to hand to the workers.
 
-    Each look has a share for our account and one for the connected accounts, who take turns. Never raises for Stripe's
-    sake: the report says what failed and why a look stopped, and the next run goes on where this one did.
+    Each look has a share for our account and one for the connected accounts, who take turns. Raises no error of
+    Stripe's: the report says what failed and why a look stopped, and the next run goes on from there.
     """
     report = Report()
     if not settings().stripe_api_key:
@@ -53,7 +53,7 @@ def reconcile(*, bounded: bool = True) -> Report:
                 report.stopped.append(f"{what}{whose}: {error}")
             except AwayError as error:
                 report.stopped.append(f"{what}{whose}: {error}")
-                if error.again_after <= SECONDS:  # one's trouble is not the next look's
+                if error.again_after <= SECONDS:  # a short wait, so that the next look is answered
                     stopping.wait(error.again_after)
     endpoints.look()
     unanswered.forget_old()

@@ -1,4 +1,4 @@
-"""Relinking: sessions listed at Stripe become their verifications' again, by the metadata they were made with."""
+"""Relinking: links listed sessions to their verifications again, by the metadata they were made with."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ class _Named:
 
     @property
     def as_current(self) -> dict[str, Any]:
-        """The columns of its verification, where it is the current one."""
+        """The columns of its verification, if this is the current session."""
         return {
             "generation": self.generation,
             "session_id": self.item["id"],
@@ -51,10 +51,10 @@ class _Named:
 
 
 def relink(account: str | None, listed: Sequence[tuple[dict[str, Any], SessionState]]) -> tuple[int, int]:
-    """Makes the sessions that name a verification its own, and the latest of them its current one.
+    """Links the sessions that name a verification to it, and makes the latest of them its current one.
 
-    How many verifications were not known here, and how many were behind. One that is known to Stripe alone has the
-    purpose that its metadata names, or else an empty one; where its person has that already, its own id.
+    Returns how many verifications were unknown here, and how many were behind. An unknown one gets the purpose that its
+    metadata names, or else an empty one; if its person has a verification for that already, its own id.
     """
     named = {item["id"]: _Named(item, state) for item, state in listed if state.verification_id}
     purposes = purposes_of(listed)
@@ -87,7 +87,7 @@ def relink(account: str | None, listed: Sequence[tuple[dict[str, Any], SessionSt
             behind = update(Verification).where(
                 col(Verification.id) == id_, *ours, or_(generation < one.generation, is_unknown)
             )
-            # An adopted session may be older than what it is adopted into.
+            # Not its created_at: an adopted session may be older than the verification that adopted it.
             values = {**one.as_current, "opening_until": None, "updated_at": now()}
             moved += connection.execute(behind.values(values)).rowcount
         known = set(session.scalars(select(col(Verification.id)).where(col(Verification.id).in_(latest), *ours)))
@@ -113,14 +113,14 @@ def relink(account: str | None, listed: Sequence[tuple[dict[str, Any], SessionSt
 
 
 def purposes_of(listed: Iterable[tuple[dict[str, Any], SessionState]]) -> dict[str, str]:
-    """Of the verifications that sessions name, what Stripe was told: nothing of what was made before it was."""
+    """The purposes in the sessions' metadata, by verification; a session made by an older version names none."""
     said = ((state.verification_id, (item.get("metadata") or {}).get(PURPOSE)) for item, state in listed)
     return {id_: word for id_, word in said if id_ and isinstance(word, str) and _A_PURPOSE.fullmatch(word)}
 
 
 def give_way(account: str | None, redacted: Collection[str], purposes: Mapping[str, str]) -> list[str]:
-    """The ids of the verifications whose purpose stays lost: where one of their person's was forgotten, since all its
-    sessions are redacted, it has no reference any more, and who came again has its purpose.
+    """Forgets a verification whose sessions are all redacted, and gives its purpose to a later one of the same person
+    that has lost its own. Returns the ids of the verifications whose purpose stays lost.
     """
     whose = col(Verification.account) == (account or ""), col(Verification.livemode) == bool(settings().livemode)
     reference = col(Verification.client_reference_id)
@@ -145,7 +145,7 @@ def give_way(account: str | None, redacted: Collection[str], purposes: Mapping[s
             if one.id in forgotten:
                 for name in Verification.PERSONAL:
                     setattr(one, name, None)
-        session.flush()  # before their references are somebody else's
+        session.flush()  # before another row gets their reference and purpose
         for one in reversed(by_age):
             purpose = purposes.get(one.id, "")
             if one.purpose == one.id and (one.client_reference_id, purpose) in freed:
@@ -157,7 +157,7 @@ def give_way(account: str | None, redacted: Collection[str], purposes: Mapping[s
 def differing(
     account: str | None, listed: Iterable[tuple[dict[str, Any], SessionState]], asked_at: datetime
 ) -> list[VerificationEvent]:
-    """What Stripe has otherwise than we do, as the events that would have said so."""
+    """The listed sessions that differ from our records, as events that show them."""
     states = {item["id"]: state for item, state in listed}
     rows = select(VerificationRecord).where(col(VerificationRecord.session_id).in_(states))
     with transaction() as session:

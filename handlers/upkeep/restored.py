@@ -1,7 +1,7 @@
-"""Restored: a backup was put back, and what happened since is learnt from Stripe before anything more is done.
+"""Restored: after a backup was put back, learns from Stripe what happened since, before anything more is done.
 
 Generations have gone back, so an opening would make a session that there is already; mails that were sent are owed
-again; and Stripe holds for delivered what is not here any more.
+again; and Stripe takes the lost events for delivered.
 """
 
 import time
@@ -46,10 +46,10 @@ from handlers.upkeep.whole_lists import WholeLists
 log = structlog.stdlib.get_logger(__name__)
 
 REASON = "a backup was put back"
-_SINCE = "restored"  # the bookmark of what is under way: the newest row that the backup had
-_MARGIN = timedelta(hours=1)  # what was under way then; a host's clock and Stripe's may differ, too
-_ADOPTED_WITHIN = timedelta(days=30)  # since it was made; nothing lists what was adopted
-_PATIENCE = 90.0  # seconds for events that wait: a lease of somebody else's is over by then
+_SINCE = "restored"  # the bookmark of a recovery under way: the time of the backup's newest row
+_MARGIN = timedelta(hours=1)  # for transactions that were under way then, and for a clock that differs from Stripe's
+_ADOPTED_WITHIN = timedelta(days=30)  # after it was made; no list shows that a session was adopted
+_PATIENCE = 90.0  # seconds for events that wait: another worker's lease is over by then
 _PAUSE = 0.5
 _MOST = 1000  # events at once
 _MOMENTS: tuple[Any, ...] = (InboxEvent.received_at, VerificationRecord.updated_at, Verification.updated_at)
@@ -62,7 +62,7 @@ class NothingHereError(Exception):
 
 @dataclass(slots=True)
 class Recovered:
-    """What was learnt, and what is left: unless it is whole, everything stays paused."""
+    """The result of a recovery: unless it is whole, everything stays paused."""
 
     since: datetime | None = None
     mails_held_back: int = 0
@@ -71,16 +71,16 @@ class Recovered:
     generations_moved: int = 0
     events_delivered_before: int = 0
     events_undelivered: int = 0
-    sessions_to_cancel: int = 0  # open ones beside a later one
+    sessions_to_cancel: int = 0  # open sessions beside a later one
     events_waiting: int = 0  # that could not be applied yet
-    purposes_lost: list[str] = field(default_factory=list)  # of persons who have several: the verifications' ids
-    accounts_lost: list[str] = field(default_factory=list)  # which refuse us
+    purposes_lost: list[str] = field(default_factory=list)  # ids of verifications whose person has several
+    accounts_lost: list[str] = field(default_factory=list)  # ids of accounts that refuse us
     failed: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything goes on."""
+        """Whether nothing is left, so that everything goes on."""
         return not (self.events_waiting or self.failed or self.stopped)
 
 
@@ -91,18 +91,18 @@ def recover(
     mail_again: bool = False,
     seen: Callable[[int], object] = int,
 ) -> Recovered:
-    """What a backup lacks, for our own account, those it has heard of, and these. May be cut off, and run again.
+    """Learns what a backup lacks, for our account, those it has heard of, and these. May be cut off, and run again.
 
-    1. pauses all that is owed, and openings, and notes the newest row of the backup, unless `since` says when that was;
-    2. holds the mails that the backup owes for sent, unless they shall go out (again);
-    3. learns from Stripe's list which sessions the verifications have by now, and which is each one's current;
-    4. applies the events since then that were delivered, and so acted upon, with a mail to nobody, and tells the
-       application how their sessions are;
-    5. applies those that never were, as reconcile does, with all that they owe;
-    6. writes down what follows: who was told what, which sessions were replaced, which are to end; and goes on.
+    1. pauses all actions and openings, and notes the time of the backup: its newest row's, unless `since` gives it;
+    2. skips the mails that the backup owes (they were perhaps sent), unless `mail_again`;
+    3. learns from Stripe's list the sessions of each verification, and its current one;
+    4. applies the delivered events since then, whose mails were sent already, without mails, and owes the application
+       the state of their sessions;
+    5. applies the undelivered events, as reconcile does, with all actions that they owe;
+    6. writes down the consequences (mails told, sessions replaced, sessions to cancel), and resumes everything.
 
-    `seen` hears how many sessions and events more were read. Raises NothingHereError where the database is empty.
-    Where Stripe or an event gives no answer, everything stays paused.
+    `seen` is called with the number of sessions or events of each page. Raises NothingHereError if the database is
+    empty. If Stripe gives no answer, or an event cannot be applied, everything stays paused.
     """
     found, report = Recovered(), Report()
     if not settings().stripe_api_key:
@@ -121,7 +121,7 @@ def recover(
             except NotAllowedError as error:
                 if account is None:
                     raise
-                found.accounts_lost.append(account)  # it has left the platform: nobody can learn more of it
+                found.accounts_lost.append(account)  # it has left the platform: Stripe tells nothing more of it
                 del whose[account]
                 log.warning("restored.account_lost", account=account, error=str(error))
         found.events_waiting = _apply_all()
@@ -143,13 +143,13 @@ def recover(
 
 
 def _begin(since: datetime | timedelta | None) -> tuple[datetime, datetime]:
-    """When the backup was made, and when the first run of this began; both are kept until it is whole."""
+    """The time of the backup, and the start of the first run; both are kept until the recovery is whole."""
     said = database_now() - since if isinstance(since, timedelta) else since
     with transaction() as session:
         newest = said or _newest(session)
         if newest is None:
             raise NothingHereError("There is nothing in this database: python -m worker rebuild fills it")
-        # Who says it again is believed.
+        # A time that is given again replaces the one before.
         again = "(name) DO UPDATE SET reached = excluded.reached" if said else "DO NOTHING"
         row = {"name": _SINCE, "reached": newest}
         insert_or(session.connection(), Bookmark, [row], on_conflict=again, returning="name")
@@ -164,7 +164,7 @@ def _newest(session: Session) -> datetime | None:
 
 
 def _hold_back_mails(since: datetime) -> int:
-    """How many; whoever is about to send one loses its claim."""
+    """Skips the mails that the backup owes; returns how many. A worker about to send one loses its claim."""
     owed = update(OutboxAction).where(
         col(OutboxAction.status) == ActionStatus.PENDING,
         col(OutboxAction.name).in_(MAILS),
@@ -207,13 +207,13 @@ def _catch_up(
 
     def take(events: list[VerificationEvent], _: datetime) -> None:
         seen(len(events))
-        # What is younger than the first list may be on its way.
+        # An event that is younger than the first list may be on its way.
         delivered = [one for one in events if one.id not in undelivered and one.created_at < asked[0]]
         found.events_delivered_before += len(receive(delivered, owes_nothing=owes_nothing).accepted)
 
     lists.events(start, note, undelivered=True)
-    announced = set(undelivered.values())  # by an event that is to come, and owes something
-    # What changed before that has no events any more, so that all sessions are looked at.
+    announced = set(undelivered.values())  # sessions with an event that is applied later, with its actions
+    # Stripe has no events of older changes any more, so that all sessions are looked at.
     is_old = start < database_now() - EVENTS_KEPT
     since = start - _ADOPTED_WITHIN
     lists.sessions(min(since, whole_second(heard_of_at)) if is_old else since, learn)
@@ -222,7 +222,7 @@ def _catch_up(
 
 
 def _apply_all() -> int:
-    """Applies whatever waits, with some patience; how many events are left."""
+    """Applies the events that wait, for _PATIENCE seconds at most; returns how many are left."""
     ends = time.monotonic() + _PATIENCE
     while True:
         not_tried, tried_before = due(InboxEvent, _MOST)

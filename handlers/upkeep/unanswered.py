@@ -1,6 +1,6 @@
-"""What Stripe would not answer about, so that it is seen, and asked last: an account, a session, a second of a list.
+"""Accounts, sessions and seconds of lists that Stripe did not answer about: they are shown, and asked about last.
 
-A row stays until there is an answer, or until nobody has asked for some days.
+A row stays until there is an answer, or until nobody has asked for four days.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,13 +21,13 @@ from handlers.tables.models import Unanswered
 log = structlog.stdlib.get_logger(__name__)
 
 _FIRST_PAUSE = timedelta(minutes=5)  # doubled with each failure in a row
-_LONGEST_PAUSE = timedelta(hours=1)  # what an outage of Stripe's fails all alike, is asked again soon after it
-_FORGOTTEN_AFTER = timedelta(days=4)  # nobody asks about it any more
+_LONGEST_PAUSE = timedelta(hours=1)  # an outage of Stripe's fails all alike; each is asked about again soon after it
+_FORGOTTEN_AFTER = timedelta(days=4)  # without a question
 _AGAIN = (
     "(what, livemode, name) DO UPDATE SET failures = identity_unanswered.failures + 1,"
     " reason = excluded.reason, asked_at = excluded.asked_at"
 )
-# What is said of a whole account, and of everything: no fault of what was asked about.
+# Errors about a whole account, or about all of Stripe: no fault of the session or second that was asked about.
 OF_THE_ACCOUNT = (AwayError, NotAllowedError)
 _REASONS = {
     AwayError: "away",
@@ -38,7 +38,7 @@ _REASONS = {
 
 
 def note(what: str, name: str, error: Exception) -> int:
-    """One more failure; how many there have been in a row."""
+    """Adds one failure; returns how many there have been in a row."""
     row = {
         "what": what,
         "livemode": bool(settings().livemode),
@@ -62,22 +62,22 @@ def count(what: str, name: str, error: Exception, **fields: int) -> None:
 
 
 def forget(what: str, *names: str) -> None:
-    """There was an answer."""
+    """Deletes the rows of what Stripe has answered about."""
     _delete(col(Unanswered.what) == what, col(Unanswered.name).in_(names))
 
 
 def forget_old() -> None:
-    """What nobody asks about any more: sessions that have ended, seconds that Stripe keeps no longer."""
+    """Deletes rows that nobody asks about any more: of ended sessions, of seconds that Stripe keeps no longer."""
     _delete(col(Unanswered.asked_at) < now(-_FORGOTTEN_AFTER))
 
 
 def pause(failures: int) -> timedelta:
-    """How long nobody asks again."""
+    """The pause before the next question, after so many failures in a row."""
     return min(_FIRST_PAUSE * (1 << min(failures - 1, 10)), _LONGEST_PAUSE)
 
 
 def known(what: str | None = None, prefix: str = "") -> Sequence[Unanswered]:
-    """All that is unanswered in this key's mode, or some of it, for longest first."""
+    """The rows of this key's mode, unanswered longest first; `what` and `prefix` narrow them."""
     rows = select(Unanswered).where(
         _is_of_this_mode(),
         *([col(Unanswered.what) == what] if what else []),
@@ -88,18 +88,18 @@ def known(what: str | None = None, prefix: str = "") -> Sequence[Unanswered]:
 
 
 def failures(what: str, name: str) -> int:
-    """How many there have been in a row; none if it answered the last time."""
+    """The number of failures in a row; 0 if the last question was answered."""
     return next((row.failures for row in known(what, name) if row.name == name), 0)
 
 
 def waiting(what: str) -> list[str]:
-    """The names of those that nobody asks about yet. Our own account never is among them."""
+    """The names whose pause is not over yet; our own account is never among them."""
     at = database_now()
     return [row.name for row in known(what) if row.name and row.asked_at + pause(row.failures) > at]
 
 
 def counts(rows: Iterable[Unanswered]) -> dict[str, int]:
-    """How many accounts, sessions and seconds of lists there are of it."""
+    """The numbers of accounts, sessions and seconds of lists among the rows."""
     one = {"session": "sessions", "second": "seconds"}
     kinds = {(one.get(row.what, "accounts"), row.name) for row in rows}
     return {kind: sum(kind == other for other, _ in kinds) for kind in ("accounts", "sessions", "seconds")}

@@ -1,4 +1,4 @@
-"""Undelivered: the events that Stripe made and could not bring to us, fetched and put into the inbox."""
+"""Undelivered: fetches the events that Stripe could not deliver to us, and puts them into the inbox."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,18 +20,18 @@ from handlers.upkeep.windows import SECOND, Reading, id_of, walk
 log = structlog.stdlib.get_logger(__name__)
 
 EVENTS_KEPT = timedelta(days=30)  # by Stripe
-AHEAD = timedelta(days=1)  # reading to the end means past this second, whatever our clock says
+AHEAD = timedelta(days=1)  # a list is read this far past our clock, which may be slow
 IN_FLIGHT = timedelta(seconds=60)  # a younger event's first delivery is on its way
 
 
 def recover_events(report: Report, accounts: Accounts, *, bounded: bool) -> dict[str | None, Asking]:
-    """What fetches them, for each account whose turn it is."""
+    """For each account whose turn it is, the work that fetches its undelivered events."""
     turns = whose_turn("events", accounts, bounded=bounded)
     return {account: _recover(report, account, bounded=bounded) for account in turns}
 
 
 def parse_listed(item: Any, account: str | None) -> VerificationEvent | None:
-    """An event as a list shows it: without its account, which is the one that was asked. None if it is not ours.
+    """The event in an item of a list, which leaves out the account that was asked; None for a type we do not use.
 
     Raises MalformedEventError.
     """
@@ -42,12 +42,12 @@ def parse_listed(item: Any, account: str | None) -> VerificationEvent | None:
 
 
 def whole_second(moment: datetime) -> datetime:
-    """As Stripe's filters have it."""
+    """The moment without fractions, as Stripe's filters take it."""
     return moment.replace(microsecond=0)
 
 
 def _recover(report: Report, account: str | None, *, bounded: bool) -> Asking:
-    """From where the last run stopped until now; then the seconds that were passed over."""
+    """Fetches from where the last run stopped until now; then the seconds that were passed over."""
     name, now = bookmark("events", account), database_now()
     oldest = whole_second(now - EVENTS_KEPT)
     progress.begin(name, oldest)
@@ -69,19 +69,19 @@ def _recover(report: Report, account: str | None, *, bounded: bool) -> Asking:
             yield from walk(replace(reading, reached=lambda *_: None), second, second + SECOND)
         except (*unanswered.OF_THE_ACCOUNT, *DATABASE_TROUBLE):
             raise
-        except Exception as error:  # as walk has it: of this second alone
+        except Exception as error:  # as in walk: this second alone is passed over
             report.note_second(name, second, error)
         else:
             unanswered.forget("second", row.name)
 
 
 def take_in(items: list[Any], account: str | None, report: Report, *, undelivered: bool) -> None:
-    """Puts listed events into the inbox; what of them is new is reported."""
+    """Puts listed events into the inbox, and reports the new ones."""
     events = []
     for item in items:
         try:
             event = parse_listed(item, account)
-        except MalformedEventError as error:  # of this one alone
+        except MalformedEventError as error:  # this item alone is skipped
             report.unreadable("event", id_of(item), error)
         else:
             events += [event] if event else []

@@ -1,4 +1,4 @@
-"""Whole lists: an account's events or sessions as Stripe has them, read to their end for somebody who waits for it."""
+"""Whole lists: reads all of an account's events or sessions at Stripe, for a command that waits for them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from handlers.upkeep.windows import Reading, id_of, walk
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WholeLists:
-    """Those of one account; what of them cannot be read is reported. Raises as walk."""
+    """The lists of one account; an item that cannot be read is reported. Raises the errors of `walk`."""
 
     report: Report
     account: str | None
@@ -25,14 +25,14 @@ class WholeLists:
     def events(
         self, since: datetime, take: Callable[[list[VerificationEvent], datetime], object], *, undelivered: bool
     ) -> None:
-        """Those of our types created since then, page by page, and when Stripe was asked."""
+        """Hands `take` the events of our types created since then, page by page, and the time of the question."""
 
         def parsed(page: Listed) -> None:
             events = []
             for item in page.items:
                 try:
                     event = parse_listed(item, self.account)
-                except MalformedEventError as error:  # of this one alone
+                except MalformedEventError as error:  # this item alone is skipped
                     self.report.unreadable("event", id_of(item), error)
                 else:
                     events += [event] if event else []
@@ -44,7 +44,7 @@ class WholeLists:
         self._read("events", ask, parsed, since)
 
     def sessions(self, since: datetime, take: Callable[[list[tuple[Any, SessionState]], datetime], object]) -> None:
-        """Those made since then, page by page, each as it is now; and when Stripe was asked."""
+        """Hands `take` the sessions made since then, each as it is now, page by page, and the time of the question."""
 
         def parsed(page: Listed) -> None:
             found = []
@@ -53,7 +53,7 @@ class WholeLists:
                     if id_of(item) is None or not isinstance(item.get("created"), int):
                         raise MalformedEventError("it has no id or time")
                     found.append((item, parse_session(item, settings().our_sessions)))
-                except MalformedEventError as error:  # of this one alone
+                except MalformedEventError as error:  # this item alone is skipped
                     self.report.unreadable("session", id_of(item), error)
             take(found, page.asked_at)
 

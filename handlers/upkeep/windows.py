@@ -1,4 +1,4 @@
-"""A list of Stripe's read in windows of time: whatever of it cannot be read holds up only itself."""
+"""Reads a list of Stripe's in windows of time: a part that cannot be read holds up only itself."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from handlers.upkeep.allowance import Asking
 
 SECOND = timedelta(seconds=1)
 _ROOMY = 50  # items: a window of twice the width would fit into a page, too
-_BURST = 1 / 64  # of a window
-_MOST_BURSTS = 3  # one after the other: then they are everywhere, and halving is faster
-_MOST_UNREAD = 10  # seconds one after the other: then it is not their fault
+_BURST = 1 / 64  # the part of a window that a burst lies within
+_MOST_BURSTS = 3  # in a row: after these, bursts are everywhere, and halving is faster
+_MOST_UNREAD = 10  # seconds in a row: after these, it is not their fault
 _MOST_PAGES = 100  # of one second: ten thousand items
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What is asked for a page of [start, end) after an id, and what becomes of it."""
+    """The request for a page of [start, end) after an id, and the steps that follow it."""
 
     ask: Callable[[datetime, datetime, str | None], Listed]
     take: Callable[[Listed], None]
@@ -31,12 +31,12 @@ class Reading:
 def walk(reading: Reading, start: datetime, until: datetime, failures: int = 0) -> Asking:
     """Reads [start, until), oldest first. Yields before each request.
 
-    A list runs from new to old, and a run must be able to stop and go on. So a window that does not fit into one page
-    is narrowed, as is one that Stripe does not answer about, at last to a second; and a second without an answer is
-    passed over as soon as a later one has got one. Most runs need one window and one request. After failures in a row
-    the first window is narrower, since a list may be too long to be answered in time.
+    A list runs from new to old, and a run must be able to stop and go on. So a window that does not fit into one page,
+    or gets no answer, is narrowed, at last to a second; a second without an answer is passed over once a later window
+    gets one. Most runs need one window and one request. After failures in a row the first window is narrower, since
+    Stripe may not answer a long list in time.
 
-    Raises what Stripe says of the whole account, what fails for too many seconds in a row, and the database's errors.
+    Raises Stripe's errors about the whole account, the first of too many failed seconds in a row, and the database's.
     """
     width, bursts = _whole_seconds((until - start) / (1 << 2 * min(failures, 12))), 0
     unread: list[tuple[datetime, Exception]] = []
@@ -54,8 +54,8 @@ def walk(reading: Reading, start: datetime, until: datetime, failures: int = 0) 
             yield from _rest(reading, start, end, page)
         except DATABASE_TROUBLE:
             raise
-        except Exception as error:  # of the answer, or of an item that nobody thought of
-            # What is said of everything, or of the account, is not the window's fault.
+        except Exception as error:  # a bad answer, or an item of an unforeseen form
+            # An error about all of Stripe, or about the account, is not the window's fault.
             if isinstance(error, AwayError | NotAllowedError) or len(unread) == _MOST_UNREAD:
                 raise
             width = _whole_seconds((end - start) / 4)
@@ -74,11 +74,11 @@ def walk(reading: Reading, start: datetime, until: datetime, failures: int = 0) 
 
 
 def _rest(reading: Reading, start: datetime, end: datetime, page: Listed) -> Generator[None]:
-    """The further pages of what is full within its second."""
+    """Reads the further pages of a second that does not fit into one."""
     seen: set[str] = set()
     while page.has_more:
         after = next(filter(None, map(id_of, reversed(page.items))), None)
-        # One that repeats its cursor, or has none, would never end.
+        # A list that repeats its cursor, or has none, would never end.
         if after is None or after in seen or len(seen) == _MOST_PAGES:
             raise UnreadableError("Stripe's list does not end")
         seen.add(after)
@@ -88,9 +88,9 @@ def _rest(reading: Reading, start: datetime, end: datetime, page: Listed) -> Gen
 
 
 def _before_a_burst(start: datetime, end: datetime, page: Listed) -> timedelta | None:
-    """The width up to where a full page's items begin, if these, the window's newest, lie close together.
+    """The window's width before its burst: the window's newest items, a full page of them, close together.
 
-    Only as wide as these, if they are at its start. None where they are spread, or cannot be read.
+    If the burst is at the window's start, the burst's own width. None if the items are spread, or cannot be read.
     """
     created = [item.get("created") if isinstance(item, dict) else None for item in (page.items or [None])]
     newest, oldest = created[0], created[-1]

@@ -1,6 +1,6 @@
-"""Wiping: RECORD_DAYS after the last that happened, a record and its verification hold nothing personal any more.
+"""Wiping: RECORD_DAYS after their last change, a record and its verification lose all personal data.
 
-What decides stays: ids, status, order mark, causes, counts. So whatever comes late means what it would have meant.
+The columns that decide stay: ids, status, order mark, causes, counts. So a late event means the same as before.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _THEIRS = col(VerificationRecord.verification_id) == col(Verification.id)
 
 
 def wipe_verifications(days: timedelta, most: int) -> Iterator[int]:
-    """Those whose sessions have all come to their end, with their records; so many a transaction."""
+    """Wipes verifications whose sessions have all ended, with their records, `most` a transaction; yields how many."""
     for last, until in _stretches(col(Verification.id)):
         count = most
         while count == most:
@@ -31,13 +31,13 @@ def wipe_verifications(days: timedelta, most: int) -> Iterator[int]:
                 locked = is_next.order_by(col(Verification.id)).limit(most).with_for_update(skip_locked=True)
                 ids = session.scalars(locked).all()
                 lock_records(session, col(VerificationRecord.verification_id).in_(ids))
-                # Behind the locks: an event may have been faster.
+                # Read again behind the locks: an event may have been faster.
                 old = session.scalars(
                     select(col(Verification.id)).where(col(Verification.id).in_(ids), *_old_verification(days))
                 )
                 found = old.all()
                 of_these = update(Verification).where(col(Verification.id).in_(found))
-                # Whoever is still at an opening whose lease is over has lost it.
+                # An opening that goes on after its lease is over loses the lease.
                 session.connection().execute(
                     of_these.values(opening_until=None, **dict.fromkeys(Verification.PERSONAL))
                 )
@@ -47,12 +47,12 @@ def wipe_verifications(days: timedelta, most: int) -> Iterator[int]:
 
 
 def wipe_records(days: timedelta, most: int) -> Iterator[int]:
-    """Those that belong to no verification, or to one that is wiped; so many a transaction."""
+    """Wipes records of no verification, or of a wiped one, `most` a transaction; yields how many."""
     held = exists().where(_THEIRS, col(Verification.client_reference_id).is_not(None))
     old = (
         select(col(VerificationRecord.session_id))
         .where(~_is_kept(days), col(VerificationRecord.wiped_at).is_(None), ~held)
-        # These are wiped already.
+        # The records of redacted persons are wiped already.
         .where(col(VerificationRecord.redacted_at).is_(None), col(VerificationRecord.redaction_asked_at).is_(None))
         .order_by(col(VerificationRecord.session_id))
         .limit(most)
@@ -69,9 +69,9 @@ def wipe_records(days: timedelta, most: int) -> Iterator[int]:
 
 
 def _stretches(key: Any) -> Iterator[tuple[str, list[ColumnElement[bool]]]]:
-    """All rows, some at a time: the key that is before them, and how far they go.
+    """The table's rows in stretches: the key before each, and the condition of its end.
 
-    A statement that looked through all of them, and found none, would meet its timeout one day.
+    A statement that reads all rows, and finds none to wipe, would meet its timeout one day.
     """
     last: str | None = ""
     while last is not None:
@@ -91,7 +91,7 @@ def _old_verification(days: timedelta) -> tuple[ColumnElement[bool], ...]:
 
 
 def _is_kept(days: timedelta) -> ColumnElement[bool]:
-    """An open session may be taken up again, and what is owed may need whom it is owed to."""
+    """The condition to keep a record: it is young, or open and may go on, or owes an action that needs its data."""
     is_owed = exists().where(
         col(OutboxAction.session_id) == col(VerificationRecord.session_id),
         status_of(OutboxAction) == ActionStatus.PENDING,
