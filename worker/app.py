@@ -3,9 +3,13 @@
 Not `python -m celery`, whose command line alone weighs seven megabytes.
 """
 
+import sys
+
+if __name__ == "__main__":  # as in worker/clock.py
+    sys.modules["rich"] = None  # type: ignore[assignment]
+
 import argparse
 import logging
-import sys
 import time
 import warnings
 from threading import Thread

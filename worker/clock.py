@@ -4,6 +4,11 @@ By itself (python -m worker.clock), or in a worker (--with-clock). It imports no
 Celery: half of what a worker weighs.
 """
 
+import sys
+
+if __name__ == "__main__":  # structlog loads Rich wherever it is installed, and only the commands print by it
+    sys.modules["rich"] = None  # type: ignore[assignment]  # Python's own way to say that it is not there
+
 import signal
 import time
 from queue import Empty, SimpleQueue
