@@ -13,7 +13,7 @@ from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, Outbox
 _MARKS = {  # of the record's own, and what they say
     "replacing_at": "its end was asked for, so that another one can be begun",
     "replaced_at": "another one was begun in its place",
-    "burned_at": "its generation was given up before it was known",
+    "burned_at": "its generation was given up",
     "redaction_asked_at": "somebody asked to forget its person",
     "redacted_at": "what is personal was wiped",
     "wiped_at": "RECORD_DAYS wiped what is personal",

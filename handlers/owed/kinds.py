@@ -11,6 +11,7 @@ class Kind:
     setting: str | None = None  # the setting that asks for it: while that is empty it is not even written down
     survives_redaction: bool = False  # still owed when the person is forgotten
     survives_superseding: bool = False  # still owed when the record has moved on
+    survives_burning: bool = False  # a mail that is owed though nobody was to go into its session
     dropped_at_limit: bool = False  # no longer owed when the submissions are used up
     owed_at_limit: bool = False  # owed because they are used up
     kept_by_purge: bool = False  # an old event would owe it again
@@ -22,7 +23,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "email_verified": Kind(tells_the_person=True),
+    "email_verified": Kind(tells_the_person=True, survives_burning=True),
     "email_retry_prompt": Kind(tells_the_person=True, dropped_at_limit=True, link="retry"),
     "email_reminder": Kind(setting="reminder_hours", tells_the_person=True, dropped_at_limit=True, link="retry"),
     "email_canceled": Kind(tells_the_person=True),
@@ -48,6 +49,8 @@ KINDS: dict[str, Kind] = {
 ENDED_BY_REDACTION = [name for name, kind in KINDS.items() if not kind.survives_redaction]
 ENDED_BY_REPLACING = [name for name, kind in KINDS.items() if not kind.survives_superseding]
 TELLING = [name for name, kind in KINDS.items() if kind.tells_the_person]
+# rule: a success in a burned session is told; Stripe had called it gone, and its person was in it
+ENDED_BY_BURNING = [name for name in TELLING if not KINDS[name].survives_burning]
 LIMIT_CAUSE = "submission_limit"
 BURNED_CAUSE = "burned"  # of the cancellation of a session that is not its verification's current one
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
-from handlers.owed.kinds import BURNED_CAUSE, KINDS, LIMIT_CAUSE, Owed
+from handlers.owed.kinds import BURNED_CAUSE, ENDED_BY_BURNING, KINDS, LIMIT_CAUSE, Owed
 from handlers.record.error_codes import OWED, classify
 from handlers.record.events import NOT_OURS, RANKS, SessionState, Status, VerificationEvent
 from handlers.record.ordering import Order, RecordState, Seen, order, order_by_rank, overtakes
@@ -267,8 +267,8 @@ def _silenced(record: RecordState, kind: str, cause: str) -> str | None:
     # rule: a replaced session owes only its own end and the kinds that survive superseding
     if record.replaced_at and not row.survives_superseding and cause != BURNED_CAUSE:
         return REPLACED
-    # rule: nobody is mailed about a burned session; nobody can have entered it
-    return BURNED if record.burned_at and row.tells_the_person else None
+    # rule: nobody is mailed about a burned session, but of its success; Stripe had called it gone
+    return BURNED if record.burned_at and kind in ENDED_BY_BURNING else None
 
 
 def _limited(record: RecordState, owed: list[Owed], limit: int) -> list[Owed]:

@@ -34,7 +34,7 @@ class RecordState:
     by_answer: bool = False  # the stamp is an answer's, whose state may be older
     redaction_asked_at: datetime | None = None  # by us; Stripe may not have done it yet
     replaced_at: datetime | None = None  # another session was begun in its place, on purpose
-    burned_at: datetime | None = None  # its generation was given up before the session was known here
+    burned_at: datetime | None = None  # its generation was given up
     remind_at: datetime | None = None  # Stripe's time; None: there is nothing to remind of
 
 

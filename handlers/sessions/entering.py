@@ -8,8 +8,9 @@ import structlog
 
 from config.settings import settings
 from handlers.record.events import Status
+from handlers.sessions.elsewhere import elsewhere
 from handlers.sessions.links import link_to
-from handlers.sessions.refusals import OpeningError, past, unless_enough, verified_before
+from handlers.sessions.refusals import OpeningError, past, unless_enough
 from handlers.sessions.standing import is_final
 from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 from handlers.sessions.writing import apply_observed, notice
@@ -68,9 +69,7 @@ def enter(verification_id: str, way: Way) -> Entry:
     found = verification(verification_id)
     if found.redaction_asked_at:
         raise OpeningError("redacted")
-    # rule: who was verified in a session of before goes into no other
-    if verified_before(found.id, found.generation):
-        raise OpeningError("verified")
+    _unless_elsewhere(found.id, found.session_id, found.account or None)
     if found.session_id is None:
         raise OpeningError("opening", "there is no session yet")
     return _fresh(found.session_id, found.account or None, found.id, way)
@@ -95,6 +94,7 @@ def _fresh(session_id: str, account: str | None, verification_id: str | None, wa
     if answer is None:
         log.warning("session.gone", id=verification_id or session_id)
         if verification_id:
+            _unless_elsewhere(verification_id, None, account)
             unless_enough(verification_id, None)
         raise OpeningError("canceled", "it is gone at Stripe")
     try:
@@ -116,3 +116,16 @@ def _fresh(session_id: str, account: str | None, verification_id: str | None, wa
             error.owed = apply_observed(notice(answer, account, livemode=bool(settings().livemode)))
         raise
     return entered
+
+
+def _unless_elsewhere(verification_id: str, session_id: str | None, account: str | None) -> None:
+    found = elsewhere(verification_id, session_id, account)
+    if found is None:
+        return
+    owed = apply_observed(found.event_id)
+    # rule: who is verified in another session, or being checked, goes into none
+    if found.is_over:
+        error = past(found.answer)
+        if isinstance(error, OpeningError):
+            error.owed = owed
+        raise error

@@ -10,8 +10,9 @@ from typing import Any
 from config.database import transaction
 from handlers.record.events import Status
 from handlers.sessions.configuration import changes, fixed_differences
+from handlers.sessions.elsewhere import elsewhere
 from handlers.sessions.making import adoptable, created, mark, marks, searched, unless_over
-from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many, verified_before
+from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many
 from handlers.sessions.replacing import replace, unless_anothers
 from handlers.sessions.turn import Turn, Wanted, give_back, next_generation, noted, nothing_left, take_turn
 from handlers.sessions.writing import apply_observed, notice, write
@@ -22,8 +23,8 @@ from handlers.stripe_api.client import MissingError, NotAcceptedError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opened:
-    """The current session as Stripe has just answered it, with the secrets it is entered by, or the one of before in
-    which the person was verified.
+    """The current session as Stripe has just answered it, with the secrets it is entered by; or another one, in which
+    the person is verified or being checked.
     """
 
     verification_id: str
@@ -43,7 +44,8 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
     """Asks Stripe, with no transaction open, and writes down what it says.
 
     1. the current session is asked for, where there is one: one that is gone, canceled or to be replaced begins a new
-       generation, and one that is to be adopted becomes it; that is all where the person was verified in one of before;
+       generation, and one that is to be adopted becomes it; that is all where the person is verified or being checked
+       in another one;
     2. one that somebody may have made for this generation is searched for;
     3. a new one is made, under a key of the generation's own, which is burned where Stripe has saved an error under it;
     4. the session is written down, fenced by the lease, and what Stripe answered goes into the inbox;
@@ -84,9 +86,15 @@ def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn
     if turn.session_id:
         last = changing.retrieve(turn.session_id, wanted.stripe_account)
         answer = unless_over(last)
-    # rule: who was verified in a session of before is not asked again
-    if not is_replaced and (verified := verified_before(turn.verification_id, turn.generation)):
-        return turn, _verified(verified, wanted, event_ids), False
+    current_id = last.id if last else None  # what is gone is no current one
+    # rule: who is verified in another session, or being checked, is not asked again
+    if not is_replaced and (found := elsewhere(turn.verification_id, current_id, wanted.stripe_account)):
+        event_ids.append(found.event_id)
+        if wanted.adopt:
+            raise OpeningError("not-adoptable")
+        if not found.is_over:  # what is observed now is known at the next try
+            raise OpeningError("opening")
+        return turn, found.answer, False
     theirs = None
     if wanted.adopt and not (answer and answer.id == wanted.adopt):
         with nothing_left(turn):
@@ -119,16 +127,6 @@ def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn
             _marked(turn, answer, wanted)
             answer = _configured(turn, answer, wanted)
     return turn, answer, made
-
-
-def _verified(session_id: str, wanted: Wanted, event_ids: list[str | None]) -> Answer:
-    if wanted.adopt:
-        raise OpeningError("not-adoptable")
-    answer = changing.retrieve(session_id, wanted.stripe_account)
-    if answer is None or answer.state.status != Status.VERIFIED:  # what is observed now is known at the next try
-        event_ids += [notice(answer, wanted.stripe_account, livemode=wanted.livemode)] if answer else []
-        raise OpeningError("opening")
-    return answer
 
 
 def _marked(turn: Turn, answer: Answer, wanted: Wanted) -> None:

@@ -55,18 +55,6 @@ def past(answer: Answer) -> Exception:
     return NotNowError("Stripe's answers contradict each other")
 
 
-def verified_before(verification_id: str, generation: int) -> str | None:
-    """The session of an older generation in which the person is verified, unless it was replaced."""
-    verified = select(col(VerificationRecord.session_id)).where(
-        col(VerificationRecord.verification_id) == verification_id,
-        col(VerificationRecord.generation) < generation,
-        col(VerificationRecord.status) == Status.VERIFIED,
-        col(VerificationRecord.replaced_at).is_(None),
-    )
-    with statement() as connection:
-        return connection.scalars(verified).first()
-
-
 def unless_enough(verification_id: str | None, answer: Answer | None) -> None:
     """As unless_used_up, where no transaction is open."""
     with statement() as connection:

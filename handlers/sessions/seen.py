@@ -102,10 +102,12 @@ def _seen(rows: Sequence[Row[*tuple[Any, ...]]]) -> Seen:
     )
     current = next((one for one in records if one.session_id == found.current_session_id), None)
     is_forgotten = bool(found.redaction_asked_at or (current and current.redacted_at))
+    # Also in another session than the current one, which Stripe had called gone.
+    is_checked = any(one.status == Status.PROCESSING and one.replaced_at is None for one in records)
     changes = max((one.change_number for one in records), default=0)
     report = crc32(((current and current.last_report_id) or "").encode())
     return Seen(
-        word=_word(stands, is_forgotten=is_forgotten, is_made=found.current_session_id is not None),
+        word=_word(stands, is_forgotten=is_forgotten, is_checked=is_checked, is_made=bool(found.current_session_id)),
         version=f"{found.current_generation}.{changes}.{report}",
         account=found.account or None,
         code=stands.error_code,
@@ -117,11 +119,14 @@ def _seen(rows: Sequence[Row[*tuple[Any, ...]]]) -> Seen:
     )
 
 
-def _word(stands: Standing, *, is_forgotten: bool, is_made: bool) -> Word:
+def _word(stands: Standing, *, is_forgotten: bool, is_checked: bool, is_made: bool) -> Word:
     if is_forgotten:
         return Word.REDACTED
     if stands.status in (Status.VERIFIED, Status.PROCESSING):
         return Word(stands.status)
+    # rule: who is being checked is shown no button, whichever session it is in
+    if is_checked:
+        return Word.PROCESSING
     if not stands.submissions_left:
         return Word.LIMIT
     if stands.status == Status.CANCELED:

@@ -15,7 +15,7 @@ from config.inserts import NOW, insert_new
 from config.settings import settings
 from handlers.inbox.verifications import lock_records
 from handlers.operator.audit import By
-from handlers.owed.kinds import ENDED_BY_REPLACING, TELLING
+from handlers.owed.kinds import ENDED_BY_BURNING, ENDED_BY_REPLACING
 from handlers.owed.owe import owe, withdraw
 from handlers.queue.failures import NotAllowedError
 from handlers.queue.pauses import OPENINGS
@@ -200,7 +200,9 @@ def write_down_replaced(session: Session, verification_id: str) -> None:
 
 
 def _burn(session: Session, turn: Turn, kept: str | None) -> None:
-    """All sessions of this generation but one, which nobody knows: nobody is mailed about them, and they end."""
+    """All sessions of this generation but one, which nobody knows: nobody is mailed about them, but who passes in one
+    all the same, and they end.
+    """
     burned = (
         update(VerificationRecord)
         .where(
@@ -212,7 +214,7 @@ def _burn(session: Session, turn: Turn, kept: str | None) -> None:
         .returning(VerificationRecord, now())
     )
     for record, at in session.execute(burned).all():
-        withdraw(session, [record.session_id], TELLING, BURNED, at)
+        withdraw(session, [record.session_id], ENDED_BY_BURNING, BURNED, at)
         owe(session, [(record.session_id, ending(record.state, settings().submission_limit))], at)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -58,7 +58,8 @@ _ONE = select(Verification).where(is_of(bindparam("id")), col(Verification.livem
 def view(id_: str, answer: Answer | None = None) -> dict[str, Any]:
     """One verification with its sessions, by its own id or by a session's. Raises NotFoundError.
 
-    Of a session that Stripe has just answered it says that: the record may be a second behind.
+    Of a session that Stripe has just answered it says that: the record may be a second behind. Where the person is
+    being checked in another one than the current, so is the verification.
     """
     if not _ID.fullmatch(id_):
         raise NotFoundError
@@ -148,16 +149,22 @@ def _shown(
         if answer and record.session_id == answer.id and answer.state.status in list(Status):
             session.expunge(record)  # shown, and not written
             record.status, record.last_error_code = Status(answer.state.status), answer.state.error_code
-    return [_one(one, [record for record in records if record.verification_id == one.id]) for one in verifications]
+    is_checked = answer is not None and answer.state.status == Status.PROCESSING
+    return [
+        _one(one, [record for record in records if record.verification_id == one.id], is_checked=is_checked)
+        for one in verifications
+    ]
 
 
-def _one(verification: Verification, records: Sequence[VerificationRecord]) -> dict[str, Any]:
+def _one(verification: Verification, records: Sequence[VerificationRecord], *, is_checked: bool) -> dict[str, Any]:
     ordered = sorted(records, key=lambda record: (record.generation or 0, record.session_id))
     stands = standing(
         [stands_in(record, verification.session_id) for record in ordered],
         verification.generation,
         limit=settings().submission_limit,
     )
+    if is_checked and stands.status != Status.VERIFIED:
+        stands = replace(stands, status=Status.PROCESSING, error_code=None, error_class=None, can_retry=False)
     return {
         **{name: getattr(verification, name) for name in _COLUMNS},
         "status": stands.status,

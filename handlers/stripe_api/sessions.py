@@ -74,14 +74,14 @@ def shows_outputs(names: Sequence[str]) -> bool:
 
 
 def cancel(session_id: str, account: str | None) -> bool:
-    """Cancels a session that waits for input; False where there is none that may be canceled (any more).
+    """Cancels a session that waits for input; False where it may not be canceled (any more). One that is gone is over.
 
     Without an idempotency key of ours: the SDK's is new each time, or Stripe would repeat a saved refusal for a day.
     """
     try:
         _unless_another(ask("post", f"{SESSIONS}/{session_id}/cancel", SESSION, account), session_id)
-    except MissingError:
-        return False
+    except MissingError:  # Stripe's final word: it is asked no more
+        return True
     except NotAcceptedError:  # it has no code of its own for this: the session says why
         status = fetch(session_id, account).content.get("status")
         # rule: what Stripe will not cancel is looked at

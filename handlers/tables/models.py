@@ -182,7 +182,7 @@ class VerificationRecord(SQLModel, table=True):
     redaction_asked_at: datetime | None = _moment(default=None, nullable=True)  # Stripe has still to do it
     ends_quietly: bool | None = None  # its end is told to nobody
     wiped_at: datetime | None = _moment(default=None, nullable=True)  # by RECORD_DAYS: nothing personal comes back
-    burned_at: datetime | None = _moment(default=None, nullable=True)  # its generation was given up before it was known
+    burned_at: datetime | None = _moment(default=None, nullable=True)  # its generation was given up
     remind_at: datetime | None = _moment(default=None, nullable=True)  # not begun until then, the person is reminded
 
     if TYPE_CHECKING:  # read only: all of it that anything is decided by

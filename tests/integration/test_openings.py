@@ -1,6 +1,6 @@
 """Openings that meet each other, or what is left of one that died: what tests/property/opening_machine.py has found."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,12 +11,14 @@ from config.database import transaction
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.outbox.perform import perform
+from handlers.owed.kinds import TELLING
 from handlers.queue.failures import NotNowError
 from handlers.record.events import VerificationEvent, parse
 from handlers.sessions.closing import cancel_verification, redact_verification
 from handlers.sessions.entering import Way, enter, enter_by_link, entry
 from handlers.sessions.opening import Opened, open_verification
 from handlers.sessions.refusals import OpeningError
+from handlers.sessions.seen import seen
 from handlers.sessions.turn import Wanted
 from handlers.sessions.views import view
 from handlers.tables.models import Verification
@@ -249,18 +251,24 @@ def _not_there(near: NearStripe) -> None:
     near.world.faults.add(status=404)
 
 
-def test_who_was_verified_in_a_session_that_stripe_did_not_know_for_a_while_is_not_asked_again(
-    near: NearStripe,
-) -> None:
-    first = _opened()
+def _not_known_for_a_while(near: NearStripe, *happens: Callable[..., object]) -> tuple[Opened, Opened]:
+    """A session that Stripe calls gone once, and the one that is begun in its place; then this happens in the first."""
+    first = _opened(params={"type": "document", "provided_details": {"email": "jenny@example.com"}})
     _not_there(near)
     second = _opened()
     assert (second.verification_id, second.generation) == (first.verification_id, 2)
-    for happens in (person.submit, person.passed):
+    for happens_now in happens:
         near.later(10.0)
-        happens(near.world, near.sessions()[0])
+        happens_now(near.world, near.sessions()[0])
     near.later(10.0)
     _deliver(near)
+    return first, second
+
+
+def test_who_was_verified_in_a_session_that_stripe_did_not_know_for_a_while_is_not_asked_again(
+    near: NearStripe,
+) -> None:
+    first, second = _not_known_for_a_while(near, person.submit, person.passed)
     for _ in range(2):
         again = _opened()
         assert (again.generation, again.answer.id, again.made) == (2, first.answer.id, False)
@@ -276,6 +284,62 @@ def test_who_was_verified_in_a_session_that_stripe_did_not_know_for_a_while_is_n
     assert _opened(replaces=second.answer.id).generation == 3
 
 
+def test_who_was_verified_in_a_session_that_stripe_did_not_know_for_a_while_is_told(near: NearStripe) -> None:
+    first, _ = _not_known_for_a_while(near, person.submit, person.passed)
+    assert {one.name: one.status for one in facts.actions(first.answer.id) if one.name in TELLING} == {
+        "email_verified": "done"
+    }
+
+
+def test_who_is_checked_in_a_session_that_stripe_did_not_know_for_a_while_goes_into_no_other(near: NearStripe) -> None:
+    first, second = _not_known_for_a_while(near, person.submit)
+    again = _opened()
+    assert (again.answer.id, again.made) == (first.answer.id, False)
+    assert entry(first.verification_id, again.answer, None, Way()) is None
+    assert view(first.verification_id, again.answer)["status"] == "processing"
+    assert seen(first.verification_id).word == "processing"
+    for let_in in (enter, enter_by_link):
+        with pytest.raises(OpeningError, match="processing"):
+            let_in(first.verification_id, Way(integration="modal"))
+    person.failed(near.world, near.sessions()[0], "document_expired")  # whose event is late
+    near.later(10.0)
+    assert enter(first.verification_id, Way(integration="modal")).fields["client_secret"]
+    assert (facts.record(first.answer.id).status, seen(first.verification_id).word) == ("requires_input", "todo")
+    assert _opened().answer.id == second.answer.id
+
+
+def test_who_is_verified_is_not_asked_again_though_stripe_has_forgotten_the_session(near: NearStripe) -> None:
+    opened = _opened()
+    for happens in (person.submit, person.passed):
+        near.later(10.0)
+        happens(near.world, near.sessions()[0])
+    near.later(10.0)
+    _deliver(near)
+    near.world.store.sessions.clear()
+    for _ in range(2):
+        again = _opened()
+        assert (again.generation, again.answer.id, again.answer.state.status) == (1, opened.answer.id, "verified")
+        with pytest.raises(OpeningError, match="verified"):
+            enter(opened.verification_id, Way())
+    assert near.sessions() == []
+    assert _opened(replaces=opened.answer.id).made
+
+
+def test_the_end_of_a_session_that_is_gone_is_asked_for_once(near: NearStripe) -> None:
+    first = _opened()
+    near.world.store.sessions.clear()
+    second = _opened()
+    asked: list[str] = []
+    near.before = lambda method, path, _: asked.append(f"{method} {path}")
+    for code in ("document_expired", "selfie_face_mismatch"):
+        near.later(10.0)
+        person.failed(near.world, near.sessions()[0], code)
+        _deliver(near)
+    near.before = lambda *_: None
+    assert second.generation == 2
+    assert sum(path.endswith(f"{first.answer.id}/cancel") for path in asked) == 1
+
+
 def test_a_session_that_stripe_did_not_know_for_a_while_ends_where_another_was_begun_for_it(near: NearStripe) -> None:
     _opened()
     _not_there(near)
@@ -285,14 +349,7 @@ def test_a_session_that_stripe_did_not_know_for_a_while_ends_where_another_was_b
 
 
 def test_who_is_found_not_to_be_verified_after_all_is_let_in_at_the_next_try(near: NearStripe) -> None:
-    first = _opened()
-    _not_there(near)
-    _opened()
-    for happens in (person.submit, person.passed):
-        near.later(10.0)
-        happens(near.world, near.sessions()[0])
-    near.later(10.0)
-    _deliver(near)
+    first, _ = _not_known_for_a_while(near, person.submit, person.passed)
     near.world.store.sessions[first.answer.id].status = "requires_input"  # a reviewer's doing, whose event is late
     near.later(400.0)
     with pytest.raises(OpeningError, match="opening"):

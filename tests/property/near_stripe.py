@@ -43,7 +43,7 @@ class NearStripe:
 
     world: World = field(default_factory=World)
     ahead: float = 0.0
-    before: Callable[[str, str, Any], object] = lambda *_: None  # a call is executed now, or, if LATE, later
+    before: Callable[[str, str, Any], object] = lambda *_: None  # a call is executed now; or LATE, or DENIED
 
     def __post_init__(self) -> None:
         self._app = app.build(self.world)
@@ -116,6 +116,9 @@ class NearStripe:
             "500, done and saved": {"status": 500, "after": True, "saved": True},
             "429": {"status": 429},
         }
+        if wanted == "not there" and method.upper() == "GET" and "_sessions/" in url:  # a replica's word
+            faults[wanted] = {"status": 404}
+            self.before("DENIED", urlsplit(url).path, body)
         if wanted in faults:
             self.world.faults.add(**faults[wanted])
         self.before(method.upper(), urlsplit(url).path, body)

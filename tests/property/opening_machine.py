@@ -20,7 +20,7 @@ from handlers.inbox.receive import receive
 from handlers.outbox import mails
 from handlers.outbox.mails import Mail
 from handlers.outbox.perform import perform
-from handlers.owed.kinds import TELLING
+from handlers.owed.kinds import ENDED_BY_BURNING, TELLING
 from handlers.queue.claims import due
 from handlers.queue.failures import NotNowError
 from handlers.record.events import Status, VerificationEvent, parse
@@ -53,7 +53,17 @@ _DAY = 24 * 3600.0
 # What an opener's next call comes to.
 ANSWERS = (
     *("as it is",) * 12,
-    *("lost", "never arrived", "500", "500, saved", "500, done", "500, done and saved", "429", "on its way"),
+    *(
+        "lost",
+        "never arrived",
+        "500",
+        "500, saved",
+        "500, done",
+        "500, done and saved",
+        "429",
+        "on its way",
+        "not there",
+    ),
 )
 # How whoever opens or enters goes in. What is no secret may be handed out again.
 WAYS = (
@@ -425,8 +435,12 @@ class OpeningMachine(RuleBasedStateMachine):
             assert count == 1 or id_ in self.windows, f"{count} sessions are open"
 
     def _look_at_call(self, method: str, path: str, body: Any) -> None:
-        """When Stripe makes a session: is the person verified already, and has its maker slept for a day?"""
-        if method == "GET" or not path.endswith("/verification_sessions"):
+        """When Stripe makes a session: is the person verified already, and has its maker slept for a day? Where it has
+        denied a session, two may be open until that is heard of.
+        """
+        if method == "DENIED":
+            self.windows.add(self.made.get(path.rpartition("/")[2], ("", 0))[0])
+        if method in ("GET", "DENIED") or not path.endswith("/verification_sessions"):
             return
         params = dict(parse_qsl(body))
         id_ = params["metadata[idv_id]"]
@@ -440,14 +454,14 @@ class OpeningMachine(RuleBasedStateMachine):
             for one in self.stripe.sessions()
             if one.status == "verified" and self.made.get(one.id, ("", 0))[0] == id_
         ]
-        if verified and not all(_record(one).replaced_at for one in verified):
+        if verified and id_ not in self.windows and not all(_record(one).replaced_at for one in verified):
             self.wrong.append(f"{verified} is verified, and another one is made")
 
     def _look_at_mail(self, mail: Mail) -> None:
         record = _record(mail.key[0])
         if mail.template in TELLING and record.replaced_at:
             self.wrong.append(f"{mail.key} is sent about a session that was replaced")
-        if mail.template in TELLING and record.burned_at:
+        if mail.template in ENDED_BY_BURNING and record.burned_at:
             self.wrong.append(f"{mail.key} is sent about a session that is burned")
         if mail.template == "email_reminder":
             at_stripe = self.stripe.world.store.sessions[record.session_id]
