@@ -1,1 +1,1 @@
-"""What may be owed: one row per kind of action, and each written down once per key."""
+"""The kinds of action that may be owed, one row each, and the writing of each action once per key."""

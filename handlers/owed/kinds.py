@@ -6,20 +6,20 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """What holds for every action of a kind; what is not said does not hold."""
+    """The properties of every action of a kind; one that is left out does not hold."""
 
-    setting: str | None = None  # the setting that asks for it: while that is empty it is not even written down
+    setting: str | None = None  # the setting that asks for it: while it is empty, no action is written down
     survives_redaction: bool = False  # still owed when the person is forgotten
     survives_superseding: bool = False  # still owed when the record has moved on
     survives_burning: bool = False  # a mail that is owed though nobody was to go into its session
     dropped_at_limit: bool = False  # no longer owed when the submissions are used up
     owed_at_limit: bool = False  # owed because they are used up
-    kept_by_purge: bool = False  # an old event would owe it again
+    kept_by_purge: bool = False  # since an old event would owe it again
     in_order: bool = False  # told in the order of its causes, which are numbers
-    destination: str = "mail"  # whom it takes: each has threads of its own, and trouble of its own
-    tells_the_person: bool = False  # a mail: one at a time, due again once the person was told something else
-    link: Literal["", "retry", "ours"] = ""  # what its mail leads to: RETRY_URL or else a page of ours, or always ours
-    revives: bool = False  # owed again though it is dead: whoever asks for it again means it
+    destination: str = "mail"  # its receiver: each has threads of its own, and trouble of its own
+    tells_the_person: bool = False  # a mail: one at a time, due again once the person was told another thing
+    link: Literal["", "retry", "ours"] = ""  # its mail's link: RETRY_URL or else a page of ours, or always ours
+    revives: bool = False  # a dead one becomes pending if it is owed again: somebody has asked for it
 
 
 KINDS: dict[str, Kind] = {
@@ -28,7 +28,7 @@ KINDS: dict[str, Kind] = {
     "email_reminder": Kind(setting="reminder_hours", tells_the_person=True, dropped_at_limit=True, link="retry"),
     "email_canceled": Kind(tells_the_person=True),
     "email_alternative": Kind(tells_the_person=True, link="ours"),
-    # It says nothing of how the record stands, so it is no last word.
+    # It does not tell the record's state, so it does not count as the last mail.
     "email_link": Kind(survives_superseding=True, link="ours"),
     "alert_review": Kind(survives_superseding=True, owed_at_limit=True, kept_by_purge=True),
     "cancel_session": Kind(owed_at_limit=True, kept_by_purge=True, destination="stripe"),
@@ -44,8 +44,8 @@ KINDS: dict[str, Kind] = {
         destination="application",
     ),
 }
-# What is not owed any more once the person is forgotten, or another session was begun in the place of this one.
-# rule: what survives a redaction stays owed
+# The kinds that are owed no more once the person is forgotten, or another session was begun in the place of this one.
+# rule: an action that survives a redaction stays owed
 ENDED_BY_REDACTION = [name for name, kind in KINDS.items() if not kind.survives_redaction]
 ENDED_BY_REPLACING = [name for name, kind in KINDS.items() if not kind.survives_superseding]
 TELLING = [name for name, kind in KINDS.items() if kind.tells_the_person]
@@ -57,9 +57,9 @@ BURNED_CAUSE = "burned"  # of the cancellation of a session that is not its veri
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """An action owed because of a state; with a reason in skipped it is only written down."""
+    """An action owed because of a state; with a reason in `skipped` it is written down, and never done."""
 
     kind: str  # a key of KINDS
     cause: str
     skipped: str | None = None
-    payload: str | None = None  # JSON: what must be told as it was when it became owed
+    payload: str | None = None  # JSON: the state at the moment when it became owed

@@ -1,4 +1,4 @@
-"""How many submissions a session's limit has lost to the others of its verification."""
+"""The submissions that a session's limit has lost to the other sessions of its verification."""
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import aliased
@@ -8,7 +8,7 @@ from handlers.record.events import Status
 from handlers.tables.models import VerificationRecord
 
 _OTHER = aliased(VerificationRecord)
-# Those of its other sessions, as handlers.inbox.verifications.left has them; in a statement about VerificationRecord.
+# Their number, as handlers.inbox.verifications.left counts them, for a statement about VerificationRecord.
 ELSEWHERE = func.coalesce(
     select(func.sum(_OTHER.submissions))
     .where(

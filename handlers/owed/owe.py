@@ -1,4 +1,4 @@
-"""What is owed, written down once per key."""
+"""Writes down owed actions, once per key."""
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
@@ -14,7 +14,7 @@ from handlers.tables.models import ActionStatus, OutboxAction, status_of
 
 _TELLING = ", ".join(f"'{name}'" for name in TELLING)
 _REVIVING = ", ".join(f"'{name}'" for name, kind in KINDS.items() if kind.revives)
-# rule: what is owed again while it is skipped becomes pending again
+# rule: a skipped action that is owed again becomes pending again
 _OWED_AGAIN = f"""
 (session_id, name, cause) DO UPDATE
 SET status = excluded.status, reason = excluded.reason, due_at = excluded.due_at, done_at = excluded.done_at,
@@ -23,24 +23,24 @@ WHERE excluded.status = 'pending' AND (
     outbox_action.status = 'skipped'
     OR outbox_action.status = 'done' AND outbox_action.name IN ({_TELLING})
     OR outbox_action.status = 'dead' AND outbox_action.name IN ({_REVIVING})
-)"""  # rule: what is done stays done; but for a mail after which the person was told something else
+)"""  # rule: an action that is done stays done; but for a mail after which the person was told another thing
 
 
 def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]], at: datetime) -> list[int]:
-    """Writes down what each session owes, once per key; returns the ids of what is to be done now.
+    """Writes down the actions that each session owes, once per key; returns the ids of those to be done now.
 
-    What stands as skipped and is owed again becomes pending again, with all its tries before it, and so does a mail
-    that is done, and a kind that revives if it is dead; anything else that stands is left alone. What no setting asks
-    for is not written down.
+    A skipped action that is owed again becomes pending again, with all its tries before it; so does a mail that is
+    done, and a dead action whose kind revives; every other row stays as it is. An action whose setting is empty is not
+    written down.
     """
     wanted: dict[tuple[str, str, str], Owed] = {}
     for session_id, some in owed:
         for one in some:
             setting, key = KINDS[one.kind].setting, (session_id, one.kind, one.cause)
-            # rule: what no setting asks for is not written down
+            # rule: an action whose setting is empty is not written down
             if setting and not getattr(settings(), setting):
                 continue
-            # rule: of one key owed twice, what is to be done wins
+            # rule: of two actions with one key the pending one wins
             if key not in wanted or wanted[key].skipped:
                 wanted[key] = one
     rows = [
@@ -64,8 +64,8 @@ def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]], at: datetime) 
 
 
 def withdraw(session: Session, session_ids: Collection[str], kinds: Collection[str], reason: str, at: datetime) -> None:
-    """What these sessions owe of these kinds is skipped; whoever is about to do it loses its claim. The end of what
-    is not a verification's current session stays owed.
+    """Skips the pending actions of these kinds of these sessions; a worker that is about to do one loses its claim.
+    The cancellation of a session that is not its verification's current one stays owed.
     """
     pending = update(OutboxAction).where(
         col(OutboxAction.session_id).in_(session_ids),

@@ -1,1 +1,1 @@
-"""The schema on one page, and what brings a database to it."""
+"""The schema on one page, and the migrations that bring a database to it."""

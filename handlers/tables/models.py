@@ -18,7 +18,7 @@ _NUMBERED: Any = BigInteger().with_variant(Integer, "sqlite")
 
 
 class InboxStatus(StrEnum):
-    """Where an event stands."""
+    """The status of an event."""
 
     RECEIVED = "received"
     PROCESSED = "processed"
@@ -26,7 +26,7 @@ class InboxStatus(StrEnum):
 
 
 class ActionStatus(StrEnum):
-    """Where an action stands."""
+    """The status of an action."""
 
     PENDING = "pending"
     DONE = "done"
@@ -43,27 +43,27 @@ def _word(**options: Any) -> Any:
 
 
 def _partial_index(name: str, column: str, condition: str) -> Index:
-    # Partial, so that what the sweep and the gauges read stays small however much is kept.
+    # Partial: the sweep and the gauges read a small index, however many rows are kept.
     return Index(name, column, postgresql_where=text(condition), sqlite_where=text(condition))
 
 
 class QueueRow(SQLModel):
-    """What the inbox and the outbox share: a row is claimed, tried, and then finished, put back or buried.
+    """The columns of the inbox and the outbox: a row is claimed, tried, and then finished, put back or buried.
 
-    A class that takes part also has an `id` and a `status`, which is UNFINISHED until it is done, or DEAD.
+    Each class also has an `id` and a `status`, which is UNFINISHED until the row is done, or DEAD.
     """
 
     NOUN: ClassVar[str]
     UNFINISHED: ClassVar[str]
     DEAD: ClassVar[str] = "dead"
-    KIND: ClassVar[str]  # the column that says what it is about
-    SINCE: ClassVar[str]  # the column from which its age counts
-    MOST_TRIES: ClassVar[str]  # the setting that says how often it is tried
-    GIVES_AWAY: ClassVar[tuple[str, ...]] = ()  # columns that say so: what a try without effect leaves as they were
+    KIND: ClassVar[str]  # the column with the row's kind
+    SINCE: ClassVar[str]  # the column from which the row's age counts
+    MOST_TRIES: ClassVar[str]  # the setting that says how often a row is tried
+    GIVES_AWAY: ClassVar[tuple[str, ...]] = ()  # columns that a try writes ahead, and takes back if it had no effect
 
     attempts: int = 0  # every claim; only ever grows, so that it fences late writers
-    # The attempts that Stripe, the database or the network spoiled: they bury nobody. Below zero after some of unknown
-    # outcome, each of which counts as a third of all tries.
+    # The attempts that Stripe, the database or the network spoiled: they bury no row. Below zero after attempts of
+    # unknown outcome, each of which counts as a third of all tries.
     waits: int = 0
     due_at: datetime = _moment()  # the end of its lease, or of its time of waiting
     last_error: str | None = None
@@ -82,9 +82,9 @@ class InboxEvent(QueueRow, table=True):
     __tablename__ = "inbox_event"
     __table_args__ = (
         _partial_index("inbox_event_due", "due_at", "status = 'received'"),
-        _partial_index("inbox_event_waiting", "received_at", "status = 'received'"),  # for the oldest of them
-        # For the purge: written once an event, at its end. One on all rows would be written at each of its three
-        # steps: 210 bytes of PostgreSQL's log an event instead of 70, of 2,000.
+        _partial_index("inbox_event_waiting", "received_at", "status = 'received'"),  # for the oldest one
+        # For the purge: written once an event, at its end. An index on all rows would be written at each of an event's
+        # three steps: 210 bytes of PostgreSQL's log an event instead of 70, of 2,000.
         _partial_index("inbox_event_processed", "processed_at", "status = 'processed'"),
         _partial_index("inbox_event_dead", "received_at", "status = 'dead'"),
         _partial_index("inbox_event_ignored", "received_at", "outcome = 'ignored'"),
@@ -100,8 +100,8 @@ class InboxEvent(QueueRow, table=True):
     status: InboxStatus = _word(default=InboxStatus.RECEIVED)
     outcome: Outcome | None = _word(default=None, nullable=True)
     processed_at: datetime | None = _moment(default=None, nullable=True)
-    is_ours: bool | None = True  # None: the event cannot tell
-    owes_nothing: bool = False  # read back from Stripe: what it owes is written down as skipped
+    is_ours: bool | None = True  # None: unknown
+    owes_nothing: bool = False  # read back from Stripe: its actions are written down as skipped
 
     session_status: str | None = None
     error_code: str | None = None
@@ -117,13 +117,13 @@ class InboxEvent(QueueRow, table=True):
 
     @staticmethod
     def discarded(reason: str) -> dict[str, Any]:
-        """The columns of one that an operator ends."""
+        """The columns of an event that an operator ends."""
         end = {"status": InboxStatus.PROCESSED, "outcome": Outcome.IGNORED, "processed_at": now()}
         return end | {"last_error": reason}
 
 
 ENDED = (Status.VERIFIED, Status.CANCELED)
-# What is not among them, said as its index has it, or that would not be used.
+# All other states, in the words of the index, which is not used for others.
 NOT_ENDED = text("coalesce(status, '') NOT IN ('verified', 'canceled')")
 
 
@@ -143,7 +143,7 @@ class VerificationRecord(SQLModel, table=True):
         Index("verification_record_latest", "created_at", "session_id"),  # for lists, the latest first
         _partial_index("verification_record_user", "user_id", "user_id IS NOT NULL"),
         _partial_index("verification_record_reference", "client_reference_id", "client_reference_id IS NOT NULL"),
-        # For what reconcile asks about: written by each event that changes a status, some 8 % of PostgreSQL's log.
+        # For the sessions that reconcile compares: written at each change of a status, some 8 % of PostgreSQL's log.
         Index(
             "verification_record_compare", "account", "compare_at", postgresql_where=NOT_ENDED, sqlite_where=NOT_ENDED
         ),
@@ -155,7 +155,7 @@ class VerificationRecord(SQLModel, table=True):
     last_error_reason: str | None = None
     last_report_id: str | None = None
     client_reference_id: str | None = None
-    # A static link takes it from its URL, so anybody may have typed it: never to be taken for who the person is.
+    # A static link takes the reference from its URL, where anybody may type one: it does not prove who the person is.
     client_reference_trusted: bool = True
     user_id: str | None = None
     account: str | None = None
@@ -163,8 +163,8 @@ class VerificationRecord(SQLModel, table=True):
     submissions: int = 0
     change_number: int = 0  # of its last change; the sessions of one verification share the numbers
     told_cause: str | None = None  # of the last mail that the person got
-    told_count: int = 0  # how many there were
-    # The order mark: stamp and rank of what was applied last.
+    told_count: int = 0  # the number of such mails
+    # The order mark: stamp and rank of the state applied last.
     applied_at: datetime | None = _moment(default=None, nullable=True)
     applied_rank: int = 0
     applied_answer: bool = False  # the stamp is an answer's
@@ -172,20 +172,20 @@ class VerificationRecord(SQLModel, table=True):
     compare_at: datetime | None = _moment(default=None, nullable=True)  # when reconcile compares it with Stripe
     created_at: datetime = _moment()
     updated_at: datetime = _moment()
-    # Whose session it is, where it was opened here.
+    # Its place in a verification, if it was opened here.
     verification_id: str | None = Field(default=None, index=True)
     generation: int | None = None
     verification_flow: str | None = None
-    # Its end was asked for so that another one can be begun in its place; as long as it goes on, that is not so yet.
+    # Its cancellation was asked for, to begin another session in its place; until it has ended, none is begun.
     replacing_at: datetime | None = _moment(default=None, nullable=True)
-    replaced_at: datetime | None = _moment(default=None, nullable=True)  # another one was begun in its place
-    redaction_asked_at: datetime | None = _moment(default=None, nullable=True)  # Stripe has still to do it
-    ends_quietly: bool | None = None  # its end is told to nobody
+    replaced_at: datetime | None = _moment(default=None, nullable=True)  # another session was begun in its place
+    redaction_asked_at: datetime | None = _moment(default=None, nullable=True)  # by us; Stripe may not have done it yet
+    ends_quietly: bool | None = None  # its person gets no mail about its end
     wiped_at: datetime | None = _moment(default=None, nullable=True)  # by RECORD_DAYS: nothing personal comes back
     burned_at: datetime | None = _moment(default=None, nullable=True)  # its generation was given up
-    remind_at: datetime | None = _moment(default=None, nullable=True)  # not begun until then, the person is reminded
+    remind_at: datetime | None = _moment(default=None, nullable=True)  # a person who has not begun by then is reminded
 
-    if TYPE_CHECKING:  # read only: all of it that anything is decided by
+    if TYPE_CHECKING:  # read only: the columns that decisions depend on
         state: RecordState = RecordState()
 
 
@@ -200,7 +200,7 @@ VerificationRecord.state = composite(  # type: ignore[assignment]  # of an insta
 
 
 class Verification(SQLModel, table=True):
-    """One person and one purpose: what was asked for, and which of its sessions is the current one."""
+    """One person and one purpose: the wishes of the opening, and the current session."""
 
     KEY: ClassVar = ("livemode", "account", "client_reference_id", "purpose")
     PERSONAL: ClassVar = ("client_reference_id", "return_url", "locale")
@@ -211,16 +211,16 @@ class Verification(SQLModel, table=True):
     id: str = Field(primary_key=True)  # idv_…
     client_reference_id: str | None = None  # None once it is wiped: the same person may begin anew
     purpose: str = ""
-    account: str = ""  # of our own it is empty: nulls would never be the same
+    account: str = ""  # empty for our own: nulls would never be equal
     livemode: bool
     generation: int = 1
-    session_id: str | None = Field(default=None, unique=True)  # the generation's, once it is made
-    opening_until: datetime | None = _moment(default=None, nullable=True)  # the lease of who asks Stripe for it
+    session_id: str | None = Field(default=None, unique=True)  # the generation's session, once it is made
+    opening_until: datetime | None = _moment(default=None, nullable=True)  # the lease of the opening that asks Stripe
     verification_flow: str | None = None
     return_url: str | None = None
     locale: str | None = None
     redaction_asked_at: datetime | None = _moment(default=None, nullable=True)
-    looked_at: datetime | None = _moment(default=None, nullable=True)  # at Stripe, because its person came back
+    looked_at: datetime | None = _moment(default=None, nullable=True)  # at Stripe, for a person who came back
     created_at: datetime = _moment()
     updated_at: datetime = _moment()  # when the generation began
 
@@ -235,7 +235,7 @@ class Submission(SQLModel, table=True):
 
 
 class OutboxAction(QueueRow, table=True):
-    """Something owed to the world because of a record, once per cause."""
+    """An action owed because of a record's state, once per cause."""
 
     NOUN = "action"
     UNFINISHED = ActionStatus.PENDING
@@ -259,30 +259,30 @@ class OutboxAction(QueueRow, table=True):
     cause: str
     status: ActionStatus = _word(default=ActionStatus.PENDING)
     reason: str | None = None  # why it was skipped
-    payload: str | None = None  # JSON: what must be told as it was when it became owed
+    payload: str | None = None  # JSON: the state at the moment when it became owed
     created_at: datetime = _moment()
     done_at: datetime | None = _moment(default=None, nullable=True)
-    given_away_at: datetime | None = _moment(default=None, nullable=True)  # a mail that may have arrived
+    given_away_at: datetime | None = _moment(default=None, nullable=True)  # the time of a mail that may have arrived
     resent_at: datetime | None = _moment(default=None, nullable=True)  # by an operator: it was done or skipped before
-    mail_number: int | None = None  # of the last mail that it sent to its person: its Message-ID follows from it
+    mail_number: int | None = None  # of its last mail to the person; the Message-ID follows from it
 
     @staticmethod
     def discarded(reason: str) -> dict[str, Any]:
-        """The columns of one that an operator ends."""
+        """The columns of an action that an operator ends."""
         return {"status": ActionStatus.SKIPPED, "reason": reason, "done_at": now()}
 
 
 def status_of(table: Any) -> ColumnElement[str]:
     """The status of events or actions that are found by their ids or by their session.
 
-    Said so that no index of what waits serves: PostgreSQL takes it for empty after a quiet time, and would read all
-    that waits for each of them.
+    The expression fits no index of waiting rows: PostgreSQL takes such an index for empty after a quiet time, and would
+    read all waiting rows for each of them.
     """
     return func.coalesce(table.status, "")
 
 
 class VerifiedOutput(SQLModel, table=True):
-    """What VERIFIED_OUTPUTS names of a verified session, encrypted."""
+    """The outputs of a verified session that VERIFIED_OUTPUTS names, encrypted."""
 
     __tablename__ = "verified_output"
 
@@ -292,17 +292,17 @@ class VerifiedOutput(SQLModel, table=True):
 
 
 class Bookmark(SQLModel, table=True):
-    """How far a scheduled task has come, so that the next run goes on there; or until when a key has signed links."""
+    """The moment that a scheduled task has reached and goes on from, or until which a key has signed links."""
 
     __tablename__ = "identity_bookmark"
 
     name: str = Field(primary_key=True)
     reached: datetime = _moment()
-    asked_at: datetime | None = _moment(default=None, nullable=True)  # whoever was asked longest ago comes first
+    asked_at: datetime | None = _moment(default=None, nullable=True)  # the one asked longest ago comes first
 
 
 class Unanswered(SQLModel, table=True):
-    """What Stripe would not answer about the last time: an account, a session, a second of a list."""
+    """An account, a session or a second of a list that Stripe would not answer about the last time."""
 
     __tablename__ = "identity_unanswered"
 
@@ -316,17 +316,17 @@ class Unanswered(SQLModel, table=True):
 
 
 class Paused(SQLModel, table=True):
-    """What is not done for now, though it is owed."""
+    """A pause: actions of one destination, or openings, wait although they are owed."""
 
     __tablename__ = "identity_paused"
 
     what: str = Field(primary_key=True)  # a destination of actions, or openings
-    reason: str = Field(primary_key=True)  # each is lifted by itself
+    reason: str = Field(primary_key=True)  # each reason is lifted by itself
     since: datetime = _moment()
 
 
 class Audited(SQLModel, table=True):
-    """What somebody changed: an operator, or the application."""
+    """A change that an operator or the application has made."""
 
     __tablename__ = "identity_audit"
 
@@ -340,7 +340,7 @@ class Audited(SQLModel, table=True):
 
 
 class ProcessClock(SQLModel, table=True):
-    """What a process of the version before writes in the place of a heartbeat; nobody reads it any more."""
+    """The row that a process of the version before writes instead of a heartbeat; nobody reads it any more."""
 
     __tablename__ = "identity_process_clock"
 
@@ -351,7 +351,7 @@ class ProcessClock(SQLModel, table=True):
 
 
 class Heartbeat(SQLModel, table=True):
-    """That a process lives: written by itself every few seconds, and for a clock by the worker that hears it."""
+    """A process's sign of life, written every few seconds by itself, or for a clock by the worker that hears it."""
 
     __tablename__ = "identity_heartbeat"
 
@@ -361,11 +361,11 @@ class Heartbeat(SQLModel, table=True):
     host: str
     started_at: datetime = _moment()
     last_at: datetime = _moment()
-    ahead_seconds: float | None = None  # its machine's clock before the database's; a clock process needs none
-    worked_at: datetime = _moment()  # since when a kind of its threads that has work in hand has ended none
-    listened_at: datetime | None = _moment(default=None, nullable=True)  # a worker: when no tick waited for it last
-    ended_at: datetime | None = _moment(default=None, nullable=True)  # it was told to end, and says so
-    outside: str | None = None  # JSON: how those outside answer it, in seconds before last_at
+    ahead_seconds: float | None = None  # the lead of its machine's clock before the database's; None for a clock
+    worked_at: datetime = _moment()  # the last progress of its kind of threads that has got on least
+    listened_at: datetime | None = _moment(default=None, nullable=True)  # a worker: the last time no tick waited
+    ended_at: datetime | None = _moment(default=None, nullable=True)  # it was told to end
+    outside: str | None = None  # JSON: handlers.metrics.outside, in seconds before last_at
 
 
 class Metric(SQLModel, table=True):
@@ -379,7 +379,7 @@ class Metric(SQLModel, table=True):
 
 
 class Tally(SQLModel, table=True):
-    """What one span of time has added to a counter."""
+    """The growth of a counter in one span of time."""
 
     __tablename__ = "identity_tally"
 

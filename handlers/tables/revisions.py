@@ -1,4 +1,4 @@
-"""Which revision the database's schema is at, and whether that will do; without Alembic, which web does without."""
+"""The revision of the database's schema, and whether this code runs on it; without Alembic, which web does not load."""
 
 import re
 from functools import cache
@@ -12,7 +12,7 @@ from config.trouble import trouble_of
 
 VERSION_TABLE = "identity_schema_version"
 _VERSION = f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608  # our own
-# Not that of another schema, which the search path names behind the one that new tables come into.
+# The table of the schema that new tables come into, and not one of a later schema in the search path.
 _OURS = {"postgresql": f" WHERE tableoid = to_regclass(quote_ident(current_schema()) || '.{VERSION_TABLE}')"}
 
 
@@ -23,7 +23,7 @@ def is_at_head() -> bool:
 
 
 def current_revision() -> str | None:
-    """The one that was applied last; None before the first."""
+    """The revision that was applied last; None before the first."""
     try:
         with statement() as connection:
             found: str | None = connection.scalar(text(_VERSION + _OURS.get(connection.dialect.name, "")))
@@ -35,12 +35,12 @@ def current_revision() -> str | None:
 
 
 def is_newer(revision: str | None) -> bool:
-    """Whether it is none of ours: the release after this one has come and gone again."""
+    """Whether this code does not know the revision: a newer release has come and gone again."""
     return revision is not None and revision not in revisions()
 
 
 @cache
 def revisions() -> list[str]:
-    """All of ours, by the names of their files, in order."""
+    """All revisions of this code, by the names of their files, in order."""
     files = (Path(__file__).parent / "migrations" / "versions").glob("*.py")
     return sorted(found[1] for file in files if (found := re.match(r"(\d{4})_", file.name)))

@@ -11,8 +11,8 @@ from config.settings import SettingsError
 from handlers.tables.models import InboxEvent
 from handlers.tables.revisions import VERSION_TABLE, current_revision, is_newer, revisions
 
-_VERSION_TABLE_BEFORE = "alembic_version"  # Alembic's own name, so anybody's
-_REFUSED = {  # by SQLSTATE: what the role, or whoever shares the schema, does not let us do
+_VERSION_TABLE_BEFORE = "alembic_version"  # Alembic's default, so it may be another application's
+_REFUSED = {  # by SQLSTATE: the role's rights, or others in the schema, are in the way
     "42501": "DATABASE_URL's role may not do this: let it create tables in the schema, and own those that are there",
     "42P07": "a table, view or index that is not ours has a name that we need: give DATABASE_URL a schema of its own",
     "42710": "a type that is not ours has a name that we need: give DATABASE_URL a schema of its own",
@@ -21,9 +21,9 @@ _REFUSED = {  # by SQLSTATE: what the role, or whoever shares the schema, does n
 
 
 def migrate() -> str:
-    """Applies every migration that is missing, and says what it came to; several processes may call it at once.
+    """Applies every missing migration and returns a report of it; several processes may call it at once.
 
-    Raises SettingsError where a schema that others share is in the way.
+    Raises SettingsError if the role's rights, or others in the schema, are in the way.
     """
     try:
         if is_newer(current_revision()):
@@ -40,16 +40,16 @@ def migrate() -> str:
 
 
 def make_way(connection: Connection) -> None:
-    """Before the migrations, in their transaction: takes over the version table of before.
+    """Takes over the version table of before, in the transaction of the migrations and before them.
 
-    Raises SettingsError where tables have our names that our migrations have not made.
+    Raises SettingsError if tables that our migrations have not made have our names.
     """
     found = inspect(connection)
     here = found.default_schema_name  # the first of the search_path
     tables = {*found.get_table_names(here), *found.get_view_names(here)}
     if VERSION_TABLE in tables:
         return
-    if found.has_table(VERSION_TABLE):  # in a later one: new tables would hide those that are in use
+    if found.has_table(VERSION_TABLE):  # in a later schema of it: new tables would hide the ones in use
         raise SettingsError(
             f"The tables are in another schema than {here}, the first of the search_path: leave one out"
         )
@@ -64,7 +64,7 @@ def make_way(connection: Connection) -> None:
 
 
 def config() -> Config:
-    """Alembic's, in which a percent sign of the checkout's path would begin a placeholder."""
+    """Alembic's configuration; a percent sign in the checkout's path is doubled, since it would begin a placeholder."""
     made = Config()
     made.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     made.set_main_option("path_separator", "os")

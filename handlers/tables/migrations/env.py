@@ -12,7 +12,7 @@ _LOCK = 7_330_112  # any number that no other application in the database uses
 with engine().connect() as connection, connection.begin():
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        take_your_time(connection)  # but who waits for a lock still gives up
+        take_your_time(connection)  # but a wait for a lock still ends
     # SQLite's BEGIN IMMEDIATE is the lock.
     schema.make_way(connection)
     context.configure(

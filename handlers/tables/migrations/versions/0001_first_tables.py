@@ -1,4 +1,4 @@
-"""Inbox, records, submissions, outbox; outputs, bookmarks, clocks, what is unanswered, metrics."""
+"""Inbox, records, submissions, outbox; outputs, bookmarks, clocks, unanswered questions, metrics."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Verifications of ours, and which of their sessions a record is."""
+"""Verifications of ours, and the place of a record's session in its verification."""
 
 import sqlalchemy as sa
 from alembic import op

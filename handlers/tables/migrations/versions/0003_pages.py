@@ -1,4 +1,4 @@
-"""What the person's pages, reminders and the operator need."""
+"""Tables and columns for the person's pages, for reminders and for the operator."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What many hosts and many rows need: the oldest that waits, and a person's sessions, each found by an index."""
+"""Indexes for many hosts and many rows: they find the oldest row that waits, and a person's sessions."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# In the order in which who applies an event locks them, and the inbox last: deliveries wait from there to the commit.
+# In the order in which an applied event locks them, and the inbox last: deliveries wait from there to the commit.
 _FOUND = (
     ("verification_record_user", "verification_record", "user_id", "user_id IS NOT NULL"),
     ("verification_record_reference", "verification_record", "client_reference_id", "client_reference_id IS NOT NULL"),

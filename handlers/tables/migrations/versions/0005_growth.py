@@ -1,5 +1,5 @@
-"""What many records need: the sessions that are not at their end, by account and by when they are compared next; and
-how those outside answer a process, beside that it lives."""
+"""An index for many records: the sessions that are not at their end, by account and time of the next comparison; and
+a column for the answers that a process gets from outside."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -23,7 +23,7 @@ def upgrade() -> None:
         postgresql_where=which,
         sqlite_where=which,
     )
-    # What the code before has made without a time; behind the index's lock, so that nobody holds one of them.
+    # Rows that the code before has made without a time; behind the index's lock, so that nobody holds one of them.
     op.execute(f"UPDATE verification_record SET compare_at = created_at WHERE compare_at IS NULL AND {_NOT_ENDED}")  # noqa: S608
     op.add_column("identity_heartbeat", sa.Column("outside", sa.String(), nullable=True))
 
