@@ -1,9 +1,9 @@
 """Counters and histograms of all processes: counted in memory, added up in the database every few seconds.
 
-Web and workers are many processes on several machines, and only web has a port. What each counts is therefore added
-to the rows of one small table by a thread of its own, one statement for all of it and none when nothing happened, so
-that any web process can show the sum for all of them, across restarts. What a killed process had not yet written, at
-most FLUSH_SECONDS of it, is lost: these are figures, not the record.
+Web and workers are many processes on several machines, and only web has a port. So a thread of each adds its counts to
+the rows of one small table, in one statement, or in none when nothing happened, and any web process can show the sum
+for all of them, across restarts. A killed process loses its last counts, of FLUSH_SECONDS at most: these are figures,
+not the record.
 """
 
 import threading
@@ -20,8 +20,8 @@ from handlers.metrics import heartbeats, tallies
 from handlers.queue.failures import describe
 from handlers.tables.models import Metric
 
-_IMPATIENT = "SET LOCAL lock_timeout = '1s'"  # the same thread says that this process lives
-_WAITS_SECONDS = 1.0  # for a connection: a heartbeat is late when it has waited
+_IMPATIENT = "SET LOCAL lock_timeout = '1s'"  # the same thread writes the heartbeat
+_WAITS_SECONDS = 1.0  # for a connection: a longer wait makes a heartbeat late
 _LOOKS_WITHIN = 5.0  # seconds
 FLUSH_SECONDS = 5.0  # well below the 15 s or more between two scrapes
 _ADDED = "(name, labels) DO UPDATE SET value = identity_metric.value + excluded.value"
@@ -29,9 +29,9 @@ _AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300
 
 log = structlog.stdlib.get_logger(__name__)
 
-# What this process has counted; labels come from closed vocabularies of ours.
+# The counts of this process; labels come from closed vocabularies of ours.
 COUNTED = CollectorRegistry()
-UNSIGNED = "the signature does not match"  # the reason of a refusal which says that the secret is another
+UNSIGNED = "the signature does not match"  # the reason of a refusal if the secret is another one
 DELIVERIES = Counter(
     "identity_deliveries_total",
     "Deliveries answered, by outcome and, where refused or ignored, reason.",
@@ -62,7 +62,7 @@ SKIPPED_ACTIONS = Counter(
     ("name", "reason"),
     registry=COUNTED,
 )
-ENDED = {"event": ENDED_EVENTS, "action": ENDED_ACTIONS}  # labels: what kind it was, and how it ended
+ENDED = {"event": ENDED_EVENTS, "action": ENDED_ACTIONS}  # labels: its kind and its outcome
 RECOVERED_EVENTS = Counter(
     "identity_recovered_events_total",
     "Events that Stripe could not deliver and reconcile has fetched.",
@@ -113,9 +113,9 @@ _was_told = True
 
 
 def start_flushing(kind: str) -> None:
-    """Begins to write down what this process (a web or a worker) counts, and that it lives; at any time.
+    """Begins to write down the counts and heartbeats of this process (a web or a worker); at any time.
 
-    Returns when its clock has been measured for the first time, or could not be soon.
+    Returns when its clock has been measured for the first time, or after _LOOKS_WITHIN seconds.
     """
     global _thread
     if _thread is None or not _thread.is_alive():
@@ -127,7 +127,7 @@ def start_flushing(kind: str) -> None:
 
 
 def stop_flushing(*, was_told: bool = True) -> None:
-    """Ends that, and writes down the last seconds' figures, and whether this process was told to end."""
+    """Ends that, and writes down the last seconds' counts, and the end of this process if it was told to end."""
     global _was_told
     _was_told = was_told
     _ended.set()
@@ -136,9 +136,9 @@ def stop_flushing(*, was_told: bool = True) -> None:
 
 
 def flush() -> None:
-    """Adds what was counted since the last time to the database's rows; keeps it for the next time when that fails."""
+    """Adds the counts since the last time to the database's rows; keeps them for the next time when that fails."""
     with _lock:
-        # Only what grew: a clock behind another's makes an age negative, and a row never falls.
+        # Only rows that grew: a clock behind another's makes an age negative, and a row never falls.
         grown = {row: value for row, value in sorted(_rows()) if value > _written[row]}
         added = {row: value - _written[row] for row, value in grown.items()}
         _written.update(grown)
@@ -154,7 +154,7 @@ def flush() -> None:
 
 
 def _rows() -> Iterator[tuple[_Row, float]]:
-    """Each bucket without those below it: an observation adds to one row, and the total is the buckets' sum."""
+    """The rows, a bucket without lower ones: an observation adds to one row, and the total is the buckets' sum."""
     for metric in COUNTED.collect():
         below = 0.0
         for sample in metric.samples:

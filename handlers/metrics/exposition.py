@@ -48,7 +48,7 @@ _Counted = defaultdict[str, dict[str, float]]  # by name, then by labels
 def exposition(broker_trouble: str | None = None, accept: str = "") -> tuple[bytes, str]:
     """All metrics at this moment, and their content type: OpenMetrics where an Accept header names it, else plain text.
 
-    Takes why the broker cannot be used. What other processes counted in their last seconds is not in it yet.
+    `broker_trouble` is the reason why the broker cannot be used. Other processes' last seconds are not counted yet.
     """
     counting.flush()
     # The library's own reading of the header fails for a version that is no number, such as "1.0.0" in its quotes.
@@ -57,14 +57,14 @@ def exposition(broker_trouble: str | None = None, accept: str = "") -> tuple[byt
 
 
 class _Metrics:
-    """What a scrape collects."""
+    """The metrics of one scrape."""
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures
 
     def collect(self) -> Iterator[core.Metric]:
         counted = _counted()
-        for own in counting.COUNTED.collect():  # only what there is to count: the figures are those of all processes
+        for own in counting.COUNTED.collect():  # for the names alone: the values are those of all processes
             yield _histogram(own, counted) if own.type == "histogram" else _counter(own, counted)
         yield from _gauges(self._figures)
         found = core.GaugeMetricFamily(FINDINGS, "What needs a hand, by what it is about.", labels=("what", "level"))
@@ -88,7 +88,7 @@ def _counted() -> _Counted:
 def _counter(own: core.Metric, counted: _Counted) -> core.Metric:
     name = f"{own.name}_total"
     rows = [core.Sample(name, dict(tallies.LABEL.findall(labels)), value) for labels, value in counted[name].items()]
-    # One without labels begins at zero: for Prometheus, what begins at one has never grown, and no alert fires.
+    # A counter without labels begins at zero: to Prometheus one that begins at one has not grown, and no alert fires.
     own.samples = rows or [sample._replace(value=0.0) for sample in own.samples]
     return own
 

@@ -1,7 +1,7 @@
-"""That each process lives, and how: one small row of its own, written every few seconds.
+"""Heartbeats: the state of each process, in one small row of its own, written every few seconds.
 
-The clock opens no database: its ticks say who it is, and the worker that hears one writes it down with its own row.
-How the last write went is what /readyz tells: whoever cannot write this row can store no delivery either.
+The clock opens no database: its ticks name it, and the worker that hears one writes its row beside the worker's own.
+/readyz tells the result of the last write: a process that cannot write this row can store no delivery either.
 """
 
 import threading
@@ -32,31 +32,31 @@ from handlers.tables.models import Heartbeat
 BEAT_SECONDS = 2.0
 MEASURED_EVERY = 60.0  # seconds between two looks at the database's clock
 WRONG = 5.0  # seconds apart: more than any of the small errors of a clock that is set by NTP
-MOST_APART = 120.0  # seconds: one of the two clocks is wrong, and who knows which
-GONE_AFTER = timedelta(seconds=8)  # without a word: three beats, and what a commit may take
-_READY_SECONDS = 5.0  # after which the last write says nothing any more
-_JUMP = 2.0  # seconds: more than the time between two looks at a clock comes to
-_HANGS_AFTER = 120.0  # seconds, after which it is logged what does not get on
-_MAY_TAKE = {"mail": 360.0}  # seconds: a server's answer is waited for five minutes
+MOST_APART = 120.0  # seconds: one of the two clocks is wrong, and nobody knows which
+GONE_AFTER = timedelta(seconds=8)  # without a heartbeat: three beats, and the time of a commit
+_READY_SECONDS = 5.0  # after which the last write is out of date
+_JUMP = 2.0  # seconds: more than passes between two looks at a clock
+_HANGS_AFTER = 120.0  # seconds without progress, after which the threads are logged
+_MAY_TAKE = {"mail": 360.0}  # seconds: a mail server has five minutes to answer
 _KNOWN_FOR = timedelta(minutes=15)
 _MOST_HEARD = 20  # clocks
 _COLUMNS = ("kind", "version", "host", "started_at", "last_at", "ahead_seconds", "worked_at", "listened_at", "outside")
-# What a clock said before it announced its end may be heard by another worker afterwards.
+# Another worker may hear an older tick of a clock after the one that announces its end.
 _LATEST = f"""(name) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)},
 ended_at = CASE WHEN excluded.started_at < identity_heartbeat.ended_at THEN identity_heartbeat.ended_at
 ELSE excluded.ended_at END"""
 
 log = structlog.stdlib.get_logger(__name__)
 
-# What each kind of thread of this process has in hand, and since when by time.monotonic(): whoever begins a unit of
-# work puts it in, and takes it out at its end.
+# The units of work of each kind of thread of this process, with their starts by time.monotonic(): a thread puts its
+# unit in at the start, and takes it out at the end.
 IN_HAND: defaultdict[str, dict[object, float]] = defaultdict(dict)
 _Word = Annotated[str, Field(pattern="^[ -~]{1,255}$")]
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a clock's tick says of the process that sent it."""
+    """A process's description of itself, as in a clock's tick."""
 
     name: _Word
     version: _Word
@@ -69,11 +69,11 @@ _SAID: TypeAdapter[Said] = TypeAdapter(Said)
 
 
 class _Process:
-    """What this process remembers of itself, and has heard of clocks."""
+    """The memory of this process: of itself, and of clocks it has heard."""
 
     def __init__(self) -> None:
         self.hanging: set[str] = set()
-        # By the database's clock, when that was, and how long the statement took: it may have been read at its begin.
+        # The database's clock, our time of reading it, and the statement's length: it may be read at the start of that.
         self.shown: tuple[datetime, float, float] | None = None
         self.listened: float | None = None
         self.ahead: float | None = None
@@ -88,7 +88,7 @@ _process = _Process()
 
 
 def hear(said: object) -> None:
-    """A tick has come, with what its clock says of itself; anything else is not listened to."""
+    """Remembers the clock that describes itself in a tick; anything else is passed over."""
     try:
         clock = _SAID.validate_python(said)
     except ValidationError:
@@ -99,25 +99,25 @@ def hear(said: object) -> None:
 
 
 def listened() -> None:
-    """No tick waits for a worker now."""
+    """Notes that no tick waits for a worker now."""
     _process.listened = time.monotonic()
 
 
 def trouble() -> Trouble | None:
-    """Why this process can store nothing now, by its last write; None where it can."""
+    """The reason why this process can store nothing now, by its last write; None if it can."""
     is_fresh = time.monotonic() - _process.wrote < _READY_SECONDS
     return _process.trouble if is_fresh else Trouble("unreachable")
 
 
 def beat(kind: str, *, is_ending: bool = False) -> None:
-    """Writes down that this process lives, whether its work gets on, and the clocks it has heard. Never raises."""
+    """Writes the heartbeats of this process, with its work's progress, and of the clocks it has heard. Never raises."""
     with _process.lock:
         heard, _process.heard = _process.heard, {}
     clocks, found = [("clock", clock) for clock in heard.values()], None
     try:
         is_time = time.monotonic() - _process.measured >= MEASURED_EVERY
         if is_time:
-            with suppress(PoolTimeoutError):  # of a pool whose connections all are held up
+            with suppress(PoolTimeoutError):  # all connections of the pool are held up
                 _measure()
         with statement_at_once() as connection:
             said = [(kind, Said(**myself(kind, is_ending=is_ending))), *clocks]
@@ -126,8 +126,8 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
                 _write(connection, said)
             if is_time:
                 link_keys.note_signing(connection)
-            found = hindrance(connection)  # a role may write this table, and not the inbox
-    except Exception as error:  # it must never disturb the work
+            found = hindrance(connection)  # a role may be allowed to write this table, and not the inbox
+    except Exception as error:  # a heartbeat must never disturb the work
         found = trouble_of(error)
         if found != _process.trouble:
             log.warning("heartbeat.not_written", reason=found.word, error=describe(error))
@@ -135,10 +135,10 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
 
 
 def known() -> Sequence[Heartbeat]:
-    """Each process that gave a sign of life in the last minutes, and the last of each kind; the youngest first.
+    """The processes with a heartbeat in the last minutes, and the last one of each kind; the youngest first.
 
-    Where none has given one just now, the database's clock may have jumped: it is looked again after the next beats,
-    but by a process whose own beat cannot be written down, since nobody's can.
+    If no heartbeat is fresh, the database's clock may have jumped: the rows are read again after the next beats, unless
+    this process cannot write its own, since then nobody can.
     """
     found = _known()
     if (
@@ -165,7 +165,7 @@ def _known() -> list[tuple[Heartbeat, bool]]:
 
 
 def _write(connection: Connection, said: Sequence[tuple[str, Said]]) -> datetime | None:
-    """What the database's clock would have shown, where it shows something else altogether."""
+    """Writes the rows; returns the time that the database's clock would have shown if it had not jumped, or None."""
     before = time.monotonic()
     shown, then, took = _process.shown or (true_now(), before, 0.0)
     expected = shown + timedelta(seconds=before - then)
@@ -186,7 +186,7 @@ def _write(connection: Connection, said: Sequence[tuple[str, Said]]) -> datetime
 
 
 def _take_along(connection: Connection, before: datetime) -> None:
-    """Who lived before the jump shall not look dead until its next beat, nor who died look alive after one back."""
+    """Moves the rows along with a jump: a living process might look dead until its next beat, or a dead one alive."""
     at = col(Heartbeat.last_at)
     lived = or_(at > now(timedelta(seconds=_JUMP)), and_(at > before - GONE_AFTER, at <= before))
     connection.execute(update(Heartbeat).where(lived).values(last_at=now(), worked_at=now()))
@@ -194,7 +194,7 @@ def _take_along(connection: Connection, before: datetime) -> None:
 
 
 def _works_since(at: float) -> float:
-    """When the last unit of work was begun of the kind of thread that has not got on for longest; `at` of idle ones."""
+    """The start of the newest unit of the kind of thread that has not got on for longest; `at` if all are idle."""
     since = at
     for of, units in list(IN_HAND.items()):
         begun = max(list(units.values()), default=at)
@@ -209,7 +209,7 @@ def _works_since(at: float) -> float:
 
 
 def _measure() -> None:
-    _process.measured = time.monotonic()  # also where no connection came free, or each beat would wait twice
+    _process.measured = time.monotonic()  # also if no connection came free: else each beat would wait twice
     _process.ahead = measure_clock()
     if abs(_process.ahead) > WRONG:
         log.warning("clock.wrong", ahead_seconds=round(_process.ahead, 3))

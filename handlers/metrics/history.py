@@ -1,4 +1,4 @@
-"""What was counted in the last hour by the minute, in the last day by the hour, and in the last month by the day."""
+"""The counts of the last hour by the minute, of the last day by the hour, and of the last month by the day."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from config.database import database_now, statement
 from handlers.metrics import tallies
 from handlers.tables.models import Tally
 
-# What is counted: a counter's name, and the label that tells its kinds apart.
+# Each count: its counter's name, and the label that tells its kinds apart.
 COUNTED = {
     "deliveries": ("identity_deliveries_total", "outcome"),
     "events": ("identity_events_total", "outcome"),
@@ -24,7 +24,7 @@ _OF = {name: (what, label) for what, (name, label) in COUNTED.items()}
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """So many slots; those of one have the first letters of a moment in common, and are kept by so many seconds."""
+    """A number of slots; the tallies of one are `seconds` long, and their times have the first `letters` in common."""
 
     slots: int
     length: timedelta
@@ -41,13 +41,13 @@ SPANS = {
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One of them: when it began, in UTC, and how many of each kind were counted in it."""
+    """One slot: its start, in UTC, and its counts of each kind."""
 
     since: datetime
     counts: dict[str, dict[str, float]]
 
     def oldest(self, what: str, share: float) -> float | None:
-        """Within how many seconds such a share of what ended in it came to its end; as buckets tell, so no less."""
+        """The age in seconds that this share of its rows did not exceed: a bucket's bound; None if no row ended."""
         buckets = sorted((float(bound), count) for bound, count in self.counts[what].items())
         total, so_far = sum(count for _, count in buckets), 0.0
         for bound, count in buckets:
@@ -58,7 +58,7 @@ class Slot:
 
 
 def history(name: str) -> list[Slot]:
-    """The slots of one of SPANS; the last is the one that goes on, and each is some seconds behind."""
+    """The slots of one of SPANS; the last one is still going on, and the counts are some seconds behind."""
     span, at = SPANS[name], database_now().astimezone(UTC).replace(second=0, microsecond=0)
     last = at if name == "hour" else at.replace(minute=0) if name == "day" else at.replace(hour=0, minute=0)
     slots = {}

@@ -1,7 +1,7 @@
-"""How those outside answer this process: who refuses us, since when, and with which word of ours.
+"""The standing of the mail server, the application and Stripe with this process: refusals, in words of ours, and times.
 
-Each heartbeat carries it. A mail server that refuses us, an application and Stripe are each known by name, and what is
-refused of one for itself (a permission, one mail after the other) stands beside what is refused of all.
+Each heartbeat carries it. The refusal of one kind of request (a permission, one mail after the other) stands beside the
+refusal of all requests.
 """
 
 import threading
@@ -18,21 +18,21 @@ from config.settings import settings
 
 MAIL_SERVER, APPLICATION, STRIPE = "the mail server", "the application", "Stripe"
 ENDPOINT = "the endpoint at Stripe"
-_SILENT_SECONDS = 4.0  # an answer that takes longer is told as none, until it comes
-_SEVERAL = 3  # of those that are refused each for itself: one or two are about themselves
-_FORGOTTEN_SECONDS = 7200.0  # whoever waits tries again sooner; what nobody waits for says nothing any more
+_SILENT_SECONDS = 4.0  # an answer that takes longer counts as none, until it comes
+_SEVERAL = 3  # single things, each refused for itself: one or two may be at fault
+_FORGOTTEN_SECONDS = 7200.0  # a caller that waits tries again sooner; without one, a refusal is out of date
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """How we stand with one of them, in seconds before it was said."""
+    """Our standing with one of them; the times are seconds before the heartbeat."""
 
     of: str
-    doing: str  # what is refused of them; empty for whatever we ask
+    doing: str  # the kind of request that is refused; empty for every request
     word: str = ""
-    times: int = 0  # refused since the last answer, one after the other
-    each: bool = False  # for itself: so many different ones
-    since: float | None = None  # refused without an answer, for that long; None after an answer
+    times: int = 0  # refusals in a row since the last answer
+    each: bool = False  # `times` counts different things, each refused for itself
+    since: float | None = None  # the first refusal since the last answer; None after an answer
     last: float | None = None
     answered: float | None = None
 
@@ -42,7 +42,7 @@ _STANDINGS: TypeAdapter[list[Standing]] = TypeAdapter(list[Standing])
 
 @dataclass(slots=True)
 class _Seen:
-    """The same as this process remembers it, by time.monotonic()."""
+    """The same standing as this process remembers it, by time.monotonic()."""
 
     word: str = ""
     times: int = 0
@@ -54,12 +54,12 @@ class _Seen:
 
 _lock = threading.Lock()
 _seen: defaultdict[tuple[str, str], _Seen] = defaultdict(_Seen)
-_asked: defaultdict[str, dict[object, float]] = defaultdict(dict)  # since when an answer is waited for
+_asked: defaultdict[str, dict[object, float]] = defaultdict(dict)  # the starts of the waits for an answer
 
 
 @contextmanager
 def asking(of: str) -> Iterator[None]:
-    """Somebody waits for an answer of theirs, for as long as the block takes."""
+    """Notes that a caller waits for an answer of theirs, for as long as the block takes."""
     unit = object()
     with _lock:
         _asked[of][unit] = time.monotonic()
@@ -71,10 +71,10 @@ def asking(of: str) -> Iterator[None]:
 
 
 def refused(of: str, word: str, *, doing: str = "", about: str = "", seconds: float = 0.0) -> None:
-    """They refuse us, in a word of ours; what has taken so many seconds began as long ago.
+    """Notes a refusal, in a word of ours; the request began `seconds` ago.
 
-    Where it is said of one thing, which `about` names within this process, it counts as a refusal of us once several
-    have been refused one after the other; that they are there, and know us, it says at once.
+    A refusal of one thing, which `about` names within this process, counts as a refusal of us once several things have
+    been refused in a row; but it is an answer to all other requests at once: they are there, and know us.
     """
     at = time.monotonic()
     with _lock:
@@ -88,7 +88,7 @@ def refused(of: str, word: str, *, doing: str = "", about: str = "", seconds: fl
 
 
 def answered(of: str, doing: str = "") -> None:
-    """They did what was asked of them, or said what there is to say of it."""
+    """Notes an answer: they did what was asked of them, or gave a verdict on it."""
     at = time.monotonic()
     with _lock:
         _note_answer(of, "", at)
@@ -97,7 +97,7 @@ def answered(of: str, doing: str = "") -> None:
 
 
 def said() -> str | None:
-    """All of it, for the heartbeat; None where nothing was asked of anybody for long."""
+    """All standings as JSON, for the heartbeat; None if nothing was asked of anybody for long."""
     at = time.monotonic()
     kept_for = max(_FORGOTTEN_SECONDS, 2.0 * settings().reconcile_seconds)
     with _lock:
@@ -119,7 +119,7 @@ def said() -> str | None:
 
 
 def heard(text: str | None) -> Sequence[Standing]:
-    """What a process has said; nothing where another version says it in another way."""
+    """The standings in a process's heartbeat; none if another version wrote them in another form."""
     try:
         return _STANDINGS.validate_json(text) if text else []
     except ValidationError:
@@ -131,7 +131,7 @@ def _note_answer(of: str, doing: str, at: float) -> None:
 
 
 def _with_silences(at: float) -> dict[tuple[str, str], _Seen]:
-    """Beside what was said, who has said nothing for long to somebody who waits, nor to anybody else meanwhile."""
+    """The standings; a silent one counts as refusing if a caller has waited for long and none got an answer since."""
     found = dict(_seen)
     for of, units in _asked.items():
         since, wide = min(units.values(), default=at), found.get((of, ""), _Seen())

@@ -1,4 +1,4 @@
-"""What counters have grown by in spans of time: a minute for some hours, ten for a day or two, hours for a month."""
+"""The growth of counters in spans of time: a minute for some hours, ten for a day or two, hours for a month."""
 
 import re
 from collections import defaultdict
@@ -26,14 +26,14 @@ _ENDED = {
     "actions_ended": "identity_actions_total",
 }
 _KEPT = {MINUTE: timedelta(hours=3), SHORT: timedelta(days=2), LONG: timedelta(days=32)}
-# As handlers/metrics/counting.py writes it; no text of ours has a quote in it.
+# A label as handlers/metrics/counting.py writes it; no text of ours has a quote in it.
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 _ADDED = "(seconds, since, name, labels) DO UPDATE SET value = identity_tally.value + excluded.value"
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How often something was not taken, or not done."""
+    """How often deliveries were refused, events ignored or actions skipped, for one reason."""
 
     what: str
     why: str
@@ -42,7 +42,7 @@ class Count:
 
 
 def add(connection: Connection, grown: Sequence[dict[str, Any]]) -> None:
-    """By how much each counter has grown: names, labels and values, in the order of their keys."""
+    """Adds the growth of each counter to its tallies: names, labels and values, in the order of their keys."""
     at = true_now().timestamp()
     spans = [{"seconds": seconds, "since": datetime.fromtimestamp(at - at % seconds, UTC)} for seconds in _KEPT]
     rows = [span | row for span in spans for row in grown]
@@ -50,7 +50,7 @@ def add(connection: Connection, grown: Sequence[dict[str, Any]]) -> None:
 
 
 class Lately:
-    """What became of deliveries and of what was owed, in each of SPANS; the ten minutes that go on are in it."""
+    """The counts of deliveries, ignored events and skipped actions in each of SPANS, with the current ten minutes."""
 
     def __init__(self, rows: Iterable[Row[Any]]) -> None:
         self._grown: list[tuple[str, dict[str, str], dict[timedelta, float]]] = [
@@ -58,17 +58,17 @@ class Lately:
         ]
 
     def deliveries(self, within: timedelta) -> dict[tuple[str, str], float]:
-        """How many there were, by outcome and reason."""
+        """The number of deliveries, by outcome and reason."""
         found = self._counted(_DELIVERIES, within)
         return defaultdict(float, {(labels["outcome"], labels["reason"]): count for labels, count in found})
 
     def skipped(self, within: timedelta) -> dict[tuple[str, str], float]:
-        """How many actions, by name and reason."""
+        """The number of skipped actions, by name and reason."""
         found = self._counted(_SKIPPED, within)
         return defaultdict(float, {(labels["name"], labels["reason"]): count for labels, count in found})
 
     def counts(self) -> list[Count]:
-        """What was refused, ignored or skipped in the last day, by reason; the most frequent first."""
+        """The counts of the last day by reason (refused, ignored, skipped), the most frequent first."""
         hourly, daily = self._not_done(HOUR), self._not_done(DAY)
         found = [Count(what, why, round(hourly[what, why]), round(count)) for (what, why), count in daily.items()]
         return sorted(found, key=lambda one: (-one.last_day, one.what, one.why))
@@ -85,7 +85,7 @@ class Lately:
 
 
 def lately() -> Lately:
-    """All of it, in one statement."""
+    """The counts in each of SPANS, read in one statement."""
     since, value = col(Tally.since), col(Tally.value)
     sums = (func.sum(case((since > now(-span), value), else_=0.0)) for span in SPANS)
     grown = (
@@ -98,7 +98,7 @@ def lately() -> Lately:
 
 
 def ended(within: timedelta) -> dict[str, int]:
-    """How much came to an end in the last minutes, by all processes; the minute that goes on is in it."""
+    """The numbers of answered deliveries, ended events and ended actions of the last minutes, the current one too."""
     since, name = col(Tally.since), col(Tally.name)
     counted = (
         select(name, func.sum(col(Tally.value)))
@@ -111,7 +111,7 @@ def ended(within: timedelta) -> dict[str, int]:
 
 
 def forget_old() -> None:
-    """What no picture shows any more."""
+    """Deletes the tallies that no picture shows any more."""
     for seconds, kept in _KEPT.items():
         with statement() as connection:
             old = delete(Tally).where(col(Tally.seconds) == seconds, col(Tally.since) < now(-kept))

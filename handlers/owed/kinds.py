@@ -11,7 +11,7 @@ class Kind:
     setting: str | None = None  # the setting that asks for it: while it is empty, no action is written down
     survives_redaction: bool = False  # still owed when the person is forgotten
     survives_superseding: bool = False  # still owed when the record has moved on
-    survives_burning: bool = False  # a mail that is owed though nobody was to go into its session
+    survives_burning: bool = False  # a mail that is owed about a burned session, too
     dropped_at_limit: bool = False  # no longer owed when the submissions are used up
     owed_at_limit: bool = False  # owed because they are used up
     kept_by_purge: bool = False  # since an old event would owe it again

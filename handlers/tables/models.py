@@ -200,7 +200,7 @@ VerificationRecord.state = composite(  # type: ignore[assignment]  # of an insta
 
 
 class Verification(SQLModel, table=True):
-    """One person and one purpose: the wishes of the opening, and the current session."""
+    """One person and one purpose: the parameters of the opening, and the current session."""
 
     KEY: ClassVar = ("livemode", "account", "client_reference_id", "purpose")
     PERSONAL: ClassVar = ("client_reference_id", "return_url", "locale")

@@ -12,7 +12,7 @@ from handlers.tables.models import InboxEvent
 from handlers.tables.revisions import VERSION_TABLE, current_revision, is_newer, revisions
 
 _VERSION_TABLE_BEFORE = "alembic_version"  # Alembic's default, so it may be another application's
-_REFUSED = {  # by SQLSTATE: the role's rights, or others in the schema, are in the way
+_REFUSED = {  # by SQLSTATE: the role's rights, or another application's tables, are in the way
     "42501": "DATABASE_URL's role may not do this: let it create tables in the schema, and own those that are there",
     "42P07": "a table, view or index that is not ours has a name that we need: give DATABASE_URL a schema of its own",
     "42710": "a type that is not ours has a name that we need: give DATABASE_URL a schema of its own",
@@ -23,7 +23,7 @@ _REFUSED = {  # by SQLSTATE: the role's rights, or others in the schema, are in 
 def migrate() -> str:
     """Applies every missing migration and returns a report of it; several processes may call it at once.
 
-    Raises SettingsError if the role's rights, or others in the schema, are in the way.
+    Raises SettingsError if the role's rights, or another application's tables, are in the way.
     """
     try:
         if is_newer(current_revision()):
