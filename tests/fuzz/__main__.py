@@ -29,6 +29,8 @@ from tests.chaos.stores import free_port
 from tests.fuzz import requests
 from tests.fuzz.answers import fuzz_answers
 from tests.fuzz.console import SETTINGS, fuzz_console
+from tests.fuzz.pages import SETTINGS as OF_PAGES
+from tests.fuzz.pages import fuzz_pages
 from tests.fuzz.requests import SECRET, Request
 from tests.support import shapes
 
@@ -168,6 +170,10 @@ def main() -> int:
     figures["requests to the console"] = options.requests // 50
     with receiver(**SETTINGS) as running:
         findings.problems += fuzz_console(running.port, options.requests // 50, options.seed) + tracebacks(running)
+    figures["requests to the pages"] = options.requests // 50
+    with receiver(**OF_PAGES) as running:
+        problems = fuzz_pages(running.port, running.database, options.requests // 50, options.seed)
+        findings.problems += problems + tracebacks(running)
     figures["answers of Stripe's"] = options.requests // 100
     findings.problems += fuzz_answers(options.requests // 100, options.seed)
     for name, figure in figures.items():
