@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 from tests.fuzz.__main__ import Receiver, receiver, tracebacks
 from tests.simulator.client import Simulator
 from tests.support import postgres
+from tests.support.processes import ROOT
 
 TOKEN = "schemathesis-schemathesis-schemathesis"
 FLOWS = ("vf_1", "vf_2")
@@ -23,7 +25,6 @@ KNOWN = {
     "account": [""],
     "return_url": ["https://app.example/done", "shop://done", None],
     "verification_flow": [*FLOWS, None],
-    "replaces": [None],  # which sessions are of the same verification
 }
 # Only Stripe can know that there is no such flow: the one 502 that a request may lead to.
 REFUSED = "Stripe does not accept verification_flow"
@@ -83,7 +84,8 @@ def _schemathesis(running: Receiver, folder: Path, cases: int, seed: int) -> int
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(folder / "openapi.json"), "--url", base]
     command += ["--header", f"Authorization: Bearer {TOKEN}", "--checks", "all", "--seed", str(seed)]
     command += ["--max-examples", str(max(cases // CASES_OF_AN_EXAMPLE, 1)), "--generation-database", "none"]
-    return subprocess.call(command, cwd=folder)
+    hooks = {"SCHEMATHESIS_HOOKS": "tests.fuzz.replacing", "PYTHONPATH": str(ROOT)}
+    return subprocess.call(command, cwd=folder, env={**os.environ, **hooks})
 
 
 def _with_what_is_known(document: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +105,8 @@ def _refused(running: Receiver) -> list[str]:
 def _open_twice(stripe: Simulator) -> list[str]:
     opened = [one for one in stripe.truth()["sessions"] if one["status"] == "requires_input" and not one["redaction"]]
     counted = Counter(one["metadata"].get("idv_id") for one in opened)
-    print(f"{len(opened)} open sessions at Stripe, of {len(counted)} verifications.")
+    later = sum(one["metadata"].get("idv_generation", "1") != "1" for one in stripe.truth()["sessions"])
+    print(f"{len(opened)} open sessions at Stripe, of {len(counted)} verifications; {later} in another's place.")
     return [f"{count} open sessions of {verification}" for verification, count in counted.items() if count > 1]
 
 
