@@ -21,7 +21,7 @@ from receiver.api.requests import Canceling, Linking, Listing
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 _ALWAYS = ("https-needed", "unauthorized", "method-not-allowed", "internal", "database-unavailable")
 _ASKING = ("stripe-refused", "stripe-unavailable")
-_BODY = ("not-json", "not-json-type", "too-large", "invalid")
+_BODY = ("not-json", "too-large", "invalid")
 _RETRY_AFTER = {"Retry-After": {"type": "integer"}}
 _HEADERS = {"Cache-Control": {"type": "string", "const": "no-store"}}  # of every answer
 _OWN_HEADERS: dict[int, dict[str, Any]] = {
@@ -272,7 +272,8 @@ def _operation(
     }
     by_status: dict[int, list[str]] = {}
     for code in (*_ALWAYS, *codes):
-        by_status.setdefault(CODES[code][0], []).append(code)
+        for status in CODES[code]:
+            by_status.setdefault(status, []).append(code)
     for status, some in by_status.items():
         problem = {"allOf": [_PROBLEM, {"properties": {"code": {"enum": some}}}]}
         responses[str(status)] = _response(status, ", ".join(some), _content("application/problem+json", problem))

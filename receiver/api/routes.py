@@ -223,7 +223,7 @@ async def _refuse(_: Request, allowed: set[str]) -> Response:
 
 async def _json(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ProblemError("not-json-type")
+        raise ProblemError("not-json", status=415)
     try:
         text = await read_body(request, _MOST_BYTES)
         body = orjson.loads(text)

@@ -394,7 +394,7 @@ def test_a_static_link_is_right_for_any_reference(
     ("body", "headers", "status", "code"),
     [
         (b"{", {"Content-Type": "application/json"}, 400, "not-json"),
-        (b"{}", {"Content-Type": "text/plain"}, 415, "not-json-type"),
+        (b"{}", {"Content-Type": "text/plain"}, 415, "not-json"),
         (b"[]", {"Content-Type": "application/json"}, 400, "not-json"),
         (b"null", {"Content-Type": "application/json"}, 400, "not-json"),
         (b'{"type": "document", "type": "id_number"}', {"Content-Type": "application/json"}, 400, "not-json"),
