@@ -139,9 +139,7 @@ def test_a_success_leads_to_the_status_page_and_two_clicks_open_one_modal(ours: 
     ours.click(times=2)
     ours.opened()
     ours.click()
-    expect(ours.visitor.page.get_by_role("status")).to_have_text(
-        "One moment, please. A window of Stripe's is being opened."
-    )
+    expect(ours.visitor.page.get_by_role("status")).to_have_text("One moment, please. A window from Stripe is opening.")
     given = ours.visitor.page.evaluate("window.given")
     assert given == [["pk_test_1", {"locale": "en", "stripeAccount": "acct_1"}, "vs_1_secret"]]
     assert ours.asked["POST /verify/t json"] == 1

@@ -170,7 +170,7 @@ def test_whose_link_has_expired_is_spoken_to_in_their_language(
     (asks,) = re.findall(r'action="([^"]*)"', pages.get(paths[0], headers=english).text)
     assert asks == f"{paths[0]}/link?lang=de"
     for asking in (asks, f"{paths[0]}/link"):
-        assert "Bitte sehen Sie in Ihre E-Mails" in pages.post(asking, headers=english | OURS).text
+        assert "Bitte sehen Sie in Ihrem Postfach nach" in pages.post(asking, headers=english | OURS).text
 
 
 def test_where_no_mails_go_out_no_link_is_promised_by_mail(pages: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

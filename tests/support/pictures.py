@@ -90,7 +90,7 @@ def _take(chromium: str, folder: Path, language: str, look: Look) -> Path:
     sheet.write_text(_PAGE.format(scheme=look.scheme, columns=look.columns, width=look.width, frames="".join(frames)))
     picture = sheet.with_suffix(".png")
     rows = -(-len(paths) // look.columns)
-    size = f"{look.columns * (look.width + 16) + 32},{rows * (820 if look.width > 500 else 1000)}"
+    size = f"{look.columns * (look.width + 16) + 32},{rows * (920 if look.width > 500 else 1000)}"
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={size}"]
     command += ["--virtual-time-budget=5000", f"--screenshot={picture.absolute()}", sheet.absolute().as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=120)

@@ -188,6 +188,17 @@ def test_every_other_colour_can_be_read_too() -> None:
             assert contrast(values[name], values["card"]) >= 4.5
 
 
+def test_of_two_ways_on_one_stands_out(environment: pytest.MonkeyPatch) -> None:
+    for said in ({}, SAID):
+        _set(environment, **said)
+        for sample in SAMPLES:
+            main = re.sub(
+                r"<(template|noscript)\b.*?</\1>|<div [^>]*hidden>.*?</div>", "", _write(sample), flags=re.DOTALL
+            )
+            assert len(re.findall('class="button"', main)) <= 1, sample.name
+            assert 'class="button second"' not in main or 'class="button"' in main, sample.name
+
+
 def test_each_language_is_offered_by_its_own_name(environment: pytest.MonkeyPatch) -> None:
     english = write_page("todo", "en", Shown(action_url="/verify/x"))
     assert '<a href="?lang=de" lang="de" hreflang="de" dir="ltr">Deutsch</a>' in english
