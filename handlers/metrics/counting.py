@@ -154,7 +154,7 @@ def flush() -> None:
 
 
 def _rows() -> Iterator[tuple[_Row, float]]:
-    """The rows, a bucket without lower ones: an observation adds to one row, and the total is the buckets' sum."""
+    """The rows; a bucket counts no lower one: an observation adds to one row, and the total is the buckets' sum."""
     for metric in COUNTED.collect():
         below = 0.0
         for sample in metric.samples:

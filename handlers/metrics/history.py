@@ -24,7 +24,7 @@ _OF = {name: (what, label) for what, (name, label) in COUNTED.items()}
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A number of slots; the tallies of one are `seconds` long, and their times have the first `letters` in common."""
+    """A number of slots; the tallies of one are `seconds` long, and their times begin with the same `letters`."""
 
     slots: int
     length: timedelta

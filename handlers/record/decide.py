@@ -62,8 +62,8 @@ def decide(
     """Applies an event: `shown` is its own state, `answer` Stripe's. Returns None if only Stripe can settle it.
 
     Unless `can_ask`, a contradiction goes by rank and a thin notification is ignored. The record's submissions already
-    count this event's; `limit` is the most that this session may have. The person is reminded `reminds_after` the
-    session's creation; None: never. `is_known`: the session had a record before this event.
+    count this event's; `limit` is the most that this session may have. `reminds_after` is the time from a session's
+    creation to its reminder; None: no reminder. `is_known`: the session had a record before this event.
     """
     said = (event.is_ours, answer and answer.state.is_ours)
     # rule: where an event does not show its session's owner, Stripe's answer decides, or else the record

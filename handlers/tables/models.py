@@ -123,7 +123,7 @@ class InboxEvent(QueueRow, table=True):
 
 
 ENDED = (Status.VERIFIED, Status.CANCELED)
-# All other states, in the words of the index, which is not used for others.
+# All other states, in the words of the index, which would not be used for other words.
 NOT_ENDED = text("coalesce(status, '') NOT IN ('verified', 'canceled')")
 
 
@@ -362,7 +362,7 @@ class Heartbeat(SQLModel, table=True):
     started_at: datetime = _moment()
     last_at: datetime = _moment()
     ahead_seconds: float | None = None  # the lead of its machine's clock before the database's; None for a clock
-    worked_at: datetime = _moment()  # the last progress of its kind of threads that has got on least
+    worked_at: datetime = _moment()  # the last progress of its slowest kind of threads
     listened_at: datetime | None = _moment(default=None, nullable=True)  # a worker: the last time no tick waited
     ended_at: datetime | None = _moment(default=None, nullable=True)  # it was told to end
     outside: str | None = None  # JSON: handlers.metrics.outside, in seconds before last_at

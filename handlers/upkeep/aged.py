@@ -1,7 +1,7 @@
 """Aged: compares every session as Stripe lists it with ours, ever more rarely as it grows old.
 
 An override or a redaction may happen at any time, and its event may never come. An event that was answered 2xx and then
-lost with its database (a failover without synchronous replication) is a delivered one to Stripe: only a list shows it.
+lost with its database (a failover without synchronous replication) counts as delivered: only a list shows its effect.
 """
 
 from datetime import datetime, timedelta

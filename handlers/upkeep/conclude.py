@@ -49,7 +49,7 @@ def renumber(session: Session, began: datetime) -> None:
 def conclude(session: Session, since: datetime, began: datetime) -> int:
     """Settles the verifications that went on after `since`, and the actions that were skipped after `began`:
 
-    1. counts the mails that may have been sent as told;
+    1. counts as told the mails that may have been sent;
     2. makes the actions at Stripe pending again, since Stripe says which it has done already;
     3. marks older sessions as replaced if verified, in processing or at the limit: a next one is begun on purpose;
     4. owes the cancellation of the older sessions that are still open; returns how many.

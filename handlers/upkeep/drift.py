@@ -66,7 +66,7 @@ def confirmed(report: Report, doubtful: Iterable[Whose]) -> Asking:
 
 
 def differs(record: VerificationRecord | None, state: SessionState) -> bool:
-    """Whether a session of ours differs from its record at Stripe; record is None if we have never heard of it."""
+    """Whether Stripe's state of a session of ours differs from our record; None: we have never heard of the session."""
     # rule: a session that is not ours is not compared; its record may be older than the marks
     if state.is_ours is False or not (record or state.is_ours):
         return False

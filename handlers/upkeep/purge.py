@@ -2,7 +2,7 @@
 
 Records and submissions stay: they keep a late duplicate of a purged event from doing any harm. So do the finished
 actions that an old event would owe again (an alert, a cancellation); they are few and name no person. RECORD_DAYS, if
-it is set, wipes the personal data of records, and AUDIT_DAYS deletes the audit.
+it is set, wipes the personal data of records, and AUDIT_DAYS deletes old rows of the audit.
 """
 
 from collections.abc import Iterator

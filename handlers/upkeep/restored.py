@@ -48,7 +48,7 @@ log = structlog.stdlib.get_logger(__name__)
 REASON = "a backup was put back"
 _SINCE = "restored"  # the bookmark of a recovery under way: the time of the backup's newest row
 _MARGIN = timedelta(hours=1)  # for transactions that were under way then, and for a clock that differs from Stripe's
-_ADOPTED_WITHIN = timedelta(days=30)  # after it was made; no list shows that a session was adopted
+_ADOPTED_WITHIN = timedelta(days=30)  # of its creation: a session may be adopted later, and no list shows that
 _PATIENCE = 90.0  # seconds for events that wait: another worker's lease is over by then
 _PAUSE = 0.5
 _MOST = 1000  # events at once
@@ -96,8 +96,8 @@ def recover(
     1. pauses all actions and openings, and notes the time of the backup: its newest row's, unless `since` gives it;
     2. skips the mails that the backup owes (they were perhaps sent), unless `mail_again`;
     3. learns from Stripe's list the sessions of each verification, and its current one;
-    4. applies the delivered events since then, whose mails were sent already, without mails, and owes the application
-       the state of their sessions;
+    4. applies the events since then that were delivered, without their mails, unless `mail_again`, and owes the
+       application the state of their sessions;
     5. applies the undelivered events, as reconcile does, with all actions that they owe;
     6. writes down the consequences (mails told, sessions replaced, sessions to cancel), and resumes everything.
 

@@ -36,7 +36,7 @@ def walk(reading: Reading, start: datetime, until: datetime, failures: int = 0) 
     gets one. Most runs need one window and one request. After failures in a row the first window is narrower, since
     Stripe may not answer a long list in time.
 
-    Raises Stripe's errors about the whole account, the first of too many failed seconds in a row, and the database's.
+    Raises Stripe's errors about the whole account, of the last second or of too many in a row, and the database's.
     """
     width, bursts = _whole_seconds((until - start) / (1 << 2 * min(failures, 12))), 0
     unread: list[tuple[datetime, Exception]] = []
