@@ -33,7 +33,7 @@ _ADDED = "(seconds, since, name, labels) DO UPDATE SET value = identity_tally.va
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How often deliveries were refused, events ignored or actions skipped, for one reason."""
+    """The numbers of deliveries refused, events ignored or actions skipped, for one reason."""
 
     what: str
     why: str

@@ -128,7 +128,7 @@ NOT_ENDED = text("coalesce(status, '') NOT IN ('verified', 'canceled')")
 
 
 class VerificationRecord(SQLModel, table=True):
-    """What we hold to be true of one verification session."""
+    """The record of one verification session: the state that we hold to be true, and its place among others."""
 
     PERSONAL: ClassVar = ("last_error_reason", "client_reference_id", "user_id")
 
