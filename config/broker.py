@@ -52,8 +52,8 @@ _REDIS_OPTIONS = {
     "priority_steps": [0],  # one list per queue instead of four
     "queue_order_strategy": ClockFirst,
     "visibility_timeout": 300,  # seconds after which another worker gets what a dead one held; tasks end far sooner
-    "unacked_restore_interval": 10,
-    "unacked_restore_throttle": 1,  # the default looks at every tenth interval only: 100 s
+    "unacked_restore_interval": 60,  # three answers' time of the event loop's; what is due the sweep names far sooner
+    "unacked_restore_throttle": 1,  # the default looks at every tenth interval only
     "socket_connect_timeout": 1,
     "socket_timeout": 2,  # a frozen Redis holds nobody longer; BRPOP waits in the worker's event loop, not here
     "socket_keepalive": True,
@@ -80,7 +80,9 @@ def publish_tick(task_name: str, clock: Mapping[str, Any]) -> bool:
 
     The message says which clock sends it, where a worker of the version before does not look.
     """
-    if queue_length(CLOCK_QUEUE) >= TICKS_WAITING:
+    # A second sweep would find what the first one does; the last one of a clock says that it ends.
+    is_enough = task_name == "sweep" and not clock.get("is_ending")
+    if queue_length(CLOCK_QUEUE) >= (1 if is_enough else TICKS_WAITING):
         return False
     return _reached(lambda producer: _send(producer, CLOCK_QUEUE, task_name, [], clock=dict(clock)))
 
@@ -182,10 +184,14 @@ def _try_out(producer: Any) -> None:
 
 def _publish(queue: str, task_name: str, ids: Sequence[str] | Sequence[int]) -> bool:
     def send(producer: Any) -> None:
-        if _waiting[queue].length(producer) >= MOST_WAITING:
-            return
+        waiting = _waiting[queue]
+        if waiting.length >= MOST_WAITING:
+            waiting.count(producer)
+            if waiting.length >= MOST_WAITING:
+                return
         for start in range(0, len(ids), IDS_PER_MESSAGE):
             _send(producer, queue, task_name, [list(ids[start : start + IDS_PER_MESSAGE])])
+        waiting.count(producer)  # for the next one: a message waits for no answer but its own
 
     return not ids or _reached(send)
 
@@ -196,13 +202,13 @@ class _Waiting:
     def __init__(self, queue: str) -> None:
         self._queue = queue
         self._counted_at = 0.0
-        self._length = 0
+        self.length = 0
 
-    def length(self, producer: Any) -> int:
+    def count(self, producer: Any) -> None:
+        """Unless that was done a moment ago."""
         now = time.monotonic()
         if now - self._counted_at > 1.0:
-            self._counted_at, self._length = now, _length(producer, self._queue)
-        return self._length
+            self._counted_at, self.length = now, _length(producer, self._queue)
 
 
 _waiting = {queue: _Waiting(queue) for queue in (EVENTS_QUEUE, ACTIONS_QUEUE)}

@@ -30,6 +30,7 @@ from worker.consumer import celery_app
 _SWEEP_MOST = 10_000  # ids a sweep of each kind: fewer than the workers finish until the next would be their pace
 _ALONE_MOST = 500  # events tried before, each a message by itself
 _GRACE = timedelta(seconds=2)  # what was published a moment ago needs no second message
+_LONGEST_GRACE = timedelta(seconds=20)
 
 # worker/foreign.py takes no other arguments from Redis; the bounds are those of the columns.
 EventIds = list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,255}$")]]
@@ -74,11 +75,11 @@ def perform_actions(action_ids: ActionIds) -> None:
 def sweep() -> None:
     """Publishes whatever is due and was not done: lost messages, lost workers, times of waiting that are over."""
     try:
-        if queue_length(ACTIONS_QUEUE) <= KEEPS_WORKERS_BUSY:
-            new, again = due(OutboxAction, _SWEEP_MOST, _GRACE, performers.engaged())
+        if (messages := queue_length(ACTIONS_QUEUE)) <= KEEPS_WORKERS_BUSY:
+            new, again = due(OutboxAction, _SWEEP_MOST, _grace(messages), performers.engaged())
             publish_actions([*new, *again])
-        if queue_length(EVENTS_QUEUE) <= KEEPS_WORKERS_BUSY:
-            not_tried, tried_before = due(InboxEvent, _SWEEP_MOST, _GRACE)
+        if (messages := queue_length(EVENTS_QUEUE)) <= KEEPS_WORKERS_BUSY:
+            not_tried, tried_before = due(InboxEvent, _SWEEP_MOST, _grace(messages))
             publish_events(not_tried)
             for event_id in tried_before[:_ALONE_MOST]:
                 publish_events([event_id])
@@ -109,6 +110,11 @@ def purge_finished() -> None:
         purge()
     except WrongClockError as error:
         log.error("purge.refused", error=str(error))
+
+
+def _grace(messages: int) -> timedelta:
+    """For how long a row is taken to be named by one of so many messages that wait: they take turns of a slow Redis."""
+    return min(_GRACE * (messages + 1), _LONGEST_GRACE)
 
 
 def _leave_to_the_sweep(error: Exception) -> None:

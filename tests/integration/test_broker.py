@@ -6,11 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from sqlalchemy import update
 
 from config import broker
 from config.broker import (
@@ -24,7 +26,12 @@ from config.broker import (
     queue_length,
     reachable,
 )
+from config.database import now, transaction
 from config.redis_server import read_redis_url
+from handlers.inbox.receive import receive
+from handlers.tables.models import InboxEvent
+from tests.support import facts
+from worker import tasks
 from worker.consumer import celery_app
 from worker.run.broker import RedisServer, start_redis
 
@@ -34,7 +41,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisSer
     """An embedded Redis that this process publishes to; a failure is forgotten at once."""
     monkeypatch.setattr(broker, "_outage", broker._Outage())
     monkeypatch.setattr(broker, "SILENT_SECONDS", 0.0)
-    _a_second_later(monkeypatch)
+    for queue in (EVENTS_QUEUE, ACTIONS_QUEUE):
+        monkeypatch.setitem(broker._waiting, queue, broker._Waiting(queue))
     server = start_redis(tmp_path)
     monkeypatch.setattr(broker, "server", lambda: read_redis_url(server.url, broker._REDIS_OPTIONS, self_signed=False))
     broker.producers.cache_clear()
@@ -54,16 +62,23 @@ def test_ids_travel_in_batches_by_queue() -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_a_stopped_worker_does_not_let_redis_fill_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_worker_does_not_let_redis_fill_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would find a Redis without memory, and could take nothing from it."""
     monkeypatch.setattr(broker, "MOST_WAITING", 3)
     assert publish_events([f"evt_{number}" for number in range(200)])
     assert publish_actions(range(200))
-    _a_second_later(monkeypatch)
+    _a_second_later()
     for _ in range(10):
         publish_events(["evt_1"])
         publish_actions([1])
     assert [queue_length(queue) for queue in (EVENTS_QUEUE, ACTIONS_QUEUE)] == [4, 4]
+    with redis.Redis(unix_socket_path=str(tmp_path / "redis" / "redis.sock")) as client:
+        client.flushall()
+    publish_events(["evt_1"])
+    assert queue_length(EVENTS_QUEUE) == 0  # counted a moment ago
+    _a_second_later()
+    publish_events(["evt_1"])
+    assert queue_length(EVENTS_QUEUE) == 1
 
 
 @pytest.mark.usefixtures("server")
@@ -78,7 +93,7 @@ def test_events_and_actions_take_turns_and_the_schedule_passes_both() -> None:
         taken.append(message.headers["task"])
         message.ack()
         if len(taken) == 3:
-            assert all(publish_tick("sweep", {}) for _ in range(2))
+            assert all(publish_tick(task, {}) for task in ("sweep", "remind"))
 
     with (
         connected() as connection,
@@ -87,19 +102,19 @@ def test_events_and_actions_take_turns_and_the_schedule_passes_both() -> None:
         consumer.qos(prefetch_count=1)
         while len(taken) < 11:
             connection.drain_events(timeout=5)
-    first, second = (number for number, task in enumerate(taken) if task == "sweep")
+    first, second = (number for number, task in enumerate(taken) if task in ("sweep", "remind"))
     assert first in (3, 4)  # one may have been asked for before
     assert second == first + 2
-    theirs = [task for task in taken if task != "sweep"]
+    theirs = [task for task in taken if task not in ("sweep", "remind")]
     assert theirs in (
         ["process_events", "perform_actions"] * 3 + ["process_events"] * 3,
         ["perform_actions", "process_events"] * 3 + ["process_events"] * 3,
     )
 
 
-def _a_second_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    for queue in (EVENTS_QUEUE, ACTIONS_QUEUE):
-        monkeypatch.setitem(broker._waiting, queue, broker._Waiting(queue))
+def _a_second_later() -> None:
+    for waiting in broker._waiting.values():
+        waiting._counted_at = 0.0
 
 
 @pytest.mark.usefixtures("server")
@@ -114,9 +129,37 @@ def test_a_message_is_readable_and_holds_ids_only(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("server")
 def test_ticks_do_not_pile_up_while_no_worker_runs() -> None:
-    sent = [publish_tick("sweep", {}) for _ in range(30)]
+    sent = [publish_tick("remind", {}) for _ in range(30)]
     assert sent == [True] * broker.TICKS_WAITING + [False] * (30 - broker.TICKS_WAITING)
     assert queue_length(CLOCK_QUEUE) == broker.TICKS_WAITING
+
+
+@pytest.mark.usefixtures("server")
+def test_one_sweep_waits_at_most_but_for_the_last_one_of_a_clock() -> None:
+    """Where each message takes a second, as with a Redis that is slow, they would be all that is taken."""
+    assert [publish_tick("sweep", {"is_ending": False}) for _ in range(3)] == [True, False, False]
+    assert publish_tick("sweep", {"is_ending": True})
+
+
+@pytest.mark.usefixtures("server", "database_url")
+def test_what_may_be_among_the_messages_that_wait_is_not_named_again_at_once(tmp_path: Path) -> None:
+    receive([facts.event("created")])
+    assert publish_events(["evt_1"])
+    _due_since(timedelta(seconds=3))
+    tasks.sweep()
+    assert queue_length(EVENTS_QUEUE) == 1
+    with redis.Redis(unix_socket_path=str(tmp_path / "redis" / "redis.sock")) as client:
+        client.flushall()
+    tasks.sweep()
+    assert queue_length(EVENTS_QUEUE) == 1
+    _due_since(timedelta(minutes=1))
+    tasks.sweep()
+    assert queue_length(EVENTS_QUEUE) == 2
+
+
+def _due_since(span: timedelta) -> None:
+    with transaction() as session:
+        session.connection().execute(update(InboxEvent).values(due_at=now(-span)))
 
 
 def test_a_frozen_redis_costs_one_timeout_and_then_nothing(
