@@ -25,9 +25,10 @@ from config.database import keep_connections
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from handlers.catalogue.check import check
-from handlers.metrics import heartbeats
+from handlers.metrics import heartbeats, outside
 from handlers.metrics.counting import start_flushing, stop_flushing
 from handlers.queue import failures
+from handlers.queue.failures import describe
 from worker import foreign, reconnect, tasks
 from worker.clock import Clock
 from worker.consumer import celery_app
@@ -35,6 +36,7 @@ from worker.consumer import celery_app
 _CONNECTIONS = 4  # of a worker: its threads need one for moments only, and wait for the outside without any
 
 _clock = Clock()
+_failed: set[str] = set()  # tasks, by name
 
 __all__ = ["celery_app", "foreign", "reconnect", "tasks"]
 
@@ -80,10 +82,19 @@ def bind_task(task_id: str, task: Any, **_: Any) -> None:
     structlog.contextvars.bind_contextvars(task_id=task_id, task=task.name)
 
 
-def unbind_task(task_id: str, **_: Any) -> None:
+def unbind_task(task_id: str, task: Any = None, state: str = "", **_: Any) -> None:
     """Pool threads live on: the next task's lines must not carry this one's ids."""
     heartbeats.IN_HAND["tasks"].pop(task_id, None)
     structlog.contextvars.clear_contextvars()
+    if state == "SUCCESS" and task.name in _failed:
+        _failed.discard(task.name)
+        outside.answered(outside.OURSELVES, task.name)
+
+
+def note_failure(exception: Exception, sender: Any, **_: Any) -> None:
+    """An error that a task itself has not caught is a finding, until the task succeeds."""
+    _failed.add(sender.name)
+    outside.refused(outside.OURSELVES, f"fails at the task {sender.name} ({describe(exception)})", doing=sender.name)
 
 
 def hand_back(**_: Any) -> None:
@@ -123,6 +134,7 @@ signals.worker_shutting_down.connect(hand_back, weak=False)
 signals.worker_shutdown.connect(end_counting, weak=False)
 signals.task_prerun.connect(bind_task, weak=False)
 signals.task_postrun.connect(unbind_task, weak=False)
+signals.task_failure.connect(note_failure, weak=False)
 
 
 def main() -> int:

@@ -17,6 +17,8 @@ from config.broker import (
 )
 from config.database import DATABASE_TROUBLE
 from handlers.inbox.process import process, process_session
+from handlers.metrics import outside
+from handlers.metrics.counting import note_failure
 from handlers.outbox.perform import Performers
 from handlers.queue.claims import due
 from handlers.queue.failures import describe
@@ -29,6 +31,7 @@ from worker.consumer import celery_app
 
 _SWEEP_MOST = 10_000  # ids a sweep of each kind: fewer than the workers finish until the next would be their pace
 _ALONE_MOST = 500  # events tried before, each a message by itself
+_SCHEDULE = "the schedule"
 _GRACE = timedelta(seconds=2)  # what was published a moment ago needs no second message
 _LONGEST_GRACE = timedelta(seconds=20)
 
@@ -59,7 +62,7 @@ def process_events(event_ids: EventIds) -> None:
     try:
         hand_on(process(event_ids))
     except DATABASE_TROUBLE as error:
-        _leave_to_the_sweep(error)
+        _leave_to_the_sweep("events", error)
 
 
 @celery_app.task(name="perform_actions")  # type: ignore[untyped-decorator]
@@ -68,7 +71,7 @@ def perform_actions(action_ids: ActionIds) -> None:
     try:
         performers.perform(action_ids)
     except DATABASE_TROUBLE as error:
-        _leave_to_the_sweep(error)
+        _leave_to_the_sweep("actions", error)
 
 
 @celery_app.task(name="sweep")  # type: ignore[untyped-decorator]
@@ -83,8 +86,9 @@ def sweep() -> None:
             publish_events(not_tried)
             for event_id in tried_before[:_ALONE_MOST]:
                 publish_events([event_id])
+        outside.answered(outside.DATABASE, _SCHEDULE)
     except DATABASE_TROUBLE as error:
-        _leave_to_the_sweep(error)
+        _leave_to_the_sweep(_SCHEDULE, error)
 
 
 @celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]
@@ -100,7 +104,7 @@ def remind_persons() -> None:
     try:
         publish_actions(remind())
     except DATABASE_TROUBLE as error:
-        _leave_to_the_sweep(error)
+        _leave_to_the_sweep(_SCHEDULE, error)
 
 
 @celery_app.task(name="purge")  # type: ignore[untyped-decorator]
@@ -117,6 +121,7 @@ def _grace(messages: int) -> timedelta:
     return min(_GRACE * (messages + 1), _LONGEST_GRACE)
 
 
-def _leave_to_the_sweep(error: Exception) -> None:
+def _leave_to_the_sweep(doing: str, error: Exception) -> None:
     """One line instead of a traceback while the database is away: its rows are still due when it is back."""
+    note_failure(doing, error)
     log.warning("task.left_to_the_sweep", error=describe(error))

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from config.database import hurry, transaction
+from config.database import DATABASE_TROUBLE, hurry, transaction
 from config.inserts import insert_or
-from handlers.metrics import heartbeats, tallies
-from handlers.queue.failures import describe
+from handlers.metrics import heartbeats, outside, tallies
+from handlers.queue.failures import NotNowError, describe
 from handlers.tables.models import Metric
 
 _IMPATIENT = "SET LOCAL lock_timeout = '1s'"  # the same thread writes the heartbeat
@@ -63,6 +63,8 @@ SKIPPED_ACTIONS = Counter(
     registry=COUNTED,
 )
 ENDED = {"event": ENDED_EVENTS, "action": ENDED_ACTIONS}  # labels: its kind and its outcome
+_GETS_ON = {"deliveries": DELIVERIES, "events": ENDED_EVENTS, "actions": ENDED_ACTIONS}
+_IN_VAIN = ("refused", "dead")
 RECOVERED_EVENTS = Counter(
     "identity_recovered_events_total",
     "Events that Stripe could not deliver and reconcile has fetched.",
@@ -110,6 +112,7 @@ _thread: threading.Thread | None = None
 _ended = threading.Event()
 _looked = threading.Event()
 _was_told = True
+_got_on = defaultdict[str, float](float)
 
 
 def start_flushing(kind: str) -> None:
@@ -135,6 +138,16 @@ def stop_flushing(*, was_told: bool = True) -> None:
         _thread.join()
 
 
+def note_failure(doing: str, error: Exception, about: str = "") -> None:
+    """The database, or a fault of this service's, lets some work fail; `about` one thing, or whatever is tried."""
+    _note_progress()
+    name = describe(getattr(error, "orig", None) or error)
+    if isinstance(error, (NotNowError, *DATABASE_TROUBLE)):
+        outside.refused(outside.DATABASE, f"lets {doing} fail ({name})", doing=doing)
+    else:
+        outside.refused(outside.OURSELVES, f"fails at {doing} ({name})", doing=doing, about=about)
+
+
 def flush() -> None:
     """Adds the counts since the last time to the database's rows; keeps them for the next time when that fails."""
     with _lock:
@@ -151,6 +164,21 @@ def flush() -> None:
         with _lock:
             for row, value in added.items():
                 _written[row] -= value
+
+
+def _note_progress() -> None:
+    """Work that has ended well since the last look contradicts the failures before it."""
+    for doing, counter in _GETS_ON.items():
+        ended = sum(
+            sample.value
+            for metric in counter.collect()
+            for sample in metric.samples
+            if not {*sample.labels.values()}.intersection(_IN_VAIN)
+        )
+        if ended > _got_on[doing]:
+            _got_on[doing] = ended
+            outside.answered(outside.DATABASE, doing)
+            outside.answered(outside.OURSELVES, doing)
 
 
 def _rows() -> Iterator[tuple[_Row, float]]:
@@ -182,6 +210,7 @@ def _flush_on(kind: str) -> None:
     flushed = time.monotonic()
     with hurry(_WAITS_SECONDS):
         while True:
+            _note_progress()
             heartbeats.beat(kind)
             _looked.set()
             if _ended.wait(heartbeats.BEAT_SECONDS):

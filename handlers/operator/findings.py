@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col
 
@@ -21,7 +21,7 @@ from handlers.metrics import counting, heartbeats, tallies
 from handlers.operator.connections import full
 from handlers.operator.figures import Figures
 from handlers.operator.processes import ill_processes
-from handlers.operator.queries import at_most
+from handlers.operator.queries import at_most, oldest_waiting
 from handlers.operator.refusals import refusals
 from handlers.queue.claims import Table
 from handlers.record.events import OTHER_MODE
@@ -48,7 +48,11 @@ _DROPPED = {tallies.HOUR: 3, tallies.DAY: 1}
 _BURST, _MINUTE = 10.0, 60.0  # seconds
 _MANY = 0.2  # of all deliveries of an hour
 
-_NOT_GRANTED = "SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE NOT has_table_privilege(name, 'INSERT')"
+_NOT_GRANTED = """
+SELECT name, string_agg(lower(may), ', ') AS rights FROM unnest(CAST(:names AS text[])) AS name,
+unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS may
+WHERE NOT has_table_privilege(to_regclass(name), may) GROUP BY name ORDER BY name
+"""
 
 Told = tuple[str, str, str]  # a level, what is the matter, and what to do
 
@@ -86,9 +90,10 @@ def judged(figures: Figures) -> list[Finding]:
             told = one.judge(figures)
             found += [Finding(level, what, words, to_do, one.alert) for level, words, to_do in told]
         except (SQLAlchemyError, *DATABASE_TROUBLE) as error:  # what else there is to say is in its tables
-            words = f"it cannot be used: {trouble_of(error).sentence}"
-            found = [one for one in found if one.what != DATABASE]
-            found.append(Finding(FAIL, DATABASE, words, "see python -m worker doctor", JUDGES[DATABASE].alert))
+            if not any(one.what == DATABASE and one.level == FAIL for one in found):
+                words = f"it cannot be used: {trouble_of(error).sentence}"
+                found = [one for one in found if one.what != DATABASE]
+                found.append(Finding(FAIL, DATABASE, words, "see python -m worker doctor", JUDGES[DATABASE].alert))
             break
     return sorted(found, key=lambda one: one.level)
 
@@ -122,21 +127,27 @@ def _database(_: Figures) -> Iterator[Told]:
         yield FAIL, "migrations are missing", "python -m worker migrate"
         return
     with statement() as connection:
+        there = {*inspect(connection).get_table_names()}
+        if gone := [name for name in TABLES if name not in there]:
+            words = f"{', '.join(gone)} {'are' if len(gone) > 1 else 'is'} missing, which migrations have made"
+            yield FAIL, words, "put a backup back, and before anything else is started: python -m worker restored"
+            return
         found, closed = hindrance(connection), _not_granted(connection)
     if found:
         yield FAIL, f"nothing can be stored: {found.sentence}", "deliveries are answered 503 meanwhile"
     elif closed:
-        yield FAIL, f"its role may not add to {', '.join(closed)}: what is due waits", "grant it all on our tables"
+        words = "; ".join(f"{name} ({may})" for name, may in closed.items())
+        yield FAIL, f"its role lacks rights to {words}: what is due waits", "grant it all on our tables"
     if taken := full():
         names = ", ".join(f"{name} {count}" for name, count in taken.holders.items())
         words = f"all {taken.most} connections are taken of {taken.limit}: {names}"
         yield FAIL if taken.by_others else WARN, words, "end what needs none, raise the limit, or lower DATABASE_POOL"
 
 
-def _not_granted(connection: Connection) -> list[str]:
+def _not_granted(connection: Connection) -> dict[str, str]:
     if connection.dialect.name != "postgresql":
-        return []
-    return [*connection.execute(text(_NOT_GRANTED), {"names": TABLES}).scalars()]
+        return {}
+    return {row.name: row.rights for row in connection.execute(text(_NOT_GRANTED), {"names": TABLES})}
 
 
 def _processes(figures: Figures) -> Iterator[Told]:
@@ -171,10 +182,13 @@ def _deliveries(figures: Figures) -> Iterator[Told]:
             yield FAIL, words, "set the key of the mode whose endpoint leads here"
             return
     counts = figures.lately.deliveries(tallies.HOUR)
-    refused, taken = sum(count for (outcome, _), count in counts.items() if outcome == "refused"), sum(counts.values())
+    reasons = {why: count for (outcome, why), count in counts.items() if outcome == "refused"}
+    refused, taken = sum(reasons.values()), sum(counts.values())
     if refused >= _REFUSED and refused > _MANY * taken:
-        words = f"{refused:.0f} of {taken:.0f} were refused in an hour"
-        yield WARN, words, "python -m worker status says why; is STRIPE_WEBHOOK_SECRET right?"
+        why = max(reasons, key=lambda one: reasons[one])
+        words = f"{refused:.0f} of {taken:.0f} were refused in an hour, most for: {why}"
+        is_unsigned = why == counting.UNSIGNED
+        yield WARN, words, f"{'is STRIPE_WEBHOOK_SECRET right? ' * is_unsigned}python -m worker status has all reasons"
 
 
 def _refusals(figures: Figures) -> Iterator[Told]:
@@ -186,7 +200,13 @@ def _waiting(table: Table) -> Callable[[Figures], Iterator[Told]]:
     def judge(figures: Figures) -> Iterator[Told]:
         backlog, most = figures.backlogs[table], settings().backlog_seconds
         if backlog.oldest_seconds > most:
-            yield FAIL, f"the oldest waiting {table.NOUN} is {backlog.oldest_seconds:.0f} s old", "does a worker run?"
+            words = f"the oldest waiting {table.NOUN} is {backlog.oldest_seconds:.0f} s old"
+            oldest = oldest_waiting(table)
+            if oldest is None or oldest.due_at <= figures.at:
+                yield FAIL, words, "does a worker run, and get on?"
+            else:
+                why = f"{oldest.id} waits until {oldest.due_at:%F %T} UTC: {oldest.last_error or 'a worker has it'}"
+                yield FAIL, f"{words}: {why}", f"python -m worker session {oldest.session_id}; retry has it tried now"
         elif backlog.due and backlog.oldest_seconds > _BURST:
             # What was counted in the last seconds is not written down yet; too high a pace is told later, and no less.
             ended = figures.ended_lately[f"{table.NOUN}s_ended"]

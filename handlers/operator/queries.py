@@ -77,6 +77,13 @@ def backlogs() -> dict[Table, Backlog]:
     return {table: _backlog(at, *found[number * size : (number + 1) * size]) for number, table in enumerate(tables)}
 
 
+def oldest_waiting(table: Table) -> InboxEvent | OutboxAction | None:
+    """Which of those that are not finished has waited for longest."""
+    oldest = select(table).where(col(table.status) == table.UNFINISHED).order_by(col(getattr(table, table.SINCE)))
+    with by_indexes() as session:
+        return cast(InboxEvent | OutboxAction | None, session.scalars(oldest.limit(1)).first())
+
+
 def records_by_status() -> dict[str, int]:
     """How many of the latest RECORDS sessions stand where; `unknown` are those we have only heard of."""
     order = (col(VerificationRecord.created_at).desc(), col(VerificationRecord.session_id).desc())

@@ -1,4 +1,4 @@
-"""Who outside refuses us: the mail server, the application, Stripe, by what the processes that ask them say."""
+"""Who refuses us, outside or here: the mail server, the application, Stripe, the database, by what processes say."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,15 @@ from handlers.tables.models import Heartbeat
 _BLIP = timedelta(seconds=3)  # within which a second try mostly gets its answer
 _SEVERAL = 3  # refusals, one after the other
 _TRIES_WITHIN = timedelta(minutes=1)  # whoever still has something to ask of them has asked by then
+_MAY_BE_OVER = timedelta(minutes=2)  # of the database's: what has failed is tried again sooner, if it is not done
 _TO_DO = {
     outside.MAIL_SERVER: "mails wait until it takes them, and none is lost: see SMTP_URL and MAIL_FROM; python -m"
     " worker doctor tries them",
     outside.APPLICATION: "calls wait until it takes them, and none is lost: see APP_CALLBACK_URL, and its own log",
     outside.STRIPE: "what needs it waits, and nothing is lost: see STRIPE_API_KEY; python -m worker doctor tries what"
     " the key may",
+    outside.DATABASE: "its log, and that of web and worker, say why; what is due waits, and Stripe delivers again",
+    outside.OURSELVES: "its log says where; what is dead comes back by python -m worker retry once that is mended",
     outside.ENDPOINT: "python -m worker endpoint check looks again; reconcile fetches what it does not deliver",
 }
 
@@ -70,6 +73,8 @@ def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, st
 
 
 def _is_told(one: _Refusal, answers: dict[tuple[str, str], datetime], at: datetime) -> bool:
+    if one.standing.of == outside.DATABASE and one.last < at - _MAY_BE_OVER:
+        return False
     if _is_over(one, answers):
         return one.standing.times >= _SEVERAL and one.last > at - _TRIES_WITHIN
     return one.standing.times >= _SEVERAL or (not one.standing.each and one.since < at - _BLIP)

@@ -35,6 +35,7 @@ from handlers.queue.failures import (
     LEASE,
     NotNowError,
     PermanentError,
+    RefusedError,
     UnknownOutcomeError,
     delay,
     describe,
@@ -214,6 +215,8 @@ def give_up(claim: Claim, error: Exception) -> None:
         _bury(claim, describe(error))
     else:
         put_back([claim], error, is_try=True)
+    if not isinstance(error, (NotNowError, PermanentError, RefusedError, UnknownOutcomeError, *DATABASE_TROUBLE)):
+        counting.note_failure(f"{claim.table.NOUN}s", error, str(claim.id))
 
 
 def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False, has_begun: bool = True) -> None:
@@ -225,6 +228,8 @@ def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False,
     if others := [claim for claim in claims if claim.attempts != first.attempts]:
         put_back(others, error, has_begun=has_begun)
         claims = [claim for claim in claims if claim.attempts == first.attempts]
+    if isinstance(error, DATABASE_TROUBLE):
+        counting.note_failure(f"{first.table.NOUN}s", error)
     # rule: what is put back waits
     wait = delay(first.attempts, error) if has_begun else timedelta()
     if isinstance(error, UnknownOutcomeError):  # rule: tries whose outcome is unknown are far apart

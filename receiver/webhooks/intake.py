@@ -15,6 +15,7 @@ import structlog
 from config.broker import publish_events
 from config.database import DATABASE_TROUBLE
 from handlers.inbox.receive import Receipt
+from handlers.metrics import counting
 from handlers.queue.failures import NotNowError, describe
 from handlers.record.events import VerificationEvent
 from receiver.webhooks.storage import storage
@@ -107,6 +108,7 @@ class Intake:
     def _refuse_all(self) -> list[_Stored]:
         """What came later, too: it is refused the sooner."""
         self._in_work, self._waiting = [*self._in_work, *self._waiting], []
+        counting.note_failure("deliveries", NotNowError("no answer in time"))
         log.error("events.not_stored", events=len(self._in_work), error="no answer in time")
         return [UnavailableError() for _ in self._in_work]
 
@@ -115,11 +117,13 @@ class Intake:
         try:
             receipt = await self._storage.receive(events)
         except (NotNowError, *DATABASE_TROUBLE) as error:
+            counting.note_failure("deliveries", error)
             log.error("events.not_stored", events=len(events), error=describe(error))
             return [UnavailableError() for _ in events]
         except Exception as error:
             if len(events) > 1:
                 return [result for event in events for result in await self._store([event])]
+            counting.note_failure("deliveries", error, events[0].id)
             log.error("event.refused", event_id=events[0].id, error=describe(error))
             return [RefusedEventError()]
         self._publisher.publish(receipt)

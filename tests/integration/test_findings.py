@@ -26,7 +26,7 @@ from handlers.metrics import counting, heartbeats, tallies
 from handlers.operator.findings import FAIL, JUDGES, WARN, findings
 from handlers.outbox.perform import perform
 from handlers.queue import failures
-from handlers.tables.models import Bookmark, Heartbeat, InboxEvent, Tally, VerifiedOutput
+from handlers.tables.models import Bookmark, Heartbeat, InboxEvent, OutboxAction, Tally, VerifiedOutput
 from receiver import health
 from receiver.app import app
 from receiver.threads import Threads
@@ -124,7 +124,10 @@ def test_a_webhook_secret_that_is_wrong_since_a_moment_ago_is_found_within_ten_m
         connection.execute(text("DELETE FROM identity_tally WHERE seconds <> 600"))
         connection.execute(update(Tally).values(since=now(-timedelta(minutes=21))))
     [warned] = [one for one in findings(None) if one.what == "deliveries"]
-    assert (warned.level, warned.words) == (WARN, "3 of 4 were refused in an hour")
+    assert (warned.level, warned.words) == (
+        WARN,
+        "3 of 4 were refused in an hour, most for: the signature does not match",
+    )
 
 
 def test_a_stranger_who_signs_nothing_is_no_finding(client: TestClient) -> None:
@@ -332,6 +335,32 @@ def test_missing_migrations_and_a_missing_schema_are_found() -> None:
     said = command("status")
     assert (said.code, "python -m worker migrate" in said.out) == (1, True)
     assert "python -m worker migrate" in command("doctor").out
+
+
+@pytest.mark.parametrize("table", ["outbox_action", "identity_paused", "verification_record"])
+@pytest.mark.usefixtures("alive")
+def test_a_table_that_is_gone_is_named_since_no_migration_brings_it_back(table: str) -> None:
+    with statement() as connection:
+        connection.execute(text(f"ALTER TABLE {table} RENAME TO gone"))
+    [found] = [one for one in findings(None) if one.level == FAIL]
+    assert (found.what, found.words) == ("database", f"{table} is missing, which migrations have made")
+
+
+@pytest.mark.usefixtures("alive")
+def test_what_the_oldest_waits_for_is_said() -> None:
+    [action_id] = facts.applied(facts.event("verified"))
+    with statement() as connection:
+        hour = timedelta(hours=1)
+        values = {"created_at": now(-hour), "due_at": now(hour), "last_error": "the mail server said nothing"}
+        connection.execute(update(OutboxAction).values(**values))
+    [found] = [one for one in findings(None) if one.what == "actions"]
+    assert re.match(
+        rf"the oldest waiting action is \d+ s old: {action_id} waits until .*: the mail server said", found.words
+    )
+    with statement() as connection:
+        connection.execute(update(OutboxAction).values(due_at=now(-hour)))
+    [found] = [one for one in findings(None) if one.what == "actions"]
+    assert found.to_do == "does a worker run, and get on?"
 
 
 @pytest.mark.usefixtures("alive")

@@ -4,11 +4,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 from sqlmodel import col
 
 from config.database import transaction
 from config.settings import settings
-from handlers.metrics import heartbeats, outside
+from handlers.inbox.process import process
+from handlers.inbox.receive import receive
+from handlers.metrics import counting, heartbeats, outside
 from handlers.operator import endpoints, refusals
 from handlers.operator.findings import findings
 from handlers.outbox.smtp import send_by_smtp
@@ -20,6 +23,8 @@ from tests.simulator.client import Simulator
 from tests.support import databases, facts
 from tests.support.servers import Mailbox, mail_server
 from tests.support.wire import OK, saying
+from worker import app as worker_app
+from worker import tasks
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -106,6 +111,48 @@ def test_a_permission_is_missing_until_it_is_used_whatever_else_is_answered() ->
     assert _refusals() == []
 
 
+def test_what_the_database_lets_fail_is_found_until_something_is_done_or_nothing_fails_any_more(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OperationalError("c4nary", {}, Exception("c4nary"))
+
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    receive([facts.event("verified", event_id="evt_1")])
+    with environment.context() as patch:
+        patch.setattr("handlers.inbox.process.apply", fail)
+        process(["evt_1"])
+    [said] = _refusals()
+    assert said.startswith("the database lets events fail (Exception): nothing else since")
+    with environment.context() as patch:
+        patch.setattr(refusals, "_MAY_BE_OVER", timedelta(0))
+        assert _refusals() == []
+    facts.applied(facts.event("created", session_id="vs_2", event_id="evt_2"))
+    assert _refusals() == []
+
+
+def test_a_fault_of_ours_is_found_where_several_events_fail(environment: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("c4nary")
+
+    environment.setattr("handlers.inbox.process.apply", fail)
+    for number in range(3):
+        assert _refusals() == []
+        receive([facts.event("verified", session_id=f"vs_{number}", event_id=f"evt_{number}")])
+        process([f"evt_{number}"])
+    [said] = _refusals()
+    assert said.startswith("this service fails at events (KeyError): nothing else since")
+
+
+def test_a_task_that_fails_is_found(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    worker_app.note_failure(KeyError("c4nary"), tasks.purge_finished)
+    [said] = _refusals()
+    assert said.startswith("this service fails at the task purge (KeyError): nothing else since")
+    worker_app.unbind_task("1", tasks.purge_finished, "SUCCESS")
+    assert _refusals() == []
+
+
 def test_who_does_not_answer_is_told_while_it_is_waited_for(environment: pytest.MonkeyPatch) -> None:
     with outside.asking(outside.MAIL_SERVER):
         assert _refusals() == []
@@ -183,6 +230,7 @@ def test_a_key_that_may_not_look_at_endpoints_is_none_that_is_refused(
 
 def _refusals() -> list[str]:
     """What is told right after a beat."""
+    counting._note_progress()
     heartbeats.beat("worker")
     return [one.words for one in findings(None) if one.what == "refusals"]
 

@@ -132,8 +132,11 @@ def _role_of(url: str) -> str:
 
 @pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no roles")
 @pytest.mark.usefixtures("as_plain_role")
-@pytest.mark.parametrize("table", ["outbox_action", "identity_heartbeat"])
-def test_a_table_that_the_role_may_not_add_to_is_named(database_url: str, table: str) -> None:
-    databases.execute(database_url, f"REVOKE INSERT ON {table} FROM {_role_of(database_url)}")
+@pytest.mark.parametrize(
+    ("table", "rights"),
+    [("outbox_action", "UPDATE"), ("verification_record", "INSERT, UPDATE"), ("identity_paused", "SELECT")],
+)
+def test_a_table_to_which_the_role_lacks_rights_is_named(database_url: str, table: str, rights: str) -> None:
+    databases.execute(database_url, f"REVOKE {rights} ON {table} FROM {_role_of(database_url)}")
     told = [one.words for one in findings(None) if one.what == "database"]
-    assert told == [f"its role may not add to {table}: what is due waits"]
+    assert told == [f"its role lacks rights to {table} ({rights.lower()}): what is due waits"]
