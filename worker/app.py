@@ -65,7 +65,8 @@ def configure(**_: Any) -> None:
 
 def fit_to_concurrency(instance: Any, **_: Any) -> None:
     """A worker's threads are for events; half as many for each destination of actions."""
-    tasks.performers.allow(settings().action_threads or max(1, instance.concurrency // 2))
+    half = instance.concurrency // 2
+    tasks.performers.allow(settings().action_threads or max(1, half), crowd=half)
     postgres.name_connections("worker")
     keep_connections(_CONNECTIONS)
 

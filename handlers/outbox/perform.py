@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import count
 from math import inf
@@ -21,7 +21,7 @@ from sqlalchemy.orm import aliased, class_mapper
 from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Session, col
 
-from config.database import engine, now, statement, steady, transaction
+from config.database import engine, now, statement, steady, transaction, true_now
 from config.settings import settings
 from handlers.metrics import counting, heartbeats
 from handlers.outbox import turns
@@ -155,11 +155,15 @@ _PENDING = select(
     col(OutboxAction.id),
     col(OutboxAction.name),
     col(OutboxAction.session_id),
+    col(OutboxAction.created_at),
     (col(OutboxAction.attempts) > col(OutboxAction.waits)).label("was_tried"),
 ).where(col(OutboxAction.id).in_(bindparam("ids", expanding=True)), status_of(OutboxAction) == ActionStatus.PENDING)
 _MOST_HELD = 10_000  # ids of a destination, about a megabyte: what is left out the sweep names again
 _ENOUGH_HELD = 1_000  # ids: work for seconds, and as long the sweep looks for other kinds
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 2.0, 30.0  # before one try more, doubled with each
+_GIVES_WAY = 8.0  # seconds for each of the processor's that a destination's threads took, while events wait
+_WAITED_LONG = 20.0  # seconds: from then on they give way to nothing, and before that the less the longer they wait
+_LOOKS_EVERY = 0.05  # seconds: whether events still wait
 _MOST_AT_ONCE = 50  # actions under one claim: more gain little, and a worker that dies costs each of them a try
 _AT_ONCE_SECONDS = 0.25  # how long they may take together, by the pace so far
 _TOGETHER_SECONDS = 1.0  # what has not begun by then goes back
@@ -423,10 +427,12 @@ class Performers:
         self._hand_on, self._catch_up = hand_on, catch_up
         self.allow(most)
 
-    def allow(self, most: int) -> None:
-        """How many threads a destination, at most; before any of them is at work."""
+    def allow(self, most: int, crowd: float = inf) -> None:
+        """How many threads a destination, at most, and more than how many tasks at hand mean that events wait; before
+        any of them is at work.
+        """
         destinations = {kind.destination for kind in KINDS.values()}
-        self._lanes = {name: _Lane(name, most, self._hand_on, self._catch_up) for name in destinations}
+        self._lanes = {name: _Lane(name, most, crowd, self._hand_on, self._catch_up) for name in destinations}
 
     def perform(self, action_ids: Sequence[int], *, soon: bool = False) -> list[int]:
         """Leaves each to the threads of its destination, and what these leave to the sweep; or only what they will do
@@ -439,7 +445,7 @@ class Performers:
             found = (rows[action_id] for action_id in action_ids if action_id in rows)
             theirs = [row for row in found if KINDS.get(row.name, Kind()).destination == name]
             room = lane.room() if soon else len(theirs)
-            lane.take({row.id: (row.session_id, row.was_tried) for row in theirs[:room]})
+            lane.take({row.id: (row.session_id, row.was_tried, row.created_at) for row in theirs[:room]})
             others += [row.id for row in theirs[room:]]
         return others
 
@@ -459,6 +465,7 @@ class _Waiting:
 
     session_id: str
     was_tried: bool
+    since: datetime  # when it became owed
     context: dict[str, Any]  # what its task's log lines say: one and the same for all of a message
 
 
@@ -466,16 +473,19 @@ class _Lane:
     """What waits for one destination, and who is at it: no two threads for one session.
 
     A thread takes as many at once as it has done in a moment so far. While nobody answers there, one thread alone, one
-    action, and seldom.
+    action, and seldom. While events wait, they have most of this process: whatever actions took of the processor, they
+    leave it to events for some times as long.
     """
 
     def __init__(
         self,
         name: str,
         most: int,
+        crowd: float,
         hand_on: Callable[[Sequence[int]], object],
         catch_up: Callable[[str], object],
     ) -> None:
+        self._crowd = crowd
         self._name, self._most, self._hand_on, self._catch_up = name, most, hand_on, catch_up
         self._threads = ThreadPoolExecutor(most, f"to-{name}")
         self._lock = threading.Lock()
@@ -487,9 +497,9 @@ class _Lane:
         self._silences = 0  # in a row
         self._quiet_until = 0.0
 
-    def take(self, actions: Mapping[int, tuple[str, bool]] = {}) -> None:
-        """Has these done after those that wait already, by as many threads as there may be: ids, their sessions, and
-        whether they were tried before.
+    def take(self, actions: Mapping[int, tuple[str, bool, datetime]] = {}) -> None:
+        """Has these done after those that wait already, by as many threads as there may be: ids, their sessions,
+        whether they were tried before, and since when they are owed.
         """
         context = structlog.contextvars.get_contextvars()
         with self._lock:
@@ -533,7 +543,7 @@ class _Lane:
         self._threads.shutdown(cancel_futures=True)
 
     def _work(self) -> None:
-        first = _Waiting("", False, {})
+        first, spent, ended = _Waiting("", False, true_now(), {}), 0.0, 0.0
         with self._lock:
             if self._at_work >= self._most:  # it was asked for more than once
                 return
@@ -555,6 +565,12 @@ class _Lane:
                     self._at_work -= 1
                     return
                 quiet = self._quiet_until - time.monotonic()
+                # rule: events that wait go before actions, but for a share
+                if quiet <= 0 and len(heartbeats.IN_HAND["tasks"]) > self._crowd:
+                    # rule: the longer an action has waited, the less it gives way
+                    youth = max(0.0, 1 - (true_now() - first.since).total_seconds() / _WAITED_LONG)
+                    way = spent * _GIVES_WAY * self._most * youth
+                    quiet = min(ended + way - time.monotonic(), _LOOKS_EVERY)
                 if quiet <= 0:
                     unit = next(iter(chosen))
                     heartbeats.IN_HAND[self._name][unit] = time.monotonic()
@@ -562,7 +578,7 @@ class _Lane:
             if quiet > 0:
                 stopping.wait(quiet)
                 continue
-            began, begun = time.monotonic(), count()
+            began, begun, spent_before = time.monotonic(), count(), time.thread_time()
             try:
                 with structlog.contextvars.bound_contextvars(**first.context):
                     owed = perform(*chosen, begun=partial(next, begun), answered=self.answered, catch_up=self._catch_up)
@@ -576,6 +592,7 @@ class _Lane:
                     self._waiting.clear()
             finally:
                 pace = next(begun) / max(time.monotonic() - began, 0.001)
+                spent, ended = time.thread_time() - spent_before, time.monotonic()
                 with self._lock:
                     del heartbeats.IN_HAND[self._name][unit]
                     self._sessions.difference_update(chosen.values())

@@ -238,6 +238,8 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "what a newer state may supersede waits for the events that wait": (never, OUTBOX),
     "an action that was tried before is alone": (becomes("None"), TOGETHER),
     "what was tried before is not handed out with others": (never, PERFORMERS),
+    "events that wait go before actions, but for a share": (never, PERFORMERS),
+    "the longer an action has waited, the less it gives way": (becomes("1.0"), PERFORMERS),
     "who waits for long behind another goes back": (never, TOGETHER),
     "what was seen a while ago is looked at again": (becomes("{values[0]}"), TOGETHER),
     "what is paused meanwhile is not begun": (never, TOGETHER),

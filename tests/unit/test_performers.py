@@ -2,11 +2,14 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from config.database import true_now
+from handlers.metrics import heartbeats
 from handlers.outbox import perform
 from handlers.outbox.perform import Performers
 from tests.support.waiting import wait_until
@@ -20,6 +23,7 @@ class Outside:
         self.together: list[tuple[int, ...]] = []
         self.begun: list[int] = []
         self.done: list[int] = []
+        self.waits: list[float] = []
         self.answers: Callable[[int], bool] = lambda _: True
 
     def __call__(
@@ -45,7 +49,7 @@ def outside(environment: pytest.MonkeyPatch) -> Outside:
 @pytest.fixture
 def performers(environment: pytest.MonkeyPatch, outside: Outside) -> Iterator[Performers]:
     """Of two threads a destination; ids below 100 are mails, the others calls of the application."""
-    stopping = threading.Event()
+    stopping = _Stopping(outside.waits)
     environment.setattr(perform, "stopping", stopping)
     environment.setattr(perform, "statement", _Names)
     performers = Performers(lambda _: None, lambda _: None, most=2)
@@ -55,8 +59,22 @@ def performers(environment: pytest.MonkeyPatch, outside: Outside) -> Iterator[Pe
     performers.end()
 
 
+class _Stopping(threading.Event):
+    """Knows who has waited."""
+
+    def __init__(self, waits: list[float]) -> None:
+        super().__init__()
+        self._waits = waits
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._waits.append(timeout or 0.0)
+        return super().wait(timeout)
+
+
 class _Names:
-    """A database that knows what each action is."""
+    """A database that knows what each action is, and since when it is owed."""
+
+    since = true_now()
 
     def __enter__(self) -> "_Names":
         return self
@@ -66,7 +84,7 @@ class _Names:
     def execute(self, _: object, parameters: dict[str, Any]) -> Any:
         for n in parameters["ids"]:
             name, session_id = ("email_verified", f"vs_{n}") if n < 100 else ("notify_app", f"vs_{n % 50}")
-            yield SimpleNamespace(id=n, name=name, session_id=session_id, was_tried=n % 10 == 9)
+            yield SimpleNamespace(id=n, name=name, session_id=session_id, was_tried=n % 10 == 9, created_at=self.since)
 
 
 def test_a_destination_that_hangs_holds_its_own_threads_alone(performers: Performers, outside: Outside) -> None:
@@ -163,6 +181,35 @@ def test_as_much_is_taken_as_is_done_soon_and_the_rest_is_left_to_others(
     performers.perform([130])
     wait_until(lambda: len(outside.done) == 10)
     assert performers.perform([131, 11], soon=True) == [131]
+
+
+@pytest.fixture
+def crowded(performers: Performers, environment: pytest.MonkeyPatch) -> None:
+    """More tasks are at hand than mean that events wait, and what is owed gives way for long."""
+    environment.setattr(perform, "_GIVES_WAY", 1e12)
+    environment.setattr(_Names, "since", true_now())
+    environment.setitem(heartbeats.IN_HAND, "tasks", dict.fromkeys(range(3), 0.0))
+    performers.allow(1, crowd=2)
+
+
+@pytest.mark.usefixtures("crowded")
+def test_while_events_wait_what_is_owed_has_a_share_and_gives_way(performers: Performers, outside: Outside) -> None:
+    outside.go.set()
+    performers.perform(range(3))
+    wait_until(lambda: len(outside.waits) > 2)
+    assert outside.done == [0]
+    heartbeats.IN_HAND["tasks"].clear()
+    wait_until(lambda: outside.done == [0, 1, 2])
+
+
+@pytest.mark.usefixtures("crowded")
+def test_what_is_owed_for_long_gives_way_to_no_event(
+    performers: Performers, outside: Outside, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(_Names, "since", true_now() - timedelta(seconds=perform._WAITED_LONG))
+    outside.go.set()
+    performers.perform(range(3))
+    wait_until(lambda: outside.done == [0, 1, 2])
 
 
 def test_a_process_that_may_have_no_more_threads_does_the_work_once_it_may(
