@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from config.database import statement, transaction, true_now
 from handlers.operator import lists
 from handlers.operator.audit import audited
+from handlers.operator.findings import Finding
 from handlers.operator.lists import LISTS
 from handlers.operator.queries import Filter, find_actions
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
@@ -103,6 +104,31 @@ def test_each_list_has_its_rows_and_no_others(console: TestClient) -> None:
         "skipped-actions": [numbers["skipped"]],
         "ignored-events": ["evt_ignored"],
     }
+
+
+@pytest.mark.parametrize(
+    ("what", "words", "ways"),
+    [
+        ("dead", "2 events are dead", ["lists/dead-events"]),
+        ("dead", "2 actions are dead", ["lists/dead-actions"]),
+        ("overdue", "2 events have waited for more than a day", ["lists/waiting-events"]),
+        ("events", "the oldest waiting event is 400 s old", ["lists/waiting-events"]),
+        ("actions", "the oldest waiting action is 400 s old", ["lists/waiting-actions"]),
+        ("skipped", "2 actions were skipped", ["lists/skipped-actions"]),
+        ("redactions", "vs_1 is not redacted, as was asked", ["persons/vs_1"]),
+        ("refusals", "the mail server answered 535", ["checks"]),
+        ("paused", "mail wait", ["audit"]),
+        ("processes", "no clock runs", []),
+    ],
+)
+def test_a_finding_leads_to_where_it_is_mended(
+    console: TestClient, monkeypatch: pytest.MonkeyPatch, what: str, words: str, ways: list[str]
+) -> None:
+    _event("evt_1")
+    monkeypatch.setattr("receiver.console.routes.judged", lambda _: [Finding("FAIL", what, words, "retry; it", "A")])
+    part = console.get("/console").text.partition('data-part="waits"')[0].partition('data-part="findings"')[2]
+    assert re.findall(r'href="/console/([^"]+)"', part) == ways
+    assert [console.get(f"/console/{way}").status_code for way in ways] == [200] * len(ways)
 
 
 def test_a_list_is_narrowed_by_name_reason_and_age(console: TestClient) -> None:
