@@ -227,11 +227,13 @@ def _send(producer: Any, queue: str, task_name: str, arguments: Sequence[object]
 
 def _reached(use: Callable[[Any], object]) -> bool:
     """Whether `use` went through with a producer; never raises, never waits for more than the timeouts above."""
-    if _outage.is_fresh():
+    if time.monotonic() < _outage.silent_until:
         return False
     try:
         with producers().acquire(block=True, timeout=_FREE_WITHIN) as producer:
-            if _outage.is_fresh():  # another thread has just found out, while this one waited for a producer
+            if (
+                time.monotonic() < _outage.silent_until
+            ):  # another thread has just found out, while this one waited for a producer
                 return False
             use(producer)
     except LimitExceeded:  # those who use it are served, though slowly: nobody else need keep silent
@@ -239,7 +241,8 @@ def _reached(use: Callable[[Any], object]) -> bool:
     except Exception as error:  # kombu's, redis-py's or the server's: the sweep does what was left out
         _outage.found(error)
         return False
-    _outage.ended()
+    if _outage.reason is not None:
+        _outage.ended()
     return True
 
 
@@ -249,25 +252,20 @@ class _Outage:
     def __init__(self) -> None:
         self.reason: str | None = None
         self._lock = threading.Lock()
-        self._silent_until = 0.0
-
-    def is_fresh(self) -> bool:
-        return time.monotonic() < self._silent_until
+        self.silent_until = 0.0
 
     def found(self, error: Exception) -> None:
         why = reason(error)
         with self._lock:
             is_new, self.reason = self.reason != why, why
-            self._silent_until = time.monotonic() + SILENT_SECONDS
+            self.silent_until = time.monotonic() + SILENT_SECONDS
         if is_new:
             log.warning("broker.unreachable", reason=why, error=type(error).__name__, silent_seconds=SILENT_SECONDS)
 
     def ended(self) -> None:
-        if self.reason is None:
-            return
         with self._lock:
             was, self.reason = self.reason, None
-            self._silent_until = 0.0
+            self.silent_until = 0.0
         if was:
             log.info("broker.recovered")
 

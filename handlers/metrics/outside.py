@@ -19,6 +19,7 @@ from config.settings import settings
 MAIL_SERVER, APPLICATION, STRIPE = "the mail server", "the application", "Stripe"
 ENDPOINT = "the endpoint at Stripe"
 DATABASE, OURSELVES = "the database", "this service"
+LOOKUP = "EMAIL_LOOKUP"  # a function of the team's
 _SILENT_SECONDS = 4.0  # an answer that takes longer counts as none, until it comes
 _SEVERAL = 3  # single things, each refused for itself: one or two may be at fault themselves
 _FORGOTTEN_SECONDS = 7200.0  # a caller that waits tries again sooner; without one, a refusal is out of date

@@ -3,8 +3,11 @@
 import hashlib
 import os
 import threading
+import time
 from binascii import b2a_qp
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from email.header import Header
 from email.utils import formatdate
@@ -22,6 +25,7 @@ from config.database import statement, true_now
 from config.settings import PLAIN_ADDRESS, Address, parse_address, settings
 from handlers.catalogue.mails import About, write_mail
 from handlers.catalogue.words import language_for
+from handlers.metrics import counting, outside
 from handlers.outbox.smtp import MAIL_LEASE, send_by_smtp
 from handlers.owed.kinds import KINDS, LIMIT_CAUSE, Kind
 from handlers.queue.claims import unless_lost
@@ -50,6 +54,11 @@ _PASSED_BY = select(col(Verification.id)).where(
     ),
 )
 NO_SERVER = "no SMTP_URL"
+_LOOKUP_SECONDS = 10.0  # for EMAIL_LOOKUP, as for a call
+_MOST_LEFT = 20  # threads that still wait for it, and hold up nobody
+_LEFT_SECONDS = 900.0  # after which one counts no more: it may wait for ever, and the others must not
+_ADDRESSES = "say an address"  # what it is asked to do
+_left: dict[str, float] = {}  # by the session that it was asked about, since when
 _LOCALE = select(col(Verification.locale)).where(col(Verification.id) == bindparam("of"))
 
 _Answer = TypeVar("_Answer")
@@ -72,7 +81,7 @@ class Mail:
 def to_the_person(action: OutboxAction, record: VerificationRecord) -> str | None:
     """Sends an action's template to its person, in their language."""
     if settings().email_lookup:
-        recipient = email_lookup()(record)
+        recipient = _look_up(record)
     elif settings().stripe_api_key:
         recipient = _of_stripe(sessions.retrieve_email, record)
     else:
@@ -253,6 +262,39 @@ def _of_stripe(ask: Callable[[str, str | None], _Answer], record: VerificationRe
         return ask(record.session_id, record.account)
     except AwayError as error:  # which says nothing of the mail server
         raise NotNowError(str(error), error.again_after) from None
+
+
+def _look_up(record: VerificationRecord) -> str | None:
+    """What EMAIL_LOOKUP says, as it raises; waited for as long as any call to the outside.
+
+    Nobody can interrupt it, so its thread is left alone. Raises NotNowError then, and for as long as it has not
+    answered about this session, or about many.
+    """
+    about, answer, since = record.session_id, Future[str | None](), time.monotonic()
+
+    def ask() -> None:
+        try:
+            answer.set_result(email_lookup()(record))
+        except BaseException as error:  # it may raise anything
+            answer.set_exception(error)
+        if _left.pop(about, None):
+            outside.answered(outside.LOOKUP, _ADDRESSES)
+
+    left = {one for one, began in list(_left.items()) if since - began < _LEFT_SECONDS}
+    # rule: EMAIL_LOOKUP is not asked again while it has not answered
+    if about in left or len(left) >= _MOST_LEFT:
+        raise NotNowError("EMAIL_LOOKUP has not answered yet")
+    thread = threading.Thread(target=copy_context().run, args=(ask,), name="EMAIL_LOOKUP", daemon=True)
+    thread.start()
+    thread.join(_LOOKUP_SECONDS)
+    if not answer.done():
+        _left[about] = since
+        counting.NO_ANSWERS.labels(of=outside.LOOKUP, why="unreached").inc()
+        outside.refused(outside.LOOKUP, "does not answer in time", doing=_ADDRESSES, about=about)
+        raise NotNowError("EMAIL_LOOKUP has not answered in time")
+    if left:
+        outside.answered(outside.LOOKUP, _ADDRESSES)
+    return answer.result()
 
 
 @cache

@@ -10,6 +10,7 @@ from config.database import database_now, transaction
 from config.settings import settings
 from handlers.inbox.process import claim_events, process, process_session
 from handlers.inbox.receive import receive
+from handlers.outbox import mails
 from handlers.outbox.perform import perform
 from handlers.owed.kinds import LIMIT_CAUSE, Owed
 from handlers.owed.owe import owe
@@ -19,6 +20,7 @@ from handlers.tables.models import ActionStatus, OutboxAction
 from tests.support import databases, facts
 from tests.support.facts import NOON, claim_action, end_action, event
 from tests.support.servers import FakeStripe
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("database_url")
 VERIFIED = Owed("email_verified", "verified::vr_1")
@@ -231,6 +233,39 @@ def test_a_look_up_that_fails_is_tried_again_and_quoted_nowhere() -> None:
     failed = facts.action(action_id)
     assert (failed.status, failed.last_error) == (ActionStatus.PENDING, "RuntimeError")
     assert failed.due_at > datetime.now(UTC) - timedelta(seconds=5)
+
+
+def test_a_look_up_that_hangs_holds_up_nobody_and_is_asked_once_until_it_answers(
+    environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _set(environment, EMAIL_LOOKUP="tests.support.lookups:silent_about_one")
+    monkeypatch.setattr(mails, "_LOOKUP_SECONDS", 0.5)
+    settings().var_dir.mkdir(exist_ok=True)
+    stall = settings().var_dir / "stall"
+    stall.touch()
+    silent, other, third = (
+        facts.applied(event("verified", session_id=session_id, report="vr_1"))[0]
+        for session_id in ("vs_silent", "vs_1", "vs_2")
+    )
+    perform(silent)
+    perform(other)
+    assert facts.action(other).status == ActionStatus.DONE
+    held_up = facts.action(silent)
+    assert (held_up.status, held_up.waits) == (ActionStatus.PENDING, 1)
+    assert held_up.last_error == "EMAIL_LOOKUP has not answered in time"
+    facts.end_all_leases()
+    perform(silent)
+    assert facts.action(silent).last_error == "EMAIL_LOOKUP has not answered yet"
+    assert [one.name for one in threading.enumerate()].count("EMAIL_LOOKUP") == 1
+    monkeypatch.setattr(mails, "_MOST_LEFT", 1)
+    perform(third)
+    assert facts.action(third).last_error == "EMAIL_LOOKUP has not answered yet"
+    stall.unlink()
+    wait_until(lambda: not mails._left)
+    facts.end_all_leases()
+    for action_id in (silent, third):
+        perform(action_id)
+        assert facts.action(action_id).status == ActionStatus.DONE
 
 
 @pytest.mark.parametrize("lookup", ["no_such_module:lookup", "tests.support.lookups:no_such_function"])

@@ -258,6 +258,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "the message id is the same at each try": (becomes("{} + str({args[0]}.attempts)"), CALLBACK),
     "no redirect is followed": (becomes("super().get_redirect_target(resp)"), CALLBACK),
     "what somebody works on is not made due": (becomes("{args[0]}"), FENCES),
+    "EMAIL_LOOKUP is not asked again while it has not answered": (never, OUTBOX),
     "who wants quiet is asked nothing by any thread": (never, CALLS),
     "a limit of one thing leaves all others alone": (becomes("{values[0]}"), ANSWERS),
     "a call has an end, however slowly its answer drips": (becomes("{} + 3600"), CALLS),

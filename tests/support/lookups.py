@@ -44,3 +44,8 @@ def stall(record: VerificationRecord) -> str:
         (folder / "stalled").touch()
         time.sleep(0.05)
     return f"{record.session_id}@example.com"
+
+
+def silent_about_one(record: VerificationRecord) -> str:
+    """Never answers about this one until the file `stall` is gone."""
+    return stall(record) if record.session_id == "vs_silent" else everybody(record)
