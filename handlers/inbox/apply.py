@@ -75,6 +75,7 @@ class Work:
     can_ask: bool  # there is somebody to ask, who has not refused yet
     answer: Seen | None = None
     owes_nothing: bool = False
+    has_record: bool = False  # when it was claimed; no record is deleted
 
 
 def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
@@ -112,9 +113,10 @@ def _apply(
     by_session = {work.event.session_id: work.event for work in works}
     with transaction() as session:
         found, siblings = verifications.lock(session, involved) if involved else ({}, [])
+        recorded = {work.event.session_id for work in works if work.has_record}
         made = [
             {**UNTOUCHED, "session_id": id_, "account": by_session[id_].account, "livemode": by_session[id_].livemode}
-            for id_ in sorted(by_session)  # one order for all workers: no deadlock
+            for id_ in sorted(by_session.keys() - recorded)  # one order for all workers: no deadlock
         ]
         # Of strangers, too, for the moment: who makes the record of the same session waits, and releases their events.
         new_ones = set(insert_new(session.connection(), VerificationRecord, made))

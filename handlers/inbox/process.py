@@ -69,7 +69,8 @@ def claim_events(event_ids: Sequence[str], *, first_try: bool) -> list[Work]:
         with attempt(claimed):  # what its row holds may be no event: the claim is committed, and so this is counted
             event = event_in(row)
             shown = seen_in(event)
-            works.append(Work(claim=claimed, event=event, shown=shown, can_ask=can_ask, owes_nothing=row.owes_nothing))
+            said = {"can_ask": can_ask, "owes_nothing": row.owes_nothing, "has_record": row.has_record}
+            works.append(Work(claim=claimed, event=event, shown=shown, **said))
     # rule: a batch is applied in Stripe's order; else its older events would be stale, and their mails superseded
     return sorted(works, key=attrgetter("event.created_at", "event.id"))
 

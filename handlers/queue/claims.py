@@ -21,6 +21,7 @@ from sqlalchemy import (
     Select,
     bindparam,
     exists,
+    literal_column,
     or_,
     select,
     update,
@@ -41,7 +42,7 @@ from handlers.queue.failures import (
     describe,
     stopping,
 )
-from handlers.tables.models import InboxEvent, OutboxAction, Paused, status_of
+from handlers.tables.models import InboxEvent, OutboxAction, Paused, VerificationRecord, status_of
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -70,6 +71,17 @@ GOES_ON: dict[Table, list[ColumnElement[bool]]] = {
         )
         for destination in sorted({kind.destination for kind in KINDS.values()})
     ],
+}
+# Of each table, what a claim reads besides its columns.
+_BESIDES: dict[Table, list[ColumnElement[Any]]] = {
+    InboxEvent: [
+        select(col(VerificationRecord.session_id))
+        .where(col(VerificationRecord.session_id) == literal_column("inbox_event.session_id"))  # RETURNING drops names
+        .scalar_subquery()
+        .is_not(None)
+        .label("has_record")
+    ],
+    OutboxAction: [],
 }
 _Written = TypeVar("_Written")
 
@@ -113,7 +125,8 @@ class LostClaimError(Exception):
 
 
 def claim(table: Table, ids: Sequence[Any], *, first_try: bool | None = None) -> list[tuple[Claim, Row[Any]]]:
-    """Takes those of these rows that are due and that nobody holds, with all their columns.
+    """Takes those of these rows that are due and that nobody holds, with all their columns; of an event, whether its
+    session `has_record`, too.
 
     Only those without a try that counts, only the others, or (None) both.
     """
@@ -315,7 +328,7 @@ def _claiming(table: Table, first_try: bool | None) -> Executable:
         .where(col(table.id).in_(free.order_by(col(table.id)).with_for_update(skip_locked=True)))
         # rule: a claim counts an attempt
         .values(attempts=col(table.attempts) + 1, due_at=leased_until, last_error=None)
-        .returning(*table.__table__.columns)  # type: ignore[union-attr]
+        .returning(*table.__table__.columns, *_BESIDES[table])  # type: ignore[union-attr]
     )
 
 

@@ -160,8 +160,8 @@ class _Publisher:
             repeated = sorted(event_id for receipt in receipts for event_id in receipt.unprocessed)
             if receipts:
                 duplicates = sum(receipt.duplicates for receipt in receipts)
-                log.info("events.stored", event_ids=accepted, duplicates=duplicates)
                 publish_events([*accepted, *repeated])
+                log.info("events.stored", event_ids=accepted, duplicates=duplicates)
             time.sleep(_PAUSE)
 
     def _with_the_rest(self, first: Receipt | None) -> tuple[list[Receipt], bool]:
