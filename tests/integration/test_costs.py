@@ -158,6 +158,15 @@ def test_an_event_alone_takes_no_more() -> None:
     assert costs.round_trips == (9 if is_postgres() else 11)
 
 
+def test_a_record_that_is_there_is_not_made_anew() -> None:
+    created, processing, _ = received(1)
+    process([created])
+    with counted() as costs:
+        process([processing])
+    # claim · record locked · event finished · record written
+    assert len(costs.statements) == 4, costs.statements
+
+
 def test_a_message_that_only_repeats_one_costs_two_statements() -> None:
     event_ids = received(20)
     process(event_ids)
