@@ -1,7 +1,7 @@
-"""What may be asked of an opening, over HTTP or by a command: pydantic models, which the OpenAPI document is made from.
+"""The request of an opening, over HTTP or by a command: pydantic models, which the OpenAPI document is made from.
 
 Stripe's parameters are those of stripe.params.identity.VerificationSessionCreateParams (stripe-python 16.1.0); a test
-holds both equal. Each reaches Stripe as it was given, but `return_url`.
+holds both equal. Each reaches Stripe as it was given, except `return_url`.
 """
 
 import re
@@ -18,23 +18,23 @@ from handlers.sessions.making import mark
 from handlers.sessions.refusals import Fault, FaultsError
 from handlers.sessions.turn import Wanted
 
-# What is this service's own, and goes to Stripe in no way or in one of ours.
+# This service's own parameters: Stripe does not get them, or gets them by code of their own.
 OWN = {
     *("client_reference_id", "purpose", "integration", "stripe_version", "replaces", "adopt", "account", "locale"),
     "return_url",
 }
 _MOST_KEYS = 48  # Stripe's 50 less ours
-_PERSONAL = re.compile(r"\S@[^\s@.]+\.\S|^\s*\+\d")  # linear: it also reads what is far too long
+_PERSONAL = re.compile(r"\S@[^\s@.]+\.\S|^\s*\+\d")  # linear: it also reads values that are far too long
 
-# What is stored, or sent on, has no control characters: PostgreSQL takes no NUL, and a log line is one line.
+# Stored and forwarded text has no control characters: PostgreSQL takes no NUL, and a log line is one line.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=5000, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-# A word of the team's: it is stored, told to Stripe and kept, so no address or phone number passes for one.
+# A purpose is the team's own word. It is stored and told to Stripe, so no mail address and no +number passes for one.
 Purpose = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$")]
 _SessionId = Annotated[str, StringConstraints(max_length=255, pattern=r"^vs_[A-Za-z0-9_]+$")]
 Email = Annotated[str, StringConstraints(max_length=800, pattern=r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+$")]
 
-# Square brackets would end a key on its way to Stripe, which takes none.
+# Square brackets would end a key on its way to Stripe, which forbids them.
 _Key = Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=r"^[^\x00-\x1f\x7f\[\]]+$")]
 _Value = Annotated[
     str,
@@ -49,7 +49,7 @@ def _given(name: str) -> JsonDict:
     return {"required": [name], "properties": {name: {"type": "string"}}}
 
 
-# What no field says by itself, for the OpenAPI document; of_the_way and _of_several hold requests to it.
+# The rules about several fields, for the OpenAPI document; of_the_way and _of_several check requests by them.
 _NATIVE: JsonDict = {
     "if": {"required": ["integration"], "properties": {"integration": {"const": "native"}}},
     "then": _given("stripe_version"),
@@ -60,7 +60,7 @@ _NOT_BOTH: JsonDict = {"not": {"allOf": [_given("replaces"), _given("adopt")]}}
 
 
 class Asked(BaseModel):
-    """What comes as JSON: nothing is taken for what it is not."""
+    """A request as JSON: its types are not converted, and unknown members are faults."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -68,7 +68,7 @@ class Asked(BaseModel):
 class DocumentOptions(Asked):
     """Options of the document check."""
 
-    # An empty list has no form in which it reaches Stripe; `document: ""` takes all of them back.
+    # A form to Stripe cannot hold an empty list; `document: ""` takes all of the types back.
     allowed_types: Annotated[list[Literal["driving_license", "id_card", "passport"]], Field(min_length=1)] | None = None
     require_id_number: bool | None = None
     require_live_capture: bool | None = None
@@ -105,7 +105,7 @@ class Entering(Asked):
 
 
 class Changeable(Asked):
-    """What Stripe can still change of an open session."""
+    """The parameters that Stripe can still change in an open session."""
 
     metadata: dict[_Key, _Value] = Field(
         default_factory=dict,
@@ -141,13 +141,13 @@ class Opening(Changeable, Entering):
 
 
 def opening(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Opening:
-    """The model of what is asked. Raises FaultsError with every fault at once."""
+    """The request as a model. Raises FaultsError with every fault at once."""
     return validated(Opening, body, lambda given: _of_several(given, return_origins))
 
 
 def validated(model: type[M], body: Mapping[str, Any], of_several: Callable[[Mapping[str, Any]], Iterable[Fault]]) -> M:
-    """The model, or FaultsError with the faults that no field has by itself among them: they are found whatever else is
-    wrong."""
+    """The request as a model. Raises FaultsError with all faults at once: those of single fields, and those of several
+    together."""
     faults = list(of_several(body))
     try:
         asked = model.model_validate(body)
@@ -159,7 +159,7 @@ def validated(model: type[M], body: Mapping[str, Any], of_several: Callable[[Map
 
 
 def wanted(asked: Opening, by: By | None = None) -> Wanted:
-    """What is asked for, with Stripe's parameters as they were given; `by` an operator, if it is one."""
+    """The request with Stripe's parameters as they were given; `by` is the operator, if it comes from one."""
     given = asked.model_dump(include={*Opening.model_fields} - OWN, exclude_unset=True, exclude_none=True)
     return Wanted(
         client_reference_id=asked.client_reference_id,
@@ -178,7 +178,7 @@ def wanted(asked: Opening, by: By | None = None) -> Wanted:
 def _of_the_model(error: ValidationError) -> Iterator[Fault]:
     for one in error.errors(include_url=False, include_context=False, include_input=False):
         place = one["loc"]
-        # pydantic names a union's branch, of which the one counts that most of us mean, and says that it means a key.
+        # pydantic adds the branch of a union, of which only the object counts, and "[key]" behind a bad key.
         if place[:2] == ("options", "document"):
             if place[2:] == ("literal['']",):
                 continue
@@ -192,7 +192,7 @@ def _pointer(location: tuple[int | str, ...]) -> str:
 
 
 def of_the_way(body: Mapping[str, Any]) -> Iterator[Fault]:
-    """What is wrong with how the person shall go in, beside what each field says."""
+    """The faults of a way in that no single field shows."""
     if (body.get("integration") == "native") != bool(body.get("stripe_version")):
         yield Fault("/stripe_version", "is needed by native, which reads the ephemeral key, and by nothing else")
     if body.get("integration") == "modal" and not settings().stripe_publishable_key.get_secret_value():

@@ -1,4 +1,4 @@
-"""Asking for a new link: who holds one that has expired gets it by mail, at the address that Stripe has."""
+"""Asking for a new link: the holder of an old one gets it by mail, at the address that Stripe has."""
 
 from datetime import timedelta
 
@@ -18,21 +18,21 @@ _ONE_IN = timedelta(hours=1)
 
 
 def ask_for_link(subject: str) -> list[int]:
-    """Owes the mail to the person of a verification, or of a session that was made elsewhere; the id to be published.
+    """Owes the mail to the person of a verification, or of a session made elsewhere; the action's id, to be published.
 
-    None where one was owed in the last hour, the person is forgotten, or nothing has this id: who asks is told the
-    same in any case.
+    Owes none if one was owed in the last hour, the person is forgotten, or nothing has this id; the page says the same
+    in any case.
     """
     with transaction() as session:
         its = col(VerificationRecord.session_id) == subject
-        # By now it may be a verification's. That comes first, as at an opening: no deadlock.
+        # The session may be a verification's by now, which is locked first, as by an opening: no deadlock.
         found = session.scalars(select(Verification).where(is_of(subject)).with_for_update()).first()
         theirs = col(VerificationRecord.verification_id) == found.id if found else its
         records = {record.session_id: record for record in lock_records(session, theirs)}
         record = records.get((found.session_id or "") if found else subject)
         if record is None or record.livemode != settings().livemode:
             return []
-        # rule: who is forgotten gets no link
+        # rule: a forgotten person gets no link
         if record.redacted_at or record.redaction_asked_at:
             return []
         at = session.execute(select(now())).scalar_one()
@@ -41,8 +41,8 @@ def ask_for_link(subject: str) -> list[int]:
             col(OutboxAction.name) == _NAME,
             col(OutboxAction.created_at) > at - _ONE_IN,
         )
-        # rule: a person gets one link an hour, whoever asks for it
+        # rule: a person gets one link an hour, however many ask for it
         if session.execute(lately).first():
             return []
-        # A cause of its own: what the purge has deleted would else come again under the same Message-ID.
+        # Each link has a cause of its own: with the same one, a mail after the purge would repeat a Message-ID.
         return owe(session, [(record.session_id, [Owed(_NAME, f"{at:%Y%m%dT%H%M%SZ}")])], at)

@@ -1,4 +1,4 @@
-"""Closing: an open session is canceled, and what anybody holds of a person is forgotten."""
+"""Closing: cancels an open session, and forgets a person here and at Stripe."""
 
 from sqlalchemy import func, update
 from sqlmodel import col
@@ -18,7 +18,7 @@ from handlers.tables.models import Verification, VerificationRecord
 
 
 def cancel(id_: str, *, notify: bool, by: By) -> list[int]:
-    """What cancel_verification does, also of a session that was made elsewhere."""
+    """Does as cancel_verification, also for a session that was made elsewhere."""
     try:
         return cancel_verification(id_, notify=notify, by=by)
     except NotFoundError:
@@ -27,7 +27,7 @@ def cancel(id_: str, *, notify: bool, by: By) -> list[int]:
 
 
 def redact(id_: str, by: By) -> None:
-    """What redact_verification does, also of a session that was made elsewhere."""
+    """Does as redact_verification, also for a session that was made elsewhere."""
     try:
         redact_verification(id_, by)
     except NotFoundError:
@@ -40,26 +40,26 @@ def redact(id_: str, by: By) -> None:
 
 
 def cancel_verification(verification_id: str, *, notify: bool, by: By | None = None) -> list[int]:
-    """Cancels the open session, and applies what Stripe then says of it; the ids of the actions that are owed now.
+    """Cancels the open session, and applies Stripe's next answer about it; returns the ids of the actions owed now.
 
-    One that is gone is left at that. Raises NotFoundError for no such verification, OpeningError where the session is
-    past that, decided by a retrieve: Stripe gives its refusal no code; NotNowError where Stripe cannot be asked.
+    A session that is gone is left alone. Raises NotFoundError for no such verification, OpeningError if the session is
+    not open any more (a retrieve shows it: Stripe's refusal has no code), NotNowError if Stripe cannot be asked.
     """
     found = _settled(verification(verification_id))
     return _cancel(found, found.session_id, found.id, notify=notify, by=by) if found.session_id else []
 
 
 def redact_verification(verification_id: str, by: By | None = None) -> None:
-    """Forgets the person here, at once, and owes it to each session at Stripe; asked twice, it is owed once.
+    """Forgets the person here at once, and owes each session's redaction at Stripe; asked twice, it is owed once.
 
-    Stripe is not asked: what an opening has made and not written down is forgotten when an event tells of it. Raises
-    NotFoundError for no such verification.
+    Stripe is not asked: a session that an opening has made and not written down is forgotten when its event comes.
+    Raises NotFoundError for no such verification.
     """
     found = verification(verification_id)
     whose = update(Verification).where(col(Verification.id) == found.id)
     asked_at = func.coalesce(col(Verification.redaction_asked_at), now())
     with transaction() as session:
-        # First the verification, as an opening does: no deadlock.
+        # The verification is locked first, as by an opening: no deadlock.
         session.connection().execute(whose.values(redaction_asked_at=asked_at, **dict.fromkeys(Verification.PERSONAL)))
         forget_sessions(session, col(VerificationRecord.verification_id) == found.id)
         if by:
@@ -72,7 +72,7 @@ def _cancel(
     account = whose.account or None
     answer = changing.retrieve(session_id, account)
     if answer and answer.state.status == Status.REQUIRES_INPUT:
-        # Before its end, so that no event can be faster.
+        # Marked before its end, so that no event can be faster.
         told = update(VerificationRecord).where(col(VerificationRecord.session_id) == session_id)
         with transaction() as session:
             session.connection().execute(told.values(ends_quietly=not notify))
@@ -87,9 +87,9 @@ def _cancel(
 
 
 def _settled(found: Verification) -> Verification:
-    """The row, with the session that an opening may have made which ended without an answer.
+    """The verification's row. If an opening ended without an answer, the session that it may have made is found first.
 
-    Raises OpeningError while one is under way, NotNowError where Stripe cannot be asked.
+    Raises OpeningError while an opening is under way, NotNowError if Stripe cannot be asked.
     """
     if found.session_id or not found.client_reference_id:
         return found

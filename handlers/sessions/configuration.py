@@ -1,4 +1,4 @@
-"""What is asked of an open session beside what it has: what may still be changed, and what may not.
+"""Differences between an open session and the wanted parameters: those that can still be changed, and the others.
 
 Pure: Stripe's parameters as they were given, and the session as Stripe answers it.
 """
@@ -13,12 +13,12 @@ _FIXED = ("verification_flow", "related_customer", "related_customer_account", "
 
 
 def fixed_differences(params: Mapping[str, Any], session: Mapping[str, Any]) -> list[str]:
-    """Names of given parameters that the session has otherwise, and Stripe cannot change."""
+    """The names of given parameters that differ in the session, and that Stripe cannot change."""
     return [name for name in _FIXED if params.get(name) and session.get(name) != params[name]]
 
 
 def changes(params: Mapping[str, Any], session: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of the update that makes the session what is asked for; none where it is."""
+    """The parameters of the update that gives the session the wanted configuration; empty if it has it."""
     found = {
         "metadata": _metadata(params.get("metadata"), session.get("metadata") or {}),
         "options": _options(params.get("options") or {}, session.get("options") or {}),
@@ -29,8 +29,8 @@ def changes(params: Mapping[str, Any], session: Mapping[str, Any]) -> dict[str, 
 
 
 def _metadata(wanted: Mapping[str, str] | None, has: Mapping[str, str]) -> dict[str, str]:
-    """A key that is left out is unset, by an empty value; ours never, but for a purpose that leaves no room for what is
-    given, and none where no metadata is given at all.
+    """The metadata to update; empty if none is given. A key that is left out is unset by an empty value; our own keys
+    stay, except a purpose that leaves no room for the given keys.
     """
     if wanted is None:
         return {}
@@ -42,7 +42,7 @@ def _options(wanted: Mapping[str, Any], has: Mapping[str, Any]) -> dict[str, Any
     document, theirs = wanted.get("document"), has.get("document") or {}
     if document == "":
         return {"document": ""} if theirs else {}
-    # What Stripe leaves out of a session is off.
+    # An option that Stripe leaves out of a session is off.
     differing = {name: value for name, value in (document or {}).items() if _plain(theirs.get(name)) != _plain(value)}
     return {"document": differing} if differing else {}
 

@@ -1,6 +1,6 @@
-"""Elsewhere: a person may be verified, or still be checked, in another session than the current one.
+"""Elsewhere: finds a session beside the current one in which the person is verified or being checked.
 
-Stripe may have called that one gone; who was in it then is in it all the same.
+Stripe may have called that session gone before; a person who had entered it is still in it.
 """
 
 from typing import NamedTuple
@@ -20,8 +20,8 @@ _OVER = (Status.VERIFIED, Status.PROCESSING)
 
 
 class Elsewhere(NamedTuple):
-    """A session that the record has as verified or being checked, as Stripe has just answered it; and the id of the
-    event that says so, where it is news.
+    """Stripe's fresh answer about a session that is verified or being checked by its record; and, if the answer is
+    news, the id of its event.
     """
 
     answer: Answer
@@ -29,14 +29,14 @@ class Elsewhere(NamedTuple):
 
     @property
     def is_over(self) -> bool:
-        """Whether it is still so, and nobody is to go into another session."""
+        """Whether the session is verified or being checked by the answer, so that no other one is to be entered."""
         return self.answer.state.status in _OVER
 
 
 def elsewhere(verification_id: str, session_id: str | None, account: str | None) -> Elsewhere | None:
-    """Of all sessions of the verification but this one, and but those that were replaced. Raises as ask.
+    """The first of the verification's sessions, except this one and the replaced ones, that Stripe answers about.
 
-    What Stripe does not know any more is verified as the record says, and checked by nobody.
+    A session that Stripe does not know any more is still verified by its record, but no longer checked. Raises as ask.
     """
     over = select(col(VerificationRecord.session_id), col(VerificationRecord.status)).where(
         col(VerificationRecord.verification_id) == verification_id,

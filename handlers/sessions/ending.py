@@ -1,4 +1,4 @@
-"""Ending: an open session is canceled at Stripe, after what its end means was written down."""
+"""Ending: cancels an open session at Stripe, whose record is marked before with the kind of its end."""
 
 from sqlalchemy import update
 from sqlmodel import col
@@ -11,14 +11,14 @@ from handlers.stripe_api.changing import Answer
 from handlers.stripe_api.sessions import cancel
 from handlers.tables.models import VerificationRecord
 
-UNMARKED = {"ends_quietly": None, "replacing_at": None}  # what is written down before, so that no event can be faster
+UNMARKED = {"ends_quietly": None, "replacing_at": None}  # the marks are made before the end: no event is faster
 
 
 def end(session_id: str, account: str | None) -> Answer | None:
-    """What Stripe says of the session after it was asked to cancel it; None where there is none any more.
+    """Asks Stripe to cancel the session, and returns its answer to a retrieve after that; None if the session is gone.
 
-    Raises as handlers.stripe_api.client.ask, also where the session is still open. Where nobody knows, the marks stay
-    until it is taken up again.
+    Raises as handlers.stripe_api.client.ask, also if the session is still open. If the retrieve fails, the marks stay
+    until the session is taken up again.
     """
     refusal: NotNowError | None = None
     try:
@@ -26,7 +26,7 @@ def end(session_id: str, account: str | None) -> Answer | None:
     except NotNowError as error:  # it may be canceled all the same
         refusal = error
     answer = changing.retrieve(session_id, account)
-    # rule: an end that did not come is no quiet one; the person was faster, or Stripe did not do it
+    # rule: the marks of an end that did not come are taken back; the person was faster, or Stripe did not do it
     if answer and answer.state.status != Status.CANCELED:
         marked = update(VerificationRecord).where(col(VerificationRecord.session_id) == session_id)
         with transaction() as session:

@@ -22,9 +22,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Way:
-    """How the person goes in: `integration` is hosted, modal, redirect or native; of native, the app's API version.
+    """A person's way in: `integration` is hosted, modal, redirect or native; native names the app's API version.
 
-    The application decides whom it lets in; who comes by a link of ours has nobody who does.
+    The application decides whom it lets in; for a person with a link of ours, this service decides.
     """
 
     integration: str = "hosted"
@@ -33,19 +33,19 @@ class Way:
 
     @property
     def asks_stripe(self) -> bool:
-        """Whether an answered session is not enough."""
+        """Whether the entry needs a call to Stripe of its own."""
         return self.integration == "native"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Only what the integration needs. It is answered once, and kept nowhere."""
+    """The fields that the integration needs, and no others. They are answered once, and kept nowhere."""
 
     fields: dict[str, Any] = field(repr=False)
 
 
 def entry(verification_id: str, answer: Answer, account: str | None, way: Way) -> Entry | None:
-    """Of an open session that Stripe has just answered; None of any other, so that nobody is asked twice."""
+    """The entry to an open session that Stripe has just answered; None for any other: nobody is checked twice."""
     # rule: only an open session is entered
     if answer.state.status != Status.REQUIRES_INPUT or answer.state.redaction:
         return None
@@ -63,8 +63,8 @@ def entry(verification_id: str, answer: Answer, account: str | None, way: Way) -
 def enter(verification_id: str, way: Way) -> Entry:
     """A fresh entry to the current session.
 
-    Raises NotFoundError for no such verification, OpeningError where the session is not open, NotNowError where Stripe
-    cannot be asked.
+    Raises NotFoundError for no such verification, OpeningError if the session is not open, NotNowError if Stripe cannot
+    be asked.
     """
     found = verification(verification_id)
     if found.redaction_asked_at:
@@ -76,9 +76,9 @@ def enter(verification_id: str, way: Way) -> Entry:
 
 
 def enter_by_link(subject: str, way: Way) -> Entry:
-    """The same for whom a link of ours leads to, which may be a session that was made elsewhere.
+    """A fresh entry for a person with a link of ours, which may also lead to a session that was made elsewhere.
 
-    Raises as enter, and OpeningError where no other try would change how the last one has failed.
+    Raises as enter, and OpeningError if another try would not change the last failure.
     """
     way = replace(way, is_by_link=True)
     with suppress(NotFoundError):
@@ -98,20 +98,20 @@ def _fresh(session_id: str, account: str | None, verification_id: str | None, wa
             unless_enough(verification_id, None)
         raise OpeningError("canceled", "it is gone at Stripe")
     try:
-        # rule: who could not open again is not told to
+        # rule: a person at the limit is told so, and not to open again
         if answer.state.status in (Status.REQUIRES_INPUT, Status.CANCELED) and not answer.state.redaction:
             unless_enough(verification_id, answer)
         if answer.state.status != Status.REQUIRES_INPUT:
             raise past(answer)
-        # rule: a link of ours leads to no try that would change nothing
+        # rule: a link of ours leads to no try after a final failure
         if way.is_by_link and is_final(answer.state.error_code):
             raise OpeningError("no-retry")
         entered = entry(verification_id or session_id, answer, account, way)
         if entered is None:
             raise past(answer)
     except OpeningError as error:
-        # What Stripe says is applied now, and what the limit owes is owed, however late the events are; but for a
-        # redaction, after which nobody knows whose verification it was.
+        # Stripe's answer is applied now, with the actions that the limit owes, however late the events are. A redaction
+        # is left to its event: nothing in the answer tells whose verification it was.
         if not answer.state.redaction:
             error.owed = apply_observed(notice(answer, account, livemode=bool(settings().livemode)))
         raise
@@ -123,7 +123,7 @@ def _unless_elsewhere(verification_id: str, session_id: str | None, account: str
     if found is None:
         return
     owed = apply_observed(found.event_id)
-    # rule: who is verified in another session, or being checked, goes into none
+    # rule: a person who is verified or being checked in another session enters none
     if found.is_over:
         error = past(found.answer)
         if isinstance(error, OpeningError):

@@ -1,4 +1,4 @@
-"""Forgetting: what we hold of a person goes at once, and what Stripe holds is owed."""
+"""Forgetting: wipes our data of a person at once, and owes the redaction of Stripe's."""
 
 from sqlalchemy import ColumnElement, select, update
 from sqlmodel import Session, col
@@ -12,7 +12,7 @@ from handlers.tables.models import VerificationRecord
 
 
 def forget_sessions(session: Session, *which: ColumnElement[bool]) -> list[str]:
-    """Wipes what we hold of these sessions, and owes it to each of them at Stripe; their ids."""
+    """Wipes the personal data of these sessions, and owes the redaction of each at Stripe; returns their ids."""
     session_ids = [record.session_id for record in lock_records(session, *which)]
     at = session.execute(select(now())).scalar_one()
     theirs = col(VerificationRecord.session_id).in_(session_ids)

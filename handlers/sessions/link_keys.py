@@ -1,4 +1,4 @@
-"""Which keys have signed links that may still be open, by a fingerprint of each, so that one that is gone is seen."""
+"""Fingerprints of the keys that signed links, so that a removed key with links that may still be open is noticed."""
 
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -15,17 +15,17 @@ from handlers.tables.models import Bookmark
 
 _SIGNED = "link key "
 _LATER = "(name) DO UPDATE SET reached = excluded.reached"
-_LETTERS = 8  # too few to tell a weak key by, and enough for a handful of them
+_LETTERS = 8  # too few to guess a weak key from, and enough to tell a handful of keys apart
 
 
 def note_signing(connection: Connection) -> None:
-    """The newest key signs links of now."""
+    """Writes down that the newest key signs links now."""
     if not settings().why_no_links:
         insert_or(connection, Bookmark, [{"name": _names()[0], "reached": NOW}], on_conflict=_LATER, returning="name")
 
 
 def signed_in_vain() -> datetime | None:
-    """Until when links were signed that may be open by their age, and lead nowhere now; None where there are none."""
+    """The last time at which a removed key signed links, if their age still allows them; else None."""
     still = col(Bookmark.reached) > now(-timedelta(days=settings().link_days))
     with reading() as session:
         return session.scalars(
@@ -34,7 +34,7 @@ def signed_in_vain() -> datetime | None:
 
 
 def give_up_gone(by: By) -> int:
-    """On purpose: nobody has to know any more that these links have ended. Of how many keys."""
+    """Forgets the removed keys, so that nobody is warned of their ended links any more; returns how many keys."""
     with transaction() as session:
         count = session.connection().execute(delete(Bookmark).where(*_gone())).rowcount
         if count:
@@ -47,6 +47,6 @@ def _gone() -> list[ColumnElement[bool]]:
 
 
 def _names() -> list[str]:
-    """Of the bookmarks of all keys that open links here, the newest first; none where there are no pages."""
+    """The bookmarks' names of all keys that open links here, newest first; empty if there are no pages."""
     keys = () if settings().why_no_links else link_keys(settings())
     return [_SIGNED + sha256(key.encode()).hexdigest()[:_LETTERS] for key in keys]

@@ -1,4 +1,4 @@
-"""Links of ours, which may be mailed: signed over an id, so that each leads to what is current when it is opened."""
+"""Links of ours, which may be mailed: signed over an id, so that each leads to the session that is current by then."""
 
 import re
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from config.settings import settings
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 
-_SALT = "identity-events.link"  # what else LINK_KEYS may sign somewhere is no link of ours
+_SALT = "identity-events.link"  # another text signed with LINK_KEYS is no link of ours
 _RETURN_SALT = "identity-events.return"
-_AHEAD = timedelta(minutes=10)  # more than two measured clocks differ; whose was wrong by more made links for ever
+_AHEAD = timedelta(minutes=10)  # more than two measured clocks differ; a link from further ahead would last too long
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,16 +28,16 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Token:
-    """What a link's token says. It has several spellings: the subject is what counts, and never its text."""
+    """A link's token, read. Its text has several spellings, so only the subject identifies it."""
 
     subject: str  # a verification's id, or that of a session that was made elsewhere
     is_expired: bool
 
 
 def link_of(id_: str) -> Link:
-    """A link of now to a verification, by its id or a session's, or to a session that was made elsewhere.
+    """A new link to a verification, by its id or a session's, or to a session that was made elsewhere.
 
-    Raises NotFoundError, or OpeningError for one who is forgotten and as link_to does.
+    Raises NotFoundError, OpeningError for a forgotten person, and as link_to.
     """
     try:
         found = verification(id_)
@@ -51,7 +51,7 @@ def link_of(id_: str) -> Link:
 
 
 def link_to(subject: str) -> Link:
-    """A link of now to what has this id, valid for LINK_DAYS. Raises OpeningError where the settings allow none."""
+    """A new link to the subject of this id, valid for LINK_DAYS. Raises OpeningError if the settings allow none."""
     if why := settings().why_no_links:
         raise OpeningError("no-links", why)
     signer = _signer()
@@ -62,7 +62,7 @@ def link_to(subject: str) -> Link:
 
 
 def read_token(token: str) -> Token:
-    """Whose it is. Raises NotFoundError for what none of our keys has signed."""
+    """The token's subject and age. Raises NotFoundError for a text that none of our keys has signed."""
     try:
         if not re.fullmatch(r"[\w.-]{1,400}", token, re.ASCII):  # an id of Stripe's has 255 at most
             raise NotFoundError
@@ -70,22 +70,22 @@ def read_token(token: str) -> Token:
     except BadSignature:
         raise NotFoundError from None
     age = true_now() - signed_at
-    # rule: a link from minutes ahead is one of now
+    # rule: a link signed minutes ahead of our clock is valid
     is_valid = -_AHEAD <= age <= timedelta(days=settings().link_days)
     return Token(subject=subject.decode(), is_expired=not is_valid)
 
 
 def return_url_of(verification_id: str) -> str:
-    """Where Stripe sends the person back to: the same each time, since a try that is repeated must be the same.
+    """The address that Stripe sends the person back to: the same each time, since a repeated creation must be equal.
 
-    Signed, too, though no link: ids are in logs and at Stripe, and whoever returns is given a link.
+    It is signed though it is no link: ids are in logs and at Stripe, and a person who returns gets a link.
     """
     sealed = _returns().sign(verification_id).decode()
     return f"{settings().base_url.rstrip('/')}/return/{sealed}"
 
 
 def read_return(sealed: str) -> str:
-    """Whose it is. Raises NotFoundError for what none of our keys has signed."""
+    """The verification's id. Raises NotFoundError for a text that none of our keys has signed."""
     try:
         return _returns().unsign(sealed).decode()
     except (BadSignature, UnicodeError):
@@ -93,10 +93,10 @@ def read_return(sealed: str) -> str:
 
 
 class ClockSigner(TimestampSigner):
-    """Signs a moment with what it signs."""
+    """Signs a text together with the time."""
 
     def get_timestamp(self) -> int:
-        """Of the one clock that decides."""
+        """The seconds since 1970 by the clock that decides (config/database.py)."""
         return int(true_now().timestamp())
 
 
@@ -109,7 +109,7 @@ def _returns() -> Signer:
 
 
 def _keys() -> list[str]:
-    # The last key signs, and the first of LINK_KEYS is the newest.
+    # The library signs with its last key, and the first of LINK_KEYS is the newest.
     keys = list(reversed(link_keys(settings())))
     if not keys:
         raise NotFoundError

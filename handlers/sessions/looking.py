@@ -1,4 +1,4 @@
-"""Looking: Stripe is asked where a person stands who has just come back, since its event may take its time."""
+"""Looking: asks Stripe about the session of a person who has just come back, since its event may take its time."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -20,9 +20,9 @@ _ONCE_IN = timedelta(seconds=10)
 
 
 class Looked(NamedTuple):
-    """What came of it: whether the record says what Stripe has just said, and the ids of the actions owed now.
+    """The result of a look: whether the record agrees with Stripe's answer, and the ids of the actions owed now.
 
-    What is gone at Stripe is told, and not written down: with another account's key everything would be gone.
+    A session that is gone at Stripe is reported, and not written down: with another account's key all would be gone.
     """
 
     is_known: bool = False
@@ -31,13 +31,13 @@ class Looked(NamedTuple):
 
 
 def look(verification_id: str) -> Looked:
-    """Applies what Stripe says of the current session, but for a redaction: as entering does.
+    """Applies Stripe's answer about the current session, except a redaction, as entering does.
 
-    Nobody is asked where anybody, on whatever server, has asked within ten seconds, or where there is no session.
-    Raises NotNowError where Stripe cannot be asked.
+    Stripe is not asked if any server has asked within ten seconds, or if there is no session. Raises NotNowError if
+    Stripe cannot be asked.
     """
     last = col(Verification.looked_at)
-    # rule: who comes back asks Stripe once in ten seconds, on all servers together
+    # rule: the returns to a verification ask Stripe once in ten seconds, on all servers together
     is_due = or_(last.is_(None), last < now(-_ONCE_IN))
     claim = (
         update(Verification)
@@ -53,7 +53,7 @@ def look(verification_id: str) -> Looked:
     if answer is None:
         log.warning("session.gone", id=verification_id)
         return Looked(is_gone=True)
-    # rule: of what is being redacted its event tells; nobody would know whose verification it was
+    # rule: a redaction is applied by its event, and not by a look; the answer does not tell whose verification it was
     if answer.state.redaction:
         return Looked()
     owed = apply_observed(notice(answer, claimed.account or None, livemode=claimed.livemode))

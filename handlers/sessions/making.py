@@ -1,4 +1,4 @@
-"""Making: the session of a generation, found again where somebody has made it before, made, or adopted."""
+"""Making: finds the session of a generation that was made before, makes it, or adopts one."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -17,24 +17,24 @@ _SEARCHED_BEFORE = timedelta(hours=1)  # a host's clock and Stripe's may differ
 
 
 def unless_over(answer: Answer | None) -> Answer | None:
-    """The session, unless it is canceled, gone, or redacted while it was open: then it is no use to anybody."""
+    """The session, unless it is canceled, gone, or redacted while it was open: then nobody can use it."""
     # Stripe may have forgotten the session meanwhile.
-    # rule: whoever is verified or being checked is not billed again
+    # rule: a person who is verified or being checked is not billed again
     if answer and answer.state.status in (Status.PROCESSING, Status.VERIFIED):
         return answer
     return answer if answer and answer.state.status != Status.CANCELED and not answer.state.redaction else None
 
 
 def searched(turn: Turn, wanted: Wanted) -> Answer | None:
-    """The one that somebody may have made for this generation; raises NotNowError where not all could be seen."""
+    """The session that another opening made for this generation, or None. Raises NotNowError if not all were listed."""
     since = turn.began_at - _SEARCHED_BEFORE
     found = changing.search(wanted.client_reference_id, wanted.stripe_account, since, turn.metadata)
     return unless_over(changing.retrieve(found, wanted.stripe_account)) if found else None
 
 
 def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
-    """The session that Stripe has under this generation's key, and whether it was made just now; None where nothing can
-    be made under it any more.
+    """The session that Stripe has under this generation's key, and whether it was made just now; None if the key can
+    make none any more.
     """
     given = wanted.params.get("metadata") or {}
     metadata = {**given, **marks(turn, wanted, given)}
@@ -48,7 +48,7 @@ def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
         with nothing_left(turn):
             answer = changing.create(params, wanted.stripe_account, key)
     except SpentKeyError:
-        return searched(turn, wanted), False  # rule: what a spent key stands for is searched for
+        return searched(turn, wanted), False  # rule: the session of a spent key is searched for
     if not turn.metadata.items() <= (answer.content.get("metadata") or {}).items():
         raise unreadable("it is another session")
     # rule: a saved answer is never handed out; its secrets may have been used
@@ -60,7 +60,7 @@ def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
 
 
 def adoptable(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
-    """An open session of this person's that the application made itself, where no other one is open."""
+    """The open session of this person that the application made itself. Raises OpeningError if another one is open."""
     is_beside = current or (not turn.is_new and turn.session_id is None and searched(turn, wanted))
     answer = None if is_beside else changing.retrieve(wanted.adopt or "", wanted.stripe_account)
     # rule: only an open session of this person's is adopted
@@ -77,13 +77,13 @@ def adoptable(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
 
 
 def marks(turn: Turn, wanted: Wanted, given: Mapping[str, str]) -> dict[str, str]:
-    """What is added to the metadata of a session: that it is ours, whose it is, and where there is room what for."""
+    """The keys to add to a session's metadata: our mark, verification, generation, and the purpose if there is room."""
     ours = {**mark(), **turn.metadata}
     has_room = len({**given, **ours}) < MOST_KEYS
     return {**ours, PURPOSE: wanted.purpose} if wanted.purpose and has_room else ours
 
 
 def mark() -> dict[str, str]:
-    """The metadata by which our webhook knows what is opened here for ours: the first of OUR_SESSIONS that is some."""
+    """The metadata by which our webhook knows a session opened here: the first of OUR_SESSIONS that is metadata."""
     marks = [mark.split("=", 1) for mark in settings().our_sessions if "=" in mark]
     return dict(marks[:1])

@@ -1,7 +1,7 @@
-"""Opening: a verification's one open session is made or taken up again, whoever asks at once and whatever dies.
+"""Opening: makes a verification's one open session or takes it up again, though many ask at once and processes die.
 
-Whoever comes after one that died asks under the same idempotency key, and first searches what Stripe has: keys are
-forgotten after a day.
+An opening after one that died asks under the same idempotency key, and first searches Stripe's list: Stripe forgets
+keys after a day.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from handlers.stripe_api.client import MissingError, NotAcceptedError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opened:
-    """The current session as Stripe has just answered it, with the secrets it is entered by; or another one, in which
+    """The current session as Stripe has just answered it, with its secrets for an entry; or another session, in which
     the person is verified or being checked.
     """
 
@@ -31,7 +31,7 @@ class Opened:
     generation: int
     answer: Answer
     made: bool
-    owed: list[int]  # the ids of the actions that are to be done because of what it answered
+    owed: list[int]  # the ids of the actions that the answer makes due
 
 
 def open_verification(wanted: Wanted) -> Opened | None:
@@ -41,19 +41,20 @@ def open_verification(wanted: Wanted) -> Opened | None:
 
 
 def use_turn(turn: Turn, wanted: Wanted) -> Opened:
-    """Asks Stripe, with no transaction open, and writes down what it says.
+    """Asks Stripe, with no transaction open, and writes down its answers.
 
-    1. the current session is asked for, where there is one: one that is gone, canceled or to be replaced begins a new
-       generation, and one that is to be adopted becomes it; that is all where the person is verified or being checked
-       in another one;
-    2. one that somebody may have made for this generation is searched for;
-    3. a new one is made, under a key of the generation's own, which is burned where Stripe has saved an error under it;
-    4. the session is written down, fenced by the lease, and what Stripe answered goes into the inbox;
-    5. an open one that is otherwise than it is wanted is changed, or OpeningError names what cannot be;
-    6. once the turn is over, what Stripe answered is applied as any event is, also where nobody is let in.
+    1. the current session, if there is one, is retrieved. A person who is verified or being checked in another one gets
+       that, and nothing more is done. If the session is gone, canceled or to be replaced, a new generation begins; a
+       session to be adopted becomes the current one;
+    2. a session that another opening may have made for this generation is searched for;
+    3. a new session is made under the generation's own key; if Stripe has saved an error under it, the generation is
+       burned;
+    4. the session is written down, fenced by the lease, and Stripe's answer goes into the inbox;
+    5. an open session that differs from the wanted one is changed, or OpeningError names the fixed parameters;
+    6. once the turn is over, Stripe's answer is applied like any event, also if nobody is let in.
 
-    Raises OpeningError, FaultsError, or NotNowError where Stripe cannot answer; the turn is over either way, and a
-    verification that it has made and that comes to nothing is gone.
+    Raises OpeningError, FaultsError, or NotNowError if Stripe cannot answer; the turn is over either way, and a
+    verification that it made in vain is deleted.
     """
     event_ids: list[str | None] = []
     refusal: OpeningError | None = None
@@ -77,7 +78,7 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
 
 
 def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn, Answer, bool]:
-    """The turn of the last generation, its session, and whether it was made just now; adds what was observed."""
+    """The turn of the last generation, its session, and whether it was made just now; adds to event_ids."""
     answer = last = None
     made, is_replaced = False, turn.session_id is not None and turn.session_id == wanted.replaces
     with nothing_left(turn):
@@ -86,20 +87,20 @@ def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn
     if turn.session_id:
         last = changing.retrieve(turn.session_id, wanted.stripe_account)
         answer = unless_over(last)
-    current_id = last.id if last else None  # what is gone is no current one
-    # rule: who is verified in another session, or being checked, is not asked again
+    current_id = last.id if last else None  # a session that is gone is no current one
+    # rule: a person who is verified or being checked in another session is not asked again
     if not is_replaced and (found := elsewhere(turn.verification_id, current_id, wanted.stripe_account)):
         event_ids.append(found.event_id)
         if wanted.adopt:
             raise OpeningError("not-adoptable")
-        if not found.is_over:  # what is observed now is known at the next try
+        if not found.is_over:  # the next try finds this answer applied
             raise OpeningError("opening")
         return turn, found.answer, False
     theirs = None
     if wanted.adopt and not (answer and answer.id == wanted.adopt):
         with nothing_left(turn):
             theirs = adoptable(turn, wanted, answer)
-            # rule: what is refused is not adopted
+            # rule: a session that is refused is not adopted
             _unless_fixed(turn, wanted, theirs)
     if is_replaced:
         with transaction() as session:
@@ -112,7 +113,7 @@ def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn
         turn, answer = noted(turn, wanted), theirs
     while answer is None:
         turn.unless_late()
-        # rule: what somebody may have made before is searched for
+        # rule: a session that may have been made before is searched for
         if not turn.is_new:
             answer = searched(turn, wanted)
         if answer is None:
@@ -130,7 +131,7 @@ def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn
 
 
 def _marked(turn: Turn, answer: Answer, wanted: Wanted) -> None:
-    """An adopted session is marked as ours at Stripe, once."""
+    """Marks an adopted session as ours at Stripe, once."""
     has = answer.content.get("metadata") or {}
     ours = marks(turn, wanted, has)
     if not ours.items() <= has.items():
@@ -145,7 +146,7 @@ def _configured(turn: Turn, answer: Answer, wanted: Wanted) -> Answer:
     refusal: Exception | None = None
     try:
         changing.update(answer.id, wanted.stripe_account, changed)
-    except (NotAcceptedError, MissingError) as error:  # where the person was faster, the session says so
+    except (NotAcceptedError, MissingError) as error:  # if the person was faster, the session shows it
         refusal = error
     again = changing.retrieve(answer.id, wanted.stripe_account)
     if again is None:
@@ -156,17 +157,17 @@ def _configured(turn: Turn, answer: Answer, wanted: Wanted) -> Answer:
 
 
 def _unless_fixed(turn: Turn, wanted: Wanted, answer: Answer, *others: str) -> None:
-    """Raises OpeningError with the names of what an open session has otherwise than it is wanted, and keeps."""
+    """Raises OpeningError with the names of the wanted parameters that differ in the open session and are fixed."""
     names = [*fixed_differences(wanted.params, answer.content), *others]
     if wanted.adopt:
         has = answer.content.get("metadata") or {}
-        # rule: what is adopted keeps what it was made with
+        # rule: an adopted session keeps the parameters that it was made with
         names += changes(_params(wanted), {**answer.content, "metadata": {**has, **marks(turn, wanted, has)}})
     if names:
         raise OpeningError("configuration-differs", ", ".join(names))
 
 
 def _params(wanted: Wanted) -> dict[str, Any]:
-    if "metadata" not in wanted.params:  # then it is left alone
+    if "metadata" not in wanted.params:  # the session's metadata is left alone
         return dict(wanted.params)
     return {**wanted.params, "metadata": {**(wanted.params["metadata"] or {}), **mark()}}

@@ -1,4 +1,4 @@
-"""Why nobody is let in: what an opening, an entering or a closing is refused for."""
+"""The refusals of an opening, an entering or a closing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ _DAY = timedelta(days=1)
 
 
 class OpeningError(Exception):
-    """Why nothing is opened: `code` is one of the API's (receiver/api/problems.py); `retry_after` in seconds.
+    """A refusal: `code` is one of the API's (receiver/api/problems.py), `retry_after` is in seconds.
 
-    `owed` are the ids of the actions that are to be done because of what Stripe has answered nevertheless.
+    `owed` are the ids of the actions that Stripe's answer makes due all the same.
     """
 
     def __init__(self, code: str, detail: str = "", retry_after: int | None = None) -> None:
@@ -33,14 +33,14 @@ class OpeningError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong with what is asked: where, as a JSON pointer (RFC 6901), and what."""
+    """One fault of a request: its place, as a JSON pointer (RFC 6901), and a sentence about it."""
 
     pointer: str
     detail: str
 
 
 class FaultsError(Exception):
-    """All that is wrong with what is asked. No detail quotes what was given."""
+    """All faults of a request. No detail quotes a given value."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__("invalid")
@@ -48,7 +48,7 @@ class FaultsError(Exception):
 
 
 def past(answer: Answer) -> Exception:
-    """Why a session that is not open any more is not: an OpeningError, or NotNowError for a status of no such name."""
+    """The error for a session that is not open any more: OpeningError, or NotNowError if its status says otherwise."""
     status = "redacted" if answer.state.redaction else answer.state.status
     if status in ("redacted", Status.PROCESSING, Status.VERIFIED, Status.CANCELED):
         return OpeningError(str(status))
@@ -56,20 +56,20 @@ def past(answer: Answer) -> Exception:
 
 
 def unless_enough(verification_id: str | None, answer: Answer | None) -> None:
-    """As unless_used_up, where no transaction is open."""
+    """Does as unless_used_up, over a connection of its own."""
     with statement() as connection:
         unless_used_up(connection, verification_id, answer)
 
 
 def unless_used_up(connection: Connection, verification_id: str | None, answer: Answer | None) -> None:
-    """Raises OpeningError where the person has submitted as often as SUBMISSION_LIMIT allows, over all sessions that
-    were not replaced (without a verification, in the one that is answered): as their events have told, and Stripe's
-    answer of just now, since events may be late.
+    """Raises OpeningError if the person has submitted as often as SUBMISSION_LIMIT allows, over all sessions that were
+    not replaced (without a verification: in the answered session). Stripe's answer counts beside the events, which may
+    be late.
     """
     session_id = col(VerificationRecord.session_id)
     report_id = answer and as_seen(str(answer.state.status), answer.asked_at, answer.state).submitted
     known = exists().where(col(Submission.session_id) == session_id, col(Submission.report_id) == report_id)
-    # rule: the limit holds by what Stripe has just answered
+    # rule: a submission that only Stripe's answer shows counts towards the limit
     news = case((and_(session_id == answer.id, ~known), 1), else_=0) if answer and report_id else 0
     is_theirs = col(VerificationRecord.verification_id) == verification_id
     if verification_id is None:
@@ -82,7 +82,7 @@ def unless_used_up(connection: Connection, verification_id: str | None, answer: 
 
 
 def unless_too_many(connection: Connection, verification_id: str) -> None:
-    """Raises OpeningError where OPENINGS_PER_DAY sessions were made in the last 24 hours."""
+    """Raises OpeningError if OPENINGS_PER_DAY sessions were made in the last 24 hours."""
     made_at = col(VerificationRecord.created_at)
     recent = select(made_at, now()).where(
         col(VerificationRecord.verification_id) == verification_id, made_at > now(-_DAY)

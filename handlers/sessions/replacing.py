@@ -1,4 +1,4 @@
-"""Replacing: another session is begun in the place of one, on purpose, and what was counted so far counts no more."""
+"""Replacing: ends a session on purpose, so that another begins in its place; the submissions so far count no more."""
 
 from sqlalchemy import select, update
 from sqlmodel import col
@@ -13,30 +13,30 @@ from handlers.tables.models import Verification, VerificationRecord
 
 
 def unless_anothers(turn: Turn, session_id: str) -> None:
-    """Raises FaultsError where a session that is to be replaced is none of this verification's."""
+    """Raises FaultsError if the session to be replaced is none of this verification's."""
     theirs = select(col(VerificationRecord.session_id)).where(
         col(VerificationRecord.session_id) == session_id,
         col(VerificationRecord.verification_id) == turn.verification_id,
     )
     with statement() as connection:
-        # rule: what is replaced is a session of the same verification
+        # rule: only a session of the same verification is replaced
         if connection.scalars(theirs).first() is None:
             raise FaultsError([Fault("/replaces", "is no session of this verification")])
 
 
 def replace(turn: Turn, wanted: Wanted, answer: Answer | None) -> Answer | None:
-    """Ends the current session at Stripe where it is open, for another one that is to be begun in its place, and says
-    what it is then; None where it was not open.
+    """Ends the current session at Stripe if it is open, and returns Stripe's answer about it after that; None if it was
+    not open.
 
-    It is replaced once that generation begins (handlers.sessions.turn), and until then it is the current one, whatever
-    fails or dies; an end that comes between is mailed to nobody. Raises OpeningError where the session is being checked
-    or the person is faster, or the lease is lost; else as end.
+    The session is replaced once the next generation begins (handlers.sessions.turn), and stays the current one until
+    then, whatever fails or dies; nobody is mailed about an end in between. Raises OpeningError if the session is being
+    checked, the person is faster or the lease is lost; else as end.
     """
     if answer and answer.state.status == Status.PROCESSING:
         raise past(answer)
     marked = update(VerificationRecord).where(col(VerificationRecord.session_id) == turn.session_id)
     with transaction() as session:
-        # First the verification, as wherever its records are locked: no deadlock.
+        # The verification is locked before its records, as everywhere: no deadlock.
         if session.scalars(select(Verification).where(*fence(turn)).with_for_update()).one_or_none() is None:
             raise OpeningError("opening")
         session.connection().execute(marked.values(replacing_at=now()))

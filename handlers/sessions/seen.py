@@ -1,4 +1,4 @@
-"""Seen: where somebody stands, as their own page says it, and where it leads them from there."""
+"""Seen: the state that a person's own page shows, and the data by which it leads on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from handlers.tables.models import Verification, VerificationRecord
 _RECORDS: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_error_reason", "submissions")
 _RECORDS += ("change_number", "last_report_id", "replaced_at", "redacted_at")
 _READ = [col(getattr(VerificationRecord, name)) for name in _RECORDS]
-# A verification with its sessions, and a session that is none's; made once, since making them takes longer than asking.
+# Statements for a verification with its sessions, and for a session of none; built once: that takes longer than asking.
 _THEIRS = (
     select(
         *_READ,
@@ -48,7 +48,7 @@ _ALONE = select(
 
 
 class Word(StrEnum):
-    """Where somebody stands; each has a page of this name."""
+    """The state of a person; each has a page of this name."""
 
     TODO = "todo"
     FAILED = "failed"
@@ -67,26 +67,26 @@ class Word(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """What a page may know; nothing of it says who the person is."""
+    """The data that a page may know; none of it says who the person is."""
 
     word: Word
-    version: str  # another one with each change, and with the report of what is shown; a late event of before has none
+    version: str  # another one with each change and each report of the current session; a stale event leaves it
     account: str | None
     code: str | None  # of the failure
     reason: str | None = field(repr=False)  # Stripe's own sentence, in English
     submissions: int
     can_retry: bool
     locale: str | None
-    return_url: str | None = field(repr=False)  # the application's, which RETURN_ORIGINS had when it was stored
+    return_url: str | None = field(repr=False)  # the application's; RETURN_ORIGINS had its origin when it was stored
 
 
 def seen(subject: str) -> Seen:
-    """By the id in a link of ours: a verification's, that of any of its sessions, or of a session made elsewhere.
+    """The state by the id in a link of ours: of a verification, of any of its sessions, or of a session made elsewhere.
 
-    Nothing is changed, and nobody asked. Raises NotFoundError.
+    Nothing is changed, and Stripe is not asked. Raises NotFoundError.
     """
     for wanted in (_THEIRS, _ALONE):
-        with statement() as connection:  # somebody who waits asks every few seconds
+        with statement() as connection:  # a page that waits asks every few seconds
             rows = connection.execute(wanted, {"id": subject, "livemode": settings().livemode}).all()
         if rows:
             return _seen(rows)
@@ -102,7 +102,7 @@ def _seen(rows: Sequence[Row[*tuple[Any, ...]]]) -> Seen:
     )
     current = next((one for one in records if one.session_id == found.current_session_id), None)
     is_forgotten = bool(found.redaction_asked_at or (current and current.redacted_at))
-    # Also in another session than the current one, which Stripe had called gone.
+    # Any session counts, not only the current one: Stripe may have called it gone in between.
     is_checked = any(one.status == Status.PROCESSING and one.replaced_at is None for one in records)
     changes = max((one.change_number for one in records), default=0)
     report = crc32(((current and current.last_report_id) or "").encode())
@@ -124,13 +124,13 @@ def _word(stands: Standing, *, is_forgotten: bool, is_checked: bool, is_made: bo
         return Word.REDACTED
     if stands.status in (Status.VERIFIED, Status.PROCESSING):
         return Word(stands.status)
-    # rule: who is being checked is shown no button, whichever session it is in
+    # rule: a person who is being checked in any session is shown no button
     if is_checked:
         return Word.PROCESSING
     if not stands.submissions_left:
         return Word.LIMIT
     if stands.status == Status.CANCELED:
         return Word.ENDED
-    if not is_made:  # in a moment, or by the next opening, where its opener has died
+    if not is_made:  # it is made in a moment, or by the next opening if this one has died
         return Word.OPENING
     return Word.FAILED if stands.error_code else Word.TODO

@@ -1,4 +1,4 @@
-"""Where a verification stands, from the records of its sessions. Pure."""
+"""The state of a verification, from the records of its sessions. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ _NO_RETRY = {ErrorClass.ALTERNATIVE, ErrorClass.UNDER_AGE, ErrorClass.FRAUD_SIGN
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionStands:
-    """What counts of one session of a verification."""
+    """The part of one session's record that counts for its verification."""
 
     generation: int
-    status: Status | None  # None: only heard of
-    is_known: bool = True  # the verification knows it for its generation's, and not by an event alone
+    status: Status | None  # None: no event has told it yet
+    is_known: bool = True  # the verification's row names it; False: only an event does
     error_code: str | None = None
     submissions: int = 0
     is_replaced: bool = False
@@ -24,7 +24,7 @@ class SessionStands:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """The whole verification's."""
+    """The state of the whole verification."""
 
     status: Status
     error_code: str | None
@@ -35,8 +35,8 @@ class Standing:
 
 
 def standing(sessions: Sequence[SessionStands], generation: int, *, limit: int) -> Standing:
-    """Verified if any session is that was not replaced: the event of an older one may come late. Else as the current
-    one, and to do as long as nothing is known of that.
+    """The verification's state: verified if any session is that was not replaced, since an older one's event may come
+    late; else the current session's, which is requires_input as long as nothing is known of it.
     """
     of_now = [one for one in sessions if one.generation == generation]
     current = max(of_now, key=attrgetter("is_known"), default=None)
@@ -60,5 +60,5 @@ def standing(sessions: Sequence[SessionStands], generation: int, *, limit: int) 
 
 
 def is_final(error_code: str | None) -> bool:
-    """Whether another try would not change this failure, or is not to be offered."""
+    """Whether another try would not change this failure, or must not be offered."""
     return bool(error_code) and classify(error_code) in _NO_RETRY

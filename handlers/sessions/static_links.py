@@ -7,7 +7,7 @@ from handlers.sessions.views import NotFoundError
 
 
 def static_link(name: str, client_reference_id: str, email: str | None) -> str:
-    """The link of this name for one person, whatever query or fragment it has already.
+    """The link of this name for one person; its own query and fragment stay.
 
     Raises NotFoundError for a name that STATIC_LINKS does not know. docs.stripe.com/identity/verification-flows names
     the two parameters.

@@ -1,4 +1,4 @@
-"""What happened to a verification, in time: openings, events, actions; ids, words and times alone."""
+"""The timeline of a verification: openings, events and actions, by ids, words and times alone."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -74,5 +74,5 @@ def _line(session_id: str, what: str, at: Any, **more: Any) -> dict[str, Any]:
 
 
 def _reason(sentence: str | None) -> str | None:
-    """Our own words; an operator's, who discarded it, follow a colon and are left out."""
+    """Our own words of a reason; the words of an operator who discarded a row follow a colon and are left out."""
     return sentence and sentence.partition(":")[0]

@@ -26,8 +26,8 @@ from handlers.stripe_api.changing import Answer
 from handlers.stripe_api.client import NotAcceptedError
 from handlers.tables.models import Paused, Verification, VerificationRecord
 
-# Longer than all that one opening may ask of Stripe: nothing is begun after _BEGUN_WITHIN, and what is begun then takes
-# two searches, two retrieves and a creation at most.
+# Longer than all calls of one opening to Stripe: no round of them begins after _BEGUN_WITHIN, and a round has two
+# searches, two retrieves and a creation at most.
 LEASE = timedelta(seconds=130)
 _BEGUN_WITHIN = 40.0  # seconds
 _TURN = ("id", "generation", "session_id", "updated_at", "return_url", "opening_until")
@@ -35,7 +35,7 @@ _TURN = ("id", "generation", "session_id", "updated_at", "return_url", "opening_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """What the application asks for: who, what for, and `params`, Stripe's own parameters as they were given."""
+    """The application's request: the person, the purpose, and `params`, Stripe's own parameters as they were given."""
 
     client_reference_id: str
     purpose: str
@@ -46,11 +46,11 @@ class Wanted:
     locale: str | None = None
     replaces: str | None = None  # the session in whose place another one is begun
     adopt: str | None = None  # an open session that was made elsewhere
-    by: By | None = None  # an operator, whose doing is written down
+    by: By | None = None  # the operator who asks, for the audit
 
     @property
     def stripe_account(self) -> str | None:
-        """Whom Stripe is asked for; None for our own account."""
+        """The account in whose name Stripe is asked; None for our own."""
         return self.account or None
 
 
@@ -61,27 +61,27 @@ class Turn:
     verification_id: str
     generation: int
     session_id: str | None
-    began_at: datetime  # this generation, by the database's clock
+    began_at: datetime  # the time of this generation's beginning, by the database's clock
     is_new: bool  # nobody can have asked Stripe for this generation before
     return_url: str | None  # of the generation: Stripe does not tell it, nor let it be changed
-    until: datetime  # the lease's end, which nobody else's is
-    began: float  # the turn, by a clock that goes on while the machine sleeps, as the lease does
+    until: datetime  # the lease's end; no other lease has the same
+    began: float  # the turn's beginning, by a clock that goes on while the machine sleeps, as the lease does
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What tells whose session it is."""
+        """The metadata that names a session's verification and generation."""
         return dict(zip(OURS, (self.verification_id, str(self.generation)), strict=True))
 
     def unless_late(self) -> None:
-        """Before more is begun: raises OpeningError once that might outlast the lease."""
-        # rule: nothing is begun that might outlast the lease
+        """Raises OpeningError once another round of calls might outlast the lease."""
+        # rule: no round of calls begins that might outlast the lease
         if steady() - self.began > _BEGUN_WITHIN:
             raise OpeningError("opening")
 
 
 def take_turn(wanted: Wanted) -> Turn | None:
-    """The verification's row, made where there is none, with its lease; None while another opening has it, or openings
-    are paused.
+    """Takes the lease of the verification's row, which is made if there is none; None while another opening has it, or
+    openings are paused.
     """
     row = {
         "id": f"idv_{uuid4().hex}",
@@ -106,13 +106,13 @@ def take_turn(wanted: Wanted) -> Turn | None:
 
 
 def take_turn_again(verification_id: str) -> Turn | None:
-    """The same for a verification that there is, whosever it still is."""
+    """Takes the lease of a verification that exists, also while openings are paused; None while an opening has it."""
     with transaction() as session:
         return _leased(session, [col(Verification.id) == verification_id], is_new=False)
 
 
 def _leased(session: Session, whose: Sequence[ColumnElement[bool]], *, is_new: bool) -> Turn | None:
-    # rule: a verification is opened by one at a time
+    # rule: one opening of a verification is under way at a time
     free = or_(col(Verification.opening_until).is_(None), col(Verification.opening_until) < now())
     taken = update(Verification).where(*whose, free).values(opening_until=now(LEASE))
     found = session.execute(taken.returning(*(col(getattr(Verification, name)) for name in _TURN))).one_or_none()
@@ -132,11 +132,11 @@ def _leased(session: Session, whose: Sequence[ColumnElement[bool]], *, is_new: b
 
 
 def noted(turn: Turn, wanted: Wanted) -> Turn:
-    """The same, before a session is made: where the person returns to is told by nobody whose answer is lost.
+    """The turn with the wanted return_url, which is written down before a session is made: Stripe does not tell it.
 
-    Raises OpeningError where the lease is lost.
+    Raises OpeningError if the lease is lost.
     """
-    # rule: where a person returns to is written down before there is a session
+    # rule: the return_url is written down before there is a session
     if turn.return_url == wanted.return_url:
         return turn
     with transaction() as session:
@@ -147,12 +147,12 @@ def noted(turn: Turn, wanted: Wanted) -> Turn:
 
 
 def next_generation(turn: Turn, wanted: Wanted, last: Answer | None = None, *, is_gone: bool = False) -> Turn:
-    """The same for the next generation. Where its session was to be replaced, it is now, with all before it; what was
-    made for this generation, and is not known as its session, is burned, and so is one that is gone at Stripe: should
-    it be there after all, it ends.
+    """The turn of the next generation. A session that was to be replaced is replaced now, with all before it. Sessions
+    made for this generation and not known as its own are burned, and so is one that is gone at Stripe: should it be
+    there after all, it ends.
 
-    `last` is what Stripe has just answered about this one's. Raises OpeningError where the person has had enough, or
-    somebody else was faster.
+    `last` is Stripe's fresh answer about this generation's session. Raises OpeningError at the limit, after too many
+    openings, or if the lease is lost.
     """
     with transaction() as session:
         advanced = (
@@ -173,7 +173,7 @@ def next_generation(turn: Turn, wanted: Wanted, last: Answer | None = None, *, i
             raise OpeningError("opening")
         lock_records(session, col(VerificationRecord.verification_id) == turn.verification_id)
         current = session.get(VerificationRecord, turn.session_id) if turn.session_id else None
-        # rule: a session is replaced by what begins in its place, and counts until then
+        # rule: a session counts until the next generation replaces it
         if current and current.replacing_at:
             write_down_replaced(session, turn.verification_id)
         unless_used_up(session.connection(), turn.verification_id, last)
@@ -190,8 +190,8 @@ def next_generation(turn: Turn, wanted: Wanted, last: Answer | None = None, *, i
 
 
 def write_down_replaced(session: Session, verification_id: str) -> None:
-    """Of all sessions of a verification, which are locked; a mail about one that is on its way loses its claim."""
-    at = session.execute(select(now())).scalar_one()  # one moment for all: what is replaced together counts together
+    """Marks a verification's sessions, which are locked, as replaced; a mail about one on its way loses its claim."""
+    at = session.execute(select(now())).scalar_one()  # one moment for all: sessions replaced together count together
     counted = update(VerificationRecord).where(
         col(VerificationRecord.verification_id) == verification_id, col(VerificationRecord.replaced_at).is_(None)
     )
@@ -200,8 +200,8 @@ def write_down_replaced(session: Session, verification_id: str) -> None:
 
 
 def _burn(session: Session, turn: Turn, kept: str | None) -> None:
-    """All sessions of this generation but one, which nobody knows: nobody is mailed about them, but who passes in one
-    all the same, and they end.
+    """Burns all sessions of this generation except the kept one: they end, and nobody is mailed about them, except a
+    person who passes in one all the same.
     """
     burned = (
         update(VerificationRecord)
@@ -220,14 +220,14 @@ def _burn(session: Session, turn: Turn, kept: str | None) -> None:
 
 @contextmanager
 def nothing_left(turn: Turn) -> Iterator[None]:
-    """A verification that this turn has made, and of which there can be no session, is gone where it is refused, by us
-    or by Stripe.
+    """Deletes the verification that this turn has made if it is refused, by us or by Stripe, as long as it can have no
+    session.
     """
     try:
         yield
     except (OpeningError, FaultsError, NotAcceptedError, NotAllowedError):
         is_nobodys = col(Verification.session_id).is_(None) & col(Verification.redaction_asked_at).is_(None)
-        # rule: what has come to nothing leaves no verification
+        # rule: a refused opening leaves no new verification behind
         if turn.is_new and turn.generation == 1:
             with transaction() as session:
                 session.connection().execute(delete(Verification).where(*fence(turn), is_nobodys))
@@ -235,16 +235,16 @@ def nothing_left(turn: Turn) -> Iterator[None]:
 
 
 def give_back(turn: Turn) -> None:
-    """Ends the turn, whichever generation it has come to, unless it is somebody else's by now."""
+    """Ends the turn, also if it has come to a later generation, unless the lease is another opening's by now."""
     mine = (col(Verification.id) == turn.verification_id, col(Verification.opening_until) == turn.until)
     with transaction() as session:
         session.connection().execute(update(Verification).where(*mine).values(opening_until=None))
 
 
 def fence(turn: Turn) -> tuple[ColumnElement[bool], ...]:
-    """Without which nobody writes the verification's row: whoever has lost the lease comes too late."""
+    """The conditions under which a turn writes the verification's row: one that has lost the lease comes too late."""
     return (
         col(Verification.id) == turn.verification_id,
         col(Verification.generation) == turn.generation,
-        col(Verification.opening_until) == turn.until,  # rule: who has lost the lease writes nothing
+        col(Verification.opening_until) == turn.until,  # rule: a turn that has lost the lease writes nothing
     )

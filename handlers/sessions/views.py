@@ -1,4 +1,4 @@
-"""Verifications as the application sees them: no name, address, phone, document or secret is among it."""
+"""Verifications as the application sees them: without name, address, phone, document or secret."""
 
 import re
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class NotFoundError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """Which verifications are listed: newest first, `limit` of them, after one that was the last of the page before."""
+    """The query of a list: verifications, newest first, `limit` of them, after the last one of the page before."""
 
     client_reference_id: str | None = None
     purpose: str | None = None
@@ -46,20 +46,20 @@ class Page:
 
 
 def is_of(id_: str | BindParameter[str]) -> ColumnElement[bool]:
-    """Whether a verification has this id, or a session of this id. A list of ids in its place would scan the table."""
+    """The condition that a verification has this id, or a session of this id. A list of ids would scan the table."""
     of_session = select(col(VerificationRecord.verification_id)).where(col(VerificationRecord.session_id) == id_)
     return col(Verification.id) == func.coalesce(of_session.correlate(None).scalar_subquery(), id_)
 
 
-# Made once: making it takes longer than asking.
+# Built once: building it takes longer than asking.
 _ONE = select(Verification).where(is_of(bindparam("id")), col(Verification.livemode) == bindparam("livemode"))
 
 
 def view(id_: str, answer: Answer | None = None) -> dict[str, Any]:
     """One verification with its sessions, by its own id or by a session's. Raises NotFoundError.
 
-    Of a session that Stripe has just answered it says that: the record may be a second behind. Where the person is
-    being checked in another one than the current, so is the verification.
+    A session that Stripe has just answered is shown by that answer: its record may be a second behind. If it is being
+    checked, so is the verification, even if another session is the current one.
     """
     if not _ID.fullmatch(id_):
         raise NotFoundError
@@ -93,7 +93,7 @@ def made_elsewhere(session_id: str) -> VerificationRecord:
 
 
 def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
-    """A page, without the sessions, and whether there are more. Raises NotFoundError where it starts after none."""
+    """A page, without the sessions, and whether there are more. Raises NotFoundError if `starting_after` is unknown."""
     wanted = _ours().order_by(col(Verification.created_at).desc(), col(Verification.id).desc()).limit(page.limit + 1)
     for name in ("client_reference_id", "purpose", "verification_flow"):
         if (value := getattr(page, name)) is not None:
@@ -111,7 +111,7 @@ def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
 
 
 def stands_in(record: VerificationRecord | Row[*tuple[Any, ...]], current_session_id: str | None) -> SessionStands:
-    """What counts of a session of a verification, whose current one is this."""
+    """The part of a session's record that counts for its verification, whose current session has this id."""
     return SessionStands(
         generation=record.generation or 0,
         status=record.status,
@@ -127,7 +127,7 @@ def _ours() -> Any:
 
 
 def _status() -> ColumnElement[str]:
-    """As handlers.sessions.standing has it, in SQL; a test compares the two over all pairs."""
+    """The status as handlers.sessions.standing has it, in SQL; a test compares the two over all pairs."""
     theirs = col(VerificationRecord.verification_id) == col(Verification.id)
     status, session_id = col(VerificationRecord.status), col(VerificationRecord.session_id)
     known = select(status).where(session_id == col(Verification.session_id)).scalar_subquery()

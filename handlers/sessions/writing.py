@@ -1,4 +1,4 @@
-"""Writing down: which session is a verification's current one, and what Stripe has said of it."""
+"""Writing down: stores a verification's current session, and Stripe's answer about it."""
 
 import json
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ from handlers.upkeep.drift import observed
 
 
 def write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | None:
-    """One transaction: which session it is, whose record that is, and what Stripe said, as an event to be applied.
+    """Stores the current session, its record and Stripe's answer in one transaction; the id of the answer's event.
 
-    Where the person was to be forgotten meanwhile, the session is, too.
+    If the person was to be forgotten meanwhile, the session is forgotten, too.
     """
     named = {"verification_flow": answer.content.get("verification_flow")}
     named |= {"return_url": wanted.return_url} if made else {}
@@ -63,16 +63,16 @@ def write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | No
             event_id = observe(connection, answer, wanted.stripe_account, livemode=wanted.livemode)
             if wanted.by:
                 note(session, wanted.by, "adopt" if wanted.adopt else "open", (turn.verification_id, answer.id))
-    except IntegrityError:  # it is another verification's
+    except IntegrityError:  # the session is another verification's
         raise OpeningError("not-adoptable") from None
-    # rule: nobody is let in who is to be forgotten
+    # rule: a person who is to be forgotten is not let in
     if written.redaction_asked_at:
         raise OpeningError("redacted")
     return event_id
 
 
 def _take_over(session: Session, linked: Mapping[str, Any]) -> None:
-    """The record is there already, from an event or from the time before its session was the verification's."""
+    """Links a record that exists already, from an event or from the time before its session was the verification's."""
     session_id, verification_id = col(VerificationRecord.session_id), col(VerificationRecord.verification_id)
     lock_records(session, or_(session_id == linked["session_id"], verification_id == linked["verification_id"]))
     record = session.get_one(VerificationRecord, linked["session_id"])
@@ -83,16 +83,16 @@ def _take_over(session: Session, linked: Mapping[str, Any]) -> None:
     was_replaced = record.replaced_at is not None
     for name in ("verification_id", "generation", "verification_flow"):
         setattr(record, name, linked[name])
-    # It is known now, and the current one, whatever was begun with it before.
+    # The session is known now, and the current one: an end or a replacement that was begun before counts no more.
     record.burned_at = record.replaced_at = record.replacing_at = record.ends_quietly = None
-    session.flush()  # what follows asks the table
+    session.flush()  # the next statements read the table
     if had_numbers_of_its_own or was_replaced:
         _tell_anew(session, record)
 
 
 def _tell_anew(session: Session, record: VerificationRecord) -> None:
-    """The application is told where the session stands by a number of the verification's: what is owed of the time
-    before has numbers of the session's own, which may be lower than what was told of the verification.
+    """Tells the application the session's state by a number of the verification's: the calls still owed have numbers of
+    the session's own, which may be lower than the last one that was told of the verification.
     """
     at = session.execute(select(now())).scalar_one()
     before = update(OutboxAction).where(
@@ -111,7 +111,7 @@ def _tell_anew(session: Session, record: VerificationRecord) -> None:
 
 
 def apply_observed(*event_ids: str | None) -> list[int]:
-    """Applies what was observed at once; the ids of the actions that are owed now. What fails here a worker does."""
+    """Applies observed events at once; the ids of the actions owed now. If the database fails, a worker does it."""
     try:
         return process([event_id for event_id in event_ids if event_id])
     except DATABASE_TROUBLE:
@@ -119,13 +119,13 @@ def apply_observed(*event_ids: str | None) -> list[int]:
 
 
 def notice(answer: Answer, account: str | None, *, livemode: bool) -> str | None:
-    """Observes it in a transaction of its own."""
+    """Observes an answer in a transaction of its own."""
     with transaction() as session:
         return observe(session.connection(), answer, account, livemode=livemode)
 
 
 def observe(connection: Connection, answer: Answer, account: str | None, *, livemode: bool) -> str | None:
-    """Puts what Stripe answered into the inbox, as the event that would have said so; its id, if we know its status."""
+    """Puts Stripe's answer into the inbox as an event that shows it; returns its id, or None if it makes no event."""
     event = observed(answer.id, account, livemode, answer.state, answer.asked_at)
     if event:
         insert, rows = storing(connection.dialect.name, [event])
