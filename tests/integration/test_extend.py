@@ -11,7 +11,7 @@ import pytest
 from tests.support.extended import extend
 
 APPLY_AND_PERFORM = """
-from handlers.catalogue.check import check
+from handlers.catalogue.check import faults
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.outbox.perform import perform
@@ -19,7 +19,7 @@ from handlers.record.events import parse
 from handlers.tables.schema import migrate
 from tests.support.shapes import event, session
 
-check()
+assert faults() == []
 migrate()
 failed = event("evt_1", "requires_input", 1795180000, session("vs_1", "requires_input", code="under_supported_age"))
 redacted = event("evt_2", "redacted", 1795180060, session("vs_1", "requires_input", redaction="redacted"))
