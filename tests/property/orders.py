@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
-from handlers.owed.kinds import KINDS, TELLING, Owed
+from handlers.owed.kinds import ENDED_BY_BURNING, KINDS, TELLING, Owed
 from handlers.record.decide import decide, ending, why_not_owed
 from handlers.record.events import NOT_OURS, SessionState, VerificationEvent
 from handlers.record.ordering import RecordState, Seen, answered, seen_in
@@ -265,18 +265,19 @@ def _wiping(life_cycle: LifeCycle, slack: int, *, is_ours: bool = True) -> Answe
 
 
 def check_burned(life_cycle: LifeCycle, copies: int) -> Tally:
-    """A session whose generation is given up, before, between or after its events: it ends, and mails nobody."""
+    """A session whose generation is given up, before, between or after its events: it ends, and tells of a success."""
     tally, before = Tally(), NOTHING._replace(record=replace(NOTHING.record, burned_at=START))
     for events in with_copies(life_cycle, copies):
         between = ends(events, None, tally, lambda came: {came, _burn(came)})
         first, *others = {_burn(end) for end in (*between, *ends(events, None, tally, start=before))}
         is_open = first.record.status == "requires_input" and not first.record.redacted_at
+        is_passed = first.record.status == "verified" and not first.record.redacted_at
         for end in (first, *others):
             _same(life_cycle, "record", _outline(end), _outline(first))
             _same(life_cycle, "action keys", end.keys, first.keys)
             owed = {name for name, cause, status in end.actions if _is_to_do(end, name, cause, status)}
             _same(life_cycle, "ended", "cancel_session" in owed, is_open)
-            _same(life_cycle, "mails", owed & set(TELLING), set())
+            _same(life_cycle, "mails", owed & set(TELLING), {"email_verified"} if is_passed else set())
     return tally
 
 
@@ -285,7 +286,9 @@ def _burn(came: Came) -> Came:
     if came.record.burned_at:
         return came
     record = replace(came.record, burned_at=START)
-    quiet = frozenset((name, cause, SKIPPED if name in TELLING else status) for name, cause, status in came.actions)
+    quiet = frozenset(
+        (name, cause, SKIPPED if name in ENDED_BY_BURNING else status) for name, cause, status in came.actions
+    )
     return came._replace(record=record, actions=written(quiet, ending(record, LIMIT)))
 
 

@@ -49,7 +49,7 @@ def test_the_last_mail_says_what_the_record_says_whatever_is_purged(life_cycle: 
 
 
 @pytest.mark.parametrize("life_cycle", APART + TIED, ids=str)
-def test_a_burned_session_ends_and_mails_nobody_whenever_it_is_given_up(life_cycle: LifeCycle) -> None:
+def test_a_burned_session_ends_and_only_tells_of_a_success_whenever_it_is_given_up(life_cycle: LifeCycle) -> None:
     assert orders.check_burned(life_cycle, copies=0).orders > 0
 
 
