@@ -69,7 +69,6 @@ def adoptable(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
         or answer.state.status != Status.REQUIRES_INPUT
         or answer.state.redaction
         or answer.state.client_reference_id != wanted.client_reference_id
-        or answer.content.get("livemode") != wanted.livemode
         or (answer.content.get("metadata") or {}).get(OURS[0]) not in (None, turn.verification_id)
     ):
         raise OpeningError("not-adoptable")

@@ -12,7 +12,7 @@ from config.database import steady
 from handlers.queue.failures import NotNowError
 from handlers.record.events import MalformedEventError, SessionState, parse_session
 from handlers.stripe_api.client import Found, MissingError, ask, ask_for_page, unreadable
-from handlers.stripe_api.sessions import MOST_LISTED, SESSION, SESSIONS, fetch
+from handlers.stripe_api.sessions import MOST_LISTED, SESSION, SESSIONS, fetch, unless_another
 
 _SEARCH_SECONDS = 10.0  # for all pages of a search; what is cut off is not "not there"
 
@@ -30,7 +30,8 @@ class Answer:
 
 def create(params: Mapping[str, Any], account: str | None, idempotency_key: str) -> Answer:
     """A new session. Raises SpentKeyError where the key stands for another request or a saved error; else as ask."""
-    return _answer(ask("post", SESSIONS, SESSION, account, idempotency_key=idempotency_key, **params))
+    made = ask("post", SESSIONS, SESSION, account, idempotency_key=idempotency_key, **params)
+    return _answer(unless_another(made))
 
 
 def retrieve(session_id: str, account: str | None) -> Answer | None:
@@ -43,7 +44,7 @@ def retrieve(session_id: str, account: str | None) -> Answer | None:
 
 def update(session_id: str, account: str | None, params: Mapping[str, Any]) -> None:
     """Changes an open session; raises as ask."""
-    ask("post", f"{SESSIONS}/{session_id}", SESSION, account, **params)
+    unless_another(ask("post", f"{SESSIONS}/{session_id}", SESSION, account, **params), session_id)
 
 
 def search(reference: str, account: str | None, since: datetime, metadata: Mapping[str, str]) -> str | None:
@@ -74,7 +75,7 @@ def redact(session_id: str, account: str | None) -> bool:
     Raises as ask, NotAcceptedError while the session is processing.
     """
     try:
-        ask("post", f"{SESSIONS}/{session_id}/redact", SESSION, account)
+        unless_another(ask("post", f"{SESSIONS}/{session_id}/redact", SESSION, account), session_id)
     except MissingError:
         return False
     return True

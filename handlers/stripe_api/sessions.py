@@ -79,7 +79,7 @@ def cancel(session_id: str, account: str | None) -> bool:
     Without an idempotency key of ours: the SDK's is new each time, or Stripe would repeat a saved refusal for a day.
     """
     try:
-        _unless_another(ask("post", f"{SESSIONS}/{session_id}/cancel", SESSION, account), session_id)
+        unless_another(ask("post", f"{SESSIONS}/{session_id}/cancel", SESSION, account), session_id)
     except MissingError:  # Stripe's final word: it is asked no more
         return True
     except NotAcceptedError:  # it has no code of its own for this: the session says why
@@ -125,11 +125,13 @@ def _listed(page: Found) -> Listed:
 def fetch(session_id: str, account: str | None, expand: Sequence[str] = (), key: SecretStr | None = None) -> Found:
     """The whole session of this id, with what is expanded."""
     params = {"expand": list(expand)} if expand else {}
-    return _unless_another(ask("get", f"{SESSIONS}/{session_id}", SESSION, account, key=key, **params), session_id)
+    return unless_another(ask("get", f"{SESSIONS}/{session_id}", SESSION, account, key=key, **params), session_id)
 
 
-def _unless_another(found: Found, session_id: str) -> Found:
-    if found.content.get("id") != session_id:
+def unless_another(found: Found, session_id: str | None = None) -> Found:
+    """The answer, if it is about this session, or about a new one, of the key's mode; raises as unreadable."""
+    # rule: an answer about another session, or of the other mode, is none
+    if session_id not in (None, found.content.get("id")) or found.content.get("livemode") is not settings().livemode:
         raise unreadable("it is another session")
     return found
 

@@ -135,12 +135,35 @@ def test_a_saved_error_burns_the_generation(api: TestClient, stripe: Stories) ->
     assert [one["metadata"]["idv_generation"] for one in at_stripe(stripe)] == ["2"]
 
 
-def test_an_answer_about_another_session_makes_none_ours(api: TestClient, stripe: Stories) -> None:
+@pytest.mark.parametrize("what", ["another id", "another mode", "another object"])
+def test_an_answer_about_another_session_makes_none_ours(api: TestClient, stripe: Stories, what: str) -> None:
     """As a proxy gives that mixes answers up: the session that was made is found by the next who opens."""
-    stripe.simulator.fault(nonsense="another id", path="/v1/identity/verification_sessions$", method="POST")
+    stripe.simulator.fault(nonsense=what, path="/v1/identity/verification_sessions$", method="POST")
     assert open_one(api).json()["code"] == "stripe-unavailable"
     again = open_one(api).json()
     assert [one["id"] for one in at_stripe(stripe)] == [again["session_id"]]
+
+
+@pytest.mark.parametrize("what", ["another id", "another mode", "another object"])
+def test_nobody_is_let_in_by_an_answer_about_another_session(api: TestClient, stripe: Stories, what: str) -> None:
+    opened = open_one(api, integration="modal").json()
+    for method, path, body in (
+        ("GET", f"/verifications/{opened['id']}/entry", {"integration": "modal"}),
+        ("GET", "/verifications", LEAST),
+        ("POST", "/verifications", LEAST | {"metadata": {"a": "1"}}),
+    ):
+        stripe.simulator.fault(nonsense=what, path=opened["session_id"], method=method)
+        assert api.post(path, json=body).json()["code"] == "stripe-unavailable"
+    assert open_one(api).json()["session_id"] == opened["session_id"]
+
+
+def test_a_redaction_that_is_answered_for_another_session_is_still_owed(api: TestClient, stripe: Stories) -> None:
+    opened = open_one(api).json()
+    api.post(f"/verifications/{opened['id']}/redact")
+    stripe.simulator.fault(nonsense="another id", path="/redact", method="POST")
+    [owed] = facts.due_actions()
+    perform(owed)
+    assert facts.action(owed).status == "pending"
 
 
 def test_a_lease_that_a_dead_process_left_is_taken_over(api: TestClient) -> None:

@@ -200,6 +200,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a person who is verified or being checked in another session enters none": (never, OPENINGS),
     "a verified session that Stripe has forgotten still counts": (never, OPENINGS),
     "a person who is being checked in any session is shown no button": (never, OPENINGS),
+    "an answer about another session, or of the other mode, is none": (never, VERIFICATIONS),
     "the session of a spent key is searched for": (becomes("None, False"), OPENINGS),
     "a saved answer is never handed out": (becomes("(answer, True)"), OPENINGS),
     "only an open session of this person's is adopted": (never, VERIFICATIONS),

@@ -87,6 +87,7 @@ PARTLY: dict[str, Callable[[bytes], Instead]] = {
     "an element that is null": lambda true: _with_element(true, None),
     "an element without an id": lambda true: _with_element(true, {"object": "event", "livemode": False}),
     "an element of another kind": lambda true: _with_element(true, {"type": 5, "status": ["verified"]}),
+    "another mode": lambda true: Instead(body=_changed(true, livemode=True), content_type=_JSON),
     "a list without an end": lambda true: Instead(body=_changed(true, has_more=True), content_type=_JSON),
     # A replica that lags behind.
     "as it was created": lambda true: Instead(
