@@ -19,7 +19,7 @@ def list_endpoints() -> list[dict[str, Any]]:
 
 
 def create_endpoint(url: str, *, connect: bool) -> tuple[str, str]:
-    """Registers a webhook endpoint for our six types by name; its id, and the signing secret nobody shows again."""
+    """Registers a webhook endpoint for our six types by name; its id, and the signing secret, which is shown once."""
     endpoint = ask(
         "post",
         _ENDPOINTS,

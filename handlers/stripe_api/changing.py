@@ -1,6 +1,6 @@
-"""What is changed at Stripe: sessions made, updated, found again, and entered; each answer is the whole session.
+"""Changes at Stripe: sessions are made, updated, found again, redacted and entered; an Answer is a whole session.
 
-An answer holds the secrets a person enters by: it is handed on, and never stored, logged or printed.
+An Answer holds the secrets that a person enters by: it is handed on, and never stored, logged or printed.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from handlers.record.events import MalformedEventError, SessionState, parse_sess
 from handlers.stripe_api.client import Found, MissingError, ask, ask_for_page, unreadable
 from handlers.stripe_api.sessions import MOST_LISTED, SESSION, SESSIONS, fetch, unless_another
 
-_SEARCH_SECONDS = 10.0  # for all pages of a search; what is cut off is not "not there"
+_SEARCH_SECONDS = 10.0  # for all pages of a search; one that is cut off is an error, and no "not there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Answer:
 
 
 def create(params: Mapping[str, Any], account: str | None, idempotency_key: str) -> Answer:
-    """A new session. Raises SpentKeyError where the key stands for another request or a saved error; else as ask."""
+    """A new session. Raises SpentKeyError if the key stands for another request or a saved error; else as ask."""
     made = ask("post", SESSIONS, SESSION, account, idempotency_key=idempotency_key, **params)
     return _answer(unless_another(made))
 
@@ -48,14 +48,14 @@ def update(session_id: str, account: str | None, params: Mapping[str, Any]) -> N
 
 
 def search(reference: str, account: str | None, since: datetime, metadata: Mapping[str, str]) -> str | None:
-    """The id of the session under this reference, created since, that has all of this metadata: a reference anybody may
-    have typed, metadata not. Raises NotNowError where not all pages came in time.
+    """The id of the session with this reference, created since then, that has all of this metadata: anybody may type a
+    reference, but no metadata. Raises NotNowError if not all pages came in time.
     """
     ends, after = steady() + _SEARCH_SECONDS, dict[str, str]()
     wanted = {"client_reference_id": reference, "created": {"gte": int(since.timestamp())}, "limit": MOST_LISTED}
     while True:
         page = ask_for_page(SESSIONS, account, **wanted, **after).content
-        # What cannot be read is none that this service has made; it is where the next page begins that must be known.
+        # An item that cannot be read is no session of this service's; only the id before the next page must be known.
         sessions = [one for one in page["data"] if isinstance(one, dict) and isinstance(one.get("id"), str)]
         for one in sessions:
             theirs = one.get("metadata")
@@ -69,7 +69,7 @@ def search(reference: str, account: str | None, since: datetime, metadata: Mappi
 
 
 def redact(session_id: str, account: str | None) -> bool:
-    """Begins the redaction at Stripe, which takes up to four days; again it changes nothing. False where Stripe has no
+    """Begins the redaction at Stripe, which takes up to four days; a second call changes nothing. False if there is no
     such session.
 
     Raises as ask, NotAcceptedError while the session is processing.

@@ -1,4 +1,4 @@
-"""How Stripe is asked: the client, its bounds, its clock, and which of its answers are final."""
+"""Asking Stripe: the client, its bounds, Stripe's clock, and the answers that are final."""
 
 import re
 from collections.abc import Mapping
@@ -22,18 +22,18 @@ from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 _TOTAL_SECONDS = 10.0  # far below a lease; the SDK's own: 80 s, and two retries on top
 _MOST_OF_ONE = 128 * 1024  # a session has 27 KB of metadata at most
 _MOST_OF_A_PAGE = 4 * 1024 * 1024  # a hundred of them
-_NOT_ENABLED = "not set up to use Identity"  # in Stripe's sentence, whose code some accounts get, too
+_NOT_ENABLED = "not set up to use Identity"  # in Stripe's sentence; some accounts get a code for it
 _IDENTITY_IS_OFF = "Identity is not enabled for the account"
 _RESTRICTED = "STRIPE_RESTRICTED_KEY"
-_NOT_NEEDED = ("/v1/balance", "/v1/webhook_endpoints")  # of a key: what cannot be looked at is not checked
+_NOT_NEEDED = ("/v1/balance", "/v1/webhook_endpoints")  # a key may lack these: a check that cannot look is left out
 _ID = re.compile(r"(?<=_sessions/)[^/]+")  # in an address
 _PERMISSION = re.compile(r"'(rak_[a-z_]{1,60})'")  # in Stripe's sentence about a restricted key
-# In an error's `param`, below which the application names what it likes.
+# In an error's `param`; the application chooses the names below it, so they are not repeated.
 _PARAMETER = re.compile(
     r"(client_reference_id|metadata|options|provided_details|related_customer(_account)?|related_person|return_url|type"
     r"|verification_flow)(?=\[|$)"
 )
-_AHEAD = timedelta(minutes=5)  # no clock of ours may be further behind Stripe's, or no signature of theirs is good
+_AHEAD = timedelta(minutes=5)  # a clock of ours that is further behind Stripe's finds none of its signatures good
 
 
 class MissingError(PermanentError):
@@ -43,7 +43,7 @@ class MissingError(PermanentError):
 
 
 class NotAcceptedError(NotNowError):
-    """Stripe's own 400: it does not accept the request, which says more of the request than of what it is about."""
+    """Stripe's own 400: it does not accept the request, which says little about the object that the request names."""
 
 
 class HeldError(NotNowError):
@@ -51,7 +51,7 @@ class HeldError(NotNowError):
 
 
 class SpentKeyError(NotNowError):
-    """An idempotency key stands for another request, or for a saved error: nothing comes of it any more."""
+    """An idempotency key stands for another request, or for a saved error: no request succeeds under it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,12 @@ class Found:
 
     content: dict[str, Any]
     dated: datetime | None  # None where the answer has no date
-    seconds: float  # that the call took
+    seconds: float  # the call's duration
     is_replayed: bool  # saved by Stripe under an idempotency key, and perhaps handed out before
 
     @property
     def asked_at(self) -> datetime:
-        """Stripe's time when it was asked, or earlier. Raises UnreadableError where the answer does not say."""
+        """Stripe's time when it was asked, or earlier. Raises UnreadableError if the answer has no date."""
         if self.dated is None:
             raise UnreadableError("Stripe's answer has no date")
         # rule: an answer's stamp allows for the call's duration
@@ -92,11 +92,11 @@ def ask(
     key: SecretStr | None = None,
     **params: Any,
 ) -> Found:
-    """The object of the type that is wanted, whole.
+    """The whole object, of the wanted type.
 
-    Raises MissingError where Stripe says that there is none, NotAllowedError where it refuses us, AwayError where it is
-    not there or wants quiet, and NotNowError for everything else, NotAcceptedError and UnreadableError among it. None
-    of them has Stripe's own message, which quotes parameters.
+    Raises MissingError if Stripe says that there is none, NotAllowedError if it refuses us, AwayError if it is not
+    there or wants quiet, and NotNowError for everything else, such as NotAcceptedError and UnreadableError. None of
+    them has Stripe's own message, which quotes parameters.
     """
     options = {"api_key": (key or settings().stripe_api_key).get_secret_value()}
     if account is not None:
@@ -105,7 +105,7 @@ def ask(
     started = steady()
     try:
         response: Any = client().raw_request(method, path, **params, **options)
-    except stripe.StripeError:  # its own reading is another than ours: nested too deep for it, on an older Python
+    except stripe.StripeError:  # the SDK reads JSON by itself: too deep for it, on an older Python
         raise unreadable("its library does not read it") from None
     if response.data["object"] != wanted:
         raise unreadable("it is another object")
@@ -125,7 +125,7 @@ def ask_for_page(path: str, account: str | None = None, /, **params: Any) -> Fou
 
 
 def unreadable(why: str) -> UnreadableError:
-    """For an answer that came whole, and is not what was asked for."""
+    """Counts an answer that came whole and is not the wanted object; returns the error to raise."""
     counting.NO_ANSWERS.labels(of=outside.STRIPE, why="unreadable").inc()
     outside.refused(outside.STRIPE, f"sends answers that cannot be read: {why}")
     return UnreadableError(f"Stripe's answer cannot be read: {why}")
@@ -133,14 +133,14 @@ def unreadable(why: str) -> UnreadableError:
 
 def dated(headers: Mapping[str, str]) -> datetime | None:
     """Stripe's clock in an answer, in whole seconds; never far ahead of ours, since a stamp from the future would make
-    everything after it stale. None where it says nothing."""
+    everything after it stale. None if the answer has no date."""
     moment = moment_in(headers.get("Date", ""))
     # rule: Stripe's clock is bounded by ours
     return moment and min(moment, true_now() + _AHEAD)
 
 
 class _Verdicts(stripe.HTTPClient):
-    """Hands the SDK whole answers of Stripe's alone: it would take a proxy's page, or half an object, for one."""
+    """Hands the SDK only whole answers of Stripe's: it would take a proxy's page, or half an object, for one."""
 
     name = "bounded"
 
@@ -160,7 +160,7 @@ class _Verdicts(stripe.HTTPClient):
             no_answer.why = _why(answer.status, content.get("error"))
             _note(no_answer, method, url, headers or {})
             raise no_answer
-        # rule: what is no whole object is no answer
+        # rule: only a whole object is an answer
         if not isinstance(content.get("object"), str):
             raise unreadable("it is no object of Stripe's")
         outside.answered(outside.STRIPE, _doing(method, url, headers or {}))
@@ -168,14 +168,14 @@ class _Verdicts(stripe.HTTPClient):
 
 
 def _is_of_one(limit: Answer) -> bool:
-    """Whether it is about what was asked for alone."""
+    """Whether a 429 is about the requested object alone."""
     error = _stripes_own(limit).get("error")
     code = error.get("code") if isinstance(error, dict) else None
     return code == "lock_timeout" or limit.headers.get("Stripe-Rate-Limited-Reason") == "resource-specific"
 
 
 def _stripes_own(answer: Answer) -> dict[str, Any]:
-    """The JSON object in an answer; an empty one where there is none, as in a proxy's."""
+    """The JSON object in an answer; an empty one if there is none, as in a proxy's."""
     if not answer.headers.get("Content-Type", "").startswith("application/json"):
         return {}
     try:
@@ -186,7 +186,7 @@ def _stripes_own(answer: Answer) -> dict[str, Any]:
 
 
 def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
-    """What an answer other than 200 comes to: final is only what Stripe itself says of what was asked for."""
+    """The error for an answer other than 200; only Stripe's own word about the requested object is final."""
     sentence, again_after = f"Stripe answered {answer.status}", asked_pause(answer.headers) or 0.0
     code = error.get("code") if isinstance(error, dict) else None
     # rule: only Stripe's own word is final
@@ -196,7 +196,7 @@ def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
     counting.NO_ANSWERS.labels(of=outside.STRIPE, why="not allowed" if is_refusal else "failing").inc()
     if is_refusal:
         return NotAllowedError(sentence, again_after, dated(answer.headers) if answer.status == 403 else None)
-    if answer.status == HTTPStatus.TOO_MANY_REQUESTS:  # of all others the line has told
+    if answer.status == HTTPStatus.TOO_MANY_REQUESTS:  # about one object: the line raises at all others
         return HeldError(sentence, again_after)
     is_reused = isinstance(error, dict) and error.get("type") == "idempotency_error" and answer.status == 400
     if is_reused or "Idempotent-Replayed" in answer.headers:
@@ -207,7 +207,7 @@ def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
 
 
 def _note(no_answer: NotNowError | MissingError, method: str, url: str, headers: Mapping[str, str]) -> None:
-    """What it says of how we stand with Stripe: the key, a permission of it, an account, or the one thing asked for."""
+    """Notes who or what is refused by an answer: the key, one of its permissions, an account, or the one object."""
     word = f"{str(no_answer).removeprefix('Stripe ')}{no_answer.why and f': {no_answer.why}'}"
     account = _account(headers)
     doing = _doing(method, url, headers)
@@ -226,19 +226,19 @@ def _note(no_answer: NotNowError | MissingError, method: str, url: str, headers:
 
 
 def _account(headers: Mapping[str, str]) -> str:
-    """In whose name a request is made; "" for our own."""
+    """The account in whose name a request is made; "" for our own."""
     return headers.get("Stripe-Account") or headers.get("Stripe-Context") or ""
 
 
 def _doing(method: str, url: str, headers: Mapping[str, str]) -> str:
-    """Which kind of request it is, and by which of the two keys."""
+    """The kind of a request, and the restricted key's name if the request is made by that."""
     key = settings().stripe_restricted_key.get_secret_value()
     by = f", by {_RESTRICTED}" if key and headers.get("Authorization") == f"Bearer {key}" else ""
     return f"{method} {_ID.sub('…', urlsplit(url).path)}{by}"
 
 
 def _why(status: int, error: object) -> str:
-    """What Stripe has against us, as far as we have words for it: its own quote what was sent."""
+    """The reason of Stripe's refusal in words of ours, or "" if there are none: Stripe's own quote the request."""
     said = error if isinstance(error, dict) else {}
     message, code = str(said.get("message")), said.get("code")
     if _NOT_ENABLED in message or code == "identity_api_invalid_application":

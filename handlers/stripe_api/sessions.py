@@ -34,11 +34,11 @@ class Listed:
     asked_at: datetime
 
 
-# Each of these raises as handlers.stripe_api.client.ask does, but for what it says.
+# Each of these raises as handlers.stripe_api.client.ask does, except where its docstring says otherwise.
 
 
 def retrieve_state(session_id: str, account: str | None) -> Retrieved | None:
-    """The session's present state; None where Stripe says that there is no such session."""
+    """The session's present state; None if Stripe says that there is no such session."""
     try:
         found = fetch(session_id, account)
         return Retrieved(parse_session(found.content, settings().our_sessions), found.asked_at)
@@ -60,34 +60,34 @@ def retrieve_email(session_id: str, account: str | None) -> str | None:
 
 
 def retrieve_outputs(session_id: str, account: str | None, names: Sequence[str]) -> dict[str, Any]:
-    """The named verified outputs that there are, by the restricted key, which sees the sensitive ones."""
+    """The named verified outputs, as far as there are any, by the restricted key, which sees the sensitive ones."""
     expand = _to_expand(names)
     outputs = _part(fetch(session_id, account, expand, settings().stripe_restricted_key), "verified_outputs")
     return {name: outputs[name] for name in names if outputs.get(name) is not None}
 
 
 def shows_outputs(names: Sequence[str]) -> bool:
-    """Whether the restricted key may read them was tried: False where no session of ours is verified yet."""
+    """Tries whether the restricted key may read the named outputs; False if no session is verified yet to try it on."""
     expand = [f"data.{path}" for path in _to_expand(names)]
     key = settings().stripe_restricted_key
     return bool(ask_for_page(SESSIONS, key=key, limit=1, status=str(Status.VERIFIED), expand=expand).content["data"])
 
 
 def cancel(session_id: str, account: str | None) -> bool:
-    """Cancels a session that waits for input; False where it may not be canceled (any more). One that is gone is over.
+    """Cancels a session that waits for input; False if it cannot be canceled (any more). One that is gone is over.
 
-    Without an idempotency key of ours: the SDK's is new each time, or Stripe would repeat a saved refusal for a day.
+    It uses no idempotency key of ours: the SDK's is new each time, else Stripe would repeat a saved refusal for a day.
     """
     try:
         unless_another(ask("post", f"{SESSIONS}/{session_id}/cancel", SESSION, account), session_id)
     except MissingError:  # Stripe's final word: it is asked no more
         return True
-    except NotAcceptedError:  # it has no code of its own for this: the session says why
+    except NotAcceptedError:  # Stripe has no code for this: the session's status says why
         status = fetch(session_id, account).content.get("status")
-        # rule: what Stripe will not cancel is looked at
+        # rule: a session that Stripe will not cancel is retrieved
         if status not in (Status.CANCELED, Status.PROCESSING, Status.VERIFIED):
             raise
-        return bool(status == Status.CANCELED)  # an answer of ours that was lost, or somebody else's doing
+        return bool(status == Status.CANCELED)  # by a try whose answer was lost, or by somebody else
     return True
 
 
@@ -123,7 +123,7 @@ def _listed(page: Found) -> Listed:
 
 
 def fetch(session_id: str, account: str | None, expand: Sequence[str] = (), key: SecretStr | None = None) -> Found:
-    """The whole session of this id, with what is expanded."""
+    """The whole session of this id, with the expanded fields."""
     params = {"expand": list(expand)} if expand else {}
     return unless_another(ask("get", f"{SESSIONS}/{session_id}", SESSION, account, key=key, **params), session_id)
 
@@ -137,9 +137,9 @@ def unless_another(found: Found, session_id: str | None = None) -> Found:
 
 
 def _part(found: Found, name: str) -> dict[str, Any]:
-    """What a retrieve was asked to expand; empty where there is nothing."""
+    """A part that the retrieve was asked to expand; empty if there is none."""
     part = found.content.get(name)
-    # rule: that there is no address is said by a whole answer alone
+    # rule: only a whole answer shows that there is no address
     if part is not None and not isinstance(part, dict):
         raise unreadable(f"{name} is not an object")
     return part or {}

@@ -1,1 +1,1 @@
-"""The application's half: verifications are opened, entered and ended over HTTP by who holds one of API_TOKENS."""
+"""The application's half: holders of one of API_TOKENS open, enter and end verifications over HTTP."""

@@ -30,7 +30,7 @@ _OWN_HEADERS: dict[int, dict[str, Any]] = {
     429: _RETRY_AFTER,
     503: _RETRY_AFTER,
 }
-# What is done by id.
+# The operations by id, which the answer to an opening links to.
 _THEN = ("showVerification", "enterVerification", "linkVerification", "cancelVerification", "redactVerification")
 
 
@@ -161,7 +161,7 @@ class Problem(_Shown):
 
 
 async def openapi(_: Request) -> Response:
-    """GET /openapi.json: for everybody, since it says nothing of anybody."""
+    """GET /openapi.json: for everybody, since it holds no data of anybody."""
     return Response(orjson.dumps(document()), media_type="application/json")
 
 
@@ -284,7 +284,7 @@ def _operation(
     for name, schema in query.model_json_schema()["properties"].items() if query else ():
         if name == "status":
             schema = {"enum": list(Status)}
-        # A query has no null: what is not asked for is left out.
+        # A query has no null: an unused parameter is left out.
         given = next((one for one in schema.get("anyOf", ()) if one != {"type": "null"}), schema)
         parameters.append({"name": name, "in": "query", "schema": given})
     if parameters:

@@ -35,8 +35,8 @@ RETRY_SECONDS = 5  # for a 503 that says no other
 
 
 class ProblemError(Exception):
-    """A request is refused with a code of the table, by its first status unless another is given. Neither detail nor
-    faults quote what was sent or Stripe's text.
+    """The refusal of a request with a code of the table, by its first status unless another is given. Neither detail
+    nor faults quote the request or Stripe's text.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the application may ask beside an opening (handlers.sessions.asked), as pydantic models."""
+"""The application's requests beside an opening (handlers.sessions.asked), as pydantic models."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -40,13 +40,13 @@ class Canceling(BaseModel):
 
 
 def entering(body: Mapping[str, Any]) -> Way:
-    """How the person goes in. Raises FaultsError with every fault at once."""
+    """The person's way in. Raises FaultsError with every fault at once."""
     asked = validated(Entering, body, of_the_way)
     return Way(integration=asked.integration, stripe_version=asked.stripe_version)
 
 
 def linking(body: Mapping[str, Any]) -> Linking:
-    """For whom a static link is. Raises FaultsError with every fault at once."""
+    """The person that a static link is for. Raises FaultsError with every fault at once."""
     return validated(Linking, body, lambda _: ())
 
 
@@ -56,6 +56,6 @@ def notify(query: Mapping[str, str]) -> bool:
 
 
 def page(query: Mapping[str, str]) -> Page:
-    """Which verifications are listed. Raises FaultsError with every fault at once."""
+    """The query of a list. Raises FaultsError with every fault at once."""
     asked = validated(Listing, dict(query), lambda _: ())
     return Page(**asked.model_dump())

@@ -1,4 +1,4 @@
-"""The routes of the application's half: who may, what is asked, what is answered."""
+"""The routes of the application's half: they check the token, read the request, and answer."""
 
 import asyncio
 import json
@@ -48,13 +48,13 @@ _MOST_BYTES = 64 * 1024
 _WAITS_SECONDS = 5.0  # for another opening of the same verification
 _LOOKS_AGAIN = 0.2  # seconds, while another process opens it
 _THREADS = 8  # all of them may wait for Stripe: deliveries and health have their own
-_LOOKERS = 2  # threads for what asks the database alone
+_LOOKERS = 2  # threads for requests that ask the database alone
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class _Openers:
-    """Who opens one verification in this process: one of them asks, the others wait for their turn."""
+    """The openers of one verification in this process: one asks Stripe, the others wait for their turn."""
 
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
@@ -62,7 +62,7 @@ class _Openers:
 
 
 class Room:
-    """Its threads, and what is under way: work that a client has left goes on to its end."""
+    """The room's threads, and the work under way: it goes on to its end, also if its client has left."""
 
     def __init__(self) -> None:
         self._digests = digests(settings().api_tokens)
@@ -72,7 +72,7 @@ class Room:
         self._under_way: set[asyncio.Task[Any]] = set()
 
     def routes(self) -> list[BaseRoute]:
-        """All of them, and what refuses the rest."""
+        """All routes, and one that refuses all other requests."""
         routes = [
             Route("/verifications", self._answering(self._all), methods=["GET", "POST"]),
             Route("/verifications/{id}", self._answering(self._show), methods=["GET"]),
@@ -86,13 +86,13 @@ class Room:
         return [*routes, Unmatched(routes, _refuse)]
 
     async def close(self) -> None:
-        """What is under way ends."""
+        """Lets the work under way end, and then ends the threads."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
         self._asking.end()
         self._looking.end()
 
     async def _all(self, request: Request) -> Response:
-        """One route, so that a refused method is told both that there are."""
+        """Opens or lists, in one route, so that a refused method is told both methods."""
         return await (self._open(request) if request.method == "POST" else self._list(request))
 
     async def _open(self, request: Request) -> Response:
@@ -106,7 +106,7 @@ class Room:
         return _answer(201 if opened.made else 200, {**shown, **({"entry": entered.fields} if entered else {})})
 
     async def _opened(self, wanted: Wanted) -> Opened:
-        """Whoever opens the same verification at once waits here, without a thread or a connection."""
+        """Opens a verification; a second opener of it waits here, without a thread or a connection."""
         key = (wanted.account, wanted.client_reference_id, wanted.purpose)
         openers = self._openers[key]
         openers.count += 1
@@ -114,7 +114,7 @@ class Room:
         try:
             await asyncio.wait_for(openers.turn.acquire(), _WAITS_SECONDS)
             try:
-                # In one go: a lease does not wait for a thread.
+                # One call takes the turn and uses it: a lease does not wait for a thread.
                 while (opened := await self._asking.do(opening.open_verification, wanted)) is None:
                     if time.monotonic() > until:
                         raise ProblemError("opening")
@@ -171,7 +171,7 @@ class Room:
         return _answer(200, {"url": url})
 
     def _answering(self, endpoint: Endpoint) -> Endpoint:
-        """The endpoint, for who holds a token, its failures as problems."""
+        """The endpoint for holders of a token, with its failures as problems."""
 
         async def answer(request: Request) -> Response:
             name = holder(self._digests, request.headers.get("authorization"))
@@ -192,7 +192,7 @@ class Room:
             except NotFoundError:
                 return ProblemError("not-found").response()
             except OpeningError as error:
-                with suppress(BusyError):  # the sweep does it
+                with suppress(BusyError):  # the sweep publishes them
                     await self._looking.do(publish_actions, error.owed)
                 return ProblemError(error.code, error.detail, retry_after=error.retry_after).response()
             except (NotAllowedError, NotAcceptedError, PermanentError) as error:
@@ -203,7 +203,7 @@ class Room:
                 return ProblemError("stripe-unavailable", retry_after=ceil(error.again_after)).response()
             except DATABASE_TROUBLE:
                 return ProblemError("database-unavailable").response()
-            except Exception as error:  # the server's own answer is no problem
+            except Exception as error:  # the server's own answer has no problem document
                 note_failure("api", error)
                 return ProblemError("internal").response()
 
@@ -233,13 +233,13 @@ async def _json(request: Request) -> dict[str, Any]:
         raise ProblemError("not-json") from None
     if not isinstance(body, dict):
         raise ProblemError("not-json")
-    with suppress(RecursionError):  # nothing so deep is asked: it has other faults
+    with suppress(RecursionError):  # so deep a body has other faults
         json.loads(text, object_pairs_hook=_unless_twice)
     return body
 
 
 def _unless_twice(pairs: list[tuple[str, Any]]) -> None:
-    # Nobody guesses which of two is meant.
+    # Of two members with one name, none is guessed to be the right one.
     if len(dict(pairs)) < len(pairs):
         raise ProblemError("not-json", "a member is there twice")
 

@@ -1,4 +1,4 @@
-"""Who asks: bearer tokens, compared by digest in constant time."""
+"""Bearer tokens: the name of a token's holder, by comparing digests in constant time."""
 
 import hmac
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 
 def digests(tokens: Iterable[SecretStr]) -> list[tuple[str, bytes]]:
-    """Names and digests of API_TOKENS, made once: what is compared has one length, and is no secret by itself."""
+    """Names and digests of API_TOKENS, made once: digests have one length, and are no secrets by themselves."""
     parts = [token.get_secret_value().partition(":") for token in tokens]
     return [(name, sha256(secret.encode()).digest()) for name, _, secret in parts]
 
