@@ -250,3 +250,20 @@ def test_no_other_page_can_post_for_a_person(
     opened = application.open()
     with nothing_happens(opened, service, simulator, addresses), httpx.Client() as client:
         assert client.post(opened.link, headers=headers).status_code == 403
+
+
+def test_another_sites_page_neither_frames_ours_nor_posts_for_a_person_who_is_told_how_to_go_on(
+    application: Application, visits: Visits
+) -> None:
+    visitor, link, evil = visits(complaint="frame-ancestors"), application.open().link, "https://evil.example/"
+    visitor.context.grant_permissions(["local-network-access"])
+    page = f'<iframe src="{link}"></iframe><form method="post" action="{link}"><button>Win a prize</button></form>'
+    visitor.page.route(evil, lambda route: route.fulfill(body=page, content_type="text/html"))
+    visitor.page.goto(evil)
+    expect(visitor.page.frame_locator("iframe").locator("#verify")).to_have_count(0)
+    assert visitor.complaints  # the browser has refused the frame
+    visitor.button("Win a prize").click()
+    expect(visitor.page.locator("h1")).to_have_text("Please open your link again")
+    assert visitor.hindrances() == []
+    visitor.page.get_by_role("link", name="Load the page again").click()
+    expect(visitor.page.locator("h1")).to_have_text("Verify your identity")
