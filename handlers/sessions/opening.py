@@ -12,7 +12,7 @@ from handlers.record.events import Status
 from handlers.sessions.configuration import changes, fixed_differences
 from handlers.sessions.elsewhere import elsewhere
 from handlers.sessions.making import adoptable, created, mark, marks, searched, unless_over
-from handlers.sessions.refusals import OpeningError, unless_enough, unless_too_many
+from handlers.sessions.refusals import OpeningError, past, unless_enough, unless_too_many
 from handlers.sessions.replacing import replace, unless_anothers
 from handlers.sessions.turn import Turn, Wanted, give_back, next_generation, noted, nothing_left, take_turn
 from handlers.sessions.writing import apply_observed, notice, write
@@ -88,9 +88,13 @@ def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn
         last = changing.retrieve(turn.session_id, wanted.stripe_account)
         answer = unless_over(last)
     current_id = last.id if last else None  # a session that is gone is no current one
-    # rule: a person who is verified or being checked in another session is not asked again
-    if not is_replaced and (found := elsewhere(turn.verification_id, current_id, wanted.stripe_account)):
+    if found := elsewhere(turn.verification_id, current_id, wanted.stripe_account):
         event_ids.append(found.event_id)
+        # rule: a session is replaced while none of its verification is being checked
+        if is_replaced and found.answer.state.status == Status.PROCESSING:
+            raise past(found.answer)
+    # rule: a person who is verified or being checked in another session is not asked again
+    if found and not is_replaced:
         if wanted.adopt:
             raise OpeningError("not-adoptable")
         if not found.is_over:  # the next try finds this answer applied

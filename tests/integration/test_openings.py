@@ -301,6 +301,8 @@ def test_who_is_checked_in_a_session_that_stripe_did_not_know_for_a_while_goes_i
     for let_in in (enter, enter_by_link):
         with pytest.raises(OpeningError, match="processing"):
             let_in(first.verification_id, Way(integration="modal"))
+    with pytest.raises(OpeningError, match="processing"):
+        _opened(replaces=second.answer.id)
     person.failed(near.world, near.sessions()[0], "document_expired")  # whose event is late
     near.later(10.0)
     assert enter(first.verification_id, Way(integration="modal")).fields["client_secret"]

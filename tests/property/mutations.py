@@ -196,6 +196,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a session that may have been made before is searched for": (never, VERIFICATIONS),
     "a submission that only Stripe's answer shows counts towards the limit": (never, VERIFICATIONS),
     "a person who is verified or being checked is not billed again": (never, VERIFICATIONS),
+    "a session is replaced while none of its verification is being checked": (never, OPENINGS),
     "a person who is verified or being checked in another session is not asked again": (never, OPENINGS),
     "a person who is verified or being checked in another session enters none": (never, OPENINGS),
     "a verified session that Stripe has forgotten still counts": (never, OPENINGS),
