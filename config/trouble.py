@@ -57,7 +57,7 @@ _TO_DO = {
     "no schema": "tables or columns are missing: python -m worker migrate",
     "disk full": "its disk is full, or fails: make room, or give it a larger one",
     "no connection free": "the server has no connection free (max_connections): end what holds them, or take a larger"
-    " plan; DATABASE_POOL bounds a process's. GET /health/backlog of web, which has its own, names the holders",
+    " plan; DATABASE_POOL bounds a process's. status asks web, which has its own, who holds them",
     "the role's connections": "DATABASE_URL's role has no connection free (its CONNECTION LIMIT): raise it, or lower"
     " DATABASE_POOL",
     "the database's connections": "the database has no connection free (its CONNECTION LIMIT): raise it, or lower"

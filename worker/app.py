@@ -21,11 +21,11 @@ from celery.exceptions import CPendingDeprecationWarning
 
 from config import postgres
 from config.broker import say_whom_we_trust
-from config.database import keep_connections
+from config.database import DATABASE_TROUBLE, keep_connections
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from handlers.catalogue.check import check
-from handlers.metrics import heartbeats, outside
+from handlers.metrics import counting, heartbeats, outside
 from handlers.metrics.counting import start_flushing, stop_flushing
 from handlers.queue import failures
 from handlers.queue.failures import describe
@@ -94,6 +94,9 @@ def unbind_task(task_id: str, task: Any = None, state: str = "", **_: Any) -> No
 
 def note_failure(exception: Exception, sender: Any, **_: Any) -> None:
     """An error that a task itself has not caught is a finding, until the task succeeds."""
+    if isinstance(exception, DATABASE_TROUBLE):
+        counting.note_failure(tasks.SCHEDULE, exception)
+        return
     _failed.add(sender.name)
     outside.refused(outside.OURSELVES, f"fails at the task {sender.name} ({describe(exception)})", doing=sender.name)
 

@@ -31,7 +31,7 @@ from worker.consumer import celery_app
 
 _SWEEP_MOST = 10_000  # ids a sweep of each kind: fewer than the workers finish until the next would be their pace
 _ALONE_MOST = 500  # events tried before, each a message by itself
-_SCHEDULE = "the schedule"
+SCHEDULE = "the schedule"
 _GRACE = timedelta(seconds=2)  # what was published a moment ago needs no second message
 _LONGEST_GRACE = timedelta(seconds=20)
 
@@ -86,9 +86,9 @@ def sweep() -> None:
             publish_events(not_tried)
             for event_id in tried_before[:_ALONE_MOST]:
                 publish_events([event_id])
-        outside.answered(outside.DATABASE, _SCHEDULE)
+        outside.answered(outside.DATABASE, SCHEDULE)
     except DATABASE_TROUBLE as error:
-        _leave_to_the_sweep(_SCHEDULE, error)
+        _leave_to_the_sweep(SCHEDULE, error)
 
 
 @celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]
@@ -104,7 +104,7 @@ def remind_persons() -> None:
     try:
         publish_actions(remind())
     except DATABASE_TROUBLE as error:
-        _leave_to_the_sweep(_SCHEDULE, error)
+        _leave_to_the_sweep(SCHEDULE, error)
 
 
 @celery_app.task(name="purge")  # type: ignore[untyped-decorator]

@@ -1,9 +1,12 @@
-"""Which limit of PostgreSQL's connections is reached, and who holds them."""
+"""Connections to PostgreSQL that are in the way: those that fill a limit, and those that hold our tables locked."""
 
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from config.database import statement
 from config.postgres import OURS
+from handlers.tables.models import TABLES
 
 # An autovacuum's and a replica's have no database; a superuser's are beside the limits.
 _TAKEN = "SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL"
@@ -19,6 +22,16 @@ FROM pg_database WHERE datname = current_database()
 _HOLDERS = """
 SELECT coalesce(nullif(application_name, ''), 'unnamed'), count(*) FROM pg_stat_activity
 WHERE datname IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 8
+"""
+
+
+# Of the modes that keep our writes waiting. Of another user's connection only its number is shown.
+_LOCKS = """
+SELECT DISTINCT c.relname, a.pid, coalesce(nullif(a.application_name, ''), 'unnamed') FROM pg_locks AS l
+JOIN pg_class AS c ON c.oid = l.relation JOIN pg_stat_activity AS a USING (pid)
+WHERE l.granted AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+AND l.relation = to_regclass(c.relname) AND c.relname = ANY(%s)
+AND coalesce(a.xact_start < clock_timestamp() - interval '3 seconds', true) ORDER BY 1, 2
 """
 
 
@@ -45,3 +58,10 @@ def full() -> Full | None:
             if 0 <= most <= taken:
                 return Full(limit, most, dict(connection.exec_driver_sql(_HOLDERS).all()))
     return None
+
+
+def locked(connection: Connection) -> list[tuple[str, int, str]]:
+    """Our tables that have been locked for seconds, each with the number and the name of whose connection it is."""
+    if connection.dialect.name != "postgresql":
+        return []
+    return [(name, pid, whose) for name, pid, whose in connection.exec_driver_sql(_LOCKS, ([*TABLES],))]

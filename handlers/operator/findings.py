@@ -18,7 +18,7 @@ from config.defaults import lacks_webhook_secret
 from config.settings import settings
 from config.trouble import hindrance, trouble_of
 from handlers.metrics import counting, heartbeats, tallies
-from handlers.operator.connections import full
+from handlers.operator.connections import full, locked
 from handlers.operator.figures import Figures
 from handlers.operator.processes import ill_processes
 from handlers.operator.queries import at_most, oldest_waiting
@@ -132,12 +132,14 @@ def _database(_: Figures) -> Iterator[Told]:
             words = f"{', '.join(gone)} {'are' if len(gone) > 1 else 'is'} missing, which migrations have made"
             yield FAIL, words, "put a backup back, and before anything else is started: python -m worker restored"
             return
-        found, closed = hindrance(connection), _not_granted(connection)
+        found, closed, held = hindrance(connection), _not_granted(connection), locked(connection)
     if found:
         yield FAIL, f"nothing can be stored: {found.sentence}", "deliveries are answered 503 meanwhile"
     elif closed:
         words = "; ".join(f"{name} ({may})" for name, may in closed.items())
         yield FAIL, f"its role lacks rights to {words}: what is due waits", "grant it all on our tables"
+    for name, pid, whose in held:
+        yield FAIL, f"{name} is locked by connection {pid} ({whose})", f"end it: SELECT pg_terminate_backend({pid})"
     if taken := full():
         names = ", ".join(f"{name} {count}" for name, count in taken.holders.items())
         words = f"all {taken.most} connections are taken of {taken.limit}: {names}"

@@ -22,7 +22,11 @@ RECORDS = 10_000  # sessions, the latest
 _NOT_REDACTED_AFTER = timedelta(days=5)  # Stripe takes up to four
 _OVERDUE_SHOWN = 20
 # A table that was empty a moment ago is sorted whole, where its statistics are believed.
-_NO_SORTS = text("SELECT set_config('enable_sort', 'off', true), set_config('enable_bitmapscan', 'off', true)")
+# Whoever looks waits for no lock for long.
+_NO_SORTS = text(
+    "SELECT set_config('enable_sort', 'off', true), set_config('enable_bitmapscan', 'off', true),"
+    " set_config('lock_timeout', '2s', true)"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,7 @@ def test_status_asks_each_question_once(json: bool, capsys: pytest.CaptureFixtur
     with counted() as costs:
         show.status(Namespace(json=json))
     # PostgreSQL is asked for its connections, too, and told twice how to plan
-    assert len(costs.statements) == (18 if is_postgres() else 14), costs.statements
+    assert len(costs.statements) == (19 if is_postgres() else 14), costs.statements
     assert "queue_messages" in capsys.readouterr().out
 
 

@@ -23,6 +23,7 @@ from config.version import running_version
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import counting, heartbeats, tallies
+from handlers.operator import connections
 from handlers.operator.findings import FAIL, JUDGES, WARN, findings
 from handlers.outbox.perform import perform
 from handlers.queue import failures
@@ -33,6 +34,7 @@ from receiver.threads import Threads
 from tests.support import databases, facts, shapes
 from tests.support.operator import command
 from tests.support.processes import service
+from tests.support.servers import running_receiver
 from tests.support.waiting import wait_until
 from worker import app as worker_app
 from worker import tasks
@@ -346,6 +348,25 @@ def test_a_table_that_is_gone_is_named_since_no_migration_brings_it_back(table: 
     assert (found.what, found.words) == ("database", f"{table} is missing, which migrations have made")
 
 
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no locks on tables")
+@pytest.mark.usefixtures("alive")
+def test_who_holds_a_table_locked_is_named_and_not_waited_for(
+    database_url: str, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(connections, "_LOCKS", connections._LOCKS.replace("3 seconds", "0 seconds"))
+    with psycopg.connect(database_url, application_name="somebody's psql") as other:
+        other.execute("LOCK TABLE outbox_action IN SHARE MODE")
+        [found] = [one for one in findings(None) if one.level == FAIL]
+        pid = other.info.backend_pid
+        assert (found.what, found.words) == (
+            "database",
+            f"outbox_action is locked by connection {pid} (somebody's psql)",
+        )
+        other.execute("LOCK TABLE outbox_action IN ACCESS EXCLUSIVE MODE")
+        [found] = [one for one in findings(None) if one.level == FAIL]
+        assert found.to_do == f"end it: SELECT pg_terminate_backend({pid})"
+
+
 @pytest.mark.usefixtures("alive")
 def test_what_the_oldest_waits_for_is_said() -> None:
     [action_id] = facts.applied(facts.event("verified"))
@@ -474,6 +495,21 @@ def test_who_holds_the_connections_is_said_where_none_is_left(database_url: str)
     assert "all 3 connections are taken of the database's (its CONNECTION LIMIT)" in found.words
     assert "the shop's own pool 2" in found.words
     assert "identity command" in found.words
+
+
+@pytest.mark.usefixtures("alive")
+def test_status_asks_web_where_it_finds_no_connection_itself(environment: pytest.MonkeyPatch) -> None:
+    facts.applied(facts.event("verified"))
+    with statement() as connection:
+        connection.execute(text("UPDATE outbox_action SET status = 'dead'"))
+    environment.setenv("METRICS_TOKEN", "t" * 32)
+    settings.cache_clear()
+    with running_receiver() as port:
+        away = {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none", "PORT": str(port)}
+        said = command("status", "--json", **away)
+        assert said.code == 1
+        assert "web says: 1 actions are dead" in [one["words"] for one in said.json["findings"]]
+        assert "web says" not in command("status", METRICS_TOKEN="another" * 5, **away).out
 
 
 @pytest.mark.parametrize(("ended", "is_told"), [(0, False), (3, True), (200, False)])

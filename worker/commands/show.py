@@ -12,6 +12,7 @@ from config.database import DATABASE_TROUBLE, database_now, hurry
 from handlers.metrics import tallies
 from handlers.operator.figures import Figures
 from handlers.operator.findings import FAIL, judged
+from handlers.operator.from_web import findings_of_web
 from handlers.operator.queries import (
     MOST,
     RECORDS,
@@ -50,6 +51,10 @@ def status(arguments: argparse.Namespace) -> int:
     found: dict[str, Any] = {"findings": [asdict(one) for one in needed]}
     with suppress(*DATABASE_TROUBLE), hurry(_WAITS_AGAIN_SECONDS):  # which is a finding
         found |= _shown(figures)
+    if len(found) == 1:
+        said = {one.words for one in needed}
+        others = [one for one in findings_of_web() if one["words"] not in said]
+        found["findings"] += [one | {"words": f"web says: {one['words']}"} for one in others]
     if arguments.json:
         print_json(found)
     else:
