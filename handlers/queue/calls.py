@@ -94,7 +94,7 @@ class Line:
             word = f"was not reached: {why_unreached(error)}"
             outside.refused(self.name, word, seconds=time.monotonic() - began)
             raise self._quiet.wanted(_SILENT_SECONDS, f"{self.name} {word}") from None
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError, AttributeError) as error:  # nonsense breaks the libraries, too
             counting.NO_ANSWERS.labels(of=self.name, why="unreadable").inc()
             outside.refused(self.name, "breaks off its answers, or sends too much", seconds=time.monotonic() - began)
             raise UnreadableError(f"{self.name}'s answer broke off: {type(error).__name__}") from None
@@ -141,7 +141,7 @@ class Line:
                     # rule: an answer is bounded also unpacked
                     if len(content) > most:
                         raise requests.exceptions.ContentDecodingError("too large")
-            except requests.RequestException:
+            except (requests.RequestException, ValueError, AttributeError):
                 if response.status_code not in _LIMITS:  # one holds whatever its words, and if they break off
                     raise
                 content.clear()

@@ -125,6 +125,12 @@ def test_half_an_answer_is_none() -> None:
         _ask(_line(30), wire.url)
 
 
+def test_an_answer_that_breaks_the_library_is_none() -> None:
+    says = OK + b"Transfer-Encoding: chunked\r\n\r\n-5\r\n{}"
+    with saying(lambda _: iter([says])) as wire, pytest.raises(UnreadableError):
+        _ask(_line(), wire.url)
+
+
 def test_no_cookie_is_sent_back() -> None:
     with saying(lambda _: iter([OK + b"Set-Cookie: a=b\r\nContent-Length: 2\r\n\r\n{}"])) as wire:
         line = _line(30)
