@@ -22,6 +22,7 @@ from handlers.metrics import counting, outside
 from handlers.queue.failures import (
     AwayError,
     NotAllowedError,
+    NotNowError,
     PermanentError,
     RefusedError,
     UnknownOutcomeError,
@@ -41,12 +42,14 @@ _MOST_MAILS = 50  # over one connection: servers that count allow a hundred
 _IDLE_SECONDS = 10.0  # until a connection is given up: RFC 5321 has servers wait for five minutes, some wait for less
 _USED_SECONDS = 5.0  # for the first answer over a used connection, which may lead nowhere
 _MOST_BYTES = 64 * 1024  # of one answer: some lines of a sentence each
-# RFC 3463: 5.1 is about the address, 5.2 about the mailbox, 5.6 about the content. A list that we are on, a quota, a
-# login that is missing or a command out of order is about us.
-_ENHANCED = re.compile(rb"5\.(\d{1,3})\.\d{1,3}(?!\S)")
+# RFC 3463: .1 is about the address, .2 about the mailbox, .6 about the content. A list that we are on, a quota, a
+# login that is missing, a command out of order or a full disk is about us, or about the server.
+_ENHANCED = re.compile(rb"[45]\.(\d{1,3})\.\d{1,3}(?!\S)")
 _OF_THIS_MAIL = (b"1", b"2", b"6")
-_OF_THE_SENDER = (b"5.1.7", b"5.1.8")
-_FINAL = (550, 551, 552, 553)  # of a server that says no more: RFC 5321 has 554 and the others for all else
+_OF_THE_SENDER = (b"1.7", b"1.8")
+# Of a server that says no more: RFC 5321 has 554, 451 and the others for all else.
+_OF_THE_RECIPIENT = (450, 550, 551, 552, 553)
+_CLOSING = 421  # whatever it was asked
 _MAILS = "take a mail"  # what it is asked to do
 _DOTS = re.compile(rb"^\.", re.MULTILINE)
 
@@ -55,8 +58,8 @@ def send_by_smtp(message: bytes, recipient: str, last_look: Callable[[], object]
     """Sends by SMTP_URL, from MAIL_FROM; `last_look` raises where the mail must not be given away any more.
 
     Raises PermanentError where this mail can never be sent, AwayError where the server cannot be reached or wants
-    nothing of us, NotAllowedError where its refusal says nothing about this mail, RefusedError where it refused for
-    now, UnknownOutcomeError where it has the mail and says nothing.
+    nothing of us, NotAllowedError or NotNowError where its refusal says nothing about this mail, RefusedError where it
+    refused this one for now, UnknownOutcomeError where it has the mail and says nothing.
     """
     sender, content = settings().mail_from.mailbox, message.replace(b"\n", b"\r\n")
     options = [] if (sender + recipient).isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
@@ -134,8 +137,10 @@ def _in_our_words(recipient: str = "") -> Iterator[None]:
         outside.refused(outside.MAIL_SERVER, word, doing=_MAILS, about=recipient, seconds=time.monotonic() - began)
         counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why="failing").inc()
         raise
-    except (OSError, smtplib.SMTPServerDisconnected) as error:
+    except (OSError, smtplib.SMTPException) as error:
         raise _refusal(f"was not reached: {why_unreached(error)}", began, "unreached") from None
+    except ValueError:  # of a login's
+        raise _refusal("answers as no mail server does", began, "unreadable") from None
 
 
 def _take() -> "_Bounded | None":
@@ -323,7 +328,10 @@ def _log_in(smtp: smtplib.SMTP, server: SplitResult) -> None:
     if server.username:
         if not smtp.has_extn("auth"):
             raise _UnfitError("offers no login")
-        smtp.login(unquote(server.username), unquote(server.password or ""))
+        login = unquote(server.username), unquote(server.password or "")
+        if not "".join(login).isascii():
+            raise _UnfitError("is given a user or a password that is not in ASCII, as SMTP_URL says")
+        smtp.login(*login)
 
 
 def _verdict(code: int, words: bytes | str, recipient: str) -> Exception:
@@ -331,17 +339,20 @@ def _verdict(code: int, words: bytes | str, recipient: str) -> Exception:
 
     Of several, one after the other, each says that it is about us as well.
     """
-    said = _ENHANCED.match(words if isinstance(words, bytes) else words.encode()) if code >= 500 else None
-    # rule: a mail server's refusal is final where it is about the mail or its recipient
-    is_final = said[1] in _OF_THIS_MAIL and said[0] not in _OF_THE_SENDER if said else code in _FINAL
+    said = _ENHANCED.match(words if isinstance(words, bytes) else words.encode())
+    about_it = said[1] in _OF_THIS_MAIL and said[0][2:] not in _OF_THE_SENDER if said else code in _OF_THE_RECIPIENT
     word = f"answered {code}"
-    if code < 500 or is_final:
-        outside.refused(outside.MAIL_SERVER, f"{word} to one mail after the other", doing=_MAILS, about=recipient)
-        return PermanentError(f"the SMTP server {word}") if is_final else RefusedError(f"the SMTP server {word}")
-    word += f" {said[0].decode()}" if said else ""
-    counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why="not allowed").inc()
-    outside.refused(outside.MAIL_SERVER, f"{word} to a mail", doing=_MAILS)
-    return NotAllowedError(f"the SMTP server {word}")
+    if 500 <= code < 600 and not about_it:
+        word += f" {said[0].decode()}" if said else ""
+        counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why="not allowed").inc()
+        outside.refused(outside.MAIL_SERVER, f"{word} to a mail", doing=_MAILS)
+        return NotAllowedError(f"the SMTP server {word}")
+    outside.refused(outside.MAIL_SERVER, f"{word} to one mail after the other", doing=_MAILS, about=recipient)
+    # rule: a mail server's refusal counts, or is final, where it is about the mail or its recipient
+    if not about_it:
+        counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why="failing").inc()
+        return (AwayError if code == _CLOSING else NotNowError)(f"the SMTP server {word}")
+    return (PermanentError if code >= 500 else RefusedError)(f"the SMTP server {word}")
 
 
 def _refusal(word: str, began: float, why: str = "not allowed") -> AwayError:

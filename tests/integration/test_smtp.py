@@ -166,7 +166,11 @@ def test_a_sender_the_server_refuses_makes_every_mail_wait_and_the_check_fail(
     ("answer", "error"),
     [
         ("450 try later", RefusedError),
-        ("451 4.7.1 greylisted", RefusedError),
+        ("452 4.2.2 full", RefusedError),
+        ("451 4.7.1 greylisted", NotNowError),
+        ("451 local error", NotNowError),
+        ("452 4.3.1 no room", NotNowError),
+        ("421 4.3.2 ending", AwayError),
         ("550 no such user", PermanentError),
         ("552 full", PermanentError),
         ("550 5.1.1 no such user", PermanentError),
@@ -189,9 +193,41 @@ def test_a_refusal_is_for_now_or_for_ever_or_about_us_as_its_codes_say(
     setattr(server, step, answer)
     with pytest.raises(error) as refusal:
         send(MAIL)
+    assert type(refusal.value) is error
     assert re.fullmatch(rf"the SMTP server answered {answer[:3]}( 5\.\d\.\d+)?", str(refusal.value))
     assert refusal.value.__cause__ is None
     assert server.mails == []
+
+
+@pytest.mark.parametrize("answer", ["252 cannot say", "354 go on", "650 what", "what?"])
+def test_an_answer_that_is_none_counts_no_try(server: Mailbox, answer: str) -> None:
+    server.recipient_answer = answer
+    with pytest.raises(NotNowError, match="answered"):
+        send(MAIL)
+
+
+@pytest.mark.parametrize(
+    ("login", "says", "sentence"),
+    [
+        ("u:p%C3%A9", b"", "is given a user or a password that is not in ASCII"),
+        ("u:p", b"334 !!!notbase64\r\n", "answers as no mail server does"),
+        ("u:p", b"", "was not reached: it hangs up"),
+    ],
+)
+def test_a_login_that_cannot_be_is_about_us(
+    environment: pytest.MonkeyPatch, login: str, says: bytes, sentence: str
+) -> None:
+    def behave(connection: socket.socket) -> None:
+        connection.sendall(b"220 mail.test\r\n")
+        for line in connection.makefile("rb"):
+            connection.sendall(b"250-x\r\n250 AUTH CRAM-MD5 PLAIN\r\n" if line[:4] == b"ehlo" else says)
+            if line[:4] == b"AUTH" and not says:
+                return
+
+    with _raw_server(behave) as port:
+        _use(environment, f"smtp://{login}@127.0.0.1:{port}")
+        with pytest.raises(AwayError, match=sentence):
+            send(MAIL)
 
 
 def test_a_server_that_hangs_is_left_after_a_while(server: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -722,7 +758,7 @@ def test_a_used_connection_that_ends_with_a_mail_in_it_leaves_the_outcome_unknow
 def test_a_mail_refused_over_a_used_connection_is_not_given_once_more() -> None:
     with _ending_server(_with_the_mail(b"421 not now\r\n")) as given:
         send(MAIL)
-        with pytest.raises(RefusedError, match="answered 421"):
+        with pytest.raises(AwayError, match="answered 421"):
             send(MAIL)
         assert given == [1]
 
@@ -781,11 +817,11 @@ class TestAsAnAction:
 
     def test_a_mail_refused_for_now_is_due_again_and_sent_with_the_same_message_id(self, server: Mailbox) -> None:
         (action_id,) = facts.applied(facts.event("verified", report="vr_1"))
-        server.mail_answer = "451 later, vs_1@example.com"
+        server.mail_answer = "450 later, vs_1@example.com"
         perform(action_id)
         waiting = facts.action(action_id)
         assert (waiting.status, waiting.waits) == (ActionStatus.PENDING, 0)
-        assert waiting.last_error == "the SMTP server answered 451"
+        assert waiting.last_error == "the SMTP server answered 450"
         server.mail_answer = "250 OK"
         facts.end_all_leases()
         perform(action_id)

@@ -232,7 +232,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "there are few tries whose outcome is unknown": (never, SMTP),
     "tries whose outcome is unknown are far apart": (never, SMTP),
     "a mail that may be given away already is not given once more": (never, SMTP),
-    "a mail server's refusal is final where it is about the mail or its recipient": (becomes("True"), SMTP),
+    "a mail server's refusal counts, or is final, where it is about the mail or its recipient": (never, SMTP),
     "what ends its process is buried at last": (never, (*POISON, *OUTBOX, *INBOX)),
     "what was tried often enough is buried": (becomes("{values[0]}"), (*OUTBOX, *INBOX)),
     "what the database, Stripe or the network spoils is no try": (always, (*THIN, *CALLBACK)),
