@@ -1,1 +1,1 @@
-"""What every process shares: settings, logs, the database, the broker."""
+"""Shared by every process: settings, logs, the database, the broker."""

@@ -1,6 +1,6 @@
-"""The broker: which one it is, and publishing event and action ids.
+"""The broker: its address, and the publishing of event and action ids.
 
-By kombu, whose messages a worker's Celery takes (worker/consumer.py): who only publishes need not know Celery.
+It publishes by kombu, whose messages a worker's Celery takes (worker/consumer.py): web need not load Celery.
 """
 
 import threading
@@ -26,23 +26,23 @@ CLOCK_QUEUE = "clock"
 EVENTS_QUEUE = "events"
 ACTIONS_QUEUE = "outbox"
 TICKS_WAITING = 10  # Redis does not drop expired messages: without a bound a stopped worker finds a day's worth
-# Messages a queue, some 4 MB: while more wait no worker takes them, and Redis must not be full when one does.
+# Messages a queue, some 4 MB: so many wait only while no worker takes them, and Redis must not be full when one comes.
 MOST_WAITING = 2000
 # Messages: while more events wait, workers have enough to do, and more messages would only repeat them.
 KEEPS_WORKERS_BUSY = 40
-SILENT_SECONDS = 5.0  # without a try after a failure: the sweep publishes what was left out
+SILENT_SECONDS = 5.0  # without a try after a failure: the sweep publishes the ids that were left out
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 class ClockFirst(round_robin_cycle):
-    """Where a worker looks for its next message: the schedule passes any backlog, events and actions take turns.
+    """The order of a worker's queues: the schedule passes any backlog, events and actions take turns.
 
-    Behind one of the schedule's comes one of theirs: a worker whose Redis is slow would take nothing but sweeps.
+    After a message of the schedule comes one of theirs: a worker with a slow Redis would take nothing but sweeps.
     """
 
     def consume(self, n: int) -> list[str]:
-        """Of these queues the first that is not empty gives a message; the last one is whose turn it was."""
+        """The queues in the order of asking: the first with a message gives it. The last of `items` gave one before."""
         queues = self.items[:n]
         return queues if queues[-1:] == [CLOCK_QUEUE] else sorted(queues, key=lambda queue: queue != CLOCK_QUEUE)
 
@@ -51,18 +51,18 @@ _REDIS_OPTIONS = {
     "global_keyprefix": "identity:",
     "priority_steps": [0],  # one list per queue instead of four
     "queue_order_strategy": ClockFirst,
-    "visibility_timeout": 300,  # seconds after which another worker gets what a dead one held; tasks end far sooner
-    "unacked_restore_interval": 60,  # three answers' time of the event loop's; what is due the sweep names far sooner
+    "visibility_timeout": 300,  # seconds after which another worker gets a dead one's messages; tasks end far sooner
+    "unacked_restore_interval": 60,  # costs three answers' time; the sweep names due rows far sooner
     "unacked_restore_throttle": 1,  # the default looks at every tenth interval only
     "socket_connect_timeout": 1,
     "socket_timeout": 2,  # a frozen Redis holds nobody longer; BRPOP waits in the worker's event loop, not here
     "socket_keepalive": True,
-    "health_check_interval": 4,  # a BRPOP whose reply is later than that, and is looked at as often, is given up
+    "health_check_interval": 4,  # a BRPOP whose reply is later than this is given up; it is looked at as often
     "max_retries": 0,  # without it a refused connection is tried again for six seconds
 }
 _CONNECT_SECONDS = 3
 _PRODUCERS = 2  # of one process; the smallest Redis plan has 20 connections
-_FREE_WITHIN = 2  # seconds: each that is in use is given back, at the latest by the timeouts above
+_FREE_WITHIN = 2  # seconds: a producer in use is given back, at the latest by the timeouts above
 
 
 def publish_events(event_ids: Sequence[str]) -> bool:
@@ -78,9 +78,9 @@ def publish_actions(action_ids: Sequence[int]) -> bool:
 def publish_tick(task_name: str, clock: Mapping[str, Any]) -> bool:
     """Asks a worker for one of the schedule's tasks, unless enough of them already wait for a worker to come back.
 
-    The message says which clock sends it, where a worker of the version before does not look.
+    The message names the clock that sends it, in a header that a worker of the version before does not read.
     """
-    # A second sweep would find what the first one does; the last one of a clock says that it ends.
+    # A second sweep would find the same rows as the first; but the last one of a clock says that the clock ends.
     is_enough = task_name == "sweep" and not clock.get("is_ending")
     if queue_length(CLOCK_QUEUE) >= (1 if is_enough else TICKS_WAITING):
         return False
@@ -105,13 +105,13 @@ def reachable() -> bool:
 
 
 def server() -> RedisServer:
-    """What REDIS_URL names, or the embedded server."""
+    """The server that REDIS_URL names, or the embedded one."""
     url = settings().redis_url.get_secret_value() or redis_url(settings().var_dir)
     return read_redis_url(url, _REDIS_OPTIONS, self_signed=platform_signs())
 
 
 def connected() -> Any:
-    """A connection of kombu's, not open yet, for who holds one by itself."""
+    """A connection of kombu's, not open yet, for a caller that holds one by itself."""
     chosen = server().settings
     return Connection(  # type: ignore[no-untyped-call]  # kombu ships no types
         chosen["broker_url"],
@@ -123,12 +123,12 @@ def connected() -> Any:
 
 @cache
 def producers() -> Any:
-    """Those of this process; opened at their first use."""
+    """This process's producers; opened at their first use."""
     return ProducerPool(connected().Pool(_PRODUCERS), _PRODUCERS)  # type: ignore[no-untyped-call]
 
 
 def say_whom_we_trust() -> None:
-    """For a process's log, at its start; where there is no TLS there is nothing to say."""
+    """Logs at a process's start whether the server's certificate is verified; logs nothing without TLS."""
     ours = server()
     if not ours.is_trusted:
         log.warning("broker.not_verified", reached=ours.trust)
@@ -137,13 +137,13 @@ def say_whom_we_trust() -> None:
 
 
 def server_info() -> dict[str, Any]:
-    """What the Redis server says of itself (INFO), also where it then refuses what publishing needs."""
+    """The Redis server's INFO and its setting `save`, also if it then refuses the commands of publishing."""
     found: dict[str, Any] = {}
 
     def ask(producer: Any) -> None:
         client = producer.channel.client
         found.update(client.info())
-        with suppress(Exception):  # where a provider does not tell
+        with suppress(Exception):  # some providers do not tell it
             found.update(client.config_get("save"))
         _try_out(producer)
 
@@ -152,24 +152,24 @@ def server_info() -> dict[str, Any]:
 
 
 def condition() -> Condition:
-    """How the server is, asked now. A failure of the last seconds is believed."""
+    """The server's condition, asked now. A failure of the last seconds is believed."""
     info = server_info()
     return Condition(server(), info, trouble())
 
 
 def trouble_now() -> str | None:
-    """Why the broker cannot be used: tries what publishing needs. A failure of the last seconds is believed."""
+    """The reason why publishing fails now; None if it works. A failure of the last seconds is believed."""
     _reached(_try_out)
     return trouble()
 
 
 def trouble() -> str | None:
-    """Why this process's last try to use the broker failed; None after one that went well."""
+    """The reason why this process's last use of the broker failed; None if it went well."""
     return _outage.reason
 
 
 def _try_out(producer: Any) -> None:
-    """What it takes to send a message, to take one and to be done with it, on keys of its own; and a look at ours."""
+    """Tries the commands that send, take and end a message, on keys of its own; and looks at our queues."""
     for queue in (CLOCK_QUEUE, EVENTS_QUEUE, ACTIONS_QUEUE):
         _length(producer, queue)
     channel = producer.channel
@@ -191,13 +191,13 @@ def _publish(queue: str, task_name: str, ids: Sequence[str] | Sequence[int]) -> 
                 return
         for start in range(0, len(ids), IDS_PER_MESSAGE):
             _send(producer, queue, task_name, [list(ids[start : start + IDS_PER_MESSAGE])])
-        waiting.count(producer)  # for the next one: a message waits for no answer but its own
+        waiting.count(producer)  # for the next message: one waits for no answer but its own
 
     return not ids or _reached(send)
 
 
 class _Waiting:
-    """How many messages wait in a queue; counted once a second."""
+    """The number of messages that wait in a queue; counted once a second."""
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
@@ -205,7 +205,7 @@ class _Waiting:
         self.length = 0
 
     def count(self, producer: Any) -> None:
-        """Unless that was done a moment ago."""
+        """Counts them, unless that was done within a second."""
         now = time.monotonic()
         if now - self._counted_at > 1.0:
             self._counted_at, self.length = now, _length(producer, self._queue)
@@ -220,7 +220,7 @@ def _length(producer: Any, queue: str) -> int:
 
 
 def _send(producer: Any, queue: str, task_name: str, arguments: Sequence[object], **headers: object) -> None:
-    """As Celery's protocol has it; a worker reads no more of it than the task, the arguments and the clock."""
+    """Publishes a message of Celery's protocol; a worker reads only its task, its arguments and its clock."""
     task = {"lang": "py", "task": task_name, "id": str(uuid.uuid4())}
     producer.publish([arguments, {}, {}], queue, headers=task | headers, serializer="json", retry=False)
 
@@ -236,9 +236,9 @@ def _reached(use: Callable[[Any], object]) -> bool:
             ):  # another thread has just found out, while this one waited for a producer
                 return False
             use(producer)
-    except LimitExceeded:  # those who use it are served, though slowly: nobody else need keep silent
+    except LimitExceeded:  # the threads before us are served, though slowly: the broker is not away
         return False
-    except Exception as error:  # kombu's, redis-py's or the server's: the sweep does what was left out
+    except Exception as error:  # kombu's, redis-py's or the server's: the sweep publishes the ids
         _outage.found(error)
         return False
     if _outage.reason is not None:
@@ -247,7 +247,7 @@ def _reached(use: Callable[[Any], object]) -> bool:
 
 
 class _Outage:
-    """What this process knows about its broker being away: said when it begins or changes, and once when it ends."""
+    """The broker's outage as this process knows it: logged when it begins or changes, and once when it ends."""
 
     def __init__(self) -> None:
         self.reason: str | None = None

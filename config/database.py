@@ -43,14 +43,14 @@ from config import postgres
 from config.settings import SettingsError, settings
 
 _IDLE_SECONDS = 5.0  # after which a connection is given back: others may wait for one
-# For a connection of its process's that is free, and for a server that has one free.
+# So long a thread waits for a free connection of its process, and so long for a server that has one free.
 _WAITS_SECONDS = 30.0
 _APART_WAITS_SECONDS = 5.0  # somebody waits for the answer
 _SQLITE_BUSY_SECONDS = 10
-_ANSWER_SECONDS = 5.0  # for the answer, once the server's own timeout has ended a statement: before any lease is over
+_ANSWER_SECONDS = 5.0  # for the server's answer once its own timeout has ended a statement: before any lease is over
 # SQLite has no times: a text that sorts as they do, and says that it is UTC.
 _SQLITE_MOMENT = "%(year)04d-%(month)02d-%(day)02d %(hour)02d:%(minute)02d:%(second)02d.%(microsecond)06d+00:00"
-# A moment in UTC: what is bound is in that zone already, since SQLite would drop any other.
+# A moment in UTC: a bound value is in that zone already, since SQLite would drop any other.
 UtcDateTime = DateTime(timezone=True).with_variant(sqlite.DATETIME(storage_format=_SQLITE_MOMENT), "sqlite")  # type: ignore[no-untyped-call]
 # The database's own clock in SQL. On PostgreSQL it is not the transaction's start, which a lock may have kept waiting,
 # and as a query of its own it is asked once a statement: an index serves it. SQLite's is this machine's.
@@ -66,18 +66,18 @@ _LATER = {
 steady = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 _JUMP = timedelta(seconds=2)  # more than a slow answer or a slewing clock comes to
 _JUMP_BELIEVED_AFTER = 360.0  # seconds: the longest lease from before it is over by then, whatever the clock shows
-_reading: tuple[datetime, float] | None = None  # what the database's clock showed, and when that was
+_reading: tuple[datetime, float] | None = None  # the database's time, and steady() then
 _jump_seen: float | None = None
 _kept_connections = 1  # of an operator's command
 _beside = 0
 _some_stand_apart = False
-# That of the threads that stand apart, all others', and one that keeps nothing.
+# The engines of the threads that stand apart (True) and of all others (False), and one that keeps no connection.
 _engines: dict[bool | None, Engine] = {}
 _opening = Lock()
 _thread = local()
 
-# What says nothing against the work itself: no connection, a deadlock, a timeout, a full disk, a replica, a schema or a
-# role that is not as it should be. On PostgreSQL `_sort_out` decides by SQLSTATE what is one of these.
+# Errors for which the work itself is not to blame: no connection, a deadlock, a timeout, a full disk, a replica, a
+# schema or a role that is not as it should be. On PostgreSQL `_sort_out` sorts the errors by SQLSTATE.
 DATABASE_TROUBLE = (
     OperationalError,
     InterfaceError,
@@ -88,9 +88,9 @@ DATABASE_TROUBLE = (
     psycopg.InterfaceError,
     psycopg.InternalError,
 )
-# Data, integrity, and what is too large for the server: an index row of more than 2,704 bytes is one of the last.
+# Data, integrity, and values that are too large for the server, such as an index row of more than 2,704 bytes.
 _DATA_CLASSES = ("22", "23", "54")
-# A replica, and prepared statements that a pooler has mixed up or a migration has made old: no good for what they kept.
+# A replica, and prepared statements that a pooler has mixed up or a migration has made old: the connection is useless.
 _ENDS_CONNECTION = ("25006", "26000", "42P05", "0A000")
 
 
@@ -104,9 +104,9 @@ def engine() -> Engine:
 
 
 def keep_connections(most: int, *, beside: int = 0, apart: bool = False) -> None:
-    """How many connections this process has to PostgreSQL at most, where DATABASE_POOL does not say; before the first.
+    """Sets the most connections that this process keeps to PostgreSQL, unless DATABASE_POOL does; before the first.
 
-    `beside` of them are none of its engines'. With 0 none is kept: each is closed when its work is done. Where threads
+    `beside` of them do not belong to its engines. With 0 none is kept: each is closed when its work is done. If threads
     stand apart, all but one are theirs.
     """
     global _kept_connections, _beside, _some_stand_apart
@@ -120,7 +120,7 @@ def stand_apart() -> None:
 
 @contextmanager
 def hurry(seconds: float) -> Iterator[None]:
-    """Within it this thread waits no longer for a connection."""
+    """Within the block this thread waits for a connection for so many seconds at most."""
     before = getattr(_thread, "waits_seconds", None)
     _thread.waits_seconds = seconds
     try:
@@ -141,7 +141,7 @@ def statement() -> AbstractContextManager[Connection]:
 
 @contextmanager
 def statement_at_once() -> Iterator[Connection]:
-    """The same for a thread that is in a hurry: where none of its process's connections comes free, over one more."""
+    """As statement(), for a thread in a hurry: if none of its process's connections comes free, over an extra one."""
     with ExitStack() as stack:
         try:
             connection = stack.enter_context(statement())
@@ -168,7 +168,7 @@ class _Moment(FunctionElement[datetime]):
 
 
 def now(later: timedelta | BindParameter[float] | None = None) -> _Moment:
-    """In a statement: the moment that the database's clock shows, or one so much later; a parameter is in seconds."""
+    """The moment on the database's clock, within a statement, or one so much later; a parameter is in seconds."""
     seconds = literal(later.total_seconds(), Float) if isinstance(later, timedelta) else later
     return _Moment() if seconds is None else _Moment(seconds)
 
@@ -180,15 +180,15 @@ def _(moment: _Moment, compiler: Any, **options: Any) -> str:
 
 
 def database_now() -> datetime:
-    """What the database's clock shows, for what is not decided in a statement."""
+    """The time on the database's clock, for decisions outside a statement."""
     with statement() as connection:
         return connection.execute(select(now())).scalar_one()
 
 
 def measure_clock() -> float:
-    """Asks the database what time it is, for true_now; by how many seconds this machine's clock is ahead of it."""
+    """Asks the database for its time, for true_now; returns the seconds by which this machine's clock is ahead."""
     global _reading, _jump_seen
-    engine().connect().close()  # what connecting takes is no part of the answer's way
+    engine().connect().close()  # the time of connecting is no part of the answer's way
     asked = steady()
     shown = database_now()
     answered, here = steady(), datetime.now(UTC)
@@ -201,10 +201,10 @@ def measure_clock() -> float:
 
 
 def true_now(unmeasured: datetime | None = None) -> datetime:
-    """What the database's clock showed when this process measured it last, and the seconds since.
+    """The time on the database's clock when this process measured it last, plus the seconds since.
 
     No step of this machine's clock touches it, and a jump of the database's only after some minutes. Before the
-    first measurement it is what is given, or this machine's clock.
+    first measurement it is `unmeasured`, or this machine's clock.
     """
     if not _reading:
         return unmeasured or datetime.now(UTC)
@@ -258,13 +258,13 @@ def _opened(*, apart: bool) -> Engine:
 
 @cache
 def _committing(engine: Engine) -> Engine:
-    # SQLite makes no round trips, and its BEGIN IMMEDIATE is what waits for the other writer.
+    # SQLite makes no round trips, and its BEGIN IMMEDIATE waits for the other writer.
     is_postgres = engine.dialect.name == "postgresql"
     return engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgres else engine
 
 
 def _patience() -> float:
-    """How many seconds this thread waits for a connection."""
+    """The seconds that this thread waits for a connection."""
     by_default = _APART_WAITS_SECONDS if getattr(_thread, "stands_apart", False) else _WAITS_SECONDS
     return float(getattr(_thread, "waits_seconds", None) or by_default)
 
@@ -278,25 +278,25 @@ class _Pool(QueuePool):
 
     @_timeout.setter
     def _timeout(self, seconds: float) -> None:
-        """Nothing that holds for all threads."""
+        """Sets nothing: each thread has its own."""
 
 
 class _Connection(psycopg.Connection[Any]):
     """Leaves a server that stands still while its machine answers: its own timeout would have ended each statement."""
 
-    most_seconds: float | None = 20.0  # until it is known what the server's own timeout is
+    most_seconds: float | None = 20.0  # until the server's own timeout is known
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """As psycopg's, which by itself waits for ever."""
         try:
             return super().wait(gen, interval, timeout or self.most_seconds)
-        except psycopg.errors._WaitTimeout:  # psycopg wants it made into another
-            self.close()  # what it still may say would be taken for the answer to another statement
+        except psycopg.errors._WaitTimeout:  # psycopg's callers turn it into another error
+            self.close()  # a late answer would be taken for that to another statement
             raise psycopg.OperationalError("the server has said nothing for too long") from None
 
 
 def take_your_time(connection: Connection) -> None:
-    """From now on nothing ends, on PostgreSQL, for taking long, as an index of a large table does.
+    """Lets statements on PostgreSQL take as long as they need, as an index of a large table does.
 
     The server's bound is back with the next transaction, ours with the next connection.
     """
@@ -305,7 +305,7 @@ def take_your_time(connection: Connection) -> None:
 
 
 def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> _Connection:
-    """A connection as it shall be; waits for it while the server has none free."""
+    """Opens a connection with the wanted settings; waits while the server has none free."""
     deadline = time.monotonic() + _patience()
     while True:
         try:
@@ -320,10 +320,10 @@ def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> 
         rows, our_pid = connection.execute(postgres.reading()).fetchall(), connection.info.backend_pid
         try:
             connection.execute(postgres.setting(rows, our_pid))
-        except (psycopg.DataError, psycopg.ProgrammingError):  # which are about what is stored, elsewhere
+        except (psycopg.DataError, psycopg.ProgrammingError):  # elsewhere they are about stored data
             raise postgres.not_taken() from None
         if postgres.is_pooled(rows, our_pid):
-            connection.prepare_threshold = None  # what is prepared may be another's at the next transaction
+            connection.prepare_threshold = None  # a prepared statement may be another's at the next transaction
         ends_within = postgres.statement_seconds(rows, our_pid)
         connection.most_seconds = ends_within and ends_within + _ANSWER_SECONDS
         connection.autocommit = False
@@ -346,9 +346,9 @@ def _sort_out(context: ExceptionContext) -> None:
 
 
 def _say_damage(context: ExceptionContext) -> None:
-    """A damaged file is the database's trouble, and nothing about what was to be stored."""
+    """Makes a damaged file the database's trouble: the values to be stored are not to blame."""
     error = context.original_exception
-    if type(error) is sqlite3.DatabaseError:  # whose subclasses say what else it is
+    if type(error) is sqlite3.DatabaseError:  # its subclasses are other errors
         raise OperationalError(context.statement, None, error, hide_parameters=True)
 
 
@@ -363,7 +363,7 @@ class _GivesBack:
         self._timer: Timer | None = None
 
     def note(self, _: object, entry: ConnectionPoolEntry) -> None:
-        """One has come back to the pool."""
+        """Notes that a connection has come back to the pool."""
         entry.info["idle_since"] = time.monotonic()
         if self._timer is None:
             self._look_later()
@@ -374,7 +374,7 @@ class _GivesBack:
         self._timer.start()
 
     def look(self) -> None:
-        """Closes them; their places stay, and are opened again when somebody needs one."""
+        """Closes idle connections; their places in the pool stay, and are opened again when they are needed."""
         self._timer = None
         places: Any = self._engine.pool._pool  # type: ignore[attr-defined]  # SQLAlchemy gives nothing back by itself
         entries: list[ConnectionPoolEntry] = []

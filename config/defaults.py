@@ -1,4 +1,4 @@
-"""What stands in for what is not set: the address of a Redis of our own, and secrets that are generated."""
+"""Defaults for unset settings: the address of a Redis of our own, and secrets that are generated."""
 
 import hashlib
 import os
@@ -28,17 +28,17 @@ def webhook_secrets(settings: Settings) -> tuple[str, ...]:
 
 
 def lacks_webhook_secret(settings: Settings) -> bool:
-    """As at a first deploy: the endpoint that has one is registered by the service that already runs."""
+    """Whether it is missing, as at a first deploy: the running service registers the endpoint that comes with it."""
     return not settings.stripe_webhook_secret and not settings.embedded_database
 
 
 def webhook_secret_path(var_dir: Path) -> Path:
-    """Where the generated webhook secret is kept."""
+    """The file of the generated webhook secret."""
     return var_dir / "webhook_secret"
 
 
 def link_keys(settings: Settings) -> tuple[str, ...]:
-    """What links are signed with, the newest first; generated and kept as a webhook secret is. None: no links."""
+    """The keys that sign links, the newest first; generated and kept as a webhook secret is. Empty: no links."""
     if settings.link_keys or not settings.embedded_database:
         return tuple(key.get_secret_value() for key in settings.link_keys)
     return (_kept_secret(settings.var_dir / "link_key", "a key for links", r"[!-~]{32,}"),)
@@ -50,7 +50,7 @@ def redis_url(var_dir: Path) -> str:
 
 
 def redis_socket(var_dir: Path) -> Path:
-    """Where the embedded server listens: under VAR_DIR, or under /tmp where that path would be too long."""
+    """The embedded server's socket: under VAR_DIR, or under /tmp if that path would be too long."""
     path = var_dir.absolute() / "redis" / "redis.sock"
     if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
         return path

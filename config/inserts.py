@@ -17,7 +17,7 @@ from config.database import CLOCK
 
 
 class Now(Enum):
-    """In a row, as NOW: the moment of the insertion, by the database's clock."""
+    """A column's value, as NOW: the moment of the insertion, by the database's clock."""
 
     NOW = None
 
@@ -28,17 +28,17 @@ NOW: Final = Now.NOW
 def insert_new(connection: Connection, table: type[SQLModel], rows: Sequence[dict[str, Any]]) -> list[str]:
     """Inserts rows that all name the same columns, in their order; returns the new ones' key (its first column).
 
-    What is NOW in the first of them is NOW in all.
+    A column that is NOW in the first row is NOW in all.
     """
     key = next(iter(table.__mapper__.primary_key)).name  # type: ignore[attr-defined]
-    # rule: what is there already is not new
+    # rule: a row that is there already is not new
     return [row[0] for row in insert_or(connection, table, rows, on_conflict="DO NOTHING", returning=key)]
 
 
 def insert_or(
     connection: Connection, table: type[SQLModel], rows: Sequence[dict[str, Any]], *, on_conflict: str, returning: str
 ) -> Sequence[Row[Any]]:
-    """The same with another ON CONFLICT, in words of SQL; returns columns of what was inserted or updated."""
+    """As insert_new, with another ON CONFLICT in SQL; returns these columns of the inserted or updated rows."""
     if not rows:
         return []
     statement, parameter = insertion(connection.dialect.name, table, rows, on_conflict=on_conflict, returning=returning)
@@ -50,7 +50,7 @@ def insertion(
 ) -> tuple[str, str]:
     """The statement and its parameter, as the dialect's driver takes them.
 
-    The rows travel as one JSON text: the cost of a row with twenty parameters is the parameters'.
+    The rows travel as one JSON text: twenty parameters would be most of a row's cost.
     """
     moments = frozenset(column for column, value in rows[0].items() if value is NOW)
     statement = _statement(dialect, str(table.__tablename__), tuple(rows[0]), moments, on_conflict, returning)

@@ -27,8 +27,8 @@ _DETAIL = re.compile(r"\nDETAIL:[^\n]*")
 
 
 def configure_logging(*, is_silent: bool = False) -> None:
-    """Sends every log record of this process to standard error, rendered as LOG_FORMAT says; or, if that is said,
-    nowhere: some platforms hand on both outputs of a command as one.
+    """Sends every log record of this process to standard error, rendered as LOG_FORMAT says; or, if is_silent, nowhere:
+    some platforms hand on both outputs of a command as one.
     """
     handler = logging.NullHandler() if is_silent else logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -58,7 +58,7 @@ def _reporters() -> list[logging.Handler]:
     if not dsn:
         return []
     try:
-        return [import_module("config.sentry").Reporter(dsn)]  # not even imported where nobody asks for it
+        return [import_module("config.sentry").Reporter(dsn)]  # not even imported without a DSN
     except ModuleNotFoundError:
         raise SettingsError("SENTRY_DSN is set, and sentry-sdk is not installed: see docs/deploy.md") from None
 

@@ -1,4 +1,4 @@
-"""DATABASE_URL as libpq reads it, for both drivers; and what every connection is set to, and reads back."""
+"""DATABASE_URL as libpq reads it, for both drivers; and the settings of every connection, written and read back."""
 
 import re
 import socket
@@ -16,7 +16,7 @@ from config.settings import SettingsError, settings
 
 OURS = "identity"  # begins the name by which the server shows our connections
 _kind = "command"
-# In libpq's words, where DATABASE_URL leaves them open.
+# In libpq's words, for those that DATABASE_URL leaves open.
 _DEFAULTS = {
     "connect_timeout": "5",
     # A cut cable is noticed in about 10 s instead of the kernel's two hours.
@@ -31,16 +31,16 @@ _SOCKET_OPTIONS = {
     "keepalives_count": "TCP_KEEPCNT",
     "tcp_user_timeout": "TCP_USER_TIMEOUT",
 }
-# What asyncpg takes from a URL as libpq does; any other word it would send to the server as a setting.
+# The words that asyncpg takes from a URL as libpq does; it would send any other to the server as a setting.
 _IN_ASYNCPGS_URL = (
     *("user", "password", "passfile", "dbname", "target_session_attrs", "sslmode", "sslnegotiation", "sslcert"),
     *("sslkey", "sslpassword", "sslrootcert", "sslcrl", "ssl_min_protocol_version", "ssl_max_protocol_version"),
 )
 _FILES = ("sslcert", "sslkey", "sslrootcert", "sslcrl")
-# asyncpg speaks UTF-8 whatever client_encoding says, and so the texts are the same.
+# asyncpg speaks UTF-8 with any client_encoding, and so the texts are the same.
 _WORDS = {*_IN_ASYNCPGS_URL, *_DEFAULTS, "host", "port", "application_name", "options", "client_encoding"}
 
-# A role, a database or a server may say otherwise, and a pooler drops what is said at the start of a connection. So
+# A role, a database or a server may have other values, and a pooler drops those sent at the start of a connection. So
 # each connection is set to these once it stands: the drivers read moments, and the promise rests on the commit.
 _OURS = {
     "datestyle": "ISO, MDY",
@@ -52,16 +52,16 @@ _OURS = {
 }
 # Shorter than every lease, so that a stuck statement ends before somebody else takes the work over.
 _TIMEOUTS = {"statement_timeout": "15s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
-# PgBouncer gives these to whichever connection of the server's a transaction gets.
+# PgBouncer sets these on the server's connection that a transaction gets.
 _FOLLOWED_BY_POOLERS = ("datestyle", "timezone", "client_encoding", "standard_conforming_strings")
 _OPTION = re.compile(r"\s*(?:-c\s*|--)([\w.-]+)=((?:\\.|[^\s\\])*)\s*")
 _FULL = re.compile("too many (clients|connections)|connection slots are reserved|no more connections allowed")
 
 
 def address() -> dict[str, str]:
-    """DATABASE_URL in libpq's words, with ours where it leaves them open; psycopg takes it as it is.
+    """DATABASE_URL in libpq's words, with our defaults for those that it leaves open; psycopg takes it as it is.
 
-    Raises SettingsError where one of web's two drivers would not do as the URL says.
+    Raises SettingsError if one of web's two drivers would not do as the URL says.
     """
     said = _said()
     if refused := _refused(said):
@@ -71,22 +71,22 @@ def address() -> dict[str, str]:
 
 
 def name_connections(kind: str) -> None:
-    """What this process is, for whoever looks who holds the server's connections; before the first."""
+    """Names this process's connections by its kind, so that the server shows who holds them; before the first."""
     global _kind
     _kind = kind
 
 
 def asyncpg_addresses() -> list[dict[str, Any]]:
-    """What asyncpg.connect takes for each host of DATABASE_URL; of a list the first could use the others' time up."""
+    """The arguments of asyncpg.connect, host by host: in one list the first host could use up the others' time."""
     parameters = address()
     hosts, ports = (parameters.get(word, "").split(",") for word in ("host", "port"))
     said = {word: parameters[word] for word in _IN_ASYNCPGS_URL if word in parameters}
     for_all = {
         "dsn": f"postgresql://?{urlencode(said)}",
-        "ssl": True if said.get("sslrootcert") == "system" else None,  # which asyncpg would take for a file
+        "ssl": True if said.get("sslrootcert") == "system" else None,  # asyncpg would take the word for a file
         "server_settings": {"application_name": parameters["application_name"]},
         "timeout": int(parameters["connect_timeout"]) or None,
-        "statement_cache_size": 0,  # its names mean another statement behind a pooler
+        "statement_cache_size": 0,  # behind a pooler its names mean other statements
     }
     return [
         {**for_all, "host": host or None, "port": port or None} for host, port in zip(hosts, cycle(ports), strict=False)
@@ -94,7 +94,7 @@ def asyncpg_addresses() -> list[dict[str, Any]]:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """What libpq does to its own sockets."""
+    """Sets a socket's keepalive options, as libpq does with its own sockets."""
     if connection.family == socket.AF_UNIX:
         return
     parameters = address()
@@ -105,17 +105,17 @@ def keep_alive(connection: socket.socket) -> None:
 
 
 def reading() -> str:
-    """The statement that asks what a connection is, for `setting`."""
+    """The statement that reads a connection's settings, for `setting`."""
     names = ", ".join(_literal(name) for name in _wanted())
     return f"SELECT lower(name), setting, reset_val, pg_backend_pid() FROM pg_settings WHERE lower(name) IN ({names})"  # noqa: S608
 
 
 def setting(rows: Sequence[Sequence[Any]], backend_pid: int) -> str:
-    """The statement that makes a connection what it shall be, by what `reading` has answered.
+    """The statement that gives a connection the wanted settings, by the answer to `reading`.
 
-    Where another process has answered than the one we were connected to, a pooler is between, and what is set may be
-    another's at the next transaction: only what the pooler follows, or what the role is set to, holds there. Raises
-    SettingsError where that is not enough.
+    If another server process answers than the one we were connected to, a pooler is between, and a setting may be lost
+    at the next transaction: only those that the pooler follows, or that the role has, hold there. Raises SettingsError
+    if they are not enough.
     """
     wanted = _wanted()
     if is_pooled(rows, backend_pid):
@@ -132,19 +132,19 @@ def setting(rows: Sequence[Sequence[Any]], backend_pid: int) -> str:
 
 
 def not_taken() -> SettingsError:
-    """For a server that refuses what `setting` asks of it: ours it takes everywhere."""
+    """The error for a server that refuses `setting`: it takes our values everywhere, so the URL's options are wrong."""
     return SettingsError(
         f"the server does not take what DATABASE_URL's options ask for: {', '.join(sorted(_options(_said())))}"
     )
 
 
 def is_pooled(rows: Sequence[Sequence[Any]], backend_pid: int) -> bool:
-    """Whether there is a pooler, by what `reading` has answered."""
+    """Whether there is a pooler, by the answer to `reading`."""
     return any(pid != backend_pid for *_, pid in rows)
 
 
 def statement_seconds(rows: Sequence[Sequence[Any]], backend_pid: int) -> float | None:
-    """After which the server ends any statement, by what `reading` has answered; None where DATABASE_URL says when."""
+    """The seconds after which the server ends a statement, by the answer to `reading`; None if we do not know them."""
     if is_pooled(rows, backend_pid):
         return next(int(reset) / 1000 or None for name, _, reset, _ in rows if name == "statement_timeout")
     ours = _TIMEOUTS["statement_timeout"]
@@ -152,14 +152,14 @@ def statement_seconds(rows: Sequence[Sequence[Any]], backend_pid: int) -> float 
 
 
 def left_by_pooler(rows: Sequence[Sequence[Any]]) -> list[str]:
-    """What a pooler does not follow, and the role is not set to; any bound of time will do there."""
+    """The settings that a pooler does not follow, and the role does not have; any bound of time will do there."""
     kept, wanted = {name: reset for name, _, reset, _ in rows}, _wanted()
     bad = [name for name in wanted if not _fits(name, kept.get(name), wanted[name])]
     return [name for name in bad if name not in _FOLLOWED_BY_POOLERS and not (name in _TIMEOUTS and kept[name] != "0")]
 
 
 def asked_of_role(names: Sequence[str]) -> str:
-    """What sets the role to these."""
+    """The statements that give the role these settings."""
     return " ".join(f"ALTER ROLE CURRENT_USER SET {name} = '{_wanted()[name]}';" for name in names)
 
 
@@ -195,12 +195,12 @@ def _said() -> dict[str, str]:
 
 
 def _refused(said: dict[str, str]) -> str:
-    """The words whose values libpq does not take, which it says before it goes anywhere."""
+    """The words whose values libpq refuses, which it does before it connects."""
     if lost := [word for word in _FILES if said.get(word, "system") != "system" and not Path(said[word]).is_file()]:
         return f"{', '.join(lost)} (there is no such file)"
     nowhere = {"host": ",".join("/" for _ in said.get("host", "").split(","))}
     attempt = pq.PGconn.connect_start(make_conninfo(**{**said, **nowhere}).encode())
-    sentence = attempt.get_error_message().partition(":")[0]  # what follows quotes the value
+    sentence = attempt.get_error_message().partition(":")[0]  # the rest quotes the value
     attempt.finish()
     if sentence.startswith("connection to server"):  # it took them, and found nobody there
         return ""
@@ -220,7 +220,7 @@ def _options(said: dict[str, str]) -> dict[str, str]:
 
 
 def _fits(name: str, value: str | None, wanted: str) -> bool:
-    if name == "synchronous_commit" and value == "remote_apply":  # which is more than what we ask for
+    if name == "synchronous_commit" and value == "remote_apply":  # more than we ask for
         return True
     return value is not None and _spelled(value) == _spelled(wanted)
 
@@ -230,5 +230,5 @@ def _spelled(value: str) -> str:
 
 
 def _literal(text: str) -> str:
-    # Good whatever standard_conforming_strings is.
+    # Valid with any standard_conforming_strings.
     return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -1,4 +1,4 @@
-"""Who this process is, for what it says of itself; the clock, which loads next to nothing, says it, too."""
+"""This process's own name, for its heartbeats; also for the clock, which loads next to nothing."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ _STARTED = time.monotonic()
 
 
 def myself(kind: str, *, is_ending: bool = False) -> dict[str, Any]:
-    """A name that no other process has, what runs in it and for how long, and whether it was told to end."""
+    """The process's unique name, its version, host and age, and whether it was told to end."""
     host = socket.gethostname()
     return {
         "name": f"{kind} {host} {os.getpid()}",

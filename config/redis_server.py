@@ -1,4 +1,4 @@
-"""What REDIS_URL names: one server, or the Sentinels that know it; how it is trusted, and why it cannot be used."""
+"""The server that REDIS_URL names, by itself or by its Sentinels; its trust, and why it cannot be used."""
 
 import re
 import ssl
@@ -16,7 +16,7 @@ _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _TLS_WORDS = ("ssl_cert_reqs", "ssl_check_hostname", *_FILES)
 _SENTINEL_WORDS = ("sentinel_username", "sentinel_password")
 _OF_A_CLUSTER = "it is a node of a cluster, which splits our keys"
-# What redis-py and kombu say of a failure, and what that means; the first that is found counts.
+# Marks of redis-py's and kombu's errors, and their meaning; the first that is found counts.
 _REASONS = {
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted",
     "Authentication": "it refuses the password or the user",
@@ -39,7 +39,7 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class RedisServer:
-    """Celery's settings for it; whether nobody else can pose as it, as far as its URL promises TLS; and how that is."""
+    """Celery's settings; whether nobody else can pose as the server, as far as its URL promises TLS; and by what."""
 
     settings: dict[str, Any]
     is_trusted: bool
@@ -48,7 +48,7 @@ class RedisServer:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A server, what it says of itself (INFO), and why it cannot be used."""
+    """A server, its INFO, and the reason why it cannot be used."""
 
     server: RedisServer
     info: dict[str, Any]
@@ -56,9 +56,9 @@ class Condition:
 
 
 def read_redis_url(url: str, options: Mapping[str, Any], *, self_signed: bool) -> RedisServer:
-    """`options` are kombu's; `self_signed` where a platform signs its certificates itself.
+    """Reads REDIS_URL. `options` are kombu's; `self_signed`: the platform signs its certificates itself.
 
-    Raises ValueError with what is wrong, which never holds a part of the URL.
+    Raises ValueError, whose sentence never holds a part of the URL.
     """
     parts = _split(url)
     if parts.scheme == "redis+socket":
@@ -84,7 +84,7 @@ def read_redis_url(url: str, options: Mapping[str, Any], *, self_signed: bool) -
 
 
 def reason(error: BaseException) -> str:
-    """Why the server could not be used, in words of ours: foreign ones may quote an address."""
+    """The reason why the server could not be used, in words of ours: foreign ones may quote an address."""
     said = ""
     link: BaseException | None = error
     while link is not None:

@@ -1,6 +1,6 @@
-"""Errors to Sentry, made here from what our log lines say: ids, our own words, types and places, and nothing else.
+"""Errors to Sentry, made here from our log lines: ids, our own words, types and places, and nothing else.
 
-Not by the SDK's integrations, which send local variables, requests, arguments and foreign messages: all quote payloads.
+The SDK's integrations are off: they send local variables, requests, arguments and foreign messages: all quote payloads.
 """
 
 import atexit
@@ -16,7 +16,7 @@ import sentry_sdk
 from config.version import NAME, VERSION
 
 _ROOT = Path(__file__).parents[1]
-# Of a line's fields: the others may be anything.
+# The fields of a line that are sent: the others may hold anything.
 _TAGS = ("event_id", "session_id", "verification_id", "action_id", "action", "task", "task_id", "error", "attempts")
 _FLUSH_SECONDS = 2.0
 _MOST_CAUSES = 5  # of an error that was raised from another, and so on
@@ -42,13 +42,13 @@ class Reporter(logging.Handler):
         atexit.register(sentry_sdk.flush, _FLUSH_SECONDS)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line; it waits for nobody, since the SDK sends in a thread of its own."""
-        if not record.name.startswith(("sentry_sdk", "urllib3")):  # which would go in circles
+        """Hands one line to the SDK, which sends it in a thread of its own."""
+        if not record.name.startswith(("sentry_sdk", "urllib3")):  # their lines would go in circles
             sentry_sdk.capture_event(_report(record))
 
 
 def _report(record: logging.LogRecord) -> Any:
-    line = record.msg if isinstance(record.msg, dict) else {}  # ours; of a foreign line only who said it
+    line = record.msg if isinstance(record.msg, dict) else {}  # ours; of a foreign line only its logger is sent
     asked = line.get("exc_info") or record.exc_info
     error = asked if isinstance(asked, BaseException) else asked[1] if isinstance(asked, tuple) else sys.exc_info()[1]
     causes = list(_causes(error))
@@ -70,7 +70,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _exception(error: BaseException) -> dict[str, Any]:
-    """Its type and where it was raised: a message quotes what it is about."""
+    """An error's type and the place where it was raised; not its message, which may quote a payload."""
     frames = [
         {"filename": _shown(frame.f_code.co_filename), "function": frame.f_code.co_name, "lineno": line}
         for frame, line in traceback.walk_tb(error.__traceback__)

@@ -35,18 +35,18 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")
 
 
 class SettingsError(Exception):
-    """What cannot be used; the message names each setting on a line of its own, and never shows a value."""
+    """Settings that cannot be used; the message names each on a line of its own, and never shows a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One mail address: the name beside it, or "", and what an envelope holds, whose domain is in ASCII."""
+    """One mail address: the name beside it, or "", and the mailbox for an envelope, whose domain is in ASCII."""
 
     name: str = field(repr=False)
     mailbox: str = field(repr=False)
 
 
-# An address that is one as it stands: nearly everybody's.
+# An address that needs no reading: nearly everybody's.
 PLAIN_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){0,9}", re.ASCII)
 _MAILBOX = re.compile(
     r'(?:(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^",;:@<>\\]*))\s*<(?P<angled>[^<>]*)>|(?P<bare>[^<>]*))'
@@ -59,8 +59,8 @@ _MOST_CHARACTERS = 500  # in an address with its name: a header's line holds 998
 def parse_address(text: str) -> Address:
     """Reads `id@example.com`, `Name <id@example.com>` or `"Name, Inc." <id@example.com>`.
 
-    A domain in other letters becomes what the DNS knows (IDNA 2008). What stands before the @ is the mail server's to
-    judge: some carriers gave out dots in a row and before the @. Raises ValueError with the reason, never the text.
+    A domain in other letters becomes its form in the DNS (IDNA 2008). The mail server judges the part before the @:
+    some carriers gave out dots in a row and before the @. Raises ValueError with the reason, never the text.
     """
     text = text.strip()
     if len(text) > _MOST_CHARACTERS or any(category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
@@ -72,7 +72,7 @@ def parse_address(text: str) -> Address:
             "must be one address: id@example.com, Name <id@example.com>, or with quotes where the name has a comma "
             'or the like: "Name, Inc." <id@example.com>'
         )
-    if any(category(letter) == "Cf" for letter in local):  # copied with it, and no letter of anybody's address
+    if any(category(letter) == "Cf" for letter in local):  # a copy brings them along; no address has any
         raise ValueError("must be an address without signs that nobody sees: type it anew")
     domain = domain if domain.isascii() else _in_ascii(domain)
     if not _DOMAIN.fullmatch(domain):
@@ -82,7 +82,7 @@ def parse_address(text: str) -> Address:
 
 
 def _in_ascii(domain: str) -> str:
-    with suppress(UnicodeError):  # whose sentences quote the domain
+    with suppress(UnicodeError):  # its sentences quote the domain
         return idna.encode(domain, uts46=True).decode()
     with suppress(UnicodeError):  # IDNA 2003 had hearts, and some registries sold them
         return domain.encode("idna").decode()
@@ -129,7 +129,7 @@ def _public_url(text: str) -> str:
 
 
 def _base_url(text: str) -> str:
-    # Links are this, and a path more.
+    # A link is this URL with a path.
     if not re.fullmatch(r"[!\$-;=A-~]+", text) or "@" in text:
         raise ValueError("must be a URL in ASCII without user, password, query and fragment: paths are added to it")
     return text
@@ -147,12 +147,12 @@ def _redis_url(text: str) -> str:
 
 
 def _needed_by(other: str) -> WrapValidator:
-    """For a field below `other`, with validate_default: what is not given is not checked any further."""
+    """For a field below `other`, with validate_default: a field that is not given is not checked any further."""
 
     def check(value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         if value:
             return validate(value)
-        if info.data.get(other, True):  # the value of a setting that is refused itself is missing here
+        if info.data.get(other, True):  # a setting that is refused itself is missing here
             raise ValueError(f"must be set, as {other.upper()} is")
         return value
 
@@ -168,7 +168,7 @@ def _of_the_keys_mode(publishable: SecretStr, info: ValidationInfo) -> SecretStr
 
 def _stripes_own(url: str, info: ValidationInfo) -> str:
     key = info.data.get("stripe_api_key")
-    # rule: Stripe.js comes from Stripe's own origin, unless nothing of it is real
+    # rule: Stripe.js comes from Stripe's own origin, or with a test key also from this machine
     allowed = _LOCAL_STRIPE_JS if key and key.get_secret_value()[3:].startswith("test_") else _STRIPE_JS
     if not re.fullmatch(allowed, url, re.ASCII):
         raise ValueError("must start with https://js.stripe.com/ (another one is for this machine, with a test key)")
@@ -351,7 +351,7 @@ class Settings(BaseSettings):
     action_threads: Annotated[int, Field(ge=1, le=1000)] = 0  # half of the worker's
     database_pool: Annotated[int, Field(ge=1, le=1000)] = 0  # what its process needs
     backoff_seconds: Annotated[int, Field(ge=1, le=86400)] = 60
-    reconcile_seconds: Annotated[int, Field(ge=60, le=86400)] = 900  # a run asks Stripe 300 times at most
+    reconcile_seconds: Annotated[int, Field(ge=60, le=86400)] = 900  # at most 300 requests a run, 400 after a failover
     api_tokens: Annotated[tuple[_ApiToken, ...], _SEVERAL] = ()
     stripe_publishable_key: Annotated[
         SecretStr,
@@ -395,7 +395,7 @@ class Settings(BaseSettings):
 
     @property
     def embedded_file(self) -> Path:
-        """Where it is."""
+        """The absolute path of that file."""
         return (self.var_dir / "identity.db").absolute()
 
     @property
@@ -405,13 +405,13 @@ class Settings(BaseSettings):
 
     @cached_property
     def mails_are_files(self) -> bool:
-        """Whether SMTP_URL says so, or leaves it open beside a database that is a file itself."""
+        """Whether mails are written as files: as SMTP_URL says, or without one if the database is a file, too."""
         url = self.smtp_url.get_secret_value()
         return url.startswith("file:") or not (url or self.on_postgres)
 
     @cached_property
     def mails_go_out(self) -> bool:
-        """Whether anybody gets any."""
+        """Whether mails are sent or written."""
         return bool(self.smtp_url) or self.mails_are_files
 
     @property
@@ -422,17 +422,17 @@ class Settings(BaseSettings):
 
     @property
     def company(self) -> str:
-        """How mails and pages name whoever asks: BRAND_NAME, or MAIL_FROM's name, or its domain."""
+        """The company's name in mails and pages: BRAND_NAME, or MAIL_FROM's name, or its domain."""
         return self.brand_name or self.mail_from.name or self.mail_from.mailbox.rpartition("@")[2]
 
     @property
     def base_url(self) -> str:
-        """Where this service is reached: PUBLIC_URL, or this machine's own port."""
+        """This service's own URL: PUBLIC_URL, or this machine's port."""
         return self.public_url.get_secret_value() or f"http://127.0.0.1:{self.port}"
 
     @property
     def why_no_links(self) -> str:
-        """Why no link to a page of ours may be made, or "": then there are pages, too."""
+        """The reason why no link to a page of ours may be made, or "": then there are pages, too."""
         if not self.stripe_api_key:
             return "STRIPE_API_KEY is not set"
         if not (self.link_keys or self.embedded_database):
@@ -448,7 +448,7 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """This process's settings. Raises SettingsError for all that is wrong, in the order above."""
+    """This process's settings. Raises SettingsError with all faults, in the order above."""
     try:
         return Settings()
     except ValidationError as error:
@@ -458,13 +458,13 @@ def settings() -> Settings:
 
 
 def use_database(url: str) -> None:
-    """From now on this process goes by another DATABASE_URL, which is judged when the settings are read."""
+    """Gives this process another DATABASE_URL, which is validated when the settings are read."""
     os.environ["DATABASE_URL"] = url
     settings.cache_clear()
 
 
 def _sentence(fault: ErrorDetails) -> str:
-    name = str(fault["loc"][0]).upper()  # of a default, it is the field's
+    name = str(fault["loc"][0]).upper()  # a default's is the field's own name
     field = Settings.model_fields[name.lower()]
     if field.annotation is int:
         least, most = field.metadata
@@ -478,7 +478,7 @@ def running_commit() -> str:
 
 
 def running_dyno() -> str:
-    """The dyno that this is, such as `run.1234`, where the platform is Heroku; it is no setting either."""
+    """This process's dyno, such as `run.1234`, if the platform is Heroku; it is no setting either."""
     return os.environ.get("DYNO", "")
 
 

@@ -1,4 +1,4 @@
-"""What is the matter with the database, in a word and in a sentence that says what to do; never in its own words."""
+"""The database's trouble, in a word and in a sentence that says what to do; never in the database's own words."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ _CLASSES = {
     "57": "unreachable",
     "58": "disk full",
 }
-# What PostgreSQL answers before there is a connection: psycopg hands on its sentence, and no code.
+# PostgreSQL's answers before there is a connection: psycopg hands on a sentence, and no code.
 _UNCONNECTED = {
     "too many clients": "no connection free",
     "too many connections for role": "the role's connections",
@@ -79,19 +79,19 @@ _LEAST_FREE = 4 * 1024 * 1024  # bytes: SQLite may go on for a while within its 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A word that anybody may see, and the sentence for whoever can mend it."""
+    """A word that anybody may see, and the sentence for the operator."""
 
     word: str
-    said: str = ""  # where we say it ourselves
+    said: str = ""  # in place of the word's own
 
     @property
     def sentence(self) -> str:
-        """What it is, and what to do."""
+        """The trouble and its remedy."""
         return self.said or _TO_DO[self.word]
 
 
 def trouble_of(error: BaseException) -> Trouble:
-    """What an error of the database's, or of a driver's, comes to; the sentences of one say nothing of the other."""
+    """The trouble behind an error of the database's or of a driver's, by its code, or else by its sentence."""
     if isinstance(error, SettingsError):
         return Trouble("settings", str(error))
     origin = getattr(error, "orig", None) or error
@@ -102,7 +102,7 @@ def trouble_of(error: BaseException) -> Trouble:
 
 
 def hindrance(connection: Connection) -> Trouble | None:
-    """Why no delivery could be stored over a connection that answers; it writes nothing."""
+    """The trouble that keeps deliveries from being stored, over a connection that answers; it writes nothing."""
     if connection.dialect.name == "postgresql":
         is_read_only, may_insert = connection.exec_driver_sql(_MAY_STORE).one()
         return Trouble("read-only") if is_read_only else None if may_insert else Trouble("not granted")

@@ -1,4 +1,4 @@
-"""Which version of the service runs."""
+"""The version of the service that runs."""
 
 from config.settings import running_commit
 

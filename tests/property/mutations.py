@@ -88,7 +88,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a change is another status or code": (becomes("True"), CALLBACK),
     "the change number rises with each change": (drop, (*PURE, *CALLBACK)),
     "a success is a submission, too": (becomes("None if {test} or kind == 'verified' else {orelse}"), INBOX),
-    "what is there already is not new": (
+    "a row that is there already is not new": (
         becomes("'DO UPDATE SET session_id = excluded.session_id'", of="on_conflict"),
         INBOX,
     ),
@@ -296,7 +296,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     # config
     "with a live key nobody is sent to this machine": (never, LINKS),
     "a link goes over plain http only to this machine": (becomes("True"), LINKS),
-    "Stripe.js comes from Stripe's own origin, unless nothing of it is real": (always, SETTINGS),
+    "Stripe.js comes from Stripe's own origin, or with a test key also from this machine": (always, SETTINGS),
     # receiver
     "who has tried too often waits": (never, TRIES),
     "a page without the button loads nothing of Stripe's": (becomes("entering()"), PAGES),
