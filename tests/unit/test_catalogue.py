@@ -159,7 +159,7 @@ BROKEN = {
     "Your identity could not be verified for %(company)s yet.": ("Pas encore.",),
     "The reason that Stripe gave: “%(reason)s”": ("%(reason)s pour %(company)s",),
     "If you did not expect this, write to %(contact)s.": ("%(contact)s, 100 %",),
-    "The link leads to %(site)s, where %(company)s lets you continue.": ("%(site)s %(company)q",),
+    "The link leads to %(site)s, where you can continue your verification for %(company)s.": ("%(site)s %(company)q",),
 }
 
 
