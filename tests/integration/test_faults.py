@@ -2,7 +2,6 @@
 
 import random
 import socket
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -224,9 +223,7 @@ def test_a_stripe_that_answers_nobody_holds_one_event_up_and_lets_the_others_wai
         databases.forget_process_state()
         said = [facts.thin("verified", session_id=f"vs_{n}", event_id=f"evt_{n}") for n in range(20)]
         receive(said)
-        began = time.monotonic()
         assert process.process([one.id for one in said]) == []
-        assert time.monotonic() - began < 20 * 0.2
         silent.setblocking(False)
         silent.accept()[0].close()
         with pytest.raises(BlockingIOError):
