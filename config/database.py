@@ -371,7 +371,10 @@ class _GivesBack:
     def _look_later(self) -> None:
         self._timer = Timer(_IDLE_SECONDS, self.look)
         self._timer.name, self._timer.daemon = LOOKER, True
-        self._timer.start()
+        try:
+            self._timer.start()
+        except RuntimeError:  # the process ends, or may have no more threads: the next that comes back tries it again
+            self._timer = None
 
     def look(self) -> None:
         """Closes idle connections; their places in the pool stay, and are opened again when they are needed."""

@@ -13,6 +13,7 @@ from tests.property.outside import Application, PostBox, outside
 from tests.simulator.client import Simulator
 from tests.support import databases
 from tests.support.operator import stripe_in_use
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -55,22 +56,30 @@ def application(_outside: tuple[PostBox, Application]) -> Application:
 
 
 @pytest.fixture
-def api(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
+def patient(environment: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The environment, where whoever waits for another opening, or for a thread, waits as long as a machine is busy."""
+    environment.setattr("receiver.api.routes._WAITS_SECONDS", PATIENCE)
+    environment.setattr("receiver.threads.WAITS_SECONDS", PATIENCE)
+    return environment
+
+
+@pytest.fixture
+def api(patient: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """The application, which opens verifications and holds a token."""
-    environment.setenv("STRIPE_WEBHOOK_SECRET", "whsec_0123456789")
-    environment.setenv("API_TOKENS", f"shop:{TOKEN}")
-    environment.setenv("STRIPE_PUBLISHABLE_KEY", "pk_test_simulator0000")
-    environment.setenv("RETURN_ORIGINS", "https://app.example,shop:")
+    patient.setenv("STRIPE_WEBHOOK_SECRET", "whsec_0123456789")
+    patient.setenv("API_TOKENS", f"shop:{TOKEN}")
+    patient.setenv("STRIPE_PUBLISHABLE_KEY", "pk_test_simulator0000")
+    patient.setenv("RETURN_ORIGINS", "https://app.example,shop:")
     databases.forget_process_state()
     with TestClient(app, "https://verify.example", headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         yield client
 
 
 @pytest.fixture
-def pages(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
+def pages(patient: pytest.MonkeyPatch) -> Iterator[TestClient]:
     """The person, whose browser follows no redirect by itself; the application holds a token."""
     for name, value in (KEYS | {"API_TOKENS": f"shop:{TOKEN}"}).items():
-        environment.setenv(name, value)
+        patient.setenv(name, value)
     databases.forget_process_state()
     with TestClient(app, HERE, follow_redirects=False) as client:
         yield client

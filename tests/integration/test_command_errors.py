@@ -27,6 +27,7 @@ WORDS = {  # with which a command can be called at all
     "link": "idv_1",
     "event": "evt_1",
     "retry": "--all",
+    "end-links": "--reason x",
     "resend": "1 --reason x",
     "discard": "--all --reason x",
     "outputs": "vs_1 --reason x",

@@ -157,6 +157,21 @@ def test_idle_connections_are_given_back(database_url: str, monkeypatch: pytest.
         wait_until(lambda: _connections(database_url) == 0)
 
 
+def test_a_process_that_may_have_no_thread_works_on_and_gives_back_later(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_IDLE_SECONDS", 0.1)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Timer, "start", refuse)
+        database.database_now()
+    database.database_now()
+    wait_until(lambda: _connections(database_url) == 0)
+
+
 def test_a_process_that_keeps_none_closes_each(database_url: str) -> None:
     keep_connections(0)
     databases.forget_process_state()

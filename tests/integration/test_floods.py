@@ -20,7 +20,7 @@ from receiver import connections
 from receiver.__main__ import OPTIONS, application
 from tests.support import databases, facts, shapes
 from tests.support.processes import Service, service
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory in /proc")
 
@@ -60,7 +60,7 @@ def _deliver(web: Service) -> None:
 
 
 def _connected(web: Service) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", web.port), timeout=20)
+    return socket.create_connection(("127.0.0.1", web.port), timeout=PATIENCE)
 
 
 def _send(connection: socket.socket, pieces: Iterator[bytes]) -> int:
@@ -206,7 +206,7 @@ def test_empty_lines_push_out_no_head_that_is_on_its_way(web: Service) -> None:
 
 
 @contextmanager
-def _with_small_buffers() -> Iterator[int]:
+def _with_small_buffers() -> Iterator[tuple[int, connections.Connections]]:
     """Web in this process, on connections that the kernel keeps no answer for, as it is with a far client; its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -215,29 +215,33 @@ def _with_small_buffers() -> Iterator[int]:
     thread.start()
     try:
         wait_until(lambda: server.started, str)
-        yield listener.getsockname()[1]
+        yield listener.getsockname()[1], server.lifespan.state["connections"]
     finally:
         server.should_exit = True
         thread.join()
         listener.close()
 
 
+def _is_unread(one: connections.Connection) -> bool:
+    return one.transport.get_write_buffer_size() > 0
+
+
 @pytest.mark.usefixtures("database_url")
 def test_whoever_reads_no_answer_makes_room_for_deliveries(environment: pytest.MonkeyPatch) -> None:
     environment.setattr(connections, "MOST", 20)
-    environment.setattr(connections, "_AT_ONCE", 0.1)
-    with _with_small_buffers() as port, ExitStack() as open_:
+    environment.setattr(connections, "_AT_ONCE", 0.0)
+    with _with_small_buffers() as (port, all_), ExitStack() as open_:
         for _ in range(connections.MOST):
             one = open_.enter_context(socket.socket())
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             one.connect(("127.0.0.1", port))
             one.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * connections.PIPELINED)
-        time.sleep(0.5)
+        wait_until(lambda: sum(map(_is_unread, [*all_.waiting])) == connections.MOST)
         for _ in range(5):
             body = shapes.as_body(facts.payload("verified", session_id=f"vs_{next(_numbers)}"))
             request = urllib.request.Request(f"http://127.0.0.1:{port}/webhooks/stripe", body)
             request.add_header("Stripe-Signature", shapes.signature(body))
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 assert answer.status == 200
 
 

@@ -83,8 +83,9 @@ def test_one_mail_that_is_refused_for_itself_is_none_of_us(environment: pytest.M
 
 
 def test_a_refusal_is_told_after_a_moment_and_until_there_is_an_answer_to_whomever() -> None:
-    outside.refused(outside.STRIPE, "answered 401", seconds=2.0)
+    outside.refused(outside.STRIPE, "answered 401")
     assert _refusals() == []
+    outside.answered(outside.STRIPE)
     outside.refused(outside.APPLICATION, "answered 404", seconds=4.0)
     [said] = _refusals()
     assert said.startswith("the application answered 404: nothing else since ")

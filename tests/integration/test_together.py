@@ -18,7 +18,7 @@ from handlers.tables.models import ActionStatus, OutboxAction
 from tests.property.outside import PostBox
 from tests.support import facts
 from tests.support.facts import NOON, event
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.usefixtures("database_url")
 PERSONS = 4
@@ -143,8 +143,17 @@ def test_whoever_waits_for_long_behind_another_goes_back_and_has_lost_no_try(
 ) -> None:
     """The first is still on its way when the others are anybody's again: no lease has to end for that."""
     environment.setattr(performing, "_TOGETHER_SECONDS", 0.05)
+    has_begun = threading.Event()
+
+    class SinceTheFirst(threading.Timer):
+        def run(self) -> None:
+            has_begun.wait(PATIENCE)
+            super().run()
+
+    environment.setattr(performing, "Timer", SinceTheFirst)
 
     def until_they_are_free() -> None:
+        has_begun.set()
         wait_until(lambda: all(facts.action(one).last_error for one in owed[1:]))
 
     _at_the_first(post_box, until_they_are_free)

@@ -28,7 +28,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
 
 TOKEN = "t" * 32
-MANY = 500
+MANY = 200
 
 
 class Answer(NamedTuple):
@@ -40,10 +40,10 @@ class Answer(NamedTuple):
 
 
 @pytest.fixture
-def port(environment: pytest.MonkeyPatch) -> Iterator[int]:
+def port(patient: pytest.MonkeyPatch) -> Iterator[int]:
     """Our application behind a socket, with the connections that web has."""
-    environment.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)
-    environment.setenv("API_TOKENS", f"shop:{TOKEN}")
+    patient.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)
+    patient.setenv("API_TOKENS", f"shop:{TOKEN}")
     keep_connections(3, beside=1, apart=True)
     databases.forget_process_state()
     with unsynced(), running_receiver() as port:

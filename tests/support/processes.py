@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.support import shapes
 from tests.support.operator import run_command
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 from worker.run.broker import RedisServer, start_redis
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,7 @@ class Service:
         """Delivers one event as Stripe does; its outcome."""
         body = shapes.as_body(payload)
         request = urllib.request.Request(self.url, body, {"Stripe-Signature": shapes.signature(body, secret)})
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return str(json.load(answer)["outcome"])
 
     def log(self, name: str) -> str:
