@@ -23,7 +23,7 @@ from handlers.record.decide import BURNED, REPLACED, ending
 from handlers.record.events import OURS
 from handlers.sessions.refusals import FaultsError, OpeningError, unless_too_many, unless_used_up
 from handlers.stripe_api.changing import Answer
-from handlers.stripe_api.client import NotAcceptedError
+from handlers.stripe_api.client import MissingError, NotAcceptedError
 from handlers.tables.models import Paused, Verification, VerificationRecord
 
 # Longer than all calls of one opening to Stripe: no round of them begins after _BEGUN_WITHIN, and a round has two
@@ -225,7 +225,7 @@ def nothing_left(turn: Turn) -> Iterator[None]:
     """
     try:
         yield
-    except (OpeningError, FaultsError, NotAcceptedError, NotAllowedError):
+    except (OpeningError, FaultsError, MissingError, NotAcceptedError, NotAllowedError):
         is_nobodys = col(Verification.session_id).is_(None) & col(Verification.redaction_asked_at).is_(None)
         # rule: a refused opening leaves no new verification behind
         if turn.is_new and turn.generation == 1:

@@ -188,18 +188,20 @@ def _stripes_own(answer: Answer) -> dict[str, Any]:
 def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
     """The error for an answer other than 200; only Stripe's own word about the requested object is final."""
     sentence, again_after = f"Stripe answered {answer.status}", asked_pause(answer.headers) or 0.0
-    code = error.get("code") if isinstance(error, dict) else None
+    said = error if isinstance(error, dict) else {}
+    is_reused = said.get("type") == "idempotency_error" and answer.status == 400
+    # rule: an answer that Stripe has saved says nothing of today
+    is_spent = is_reused or "Idempotent-Replayed" in answer.headers
     # rule: only Stripe's own word is final
-    if answer.status == 404 and code == "resource_missing":
+    if answer.status == 404 and said.get("code") == "resource_missing" and not is_spent:
         return MissingError(sentence)
-    is_refusal = answer.status in (401, 403, 407)
+    is_refusal = answer.status in (401, 403, 407) and not is_spent
     counting.NO_ANSWERS.labels(of=outside.STRIPE, why="not allowed" if is_refusal else "failing").inc()
     if is_refusal:
         return NotAllowedError(sentence, again_after, dated(answer.headers) if answer.status == 403 else None)
     if answer.status == HTTPStatus.TOO_MANY_REQUESTS:  # about one object: the line raises at all others
         return HeldError(sentence, again_after)
-    is_reused = isinstance(error, dict) and error.get("type") == "idempotency_error" and answer.status == 400
-    if is_reused or "Idempotent-Replayed" in answer.headers:
+    if is_spent:
         return SpentKeyError(sentence, again_after)
     if answer.status == 400 and error:
         return NotAcceptedError(sentence, again_after)

@@ -162,7 +162,7 @@ class Problem(_Shown):
 
 async def openapi(_: Request) -> Response:
     """GET /openapi.json: for everybody, since it holds no data of anybody."""
-    return Response(orjson.dumps(document()), media_type="application/json")
+    return Response(orjson.dumps(document()), headers={"Cache-Control": "no-store"}, media_type="application/json")
 
 
 @cache

@@ -1,13 +1,16 @@
 """The application's requests beside an opening (handlers.sessions.asked), as pydantic models."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from starlette.datastructures import QueryParams
 
 from handlers.record.events import Status
 from handlers.sessions.asked import Asked, Email, Entering, Purpose, Reference, Text, of_the_way, validated
 from handlers.sessions.entering import Way
+from handlers.sessions.refusals import Fault
 from handlers.sessions.views import Page
 
 
@@ -50,12 +53,19 @@ def linking(body: Mapping[str, Any]) -> Linking:
     return validated(Linking, body, lambda _: ())
 
 
-def notify(query: Mapping[str, str]) -> bool:
+def notify(query: QueryParams) -> bool:
     """Whether the person is told. Raises FaultsError."""
-    return validated(Canceling, dict(query), lambda _: ()).notify
+    return validated(Canceling, dict(query), lambda _: _twice(query)).notify
 
 
-def page(query: Mapping[str, str]) -> Page:
+def page(query: QueryParams) -> Page:
     """The query of a list. Raises FaultsError with every fault at once."""
-    asked = validated(Listing, dict(query), lambda _: ())
+    asked = validated(Listing, dict(query), lambda _: _twice(query))
     return Page(**asked.model_dump())
+
+
+def _twice(query: QueryParams) -> Iterator[Fault]:
+    # Nobody guesses which of two is meant.
+    for name, count in Counter(name for name, _ in query.multi_items()).items():
+        if count > 1:
+            yield Fault(f"/{name}", "is given twice")

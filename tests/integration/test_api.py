@@ -60,6 +60,10 @@ def test_a_path_that_there_is_not_is_a_problem_too(api: TestClient, path: str) -
         _is_problem(method, answer, "not-found")
 
 
+def test_the_document_is_kept_by_nobody_either(api: TestClient) -> None:
+    assert api.get("/openapi.json").headers["cache-control"] == "no-store"
+
+
 def test_an_error_that_nobody_meant_is_a_problem_and_its_words_are_in_no_log(
     api: TestClient, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

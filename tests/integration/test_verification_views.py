@@ -80,6 +80,13 @@ def test_a_limit_that_is_none_is_refused(api: TestClient, limit: str) -> None:
     assert (refused.status_code, refused.json()["faults"][0]["pointer"]) == (422, "/limit")
 
 
+def test_what_is_asked_twice_in_a_query_is_refused(api: TestClient) -> None:
+    twice = (("GET", "/verifications", "limit", ("1", "2")), ("POST", "/verifications/idv_1/cancel", "notify", (0, 1)))
+    for method, path, name, values in twice:
+        refused = api.request(method, path, params=[(name, str(value)) for value in values])
+        assert (refused.status_code, refused.json()["faults"][0]["pointer"]) == (422, f"/{name}")
+
+
 def test_filters_hold_together(api: TestClient, stripe: Stories) -> None:
     for flow in ("vf_a", "vf_b"):
         stripe.simulator.flow(flow)

@@ -135,6 +135,17 @@ def test_a_saved_error_burns_the_generation(api: TestClient, stripe: Stories) ->
     assert [one["metadata"]["idv_generation"] for one in at_stripe(stripe)] == ["2"]
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 500])
+def test_a_refusal_that_stripe_has_saved_keeps_nobody_out_for_a_day(
+    api: TestClient, stripe: Stories, status: int
+) -> None:
+    stripe.simulator.cancel(open_one(api).json()["session_id"])
+    stripe.simulator.fault(status, saved=True, **CREATING)
+    assert open_one(api).status_code in (502, 503)
+    again = open_one(api)
+    assert (again.status_code, again.json()["generation"]) == (201, 3)
+
+
 @pytest.mark.parametrize("what", ["another id", "another mode", "another object"])
 def test_an_answer_about_another_session_makes_none_ours(api: TestClient, stripe: Stories, what: str) -> None:
     """As a proxy gives that mixes answers up: the session that was made is found by the next who opens."""
@@ -802,6 +813,13 @@ def test_a_first_opening_that_is_refused_leaves_no_verification_of_nobody(
     assert open_one(api, **asked).status_code in (409, 422, 502)
     assert (api.get("/verifications").json()["data"], at_stripe(stripe)) == ([], [])
     assert open_one(api).status_code == 201
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_so_does_one_that_stripe_refuses(api: TestClient, stripe: Stories, status: int) -> None:
+    stripe.simulator.fault(status, **CREATING)
+    assert open_one(api).json()["code"] == "stripe-refused"
+    assert api.get("/verifications").json()["data"] == []
 
 
 def test_a_first_opening_without_an_answer_leaves_the_verification_whose_session_there_may_be(

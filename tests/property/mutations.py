@@ -275,6 +275,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "only a whole object is an answer": (never, ANSWERS),
     "only a whole answer shows that there is no address": (never, ANSWERS),
     "only Stripe's own word is final": (becomes("{values[0]}"), ANSWERS),
+    "an answer that Stripe has saved says nothing of today": (becomes("{values[0]}"), VERIFICATIONS),
     "Stripe's clock is bounded by ours": (becomes("{values[0]}"), ANSWERS),
     "an answer's stamp allows for the call's duration": (becomes("{left}"), THIN),
     "nothing is deleted while two clocks disagree": (never, CLOCKS),
