@@ -18,7 +18,7 @@ from config.settings import SettingsError, settings
 from receiver.app import app, check_pages
 from receiver.connections import Connection
 
-# The writer's own, and one for health, metrics and what is counted; one more for the threads of the API and the pages.
+# The writer's own, and one for health, metrics and the counters; one more for the threads of the API and the pages.
 _CONNECTIONS = 2
 # Not uvicorn's command line: it cannot be told to leave logging alone.
 OPTIONS: dict[str, Any] = {
@@ -45,20 +45,20 @@ def main() -> int:
     )
     host = parser.parse_args().host.strip("[]")
     if host == "::" and not socket.has_dualstack_ipv6():
-        host = "0.0.0.0"  # noqa: S104  # all that there is
+        host = "0.0.0.0"  # noqa: S104  # no socket can have both here
     try:
         if not lacks_webhook_secret(settings()):
             webhook_secrets(settings())
         if settings().on_postgres:
-            postgres.address()  # says what DATABASE_URL asks in vain
+            postgres.address()  # raises for faults in DATABASE_URL
         check_pages()
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     configure_logging()
-    # By name: WEB_CONCURRENCY's processes import it for themselves.
+    # By its name: each of WEB_CONCURRENCY's processes imports the application itself.
     config = uvicorn.Config("receiver.__main__:application", factory=True, host=host, port=settings().port, **OPTIONS)
-    listener = config.bind_socket()  # the event loop's own would take no IPv4 on `::`
+    listener = config.bind_socket()  # a socket of the event loop's would take no IPv4 on `::`
     listener.listen(config.backlog)
     server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):
@@ -70,17 +70,17 @@ def main() -> int:
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's, which would wait a minute for the first word of a process that has died before it."""
+    """uvicorn's supervisor, which by itself waits a minute for the first word of a process that has died."""
 
     def keep_subprocess_alive(self) -> None:
-        """The only one left to hold a process's end of its pipe is that process: its death ends the pipe at once."""
+        """Closes our copies of the processes' ends of their pipes: then a process's death ends its pipe at once."""
         for process in self.processes:
             process.child_conn.close()
         super().keep_subprocess_alive()
 
 
 def application() -> Starlette:
-    """What each of uvicorn's processes serves; they start from nothing, so each sets its logs up."""
+    """The application of each of uvicorn's processes; each starts from nothing, and sets its own logs up."""
     configure_logging()
     has_rooms = bool(settings().api_tokens or settings().console_users) or not settings().why_no_links
     postgres.name_connections("web")

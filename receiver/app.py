@@ -46,7 +46,7 @@ class Receiver(Starlette):
     """Deliveries go straight to their endpoint; Starlette answers everything else."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the start and end of the process. A slash at the end of a path makes no difference."""
+        """Handles a request, or the process's start and end. A slash at the end of a path makes no difference."""
         if scope["type"] == "http":
             path = scope["path"].removesuffix("/")  # Stripe follows no redirect to the right one
             if path == _WEBHOOK and scope["method"] == "POST":
@@ -57,7 +57,7 @@ class Receiver(Starlette):
 
 
 def check_pages() -> None:
-    """Raises SettingsError where they are served and one cannot be written: else a person would find out."""
+    """Raises SettingsError if pages are served and one cannot be rendered: else a person would be the first to know."""
     if not settings().why_no_links:
         import_module("handlers.catalogue.check").check()
 
@@ -66,10 +66,10 @@ def check_pages() -> None:
 async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Connections]]:
     intake = Intake()
     app.state.webhook = Webhook(() if lacks_webhook_secret(settings()) else webhook_secrets(settings()), intake)
-    # What no setting asks for is not even imported.
+    # A room that no setting opens is not even imported.
     rooms = [import_module(name).Room() for name, is_wanted in _ROOMS.items() if is_wanted(settings())]
     app.router.routes = [*_ROUTES, *(route for room in rooms for route in room.routes())]
-    await asyncio.to_thread(start_flushing, "web")  # signatures are judged by the clock that it measures
+    await asyncio.to_thread(start_flushing, "web")  # it measures the clock by which signatures are judged
     turning = asyncio.create_task(_turn())
     say_whom_we_trust()
     yield {"connections": Connections()}
@@ -81,7 +81,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Connections]]:
 
 
 async def _turn() -> None:
-    """As long as the event loop goes round."""
+    """Notes the time at each turn of the event loop, for the heartbeats."""
     try:
         while True:
             heartbeats.IN_HAND["event loop"]["a turn"] = time.monotonic()
@@ -91,7 +91,7 @@ async def _turn() -> None:
 
 
 async def _refuse(request: Request, error: Any) -> Response:
-    """What Starlette would say, with headers: of a path that nobody has, as a mangled link's, or of another method."""
+    """Starlette's answer, with our headers, for an unknown path, such as a mangled link's, or another method."""
     found = headers(request.scope["scheme"], NOTHING) | (error.headers or {})
     return PlainTextResponse(error.detail, error.status_code, found)
 

@@ -1,14 +1,14 @@
-"""The body of a request to a room, read no further than it may be; a delivery's is the webhook's own."""
+"""The body of a request to a room, read up to a bound; the webhook reads a delivery's by itself."""
 
 from starlette.requests import Request
 
 
 class TooLongError(Exception):
-    """It goes on beyond what may be sent."""
+    """The body is longer than allowed."""
 
 
 async def read_body(request: Request, most: int) -> bytes:
-    """All of it, `most` bytes at most. Raises TooLongError, and Starlette's ClientDisconnect where it breaks off."""
+    """The whole body of `most` bytes at most. Raises TooLongError, or Starlette's ClientDisconnect if it breaks off."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

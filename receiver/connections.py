@@ -1,6 +1,6 @@
-"""The connections of a web process: how many there may be, and how long and how much each may send.
+"""The connections of a web process: bounds for their number, for their time, and for the bytes that each may send.
 
-Why here and not by uvicorn's own limits, which count the wrong thing: docs/decisions/0021.
+uvicorn's own limits count the wrong thing: docs/decisions/0021.
 """
 
 import asyncio
@@ -25,31 +25,31 @@ log = structlog.stdlib.get_logger(__name__)
 
 HEAD_BYTES = 16 * 1024  # of a request line and its headers: Node's bound; Stripe's have less than 1 KiB
 HEADERS = 100  # lines of them, trailers too: each costs more than its bytes
-MESSAGE_BYTES = 1024 * 1024  # of a body with what is around its chunks: twice what anybody here reads
+MESSAGE_BYTES = 1024 * 1024  # of a body with the frames of its chunks: twice the most that a room here reads
 UNFINISHED_BYTES = 8 * 1024 * 1024  # of all requests that are not whole yet: thousands of Stripe's
 PIPELINED = 8  # requests behind one that is not answered; nobody needs any
-UNREAD_BYTES = 16 * 1024  # of answers that a client has not taken, before no more are written for it
+UNREAD_BYTES = 16 * 1024  # of answers that a client has not taken: beyond, no more are written for it
 _LEAST = 10  # connections, however few files there are
 MOST = 1000  # connections, if there are files for them; each costs some 10 KB, and an answer takes milliseconds
-_SPARE_FILES = 40  # for the database, Redis, and whatever else is opened later
+_SPARE_FILES = 40  # for the database, Redis, and other files that are opened later
 _WANTED_FILES = 4096  # the usual 1,024 are fewer than may be accepted in one go
-_AT_ONCE = 1.0  # seconds in which whoever connects to say something has said it
-_LOOK_SECONDS = 1.0  # between two looks at who takes too long
+_AT_ONCE = 1.0  # seconds within which a client with something to say has said it
+_LOOK_SECONDS = 1.0  # between two looks for connections that take too long
 # A chunk with a whole request in it is taken for granted below this: it lives for one turn of the loop.
 _UNCOUNTED = 16 * 1024
 
 HEAD_SECONDS = 10.0  # from the connection, or the first byte of a later request, to the end of the headers
 BODY_SECONDS = 10.0  # Stripe sends a body at once; nobody else deserves longer
-ANSWER_SECONDS = 60.0  # whoever has not read its answer by then never will
+ANSWER_SECONDS = 60.0  # a client that has not read its answer by then never will
 KEEP_ALIVE = 95.0  # Heroku's router keeps its connections for 90 and must not find one closed under its hands
 _FAREWELL_SECONDS = 5.0
 
-_NO_REASON = ""  # to tell anybody of
-_NOTHING, _HEAD, _BODY, _WHOLE = range(4)  # how much there is of the latest request
+_NO_REASON = ""  # worth a line in the log
+_NOTHING, _HEAD, _BODY, _WHOLE = range(4)  # the part of the latest request that has come
 
 
 class _Wait(OrderedDict["Connection", float]):
-    """Connections that wait for the same thing, and since when, the longest first."""
+    """Connections that wait for the same thing, with the start of each wait, the longest first."""
 
     def __init__(self, seconds: float, reason: str, status: int = 0) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class _Wait(OrderedDict["Connection", float]):
 
 
 class Connections:
-    """All of a process. Too many, too slow or too large: those that have waited the longest make room."""
+    """All connections of a process. Too many, too slow or too large: those that have waited the longest make room."""
 
     def __init__(self) -> None:
         self.silent = _Wait(HEAD_SECONDS, "no request in time", 408)
@@ -76,10 +76,10 @@ class Connections:
         self._other_files = len(os.listdir("/dev/fd")) + _SPARE_FILES
 
     def let_in(self, newcomer: "Connection") -> None:
-        """Where there are too many, the one goes that is the least likely to be in the middle of something."""
+        """Admits a connection. At the bound, the connection that is the least likely to be at work is ended for it."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         room = MOST if files == resource.RLIM_INFINITY else min(MOST, max(files - self._other_files, _LEAST))
-        # rule: connections are bounded, and who says nothing goes first
+        # rule: connections are bounded, and the silent ones go first
         if sum(map(len, (self.silent, self.sending, self.waiting, self.idle))) >= room:
             unread = (one for one in self._late(self.waiting) if one.transport.get_write_buffer_size())
             late = chain(self._late(self.silent), self._late(self.sending), unread)
@@ -90,10 +90,10 @@ class Connections:
             newcomer.loop.call_later(_LOOK_SECONDS, self._look, newcomer.loop)
 
     def hold(self, connection: "Connection", size: int) -> None:
-        """So many bytes more of a request that is not whole."""
+        """Counts so many more bytes of a request that is not whole."""
         connection.unfinished += size
         self._unfinished += size
-        # rule: what is not whole is bounded, all of it together
+        # rule: all requests that are not whole are bounded together
         while self._unfinished > UNFINISHED_BYTES:
             # A delivery is the least likely to be late, or to have half a head.
             late = chain(self._late(self.silent), self._late(self.sending))
@@ -101,17 +101,17 @@ class Connections:
             next(unfinished, connection).end("too many bytes at once", 503)
 
     def let_go(self, connection: "Connection", size: int) -> None:
-        """So many bytes are nobody's any more."""
+        """Takes so many bytes off the count: nobody holds them any more."""
         size = min(size, connection.unfinished)
         connection.unfinished -= size
         self._unfinished -= size
 
     def _late(self, wait: _Wait) -> Iterator["Connection"]:
-        """Those of a wait whom nobody waits for any more, the longest first."""
+        """The connections of a wait that have waited for more than _AT_ONCE, the longest first."""
         return (one for one, since in wait.items() if one.loop.time() - since > _AT_ONCE)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Ends those that take too long; again and again, as long as there are any."""
+        """Ends the connections that take too long, again and again, as long as there are connections."""
         waits = (self.silent, self.sending, self.waiting, self.idle, self.leaving)
         self._looks = any(waits)
         if self._looks:
@@ -125,7 +125,7 @@ class Connections:
 
 
 class Connection(HttpToolsProtocol):
-    """One of them. What a request is and how it is answered is uvicorn's."""
+    """One connection. uvicorn's protocol parses its requests and writes its answers."""
 
     def __init__(
         self,
@@ -135,30 +135,30 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.unfinished = 0  # bytes that count among all that are not whole
+        self.unfinished = 0  # its bytes in Connections' count of requests that are not whole
         self._all: Connections = app_state["connections"]
         self._wait: _Wait | None = None
         self._has = _NOTHING
-        self._size = 0  # of the head or the body that is not whole, before what is being fed
+        self._size = 0  # bytes of the head or body that is not whole, without those being fed
         self._fed = 0
         self._fault = (400, "not HTTP")
         self._in_work: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """A newcomer."""
+        """Lets a new connection in."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=UNREAD_BYTES)
         self._all.let_in(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It has gone."""
+        """Takes a lost connection off all counts."""
         self._let_down()
         super().connection_lost(exc)
         self.wait_in(None)
         self._all.let_go(self, self.unfinished)
 
     def wait_in(self, wait: _Wait | None) -> None:
-        """From now on it waits for something else; what it waits for already it waits for since then."""
+        """Begins another wait of this connection; the same wait again keeps its start."""
         if wait is self._wait:
             return
         if self._wait is not None:
@@ -168,12 +168,12 @@ class Connection(HttpToolsProtocol):
             wait[self] = self.loop.time()
 
     def end(self, reason: str, status: int = 0) -> None:
-        """Closes it; with a status, if no answer is under way and there is something to answer."""
+        """Closes the connection, after an answer of this status if a request waits for one and none is under way."""
         if reason:
             self._all.ended[reason] += 1
             counting.ENDED_CONNECTIONS.labels(reason=reason).inc()
         self._all.let_go(self, self.unfinished)
-        if self.transport.is_closing():  # and does not get rid of what was written
+        if self.transport.is_closing():  # and the client does not take the bytes written
             self.wait_in(None)
             return self.transport.abort()
         cycle = self.cycle
@@ -189,7 +189,7 @@ class Connection(HttpToolsProtocol):
         return self.transport.abort() if reads_nothing else self.transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """Feeds uvicorn's parser; then it is clear what the connection waits for, and how much it has sent for that."""
+        """Feeds uvicorn's parser, which then shows the connection's wait, and the bytes that it has sent."""
         had, self._fed = self._has, len(data)
         try:
             rest: bytes | None = data
@@ -204,12 +204,12 @@ class Connection(HttpToolsProtocol):
         return self._count(data, had)
 
     def on_message_begin(self) -> None:
-        """A head."""
+        """Notes that a head has begun."""
         super().on_message_begin()
         self._has, self._size = _HEAD, 0
 
     def on_headers_complete(self) -> None:
-        """A whole head: what is too much of it reaches nobody."""
+        """Checks a whole head: one that is too large reaches nobody."""
         # rule: a head is bounded in lines and bytes
         if len(self.headers) > HEADERS or (self._size + self._fed > HEAD_BYTES < self._head_bytes()):
             self._fault = (431, "too long a head")
@@ -221,12 +221,12 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """A whole request."""
+        """Notes that a request is whole."""
         super().on_message_complete()
         self._has = _WHOLE
 
     def on_response_complete(self) -> None:
-        """As uvicorn's, with one clock for all connections in place of one for each."""
+        """Does as uvicorn's, with one clock for all connections in place of one for each."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -238,7 +238,7 @@ class Connection(HttpToolsProtocol):
         if self._has == _WHOLE:
             self._all.let_go(self, self.unfinished)
             self.wait_in(self._all.idle)
-        elif self._has == _BODY and self.expect_100_continue:  # it may never send what it has been refused
+        elif self._has == _BODY and self.expect_100_continue:  # it may never send the body that was refused
             self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -246,7 +246,7 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _let_down(self) -> None:
-        """Tells who reads or answers that nobody is there; uvicorn tells it the latest request alone."""
+        """Tells each request at work that its client has gone; uvicorn tells only the latest one."""
         for cycle in (self._in_work, self.cycle):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
@@ -254,15 +254,15 @@ class Connection(HttpToolsProtocol):
                 cycle.message_event.set()
 
     def _should_upgrade(self) -> bool:
-        """Lets uvicorn take no notice of a request whose parser stops for an offer of another protocol."""
+        """Keeps uvicorn from taking up an offer of another protocol: its parser stops there, and _feed goes on."""
         return True
 
     def _feed(self, data: bytes) -> bytes | None:
-        """Returns what is left to feed: RFC 9110, 7.8 lets a server ignore an offer, and httptools drops the body."""
+        """Returns the bytes left to feed: RFC 9110, 7.8 lets a server ignore an offer, and httptools drops the body."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
-            self._has = _HEAD  # whatever the parser took for its end
+            self._has = _HEAD  # though the parser took the offer for the end
             method, version = self.parser.get_method(), self.parser.get_http_version().encode()
             if method == b"CONNECT":
                 raise httptools.HttpParserError from None
@@ -274,7 +274,7 @@ class Connection(HttpToolsProtocol):
         return None
 
     def _count(self, data: bytes, had: int) -> None:
-        """A request that is not whole, or large, or behind another one."""
+        """Counts the bytes of a request that is not whole, or large, or behind another one."""
         if self.transport.is_closing():
             return
         is_body = self._has == _BODY
@@ -282,7 +282,7 @@ class Connection(HttpToolsProtocol):
             self.wait_in(self._all.idle if self.cycle.response_complete else self._all.waiting)
         else:
             self.wait_in(self._all.sending if is_body else self._all.silent)
-        self._all.hold(self, len(data))  # who has just sent a whole head is not silent
+        self._all.hold(self, len(data))  # a client that has just sent a whole head is not silent
         if self._has == _WHOLE and not self.pipeline:  # the reader's turn comes first
             self.loop.call_soon(self._all.let_go, self, self.unfinished)
         if self._has == _WHOLE or self.transport.is_closing():

@@ -1,7 +1,7 @@
-"""Whether this process is alive, whether it can do its work, what waits, and the metrics.
+"""Health: whether this process is alive, whether it can do its work, the backlog, and the metrics.
 
-Anybody may ask, as often as they like: one look answers all who ask within a second, and those at the database take
-turns.
+Anybody may ask, as often as they like: one look answers all requests within a second, and the looks at the database
+take turns.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from handlers.operator import findings
 from handlers.operator.figures import Figures
 from receiver.sender import is_this_machine
 
-_LOOK_SECONDS = 5.0  # a frozen server neither answers nor fails, and whoever asks gives up soon
+_LOOK_SECONDS = 5.0  # a frozen server neither answers nor fails, and a monitor gives up soon
 _GOOD_FOR_SECONDS = 1.0
 _MOST_WAITING = 20  # for one look; monitors are fewer, and each holds a connection meanwhile
 
@@ -36,7 +36,7 @@ _Seen = TypeVar("_Seen")
 
 
 class _Look(Generic[_Seen]):
-    """What a thread finds out, for all who ask meanwhile and a moment later."""
+    """A question that a thread answers, for all requests meanwhile and a moment later."""
 
     def __init__(self, find: Callable[[], _Seen], thread: ThreadPoolExecutor) -> None:
         self._find = find
@@ -46,7 +46,7 @@ class _Look(Generic[_Seen]):
         self._waiting = 0
 
     async def __call__(self) -> _Seen:
-        """Raises what finding it out raises, and TimeoutError when that takes too long or too many wait for it."""
+        """The answer. Raises the question's errors, and TimeoutError if it takes too long or too many wait for it."""
         if self._latest is None or (self._latest.done() and time.monotonic() - self._ended_at > _GOOD_FOR_SECONDS):
             self._latest = self._thread.submit(self._look)
         if self._waiting >= _MOST_WAITING:
@@ -71,10 +71,10 @@ async def healthz(_: Request) -> Response:
 
 
 async def readyz(_: Request) -> Response:
-    """GET /readyz: 200 if deliveries can be stored. Without Redis they can, and the answer says which it is.
+    """GET /readyz: 200 if deliveries can be stored. Without Redis they can, and the answer says so.
 
-    Whether they can is known from this process's own last heartbeat: who asks makes nobody write, nor ask the database.
-    Without STRIPE_WEBHOOK_SECRET none is taken for Stripe's.
+    This process's own last heartbeat tells it: a request neither writes to the database nor asks it. Without
+    STRIPE_WEBHOOK_SECRET no delivery can be taken for Stripe's.
     """
     trouble, reachable = heartbeats.trouble(), await _in_time(_BROKER)
     said = {"database": trouble.word if trouble else "ok", "broker": "ok" if reachable else "unreachable"}
@@ -84,10 +84,10 @@ async def readyz(_: Request) -> Response:
 
 
 async def backlog(request: Request) -> Response:
-    """GET /health/backlog: 503 when something needs a hand, as an event that has waited longer than BACKLOG_SECONDS;
-    with the ages, and what it is.
+    """GET /health/backlog: 503 when something needs a hand, such as an event that has waited longer than
+    BACKLOG_SECONDS; with the findings and the ages.
 
-    For a monitor that calls somebody; a platform's health check that restarts processes wants /healthz.
+    It is for a monitor that calls somebody; a platform's health check that restarts processes wants /healthz.
     """
     try:
         needed, ages = await _BACKLOG()
@@ -101,7 +101,7 @@ async def backlog(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """GET /metrics: what all web and worker processes have counted, and what waits in the tables."""
+    """GET /metrics: the counters of all web and worker processes, and the figures of the tables."""
     if not _may_see_figures(request):
         if settings().metrics_token:
             return _json(401, {"error": "METRICS_TOKEN is not what was sent"}, {"WWW-Authenticate": "Bearer"})
@@ -114,7 +114,7 @@ async def metrics(request: Request) -> Response:
 
 
 def _may_see_figures(request: Request) -> bool:
-    """Where a token is set, this machine needs it, too: not every proxy on it says that it is one."""
+    """Whether a request may see figures. This machine, too, needs a token that is set: it may be a silent proxy."""
     token = settings().metrics_token.get_secret_value()
     if not token:
         return is_this_machine(request.scope)
@@ -134,7 +134,7 @@ def _shown(accept: str) -> tuple[bytes, str]:
 
 
 def what_needs_a_hand() -> tuple[list[findings.Finding], dict[str, float]]:
-    """All of it, at this moment, and the ages of what waits; none of these without a database, which is a finding."""
+    """All findings of this moment, and the backlogs' ages; no ages without a database, which is a finding itself."""
     figures = Figures(broker.trouble_now())
     needed, ages = findings.judged(figures), dict[str, float]()
     with suppress(*DATABASE_TROUBLE):
@@ -142,7 +142,7 @@ def what_needs_a_hand() -> tuple[list[findings.Finding], dict[str, float]]:
     return needed, ages
 
 
-# One connection for all of them, whoever asks.
+# One connection for all looks, whoever asks.
 _AT_THE_DATABASE = ThreadPoolExecutor(1, "health")
 _BROKER = _Look(broker.reachable, ThreadPoolExecutor(1, "broker"))
 _BACKLOG = _Look(what_needs_a_hand, _AT_THE_DATABASE)

@@ -1,10 +1,10 @@
-"""Who sent a request, as far as it can be believed: the connection's other end, or what trusted proxies say of it."""
+"""The sender of a request, as far as it can be believed: the connection's other end, or the word of trusted proxies."""
 
 from ipaddress import IPv6Address, ip_address
 
 from starlette.types import Scope
 
-# How the names begin of what proxies add, in ASGI's spelling.
+# The beginnings of the names of headers that proxies add, in ASGI's spelling.
 _ADDED_BY_PROXIES = (
     *(b"x-forwarded", b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"true-client-ip"),
     *(b"x-original-", b"x-envoy-", b"x-amzn-", b"x-azure-", b"cf-", b"fastly-", b"fly-"),
@@ -12,20 +12,20 @@ _ADDED_BY_PROXIES = (
 
 
 def as_sent(scope: Scope, proxies: int) -> Scope:
-    """The scope with the sender's own address (None if unknown) and scheme, where there are so many proxies before us.
+    """The scope with the sender's own address (None if unknown) and scheme, for so many proxies before us.
 
-    Each proxy adds what it saw at the right: entries further left are whatever the sender has made up.
+    Each proxy adds the address that it saw at the right: entries further left may be made up by the sender.
     """
     added = [(name, value) for name, value in scope["headers"] if name.startswith(_ADDED_BY_PROXIES)]
     if not added:
         return scope
     addresses, schemes = _entries(added, b"x-forwarded-for"), _entries(added, b"x-forwarded-proto")
-    # rule: an address that is no trusted proxy's word is nobody's
+    # rule: only a trusted proxy's word names the sender
     client = (_without_port(addresses[-proxies]), 0) if 0 < proxies <= len(addresses) else None
-    # A proxy elsewhere has neighbours of its own; and one that was told of a sender by its neighbour is one too few.
+    # A proxy on another machine has loopback neighbours of its own; and more entries mean a proxy more than we count.
     if _is_loopback(client) and (len(addresses) > proxies or not _is_loopback(scope["client"])):
         client = None
-    # Some proxies add theirs, and some put it in the place of all others.
+    # Some proxies add their scheme to the others, and some put it in their place.
     scheme = schemes[-min(proxies, len(schemes))].lower() if proxies and schemes else ""
     return {**scope, "client": client, "scheme": scheme if scheme in ("http", "https") else scope["scheme"]}
 

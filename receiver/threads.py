@@ -1,4 +1,4 @@
-"""Threads of a room's own, for what asks Stripe or the database: deliveries and health have theirs."""
+"""Threads of a room's own, for requests that ask Stripe or the database: deliveries and health have theirs."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class BusyError(Exception):
-    """No thread was free in time; `waited_for` says what they wait for themselves, as receiver/api/problems.py does."""
+    """No thread was free in time; `waited_for` is the thing that they wait for, a code of receiver/api/problems.py."""
 
     def __init__(self, waited_for: str) -> None:
         super().__init__(waited_for)
@@ -23,7 +23,7 @@ class BusyError(Exception):
 
 
 class Threads:
-    """So many, which take no connection that others wait for; whoever finds none free does not wait for long."""
+    """A number of threads that take no connection that others wait for; a call does not wait long for a free one."""
 
     def __init__(self, name: str, most: int, waiting_for: str) -> None:
         self._pool = ThreadPoolExecutor(most, name, initializer=stand_apart)
@@ -33,7 +33,7 @@ class Threads:
         self.end = self._pool.shutdown
 
     async def do(self, call: Callable[..., T], *arguments: Any) -> T:
-        """What the call returns or raises; BusyError where no thread is free in time."""
+        """Runs the call in a thread, and returns its result. Raises BusyError if no thread is free in time."""
         try:
             await asyncio.wait_for(self._free.acquire(), WAITS_SECONDS)
         except TimeoutError:

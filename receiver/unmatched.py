@@ -1,4 +1,4 @@
-"""The last of a room's routes: it refuses what is below their paths and none of them, or another method."""
+"""The last of a room's routes: it refuses other paths below the room's, and other methods of its paths."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -9,11 +9,11 @@ from starlette.types import Receive, Scope, Send
 
 
 class Unmatched(BaseRoute):
-    """Refuses by the room's own function, which is given the methods that the path has: none where it is no path."""
+    """Refuses by the room's own function, which gets the methods that the path has: none for an unknown path."""
 
     def __init__(self, routes: Sequence[Route], refuse: Callable[[Request, set[str]], Awaitable[Response]]) -> None:
         self._routes, self._refuse = routes, refuse
-        self._prefixes = [route.path.split("/")[1:2] for route in routes]  # "*" is a path that has none
+        self._prefixes = [route.path.split("/")[1:2] for route in routes]  # the path "*" has none
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         is_below = scope["type"] == "http" and scope["path"].split("/")[1:2] in self._prefixes

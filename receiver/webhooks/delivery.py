@@ -16,10 +16,10 @@ from receiver.webhooks.intake import Intake, RefusedEventError, UnavailableError
 
 log = structlog.stdlib.get_logger(__name__)
 
-MAX_BODY_BYTES = 512 * 1024  # Stripe's events stay below 256 KiB; what is larger reconcile fetches
+MAX_BODY_BYTES = 512 * 1024  # Stripe's events stay below 256 KiB; reconcile fetches a larger one
 TOLERANCE_SECONDS = 300  # Stripe's own default; here it binds the future too
 _RETRY_AFTER_SECONDS = 30
-# As the SDK finds it, so that it is the one that was signed.
+# Found as the SDK finds it, so that it is the signed one.
 _TIMESTAMP = re.compile(r"(?:^|,)t=([^,=]*)")
 
 
@@ -49,7 +49,7 @@ class Webhook:
         started = time.monotonic()
         try:
             event = await self._verified_event(scope, receive)
-            # rule: what is not this service's is not taken in
+            # rule: an event of a foreign type is not taken in
             outcome = "ignored" if isinstance(event, ForeignEvent) else await self._intake.accept(event)
         except (RefusedDeliveryError, RefusedEventError, UnavailableError) as refused:
             counting.DELIVERIES.labels(outcome="refused", reason=refused.reason).inc()
@@ -81,11 +81,11 @@ class Webhook:
 
 
 def _check_head(signature: str, length: bytes) -> None:
-    """What can be refused before its body is read."""
+    """Refuses by the head alone, before the body is read."""
     stamps = _TIMESTAMP.findall(signature)
     if not stamps or not re.fullmatch("[0-9]{1,12}", stamps[0]) or "v1=" not in signature:
         raise RefusedDeliveryError(400, "the signature is missing")
-    # rule: a signature grows old, and is not good for the future
+    # rule: a signature from long ago or from the future is refused
     if abs(true_now().timestamp() - int(stamps[0])) > TOLERANCE_SECONDS:
         raise RefusedDeliveryError(400, "the signature's timestamp is too far from now")
     if length.isdigit() and (len(length) > 19 or int(length) > MAX_BODY_BYTES):
@@ -93,7 +93,7 @@ def _check_head(signature: str, length: bytes) -> None:
 
 
 async def _body(receive: Receive) -> bytes:
-    """receiver/connections.py bounds its time, and ends the connection of who takes longer."""
+    """The whole body. receiver/connections.py bounds its time, and ends the connection of a slower sender."""
     body, more = bytearray(), True
     while more:
         message = await receive()
@@ -101,7 +101,7 @@ async def _body(receive: Receive) -> bytes:
             raise RefusedDeliveryError(400, "the sender went away")
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        # rule: a body is bounded, whatever its length was said to be
+        # rule: a body is bounded, also beyond its Content-Length
         if len(body) > MAX_BODY_BYTES:
             raise RefusedDeliveryError(413, "the body is too large")
     return bytes(body)

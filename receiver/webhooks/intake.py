@@ -1,6 +1,6 @@
-"""Everything that waits goes into one insert-or-ignore and one commit; the commit releases the answers.
+"""Intake: all waiting events go into one insert-or-ignore and one commit, and the commit releases the answers.
 
-What follows it, a line in the log and the ids to the broker, is done by a thread that nobody waits for.
+A thread that nobody waits for does the rest: a line in the log, and the ids to the broker.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ log = structlog.stdlib.get_logger(__name__)
 
 _MOST_AT_ONCE = 500  # rows a commit: more gain nothing, and a refused batch is tried row by row
 _ANSWER_SECONDS = 10.0  # when the database hangs: Stripe has given up by then, and delivers again
-# While the database hangs; Stripe keeps the others, and delivers again. Fewer than connections, so that who asks for
+# While the database hangs; Stripe keeps the others, and delivers again. Fewer than connections, so that a question for
 # this process's health still finds a place.
 _MOST_WAITING = 900
-_MOST_BATCHES = 1000  # that are published at once
-_PAUSE = 0.025  # seconds after a message: what comes meanwhile travels together, and the first after it at once
+_MOST_BATCHES = 1000  # published at once
+_PAUSE = 0.025  # seconds after a message: ids that come meanwhile travel together, and the first after it at once
 
 
 class UnavailableError(Exception):
@@ -73,7 +73,7 @@ class Intake:
         return await committed
 
     async def close(self) -> None:
-        """Stores what waits, publishes it, and ends."""
+        """Stores the waiting events, publishes their ids, and ends."""
         self._closing = True
         self._wake.set()
         await self._writer
@@ -106,14 +106,14 @@ class Intake:
                     committed.set_exception(result)
 
     def _refuse_all(self) -> list[_Stored]:
-        """What came later, too: it is refused the sooner."""
+        """Refuses the events in work and the waiting ones, too: Stripe delivers them again the sooner."""
         self._in_work, self._waiting = [*self._in_work, *self._waiting], []
         counting.note_failure("deliveries", NotNowError("no answer in time"))
         log.error("events.not_stored", events=len(self._in_work), error="no answer in time")
         return [UnavailableError() for _ in self._in_work]
 
     async def _store(self, events: Sequence[VerificationEvent]) -> list[_Stored]:
-        """One result an event, in their order. Never raises."""
+        """One result for each event, in their order. Never raises."""
         try:
             receipt = await self._storage.receive(events)
         except (NotNowError, *DATABASE_TROUBLE) as error:
@@ -136,7 +136,7 @@ class Intake:
 
 
 class _Publisher:
-    """Takes receipts of committed batches, and makes one message of all that came while it was at work."""
+    """Takes receipts of committed batches, and makes one message of all ids that came while it was at work."""
 
     def __init__(self) -> None:
         self._receipts: queue.SimpleQueue[Receipt | None] = queue.SimpleQueue()
@@ -144,11 +144,11 @@ class _Publisher:
         self._thread.start()
 
     def publish(self, receipt: Receipt) -> None:
-        """Returns at once; what the broker does not take is left to the sweep."""
+        """Returns at once; ids that the broker does not take are left to the sweep."""
         self._receipts.put(receipt)
 
     def close(self) -> None:
-        """Publishes what waits, and ends."""
+        """Publishes the waiting ids, and ends."""
         self._receipts.put(None)
         self._thread.join()
 

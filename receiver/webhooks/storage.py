@@ -1,6 +1,6 @@
-"""How a batch gets into the inbox: on PostgreSQL from the event loop itself, on SQLite from a thread.
+"""Storage of a batch in the inbox: on PostgreSQL from the event loop itself, on SQLite from a thread.
 
-Why not by psycopg, as everything else: docs/decisions/0012.
+The reasons against psycopg, which everything else uses: docs/decisions/0012.
 """
 
 import asyncio
@@ -29,17 +29,17 @@ class Storage(Protocol):
     """The inbox, as the one writer of a web process sees it."""
 
     async def open(self) -> object:
-        """Connects, before others have taken all connections; whoever needs one later tries again."""
+        """Connects, before others have taken all connections; if it fails, the next batch tries again."""
 
     def receive(self, events: Sequence[VerificationEvent], /) -> Awaitable[Receipt]:
-        """As handlers.inbox.receive.receive; trouble with the database is a NotNowError or one of DATABASE_TROUBLE."""
+        """Does as handlers.inbox.receive.receive; the database's trouble is NotNowError or one of DATABASE_TROUBLE."""
 
     async def close(self) -> None:
-        """Nothing more will come."""
+        """Ends the storage: no batch comes any more."""
 
 
 def storage() -> Storage:
-    """What fits this process's database."""
+    """The storage for this process's database."""
     return _OnTheLoop() if settings().on_postgres else _InAThread()
 
 
@@ -70,13 +70,13 @@ class _OnTheLoop:
 
     async def _ids(self, statement: str, parameter: str) -> frozenset[str]:
         if self._connection:
-            # A restart, a failover or a pooler has made it useless? A new one may do, and Stripe's next try is far.
+            # After a restart, a failover or a pooler's change a new connection may do, and Stripe's next try is far.
             with suppress(NotNowError):
                 return await self._ask(statement, parameter)
         return await self._ask(statement, parameter)
 
     async def _ask(self, statement: str, parameter: str) -> frozenset[str]:
-        """A transaction by itself; whatever fails but for its data, and whoever stops waiting, ends the connection."""
+        """Runs a transaction of one statement. A failure that is not the data's, or a timeout, ends the connection."""
         try:
             connection = await self.open()
             if self._is_pooled:
@@ -115,7 +115,7 @@ async def _connected() -> tuple[asyncpg.Connection, bool]:
         rows, our_pid = await _fetched(connection, postgres.reading()), connection.get_server_pid()
         try:
             await connection.execute(postgres.setting(rows, our_pid))
-        except (asyncpg.DataError, asyncpg.SyntaxOrAccessError):  # which are about what is stored, elsewhere
+        except (asyncpg.DataError, asyncpg.SyntaxOrAccessError):  # elsewhere they are about stored data
             raise postgres.not_taken() from None
     except BaseException:
         connection.terminate()
@@ -124,7 +124,7 @@ async def _connected() -> tuple[asyncpg.Connection, bool]:
 
 
 async def _fetched(connection: asyncpg.Connection, statement: str, *parameters: str) -> Sequence[Any]:
-    """Behind a pooler what is prepared may be another's at the next question, but for those of one transaction."""
+    """The rows, by one transaction: behind a pooler a prepared statement lasts no longer."""
     async with connection.transaction():
         rows: Sequence[Any] = await connection.fetch(statement, *parameters)
     return rows
@@ -139,7 +139,7 @@ async def _reached() -> asyncpg.Connection:
 
 
 class _InAThread:
-    """SQLite writes where it is called, and waits there for the other writer."""
+    """A thread for SQLite, which writes in the calling thread, and waits there for the other writer."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "intake")

@@ -314,14 +314,14 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "the console is for https, or for this machine": (becomes("True"), CONSOLE),
     "test and live never mix": (never, RECEIVER),
     "the state of a session that is not ours is not kept": (never, OURS),
-    "what is not this service's is not taken in": (never, RECEIVER),
-    "a body is bounded, whatever its length was said to be": (never, RECEIVER),
-    "a signature grows old, and is not good for the future": (never, RECEIVER),
-    "connections are bounded, and who says nothing goes first": (never, UNSIGNED),
-    "what is not whole is bounded, all of it together": (becomes("False"), UNSIGNED),
+    "an event of a foreign type is not taken in": (never, RECEIVER),
+    "a body is bounded, also beyond its Content-Length": (never, RECEIVER),
+    "a signature from long ago or from the future is refused": (never, RECEIVER),
+    "connections are bounded, and the silent ones go first": (never, UNSIGNED),
+    "all requests that are not whole are bounded together": (becomes("False"), UNSIGNED),
     "a head is bounded in lines and bytes": (never, UNSIGNED),
     "an offer of another protocol takes nothing of its request": (becomes("b''"), UNSIGNED),
-    "an address that is no trusted proxy's word is nobody's": (becomes("scope['client']"), SENDER),
+    "only a trusted proxy's word names the sender": (becomes("scope['client']"), SENDER),
 }
 
 
