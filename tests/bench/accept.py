@@ -50,7 +50,7 @@ def _add(report: Report, kind: str, connections: int, measured: dict[str, list[A
         f"{at}, beside verify only",
         _words(measured["service"]),
         beside=_words(measured["verify only"]),
-        ratio=median(to_limit),
+        pairs=to_limit,
         target="≥ 0.65" if bound else "",
         met=judged(to_limit, least=0.65) if bound else None,
     )
@@ -60,7 +60,7 @@ def _add(report: Report, kind: str, connections: int, measured: dict[str, list[A
         f"{at}, beside one INSERT and commit each",
         _words(measured["service"]),
         beside=_words(measured["usual"]),
-        ratio=median(to_usual),
+        pairs=to_usual,
         target=f"≥ {least}" if least else "",
         met=judged(to_usual, least=least) if least else None,
     )

@@ -31,8 +31,8 @@ def add(report: Report, what: str, found: dict[str, list[float]], target: float 
         "accept, PostgreSQL",
         f"{CONNECTIONS} connections, beside {what}",
         f"{median(found['beside']):,.0f}/s",
-        beside=f"{median(found['without']):,.0f}/s without them; pairs {min(pairs):.2f} to {max(pairs):.2f}",
-        ratio=median(pairs),
+        beside=f"{median(found['without']):,.0f}/s without them",
+        pairs=pairs,
         target=f"≥ {target}" if target else "",
         met=judged(pairs, least=target) if target else None,
     )

@@ -8,7 +8,7 @@ import httpx2 as httpx
 
 from handlers.operator.console_users import hash_of
 from tests.bench import store
-from tests.bench.report import Report, judged, ratio
+from tests.bench.report import Report, judged, ratios
 from tests.bench.servers import House
 
 _PASSWORD = "measured by the bench"
@@ -50,7 +50,7 @@ def figures(report: Report, house: House, *, rows: int, rounds: int) -> None:
             f"GET {path}",
             f"{median(ours):.1f} ms",
             beside=f"{median(theirs):.1f} ms where none do; to count them {counted:.0f} ms",
-            ratio=ratio(ours, theirs),
+            pairs=ratios(ours, theirs),
             target=f"≤ {limit:.0f} ms",
             met=judged(ours, most=limit),
         )

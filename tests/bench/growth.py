@@ -94,9 +94,8 @@ def _add(report: Report, what: str, young: list[float], tenth: list[float], grow
         "growth",
         what,
         _milliseconds(grown),
-        beside=f"young {_milliseconds(young)}, {min(as_young):.2f} to {max(as_young):.2f}; "
-        f"a tenth {_milliseconds(tenth)}, {median(as_tenth):.2f}",
-        ratio=median(as_young),
+        beside=f"young {_milliseconds(young)}; a tenth {_milliseconds(tenth)}, {median(as_tenth):.2f}",
+        pairs=as_young,
         target=f"≥ {_LEAST} of both",
         met=judged([*map(min, as_young, as_tenth)], least=_LEAST),
     )

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from tests.bench import load, store
 from tests.bench.beside import CONNECTIONS, add, in_turn
-from tests.bench.report import Report, ratio
+from tests.bench.report import Report, ratios
 from tests.bench.servers import House, Process
 from tests.simulator.client import Simulator
 
@@ -79,7 +79,7 @@ def _beside(
         "the same, for each second of web's own processor",
         f"{median(beside):,.0f}",
         beside=f"{median(alone):,.0f} without them",
-        ratio=ratio(beside, alone),
+        pairs=ratios(beside, alone),
     )
     report.add(
         "accept, PostgreSQL",

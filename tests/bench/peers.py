@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from tests.bench import load, store
 from tests.bench.load import SECRET
-from tests.bench.report import Report, ratio
+from tests.bench.report import Report, ratios
 from tests.bench.servers import House, answers, free_port, house
 from tests.support import shapes
 
@@ -236,7 +236,7 @@ def _add(report: Report, rates: dict[str, list[float]], accepted: dict[str, int]
             f"beside {name}",
             f"{median(ours):,.0f}/s",
             beside=f"{median(rates[name]):,.0f}/s",
-            ratio=ratio(ours, rates[name]),
+            pairs=ratios(ours, rates[name]),
         )
     for name, rows in stored.items():
         report.add(

@@ -70,6 +70,6 @@ def _add(report: Report, what: str, kept: list[float], left_out: list[float], un
         "promises",
         what,
         ours,
-        beside=f"{theirs} without; {len(pairs)} pairs {min(pairs):.2f} to {max(pairs):.2f}",
-        ratio=median(pairs),
+        beside=f"{theirs} without; {len(pairs)} pairs",
+        pairs=pairs,
     )

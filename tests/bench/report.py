@@ -5,7 +5,8 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
@@ -29,8 +30,15 @@ class Figure:
     value: str
     beside: str = ""
     ratio: float | None = None
+    pairs: list[float] = field(default_factory=list)  # of which the ratio is the median
     target: str = ""
     met: bool | str | None = None
+
+    @property
+    def shown_ratio(self) -> str:
+        """With the least and the most of the pairs, which say how far the next run's may be."""
+        spread = f" ({min(self.pairs):.2f} to {max(self.pairs):.2f})" if len(self.pairs) > 1 else ""
+        return "" if self.ratio is None else f"{self.ratio:.2f}{spread}"
 
 
 @dataclass(slots=True)
@@ -49,11 +57,13 @@ class Report:
         """What is going on."""
         self.console.print(f"[dim]{datetime.now(UTC):%H:%M:%S} {words}[/]", highlight=False)
 
-    def add(self, stage: str, what: str, value: str, **more: Any) -> None:
-        """A line of the table."""
-        figure = Figure(stage=stage, what=what, value=value, **more)
+    def add(self, stage: str, what: str, value: str, *, pairs: Sequence[float] = (), **more: Any) -> None:
+        """A line of the table; its ratio is the median of those of rounds that ran side by side."""
+        figure = Figure(stage=stage, what=what, value=value, pairs=[*pairs], **more)
+        if pairs and figure.ratio is None:
+            figure = replace(figure, ratio=median(pairs))
         self.figures.append(figure)
-        self.say(f"{stage}: {what}: {value} {figure.beside} {'' if figure.ratio is None else f'= {figure.ratio:.2f}'}")
+        self.say(f"{stage}: {what}: {value} {figure.beside} {figure.shown_ratio and f'= {figure.shown_ratio}'}")
 
     def took(self, stage: str, seconds: float) -> None:
         """How long a stage was."""
@@ -73,10 +83,10 @@ class Report:
         for one in self.figures:
             if one.stage != stage:
                 table.add_section()
-            ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
             met = {None: "", True: "[green]yes[/]", False: "[red]no[/]", RANGE: "[yellow]range[/]"}[one.met]
             table.add_row(
-                one.stage if one.stage != stage else "", one.what, one.value, one.beside, ratio, one.target, met
+                one.stage if one.stage != stage else "",
+                *(one.what, one.value, one.beside, one.shown_ratio, one.target, met),
             )
             stage = one.stage
         self.console.print(table)
@@ -106,24 +116,19 @@ class Report:
         lines = [f"`{self.command}` at `{_commit()}`, {_machine()}.", ""]
         lines += ["| what | measured | beside | ratio | target |", "|---|---|---|---|---|"]
         for one in self.figures:
-            ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
             met = {None: "", True: ": met", False: ": not met", RANGE: ": range"}[one.met]
-            lines.append(f"| {one.stage}: {one.what} | {one.value} | {one.beside} | {ratio} | {one.target}{met} |")
+            words = f"{one.stage}: {one.what}", one.value, one.beside, one.shown_ratio, f"{one.target}{met}"
+            lines.append(f"| {' | '.join(words)} |")
         lines += ["", self.story] if self.story else []
         return "\n".join(lines) + "\n"
 
 
-def ratio(ours: list[float], theirs: list[float]) -> float:
-    """The median of the ratios of rounds that ran side by side."""
-    return median(ratios(ours, theirs))
-
-
-def ratios(ours: list[float], theirs: list[float]) -> list[float]:
-    """Of each round."""
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Of each round, whose two ran side by side."""
     return [our / their for our, their in zip(ours, theirs, strict=True)]
 
 
-def judged(values: list[float], *, least: float = -inf, most: float = inf) -> bool | str | None:
+def judged(values: Sequence[float], *, least: float = -inf, most: float = inf) -> bool | str | None:
     """Whether each round is within, or none: RANGE where some are, since the next run's median may say otherwise.
 
     None of a single round, which says nothing of the next.

@@ -5,7 +5,7 @@ from statistics import median
 
 from tests.bench import store
 from tests.bench.flow import UNDONE, UNPROCESSED, posted
-from tests.bench.report import Report, ratio
+from tests.bench.report import Report, ratios
 from tests.bench.servers import House
 
 _HOUSES = (
@@ -27,7 +27,7 @@ def scale(report: Report, house: House, database: str, *, rounds: int, seconds: 
     report.keep("scale", {"1 web, 1 worker, 1 clock": alone, **rates})
     for name, some in rates.items():
         beside = f"{median(alone):,.0f}/s with one of each"
-        report.add("scale out", name, f"{median(some):,.0f} events/s", beside=beside, ratio=ratio(some, alone))
+        report.add("scale out", name, f"{median(some):,.0f} events/s", beside=beside, pairs=ratios(some, alone))
     _check(database)
 
 

@@ -32,7 +32,7 @@ def size(report: Report, house: House, *, events: int, records: int, rounds: int
             what,
             f"{median(rates[full]):,.0f}/s",
             beside=f"{median(rates[empty]):,.0f}/s when empty",
-            ratio=median(times),
+            pairs=times,
             target="≥ 0.9",
             met=judged(times, least=0.9),
         )

@@ -6,7 +6,7 @@ import time
 from statistics import median
 
 from tests.bench import load
-from tests.bench.flow import UNPROCESSED, procfile_running, wait_for_none
+from tests.bench.flow import MAILING, UNDONE, UNPROCESSED, procfile_running, wait_for_none
 from tests.bench.report import Report, judged
 from tests.bench.servers import House
 
@@ -21,21 +21,27 @@ _READY_SECONDS = 1.2  # beyond the bare imports
 
 
 def weight(report: Report, house: House, database: str, *, rounds: int, seconds: float) -> None:
-    """After some work; of a threads pool, the worker is its own only child."""
-    with procfile_running(house, database) as (port, processes):
-        load.post(port, load.write(house.folder / "requests", "W", int(15_000 * seconds)), 64, seconds)
-        wait_for_none(database, *UNPROCESSED)
-        memory = {name: some[0].rss() for name, some in processes.items()}
+    """After some work, the mails that it owes included."""
+    memory: dict[str, list[float]] = {name: [] for name in _MOST_MB}
+    for number in range(rounds):
+        with procfile_running(house, database, variables=MAILING) as (port, processes):
+            load.post(port, load.write(house.folder / "requests", f"W{number}x", int(15_000 * seconds)), 64, seconds)
+            for undone in (UNPROCESSED, UNDONE):
+                wait_for_none(database, *undone)
+            for name, megabytes in memory.items():
+                megabytes.append(processes[name][0].rss())
+    report.keep("memory", memory)
     for name, megabytes in memory.items():
         most = _MOST_MB[name]
         report.add(
             "weight",
             f"memory of {name} after the load",
-            f"{megabytes:.0f} MB",
+            f"{median(megabytes):.0f} MB",
+            beside=f"{min(megabytes):.1f} to {max(megabytes):.1f} MB",
             target=f"< {most} MB",
-            met=megabytes < most,
+            met=judged(megabytes, most=most),
         )
-    for name in processes:
+    for name in memory:
         pairs = [(_seconds(_BARE[name]), _ready_seconds(house, database, name)) for _ in range(rounds)]
         beyond = [ready - bare for bare, ready in pairs]
         report.keep(f"start of {name}", pairs)
