@@ -157,6 +157,21 @@ def test_wherever_we_are_reached_each_address_of_ours_leads_there(
     assert returned.headers["location"].startswith(f"{base}/verify/")
 
 
+def test_no_header_says_where_our_addresses_are(pages: TestClient) -> None:
+    path = path_to(_opened(pages)["id"])
+    for name in ("Host", "X-Forwarded-Host", "X-Forwarded-Prefix", "X-Original-URL", "Forwarded"):
+        headers = {name: "host=evil.example" if name == "Forwarded" else "evil.example"}
+        asked = pages.post(f"/verifications/{path.split('/')[2].split('.')[0]}/link", headers=APP | headers)
+        assert asked.json()["url"].startswith(f"{HERE}/verify/"), name
+        for answer in (
+            pages.get(path, headers=headers),
+            pages.post(path, headers=headers),
+            pages.get("/return/x", headers=headers),
+        ):
+            assert answer.status_code in (200, 303)
+            assert "evil" not in f"{answer.text}{answer.headers}", name
+
+
 def test_over_plain_http_nothing_is_said_of_https(pages: TestClient, environment: pytest.MonkeyPatch) -> None:
     path = path_to(_opened(pages)["id"])
     environment.setenv("PUBLIC_URL", "http://127.0.0.1:8000")
