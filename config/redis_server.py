@@ -25,6 +25,8 @@ _REASONS = {
     "NOREPLICAS": "it has fewer replicas than it must have to take messages",
     "MISCONF": "it cannot write to its disk, and so takes no messages",
     "OutOfMemory": "it is full",
+    "max number of clients": "it has no connection free (maxclients): end what holds them, or take a larger plan",
+    "BUSY": "it is busy with a script of somebody's",
     "BusyLoading": "it is still loading its data",
     "MovedError": _OF_A_CLUSTER,
     "ClusterCrossSlot": _OF_A_CLUSTER,

@@ -206,9 +206,12 @@ def test_what_keeps_a_worker_from_taking_messages_is_found_though_they_can_be_se
         other_redis(tmp_path / "taken") as taken,
         other_redis(tmp_path / "guarded") as guarded,
         other_redis(tmp_path / "alone", min_replicas_to_write="1") as alone,
+        other_redis(tmp_path / "crowded", maxclients="1") as crowded,
         taken.client() as somebody,
+        crowded.client() as first,
         guarded.client() as administrator,
     ):
+        assert first.ping()
         somebody.set("identity:unacked", "a text, not a hash")
         for number, command in enumerate(("brpop", "zadd", "hdel")):
             rights = ("on", ">secret", "~*", "&*", "+@all", f"-{command}")
@@ -217,6 +220,7 @@ def test_what_keeps_a_worker_from_taking_messages_is_found_though_they_can_be_se
             (f"127.0.0.1:{taken.port}", "one of our keys holds something else"),
             *((f"user{n}:secret@127.0.0.1:{guarded.port}", "its user may not do what is needed") for n in range(3)),
             (f"127.0.0.1:{alone.port}", "it has fewer replicas than it must have"),
+            (f"127.0.0.1:{crowded.port}", "it has no connection free"),
         ):
             said = _findings(environment, f"redis://{address}")
             assert [found for found, words in said if words.startswith(mark)] == ["FAIL"], said
