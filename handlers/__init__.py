@@ -1,1 +1,1 @@
-"""What an event means: inbox, record, outbox, actions."""
+"""Work on events: inbox, record, outbox, actions."""

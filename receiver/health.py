@@ -114,7 +114,7 @@ async def metrics(request: Request) -> Response:
 
 
 def _may_see_figures(request: Request) -> bool:
-    """Whether a request may see figures. This machine, too, needs a token that is set: it may be a silent proxy."""
+    """Whether a request may see figures. With a token even this machine needs it: a proxy on it may not say so."""
     token = settings().metrics_token.get_secret_value()
     if not token:
         return is_this_machine(request.scope)

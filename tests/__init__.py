@@ -1,1 +1,1 @@
-"""What shows that it works, and what it stands on."""
+"""The proofs that the service works, and their support."""

@@ -1,1 +1,1 @@
-"""Whose turn an event is, and what one transaction does with it."""
+"""The turn of each event, and the one transaction that applies it."""

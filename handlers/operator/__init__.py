@@ -1,1 +1,1 @@
-"""What an operator asks and changes, for the commands and the console."""
+"""An operator's questions and changes, for the commands and the console."""

@@ -1,1 +1,1 @@
-"""What is owed, done: mails, the application, the reviewer, Stripe."""
+"""The owed actions, done: mails, the application, the reviewer, Stripe."""

@@ -1,1 +1,1 @@
-"""What inbox and outbox share: claims, fences, and what a failed try comes to."""
+"""The common ground of inbox and outbox: claims, fences, and the outcome of a failed try."""

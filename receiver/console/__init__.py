@@ -1,1 +1,1 @@
-"""The operator's half: who signs in sees what needs a hand, finds a person, and mends."""
+"""The operator's half: signed-in users see what needs a hand, find a person, and mend."""

@@ -1,1 +1,1 @@
-"""The person's half: pages that a link of ours leads to, where somebody goes in, waits, and comes back."""
+"""The person's half: pages that a link of ours leads to, where the person goes in, waits, and comes back."""

@@ -1,1 +1,1 @@
-"""What the service does a second, measured beside its limits in one run: `make bench`."""
+"""The service's figures, measured beside their limits in one run: `make bench`."""

@@ -1,1 +1,1 @@
-"""What a person sees and does, in a real browser: `make test-browser`."""
+"""A person's pages and steps, in a real browser: `make test-browser`."""

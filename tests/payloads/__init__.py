@@ -1,1 +1,1 @@
-"""A capture of `stripe listen --format JSON`, who the persons in it are, and what it must come to."""
+"""A capture of `stripe listen --format JSON`, the persons in it, and the end that it must come to."""

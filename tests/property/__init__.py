@@ -1,1 +1,1 @@
-"""Proofs: what must hold for every order, number and timing of events."""
+"""Proofs of the rules for every order, number and timing of events."""

@@ -1,1 +1,1 @@
-"""What several suites need: databases, servers, processes, shapes."""
+"""The common support of the suites: databases, servers, processes, shapes."""

@@ -1,1 +1,1 @@
-"""What needs no socket and no other process."""
+"""Tests without a socket or another process."""
