@@ -54,6 +54,7 @@ _OURS = {
 _TIMEOUTS = {"statement_timeout": "15s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
 # PgBouncer sets these on the server's connection that a transaction gets.
 _FOLLOWED_BY_POOLERS = ("datestyle", "timezone", "client_encoding", "standard_conforming_strings")
+_ENCODING = "server_encoding"  # which was chosen when the database was made
 _OPTION = re.compile(r"\s*(?:-c\s*|--)([\w.-]+)=((?:\\.|[^\s\\])*)\s*")
 _FULL = re.compile("too many (clients|connections)|connection slots are reserved|no more connections allowed")
 
@@ -106,7 +107,7 @@ def keep_alive(connection: socket.socket) -> None:
 
 def reading() -> str:
     """The statement that reads a connection's settings, for `setting`."""
-    names = ", ".join(_literal(name) for name in _wanted())
+    names = ", ".join(_literal(name) for name in (*_wanted(), _ENCODING))
     return f"SELECT lower(name), setting, reset_val, pg_backend_pid() FROM pg_settings WHERE lower(name) IN ({names})"  # noqa: S608
 
 
@@ -117,12 +118,14 @@ def setting(rows: Sequence[Sequence[Any]], backend_pid: int) -> str:
     at the next transaction: only those that the pooler follows, or that the role has, hold there. Raises SettingsError
     if they are not enough.
     """
-    wanted = _wanted()
+    wanted, now = _wanted(), {name: value for name, value, *_ in rows}
+    if now.get(_ENCODING, "UTF8") != "UTF8":
+        lacks = f"a database in {now[_ENCODING]}, which lacks letters"
+        raise SettingsError(f"DATABASE_URL leads to {lacks}: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0")
     if is_pooled(rows, backend_pid):
         if lost := [name for name in left_by_pooler(rows) if name not in _TIMEOUTS]:
             raise SettingsError(f"DATABASE_URL leads to a pooler that keeps no settings: {asked_of_role(lost)}")
         wanted = {name: wanted[name] for name in _FOLLOWED_BY_POOLERS}
-    now = {name: value for name, value, *_ in rows}
     calls = [
         f"set_config({_literal(name)}, {_literal(value)}, false)"
         for name, value in wanted.items()

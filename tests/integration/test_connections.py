@@ -21,7 +21,8 @@ from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from config import database
-from config.database import DATABASE_TROUBLE, keep_connections, statement, take_your_time
+from config.database import DATABASE_TROUBLE, keep_connections, measure_clock, statement, take_your_time
+from config.settings import SettingsError
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import counting, heartbeats, tallies
@@ -100,6 +101,24 @@ def test_events_are_applied_where_the_database_says_otherwise() -> None:
     process([said.id])
     assert facts.event_row(said.id).outcome == Outcome.APPLIED
     assert facts.record().client_reference_id == "é"
+
+
+def test_a_database_that_has_not_all_letters_is_refused_before_it_refuses_events(
+    environment: pytest.MonkeyPatch, database_url: str
+) -> None:
+    """It would take most of them, and call a name from elsewhere bad data."""
+    name = make_url(database_url).database
+    databases.administer(f"CREATE DATABASE {name}_latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    try:
+        environment.setenv("DATABASE_URL", database_url.replace(f"/{name}", f"/{name}_latin"))
+        databases.forget_process_state()
+        with pytest.raises(SettingsError, match="in LATIN1, which lacks letters"):
+            measure_clock()
+        with pytest.raises(NotNowError, match="in LATIN1, which lacks letters"):
+            asyncio.run(_OnTheLoop()._ids("SELECT %s", ""))
+    finally:
+        databases.forget_process_state()
+        databases.administer(f"DROP DATABASE {name}_latin")
 
 
 def test_a_search_path_of_the_urls_is_followed(environment: pytest.MonkeyPatch, database_url: str) -> None:
