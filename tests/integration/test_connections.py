@@ -7,7 +7,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,34 @@ def test_work_and_looks_that_are_held_up_keep_no_process_from_saying_that_it_liv
             wait_until(lambda before=before: all(at > before[kind] for kind, at in beats().items()), running.logs)  # type: ignore[misc]
         assert urlopen(f"http://127.0.0.1:{running.port}/readyz").status == 200
         assert _held_up(database_url) == {"identity worker": 4, "identity web": 1}
+
+
+ASKED = ("/healthz", "/readyz", "/health/backlog", "/metrics")
+
+
+def test_forty_who_ask_for_health_and_metrics_take_one_connection_to_the_database(
+    tmp_path: Path, database_url: str
+) -> None:
+    with service(tmp_path, database_url) as web:
+        web.start("web")
+        wait_until(lambda: _connections(database_url) >= 1)  # the writer's, before anything was delivered
+        most, ended = 0, threading.Event()
+
+        def ask(number: int) -> None:
+            while not ended.is_set():
+                with suppress(OSError), urlopen(f"http://127.0.0.1:{web.port}{ASKED[number % 4]}") as got:
+                    got.read()
+
+        with ThreadPoolExecutor(40) as pool:
+            try:
+                askers = [pool.submit(ask, number) for number in range(40)]
+                for number in range(8):
+                    assert web.deliver(facts.payload("verified", session_id=f"vs_{number}")) == "accepted"
+                    most = max(most, _connections(database_url))
+            finally:
+                ended.set()
+        assert [asker.exception() for asker in askers] == [None] * 40
+        assert most <= 2
 
 
 def test_figures_wait_for_no_lock_that_would_keep_a_process_from_saying_that_it_lives(

@@ -11,10 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import psycopg
 import pytest
 import uvicorn
-from sqlalchemy import make_url
 
 from receiver import connections
 from receiver.__main__ import OPTIONS, application
@@ -243,42 +241,3 @@ def test_whoever_reads_no_answer_makes_room_for_deliveries(environment: pytest.M
             request.add_header("Stripe-Signature", shapes.signature(body))
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 assert answer.status == 200
-
-
-def _connections(url: str) -> int:
-    """Of a database's users, this one not counted."""
-    with psycopg.connect(databases.SERVER_URL, autocommit=True) as connection:
-        asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
-        row = connection.execute(asked, [make_url(url).database]).fetchone()
-    return int(row[0]) if row else 0
-
-
-ASKED = ("/healthz", "/readyz", "/health/backlog", "/metrics")
-
-
-def test_forty_who_ask_for_health_and_metrics_take_one_connection_to_the_database(tmp_path: Path) -> None:
-    if not databases.SERVER_URL:
-        pytest.skip("SQLite has no connections to take")
-    with databases.fresh_database(tmp_path) as url, service(tmp_path, url) as web:
-        web.start("web")
-        wait_until(lambda: _connections(url) >= 1)  # the writer's, before anything was delivered
-        most, ended = 0, threading.Event()
-
-        def ask(number: int) -> None:
-            while not ended.is_set():
-                with (
-                    suppress(OSError),
-                    urllib.request.urlopen(f"http://127.0.0.1:{web.port}{ASKED[number % 4]}") as got,
-                ):
-                    got.read()
-
-        with ThreadPoolExecutor(40) as pool:
-            try:
-                askers = [pool.submit(ask, number) for number in range(40)]
-                for _ in range(8):
-                    _deliver(web)
-                    most = max(most, _connections(url))
-            finally:
-                ended.set()
-        assert [asker.exception() for asker in askers] == [None] * 40
-        assert most <= 2

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FOLDERS = ("tests/integration", "tests/property")
-# These use no database, or the embedded one whatever is set.
+# These use no database, the embedded one whatever is set, or one for what none does otherwise than another.
 ELSEWHERE = (
     "tests/integration/test_broker.py",
     "tests/integration/test_calls.py",
@@ -20,13 +20,19 @@ ELSEWHERE = (
     "tests/integration/test_dialog.py",
     "tests/integration/test_embedded.py",
     "tests/integration/test_extend.py",
+    "tests/integration/test_floods.py",
+    "tests/integration/test_integrate.py",
     "tests/integration/test_languages.py",
+    "tests/integration/test_lookups.py",
     "tests/integration/test_paths.py",
     "tests/integration/test_reconnect.py",
+    "tests/integration/test_redis_server.py",
     "tests/integration/test_replay.py",
     "tests/integration/test_run.py",
     "tests/integration/test_simulator.py",
+    "tests/integration/test_smtp.py",
     "tests/integration/test_way.py",
+    "tests/property/test_mutants.py",
     "tests/property/test_mutations.py",
     "tests/property/test_orders.py",
 )
