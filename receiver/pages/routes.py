@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -43,6 +44,7 @@ _REFUSED = {"canceled": Word.ENDED, "redacted": Word.REDACTED, "submission-limit
 _ELSEWHERE = (Word.PROCESSING, Word.VERIFIED, Word.OPENING, "no-retry")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+T = TypeVar("T")
 
 
 class _ExpiredError(Exception):
@@ -137,9 +139,8 @@ class Room:
 
     async def _return(self, request: Request) -> Response:
         """The one page whose GET asks Stripe: its person has just been there."""
-        self._tries.of_address(request.scope["client"])
         try:
-            subject = read_return(request.path_params["sealed"])
+            subject = self._counted(request, read_return, request.path_params["sealed"])
         except NotFoundError:  # by a key that was taken out, perhaps, and after they have submitted
             return answers.page(request, "returned")
         self._tries.of_link(LOOKS, subject)
@@ -161,10 +162,24 @@ class Room:
 
     def _token(self, request: Request, allowed: RateLimitItem) -> Token:
         """A link of ours that may try once more. Raises NotFoundError, TooOftenError."""
-        self._tries.of_address(request.scope["client"])
-        token = read_token(request.path_params["token"])
+        token = self._counted(request, read_token, request.path_params["token"])
         self._tries.of_link(allowed, token.subject)
         return token
+
+    def _counted(self, request: Request, read: Callable[[str], T], text: str) -> T:
+        """One more try of its sender. Raises NotFoundError, TooOftenError.
+
+        All whose address nobody knows are one sender: what they try without a link of ours keeps nobody from theirs.
+        """
+        sender = request.scope["client"]
+        if sender:
+            self._tries.of_address(sender)
+        try:
+            return read(text)
+        except NotFoundError:
+            if not sender:
+                self._tries.of_address(None)
+            raise
 
     async def _subject(self, request: Request, allowed: RateLimitItem) -> str:
         """Whose link it is. Raises as _token, and _ExpiredError."""

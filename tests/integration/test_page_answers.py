@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from starlette.testclient import TestClient
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 from config.settings import settings
 from handlers.catalogue import pages as catalogue
 from handlers.queue.failures import NotNowError
+from handlers.sessions.links import return_url_of
 from receiver import threads
 from receiver.app import app
 from receiver.pages import assets, routes, tries
@@ -335,6 +337,20 @@ def test_an_address_is_the_senders_own_behind_trusted_proxies(
         return [pages.get(path, headers={"X-Forwarded-For": f"203.0.113.9, {sender}"}).status_code for _ in range(11)]
 
     assert answers("192.0.2.1") == answers("192.0.2.2") == [200] * 10 + [429]
+
+
+def test_whoever_floods_us_from_nobody_knows_where_keeps_nobody_from_their_link(
+    pages: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tries, "_OF_THE_UNKNOWN", tries.ENTRIES)
+    path, headers = path_to(_opened(pages)["id"]), {"X-Forwarded-For": "192.0.2.1"}  # of a proxy that nobody has named
+    for flooded in ("/verify/x", "/return/x"):
+        answers = {pages.get(flooded, headers=headers).status_code for _ in range(11)}
+    assert answers == {429}
+    for _ in range(11):
+        assert pages.get(path, headers=headers).status_code == 200
+    returning = urlsplit(return_url_of(path.split("/")[2].split(".")[0])).path
+    assert pages.head(returning, headers=headers).status_code == 303
 
 
 def test_whoever_waits_for_stripe_keeps_nobody_from_a_page(
