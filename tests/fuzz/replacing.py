@@ -1,28 +1,34 @@
-"""Hooks of schemathesis: what a request would replace is a session that there is, of the same verification."""
+"""Hooks of schemathesis: every other right opening replaces a session that there is, of the same verification."""
 
+from itertools import cycle
 from typing import Any
 
 import schemathesis
 
 _MOST_GENERATIONS = 3  # fewer than OPENINGS_PER_DAY
 _opened: dict[str, dict[str, Any]] = {}  # verifications as they were answered last, by their ids
+_turns = cycle((True, False))
 
 
 @schemathesis.hook
 def before_call(_context: Any, case: Any, _options: dict[str, Any]) -> None:
-    """A right request names a session, and the person, of the verification that was opened last; a wrong one is left
-    alone, since the answer tells what is wrong with it.
+    """Names a session, and the person, of the verification that was opened last. Left to itself, schemathesis names
+    sessions that there are not.
     """
     is_right = case.meta is not None and case.meta.generation.mode.is_positive
-    if is_right and isinstance(case.body, dict) and case.body.get("replaces"):
-        known = next(reversed(_opened.values()), None)
-        person = {name: known[name] for name in ("client_reference_id", "purpose")} if known else {}
-        case.body = {**case.body, **person, "replaces": known and known["session_id"]}
+    if not is_right or not isinstance(case.body, dict) or "client_reference_id" not in case.body:
+        return
+    known = next(reversed(_opened.values()), None)
+    if known and not case.body.get("adopt") and case.operation.path == "/verifications" and next(_turns):
+        replaced = {name: known[name] for name in ("client_reference_id", "purpose")}
+        case.body = {**case.body, **replaced, "replaces": known["session_id"]}
+    elif case.body.get("replaces"):
+        case.body = {**case.body, "replaces": None}
 
 
 @schemathesis.hook
 def after_call(_context: Any, _case: Any, response: Any) -> None:
-    """Whose person is forgotten is not found by its reference any more."""
+    """Remembers what is open; a person who is forgotten is not found by the reference any more."""
     found = response.json() if response.status_code in (200, 201, 202) else {}
     is_opened = "entry" in found and found.get("generation", _MOST_GENERATIONS) < _MOST_GENERATIONS
     if is_opened or response.status_code == 202:
