@@ -501,6 +501,7 @@ def _run_every_command(simulator: Simulator) -> None:
         ("resend", "1", "--reason", "a test"),
         ("pause", "calls", "--reason", "a test"),
         ("resume", "calls"),
+        ("end-links", "--reason", "a test"),
         ("export", theirs, "--reason", "a test"),
         ("outputs", theirs, "--reason", "a test"),
         ("reencrypt",),
