@@ -18,6 +18,7 @@ from config.database import DATABASE_TROUBLE, hurry, transaction
 from config.inserts import insert_or
 from handlers.metrics import heartbeats, outside, tallies
 from handlers.queue.failures import NotNowError, describe
+from handlers.record.events import OTHER_MODE
 from handlers.tables.models import Metric
 
 _IMPATIENT = "SET LOCAL lock_timeout = '1s'"  # the same thread writes the heartbeat
@@ -64,7 +65,10 @@ SKIPPED_ACTIONS = Counter(
 )
 ENDED = {"event": ENDED_EVENTS, "action": ENDED_ACTIONS}  # labels: its kind and its outcome
 _GETS_ON = {"deliveries": DELIVERIES, "events": ENDED_EVENTS, "actions": ENDED_ACTIONS}
-_IN_VAIN = ("refused", "dead")
+_IN_VAIN = ("refused", "dead", OTHER_MODE)
+# Deliveries that say, if a new process takes no other, that its secret or its key is not the endpoint's.
+_NOT_TAKEN = {UNSIGNED: "was refused for its signature", OTHER_MODE: "was of the other mode than STRIPE_API_KEY"}
+_FEW = 3  # which anybody may have sent
 RECOVERED_EVENTS = Counter(
     "identity_recovered_events_total",
     "Events that Stripe could not deliver and reconcile has fetched.",
@@ -179,6 +183,14 @@ def _note_progress() -> None:
             _got_on[doing] = ended
             outside.answered(outside.DATABASE, doing)
             outside.answered(outside.OURSELVES, doing)
+            if doing == "deliveries":
+                outside.answered(outside.STARTED)
+    for reason, word in _NOT_TAKEN.items():
+        samples = [sample for metric in DELIVERIES.collect() for sample in metric.samples]
+        count = sum(sample.value for sample in samples if sample.labels["reason"] == reason)
+        if not _got_on["deliveries"] and count >= _FEW and count > _got_on[reason]:
+            _got_on[reason] = count
+            outside.refused(outside.STARTED, word)
 
 
 def _rows() -> Iterator[tuple[_Row, float]]:

@@ -18,7 +18,7 @@ from config.settings import settings
 
 MAIL_SERVER, APPLICATION, STRIPE = "the mail server", "the application", "Stripe"
 ENDPOINT = "the endpoint at Stripe"
-DATABASE, OURSELVES = "the database", "this service"
+DATABASE, OURSELVES, STARTED = "the database", "this service", "every delivery since the start"
 LOOKUP = "EMAIL_LOOKUP"  # a function of the team's
 _SILENT_SECONDS = 4.0  # an answer that takes longer counts as none, until it comes
 _SEVERAL = 3  # single things, each refused for itself: one or two may be at fault themselves

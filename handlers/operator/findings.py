@@ -20,6 +20,7 @@ from config.trouble import hindrance, trouble_of
 from handlers.metrics import counting, heartbeats, tallies
 from handlers.operator.connections import full, locked
 from handlers.operator.figures import Figures
+from handlers.operator.pausing import OPERATORS, PAUSABLE
 from handlers.operator.processes import ill_processes
 from handlers.operator.queries import at_most, oldest_waiting
 from handlers.operator.refusals import refusals
@@ -258,7 +259,7 @@ def _outputs(_: Figures) -> Iterator[Told]:
 
 def _links(_: Figures) -> Iterator[Told]:
     if until := signed_in_vain():
-        why = settings().why_no_links or "the key that has signed them is not in LINK_KEYS"
+        why = settings().why_no_links or "their key is gone from LINK_KEYS, or PUBLIC_URL is another one"
         yield (
             FAIL,
             f"links that were sent until {until:%F %R} UTC open no page: {why}",
@@ -287,7 +288,9 @@ def _redactions(figures: Figures) -> Iterator[Told]:
 
 def _paused(figures: Figures) -> Iterator[Told]:
     for one in figures.paused:
-        yield FAIL, f"{one.what} wait since {one.since:%F %R} UTC: {one.reason}", "they go on once that is over"
+        theirs = [what for what, name in PAUSABLE.items() if name == one.what and one.reason.startswith(OPERATORS)]
+        words = f"{theirs[0] if theirs else one.what} wait since {one.since:%F %R} UTC: {one.reason}"
+        yield FAIL, words, f"python -m worker resume {theirs[0]}" if theirs else "they go on once that is over"
 
 
 DATABASE = "database"

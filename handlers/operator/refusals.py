@@ -22,6 +22,8 @@ _TO_DO = {
     outside.DATABASE: "its log, and that of web and worker, say why; what is due waits, and Stripe delivers again",
     outside.OURSELVES: "its log says where; what is dead comes back by python -m worker retry once that is mended",
     outside.LOOKUP: "mails wait until it answers, and none is lost: see what it waits for",
+    outside.STARTED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it, and is STRIPE_API_KEY"
+    " a key of its mode?",
     outside.ENDPOINT: "python -m worker endpoint check looks again; reconcile fetches what it does not deliver",
 }
 

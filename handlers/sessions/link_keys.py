@@ -1,4 +1,4 @@
-"""Fingerprints of the keys that signed links, so that a removed key with links that may still be open is noticed."""
+"""Fingerprints of the keys that signed links, and of PUBLIC_URL: a change that links in mails do not survive shows."""
 
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -49,4 +49,8 @@ def _gone() -> list[ColumnElement[bool]]:
 def _names() -> list[str]:
     """The bookmarks' names of all keys that open links here, newest first; empty if there are no pages."""
     keys = () if settings().why_no_links else link_keys(settings())
-    return [_SIGNED + sha256(key.encode()).hexdigest()[:_LETTERS] for key in keys]
+    return [f"{_SIGNED}{_fingerprint(key)} {_fingerprint(settings().base_url.rstrip('/'))}" for key in keys]
+
+
+def _fingerprint(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:_LETTERS]

@@ -25,7 +25,6 @@ WORDS = {  # with which a command can be called at all
     "cancel": "idv_1",
     "redact": "idv_1",
     "link": "idv_1",
-    "end-links": "--reason x",
     "event": "evt_1",
     "retry": "--all",
     "end-links": "--reason x",

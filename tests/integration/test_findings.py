@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from cryptography.fernet import Fernet
+from prometheus_client import Counter
 from sqlalchemy import insert, make_url, text, update
 from sqlmodel import col
 from starlette.testclient import TestClient
@@ -57,6 +59,7 @@ def alive(database_url: str) -> None:
 def client(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
     environment.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
     environment.setattr(health, "_GOOD_FOR_SECONDS", 0.0)
+    environment.setattr(counting, "_FEW", 1000)  # a test's first deliveries may all be refused
     databases.forget_process_state()
     with TestClient(app, client=("127.0.0.1", 50000)) as client:
         facts.all_alive()
@@ -136,6 +139,30 @@ def test_a_stranger_who_signs_nothing_is_no_finding(client: TestClient) -> None:
     for _ in range(5):
         assert client.post("/webhooks/stripe", content=b"{}").status_code == 400
     counting.flush()
+    assert _failing() == set()
+
+
+def test_a_new_process_that_takes_none_of_its_first_deliveries_is_found_whatever_was_taken_before(
+    client: TestClient, environment: pytest.MonkeyPatch
+) -> None:
+    _deliver(client)
+    counting.flush()
+    environment.setattr(counting, "_got_on", defaultdict(float))
+    deliveries = Counter("deliveries_of_a_new_process", "", ("outcome", "reason"), registry=None)
+    environment.setattr(counting, "DELIVERIES", deliveries)
+    environment.setitem(counting._GETS_ON, "deliveries", deliveries)
+    environment.setattr(counting, "_FEW", 3)
+    environment.setattr("handlers.operator.refusals._BLIP", timedelta(0))
+    body = shapes.as_body(facts.payload("created"))
+    headers = {"Stripe-Signature": shapes.signature(body, "whsec_of_another_endpoint")}
+    for count in range(1, 4):
+        assert client.post("/webhooks/stripe", content=body, headers=headers).status_code == 400
+        counting._note_progress()
+        heartbeats.beat("web")
+        assert _failing() == ({"refusals"} if count == 3 else set())
+    _deliver(client)
+    counting._note_progress()
+    heartbeats.beat("web")
     assert _failing() == set()
 
 
@@ -426,6 +453,8 @@ def test_outputs_that_no_key_reads_are_found(environment: pytest.MonkeyPatch) ->
         ({"LINK_KEYS": ""}, True),
         ({"STRIPE_API_KEY": ""}, True),
         ({"PUBLIC_URL": "http://verify.example.com"}, True),
+        ({"PUBLIC_URL": "https://wrong.example.com"}, True),
+        ({"PUBLIC_URL": "https://verify.example.com/"}, False),
     ],
 )
 @pytest.mark.usefixtures("alive")
@@ -445,7 +474,7 @@ def test_links_whose_key_is_gone_are_told_of_until_they_have_expired_or_are_give
     _begin_with(environment, LINKS)
     _begin_with(environment, {"LINK_KEYS": "n" * 32})
     [words] = [one["words"] for one in command("status", "--json").json["findings"] if one["what"] == "links"]
-    assert "the key that has signed them is not in LINK_KEYS" in words
+    assert "their key is gone from LINK_KEYS, or PUBLIC_URL is another one" in words
     assert command("end-links", "--reason", "the key was known to others").out.startswith("1 keys are given up")
     assert (_failing(), command("audit", "--what", "end-links").code) == (set(), 0)
     _begin_with(environment, {"LINK_KEYS": "m" * 32, "LINK_DAYS": "3"})

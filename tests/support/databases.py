@@ -80,6 +80,7 @@ def forget_process_state() -> None:
         look._latest = None
     heartbeats._process = heartbeats._Process()
     heartbeats.IN_HAND.clear()
+    counting._note_progress()  # of the tests before
     outside._seen.clear()
     counting._written.update(counting._rows())  # so that the next database gets none of it
 
