@@ -208,6 +208,13 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._has, self._size = _HEAD, 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A line of a head, or behind a body: there a proxy that has seen to the head may have let anything through."""
+        # rule: a trailer adds nothing to a head
+        if self._has == _BODY:
+            name = value = b""  # it counts among the lines
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Checks a whole head: one that is too large reaches nobody."""
         # rule: a head is bounded in lines and bytes

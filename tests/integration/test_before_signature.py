@@ -266,6 +266,15 @@ def test_a_body_of_zeros_in_its_length_is_no_fault_of_ours(port: int) -> None:
     assert _ended_by_itself(port, said)[9:12] in (b"400", b"413")
 
 
+def test_what_comes_behind_a_body_adds_nothing_to_its_head(port: int) -> None:
+    body = shapes.as_body(facts.payload("verified"))
+    head = POST + b"Connection: close\r\nTransfer-Encoding: chunked\r\nStripe-Signature: %s\r\n\r\n"
+    trailers = b"Stripe-Signature: t=1\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(head % shapes.signature(body).encode() + b"%x\r\n%s\r\n0\r\n" % (len(body), body) + trailers)
+        assert _answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize("lines", [connections.HEADERS - 5, connections.HEADERS + 5])
 def test_header_lines_are_counted(port: int, lines: int) -> None:
     said = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + b"a: b\r\n" * (lines - 2) + b"\r\n"

@@ -319,6 +319,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a signature from long ago or from the future is refused": (never, RECEIVER),
     "connections are bounded, and the silent ones go first": (never, UNSIGNED),
     "all requests that are not whole are bounded together": (becomes("False"), UNSIGNED),
+    "a trailer adds nothing to a head": (never, UNSIGNED),
     "a head is bounded in lines and bytes": (never, UNSIGNED),
     "an offer of another protocol takes nothing of its request": (becomes("b''"), UNSIGNED),
     "only a trusted proxy's word names the sender": (becomes("scope['client']"), SENDER),
