@@ -43,7 +43,7 @@ from config import postgres
 from config.settings import SettingsError, settings
 
 _IDLE_SECONDS = 5.0  # after which a connection is given back: others may wait for one
-# So long a thread waits for a free connection of its process, and so long for a server that has one free.
+# A thread's longest wait for a free connection of its process, and then for a server that has one free.
 _WAITS_SECONDS = 30.0
 _APART_WAITS_SECONDS = 5.0  # somebody waits for the answer
 _SQLITE_BUSY_SECONDS = 10
@@ -104,7 +104,7 @@ def engine() -> Engine:
 
 
 def keep_connections(most: int, *, beside: int = 0, apart: bool = False) -> None:
-    """Sets the most connections that this process keeps to PostgreSQL, unless DATABASE_POOL does; before the first.
+    """Sets the most connections of this process to PostgreSQL, unless DATABASE_POOL does; call it before the first.
 
     `beside` of them do not belong to its engines. With 0 none is kept: each is closed when its work is done. If threads
     stand apart, all but one are theirs.
@@ -290,7 +290,7 @@ class _Connection(psycopg.Connection[Any]):
         """As psycopg's, which by itself waits for ever."""
         try:
             return super().wait(gen, interval, timeout or self.most_seconds)
-        except psycopg.errors._WaitTimeout:  # psycopg's callers turn it into another error
+        except psycopg.errors._WaitTimeout:  # psycopg's own code turns it into another error
             self.close()  # a late answer would be taken for that to another statement
             raise psycopg.OperationalError("the server has said nothing for too long") from None
 

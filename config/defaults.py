@@ -28,7 +28,7 @@ def webhook_secrets(settings: Settings) -> tuple[str, ...]:
 
 
 def lacks_webhook_secret(settings: Settings) -> bool:
-    """Whether it is missing, as at a first deploy: the running service registers the endpoint that comes with it."""
+    """Whether the webhook secret is missing, as at a first deploy: the service must run before its endpoint has one."""
     return not settings.stripe_webhook_secret and not settings.embedded_database
 
 

@@ -1,4 +1,4 @@
-"""Rows inserted where they are new: one statement with one parameter, however many rows there are.
+"""Inserts of new rows alone: one statement with one parameter, however many rows there are.
 
 No library does this on both databases: docs/decisions/0009.
 """

@@ -54,7 +54,7 @@ _OURS = {
 _TIMEOUTS = {"statement_timeout": "15s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
 # PgBouncer sets these on the server's connection that a transaction gets.
 _FOLLOWED_BY_POOLERS = ("datestyle", "timezone", "client_encoding", "standard_conforming_strings")
-_ENCODING = "server_encoding"  # which was chosen when the database was made
+_ENCODING = "server_encoding"  # chosen when the database was made
 _OPTION = re.compile(r"\s*(?:-c\s*|--)([\w.-]+)=((?:\\.|[^\s\\])*)\s*")
 _FULL = re.compile("too many (clients|connections)|connection slots are reserved|no more connections allowed")
 
@@ -205,7 +205,7 @@ def _refused(said: dict[str, str]) -> str:
     attempt = pq.PGconn.connect_start(make_conninfo(**{**said, **nowhere}).encode())
     sentence = attempt.get_error_message().partition(":")[0]  # the rest quotes the value
     attempt.finish()
-    if sentence.startswith("connection to server"):  # it took them, and found nobody there
+    if sentence.startswith("connection to server"):  # libpq took them, and found no server there
         return ""
     return ", ".join(word for word in said if re.search(rf"\b{word}\b", sentence)) or sentence
 

@@ -41,7 +41,7 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class RedisServer:
-    """Celery's settings; whether nobody else can pose as the server, as far as its URL promises TLS; and by what."""
+    """Celery's settings; whether nobody else can pose as the server, as far as its URL promises TLS; and the reason."""
 
     settings: dict[str, Any]
     is_trusted: bool

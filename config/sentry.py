@@ -1,6 +1,6 @@
 """Errors to Sentry, made here from our log lines: ids, our own words, types and places, and nothing else.
 
-The SDK's integrations are off: they send local variables, requests, arguments and foreign messages: all quote payloads.
+The SDK's integrations are off: they send local variables, requests, arguments and foreign texts, which quote payloads.
 """
 
 import atexit

@@ -46,7 +46,7 @@ class Address:
     mailbox: str = field(repr=False)
 
 
-# An address that needs no reading: nearly everybody's.
+# An address that needs no parsing: nearly everybody's.
 PLAIN_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){0,9}", re.ASCII)
 _MAILBOX = re.compile(
     r'(?:(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^",;:@<>\\]*))\s*<(?P<angled>[^<>]*)>|(?P<bare>[^<>]*))'
@@ -349,7 +349,7 @@ class Settings(BaseSettings):
     event_attempts: Annotated[int, Field(ge=1, le=1000)] = 8
     action_attempts: Annotated[int, Field(ge=1, le=10000)] = 100
     action_threads: Annotated[int, Field(ge=1, le=1000)] = 0  # half of the worker's
-    database_pool: Annotated[int, Field(ge=1, le=1000)] = 0  # what its process needs
+    database_pool: Annotated[int, Field(ge=1, le=1000)] = 0  # as many as its process needs
     backoff_seconds: Annotated[int, Field(ge=1, le=86400)] = 60
     reconcile_seconds: Annotated[int, Field(ge=60, le=86400)] = 900  # at most 300 requests a run, 400 after a failover
     api_tokens: Annotated[tuple[_ApiToken, ...], _SEVERAL] = ()

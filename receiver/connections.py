@@ -35,7 +35,7 @@ _SPARE_FILES = 40  # for the database, Redis, and other files that are opened la
 _WANTED_FILES = 4096  # the usual 1,024 are fewer than may be accepted in one go
 _AT_ONCE = 1.0  # seconds within which a client with something to say has said it
 _LOOK_SECONDS = 1.0  # between two looks for connections that take too long
-# A chunk with a whole request in it is taken for granted below this: it lives for one turn of the loop.
+# A smaller chunk with a whole request in it is not counted: it lives for one turn of the loop.
 _UNCOUNTED = 16 * 1024
 
 HEAD_SECONDS = 10.0  # from the connection, or the first byte of a later request, to the end of the headers
@@ -44,7 +44,7 @@ ANSWER_SECONDS = 60.0  # a client that has not read its answer by then never wil
 KEEP_ALIVE = 95.0  # Heroku's router keeps its connections for 90 and must not find one closed under its hands
 _FAREWELL_SECONDS = 5.0
 
-_NO_REASON = ""  # worth a line in the log
+_NO_REASON = ""  # no line in the log for these
 _NOTHING, _HEAD, _BODY, _WHOLE = range(4)  # the part of the latest request that has come
 
 

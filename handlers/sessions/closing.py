@@ -40,7 +40,7 @@ def redact(id_: str, by: By) -> None:
 
 
 def cancel_verification(verification_id: str, *, notify: bool, by: By | None = None) -> list[int]:
-    """Cancels the open session, and applies Stripe's next answer about it; returns the ids of the actions owed now.
+    """Cancels the open session, and applies Stripe's answer after that; returns the ids of the actions owed now.
 
     A session that is gone is left alone. Raises NotFoundError for no such verification, OpeningError if the session is
     not open any more (a retrieve shows it: Stripe's refusal has no code), NotNowError if Stripe cannot be asked.

@@ -34,9 +34,10 @@ class Elsewhere(NamedTuple):
 
 
 def elsewhere(verification_id: str, session_id: str | None, account: str | None) -> Elsewhere | None:
-    """The first of the verification's sessions, except this one and the replaced ones, that Stripe answers about.
+    """The first such session of the verification, verified ones before others; neither this one nor a replaced one.
 
-    A session that Stripe does not know any more is still verified by its record, but no longer checked. Raises as ask.
+    If Stripe does not know a session any more, a verified one still counts, and one being checked does not. Raises as
+    ask.
     """
     over = select(col(VerificationRecord.session_id), col(VerificationRecord.status)).where(
         col(VerificationRecord.verification_id) == verification_id,

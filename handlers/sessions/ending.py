@@ -11,7 +11,7 @@ from handlers.stripe_api.changing import Answer
 from handlers.stripe_api.sessions import cancel
 from handlers.tables.models import VerificationRecord
 
-UNMARKED = {"ends_quietly": None, "replacing_at": None}  # the marks are made before the end: no event is faster
+UNMARKED = {"ends_quietly": None, "replacing_at": None}  # clears the marks, set before the end: no event is faster
 
 
 def end(session_id: str, account: str | None) -> Answer | None:

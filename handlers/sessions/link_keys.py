@@ -25,7 +25,7 @@ def note_signing(connection: Connection) -> None:
 
 
 def signed_in_vain() -> datetime | None:
-    """The last time at which a removed key signed links, if their age still allows them; else None."""
+    """The last time at which a removed key signed links that may still be open by their age; None if there is none."""
     still = col(Bookmark.reached) > now(-timedelta(days=settings().link_days))
     with reading() as session:
         return session.scalars(

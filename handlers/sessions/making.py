@@ -60,7 +60,7 @@ def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
 
 
 def adoptable(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
-    """The open session of this person that the application made itself. Raises OpeningError if another one is open."""
+    """The open session of this person that the application made itself; else, or beside another, OpeningError."""
     is_beside = current or (not turn.is_new and turn.session_id is None and searched(turn, wanted))
     answer = None if is_beside else changing.retrieve(wanted.adopt or "", wanted.stripe_account)
     # rule: only an open session of this person's is adopted

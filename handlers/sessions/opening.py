@@ -44,8 +44,8 @@ def use_turn(turn: Turn, wanted: Wanted) -> Opened:
     """Asks Stripe, with no transaction open, and writes down its answers.
 
     1. the current session, if there is one, is retrieved. A person who is verified or being checked in another one gets
-       that, and nothing more is done. If the session is gone, canceled or to be replaced, a new generation begins; a
-       session to be adopted becomes the current one;
+       that one, and nothing more is done, unless the current one is to be replaced. If it is, or is
+       gone or canceled, a new generation begins; a session to be adopted becomes the current one;
     2. a session that another opening may have made for this generation is searched for;
     3. a new session is made under the generation's own key; if Stripe has saved an error under it, the generation is
        burned;

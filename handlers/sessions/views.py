@@ -111,7 +111,7 @@ def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
 
 
 def stands_in(record: VerificationRecord | Row[*tuple[Any, ...]], current_session_id: str | None) -> SessionStands:
-    """The part of a session's record that counts for its verification, whose current session has this id."""
+    """The part of a session's record that counts for its verification, which has this current session."""
     return SessionStands(
         generation=record.generation or 0,
         status=record.status,

@@ -76,7 +76,7 @@ def _take_over(session: Session, linked: Mapping[str, Any]) -> None:
     session_id, verification_id = col(VerificationRecord.session_id), col(VerificationRecord.verification_id)
     lock_records(session, or_(session_id == linked["session_id"], verification_id == linked["verification_id"]))
     record = session.get_one(VerificationRecord, linked["session_id"])
-    # rule: a session whose person is to be forgotten is taken up by nobody
+    # rule: a session whose person is to be forgotten is not taken up
     if record.redaction_asked_at and record.verification_id is None:
         raise OpeningError("not-adoptable")
     had_numbers_of_its_own = record.change_number and record.verification_id is None

@@ -240,7 +240,7 @@ def _doing(method: str, url: str, headers: Mapping[str, str]) -> str:
 
 
 def _why(status: int, error: object) -> str:
-    """The reason of Stripe's refusal in words of ours, or "" if there are none: Stripe's own quote the request."""
+    """The reason of Stripe's refusal in our own words, or "" if we have none: Stripe's words quote the request."""
     said = error if isinstance(error, dict) else {}
     message, code = str(said.get("message")), said.get("code")
     if _NOT_ENABLED in message or code == "identity_api_invalid_application":

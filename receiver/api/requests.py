@@ -65,7 +65,7 @@ def page(query: QueryParams) -> Page:
 
 
 def _twice(query: QueryParams) -> Iterator[Fault]:
-    # Nobody guesses which of two is meant.
+    # Of two values of one name, none is guessed to be the right one.
     for name, count in Counter(name for name, _ in query.multi_items()).items():
         if count > 1:
             yield Fault(f"/{name}", "is given twice")

@@ -309,7 +309,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "who may only look changes nothing": (never, CONSOLE_PERSONS),
     "the checks are asked one time after the other, and not at once again": (never, CONSOLE_CHECKS),
     "a form without this browser's token does nothing": (never, CONSOLE),
-    "a session whose person is to be forgotten is taken up by nobody": (never, REDACTION),
+    "a session whose person is to be forgotten is not taken up": (never, REDACTION),
     "no stranger's tries keep out a browser in which that name has signed in before": (never, CONSOLE),
     "the console is for https, or for this machine": (becomes("True"), CONSOLE),
     "test and live never mix": (never, RECEIVER),
