@@ -170,9 +170,9 @@ def main() -> int:
     figures["requests to the console"] = options.requests // 50
     with receiver(**SETTINGS) as running:
         findings.problems += fuzz_console(running.port, options.requests // 50, options.seed) + tracebacks(running)
-    figures["requests to the pages"] = options.requests // 50
+    figures["requests to the pages"] = of_pages = max(options.requests // 50, 300)
     with receiver(**OF_PAGES) as running:
-        problems = fuzz_pages(running.port, running.database, options.requests // 50, options.seed)
+        problems = fuzz_pages(running.port, running.database, of_pages, options.seed)
         findings.problems += problems + tracebacks(running)
     figures["answers of Stripe's"] = options.requests // 100
     findings.problems += fuzz_answers(options.requests // 100, options.seed)
