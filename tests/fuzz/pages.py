@@ -22,7 +22,7 @@ from handlers.tables.models import Verification, VerificationRecord
 from tests.browser.application import DAY, token
 
 LINK_KEY = "of-the-links-of-the-fuzz-0123456789"
-SETTINGS = {"LINK_KEYS": LINK_KEY, "STRIPE_PUBLISHABLE_KEY": "pk_test_fuzz", "SUPPORT_EMAIL": "help@example.com"}
+SETTINGS = {"LINK_KEYS": LINK_KEY, "STRIPE_PUBLISHABLE_KEY": "pk_test_fuzz", "TRUSTED_PROXIES": "1"}
 # What no answer may show; Stripe's own sentence may, in English, to who has failed for no sign of fraud.
 _NOBODYS = (b"pers0nal", LINK_KEY.encode(), b"whsec_", b"sk_test", b"Traceback")
 _REASON = "The reas0n that Stripe gave."
