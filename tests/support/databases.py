@@ -59,9 +59,12 @@ def forget_process_state() -> None:
                 thread.cancel()  # type: ignore[attr-defined]  # it is a Timer
                 thread.join()
         for engine in database._engines.values():
-            # A thread may have one in hand, for which the next test would be blamed once the garbage is collected.
-            event.listen(engine.pool, "checkin", lambda _, record: record.close())
+            pool = engine.pool
             engine.dispose()
+            # A thread may have one in hand, for which the next test would be blamed once the garbage is collected.
+            for left in (pool, engine.pool):
+                left._do_return_conn = lambda record: record.close()  # type: ignore[method-assign]
+            pool.dispose()  # of what came back meanwhile
         database._engines.clear()
         database._sessions.cache_clear()
         database._committing.cache_clear()
