@@ -22,7 +22,7 @@ from tests.bench.share import share
 from tests.bench.size import size
 from tests.bench.weight import weight
 
-_NOT_QUICK = ("sqlite", "console", "share", "size", "scale", "promises", "dyno")
+_NOT_QUICK = ("sqlite", "openings", "drain", "console", "share", "size", "scale", "promises", "dyno")
 
 
 def main() -> None:
