@@ -115,8 +115,7 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
         heard, _process.heard = _process.heard, {}
     clocks, found = [("clock", clock) for clock in heard.values()], None
     try:
-        is_time = time.monotonic() - _process.measured >= MEASURED_EVERY
-        if is_time:
+        if time.monotonic() - _process.measured >= MEASURED_EVERY:
             with suppress(PoolTimeoutError):  # all connections of the pool are held up
                 _measure()
         with statement_at_once() as connection:
@@ -124,8 +123,7 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
             if before := _write(connection, said):  # the database's clock has jumped
                 _take_along(connection, before)
                 _write(connection, said)
-            if is_time:
-                link_keys.note_signing(connection)
+            link_keys.note_signing(connection)
             found = hindrance(connection)  # a role may be allowed to write this table, and not the inbox
     except Exception as error:  # a heartbeat must never disturb the work
         found = trouble_of(error)

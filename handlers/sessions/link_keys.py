@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from hashlib import sha256
+from threading import Event
 
 from sqlalchemy import ColumnElement, Connection, delete, select
 from sqlmodel import col
@@ -15,13 +16,15 @@ from handlers.tables.models import Bookmark
 
 _SIGNED = "link key "
 _LATER = "(name) DO UPDATE SET reached = excluded.reached"
+signed = Event()  # by this process, since it was written down last
 _LETTERS = 8  # too few to guess a weak key from, and enough to tell a handful of keys apart
 
 
 def note_signing(connection: Connection) -> None:
-    """Writes down that the newest key signs links now."""
-    if not settings().why_no_links:
+    """Writes down that the newest key has signed links, if this process has since the last time."""
+    if signed.is_set():
         insert_or(connection, Bookmark, [{"name": _names()[0], "reached": NOW}], on_conflict=_LATER, returning="name")
+        signed.clear()
 
 
 def signed_in_vain() -> datetime | None:

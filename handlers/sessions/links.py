@@ -10,6 +10,7 @@ from itsdangerous import BadSignature, Signer, TimestampSigner
 from config.database import true_now
 from config.defaults import link_keys
 from config.settings import settings
+from handlers.sessions.link_keys import signed
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 
@@ -58,6 +59,7 @@ def link_to(subject: str) -> Link:
     token = signer.sign(subject).decode()
     _, signed_at = signer.unsign(token, return_timestamp=True)
     url = f"{settings().base_url.rstrip('/')}/verify/{token}"
+    signed.set()
     return Link(url=url, expires_at=signed_at + timedelta(days=settings().link_days))
 
 

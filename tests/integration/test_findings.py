@@ -29,6 +29,7 @@ from handlers.operator import connections
 from handlers.operator.findings import FAIL, JUDGES, WARN, findings
 from handlers.outbox.perform import perform
 from handlers.queue import failures
+from handlers.sessions.links import link_to
 from handlers.tables.models import Bookmark, Heartbeat, InboxEvent, OutboxAction, Tally, VerifiedOutput
 from receiver import health
 from receiver.app import app
@@ -490,6 +491,8 @@ def _begin_with(environment: pytest.MonkeyPatch, given: dict[str, str]) -> None:
         environment.setenv(name, value)
     settings.cache_clear()
     heartbeats._process = heartbeats._Process()
+    if not settings().why_no_links:
+        link_to("idv_1")
     heartbeats.beat("web")
 
 
