@@ -37,14 +37,14 @@ from worker.commands.options import add_reason, add_who
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What runs, what it is for, and what adds its options."""
+    """A command: its function, its summary, and the function that adds its options."""
 
     run: Callable[[argparse.Namespace], int]
     summary: str
     options: Callable[[argparse.ArgumentParser], None] | None = None
     json: bool = True
-    asks: bool = False  # Stripe, whose clock counts within the bounds of ours: this host's may be wrong
-    changes: bool = False  # something, so that it is written down who did it
+    asks: bool = False  # it asks Stripe, whose times are held against true_now(): this host's clock may be wrong
+    changes: bool = False  # it changes something, so it takes --by for the audit
 
 
 COMMANDS = {
@@ -162,7 +162,7 @@ def main() -> int:
     arguments = parser().parse_args()
     command: Command = arguments.command
     try:
-        if command.run is not doctor.diagnose:  # which says itself what is wrong with the settings
+        if command.run is not doctor.diagnose:  # the doctor itself says what is wrong with the settings
             configure_logging(is_silent=command.json and arguments.json)
         if command.asks:
             measure_clock()
@@ -175,9 +175,9 @@ def main() -> int:
         return _failed(f"The database cannot be used: {trouble_of(error).sentence}.")
     except (DBAPIError, UnicodeEncodeError) as error:
         return _failed(f"The database cannot take what was given: {type(error).__name__}.")
-    except OSError as error:  # SQLite's and the servers' are the database's and theirs
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or what is left to say fails once more
-        if isinstance(error, BrokenPipeError):  # whoever reads has seen enough
+    except OSError as error:  # of this machine: those of a database are caught above
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the output that is left fails once more
+        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
             return 1
         what = f" {error.filename}" if error.filename else ""
         return _failed(f"This machine refuses{what}: {error.strerror or type(error).__name__}{_of_which(error)}.")
@@ -186,7 +186,7 @@ def main() -> int:
 
 
 def _of_which(error: OSError) -> str:
-    """The limit, where the error's own words leave open which."""
+    """The limit that was reached, where the error's own words do not name it."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return " (ulimit -n)"
     return " (of what the output goes to)" if error.errno == errno.ENOSPC and not error.filename else ""
@@ -198,7 +198,7 @@ def _failed(sentence: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+    """The parser of all commands and their options."""
     described = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     described.add_argument("--version", action="version", version=running_version())
     commands = described.add_subparsers(required=True, metavar="COMMAND")

@@ -47,7 +47,7 @@ warnings.simplefilter("ignore", platforms.SecurityWarning)
 
 
 def check_words(**_: Any) -> None:
-    """A template or a language that is not whole ends a worker before it takes anything."""
+    """Ends the worker before it takes a message, if a template or a language is not whole."""
     try:
         check()
     except SettingsError as error:
@@ -55,16 +55,16 @@ def check_words(**_: Any) -> None:
 
 
 def configure(**_: Any) -> None:
-    """Its logs; that this signal has a receiver keeps Celery from configuring its own."""
+    """Configures the worker's logs; a receiver of this signal keeps Celery from configuring its own."""
     configure_logging()
     say_whom_we_trust()
-    # Two lines per task would bury ours, which say what a task did; its failures are louder than this level.
+    # Celery's two lines per task would bury ours, which say what a task did; its failures are above this level.
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def fit_to_concurrency(instance: Any, **_: Any) -> None:
-    """A worker's threads are for events; half as many for each destination of actions."""
+    """Sets the threads for actions: half as many for each destination as the worker has for events."""
     half = instance.concurrency // 2
     tasks.performers.allow(settings().action_threads or max(1, half), crowd=half)
     postgres.name_connections("worker")
@@ -72,19 +72,19 @@ def fit_to_concurrency(instance: Any, **_: Any) -> None:
 
 
 def silence_advice(**_: Any) -> None:
-    """At each lost connection Celery warns of a setting that worker/consumer.py makes on purpose."""
+    """Silences Celery's warning, at each lost connection, of a setting that worker/consumer.py makes on purpose."""
     warnings.simplefilter("ignore", CPendingDeprecationWarning)
 
 
 def bind_task(task_id: str, task: Any, **_: Any) -> None:
-    """Every line a task logs says which one it is."""
+    """Puts the task's id and name into every line that it logs."""
     heartbeats.IN_HAND["tasks"][task_id] = time.monotonic()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(task_id=task_id, task=task.name)
 
 
 def unbind_task(task_id: str, task: Any = None, state: str = "", **_: Any) -> None:
-    """Pool threads live on: the next task's lines must not carry this one's ids."""
+    """Clears the log context: the thread lives on, and the next task's lines must not carry this one's ids."""
     heartbeats.IN_HAND["tasks"].pop(task_id, None)
     structlog.contextvars.clear_contextvars()
     if state == "SUCCESS" and task.name in _failed:
@@ -93,7 +93,7 @@ def unbind_task(task_id: str, task: Any = None, state: str = "", **_: Any) -> No
 
 
 def note_failure(exception: Exception, sender: Any, **_: Any) -> None:
-    """An error that a task itself has not caught is a finding, until the task succeeds."""
+    """Makes a finding of an error that a task itself has not caught, until the task succeeds."""
     if isinstance(exception, DATABASE_TROUBLE):
         counting.note_failure(tasks.SCHEDULE, exception)
         return
@@ -102,30 +102,30 @@ def note_failure(exception: Exception, sender: Any, **_: Any) -> None:
 
 
 def hand_back(**_: Any) -> None:
-    """The end has begun: what waits for its turn goes back."""
+    """Says that the worker ends: the events and actions that wait for their turn go back."""
     failures.stopping.set()
 
 
 def begin_counting(**_: Any) -> None:
-    """What the tasks count is written down by a thread of its own, and that this worker lives."""
+    """Starts the thread that writes down the tasks' figures and the worker's heartbeat."""
     start_flushing("worker")
 
 
 def end_counting(**_: Any) -> None:
-    """What is under way ends, and then come the last seconds' figures."""
-    was_told = failures.stopping.is_set()  # one that ends by itself starts again and again
-    failures.stopping.set()  # or it would first do all that it holds
+    """Ends the actions that are under way, and then writes down the last seconds' figures."""
+    was_told = failures.stopping.is_set()  # a worker that ends by itself starts again and again
+    failures.stopping.set()  # else the worker would first do all actions that it holds
     tasks.performers.end()
     stop_flushing(was_told=was_told)
 
 
 def start_clock(**_: Any) -> None:
-    """In a thread of its own, which needs neither the worker's threads nor its connection."""
+    """Starts the clock in a thread of its own, which needs neither the worker's threads nor its connection."""
     Thread(target=_clock.run, name="clock").start()
 
 
 def end_clock(**_: Any) -> None:
-    """It says so, while the worker ends what is under way."""
+    """Tells the clock to end; it does so, and says so, while the worker ends its actions."""
     _clock.end()
 
 
@@ -142,7 +142,7 @@ signals.task_failure.connect(note_failure, weak=False)
 
 
 def main() -> int:
-    """Works until it is told to end; its exit code."""
+    """Works until it is told to end. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m worker.app", description="The worker.")
     parser.add_argument("--concurrency", type=int, default=8, help="threads for events (default: 8)")
     parser.add_argument("--with-clock", action="store_true", help="and the clock; any number does no harm")

@@ -1,12 +1,12 @@
-"""The clock: each due task as one message, and nothing that piles up while nobody takes them.
+"""The clock: it sends each due task as one message, and lets no messages pile up while no worker takes them.
 
-By itself (python -m worker.clock), or in a worker (--with-clock). It imports nothing that knows the database, nor
-Celery: half of what a worker weighs.
+It runs by itself (python -m worker.clock), or in a worker (--with-clock). It imports neither the database's modules
+nor Celery, which are half of a worker's memory.
 """
 
 import sys
 
-if __name__ == "__main__":  # structlog loads Rich wherever it is installed, and only the commands print by it
+if __name__ == "__main__":  # structlog loads Rich wherever it is installed, and only the commands need it
     sys.modules["rich"] = None  # type: ignore[assignment]  # Python's own way to say that it is not there
 
 import signal
@@ -24,15 +24,15 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Clock:
-    """Ticks until it is told to end, which it hears where it waits, and not half-way through something else."""
+    """Ticks until it is told to end; it looks for that word only while it waits, never half-way through a sending."""
 
     def __init__(self) -> None:
-        self._told: SimpleQueue[None] = SimpleQueue()  # whose put may interrupt its own get
+        self._told: SimpleQueue[None] = SimpleQueue()  # a signal's handler may put while the same thread gets
 
     def run(self) -> None:
-        """Sends what is due, each task by the monotonic clock: no step of the host's hastens it or holds it up.
+        """Sends each due task, by the monotonic clock: no step of the host's clock hastens or delays one.
 
-        What could not be sent is left to its next time. Its last tick says that it ends.
+        A task that could not be sent waits for its next time. The last tick says that this clock ends.
         """
         every = timetable()
         due = {task: time.monotonic() + seconds for task, seconds in every.items()}
@@ -40,11 +40,11 @@ class Clock:
         while not self._is_told(within=min(due.values()) - time.monotonic()):
             task = min(due, key=lambda one: due[one])
             publish_tick(task, myself("clock"))
-            due[task] = max(due[task] + every[task], time.monotonic())  # what was missed is not made up for
+            due[task] = max(due[task] + every[task], time.monotonic())  # missed times are not made up for
         publish_tick("sweep", myself("clock", is_ending=True))
 
     def end(self) -> None:
-        """May be called from anywhere, and from a signal's handler."""
+        """Tells the clock to end; any thread and a signal's handler may call it."""
         self._told.put(None)
 
     def _is_told(self, within: float) -> bool:
@@ -56,9 +56,9 @@ class Clock:
 
 
 def timetable() -> dict[str, float]:
-    """Every task that is due again and again, and its seconds."""
+    """The seconds between two times of each task of the schedule."""
     return {
-        "sweep": 1.0,  # not minutes: after a lost message or a Redis outage this is how long the work waits
+        "sweep": 1.0,  # not minutes: after a lost message or a Redis outage the work waits for this long
         "reconcile": settings().reconcile_seconds,
         "remind": 60.0,
         "purge": 3600.0,
@@ -66,7 +66,7 @@ def timetable() -> dict[str, float]:
 
 
 def main() -> None:
-    """Sends what is due until it is told to end."""
+    """Sends the due tasks until a signal tells it to end."""
     clock = Clock()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: clock.end())

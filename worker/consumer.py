@@ -1,4 +1,4 @@
-"""The Celery app, by which a worker takes its messages."""
+"""The Celery application: it takes a worker's messages."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from celery import Celery
 from config.broker import ACTIONS_QUEUE, CLOCK_QUEUE, EVENTS_QUEUE, server
 
 _SETTINGS = {
-    # Ids in, nothing out.
+    # A task takes ids and returns nothing.
     "task_ignore_result": True,
     "task_serializer": "json",
     "accept_content": ["json"],
@@ -15,12 +15,12 @@ _SETTINGS = {
     "task_queues": {CLOCK_QUEUE: {}, EVENTS_QUEUE: {}, ACTIONS_QUEUE: {}},
     "task_default_queue": EVENTS_QUEUE,
     "task_create_missing_queues": False,
-    # A message ends when its work ends, well or badly: what failed is due again by the database, not by Celery.
+    # A message ends when its work ends, well or badly: a failed row is due again by the database, not by Celery.
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "task_acks_on_failure": True,
     "task_acks_on_timeout": False,
-    "worker_prefetch_multiplier": 1,  # six per cent slower than 4, and nothing hoarded by a slow worker
+    "worker_prefetch_multiplier": 1,  # six per cent slower than 4, but a slow worker hoards nothing
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_detect_quorum_queues": False,
     # Four Redis connections less, and none of their reconnect defects: see worker/reconnect.py.

@@ -1,14 +1,13 @@
-"""The guard against messages that none of ours wrote: they are dropped before Celery sees them.
+"""The guard against messages that no process of ours wrote: they are dropped before Celery sees them.
 
-What the world does (kombu 5.7.0, celery 5.7.0). Text that is no JSON, `[null]` or a limit that is a text raise in the
-worker's event loop and end it; an envelope without an id makes it connect anew, and is back by that. A time of the
-future keeps a message in memory and unacknowledged, so that one worker after another gets it, for ever. An unknown task
-is logged with all it holds.
+The facts (kombu 5.7.0, celery 5.7.0). Text that is no JSON, `[null]` and a limit that is a text raise in the worker's
+event loop and end it. An envelope without an id makes the worker connect anew, and comes back by that. A message with
+a time in the future stays in memory and unacknowledged, so that one worker after another gets it, for ever. An unknown
+task is logged with all its content.
 
-So what BRPOP brings is parsed here: the name of a task of ours, and the arguments it takes. Celery gets a message made
-anew from these two, and whatever else the old one said is heard by nobody, but for the clock that a tick names. Nothing
-is lost with a message that is dropped: what is due the sweep publishes again. docs/decisions/0022 has the kinds that
-were tried.
+So BRPOP's answers are parsed here: each must hold the name of a task of ours, and its arguments. Celery gets a new
+message of these two alone; of the rest of the old one, only a tick's clock is read. A dropped message loses nothing:
+the sweep publishes due rows again. docs/decisions/0022 lists the kinds that were tried.
 """
 
 import base64
@@ -26,8 +25,8 @@ from config.broker import CLOCK_QUEUE
 from handlers.metrics.counting import DROPPED_MESSAGES
 from handlers.metrics.heartbeats import hear, listened
 
-_MOST_BYTES = 65_536  # four times what the longest ids come to
-_SAYS_EVERY = 10.0  # seconds: there may be thousands, and the metric counts each
+_MOST_BYTES = 65_536  # of a message: four times one with the longest ids
+_SAYS_EVERY = 10.0  # seconds between two lines in the log: thousands may be dropped, and the metric counts each
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -35,7 +34,7 @@ Arguments = Mapping[str, TypeAdapter[Any]]
 
 
 class ForeignGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base is untyped
-    """A step of the consumer: reads what its channel is sent, for as long as there is the channel."""
+    """A step of the consumer: it reads the messages of its channel before kombu does, as long as the channel lives."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -45,7 +44,7 @@ class ForeignGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base i
         super().__init__(consumer, **options)
 
     def start(self, consumer: Any) -> None:
-        """Reads before kombu does, and what it kept unacknowledged as well."""
+        """Puts itself before kombu's reading of messages, and before its putting back of unacknowledged ones."""
         client, kept = consumer.task_consumer.channel.client, consumer.task_consumer.channel.qos
         read, put_back = client.parse_response, kept.restore_by_tag
 
@@ -53,7 +52,7 @@ class ForeignGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base i
             answer = read(connection, command_name, **options)
             if command_name != "BRPOP":
                 return answer
-            if not answer or not answer[0].endswith(CLOCK_QUEUE.encode()):  # the clock's is looked into first
+            if not answer or not answer[0].endswith(CLOCK_QUEUE.encode()):  # the clock's queue is looked into first
                 listened()
             if not answer:
                 return answer
@@ -61,12 +60,12 @@ class ForeignGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base i
             message = made_anew(text, queue.decode(), self._arguments)
             if message is None:
                 self._count(queue.decode(), len(text))
-            return message and (queue, message)  # None is what kombu reads when nothing came
+            return message and (queue, message)  # kombu reads None when nothing came
 
         def put_back_ours(tag: Any, *arguments: Any, **options: Any) -> None:
             try:
                 put_back(tag, *arguments, **options)
-            except (TypeError, ValueError):  # it would be tried first each time, and keep the others there
+            except (TypeError, ValueError):  # this message would be tried first each time, and keep the others there
                 kept._remove_from_indices(tag).execute()
                 self._count("unacked", 0)
 
@@ -80,7 +79,7 @@ class ForeignGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base i
 
 
 def arguments_of(tasks: Mapping[str, Any]) -> Arguments:
-    """What each task of ours takes, by its name; Celery's own have a dot in theirs."""
+    """The types of each task's arguments, by the task's name; a dot in the name is the mark of Celery's own tasks."""
     found: dict[str, TypeAdapter[Any]] = {}
     for name, task in tasks.items():
         if "." not in name:
@@ -91,7 +90,7 @@ def arguments_of(tasks: Mapping[str, Any]) -> Arguments:
 
 
 def made_anew(text: bytes, queue: str, arguments: Arguments) -> bytes | None:
-    """The message with nothing in it but a task and its arguments; None where it does not name both."""
+    """A new message with the task and the arguments of this one; None if one of the two is missing or wrong."""
     if len(text) > _MOST_BYTES:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The tasks: shallow, by name, with ids for arguments."""
+"""The tasks: shallow, called by name, with ids for arguments."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -29,13 +29,13 @@ from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.reconcile import reconcile
 from worker.consumer import celery_app
 
-_SWEEP_MOST = 10_000  # ids a sweep of each kind: fewer than the workers finish until the next would be their pace
-_ALONE_MOST = 500  # events tried before, each a message by itself
+_SWEEP_MOST = 10_000  # ids of each kind a sweep: with fewer than the workers finish between two, they would wait for it
+_ALONE_MOST = 500  # events a sweep that were tried before, each a message by itself
 SCHEDULE = "the schedule"
-_GRACE = timedelta(seconds=2)  # what was published a moment ago needs no second message
+_GRACE = timedelta(seconds=2)  # a row that was published a moment ago needs no second message
 _LONGEST_GRACE = timedelta(seconds=20)
 
-# worker/foreign.py takes no other arguments from Redis; the bounds are those of the columns.
+# worker/foreign.py drops messages with other arguments; the bounds are those of the columns.
 EventIds = list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,255}$")]]
 ActionIds = list[Annotated[int, Field(ge=1, lt=2**63)]]
 
@@ -43,12 +43,12 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 def catch_up(session_id: str) -> None:
-    """Applies what waits of a session before something is done about it: a newer state keeps an outdated mail away."""
+    """Applies a session's waiting events before an action of it is done: a newer state keeps an outdated mail away."""
     hand_on(process_session(session_id))
 
 
 def hand_on(action_ids: Sequence[int]) -> None:
-    """To this worker's own threads as much as they will do in a moment; the rest is published for all workers."""
+    """Gives this worker's own threads the actions that they will do in a moment; publishes the rest for all workers."""
     if action_ids and (others := performers.perform(action_ids, soon=True)):
         publish_actions(others)
 
@@ -58,7 +58,7 @@ performers = Performers(hand_on, catch_up)
 
 @celery_app.task(name="process_events")  # type: ignore[untyped-decorator]  # celery ships no types
 def process_events(event_ids: EventIds) -> None:
-    """Applies events, then hands on what they owe."""
+    """Applies events, then hands on the actions that they owe."""
     try:
         hand_on(process(event_ids))
     except DATABASE_TROUBLE as error:
@@ -67,7 +67,7 @@ def process_events(event_ids: EventIds) -> None:
 
 @celery_app.task(name="perform_actions")  # type: ignore[untyped-decorator]
 def perform_actions(action_ids: ActionIds) -> None:
-    """Leaves what is owed to the threads that do it."""
+    """Gives actions to the threads that perform them."""
     try:
         performers.perform(action_ids)
     except DATABASE_TROUBLE as error:
@@ -76,7 +76,7 @@ def perform_actions(action_ids: ActionIds) -> None:
 
 @celery_app.task(name="sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """Publishes whatever is due and was not done: lost messages, lost workers, times of waiting that are over."""
+    """Publishes the due rows that no worker has: after a lost message, a lost worker, or a wait that is over."""
     try:
         if (messages := queue_length(ACTIONS_QUEUE)) <= KEEPS_WORKERS_BUSY:
             new, again = due(OutboxAction, _SWEEP_MOST, _grace(messages), performers.engaged())
@@ -93,14 +93,14 @@ def sweep() -> None:
 
 @celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]
 def reconcile_with_stripe() -> None:
-    """Asks Stripe for what never arrived, and judges the limit again."""
+    """Asks Stripe for the events that never arrived, and judges the limit again."""
     publish_actions(judge_limits())
     publish_events(reconcile().to_process)
 
 
 @celery_app.task(name="remind")  # type: ignore[untyped-decorator]
 def remind_persons() -> None:
-    """Owes a reminder to those who have not begun in time."""
+    """Owes a reminder to each person who has not begun in time."""
     try:
         publish_actions(remind())
     except DATABASE_TROUBLE as error:
@@ -109,7 +109,7 @@ def remind_persons() -> None:
 
 @celery_app.task(name="purge")  # type: ignore[untyped-decorator]
 def purge_finished() -> None:
-    """Deletes what retention lets go."""
+    """Deletes the rows that retention lets go."""
     try:
         purge()
     except WrongClockError as error:
@@ -117,11 +117,11 @@ def purge_finished() -> None:
 
 
 def _grace(messages: int) -> timedelta:
-    """For how long a row is taken to be named by one of so many messages that wait: they take turns of a slow Redis."""
+    """For how long a due row is presumed to be in one of so many waiting messages: a slow Redis delays each of them."""
     return min(_GRACE * (messages + 1), _LONGEST_GRACE)
 
 
 def _leave_to_the_sweep(doing: str, error: Exception) -> None:
-    """One line instead of a traceback while the database is away: its rows are still due when it is back."""
+    """Logs one line, no traceback, while the database is away: its rows are still due when it is back."""
     note_failure(doing, error)
     log.warning("task.left_to_the_sweep", error=describe(error))

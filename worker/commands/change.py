@@ -1,4 +1,4 @@
-"""Commands that mend: retry, discard, reconcile, rebuild, purge."""
+"""Commands that mend: retry, discard, resend, reconcile, rebuild, purge."""
 
 import argparse
 import re
@@ -27,7 +27,7 @@ _PUBLISH: dict[str, Callable[[list[Any]], object]] = {"events": publish_events, 
 
 
 def retry_options(parser: argparse.ArgumentParser) -> None:
-    """Which rows, and why."""
+    """Adds the options that choose rows, and the reason."""
     _row_options(parser)
     skipped = "actions that a setting has skipped: no STRIPE_API_KEY, no REVIEW_EMAIL, no address, no outputs"
     parser.add_argument("--skipped", action="store_true", help=skipped)
@@ -35,7 +35,7 @@ def retry_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _row_options(parser: argparse.ArgumentParser) -> None:
-    """Ids, or a filter, or all."""
+    """Adds the options that choose rows: ids, a filter, or all."""
     parser.add_argument("ids", metavar="ID", nargs="*", help="evt_… for an event, a number for an action")
     parser.add_argument("--of", choices=tuple(TABLES), help="with a filter: events or actions only")
     parser.add_argument("--all", action="store_true", help="everything that is dead or waits after a try")
@@ -43,13 +43,13 @@ def _row_options(parser: argparse.ArgumentParser) -> None:
 
 
 def discard_options(parser: argparse.ArgumentParser) -> None:
-    """Which rows, and why."""
+    """Adds the options that choose rows, and the reason."""
     _row_options(parser)
     add_reason(parser)
 
 
 def retry(arguments: argparse.Namespace) -> int:
-    """Makes dead and waiting rows due now, all their tries before them; 1 when there was none."""
+    """Makes dead and waiting rows due now, with all their tries anew; 1 when there was none."""
     wanted = chosen(arguments)
     if arguments.skipped:
         arguments.of, wanted = "actions", replace(wanted, status=ActionStatus.SKIPPED)
@@ -62,13 +62,13 @@ def discard(arguments: argparse.Namespace) -> int:
 
 
 def resend_options(parser: argparse.ArgumentParser) -> None:
-    """Which actions, and why."""
+    """Adds the actions' ids, and the reason."""
     parser.add_argument("ids", metavar="ID", nargs="+", type=number, help="an action's number, as `session` shows it")
     add_reason(parser)
 
 
 def resend_now(arguments: argparse.Namespace) -> int:
-    """Does actions once more that are done or skipped; 1 when one of them would not be owed any more."""
+    """Performs actions once more that are done or skipped; 1 when one of them was refused."""
     found = resend(arguments.ids, acting(arguments))
     resent = [action_id for action_id, why in found.items() if why is None]
     publish_actions(resent)
@@ -80,7 +80,7 @@ def resend_now(arguments: argparse.Namespace) -> int:
 
 
 def reconcile_now(arguments: argparse.Namespace) -> int:
-    """Everything Stripe has and we have not; 1 when it could not be finished."""
+    """Fetches from Stripe the events that we lack, and compares sessions; 1 when it could not be finished."""
     note_beforehand(acting(arguments), "reconcile")
     report = reconcile(bounded=False)
     publish_events(report.to_process)
@@ -104,7 +104,7 @@ def reconcile_now(arguments: argparse.Namespace) -> int:
 
 
 def rebuild_options(parser: argparse.ArgumentParser) -> None:
-    """From when, for whom, and how loud."""
+    """Adds the first moment, the accounts, and whether persons get mails."""
     parser.add_argument("--since", type=moment, required=True, metavar="DATE", help="sessions created since then")
     parser.add_argument("--quiet", action="store_true", help="write what is owed as skipped: nobody gets a mail")
     parser.add_argument(
@@ -113,7 +113,7 @@ def rebuild_options(parser: argparse.ArgumentParser) -> None:
 
 
 def rebuild_now(arguments: argparse.Namespace) -> int:
-    """Reads sessions and events back from Stripe; 1 when something of it could not be read."""
+    """Reads sessions and events back from Stripe; 1 when one of them could not be read."""
     counts = {"events listed": 0, "new events": 0, "sessions listed": 0, "new sessions": 0}
     failed: list[str] = []
     stopped = None
@@ -140,7 +140,7 @@ def rebuild_now(arguments: argparse.Namespace) -> int:
 
 
 def purge_now(arguments: argparse.Namespace) -> int:
-    """Deletes what retention lets go; 1 when a clock is wrong."""
+    """Deletes the rows that retention lets go; 1 when a clock is wrong."""
     note_beforehand(acting(arguments), "purge")
     try:
         purged = asdict(purge())

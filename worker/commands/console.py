@@ -7,19 +7,19 @@ import sys
 
 from handlers.operator.console_users import NAME, Role, hash_of
 
-_LEAST = 12  # letters of a password that somebody thinks of
+_LEAST = 12  # letters of a password that a person chooses
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """Who, what they may do, and whose password it is."""
+    """Adds the user's name, their role, and whether they choose their password."""
     parser.add_argument("name", metavar="NAME", type=_name, help="letters, digits and _.- as the audit will show them")
     parser.add_argument("--role", choices=[*Role], default=Role.LOOK, help="look (the default), or also mend")
     parser.add_argument("--ask", action="store_true", help="ask for a password, instead of making one")
 
 
 def make_user(arguments: argparse.Namespace) -> int:
-    """Prints what goes into CONSOLE_USERS, and beside it a password that was made; 1 when one that was asked for is
-    too short, or two were given."""
+    """Prints the user's entry for CONSOLE_USERS, and the password if one was generated; 1 when a typed password is too
+    short, or its repetition differs."""
     password = _asked() if arguments.ask else secrets.token_urlsafe(15)
     if password is None:
         return 1

@@ -1,4 +1,4 @@
-"""Commands about what is kept of a person: outputs, reencrypt, export."""
+"""Commands about the data that is kept of a person: outputs, reencrypt, export."""
 
 import argparse
 import sys
@@ -14,13 +14,13 @@ _TYPED = "Some of these sessions have a reference from a static link, into which
 
 
 def outputs_options(parser: argparse.ArgumentParser) -> None:
-    """Whose, and why."""
+    """Adds the session's id, and the reason."""
     parser.add_argument("id", metavar="ID", help="vs_…")
     add_reason(parser)
 
 
 def outputs(arguments: argparse.Namespace) -> int:
-    """Decrypts what VERIFIED_OUTPUTS keeps of a session; 1 when nothing is kept, or no key fits."""
+    """Decrypts the verified outputs that are kept of a session; 1 when there are none, or no key fits."""
     if not settings().verified_outputs_key:
         print("There is no VERIFIED_OUTPUTS_KEY: nothing can be read.", file=sys.stderr)
         return 1
@@ -40,7 +40,7 @@ def outputs(arguments: argparse.Namespace) -> int:
 
 
 def reencrypt(arguments: argparse.Namespace) -> int:
-    """Writes what is kept anew with the newest key; 1 when something of it cannot be read by any."""
+    """Writes the kept outputs anew with the newest key; 1 when some of them cannot be read by any key."""
     if not settings().verified_outputs_key:
         print("There is no VERIFIED_OUTPUTS_KEY: nothing can be written anew.", file=sys.stderr)
         return 1
@@ -62,13 +62,13 @@ def reencrypt(arguments: argparse.Namespace) -> int:
 
 
 def export_options(parser: argparse.ArgumentParser) -> None:
-    """Whose."""
+    """Adds the person's id, and the reason."""
     parser.add_argument("id", metavar="ID", help="vs_…, idv_…, or a user id or client_reference_id")
     add_reason(parser, required=False)
 
 
 def export_now(arguments: argparse.Namespace) -> int:
-    """All that is held about a person, as JSON; 1 when nobody is known by that."""
+    """Prints all data that is held about a person, as JSON; 1 when nobody is known by that id."""
     found = export(arguments.id, acting(arguments))
     if found is None:
         print("Nothing is held by this id: no session, verification, user or reference.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Checks the whole set-up: each thing one line, OK, WARN or FAIL, and what to do."""
+"""The command that checks the whole set-up: one line for each check, OK, WARN or FAIL, and what to do."""
 
 import argparse
 from contextlib import suppress
@@ -12,8 +12,8 @@ from worker.commands.printing import print_json, print_rows
 
 
 def diagnose(arguments: argparse.Namespace) -> int:
-    """0 unless something fails."""
-    with suppress(SettingsError):  # the first finding
+    """Prints the checks; 1 when one of them fails."""
+    with suppress(SettingsError):  # the first check finds the same
         configure_logging(is_silent=arguments.json)
     lines = list(examine(checks(broker.condition)))
     if arguments.json:

@@ -1,4 +1,4 @@
-"""The webhook endpoint at Stripe: registered, and checked for drift."""
+"""The command that registers the webhook endpoint at Stripe, or checks it for drift."""
 
 import argparse
 import sys
@@ -13,13 +13,13 @@ from worker.commands.printing import print_json
 
 
 def endpoint_options(parser: argparse.ArgumentParser) -> None:
-    """Create or check."""
+    """Adds the choice between create and check, and --connect."""
     parser.add_argument("what", choices=("create", "check"))
     parser.add_argument("--connect", action="store_true", help="create: for events of connected accounts")
 
 
 def manage_endpoint(arguments: argparse.Namespace) -> int:
-    """0 when the endpoint is (now) there and complete, 1 when not, 2 when nobody can be asked."""
+    """Creates or checks the endpoint: 0 when it is there and complete, 1 when not, 2 when a setting is missing."""
     if not settings().stripe_api_key or not settings().public_url:
         print("STRIPE_API_KEY and PUBLIC_URL must be set: the endpoint is PUBLIC_URL/webhooks/stripe.", file=sys.stderr)
         return 2

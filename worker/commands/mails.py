@@ -1,4 +1,4 @@
-"""Writes every mail there is, in every language of LOCALES, so that somebody may look at them."""
+"""The command that writes every mail to files, in every language of LOCALES, to be looked at."""
 
 import argparse
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from worker.commands.samples import write_files
 
 
 def write_samples(arguments: argparse.Namespace) -> int:
-    """One .eml and one .html for each; nothing is sent."""
+    """Writes one .eml and one .html for each mail, and sends none."""
     return write_files(arguments.to, "mails", _files())
 
 
@@ -26,7 +26,7 @@ def _files() -> Iterator[tuple[str, bytes]]:
         for sample in mail_samples():
             raw = _written(language, sample)
             html = message_from_bytes(raw, EmailMessage, policy=default).get_body(("html",))
-            assert html is not None  # noqa: S101  # `render` makes one
+            assert html is not None  # noqa: S101  # `render` makes an HTML part
             yield f"{language}/{sample.name}.eml", raw
             yield f"{language}/{sample.name}.html", html.get_content().encode()
 

@@ -20,12 +20,12 @@ what the files webhook_secret and link_key of VAR_DIR hold. Then start the proce
 
 
 def moving_options(parser: argparse.ArgumentParser) -> None:
-    """Where to."""
+    """Adds the address of the PostgreSQL database."""
     parser.add_argument("--to", metavar="URL", required=True, help="postgres://…; its password may be in PGPASSWORD")
 
 
 def move_now(arguments: argparse.Namespace) -> int:
-    """Copies every row of DATABASE_URL's file, and compares each; 1 when it cannot, and then it may be run again."""
+    """Copies every row of DATABASE_URL's file, and compares each; 1 when it cannot: it may then be run again."""
     if settings().on_postgres:
         return _refused("DATABASE_URL is PostgreSQL already: only a SQLite file is moved.")
     path = settings().embedded_file

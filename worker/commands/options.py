@@ -1,4 +1,4 @@
-"""The options by which commands choose rows (ids, filters, a moment), and by which it is known who changes them."""
+"""The options by which commands choose rows (ids, filters, a moment), and those that say who changes them, and why."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def add_filters(parser: argparse.ArgumentParser, statuses: bool = True) -> None:
-    """Options that narrow a choice; together they must all hold."""
+    """Adds the options that narrow a choice; a row must fit all that are given."""
     if statuses:
         every_status = sorted({*InboxStatus, *ActionStatus})
         parser.add_argument("--status", choices=every_status, help="where they stand")
@@ -32,7 +32,7 @@ def add_filters(parser: argparse.ArgumentParser, statuses: bool = True) -> None:
 
 
 def chosen(arguments: argparse.Namespace) -> Filter:
-    """The filter that the options make."""
+    """The filter that the options describe."""
     return Filter(
         status=getattr(arguments, "status", None),
         kind=arguments.kind,
@@ -45,12 +45,12 @@ def chosen(arguments: argparse.Namespace) -> Filter:
 
 
 def add_who(parser: argparse.ArgumentParser) -> None:
-    """Of a command that changes something."""
+    """Adds --by, for a command that changes something."""
     parser.add_argument("--by", type=reason, metavar="NAME", help="who you are, where this machine does not know")
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
-    """How many, of the latest."""
+    """Adds --limit: how many of the latest rows are shown."""
     parser.add_argument(
         "--limit",
         type=int,
@@ -62,13 +62,13 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reason(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Why; it is kept for AUDIT_DAYS."""
+    """Adds --reason, which is kept for AUDIT_DAYS."""
     words = "why, in a few words that are kept, without anything personal"
     parser.add_argument("--reason", required=required, type=reason, help=words)
 
 
 def acting(arguments: argparse.Namespace) -> By:
-    """Who changes something: whom they say they are, and whom this machine takes them for."""
+    """The author of a change for the audit: the name that --by gives, and the user and host that this machine knows."""
     user = os.getuid()
     try:
         name = pwd.getpwuid(user).pw_name
@@ -80,14 +80,14 @@ def acting(arguments: argparse.Namespace) -> By:
 
 
 def reason(text: str) -> str:
-    """A few words that are kept. Raises argparse's error."""
+    """The text, if it may be kept as a reason. Raises argparse's error."""
     if not REASON.fullmatch(text):
         raise argparse.ArgumentTypeError("give up to 80 letters, digits and spaces, without anything personal")
     return text
 
 
 def span(text: str) -> timedelta:
-    """How long. Raises argparse's error."""
+    """The span that a text such as 90m says. Raises argparse's error."""
     try:
         return timedelta(**{_UNITS[text[-1:]]: float(text[:-1])})
     except (KeyError, ValueError, OverflowError):
@@ -95,14 +95,14 @@ def span(text: str) -> timedelta:
 
 
 def number(text: str) -> int:
-    """An action's. Raises argparse's error."""
+    """An action's number. Raises argparse's error."""
     if not re.fullmatch(r"\d{1,18}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no action's number")
     return int(text)
 
 
 def moment(text: str) -> datetime | timedelta:
-    """A date, a time in ISO 8601 (UTC unless it says otherwise), or how long ago. Raises argparse's error."""
+    """A moment: a date or time in ISO 8601 (UTC without a zone), or a span before now. Raises argparse's error."""
     try:
         if text[-1:] in _UNITS:
             return timedelta(**{_UNITS[text[-1]]: float(text[:-1])})

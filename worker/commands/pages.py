@@ -1,4 +1,4 @@
-"""Writes every page there is, in every language of LOCALES, so that somebody may look at them."""
+"""The command that writes every page to files, in every language of LOCALES, to be looked at."""
 
 import argparse
 import re
@@ -14,7 +14,7 @@ _ASSETS = re.compile(r'(?<==")[^"]*/assets/')
 
 
 def write_samples(arguments: argparse.Namespace) -> int:
-    """One .html for each, and the stylesheet."""
+    """Writes one .html for each page, and the stylesheet."""
     return write_files(arguments.to, "pages", _files())
 
 
@@ -26,7 +26,7 @@ def _files() -> Iterator[tuple[str, bytes]]:
 
 
 def _pages(language: str) -> Iterator[tuple[str, str]]:
-    """Each by its name; and the first, as its script changes it where Stripe's modal ends without success."""
+    """Each page with its name; `todo` also as its script changes it when Stripe's modal ends without success."""
     for sample in page_samples():
         page = _ASSETS.sub("../assets/", write_page(sample.page, language, sample.shown))
         yield sample.name, page

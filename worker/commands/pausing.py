@@ -1,4 +1,4 @@
-"""Commands that let what is owed wait: pause, resume."""
+"""Commands that let owed actions wait: pause, resume."""
 
 import argparse
 import sys
@@ -10,24 +10,24 @@ from worker.commands.printing import print_json, print_rows
 
 
 def resuming_options(parser: argparse.ArgumentParser) -> None:
-    """What."""
+    """Adds the choice between mails and calls."""
     parser.add_argument("what", choices=sorted(PAUSABLE), help="mails, or calls to the application")
 
 
 def pausing_options(parser: argparse.ArgumentParser) -> None:
-    """What, and why."""
+    """Adds the choice between mails and calls, and the reason."""
     resuming_options(parser)
     add_reason(parser)
 
 
 def pause(arguments: argparse.Namespace) -> int:
-    """Nothing more of it is begun; `status` and `doctor` say so as long as it lasts."""
+    """Lets mails or calls wait: none is begun any more; `status` and `doctor` say so as long as it lasts."""
     pause_now(arguments.what, acting(arguments))
     return _show(arguments)
 
 
 def resume(arguments: argparse.Namespace) -> int:
-    """It goes on; 1 when no operator had paused it."""
+    """Lets mails or calls go on; 1 when no operator had paused them."""
     lifted = resume_now(arguments.what, acting(arguments))
     if not lifted:
         print(f"No operator has paused {arguments.what}.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a command says: a table for people, JSON for machines."""
+"""The output of commands: a table for people, JSON for machines."""
 
 import json
 import sys
@@ -17,12 +17,12 @@ _WIDE = 200  # columns where there is no terminal to ask
 
 
 def print_json(content: Any) -> None:
-    """One JSON document."""
+    """Prints one JSON document."""
     print(json.dumps(content, default=_plain, ensure_ascii=False, indent=2))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], headings: Sequence[str], title: str = "") -> None:
-    """A table; a heading is a key of the rows. Says `none` where there are none."""
+    """Prints a table; the headings are keys of the rows. Prints `none` without any rows."""
     if title:
         _console().print(Text(title, style="bold"))
     if not rows:
@@ -32,12 +32,12 @@ def print_rows(rows: Sequence[Mapping[str, Any]], headings: Sequence[str], title
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(show(row[heading])) for heading in headings))  # Text: what is stored is no markup
+        table.add_row(*(Text(show(row[heading])) for heading in headings))  # Text: a stored value is no markup
     _console().print(table)
 
 
 def print_pairs(pairs: Mapping[str, Any], title: str = "") -> None:
-    """Names and values, one pair a line."""
+    """Prints names and values, one pair a line."""
     width = max(map(len, pairs), default=0)
     if title:
         _console().print(Text(title, style="bold"))
@@ -53,7 +53,7 @@ def progress(
     *,
     for_machines: bool,
 ) -> Iterator[_Batch]:
-    """The same batches, with a bar on a person's terminal that counts what is in them."""
+    """The same batches, with a bar on a person's terminal that counts their items."""
     with bar(what, total, for_machines=for_machines) as advance:
         for batch in batches:
             yield batch
@@ -62,7 +62,7 @@ def progress(
 
 @contextmanager
 def bar(what: str, total: int | None = None, *, for_machines: bool) -> Iterator[Callable[[int], None]]:
-    """The bar by itself, which goes on by as many as it is called with."""
+    """A bar on a person's terminal; the function that it gives moves it on by a number of items."""
     terminal = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(
@@ -73,7 +73,7 @@ def bar(what: str, total: int | None = None, *, for_machines: bool) -> Iterator[
 
 
 def show(value: object) -> str:
-    """A value as a person reads it; times in UTC."""
+    """The text of a value for a person; times in UTC."""
     if value is None:
         return ""
     if isinstance(value, datetime):

@@ -14,18 +14,19 @@ from stripe import WebhookSignature
 
 from config.database import true_now
 
-# `stripe listen` mixes these in: "2026-11-20 10:00:00  <-- [200] POST http://… [evt_…]", the first ones into a file.
+# `stripe listen` mixes such lines in: "2026-11-20 10:00:00  <-- [200] POST http://… [evt_…]"; those before it is
+# ready also come into a file.
 _CLI_LINE = re.compile(
     r"^[^{}\"\n]*(<--|-->|> Warning|Ready! You are|Getting ready|Checking for new versions|A newer version of).*$",
     re.MULTILINE,
 )
 _ANSWERS_WITHIN = 30.0  # seconds; the receiver gives up after ten
-_MOST_UNANSWERED = 3  # one after the other: then it is no event's fault
-_LONGEST_ANSWER = 64 * 1024  # the receiver's have a hundred bytes
+_MOST_UNANSWERED = 3  # in a row: then no event is the cause
+_LONGEST_ANSWER = 64 * 1024  # bytes; the receiver's answers have a hundred
 
 
 class UnreadableError(Exception):
-    """The input holds something that is no event; the message says where."""
+    """The input holds a value that is no event; the message says where."""
 
 
 def read(text: str) -> list[dict[str, Any]]:
@@ -41,10 +42,10 @@ def read(text: str) -> list[dict[str, Any]]:
 
 
 def replay(events: list[dict[str, Any]], url: str, secret: str) -> Counter[str]:
-    """Posts each event, in order. Returns how many came to each outcome: the receiver's words, `refused (STATUS)`, or
-    `unanswered`.
+    """Posts each event, in order. Returns the number of events for each outcome: the receiver's words,
+    `refused (STATUS)`, or `unanswered`.
 
-    Raises OSError or HTTPException when the receiver answers several in a row with nothing that can be understood.
+    Raises OSError or HTTPException when several events in a row get no answer that can be understood.
     """
     target = urlsplit(url)
     connection = _connect(target)

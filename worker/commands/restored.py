@@ -1,4 +1,4 @@
-"""The command after a backup was put back: learn what it lacks, then go on."""
+"""The command for a backup that was put back: it learns what the backup lacks, and then goes on."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from worker.commands.printing import bar, print_json, print_pairs
 
 
 def restored_options(parser: argparse.ArgumentParser) -> None:
-    """How old the backup is, for whom, and which of two faults is the smaller one."""
+    """Adds the backup's age, the accounts, and the choice between a mail too many and a mail too few."""
     parser.add_argument(
         "--since", type=moment, metavar="DATE", help="when the backup was made; else its newest row says so"
     )
@@ -27,7 +27,7 @@ def restored_options(parser: argparse.ArgumentParser) -> None:
 
 
 def restored_now(arguments: argparse.Namespace) -> int:
-    """Learns from Stripe what happened since the backup; 1 while something is missing, and everything is paused."""
+    """Learns from Stripe what happened since the backup; 1 while that is not whole, and everything stays paused."""
     note_beforehand(acting(arguments), "restored", arguments.account)
     try:
         with bar("read", for_machines=arguments.json) as seen:

@@ -1,4 +1,4 @@
-"""Files that somebody may look at: written below a folder, and counted."""
+"""Sample files to be looked at: written below a folder, and counted."""
 
 import argparse
 import sys
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from handlers.catalogue.check import check
 
-Files = Iterable[tuple[str, bytes]]  # a path below the folder, and what is in it
+Files = Iterable[tuple[str, bytes]]  # each a path below the folder, and its content
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """Where to."""
+    """Adds the folder."""
     parser.add_argument("--to", metavar="DIR", required=True, type=Path, help="a folder, made where there is none")
 
 
 def write_files(folder: Path, what: str, files: Files) -> int:
-    """Writes them, one .html for each of what is counted; 1 where that cannot be done. No database is asked."""
+    """Writes the files, and prints how many .html are among them; 1 if one cannot be written. Asks no database."""
     check()
     written = 0
     try:

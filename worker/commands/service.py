@@ -15,33 +15,33 @@ from worker.run.foreground import run
 
 
 def run_options(parser: argparse.ArgumentParser) -> None:
-    """For whom, and from where."""
+    """Adds web's address, and whether the Stripe CLI forwards events."""
     parser.add_argument("--host", default="", help="address for web to listen on (default: this machine only)")
     parser.add_argument("--listen", action="store_true", help="have the Stripe CLI forward your sandbox's events, too")
 
 
 def run_service(arguments: argparse.Namespace) -> int:
-    """Until Ctrl-C."""
+    """Runs all processes until Ctrl-C."""
     return run(arguments.host, listens=arguments.listen)
 
 
 def migrate_schema(_: argparse.Namespace) -> int:
-    """Applies what is missing."""
+    """Applies the migrations that are missing."""
     print(migrate())
     return 0
 
 
 def replay_options(parser: argparse.ArgumentParser) -> None:
-    """From where, to where."""
+    """Adds the file with the events, and the receiver's URL."""
     parser.add_argument("file", metavar="FILE|-", help="events as the Stripe CLI prints them; - is stdin")
     parser.add_argument("--to", metavar="URL", help="the receiver (default: the one on this machine)")
 
 
 def replay_file(arguments: argparse.Namespace) -> int:
-    """Posts events; 1 when one was refused or not answered."""
+    """Posts the file's events; 1 when one was refused or not answered."""
     with suppress(*DATABASE_TROUBLE):
         if not settings().embedded_database:
-            measure_clock()  # by which the receiver judges what is signed here
+            measure_clock()  # the receiver judges the signatures' times by the same clock
     url = arguments.to or f"{settings().base_url}/webhooks/stripe"
     try:
         text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text()

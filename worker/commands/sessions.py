@@ -1,4 +1,4 @@
-"""Commands about sessions and what they owe: one session's story, and lists."""
+"""Commands about sessions and their actions: a session's story, and lists."""
 
 import argparse
 import sys
@@ -25,13 +25,13 @@ the session's id (vs_…), the user id or the client_reference_id."""
 
 
 def session_options(parser: argparse.ArgumentParser) -> None:
-    """Whose."""
+    """Adds the id of a session or a person."""
     parser.add_argument("id", metavar="ID", help="vs_…, idv_…, or a user id or client_reference_id")
 
 
 def session(arguments: argparse.Namespace) -> int:
-    """What happened to a person's verification: the record, all events and actions in Stripe's order, and the mails
-    with their Message-IDs; 1 when unknown."""
+    """Shows a person's verification: the record, all events and actions in Stripe's order, and the mails with their
+    Message-IDs; 1 when unknown."""
     records = find_records(arguments.id)
     if not records:
         sentence = f"There is no session, verification, user or reference {arguments.id}."
@@ -58,21 +58,21 @@ def session(arguments: argparse.Namespace) -> int:
 
 
 def actions_options(parser: argparse.ArgumentParser) -> None:
-    """Which actions, and how many."""
+    """Adds the options that choose actions, and how many."""
     add_filters(parser)
     parser.add_argument("--after", metavar="ID", type=number, help="the last number of the page before")
     add_limit(parser)
 
 
 def actions(arguments: argparse.Namespace) -> int:
-    """What is or was owed, the latest first; 1 when nothing matches."""
+    """Lists the actions, the latest first; 1 when none matches."""
     rows = find_actions(chosen(arguments), arguments.limit, after=arguments.after)
     headings = ("created_at", "id", "name", "session_id", "status", "reason", "attempts", "due_at", "last_error")
     return _list(arguments, [{name: getattr(row, name) for name in _ACTION} for row in rows], headings, "id")
 
 
 def sessions_options(parser: argparse.ArgumentParser) -> None:
-    """Which sessions, and how many."""
+    """Adds the options that choose sessions, and how many."""
     parser.add_argument("--status", choices=sorted(Status), help="where they stand")
     parser.add_argument("--error", metavar="CODE", help="whose last error has this code")
     parser.add_argument("--purpose", metavar="WORD", help="of a verification for this purpose")
@@ -83,7 +83,7 @@ def sessions_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sessions(arguments: argparse.Namespace) -> int:
-    """The sessions that are known, the latest first; 1 when none matches."""
+    """Lists the sessions that are known, the latest first; 1 when none matches."""
     wanted = SessionFilter(
         status=arguments.status,
         error_code=arguments.error,

@@ -31,8 +31,8 @@ from worker.commands.printing import print_json, print_pairs, print_rows
 
 _Row = InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat
 _FEW_MINUTES = timedelta(minutes=5)
-_WAITS_SECONDS, _WAITS_AGAIN_SECONDS = 5.0, 0.5  # for a connection; that there is none is a finding by then
-# The columns a person may see: none of them holds a name, an address or a text about a document.
+_WAITS_SECONDS, _WAITS_AGAIN_SECONDS = 5.0, 0.5  # for a connection; none by then is a finding
+# The columns that are shown: none of them holds a name, an address or a text about a document.
 _EVENT: tuple[str, ...] = ("id", "type", "session_id", "account", "livemode", "created_at", "received_at", "status")
 _EVENT += ("outcome", "attempts", "waits", "due_at", "last_error", "processed_at", "owes_nothing")
 _EVENT += ("session_status", "error_code", "report_id")
@@ -44,12 +44,12 @@ _PROCESS = ("name", "version", "started_at", "last_at", "worked_at", "ended_at")
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """What needs a hand, counts, ages, rates, and what has waited for a day; 1 when something needs a hand now."""
+    """Shows the findings, counts, ages, rates, and the rows that have waited for a day; 1 when a finding is a FAIL."""
     with hurry(_WAITS_SECONDS):
         figures = Figures(trouble_now())
         needed = judged(figures)
     found: dict[str, Any] = {"findings": [asdict(one) for one in needed]}
-    with suppress(*DATABASE_TROUBLE), hurry(_WAITS_AGAIN_SECONDS):  # which is a finding
+    with suppress(*DATABASE_TROUBLE), hurry(_WAITS_AGAIN_SECONDS):  # the findings say so
         found |= _shown(figures)
     if len(found) == 1:
         said = {one.words for one in needed}
@@ -108,13 +108,13 @@ def _in_words(backlog: dict[str, Any]) -> dict[str, Any]:
 
 
 def events_options(parser: argparse.ArgumentParser) -> None:
-    """Which events, and how many."""
+    """Adds the options that choose events, and how many."""
     add_filters(parser)
     add_limit(parser)
 
 
 def events(arguments: argparse.Namespace) -> int:
-    """The latest events that match; 1 when none does."""
+    """Lists the latest events that match; 1 when none does."""
     found = [_fields(event, _EVENT) for event in find_events(chosen(arguments), arguments.limit)]
     if arguments.json:
         print_json(found)
@@ -125,12 +125,12 @@ def events(arguments: argparse.Namespace) -> int:
 
 
 def event_options(parser: argparse.ArgumentParser) -> None:
-    """Which event."""
+    """Adds the event's id."""
     parser.add_argument("id", metavar="ID", help="evt_…")
 
 
 def event(arguments: argparse.Namespace) -> int:
-    """One event with its history; 1 when it is not here."""
+    """Shows one event with its history; 1 when it is not here."""
     found = find_events(Filter(ids=[arguments.id]), 1)
     if not found:
         return _nothing(f"There is no event {arguments.id}: never received, or purged after RETENTION_DAYS.")
@@ -144,7 +144,7 @@ def event(arguments: argparse.Namespace) -> int:
 
 
 def dead(arguments: argparse.Namespace) -> int:
-    """All events and actions that were given up; 1 when there are any."""
+    """Lists all events and actions that were given up; 1 when there are any."""
     given_up = Filter(status=InboxStatus.DEAD)
     events = [_fields(event, _EVENT) for event in find_events(given_up, None)]
     actions = [_fields(action, _ACTION) for action in find_actions(given_up, None)]

@@ -25,59 +25,59 @@ T = TypeVar("T")
 
 
 def verification_options(parser: argparse.ArgumentParser) -> None:
-    """Which."""
+    """Adds the verification's id."""
     parser.add_argument("id", metavar="ID", help="idv_…, vs_… of one of its sessions, or a user id or reference")
 
 
 def ending_options(parser: argparse.ArgumentParser) -> None:
-    """Which: also what was made elsewhere."""
+    """Adds the id of a verification, or of a session that was made elsewhere."""
     parser.add_argument(
         "id", metavar="ID", help="idv_…, vs_… (also made elsewhere), or a user id or reference that leads to one"
     )
 
 
 def opening_options(parser: argparse.ArgumentParser) -> None:
-    """For whom, and how Stripe shall check."""
+    """Adds the person, and the way in which Stripe shall check."""
     parser.add_argument("reference", metavar="REFERENCE", help="client_reference_id: who the person is")
     _add_key(parser)
-    how = parser.add_mutually_exclusive_group(required=True)  # as in the API: an open session is changed to it
+    how = parser.add_mutually_exclusive_group(required=True)  # as in the API: an open session is changed to this
     how.add_argument("--type", choices=("document", "id_number"), help="what is checked")
     how.add_argument("--flow", metavar="vf_…", help="a verification flow, instead of a type")
     parser.add_argument("--replaces", metavar="vs_…", help="the session in whose place another one is begun")
 
 
 def adopting_options(parser: argparse.ArgumentParser) -> None:
-    """Which session, and whose it is."""
+    """Adds the session, and the person whose it is."""
     parser.add_argument("session", metavar="ID", help="vs_…: an open session that the application made itself")
     parser.add_argument("reference", metavar="REFERENCE", help="its client_reference_id")
     _add_key(parser)
 
 
 def canceling_options(parser: argparse.ArgumentParser) -> None:
-    """Which, and whether the person is told."""
+    """Adds the id, and whether the person is told."""
     ending_options(parser)
     parser.add_argument("--quietly", action="store_true", help="mail nobody")
 
 
 def linking_options(parser: argparse.ArgumentParser) -> None:
-    """Which, and why."""
+    """Adds the id, and the reason."""
     ending_options(parser)
     add_reason(parser, required=False)
 
 
 def show_verification(arguments: argparse.Namespace) -> int:
-    """One verification with its sessions, and what happened to them; 1 when there is none."""
+    """Shows one verification with its sessions and their timeline; 1 when there is none."""
     return _told(arguments, lambda: _whose(arguments))
 
 
 def open_now(arguments: argparse.Namespace) -> int:
-    """Makes a session or takes up the open one; 1 when nothing is opened. What it is entered by is not shown."""
+    """Makes a session or takes up the open one; 1 when nothing is opened. Its URL and client secret are not shown."""
     how = {"type": arguments.type, "verification_flow": arguments.flow, "replaces": arguments.replaces}
     return _told(arguments, lambda: _opened(arguments, how))
 
 
 def adopt_now(arguments: argparse.Namespace) -> int:
-    """Takes over an open session that was made elsewhere; 1 when it is none of this person's."""
+    """Takes over an open session that was made elsewhere; 1 when this is refused."""
     return _told(arguments, lambda: _opened(arguments, {"adopt": arguments.session}))
 
 
@@ -91,24 +91,24 @@ def cancel_now(arguments: argparse.Namespace) -> int:
 
 
 def redact_now(arguments: argparse.Namespace) -> int:
-    """Forgets the person here, and has Stripe do it; 1 when there is none."""
+    """Forgets the person here, and has Stripe forget them; 1 when nobody is known by that id."""
     return _ended(arguments, lambda: closing.redact(_whose(arguments), acting(arguments)))
 
 
 def make_link(arguments: argparse.Namespace) -> int:
-    """An address where the person goes on, to be mailed or read out; 1 when there is none."""
-    measure_clock()  # a link says when it was made, and this host may be wrong about that
+    """Prints a link by which the person goes on, to be mailed or read out; 1 when none can be made."""
+    measure_clock()  # a link holds the time at which it was made, and this host's clock may be wrong
     link = _unless_refused(lambda: link_of(_whose(arguments)))
     if link is None:
         return 1
-    note_beforehand(acting(arguments), "link", (arguments.id,))  # who holds it may go on as the person
+    note_beforehand(acting(arguments), "link", (arguments.id,))  # its holder may go on as the person
     found = {"url": link.url, "expires_at": link.expires_at}
     print_json(found) if arguments.json else print_pairs(found)
     return 0
 
 
 def end_links(arguments: argparse.Namespace) -> int:
-    """Nobody is told any more that links whose key is gone lead nowhere; 1 when there are none."""
+    """Gives up the keys that are gone, and ends the finding that their links lead nowhere; 1 when there is none."""
     count = link_keys.give_up_gone(acting(arguments))
     if arguments.json:
         print_json({"keys": count})
@@ -120,9 +120,9 @@ def end_links(arguments: argparse.Namespace) -> int:
 
 
 def _whose(arguments: argparse.Namespace) -> str:
-    """The id that is given, or the only one that a user id or reference leads to; it stands in its place from then on.
+    """The given id, or the only one that a user id or reference leads to, which then replaces it in the arguments.
 
-    Raises NotFoundError where there are several, or where the reference may have been typed by anybody.
+    Raises NotFoundError if there are several, or if anybody may have typed the reference.
     """
     records = [] if arguments.id.startswith(("idv_", "vs_")) else find_records(arguments.id)
     found = sorted({record.verification_id or record.session_id for record in records})
@@ -150,7 +150,7 @@ def _opened(arguments: argparse.Namespace, how: dict[str, str | None]) -> str:
 
 
 def _ended(arguments: argparse.Namespace, end: Callable[[], None]) -> int:
-    """Does it, and shows what the verification is then, or the session that was made elsewhere."""
+    """Runs `end`, and shows the verification afterwards, or the session that was made elsewhere."""
 
     def ended() -> int:
         end()
@@ -165,7 +165,7 @@ def _ended(arguments: argparse.Namespace, end: Callable[[], None]) -> int:
 
 
 def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
-    """Does it, and shows what the verification is then."""
+    """Runs `act`, and shows the verification afterwards."""
     found = _unless_refused(lambda: view_in_time(act()))
     if found is None:
         return 1
@@ -180,7 +180,7 @@ def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
 
 
 def _unless_refused(act: Callable[[], T]) -> T | None:
-    """What it comes to; None once it is said why there is nothing."""
+    """The result of `act`; None if it was refused, and then the reason is printed."""
     try:
         return act()
     except NotFoundError as error:
@@ -201,7 +201,7 @@ def _unless_refused(act: Callable[[], T]) -> T | None:
 
 
 def _why_busy(code: str) -> str:
-    """What keeps an opening from its turn."""
+    """Why an opening has to wait for its turn."""
     if code != "opening":
         return ""
     reasons = [one.reason for one in paused() if one.what == OPENINGS]

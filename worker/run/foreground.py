@@ -1,4 +1,4 @@
-"""`make run`: everything in the foreground, on what is set and on the embedded default for what is not."""
+"""`make run`: all processes in the foreground, with the embedded default for each setting that is not made."""
 
 import re
 import shlex
@@ -23,9 +23,9 @@ PORT, STRIPE = (Settings.model_fields[name].default for name in ("port", "stripe
 
 
 def run(host: str = "", *, listens: bool = False) -> int:
-    """Web is open to this machine only, unless it is given an address; `listens` has the Stripe CLI forward to it.
+    """Runs the service. Web listens on `host`, or for this machine only; with `listens` the Stripe CLI forwards to it.
 
-    The exit code: 0 after Ctrl-C or SIGTERM, 2 for an unusable setting, else that of the process that died.
+    Returns the exit code: 0 after Ctrl-C or SIGTERM, 2 for an unusable setting, else that of the process that died.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -63,7 +63,7 @@ def _refuse_taken_port(port: int) -> None:
 
 def _commands(host: str) -> dict[str, str]:
     lines = dict(re.findall(r"^(\w+): *(.+)$", PROCFILE.read_text(), re.MULTILINE))
-    # Where the platform that starts the Procfile wants it opened, somebody's PORT=… make run does not.
+    # In the Procfile a PORT, which platforms set, opens web to other machines; for `PORT=… make run` it does not.
     lines["web"] = re.sub(r"\$\{PORT.*\}", f"--host {shlex.quote(host)}" if host else "", lines["web"])
     return {name: lines[name] for name in PROCESSES}
 
@@ -90,7 +90,7 @@ def _variables(chosen: Settings, server: RedisServer | None, secret: str) -> dic
     if server is not None:
         variables["REDIS_URL"] = server.url
     if chosen.log_format == "auto" and sys.stdout.isatty():
-        variables["LOG_FORMAT"] = "console"  # theirs is a pipe
+        variables["LOG_FORMAT"] = "console"  # the processes write to a pipe
     return variables
 
 
@@ -106,7 +106,7 @@ def _report(chosen: Settings, broker: str, listens: bool) -> str:
 
 
 def _how_to_forward(chosen: Settings) -> tuple[str, ...]:
-    """The CLI signs with a secret of its own, which somebody has to hand over."""
+    """The lines that say how to forward by hand: the CLI's own secret must be handed to the service."""
     if chosen.stripe_webhook_secret:
         why = f"in another terminal, if that is its secret: {_listen(chosen)} --print-secret"
         return (f"forward   {why}", _forward(chosen))

@@ -1,7 +1,7 @@
-"""Runs a Procfile's commands in the foreground: prefixed lines, and one end for all of them.
+"""Runs a Procfile's commands in the foreground: it prefixes their lines, and ends all of them together.
 
 Not honcho: its patience begins when a first child has ended, so that it never kills children that all ignore SIGTERM,
-and its processes that read the lines outlive a parent that is killed.
+and the processes by which it reads the lines outlive a parent that is killed.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from itertools import cycle
 from types import FrameType
 
-PATIENCE = 25.0  # seconds from the polite signal to the other one: as a platform's only process we have thirty
+PATIENCE = 25.0  # seconds from SIGTERM to SIGKILL: a platform gives its only process, us, thirty
 COLOURS = (36, 33, 35, 32)  # cyan, yellow, magenta, green
 
-# Put before a child's command: a killed parent takes its children along (PR_SET_PDEATHSIG, SIGTERM). A preexec_fn would
-# do the same, and is warned of since Python 3.12. Linux only; elsewhere a leftover Redis is ended at the next start.
+# Stands before a child's command: a killed parent takes its children along (PR_SET_PDEATHSIG, SIGTERM). A preexec_fn
+# would do the same, but Python 3.12 warns of it. Linux only; elsewhere the next start ends a leftover Redis.
 _PRCTL = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 DYING_WITH_PARENT = [sys.executable, "-ISc", _PRCTL] if sys.platform == "linux" else []
 
@@ -41,7 +41,7 @@ def supervise(commands: Mapping[str, str], variables: Mapping[str, str]) -> int:
 
 
 class _Asked:
-    """How often Ctrl-C or SIGTERM asked for the end."""
+    """Counts how often Ctrl-C or SIGTERM asked for the end."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -57,14 +57,14 @@ class _Child:
         self.prefix = prefix
         self.rest = b""
         settings = " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items())
-        here = shlex.quote(os.path.dirname(sys.executable))  # the commands say python and celery, and mean ours
+        here = shlex.quote(os.path.dirname(sys.executable))  # the commands say `python`, and mean ours
         self.pipe, output = os.pipe()
         self.process = subprocess.Popen(
             [*DYING_WITH_PARENT, "/bin/sh", "-c", f'export PATH={here}:"$PATH" {settings}; exec {command}'],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in the terminal reaches us alone, and its group can be killed as one
+            start_new_session=True,  # Ctrl-C reaches us alone, and the child's group can be killed as one
         )
         os.close(output)
 
@@ -80,13 +80,13 @@ class _Child:
             self.process.send_signal(number)
 
     def kill(self) -> None:
-        """Takes what it has started along."""
+        """Kills the child and the processes that it has started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def _stop(children: list[_Child], asked: _Asked, selector: selectors.BaseSelector) -> None:
-    asked_before = max(asked.times, 1)  # one request is what brought us here, or none
+    asked_before = max(asked.times, 1)  # at most one request has brought us here
     deadline = time.monotonic() + PATIENCE
     for child in children:
         child.send(signal.SIGTERM)
@@ -100,7 +100,7 @@ def _stop(children: list[_Child], asked: _Asked, selector: selectors.BaseSelecto
 
 
 def _print_lines(selector: selectors.BaseSelector) -> bool:
-    """Prints what arrives within a moment; whether anything did."""
+    """Prints the lines that arrive within a moment. True if any did."""
     ready = selector.select(timeout=0.1)
     for key, _ in ready:
         child: _Child = key.data
