@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def _with_default(arguments: list[str]) -> list[str]:
-    """`serve` may be left out."""
+    """Puts `serve` before arguments that name no command."""
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         return ["serve", *arguments]
     return arguments
@@ -70,7 +70,7 @@ def _ask(simulator: Simulator, options: argparse.Namespace) -> Json:
 
 
 def _line(answer: Json) -> str:
-    """What a person wants to know of it; of a session also what may come next."""
+    """The line that a person reads of an answer; of a session, also its possible next steps."""
     if "status" not in answer:
         [value] = answer.values() if len(answer) == 1 else [answer]
         return value if isinstance(value, str) else json.dumps(value)

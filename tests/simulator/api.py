@@ -117,7 +117,7 @@ def _report_matches(call: Call, report: Report) -> bool:
 
 
 def create_ephemeral_key(call: Call) -> Json:
-    """For the native SDKs: bound to one session, shown once."""
+    """Makes a key for the native SDKs: bound to one session, shown once."""
     call.require("ephemeral_key_write")
     sessions.check_names(call.params, {"verification_session", "customer", "issuing_card", "nonce", "expand"})
     if not call.params.get("verification_session"):

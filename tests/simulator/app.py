@@ -28,7 +28,7 @@ METHODS = ["GET", "POST", "DELETE", "PUT", "PATCH"]
 
 
 def build(world: World) -> Starlette:
-    """Everything that is not known otherwise is an unrecognized URL of the API."""
+    """The application; each path that it does not know is an unrecognized URL of the API."""
     listening: list[tuple[str, str, Handler]] = [("POST", "/v1/stripecli/sessions", listen.open_session)]
     known = api.ROUTES + events_api.ROUTES + endpoints.ROUTES + listening
     routes: list[Route | WebSocketRoute] = [
@@ -51,7 +51,7 @@ def _unknown(call: Call) -> Json:
 
 
 async def _not_routed(request: Request, _error: Exception) -> Response:
-    """A known path with another method."""
+    """The answer for a known path with another method."""
     world: World = request.app.state.world
     return await gate.guarded(world, _unknown)(request)
 

@@ -1,4 +1,4 @@
-"""One API call: who asks, for which account and mode, with which parameters."""
+"""One API call: its key, account, mode and parameters."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SENSITIVE = "identity_verification_results_sensitive_read"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """What a route needs to know of its request."""
+    """The parts of a request that a route needs."""
 
     world: World
     method: str
@@ -54,7 +54,7 @@ class Call:
 
 
 async def read(world: World, request: Request, request_id: str) -> Call:
-    """Raises ApiError for a bad key, an account out of reach or a body that is not readable."""
+    """Reads a call. Raises ApiError for a bad key, an account out of reach or a body that is not readable."""
     key = world.keys.authenticate(request.headers.get("authorization"))
     return Call(
         world=world,

@@ -1,4 +1,4 @@
-"""A webhook endpoint for tests: notes what arrives and answers as told."""
+"""A webhook endpoint for tests: keeps the deliveries that arrive, and answers as told."""
 
 import threading
 import time
@@ -54,7 +54,7 @@ class Catcher:
         return [caught.event for caught in self.caught]
 
     def wait_for(self, count: int, timeout: float = 20.0) -> list[Caught]:
-        """Returns once that many have arrived; raises TimeoutError."""
+        """The deliveries, once that many have arrived; raises TimeoutError."""
         until = time.monotonic() + timeout
         while len(self.caught) < count:
             if time.monotonic() > until:
@@ -88,6 +88,6 @@ def _handler(catcher: Catcher) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(catcher.said)
 
         def log_message(self, *_: object) -> None:
-            """Quiet."""
+            """Logs nothing."""
 
     return Handler

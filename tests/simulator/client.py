@@ -96,7 +96,7 @@ class Simulator:
         account: str | None = None,
         **params: Any,
     ) -> str:
-        """A new session's id; `params` are more of the API's parameters."""
+        """Creates a session and returns its id; `params` are more of the API's parameters."""
         given = {
             "email": email,
             "phone": phone,
@@ -109,7 +109,7 @@ class Simulator:
         return str(self.post("/sessions", body)["id"])
 
     def create_from_link(self, client_reference_id: str, email: str | None = None, **scope: Any) -> str:
-        """As a static link does it: a reference anybody may have typed, no metadata."""
+        """Creates a session as a static link does: with a reference that anybody may have typed, and no metadata."""
         return str(self.post("/links", {"client_reference_id": client_reference_id, "email": email} | scope)["id"])
 
     def flow(self, flow_id: str, **fields: Any) -> str:
@@ -118,22 +118,22 @@ class Simulator:
         return f"{self.base}/link/{flow_id}"
 
     def enter(self, client_secret: str, publishable_key: str = "pk_test_simulator0000") -> str:
-        """The url of the page in the dialog that Stripe's script opens with a secret."""
+        """The URL of the page in the dialog that Stripe's script opens with a client secret."""
         return str(self.post("/enter", {"client_secret": client_secret, "publishable_key": publishable_key})["url"])
 
     def act(self, session_id: str, action: str, **body: Any) -> Json:
-        """Any action of the control API; returns the session."""
+        """Does any action of the control API; returns the session."""
         return self.post(f"/sessions/{session_id}/{action}", body)
 
     def submit(self, session_id: str) -> Json:
         return self.act(session_id, "submit")
 
     def passed(self, session_id: str) -> Json:
-        """Submits first where that has not happened."""
+        """Lets the person pass; submits first if they have not."""
         return self.act(session_id, "pass")
 
     def fail(self, session_id: str, code: str, *, report: bool | None = None, reason: str | None = None) -> Json:
-        """Submits first where the code needs it; `report` overrides whether the failure leaves a report."""
+        """Lets the person fail; submits first if the code needs it. `report` overrides whether a report is left."""
         return self.act(session_id, "fail", code=code, report=report, reason=reason)
 
     def abandon(self, session_id: str) -> Json:
@@ -143,25 +143,25 @@ class Simulator:
         return self.act(session_id, "decline")
 
     def override(self, session_id: str, to: str | None = None) -> Json:
-        """A reviewer: to `verified` or `requires_input`, by default the other one."""
+        """Lets a reviewer change the verdict to `verified` or `requires_input`, by default to the other one."""
         return self.act(session_id, "override", **({"to": to} if to else {}))
 
     def cancel(self, session_id: str) -> Json:
         return self.act(session_id, "cancel")
 
     def redact(self, session_id: str, *, finish: bool = True) -> Json:
-        """`finish`: at once, with its event; otherwise as the settings' redaction_step says."""
+        """Redacts a session. `finish`: at once, with its event; otherwise as the settings' redaction_step says."""
         return self.act(session_id, "redact", finish=finish)
 
     def redact_step(self, session_id: str) -> Json:
         return self.act(session_id, "redact_step")
 
     def update(self, session_id: str, **params: Any) -> Json:
-        """For instance provided_details={"email": …}."""
+        """Updates a session, for instance with provided_details={"email": …}."""
         return self.act(session_id, "update", **params)
 
     def run(self, count: int, scenario: str = "passes", steps: list[str] | None = None, **options: Any) -> list[str]:
-        """Many sessions at once; see runs.Run for the options. Returns their ids."""
+        """Makes and drives many sessions at once; see runs.Run for the options. Returns their ids."""
         ids: list[str] = self.post("/run", {"count": count, "scenario": scenario, "steps": steps} | options)["sessions"]
         return ids
 
@@ -177,7 +177,7 @@ class Simulator:
         return self.post(f"/endpoints/{self.endpoint_ids.get(url_or_id, url_or_id)}", changes)
 
     def roll_secret(self, url_or_id: str, overlap: float = 86_400) -> str:
-        """The new secret; the old one signs too for `overlap` seconds."""
+        """Rolls an endpoint's secret; returns the new one. The old one signs too for `overlap` seconds."""
         made = self.post(f"/endpoints/{self.endpoint_ids.get(url_or_id, url_or_id)}/roll", {"overlap": overlap})
         return str(made["secret"])
 
@@ -185,31 +185,31 @@ class Simulator:
         self.call("DELETE", f"/endpoints/{self.endpoint_ids.get(url_or_id, url_or_id)}")
 
     def release(self, order: str = "sent", limit: int | None = None) -> int:
-        """Held deliveries go: `sent`, `reversed` or `shuffled`. Returns how many."""
+        """Sends the held deliveries: `sent`, `reversed` or `shuffled`. Returns how many."""
         return int(self.post("/release", {"order": order, "limit": limit})["released"])
 
     def resend(self, event_id: str | None = None, copies: int = 1) -> int:
-        """The same event, or every event, once more to every endpoint that takes it."""
+        """Sends the same event, or every event, once more to every endpoint that takes it."""
         return int(self.post("/resend", {"event": event_id, "copies": copies})["sent"])
 
     def settled(self, wait: float = 0.0) -> Json:
         return self.get(f"/settled?wait={wait}")
 
     def wait_settled(self, timeout: float = 30.0) -> Json:
-        """Returns the counts once nothing is on its way; raises SimulatorError when that takes too long."""
+        """Returns the counts once nothing is under way; raises SimulatorError if that takes too long."""
         state = self.settled(timeout)
         if not state["settled"]:
             raise SimulatorError(f"not settled after {timeout:g} s: {state}")
         return state
 
-    # What goes wrong, and what time it is
+    # Faults, and the time
 
     def fault(self, status: int | None = None, *, count: int | None = 1, **details: Any) -> Json:
         """The next `count` API calls (None: all) answer `status`, or are slow or hang; see faults.Fault."""
         return self.post("/faults", {"status": status, "count": count} | details)
 
     def faults(self) -> list[Json]:
-        """Each with its `hits`, and the `callers` that wait or have waited."""
+        """All faults, each with its `hits`, and the `callers` that wait or have waited."""
         found: list[Json] = self.get("/faults")["faults"]
         return found
 
@@ -217,23 +217,23 @@ class Simulator:
         self.call("DELETE", "/faults")
 
     def take_back(self, name: str) -> None:
-        """Faults of this name are over, and whoever hangs by one goes on."""
+        """Ends the faults of this name; the calls that hang by one go on."""
         self.call("DELETE", f"/faults?name={quote(name)}")
 
     def forget_idempotency_keys(self) -> None:
-        """As after a day, but for those of what is under way."""
+        """Forgets the keys of all calls that are answered, as after a day."""
         self.call("DELETE", "/idempotency_keys")
 
     def clock(self, **changes: Any) -> Json:
-        """`offset=seconds`, `frozen=True | unix time | None`."""
+        """Changes the clock: `offset=seconds`, `frozen=True | unix time | None`."""
         return self.post("/clock", changes)
 
     def settings(self, **changes: Any) -> Json:
-        """See settings.Settings."""
+        """Changes the settings: see settings.Settings."""
         return self.post("/settings", changes)
 
     def keys(self, **changes: Any) -> Json:
-        """`key=…, permissions=[…] | None, revoked=bool` or `account=…, reachable=bool`."""
+        """Changes a key or an account: `key=…, permissions=[…] | None, revoked=bool` or `account=…, reachable=bool`."""
         return self.post("/keys", changes)
 
     def reset(self) -> None:
@@ -243,7 +243,7 @@ class Simulator:
     # The truth
 
     def truth(self) -> Json:
-        """sessions, events, deliveries, endpoints and reports."""
+        """The sessions, events, deliveries, endpoints and reports."""
         return self.get("/truth")
 
     def session(self, session_id: str) -> Json:

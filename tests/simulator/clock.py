@@ -1,4 +1,4 @@
-"""What time it is at Stripe: real time, shifted or standing still."""
+"""Stripe's time: real time, shifted or standing still."""
 
 import time
 from dataclasses import dataclass
@@ -25,5 +25,5 @@ class Clock:
 
 
 def iso(at: float) -> str:
-    """As in the v2 API: 2026-10-28T00:00:00.000Z."""
+    """A time in the v2 API's form: 2026-10-28T00:00:00.000Z."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

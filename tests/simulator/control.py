@@ -58,7 +58,7 @@ async def ready(ask: Ask) -> Json:
 
 
 async def create(ask: Ask) -> Json:
-    """Parameters as in the API, plus livemode, account, and email and phone as short forms of provided_details."""
+    """Creates a session: the API's parameters, plus livemode, account, and email and phone for provided_details."""
     params = {"type": "document"} | {name: value for name, value in ask.body.items() if name not in SCOPE}
     details = {name: params.pop(name) for name in ("email", "phone") if name in params}
     if details:
@@ -67,7 +67,7 @@ async def create(ask: Ask) -> Json:
 
 
 async def create_from_link(ask: Ask) -> Json:
-    """As if a stranger opened a static link: a reference typed into a URL, no metadata."""
+    """Creates a session as a stranger who opens a static link: a reference typed into a URL, no metadata."""
     return _shown(from_link(ask.world, _scope(ask.body), ask.body.get("client_reference_id"), ask.body.get("email")))
 
 
@@ -82,14 +82,14 @@ def from_link(
 
 
 async def add_flow(ask: Ask) -> Json:
-    """`{"name", "options", "link", "livemode", "account"}`; one that is there already is edited: for later sessions."""
+    """`{"name", "options", "link", "livemode", "account"}`; changes of a flow that exists hold for later sessions."""
     given = {name: value for name, value in ask.body.items() if name not in SCOPE}
     flow = ask.world.store.flows[ask.path["flow"]] = Flow(scope=_scope(ask.body), **given)
     return {"id": ask.path["flow"], "name": flow.name, "options": flow.options, "link": flow.link}
 
 
 async def enter_by_secret(ask: Ask) -> Json:
-    """`{"client_secret", "publishable_key", "account"}`, as Stripe's script has them; the url of a page behind them."""
+    """`{"client_secret", "publishable_key", "account"}`, as Stripe's script has them; the URL of a page behind them."""
     return {"url": sessions.url(ask.world, sessions.enter_by_secret(ask.world, **ask.body))}
 
 
@@ -147,7 +147,7 @@ async def add_endpoint(ask: Ask) -> Json:
 
 
 async def change_endpoint(ask: Ask) -> Json:
-    """Any field of Policy (null: back to the settings'), `url`, `enabled`, `enabled_events`."""
+    """`url`, `enabled`, `enabled_events`, and any field of Policy (null: the settings' value again)."""
     endpoint = _endpoint(ask)
     policy = {name: value for name, value in ask.body.items() if name in POLICY_FIELDS}
     _check_policy({name: value for name, value in policy.items() if value is not None})
@@ -212,13 +212,13 @@ async def list_faults(ask: Ask) -> Json:
 
 
 async def clear_faults(ask: Ask) -> Json:
-    """Those without a name, or `?name=…`: those of a name, and whoever hangs by one goes on."""
+    """Ends the faults without a name; or, with `?name=…`, those of that name, and the calls that hang by one go on."""
     ask.world.faults.take_back(ask.query.get("name", ""))
     return await list_faults(ask)
 
 
 async def forget_keys(ask: Ask) -> Json:
-    """Idempotency keys that are answered mean nothing any more, as after a day."""
+    """Forgets the idempotency keys of all calls that are answered, as after a day."""
     ask.world.ledger.forget_answered()
     return {}
 
@@ -272,7 +272,7 @@ async def read_truth(ask: Ask) -> Json:
 
 
 async def settled(ask: Ask) -> Json:
-    """`?wait=seconds` answers as soon as it is settled, or as it is after that time."""
+    """`?wait=seconds` answers once nothing is under way, or after that time."""
     until = time.monotonic() + float(ask.query.get("wait", 0))
     while not (state := truth.settled(ask.world))["settled"] and time.monotonic() < until:
         await asyncio.sleep(POLL)
@@ -280,7 +280,7 @@ async def settled(ask: Ask) -> Json:
 
 
 async def listeners(ask: Ask) -> Json:
-    """Who listens with the CLI right now."""
+    """The CLI's connections of this moment."""
     known = ask.world.listeners.listeners.values()
     return {
         "listeners": [
@@ -290,7 +290,7 @@ async def listeners(ask: Ask) -> Json:
 
 
 async def reset(ask: Ask) -> Json:
-    """Forgets everything but who is listening; settings, keys and clock are as at the start."""
+    """Forgets all but the CLI's connections; settings, keys and clock are as at the start."""
     ask.world.deliveries.stop()
     ask.world.store.clear()
     ask.world.ledger.entries.clear()

@@ -24,7 +24,7 @@ TIMEOUT = 20.0  # not documented; older documentation spoke of ten to thirty sec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """How one endpoint is delivered to. Spans are seconds."""
+    """The way in which one endpoint gets its deliveries. Spans are seconds."""
 
     payload: str = "snapshot"  # snapshot, thin or both
     copies: int = 1  # the same event id that many times
@@ -76,7 +76,7 @@ class Deliveries:
         return Policy(**wanted)
 
     def dispatch(self, event: Event) -> None:
-        """Starts what the event's endpoints are owed."""
+        """Starts the deliveries of an event to its endpoints."""
         endpoints = self.targets(event)
         event.pending |= {endpoint.id for endpoint in endpoints}
         for endpoint in endpoints:
@@ -165,30 +165,30 @@ class Deliveries:
 
 
 def shortened(body: bytes) -> str:
-    """As much of an answer as Stripe's dashboard would show."""
+    """The part of an answer that Stripe's dashboard would show."""
     return body[:BODY_SHOWN].decode(errors="replace")
 
 
 def rendered_for(endpoint: Endpoint, event: Event) -> Json:
-    """An endpoint may be pinned to a version of its own."""
+    """The event in the endpoint's own version, if it is pinned to one."""
     body = event.rendered()
     return body | {"api_version": endpoint.api_version} if endpoint.api_version and not event.thin else body
 
 
 def selects(enabled_events: list[str], event_type: str) -> bool:
-    """`*` leaves out what must be selected by name: redacted. A thin endpoint may be given either spelling."""
+    """`*` leaves out redacted, which must be selected by name. A thin endpoint may be given either spelling."""
     plain = event_type.removeprefix("v1.")
     names = {name.removeprefix("v1.") for name in enabled_events}
     return plain in names or ("*" in names and not plain.endswith(".redacted"))
 
 
 def current_secrets(endpoint: Endpoint) -> list[str]:
-    """While a secret rolls, both sign."""
+    """The secrets that sign: while one rolls, two."""
     return [endpoint.secret, *(secret for secret, expires in endpoint.old_secrets if expires > time.time())]
 
 
 def encode(body: Any) -> bytes:
-    """Stripe's bodies are indented by two."""
+    """A body in Stripe's form, indented by two."""
     return orjson.dumps(body, option=orjson.OPT_INDENT_2)
 
 

@@ -1,4 +1,4 @@
-"""Webhook endpoints over the API, and the account they belong to."""
+"""Webhook endpoints over the API, and the account that they belong to."""
 
 import time
 
@@ -13,7 +13,7 @@ URL = "/v1/webhook_endpoints"
 
 
 def create_endpoint(call: Call) -> Json:
-    """The one answer that shows the secret."""
+    """Makes an endpoint; no other answer shows its secret."""
     call.require("webhook_write")
     known = {"url", "enabled_events", "api_version", "connect", "description", "metadata", "expand"}
     sessions.check_names(call.params, known)
@@ -60,7 +60,7 @@ def register(
 
 
 def roll_secret(endpoint: Endpoint, overlap: float, secret: str | None = None) -> str:
-    """A new secret; the old one signs too for `overlap` seconds."""
+    """Gives an endpoint a new secret; the old one signs too for `overlap` seconds."""
     endpoint.old_secrets.insert(0, (endpoint.secret, time.time() + overlap))
     endpoint.secret = secret or ids.webhook_secret()
     return endpoint.secret
@@ -99,7 +99,7 @@ def delete_endpoint(call: Call) -> Json:
 
 
 def remove(world: World, endpoint: Endpoint) -> None:
-    """Nothing is owed to an endpoint that is gone."""
+    """Removes an endpoint; no event is owed to it any more."""
     del world.store.endpoints[endpoint.id]
     for event in world.store.events.values():
         event.pending.discard(endpoint.id)
@@ -146,7 +146,7 @@ def retrieve_account(call: Call) -> Json:
 
 
 def retrieve_balance(call: Call) -> Json:
-    """An account does not say its mode; a balance does."""
+    """The account's balance: it tells the mode, which the account does not."""
     nothing = [{"amount": 0, "currency": "usd", "source_types": {"card": 0}}]
     return {"object": "balance", "available": nothing, "livemode": call.scope.livemode, "pending": nothing}
 

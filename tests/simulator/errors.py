@@ -6,7 +6,7 @@ DOCS = "https://stripe.com/docs/error-codes/"
 
 
 class ApiError(Exception):
-    """An answer other than 2xx. `saved` says whether an idempotency key remembers it: what failed validation is not."""
+    """An answer other than 2xx. `saved` says whether an idempotency key remembers it: never for a failed validation."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ def publishable_key() -> ApiError:
 
 
 def masked(key: str) -> str:
-    """Stripe shows the kind of a key and its last four characters."""
+    """A key in Stripe's words: its kind and its last four characters."""
     return f"{key[:8]}{'*' * max(len(key) - 12, 4)}{key[-4:]}"
 
 

@@ -1,4 +1,4 @@
-"""Event objects: one for every change of a session, snapshot and thin, and out to whoever wants them."""
+"""Event objects: each change of a session makes one, snapshot and thin, for the endpoints that select it."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from tests.simulator.world import World
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The API request behind a change; a person's or Stripe's own doing has none."""
+    """The API request behind a change; the acts of persons and of Stripe have none."""
 
     request_id: str | None = None
     idempotency_key: str | None = None
@@ -19,7 +19,7 @@ NOBODY = Cause()
 
 
 def emit(world: World, session: Session, what: str, cause: Cause = NOBODY) -> list[Event]:
-    """Makes and sends the events of one change. `redacted` is not made at all when nobody selected it."""
+    """Makes and sends the events of one change. `redacted` is made only if somebody has selected it."""
     events: list[Event] = []
     now = world.clock.now()
     session.changed_at = max(now, session.changed_at + 1) if world.settings.spaced else now

@@ -34,7 +34,7 @@ def list_events(call: Call) -> Json:
 
 
 def retry_event(call: Call) -> Json:
-    """`stripe events resend`: to one endpoint, or to whoever listens with the CLI."""
+    """`stripe events resend`: to one endpoint, or to the connected CLIs."""
     call.require("event_write")
     sessions.check_names(call.params, {"account", "webhook_endpoint", "for_stripecli", "expand"})
     event = _event(call)

@@ -10,8 +10,8 @@ class Fault:
 
     `after`: the call is executed first, so its effect is real and only the answer is lost. `saved`: an idempotency key
     remembers the error, as Stripe does for a 500. `nonsense` (see nonsense.py) comes in the true answer's place,
-    and `drip`: it comes byte by byte, with so many seconds between two. `holding`: only where the true
-    answer names this id. `path` is any part of it, with a `$` at its end. `name`: by which it is taken back.
+    and `drip`: it comes byte by byte, with so many seconds between two. `holding`: only a call whose true
+    answer names this id. `path` is any part of it, with a `$` at its end. `name`: the fault is taken back by it.
     """
 
     status: int | None = None
@@ -28,7 +28,7 @@ class Fault:
     holding: str = ""
     name: str = ""
     hits: int = 0
-    callers: list[dict[str, Any]] = field(default_factory=list)  # who came, as soon as they wait: port, idempotency_key
+    callers: list[dict[str, Any]] = field(default_factory=list)  # its calls, from their wait on: port, idempotency_key
 
     def __post_init__(self) -> None:
         if self.status == 429 and self.retry_after is None:
@@ -52,7 +52,7 @@ class Faults:
         return fault
 
     def take(self, method: str, path: str, body: bytes = b"") -> Fault | None:
-        """Of those that name no id; with the true answer's body, of those that do."""
+        """Takes one of the faults that name no id; with the true answer's body, one of those that do."""
         for fault in self.faults:
             if fault.matches(method, path, body):
                 fault.hits += 1
@@ -60,7 +60,7 @@ class Faults:
         return None
 
     def take_back(self, name: str) -> None:
-        """Those of this name are over, and whoever hangs by one goes on; nobody does whose fault has no name."""
+        """Ends the faults of this name; the calls that hang by one go on, unless the name is ""."""
         for fault in self.faults:
             fault.hang = fault.hang and (not name or fault.name != name)
         self.faults = [fault for fault in self.faults if fault.name != name]

@@ -1,4 +1,4 @@
-"""What every API call passes: key, idempotency, injected faults, and the headers of its answer."""
+"""The gate of every API call: its key, idempotency, injected faults, and the headers of its answer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,11 +18,11 @@ from tests.simulator.world import World
 
 Handler = Callable[[Call], Json]
 
-GLANCE = 0.05  # seconds between two looks whether the caller of a hanging call has given up
+GLANCE = 0.05  # seconds between two looks for a caller that has given up its hanging call
 
 
 class Drip(Exception):  # noqa: N818  # it is an answer
-    """Goes out byte by byte."""
+    """An answer that goes out byte by byte."""
 
     def __init__(self, body: bytes, seconds: float) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def guarded(world: World, handler: Handler) -> Callable[[Request], Awaitable[Res
 
 
 async def _once(call: Call, handler: Handler, headers: dict[str, str]) -> tuple[int, bytes]:
-    """Executes the call, or answers what its idempotency key already stands for."""
+    """Executes the call, or returns the saved answer of its idempotency key."""
     key = call.idempotency_key
     if call.method != "POST" or not key:
         return await _execute(call, handler)
@@ -80,7 +80,7 @@ async def _execute(call: Call, handler: Handler) -> tuple[int, bytes]:
     if fault and not fault.after:
         await _suffer(call, fault)
     body = encode(_handled(call, handler))
-    if call.idempotency_key:  # what is done is saved, whatever becomes of its answer
+    if call.idempotency_key:  # a call that is done is saved, even if its answer is lost
         call.world.ledger.finish(call.scope, call.idempotency_key, 200, body)
     if holding := call.world.faults.take(call.method, call.path, body):
         await _suffer(call, holding)

@@ -46,11 +46,11 @@ class Ledger:
             entry.status, entry.body = status, body
 
     def forget(self, scope: Scope, key: str) -> None:
-        """What failed before it was executed can be tried again under the same key; what was executed stays."""
+        """Makes the key of a call that failed before it was executed usable again; an executed call stays."""
         entry = self.entries.get((scope, key))
         if entry is not None and entry.status is None:
             del self.entries[scope, key]
 
     def forget_answered(self) -> None:
-        """As after a day; what is under way stays."""
+        """Forgets all calls but those under way, as after a day."""
         self.entries = {key: entry for key, entry in self.entries.items() if entry.status is None}

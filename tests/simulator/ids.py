@@ -12,7 +12,7 @@ def new_id(prefix: str) -> str:
 
 
 def thin_event_id(livemode: bool) -> str:
-    """Events of the v2 API carry longer ids, with the mode in those of test mode."""
+    """An event id of the v2 API: longer, and in test mode it names the mode."""
     return f"evt_{'' if livemode else 'test_'}65{token(40)}"
 
 

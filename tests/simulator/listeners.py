@@ -1,4 +1,4 @@
-"""`stripe listen`: who is connected, and which event each of them was sent."""
+"""`stripe listen`: the connections, and the events that each was sent."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ class Listener:
 
 @dataclass(slots=True)
 class Listeners:
-    """The secret stays the same for one key, as it does at Stripe."""
+    """The connections, and a secret for each key, the same each time, as at Stripe."""
 
     store: Store
     listeners: dict[str, Listener] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Listeners:
         asyncio.get_running_loop().call_later(PATIENCE, _give_up, delivery)
 
     def answered(self, frame: Json) -> None:
-        """A webhook_response: the status our event was answered with. The CLI never retries."""
+        """Notes a webhook_response: the status that our event was answered with. The CLI never retries."""
         delivery = self.store.deliveries.get(frame.get("webhook_id") or "")
         if delivery is None:
             return
@@ -78,7 +78,7 @@ def _give_up(delivery: Delivery) -> None:
 
 
 def _frames(event: Event, listener: Listener, delivery: Delivery) -> list[Json]:
-    """A snapshot goes out in the account's version and in the latest; with or without --latest, the CLI drops one."""
+    """The frames of an event: a snapshot goes in the account's version and in the latest; the CLI drops one of them."""
     body = encode(event.rendered())
     signature = signing.header(body, [listener.secret], int(time.time()), livemode=event.scope.livemode)
     headers = {name: value for name, value in delivery_headers(signature).items() if name != "Accept"}
@@ -96,7 +96,7 @@ def _frames(event: Event, listener: Listener, delivery: Delivery) -> list[Json]:
 
 
 def answer_of_session(listener: Listener, base: str) -> dict[str, Any]:
-    """What POST /v1/stripecli/sessions answers."""
+    """The answer to POST /v1/stripecli/sessions."""
     return {
         "websocket_id": listener.id,
         "websocket_url": f"{base.replace('http', 'ws', 1)}/_stripecli/subscribe/{listener.id}",

@@ -1,6 +1,6 @@
-"""A stand-in for Stripe.js, and the frame in which its dialog is.
+"""A stand-in for Stripe.js, and the frame of its dialog.
 
-The secret reaches the frame as a message, and Stripe as a form; what comes of it is a message to the page.
+The secret reaches the frame as a message, and Stripe as a form; the outcome is a message to the page.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.simulator.world import World
 
 SCRIPT = Path(__file__).with_name("stripe.js")
 UNKNOWN = "a_code_of_tomorrow"
-# Buttons that only the dialog has: what ends it without anything at Stripe.
+# Buttons of the dialog alone: they end it, and nothing happens at Stripe.
 MORE = {UNKNOWN: "End with a code that nobody knows yet"}
 SENTENCES = {"en": "Something new has happened.", "de": "Etwas Neues ist passiert."}  # Stripe's are localised
 
@@ -81,7 +81,7 @@ async def _chosen(world: World, request: Request) -> Response:
 
 
 def _result(session: Session, outcome: str) -> Json:
-    """That something was submitted says nothing about how it ends."""
+    """The dialog's message to the page: a submission says nothing about how it ends."""
     code = "abandoned" if outcome == "close" else (session.last_error or {}).get("code", "")
     if error := reasons.DIALOG_CODES.get(code):
         return _error(error, reasons.reason(code))

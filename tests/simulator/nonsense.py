@@ -1,4 +1,4 @@
-"""Answers that are none: what a proxy, an edge or a Stripe in trouble sends in the place of the true one."""
+"""Answers from elsewhere: a proxy, an edge or a Stripe in trouble sends them in the place of the true one."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ _JSON, _HTML = "application/json", "text/html; charset=utf-8"
 
 
 class Nonsense(Exception):  # noqa: N818  # it is an answer
-    """Goes out instead of the true answer."""
+    """An answer that goes out in the place of the true one."""
 
     def __init__(self, kind: str, true_body: bytes) -> None:
         super().__init__(kind)
@@ -20,7 +20,7 @@ class Nonsense(Exception):  # noqa: N818  # it is an answer
 
 @dataclass(frozen=True, slots=True)
 class Instead:
-    """What is sent; `dated` says whether with a Date."""
+    """A status, headers and a body to send; `dated` says whether with a Date."""
 
     status: int = 200
     body: bytes = PAGE
@@ -34,7 +34,7 @@ def _changed(body: bytes, **changes: object) -> bytes:
 
 
 def _with_element(body: bytes, element: object) -> Instead:
-    """A list whose first element is something else, and whose true ones all follow; what is no list stays as it is."""
+    """A list with something else before its true elements; a body that is no list stays as it is."""
     page = json.loads(body)
     if "data" in page:
         page["data"].insert(0, element)
@@ -46,7 +46,7 @@ def _bomb() -> bytes:
     return gzip.compress(b'{"object": "' + bytes(100_000_000) + b'"}', 9)
 
 
-# Given the true answer's body.
+# Each takes the true answer's body.
 KINDS: dict[str, Callable[[bytes], Instead]] = {
     "a page": lambda _: Instead(),
     "a page that says it is JSON": lambda _: Instead(content_type=_JSON),
@@ -81,7 +81,7 @@ KINDS: dict[str, Callable[[bytes], Instead]] = {
     "no gzip": lambda true: Instead(body=true, content_type=_JSON, headers={"Content-Encoding": "gzip"}),
     "a bomb": lambda _: Instead(body=_bomb(), content_type=_JSON, headers={"Content-Encoding": "gzip"}),
 }
-# True, but for something that not all who ask have a use for.
+# True answers but for one part, which not every caller uses.
 PARTLY: dict[str, Callable[[bytes], Instead]] = {
     "no date": lambda true: Instead(body=true, content_type=_JSON, dated=False),
     "an element that is null": lambda true: _with_element(true, None),
@@ -89,7 +89,7 @@ PARTLY: dict[str, Callable[[bytes], Instead]] = {
     "an element of another kind": lambda true: _with_element(true, {"type": 5, "status": ["verified"]}),
     "another mode": lambda true: Instead(body=_changed(true, livemode=True), content_type=_JSON),
     "a list without an end": lambda true: Instead(body=_changed(true, has_more=True), content_type=_JSON),
-    # A replica that lags behind.
+    # As of a replica that lags behind.
     "as it was created": lambda true: Instead(
         body=_changed(true, status="requires_input", last_error=None, last_verification_report=None, redaction=None),
         content_type=_JSON,

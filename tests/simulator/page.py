@@ -1,4 +1,4 @@
-"""The page a session's url opens, where a person picks the outcome, as in Stripe's test mode."""
+"""The page of a session's url, where a person picks the outcome, as in Stripe's test mode."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoesca
 
 
 class Outcome(NamedTuple):
-    """A button: its words, and the action and code that are Stripe's of it; without an action nothing happens there."""
+    """A button: its words, and its action and code at Stripe; without an action nothing happens there."""
 
     label: str
     action: str | None = None
@@ -38,7 +38,7 @@ OUTCOMES = {
 
 
 def routes(world: World) -> list[Route]:
-    """The page of a session, and the static link of a flow, which makes a session first."""
+    """The routes of a session's page, and of a flow's static link, which makes a session first."""
 
     async def show(request: Request) -> Response:
         session = entered(world, request.path_params["entrance"])
@@ -58,7 +58,7 @@ def routes(world: World) -> list[Route]:
 
 
 async def _followed(world: World, request: Request) -> Response:
-    """Asks for the address, unless the link brings it along; then a new session, whoever has been here before."""
+    """Asks for the address, unless the link brings it along; then makes a new session at each visit."""
     flow = world.store.flows.get(request.path_params["flow"])
     if flow is None or not flow.link:
         return HTMLResponse(TEMPLATES.get_template("link.html").render(flow=None), 404)
@@ -85,7 +85,7 @@ async def _chosen(world: World, request: Request) -> Response:
 
 
 def choose(world: World, entrance: str, session: Session, chosen: dict[str, str]) -> None:
-    """Single use: whoever has picked an outcome needs a fresh entrance for the next. Raises ApiError for none."""
+    """Does the chosen outcome and uses up the entrance: each choice needs a fresh one. Raises ApiError for none."""
     outcome = OUTCOMES.get(chosen.get("outcome", ""))
     if outcome is None:
         raise errors.ApiError(400, "Pick one of the outcomes.")
@@ -96,13 +96,13 @@ def choose(world: World, entrance: str, session: Session, chosen: dict[str, str]
 
 
 async def given(request: Request) -> dict[str, str]:
-    """A form, read without python-multipart, which this project does not have."""
+    """The texts of a form, read without python-multipart, which this project does not have."""
     from_body = forms.decode((await request.body()).decode(errors="replace"))
     return {name: value for name, value in from_body.items() if isinstance(value, str)}
 
 
 def entered(world: World, entrance: str) -> Session | None:
-    """Whose entrance it is; None of one that no longer works."""
+    """The session of an entrance; None if the entrance no longer works."""
     session_id, expires = world.store.entrances.get(entrance, ("", 0.0))
     session = world.store.sessions.get(session_id)
     if session is None or expires < world.clock.time() or session.status != "requires_input" or session.redaction:
@@ -111,14 +111,14 @@ def entered(world: World, entrance: str) -> Session | None:
 
 
 def closed() -> Response:
-    """Of an entrance that no longer works."""
+    """The answer for an entrance that no longer works."""
     return HTMLResponse(TEMPLATES.get_template("page.html").render(session=None), 410)
 
 
 def form(
     session: Session, *, problem: str | None = None, status: int = 200, more: dict[str, str] | None = None
 ) -> Response:
-    """The outcomes as buttons, and `more` of them by their values."""
+    """The page with the outcomes as buttons, and `more` of them by their values."""
     buttons = {value: outcome.label for value, outcome in OUTCOMES.items()} | (more or {})
     return _page(session, problem=problem, status=status, buttons=buttons)
 

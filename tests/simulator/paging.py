@@ -8,7 +8,7 @@ from tests.simulator.store import Json
 
 
 class Item(Protocol):
-    """What can be listed."""
+    """An object that can be listed."""
 
     @property
     def id(self) -> str: ...
@@ -27,7 +27,7 @@ COMPARISONS: dict[str, Callable[[int, int], bool]] = {
 
 
 def page(items: list[T], params: Json, *, kind: str, url: str, render: Callable[[T], Json]) -> Json:
-    """One page of items given in the order they were made."""
+    """A page of these items, which are given in the order in which they were made."""
     newest_first = items[::-1]
     newest_first.sort(key=lambda item: -item.created)  # stable: within a second the later one stays first
     kept = [item for item in newest_first if created_within(item.created, params.get("created"))]
@@ -44,7 +44,7 @@ def page(items: list[T], params: Json, *, kind: str, url: str, render: Callable[
 
 
 def _position(everything: list[T], kept: list[T], cursor: str, name: str, kind: str, past: bool = False) -> int:
-    """Where among the kept items the cursor lies; it need not be one of them."""
+    """The cursor's place among the kept items; it need not be one of them."""
     places = {item.id: place for place, item in enumerate(everything)}
     if cursor not in places:
         raise errors.no_such(kind, cursor, name, status=400)

@@ -1,4 +1,4 @@
-"""What people do: the one being verified, and the reviewer who disagrees."""
+"""The acts of people: the one being verified, and the reviewer who disagrees."""
 
 from tests.simulator import errors, events, reasons, reports
 from tests.simulator.store import Session
@@ -6,7 +6,7 @@ from tests.simulator.world import World
 
 
 def submit(world: World, session: Session) -> Session:
-    """Documents are in, checks are running."""
+    """Hands documents in; checks are running."""
     _must_be_open(session, "requires_input")
     session.status = "processing"
     session.last_error = None
@@ -15,7 +15,7 @@ def submit(world: World, session: Session) -> Session:
 
 
 def passed(world: World, session: Session) -> Session:
-    """Submits first where that has not happened."""
+    """Lets the person pass; submits first if they have not."""
     _submitted(world, session)
     report = reports.make(session, world.clock.now(), None)
     world.store.reports[report.id] = report
@@ -30,7 +30,7 @@ def passed(world: World, session: Session) -> Session:
 def failed(
     world: World, session: Session, code: str, *, report: bool | None = None, reason: str | None = None
 ) -> Session:
-    """Submits first, unless it is a failure from before any submission; `report` overrides whether one is left."""
+    """Lets the person fail; submits first, unless the failure comes before. `report` overrides whether one is left."""
     early = code in reasons.BEFORE_SUBMISSION
     if early:
         _must_be_open(session, "requires_input", "processing")

@@ -1,4 +1,4 @@
-"""Why a verification can fail: Stripe's codes, a sentence for each, and which of them leave a report."""
+"""Stripe's codes of failed verifications, a sentence for each, and which of them leave a report."""
 
 REASONS = {
     "abandoned": "The user left the verification flow before submitting it.",
@@ -22,12 +22,12 @@ REASONS = {
     "under_supported_age": "The user is under the supported age.",
 }
 
-# The person never submitted anything that could be checked, so there is no `processing` and no report.
+# The person has submitted nothing that could be checked, so there is no `processing` and no report.
 BEFORE_SUBMISSION = frozenset(
     {"abandoned", "consent_declined", "country_not_supported", "device_not_supported", "under_supported_age"}
 )
 
-# What Stripe's script says of a dialog that they end; after all others it says that something was submitted.
+# The words of Stripe's script for a dialog that these codes end; after others it says that something was submitted.
 DIALOG_CODES = {
     "abandoned": "session_cancelled",
     "consent_declined": "consent_declined",
@@ -40,7 +40,7 @@ DIALOG_CODES = {
 
 
 def reason(code: str) -> str:
-    """A code Stripe adds tomorrow still gets a sentence."""
+    """The sentence of a code; one that Stripe adds tomorrow has a sentence, too."""
     return REASONS.get(code, "The verification could not be completed.")
 
 

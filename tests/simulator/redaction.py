@@ -12,7 +12,7 @@ NEXT = {"processing": "validated", "validated": "redacted"}
 
 
 def begin(world: World, session: Session, cause: Cause = NOBODY) -> Session:
-    """A session that requires input is canceled too. Redacting again changes nothing."""
+    """Begins the redaction. A session that requires input is canceled too. Redacting again changes nothing."""
     if session.status == "processing":
         raise errors.illegal_transition("You cannot redact a VerificationSession with status `processing`.")
     if session.redaction:
@@ -26,7 +26,7 @@ def begin(world: World, session: Session, cause: Cause = NOBODY) -> Session:
 
 
 def step(world: World, session: Session) -> Session:
-    """One step further; raises ApiError when there is none."""
+    """Moves the redaction one step further; raises ApiError if there is none."""
     if session.redaction not in NEXT:
         raise errors.illegal_transition("No redaction of this VerificationSession is under way.")
     session.redaction = NEXT[session.redaction]
@@ -37,7 +37,7 @@ def step(world: World, session: Session) -> Session:
 
 
 def finish(world: World, session: Session, cause: Cause = NOBODY) -> Session:
-    """All the way at once."""
+    """Redacts the session at once, through all steps."""
     begin(world, session, cause)
     while session.redaction in NEXT:
         step(world, session)
@@ -55,7 +55,7 @@ def _go_on(world: World, session: Session) -> None:
     if session.id not in world.redactions:  # a reset came in between
         return
     world.redactions.discard(session.id)
-    if session.redaction in NEXT:  # somebody may have been quicker
+    if session.redaction in NEXT:  # another request may have been quicker
         step(world, session)
     if session.redaction in NEXT:
         _go_on_later(world, session)

@@ -1,4 +1,4 @@
-"""Objects as the API answers them: what is left out unless expanded, and what only a restricted key may expand."""
+"""Objects as the API answers them: the parts that must be expanded, and those that only a restricted key may expand."""
 
 from collections.abc import Iterable
 
@@ -78,7 +78,7 @@ def thin_event(event_id: str, what: str, created: str, scope: Scope, session_id:
 
 
 def expanded(store: Store, session: Session, rendered: Json, paths: Iterable[str]) -> Json:
-    """Adds to a rendered session what was asked for; the paths have passed check_paths."""
+    """Adds the expanded parts to a rendered session; the paths have passed check_paths."""
     paths = set(paths)
     if "provided_details" in paths:
         rendered["provided_details"] = _details(session)

@@ -1,4 +1,4 @@
-"""What a submission leaves behind: a verification report and, when it passed, the verified outputs."""
+"""The traces of a submission: a verification report and, when it passed, the verified outputs."""
 
 from tests.simulator import ids, reasons
 from tests.simulator.store import Json, Report, Session
@@ -19,7 +19,7 @@ JENNY: Json = {
 
 
 def make(session: Session, created: int, code: str | None) -> Report:
-    """The report of one submission; `code` is what it failed with."""
+    """The report of one submission; `code` is its failure, None if it passed."""
     return Report(
         id=ids.new_id("vr"),
         scope=session.scope,
@@ -86,7 +86,7 @@ def _id_number() -> Json:
 
 
 def redact(value: object) -> object:
-    """Strings become [redacted], dates 1/1/1; statuses, codes, types and countries stay."""
+    """A redacted copy: strings become [redacted], dates 1/1/1; statuses, codes, types and countries stay."""
     if isinstance(value, list):
         return []
     if isinstance(value, str):

@@ -13,7 +13,7 @@ BREATH = 20  # sessions between two chances for deliveries and API calls to go o
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """`{n}` in any text of `session` becomes the number of the session. `interleave`: everybody's first step first."""
+    """`{n}` in any text of `session` becomes the session's number. `interleave`: all first steps come first."""
 
     count: int = 1
     steps: list[str] | None = None
@@ -29,7 +29,7 @@ class Run:
 
 
 async def drive(world: World, run: Run) -> list[Session]:
-    """Raises ApiError for a step that is not allowed; what was done before stays done."""
+    """Makes and drives the sessions. Raises ApiError for a step that is not allowed; the steps before stay done."""
     stopped_here = run.same_second and world.clock.frozen is None
     if stopped_here:
         world.clock.frozen = world.clock.now() - world.clock.offset

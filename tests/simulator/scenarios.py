@@ -8,7 +8,7 @@ from tests.simulator.world import World
 
 Action = Callable[[World, Session, Json], Session]
 
-# What a control call or a step may ask for, by each of its names. `body` is the JSON of the call.
+# The actions of control calls and steps by their names. `body` is the JSON of the call.
 ACTIONS: dict[str, Action] = {
     "submit": lambda world, session, _body: person.submit(world, session),
     "processing": lambda world, session, _body: person.submit(world, session),
@@ -59,7 +59,7 @@ SCENARIOS: dict[str, list[str]] = {
 
 
 def act(world: World, session: Session, name: str, body: Json) -> Session:
-    """Raises ApiError for an action nobody knows or that the session does not allow."""
+    """Does an action. Raises ApiError for an unknown one, or one that the session does not allow."""
     action = ACTIONS.get(name)
     if action is None:
         raise errors.ApiError(400, f"Unknown action {name!r}; known: {', '.join(ACTIONS)}.")
@@ -67,7 +67,7 @@ def act(world: World, session: Session, name: str, body: Json) -> Session:
 
 
 def steps_of(name: str, number: int) -> list[str]:
-    """`mixed` takes the scenarios in turn."""
+    """The steps of a scenario; `mixed` takes the scenarios in turn."""
     if name == "mixed":
         return list(SCENARIOS.values())[number % len(SCENARIOS)]
     if name not in SCENARIOS:

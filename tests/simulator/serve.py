@@ -18,8 +18,8 @@ EVERY_TYPE = ["*", "identity.verification_session.redacted"]
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the lines a .env needs, the address first; it accepts connections from then on. Where it delivers to
-    something, it says what to do next.
+    """Prints the lines that a .env needs, the address first; it accepts connections from then on. If it delivers
+    anywhere, it prints the next steps, too.
     """
     try:
         bound = socket.create_server((options.host, options.port), backlog=2048)

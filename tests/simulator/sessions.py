@@ -13,7 +13,7 @@ TYPES = ("document", "id_number")
 DOCUMENT_OPTIONS = {"allowed_types", "require_id_number", "require_live_capture", "require_matching_selfie"}
 DOCUMENT_TYPES = {"driving_license", "id_card", "passport"}
 ENTRANCE_LIFE = 48 * 3600  # seconds a session's url works
-SECRET_LIFE = 24 * 3600  # seconds its client_secret does
+SECRET_LIFE = 24 * 3600  # seconds a session's client_secret works
 MOST_CHARACTERS = {"client_reference_id": 200, "return_url": 5000}
 MOST_METADATA = (50, 40, 500)  # keys, characters of a key, of a value
 
@@ -53,7 +53,7 @@ def create(world: World, scope: Scope, params: Json, cause: Cause = NOBODY) -> S
 
 
 def update(session: Session, params: Json) -> Session:
-    """Metadata at any time, everything else while input is required."""
+    """Updates a session: metadata at any time, everything else while input is required."""
     check_names(params, UPDATABLE)
     if session.redaction:
         raise errors.illegal_transition("You cannot update a VerificationSession that has been redacted.")
@@ -91,7 +91,7 @@ def with_entrance(world: World, session: Session) -> Json:
 
 
 def enter_by_secret(world: World, client_secret: str, publishable_key: str, account: str = PLATFORM) -> str:
-    """What Stripe's script does in a browser, with a publishable key of the secret's mode: an entrance for it, once."""
+    """An entrance for a secret, which works once, as Stripe's script makes it: with a publishable key of its mode."""
     session_id, expires = world.store.secrets.get(client_secret, ("", 0.0))
     session = world.store.sessions.get(session_id)
     if session is None or expires < world.clock.time() or session.status != "requires_input" or session.redaction:
@@ -105,7 +105,7 @@ def enter_by_secret(world: World, client_secret: str, publishable_key: str, acco
 
 
 def url(world: World, entrance: str) -> str:
-    """The page behind an entrance."""
+    """The URL of the page behind an entrance."""
     return f"{world.settings.pages or world.settings.base}/start/{entrance}"
 
 
@@ -132,7 +132,7 @@ def _type(params: Json) -> str:
 
 
 def _merged(metadata: dict[str, str], given: Any) -> dict[str, str]:
-    """An empty value unsets a key, an empty `metadata` unsets all."""
+    """The metadata after an update: an empty value unsets a key, an empty `metadata` unsets all."""
     if given == "":
         return {}
     if not isinstance(given, dict):
@@ -148,7 +148,7 @@ def _merged(metadata: dict[str, str], given: Any) -> dict[str, str]:
 
 
 def _flow(world: World, scope: Scope, flow_id: str | None) -> Flow | None:
-    """Flows of another account or mode do not exist; one whose link is off works here."""
+    """The flow of this id; flows of another account or mode do not exist, and a flow whose link is off works here."""
     if not flow_id:
         return None
     flow = world.store.flows.get(flow_id)
@@ -158,7 +158,7 @@ def _flow(world: World, scope: Scope, flow_id: str | None) -> Flow | None:
 
 
 def _options(options: Json, given: Any) -> Json:
-    """`document` is the only one there is, and an empty value takes it away."""
+    """The options after an update: only `document` exists, and an empty value takes it away."""
     for name in _hash("options", given):
         if name != "document":
             raise errors.unknown_parameter(f"options[{name}]")

@@ -1,4 +1,4 @@
-"""What the simulator knows: sessions, reports, events, endpoints and deliveries, in memory."""
+"""The simulator's state: sessions, reports, events, endpoints and deliveries, in memory."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,7 +10,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose objects: one account, one mode. Nothing is visible across scopes."""
+    """The owner of objects: one account, one mode. Nothing is visible across scopes."""
 
     account: str = PLATFORM
     livemode: bool = False
@@ -82,7 +82,7 @@ class Event:
     pending: set[str] = field(default_factory=set)
 
     def rendered(self) -> Json:
-        """As the API shows it and a delivery carries it at this moment."""
+        """The event as the API shows it and a delivery carries it at this moment."""
         return self.body if self.thin else self.body | {"pending_webhooks": len(self.pending)}
 
 
@@ -107,7 +107,7 @@ class Endpoint:
 
 @dataclass(kw_only=True, slots=True)
 class Attempt:
-    """One HTTP request of a delivery: the code and body it was answered with, or what went wrong."""
+    """One HTTP request of a delivery: the answer's code and body, or the error."""
 
     at: float
     signed_at: int
@@ -131,7 +131,7 @@ class Delivery:
 
 @dataclass(slots=True)
 class Store:
-    """Everything, in the order it was made."""
+    """All objects, in the order in which they were made."""
 
     sessions: dict[str, Session] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What really happened, for a test to compare with what was understood."""
+"""The truth of a run, for a test to compare with the service's records."""
 
 from dataclasses import asdict
 
@@ -8,7 +8,7 @@ from tests.simulator.world import World
 
 
 def everything(world: World) -> Json:
-    """Sessions and events are in the order they were made."""
+    """All objects; sessions and events are in the order in which they were made."""
     store = world.store
     return {
         "sessions": [session_line(session) for session in store.sessions.values()],
@@ -24,7 +24,7 @@ def everything(world: World) -> Json:
 
 
 def session_line(session: Session) -> Json:
-    """The session as the API shows it, with its account and the details a person gave."""
+    """A session as the API shows it, with its account and the person's details."""
     return rendering.snapshot(session) | {
         "account": session.scope.account,
         "provided_details": session.provided_details or None,
@@ -52,7 +52,7 @@ def delivery_line(delivery: Delivery) -> Json:
 
 
 def settled(world: World) -> Json:
-    """Settled: nothing is on its way, and no redaction moves on by itself."""
+    """The counts, and whether all is settled: nothing is under way, and no redaction moves on by itself."""
     counts = {"pending": 0, "held": 0, "delivered": 0, "failed": 0}
     for delivery in world.store.deliveries.values():
         counts[delivery.state] += 1

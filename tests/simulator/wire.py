@@ -14,7 +14,7 @@ IDLE = 2.0  # seconds; uvicorn closes an idle connection after five, and a race 
 
 
 class Answer(NamedTuple):
-    """What an endpoint said."""
+    """An endpoint's answer."""
 
     status: int
     body: bytes
@@ -31,7 +31,7 @@ class Connection(asyncio.Protocol):
         self.used_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
 
     async def exchange(self, request: bytes) -> Answer:
         """Sends a request, returns its answer."""
@@ -79,12 +79,12 @@ class Connection(asyncio.Protocol):
 
 @dataclass(slots=True)
 class Wire:
-    """Idle connections for each host, newest last."""
+    """The idle connections of each host, newest last."""
 
     idle: dict[tuple[str, str], list[Connection]] = field(default_factory=lambda: defaultdict(list))
 
     async def post(self, url: str, headers: dict[str, str], body: bytes, timeout: float) -> Answer:
-        """Raises OSError or TimeoutError."""
+        """Posts a body, and returns the answer. Raises OSError or TimeoutError."""
         parts = urlsplit(url)
         request = _request(parts, headers, body)
         async with asyncio.timeout(timeout):

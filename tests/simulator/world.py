@@ -14,7 +14,7 @@ from tests.simulator.store import Store
 
 @dataclass(slots=True)
 class World:
-    """The parts know nothing of each other but the store, the clock and the settings they were given."""
+    """All parts of a simulator; they know only the store, the clock and the settings that they were given."""
 
     clock: Clock = field(default_factory=Clock)
     store: Store = field(default_factory=Store)

@@ -1,7 +1,7 @@
 """Runs the operator's commands for tests: each in a process of its own, forked from one that has imported them already.
 
-`python -m tests.support.commands` reads calls, a JSON document a line: words, environment, and the files for what the
-command reads and says; one without a name is a pipe that nobody reads any more. It answers each with the exit code.
+`python -m tests.support.commands` reads calls, a JSON document a line: words, environment, and the files for the
+command's standard streams; a file without a name is a pipe without a reader. It answers each with the exit code.
 Imports are most of the second that a command takes, and templates most of what the doctor takes.
 """
 
@@ -19,9 +19,9 @@ from worker.__main__ import main
 
 
 def serve() -> int:
-    """Until nobody calls any more; in a command's own process, its exit code."""
+    """Answers calls until its input ends; in a command's own process, returns the command's exit code."""
     _compile_templates()
-    gc.freeze()  # else each command would copy all of it at its end, to look for what refers to itself
+    gc.freeze()  # else each command would copy all memory at its end, to look for cycles
     for call in iter(sys.stdin.readline, ""):
         child = os.fork()
         if not child:

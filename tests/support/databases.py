@@ -31,13 +31,13 @@ SERVER_URL = os.environ.get("DATABASE_URL", "") if os.environ.get("DATABASE_URL"
 
 
 def name() -> str:
-    """Which database the tests run on."""
+    """The name of the database that the tests run on."""
     return "PostgreSQL" if SERVER_URL else "SQLite"
 
 
 @contextmanager
 def unsynced() -> Iterator[None]:
-    """SQLite does not wait for the disk at each commit until the block ends: for tests that cut no power."""
+    """Until the block ends, SQLite does not wait for the disk at each commit: for tests that cut no power."""
 
     def hurry(connection: Any, *_: object) -> None:
         if not SERVER_URL:
@@ -51,9 +51,9 @@ def unsynced() -> Iterator[None]:
 
 
 def forget_process_state() -> None:
-    """As in a fresh process: no settings read, no engine open."""
+    """Makes this process as a fresh one: no settings read, no engine open."""
     if database._engines:
-        # Whoever looks for idle connections has them in hand, where `dispose` does not find them.
+        # A thread that looks for idle connections has them in hand, where `dispose` does not find them.
         while looking := [thread for thread in threading.enumerate() if thread.name == database.LOOKER]:
             for thread in looking:
                 thread.cancel()  # type: ignore[attr-defined]  # it is a Timer
@@ -61,10 +61,10 @@ def forget_process_state() -> None:
         for engine in database._engines.values():
             pool = engine.pool
             engine.dispose()
-            # A thread may have one in hand, for which the next test would be blamed once the garbage is collected.
+            # A thread may have a connection in hand: the next test would be blamed when the garbage is collected.
             for left in (pool, engine.pool):
                 left._do_return_conn = lambda record: record.close()  # type: ignore[method-assign]
-            pool.dispose()  # of what came back meanwhile
+            pool.dispose()  # closes the connections that came back meanwhile
         database._engines.clear()
         database._sessions.cache_clear()
         database._committing.cache_clear()
@@ -83,25 +83,25 @@ def forget_process_state() -> None:
         look._latest = None
     heartbeats._process = heartbeats._Process()
     heartbeats.IN_HAND.clear()
-    counting._note_progress()  # of the tests before
+    counting._note_progress()  # takes the figures of the tests before as written
     outside._seen.clear()
-    counting._written.update(counting._rows())  # so that the next database gets none of it
+    counting._written.update(counting._rows())  # so that none of them reaches the next database
 
 
-# What each kind of database compiles statements with, and those that are compiled, by its name and its clock's words,
-# which some tests change: an engine of each test's own would compile them all again.
+# The dialect and the compiled statements of each kind of database, by its name, its search path and its clock's words,
+# which some tests change: an engine of each test's own would compile all statements again.
 _compiled: dict[tuple[str, ...], tuple[Dialect, Any]] = {}
 
 
 def opened_with_what_is_compiled(*, apart: bool) -> Engine:
-    """The service's engine; from the second on with the statements of those before it."""
+    """The service's engine; each after the first shares the statements that earlier ones have compiled."""
     engine = _opened(apart=apart)
     name = engine.dialect.name
     options = os.environ.get("DATABASE_URL", "").partition("?")[2]  # a dialect knows the search path
     key = (name, database.CLOCK[name], database._LATER[name], options)
     if key in _compiled:
         engine.dialect, engine._compiled_cache = _compiled[key]
-    else:  # not before the dialect has learned from a connection what it speaks to
+    else:  # the dialect learns the server's version from its first connection
         event.listen(
             engine, "first_connect", lambda *_: _compiled.setdefault(key, (engine.dialect, engine._compiled_cache))
         )
@@ -113,7 +113,7 @@ _opened = database._opened
 
 @contextmanager
 def fresh_database(folder: Path, *, migrated: bool = True) -> Iterator[str]:
-    """The DATABASE_URL of a database that nobody else uses."""
+    """The DATABASE_URL of a database for one test alone."""
     if SERVER_URL:
         with _postgres_database(migrated=migrated) as url:
             yield url
@@ -133,7 +133,7 @@ def dump(url: str, *, without: Sequence[str] = ()) -> str:
 
 @contextmanager
 def down(url: str) -> Iterator[None]:
-    """The database cannot be used, by a process that waits a moment only, until the block ends."""
+    """Until the block ends, the database cannot be used by a process that waits a moment only."""
     if SERVER_URL:
         name = make_url(url).database
         administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -147,7 +147,7 @@ def down(url: str) -> Iterator[None]:
 
 @contextmanager
 def read_only(url: str) -> Iterator[None]:
-    """As a primary that became a replica: connections made until the block ends can never write."""
+    """Makes the database as a primary that became a replica: connections made until the block ends can never write."""
     name = make_url(url).database
     administer(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     end_connections(name)
@@ -157,7 +157,7 @@ def read_only(url: str) -> Iterator[None]:
 
 @contextmanager
 def locked(url: str) -> Iterator[None]:
-    """Nobody can write to the inbox until the block ends."""
+    """Until the block ends, nobody can write to the inbox."""
     holder = opened(url)
     with holder.begin() as connection:  # on SQLite BEGIN IMMEDIATE is the lock
         if SERVER_URL:
@@ -167,7 +167,7 @@ def locked(url: str) -> Iterator[None]:
 
 
 def back_up(url: str, folder: Path) -> Path:
-    """A backup of it, as an operator makes one."""
+    """Backs the database up as an operator does, and returns the backup."""
     backup = folder / f"{uuid.uuid4().hex[:8]}.backup"
     if SERVER_URL:
         subprocess.run(["pg_dump", "--format=custom", f"--file={backup}", url], check=True)
@@ -178,7 +178,7 @@ def back_up(url: str, folder: Path) -> Path:
 
 
 def put_back(url: str, backup: Path) -> None:
-    """The database is again as the backup has it, and so is this process's view of it."""
+    """Restores the database from a backup, and makes this process forget its state."""
     forget_process_state()
     if SERVER_URL:
         end_connections(make_url(url).database)
@@ -191,7 +191,7 @@ def put_back(url: str, backup: Path) -> None:
 
 
 def refuse(url: str, table: str, column: str, value: str) -> None:
-    """From now on the database refuses this row, as it would a value it cannot hold."""
+    """Makes the database refuse this row from now on, as it refuses a value that it cannot hold."""
     if SERVER_URL:
         execute(url, f"ALTER TABLE {table} ADD CONSTRAINT refuse CHECK ({column} <> '{value}')")
     else:
@@ -210,7 +210,7 @@ def opened(url: str) -> Engine:
 
 
 def execute(url: str, statement: str) -> None:
-    """As who owns it all."""
+    """Executes a statement as the owner of the database."""
     writer = opened(url)
     with writer.begin() as connection:
         connection.execute(text(statement))
@@ -228,7 +228,7 @@ def _sqlite_file(folder: Path, *, migrated: bool) -> str:
 def _sqlite_template() -> Path:
     path = _session_folder() / "template.db"
     _migrate(f"sqlite:///{path}")
-    with sqlite3.connect(path) as connection:  # everything into the one file that is copied
+    with sqlite3.connect(path) as connection:  # moves all of its log into the one file that is copied
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     return path
@@ -238,7 +238,7 @@ _folders: list[Path] = []
 
 
 def keep_templates_in(folder: Path) -> None:
-    """Where this session may put its files."""
+    """Notes the folder for this session's template databases."""
     _folders.append(folder)
 
 
@@ -258,8 +258,8 @@ def _postgres_database(*, migrated: bool) -> Iterator[str]:
         _left.append(name)
 
 
-# Databases of tests that have ended. The next test drops them: by then the server has seen their connections go, for
-# which it would wait a tenth of a second.
+# Databases of tests that have ended. The next test drops them: by then the server has seen their connections go, and
+# does not wait a tenth of a second for that.
 _left: list[str] = []
 
 
@@ -277,7 +277,7 @@ def _postgres_template() -> str:
 
 
 def drop_databases() -> None:
-    """At the session's end: nothing of ours stays on the server."""
+    """Drops all databases of this session."""
     _drop_left()
     if SERVER_URL and _postgres_template.cache_info().currsize:
         administer(f"DROP DATABASE {_postgres_template()} WITH (FORCE)")
@@ -297,11 +297,11 @@ def _with_database(name: str) -> str:
 
 
 def end_connections(name: str | None) -> None:
-    """Whoever has one to this database loses it."""
+    """Ends all connections to this database."""
     administer(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")  # noqa: S608
 
 
 def administer(statement: str) -> None:
-    """On the server itself, as who may create databases."""
+    """Executes a statement on the server itself, as a user who may create databases."""
     with psycopg.connect(SERVER_URL, autocommit=True) as connection:
         connection.execute(statement.encode())

@@ -1,6 +1,6 @@
-"""Asks everybody by a name that nobody knows, where the name server takes each question and says nothing.
+"""Calls each outside service by a name that nobody knows, while the name server takes each question and says nothing.
 
-python -m tests.support.dead_resolver, on a machine apart, whose resolver would wait for minutes; see `tried`.
+python -m tests.support.dead_resolver, in a network of its own, whose resolver would wait for minutes; see `tried`.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ _NOWHERE = {
     "APP_CALLBACK_URL": "https://application.example/changes",
     "APP_CALLBACK_SECRET": "whsec_" + "b3Vycw" * 8,
 }
-_SET_FLAGS, _UP = 0x8914, 0x41  # of an interface, by ioctl
+_SET_FLAGS, _UP = 0x8914, 0x41  # of a network interface, by ioctl
 
 
 def can_stand_apart() -> bool:
@@ -51,7 +51,7 @@ def can_stand_apart() -> bool:
 
 
 def tried(folder: Path) -> dict[str, Any]:
-    """What each of them came to, by its name. Raises TimeoutExpired where one of them goes on waiting."""
+    """The result of each call by its service's name. Raises TimeoutExpired if one of them goes on waiting."""
     resolver = folder / "resolv.conf"
     resolver.write_text(_PATIENT)
     command = [*_APART, *_WITH_RESOLVER, str(resolver), sys.executable, "-m", __name__]
@@ -66,7 +66,7 @@ def tried(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """All at once, each in a thread of its own."""
+    """Makes all calls at once, each in a thread of its own, and prints their results."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent, ThreadPoolExecutor(len(_ASKS)) as threads:
         fcntl.ioctl(silent, _SET_FLAGS, struct.pack("16sh", b"lo", _UP))
         silent.bind((_SERVER, 53))

@@ -9,10 +9,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def extend(folder: Path) -> None:
-    """Copies it there, and types what the page has its reader type."""
+    """Copies the repository there, and types the commands of the page."""
     left_out = shutil.ignore_patterns(".git", ".venv", "var", "node_modules", "__pycache__", ".*_cache", ".hypothesis")
     shutil.copytree(ROOT, folder, ignore=left_out, dirs_exist_ok=True)
     (command,) = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/extend.md").read_text(), re.MULTILINE | re.DOTALL)
-    # Without a repository above, to which git would take the paths to belong.
+    # Without a repository above: git would take the paths as its own.
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "GIT_CEILING_DIRECTORIES": str(folder.parent)}
     subprocess.run(["bash", "-eo", "pipefail", "-c", command], cwd=folder, env=environment, check=True)

@@ -19,14 +19,14 @@ NOON = 1_794_830_400
 
 
 def payload(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str = "", **fields: Any) -> dict[str, Any]:
-    """A snapshot event's JSON; its id says what it is, unless one is given."""
+    """A snapshot event's JSON; its id is made from its kind and session, unless one is given."""
     status = {"created": "requires_input", "redacted": fields.pop("status", "verified")}.get(kind, kind)
     about = shapes.session(session_id, status, **fields)
     return shapes.event(event_id or f"evt_{session_id}_{kind}_{at}", kind, at, about)
 
 
 def event(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str = "", **fields: Any) -> VerificationEvent:
-    """The same, parsed."""
+    """A snapshot event, parsed."""
     parsed = parse(payload(kind, at, session_id, event_id, **fields))
     assert isinstance(parsed, VerificationEvent)
     return parsed
@@ -41,7 +41,7 @@ def thin(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str = "e
 
 
 def applied(*events: VerificationEvent) -> list[int]:
-    """Receives and processes events one after the other; returns what is owed now."""
+    """Receives and processes events one after the other; returns the ids of the actions owed now."""
     owed: list[int] = []
     for one in events:
         receive([one])
@@ -50,44 +50,44 @@ def applied(*events: VerificationEvent) -> list[int]:
 
 
 def event_row(event_id: str) -> InboxEvent:
-    """An event as it stands."""
+    """The row of an event."""
     with transaction() as session:
         return session.get_one(InboxEvent, event_id)
 
 
 def event_rows(session_id: str = "vs_1") -> list[InboxEvent]:
-    """Every event of a session as it stands."""
+    """All events of a session."""
     with transaction() as session:
         return list(session.exec(select(InboxEvent).where(InboxEvent.session_id == session_id)).all())
 
 
 def record(session_id: str = "vs_1") -> VerificationRecord:
-    """A session's record as it stands."""
+    """The record of a session."""
     with transaction() as session:
         return session.get_one(VerificationRecord, session_id)
 
 
 def count_records() -> int:
-    """How many sessions are known."""
+    """The number of records."""
     with transaction() as session:
         return len(session.exec(select(VerificationRecord)).all())
 
 
 def actions(session_id: str = "vs_1") -> list[OutboxAction]:
-    """What was ever owed for a session, in the order in which it was written down."""
+    """All actions of a session, in the order in which they were written down."""
     statement = select(OutboxAction).where(OutboxAction.session_id == session_id).order_by(col(OutboxAction.id))
     with transaction() as session:
         return list(session.exec(statement).all())
 
 
 def action(action_id: int) -> OutboxAction:
-    """An action as it stands."""
+    """The row of an action."""
     with transaction() as session:
         return session.get_one(OutboxAction, action_id)
 
 
 def reports(session_id: str = "vs_1") -> set[str]:
-    """The reports that count as submissions."""
+    """The reports of a session that count as submissions."""
     with transaction() as session:
         return set(session.exec(select(Submission.report_id).where(Submission.session_id == session_id)).all())
 
@@ -99,7 +99,7 @@ def due_actions() -> list[int]:
 
 
 def end_all_leases() -> None:
-    """Time has passed: whatever is unfinished is due again."""
+    """Makes all unfinished rows due again, as when time has passed."""
     past = datetime.now(UTC) - timedelta(minutes=5)
     with transaction() as session:
         session.connection().execute(update(InboxEvent).values(due_at=past))
@@ -107,7 +107,7 @@ def end_all_leases() -> None:
 
 
 def all_alive() -> None:
-    """A web, a worker and a clock have said for five minutes that they live, and will for an hour."""
+    """Writes heartbeats of a web, a worker and a clock, alive for five minutes already and for an hour to come."""
     at = database_now() - timedelta(minutes=5)
     with transaction() as session:
         for kind in ("web", "worker", "clock"):
@@ -126,12 +126,12 @@ def all_alive() -> None:
 
 
 def claim_action(action_id: int) -> tuple[Claim, OutboxAction] | None:
-    """Takes an action as its worker does, that dies over it unless the test goes on; None where it may not."""
+    """Claims an action as its worker does; None if it is not due. Unless the test ends it, that worker has died."""
     for claimed, row in claim(OutboxAction, [action_id]):
         return claimed, OutboxAction(**row._mapping)
     return None
 
 
 def end_action(claimed: Claim, action: OutboxAction, reason: str | None) -> list[int]:
-    """And ends it."""
+    """Ends a claimed action."""
     return end_actions([(claimed, action)], reason)

@@ -1,4 +1,4 @@
-"""Hosts whose clocks are wrong, and clocks that step: by Debian's faketime, in real processes."""
+"""Hosts whose clocks are wrong, and clocks that step: real processes under Debian's faketime."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ def host(ahead: float) -> dict[str, str]:
 
 
 class SteppingClock:
-    """The clock of whatever runs in its environment."""
+    """A clock that a test moves, for all processes in its environment."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -28,11 +28,11 @@ class SteppingClock:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process on this host gets."""
+        """The environment of a process under this clock."""
         return {**_faked(), "FAKETIME_TIMESTAMP_FILE": str(self._file), "FAKETIME_NO_CACHE": "1"}
 
     def step_to(self, ahead: float) -> None:
-        """From now on it is so many seconds ahead of the true time, or behind it."""
+        """Sets the clock so many seconds ahead of the true time, or behind it."""
         draft = self._file.with_suffix(".draft")
         draft.write_text(f"{ahead:+f}\n")
         draft.chmod(0o644)
@@ -41,13 +41,13 @@ class SteppingClock:
 
 @cache
 def _faked() -> dict[str, str]:
-    """The wall clock alone: a step of a host's touches no monotonic one.
+    """The settings that fake the wall clock alone: a step of a host's clock moves no monotonic clock.
 
-    The library's own mending of monotonic waits ends Python's for the interpreter at once: threads spin, and what is
-    measured is the library.
+    The library's own mending of monotonic waits ends each wait of Python's at once: threads spin, and the test measures
+    the library.
     """
     asked = ["faketime", "-m", "-f", "+0", sys.executable, "-c", "import os; print(os.environ['LD_PRELOAD'])"]
-    # It fails where a process of its number was killed long ago and has left a semaphore: the next has another number.
+    # It fails if a killed process of the same number has left a semaphore: the next try has another number.
     tries = (subprocess.run(asked, capture_output=True, text=True, check=False) for _ in range(3))
     library = next(ended.stdout.strip() for ended in tries if ended.returncode == 0)
     sleeps = Path(__file__).parent / "faked"

@@ -1,4 +1,4 @@
-"""Messages that none of ours wrote, by what is wrong with them; each holds a canary that nothing may show."""
+"""Messages that no process of ours wrote, by their fault; each holds a canary that nothing may show."""
 
 import base64
 import json
@@ -77,7 +77,7 @@ UNREADABLE = {
     "a truth for a number": _said("perform_actions", ([True],)),
     "huge": _said("process_events", ([CANARY * 1_000_000],)),
 }
-READABLE = {  # ours by task and arguments; what else they say is not listened to
+READABLE = {  # ours by task and arguments; all other parts are ignored
     "an hour ahead": _said("sweep", headers={"eta": "2099-01-01T00:00:00+00:00"}),
     "a time that is none": _said("sweep", headers={"eta": CANARY}),
     "expired": _said("sweep", headers={"expires": "2000-01-01T00:00:00+00:00"}),

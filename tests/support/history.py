@@ -1,4 +1,4 @@
-"""The code before, from git, as it runs for a while beside the code of today when that is deployed."""
+"""The code of the version before, from git: at a deployment it runs for a while beside the code of today."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,7 @@ _VERSIONS = "handlers/tables/migrations/versions"
 
 
 def why_none() -> str:
-    """Why there is no code before on this machine, or ""."""
+    """The reason why this machine has no code before, or ""."""
     if not (ROOT / ".git").exists():
         return "there is no history here: a copy without .git"
     if _git("rev-parse", "--is-shallow-repository") == "true":
@@ -25,7 +25,7 @@ def commit_before() -> str:
 
 
 def unpacked(commit: str, folder: Path) -> Path:
-    """A new folder with its files."""
+    """A new folder with the files of a commit."""
     folder.mkdir(parents=True)
     archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True)
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)

@@ -18,27 +18,27 @@ def nobody(_: VerificationRecord) -> None:
 
 
 def broken(record: VerificationRecord) -> NoReturn:
-    """An application with a defect, whose error quotes what it must not."""
+    """An application with a defect, whose error quotes a secret."""
     raise RuntimeError(f"no row for c4nary-{record.user_id}@example.com")
 
 
 def two_addresses(_: VerificationRecord) -> str:
-    """One mail for two people."""
+    """An address that names two people."""
     return "c4nary@example.com, other@example.com"
 
 
 def a_line_break(_: VerificationRecord) -> str:
-    """A header of its own."""
+    """An address that would add a header to its mail."""
     return "c4nary@example.com\r\nBcc: other@example.com"
 
 
 def no_text(_: VerificationRecord) -> object:
-    """Something else."""
+    """An answer that is no text."""
     return ["c4nary@example.com"]
 
 
 def stall(record: VerificationRecord) -> str:
-    """Takes for ever as long as the file `stall` exists; says so in the file `stalled`."""
+    """Does not return while the file `stall` exists; says so in the file `stalled`."""
     folder: Path = settings().var_dir
     while (folder / "stall").exists():
         (folder / "stalled").touch()
@@ -47,5 +47,5 @@ def stall(record: VerificationRecord) -> str:
 
 
 def silent_about_one(record: VerificationRecord) -> str:
-    """Never answers about this one until the file `stall` is gone."""
+    """Does not answer about this one until the file `stall` is gone."""
     return stall(record) if record.session_id == "vs_silent" else everybody(record)

@@ -1,4 +1,4 @@
-"""A mail as whoever gets it reads it."""
+"""A mail as its reader gets it."""
 
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -8,5 +8,5 @@ from handlers.outbox.mails import Mail
 
 
 def render(mail: Mail) -> EmailMessage:
-    """What is sent, parsed."""
+    """The mail that is sent, parsed."""
     return message_from_bytes(mails.render(mail), EmailMessage, policy=policy.default)

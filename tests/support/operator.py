@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a command said."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -33,7 +33,7 @@ class Said:
 
     @property
     def json(self) -> Any:
-        """Its standard output, which must be one JSON document."""
+        """The standard output, which must be one JSON document."""
         return json.loads(self.out)
 
 
@@ -45,11 +45,11 @@ def command(*words: str, **settings: str) -> Said:
 
 
 def run_command(words: Sequence[str], environment: dict[str, str], given: str = "", out_to: str | None = None) -> Said:
-    """Runs `python -m worker …` in any environment, where this is its standard input; "" is a pipe without a reader."""
+    """Runs `python -m worker …` in any environment, with this as its standard input; "" is a pipe without a reader."""
     with NamedTemporaryFile("w+") as read, NamedTemporaryFile("w+") as out, NamedTemporaryFile("w+") as err:
         read.write(given)
         read.seek(0)
-        if "LD_PRELOAD" in environment:  # which is of a process that starts from nothing
+        if "LD_PRELOAD" in environment:  # which acts only on a process that starts from nothing
             line = [sys.executable, "-m", "worker", *words]
             ran = subprocess.run(line, cwd=ROOT, env=environment, stdin=read, stdout=out, stderr=err, timeout=60)
             code = ran.returncode
@@ -70,7 +70,7 @@ def _forked(call: dict[str, Any]) -> int:
 
 @cache
 def _commands() -> "subprocess.Popen[str]":
-    """What forks them; it ends when nobody can call it any more."""
+    """The process that forks the commands; it ends when its callers have gone."""
     line = [sys.executable, "-m", "tests.support.commands"]
     return subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -86,6 +86,6 @@ def stripe_in_use(simulator: Simulator, environment: pytest.MonkeyPatch) -> Iter
 
 
 def work() -> list[int]:
-    """What a worker does: processes all that waits; returns what is owed now."""
+    """Processes all events that wait, as a worker does; returns the ids of the actions owed now."""
     waiting = find_events(Filter(status=InboxStatus.RECEIVED), None)
     return process([event.id for event in waiting])

@@ -18,13 +18,13 @@ _BLOCK = re.compile(
 _FILE = re.compile(
     r"^```\w+\n(?:# |// |<!-- )(?P<name>[\w/]+\.\w+)(?: -->)?\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL
 )
-HTTPX = {"import httpx": "import httpx2 as httpx"}  # which the tests have, and of which they use nothing else
+HTTPX = {"import httpx": "import httpx2 as httpx"}  # the tests have httpx2, and use nothing that differs
 _BETWEEN = "--- the next block ---"
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What is typed, where, and the answer that is shown below; `…` ends what is different each time."""
+    """Commands to type, their terminal, and the answer shown below; `…` stands for an end that differs each time."""
 
     terminal: str
     commands: str
@@ -32,7 +32,7 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """In the order in which they are typed."""
+    """The blocks in the order in which a reader types them."""
     return [
         Block(found["terminal"], found["commands"], json.loads(found["answer"]) if found["answer"] else None)
         for found in _BLOCK.finditer(page)
@@ -40,7 +40,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def type_in_one_terminal(typed: list[Block], here: dict[str, str], **variables: str) -> None:
-    """Types one block after the other, with what is otherwise `here`. Raises AssertionError for an unlike answer."""
+    """Types one block after the other, in the environment `here`. Raises AssertionError for an unlike answer."""
     script = f"echo '{_BETWEEN}'\n".join(_as_here(block.commands, here) + "echo\n" for block in typed)
     environment = {**os.environ, **variables}
     ran = subprocess.run(
@@ -54,7 +54,7 @@ def type_in_one_terminal(typed: list[Block], here: dict[str, str], **variables: 
 
 
 def write_files(page: str, here: dict[str, str], folder: Path) -> list[Path]:
-    """Its blocks whose first line says, in a comment, in which file they belong."""
+    """Writes the blocks whose first line names, in a comment, the file in which they belong."""
     written = []
     for name, text in _FILE.findall(page):
         path = folder / name
@@ -65,7 +65,7 @@ def write_files(page: str, here: dict[str, str], folder: Path) -> list[Path]:
 
 
 def run_python(page: str, here: dict[str, str], folder: Path) -> None:
-    """Its files, and what is done with them."""
+    """Writes the page's Python files, and runs its Python commands."""
     write_files(page, here, folder)
     for program in re.findall(r"^```python\n((?!# \S+\.py\n).*?)^```", page, re.MULTILINE | re.DOTALL):
         subprocess.run([sys.executable, "-c", _as_here(program, here)], cwd=folder, check=True)
@@ -78,11 +78,11 @@ def _as_here(text: str, here: dict[str, str]) -> str:
 
 
 def _unlike(shown: Any, answered: Any, path: str) -> Iterator[str]:
-    """Where an answer is not as it is shown; it may have more members."""
+    """The places where an answer differs from the shown one; it may have more members."""
     if isinstance(shown, dict) and isinstance(answered, dict):
         for name, value in shown.items():
             yield from _unlike(value, answered.get(name, "(is missing)"), f"{path}/{name}")
-        # What is answered or not is what a reader looks for.
+        # A reader looks for these two, so they must be shown where they are answered.
         yield from (f"{path}/{name}" for name in ("entry", "faults") if name in answered and name not in shown)
     elif isinstance(shown, list) and isinstance(answered, list) and len(shown) == len(answered):
         for place, (one, other) in enumerate(zip(shown, answered, strict=True)):

@@ -1,7 +1,7 @@
 """Pictures of every mail or page, for somebody to look at: `make mails`, `make pages`.
 
-In the light, in the dark, and on a narrow screen, also in a language from right to left that nobody speaks; each is one
-sheet of many, in frames that follow its colours, so that Chromium starts nine times and not hundreds.
+In the light, in the dark, and on a narrow screen, also in a made-up language from right to left; each picture shows a
+sheet of many frames that follow its colours, so that Chromium starts nine times and not hundreds.
 """
 
 import argparse
@@ -35,14 +35,14 @@ addEventListener("load", () => {{
 }});
 </script>"""
 _RIGHT_TO_LEFT = "he"
-# Of those that differ in a sentence.
+# These differ from their neighbours in a sentence, and stand for them.
 _SEVERAL = ("email_retry_prompt", "failed")
 _ENOUGH = ("abandoned", "selfie_face_mismatch", "phone_unverified_other-bare", "consent_declined", "redirect")
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One way to look at them."""
+    """One way to look at the mails or pages."""
 
     name: str
     scheme: str
@@ -55,7 +55,7 @@ WRITERS = {"mails": ("var/mails", mails.write_samples), "pages": ("var/every-pag
 
 
 def main() -> int:
-    """0 also where there is no Chromium, which is said."""
+    """Returns 0 even without a Chromium, which it then says."""
     place, write = WRITERS[sys.argv[1]]
     folder = Path(place)
     os.environ |= {name: text for name, text in _VARIABLES.items() if name not in os.environ}

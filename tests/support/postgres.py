@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FOLDERS = ("tests/integration", "tests/property")
-# These use no database, the embedded one whatever is set, or one for what none does otherwise than another.
+# These use no database, or always the embedded one, or do the same on each.
 ELSEWHERE = (
     "tests/integration/test_broker.py",
     "tests/integration/test_calls.py",
@@ -36,17 +36,17 @@ ELSEWHERE = (
     "tests/property/test_mutations.py",
     "tests/property/test_orders.py",
 )
-AT_ONCE = ("-n", "4", "--dist", "worksteal")  # they wait as much as they work; each has a database of its own
-# Nothing here outlives the run.
+AT_ONCE = ("-n", "4", "--dist", "worksteal")  # tests wait as much as they work; each has a database of its own
+# No data here outlives the run.
 FAST = "-c listen_addresses='' -c fsync=off -c full_page_writes=off -c max_connections=200"
 
 
 def main(arguments: list[str]) -> int:
-    """pytest's exit code; 2 where there is no PostgreSQL to run on."""
+    """Returns pytest's exit code; 2 if there is no PostgreSQL."""
     folders = [folder for folder in FOLDERS if Path(folder).is_dir()]
     with _server() as url:
         chosen = arguments or [*folders, *(f"--ignore={path}" for path in ELSEWHERE), *AT_ONCE]
-        # Those that start processes are a suite of their own, unless a file of them is named.
+        # Tests that start processes are a suite of their own, unless a file of them is named.
         which = "not e2e and not browser" if arguments else "not e2e and not browser and not processes"
         command = [sys.executable, "-m", "pytest", "-m", which, *chosen]
         return subprocess.call(command, env={**os.environ, "DATABASE_URL": url})
@@ -64,7 +64,7 @@ def _server() -> Iterator[str]:
 
 @contextmanager
 def cluster(options: str) -> Iterator[str]:
-    """A server of its own on a unix socket, until the block ends; the URL of its superuser."""
+    """Starts a server of its own on a unix socket, until the block ends; the URL of its superuser."""
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:  # short: a unix socket's path is limited
         _give_away(folder)
         control = [*_as_postgres(), str(_binary("pg_ctl")), "--pgdata", f"{folder}/data", "--silent"]
@@ -82,7 +82,7 @@ def _call(command: list[str]) -> None:
 
 
 def _binary(name: str) -> Path:
-    # The newest version's own first: what Debian puts on PATH is a wrapper.
+    # The newest version first, and by its path: Debian's PATH has a wrapper instead.
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
     on_path = shutil.which(name)
     if not found and not on_path:
@@ -91,7 +91,7 @@ def _binary(name: str) -> Path:
 
 
 def _as_postgres() -> list[str]:
-    """PostgreSQL refuses to run as root."""
+    """The words that run a command as the user postgres: PostgreSQL refuses to run as root."""
     return ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
 
 

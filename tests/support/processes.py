@@ -19,14 +19,14 @@ from tests.support.waiting import PATIENCE, wait_until
 from worker.run.broker import RedisServer, start_redis
 
 ROOT = Path(__file__).parents[2]
-# In the command of a worker or a clock; Celery writes another one over ours where setproctitle is installed.
+# Parts of the command of a worker or a clock; where setproctitle is installed, Celery writes another one over ours.
 A_WORKER, A_CLOCK = r"-m worker\.app|celeryd", r"-m worker\.clock|celery beat"
-# The last is what a clock of the version before says.
+# The last is the word of a clock of the version before.
 _READY = {"web": ("startup complete.",), "worker": ("ready.",), "clock": ("clock.started", "beat: Starting")}
 
 
 class Service:
-    """Its folder, its settings and its processes."""
+    """A folder, its settings and its processes."""
 
     def __init__(
         self, folder: Path, database_url: str, redis: RedisServer, *, code: Path | str = ROOT, **variables: str
@@ -50,11 +50,11 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Where Stripe delivers to."""
+        """The URL that Stripe delivers to."""
         return f"http://127.0.0.1:{self.port}/webhooks/stripe"
 
     def set(self, **variables: str) -> None:
-        """For what is started from now on."""
+        """Sets variables for the processes that are started from now on."""
         self._variables |= variables
 
     def start(self, *names: str, concurrency: int = 8) -> None:
@@ -71,7 +71,7 @@ class Service:
         self._processes[name] = self._spawn(line, name)
 
     def kill(self, name: str) -> None:
-        """As when the machine is switched off."""
+        """Kills a process, as when its machine is switched off."""
         process = self._processes.pop(name)
         process.kill()
         process.wait()
@@ -81,11 +81,11 @@ class Service:
         return self._processes.pop(name)
 
     def pid(self, name: str) -> int:
-        """Of a process that runs."""
+        """The process id of a process that runs."""
         return self._processes[name].pid
 
     def stop(self) -> None:
-        """Politely."""
+        """Stops all processes politely."""
         for process in self._processes.values():
             process.terminate()
         for name, process in self._processes.items():
@@ -93,7 +93,7 @@ class Service:
         self._processes.clear()
 
     def run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        """One of the operator's commands, to its end; where it is the code of today, forked."""
+        """Runs one of the operator's commands to its end; with the code of today, it is forked."""
         command = [sys.executable, "-m", "worker", *arguments]
         if self._code == ROOT:
             said = run_command(arguments, self._environment(), given)
@@ -110,23 +110,23 @@ class Service:
         )
 
     def deliver(self, payload: dict[str, Any], secret: str = shapes.SECRET) -> str:
-        """Delivers one event as Stripe does; its outcome."""
+        """Delivers one event as Stripe does; returns its outcome."""
         body = shapes.as_body(payload)
         request = urllib.request.Request(self.url, body, {"Stripe-Signature": shapes.signature(body, secret)})
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return str(json.load(answer)["outcome"])
 
     def log(self, name: str) -> str:
-        """What a process has said so far."""
+        """The log of a process so far."""
         path = self.folder / f"{name}.log"
         return path.read_text() if path.exists() else ""
 
     def logs(self) -> str:
-        """What all have said."""
+        """The logs of all processes."""
         return "\n".join(self.log(name) for name in self.commands)
 
     def mails(self) -> list[Path]:
-        """The mails written."""
+        """The mail files that were written."""
         return sorted((self.folder / "mail").glob("*.eml"))
 
     def _spawn(self, line: str, name: str) -> subprocess.Popen[bytes]:

@@ -1,4 +1,4 @@
-"""A language that nobody speaks: every sentence of the catalogue between marks, in letters with accents."""
+"""A made-up language: every sentence of the catalogue between marks, in letters with accents."""
 
 import re
 from collections.abc import Callable
@@ -15,13 +15,13 @@ _HEBREW = str.maketrans("abcdefghijklmnopqrstuvwxyz", "אבגדהוזחטיכל�
 
 
 def pseudo(sentence: str) -> str:
-    """One sentence in it; its placeholders stay."""
+    """A sentence in this language; its placeholders stay."""
     parts = re.split(r"(%\(\w+\)[sd])", sentence)
     return OPENS + "".join(part if part.startswith("%(") else part.translate(_ACCENTED) for part in parts) + CLOSES
 
 
 def mirrored(sentence: str) -> str:
-    """One sentence in letters that are read from right to left, for who looks at where its marks come to stand."""
+    """A sentence in letters that are read from right to left, to show where its marks come to stand."""
     parts = re.split(r"(%\(\w+\)[sd])", sentence)
     return "".join(part if part.startswith("%(") else part.lower().translate(_HEBREW) for part in parts)
 
@@ -37,7 +37,7 @@ def write_words(folder: Path, language: str, catalog: Catalog | None = None) -> 
 
 
 def pseudo_catalog(language: str, say: Callable[[str], str] = pseudo) -> Catalog:
-    """All its words."""
+    """All sentences of the catalogue in this language."""
     catalog = Catalog(locale=language.replace("-", "_"))
     for sentence in sentences():
         if isinstance(sentence, str):

@@ -1,4 +1,4 @@
-"""Redis servers as others run them: with passwords, by TLS, as a pair under a Sentinel, in cluster mode."""
+"""Redis servers like those of other hosts: with passwords, by TLS, as a pair under a Sentinel, in cluster mode."""
 
 import contextlib
 import select
@@ -30,14 +30,14 @@ class OtherRedis:
     options: dict[str, str]
     port: int = field(default_factory=free_port)
     host: str = "127.0.0.1"
-    on: Sequence[str] = ()  # what begins its command, for another machine
+    on: Sequence[str] = ()  # the beginning of its command, for another machine
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts it, and waits until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "redis.conf"
-        if not config.exists():  # a Sentinel and a server that it changes write theirs anew
+        if not config.exists():  # a Sentinel and the servers that it changes rewrite theirs
             plain = {"port": str(self.port), "bind": self.host, "dir": str(self.folder), "save": '""'}
             config.write_text("".join(f"{name} {value}\n" for name, value in (plain | self.options).items()))
         command = [*self.on, str(redis_binary()), str(config), *(["--sentinel"] if "sentinel" in self.options else [])]
@@ -46,12 +46,12 @@ class OtherRedis:
         wait_until(self._answers, lambda: (self.folder / "redis.log").read_text())
 
     def client(self) -> redis.Redis:
-        """Logged in."""
+        """A client that is logged in."""
         password = (self.options.get("requirepass") or "").strip('"') or None
         return redis.Redis(self.host, self.port, password=password, decode_responses=True, socket_timeout=5)
 
     def stop(self) -> None:
-        """As when the machine is switched off."""
+        """Kills the server, as when its machine is switched off."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -78,7 +78,7 @@ def other_redis(folder: Path, **options: str) -> Iterator[OtherRedis]:
 
 @contextlib.contextmanager
 def tls_before(port: int, certificate: Path, key: Path) -> Iterator[int]:
-    """A port that speaks TLS alone, before one that need not know any: not every Redis is built with it."""
+    """A port that speaks TLS alone, in front of a server without TLS: not every Redis is built with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
 

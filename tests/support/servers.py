@@ -1,4 +1,4 @@
-"""Servers that tests talk to or are talked to by: our receiver, a Stripe that answers retrieves, a mail server."""
+"""Servers that the tests or the service talk to: our receiver, a Stripe that answers retrieves, a mail server."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ class FakeStripe:
         self.url = ""
 
     def answer(self, session_id: str) -> tuple[int, dict[str, Any]]:
-        """Status and body."""
+        """The status and the body of its answer."""
         self.asked.append(session_id)
         if self.fail_with or session_id in self.failing:
             return self.fail_with or 500, {
@@ -73,7 +73,7 @@ def fake_stripe() -> Iterator[FakeStripe]:
 
 @contextmanager
 def running_receiver() -> Iterator[int]:
-    """Our application under uvicorn, set up as receiver/__main__.py does; its port."""
+    """Runs our application under uvicorn, set up as receiver/__main__.py does; its port."""
     config = uvicorn.Config("receiver.app:app", port=0, **OPTIONS)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -88,20 +88,20 @@ def running_receiver() -> Iterator[int]:
 
 
 class Mailbox:
-    """A mail server's behaviour: what it answers at each step, and what it took."""
+    """A mail server's behaviour: its answer at each step, and the mails that it took."""
 
     def __init__(self) -> None:
         self.mails: list[Envelope] = []
         self.sender_answer = "250 OK"
         self.recipients: list[str] = []
         self.recipient_answer = "250 OK"
-        self.recipient_answers: dict[str, str] = {}  # of some
+        self.recipient_answers: dict[str, str] = {}  # answers to some recipients alone
         self.mail_answer = "250 OK"
         self.hangs = False
         self.hanging = 0
         self.at_recipient: Callable[[], object] = lambda: None  # in a thread, before the answer
         self.mail_delay = 0.0  # seconds between a mail and its answer
-        self.peers: list[Any] = []  # of the mails: those of one connection are the same
+        self.peers: list[Any] = []  # one for each mail: mails of one connection have the same
         self.quits = 0
 
     async def handle_MAIL(  # noqa: N802  # aiosmtpd's name
@@ -145,7 +145,7 @@ class Mailbox:
 
 @contextmanager
 def mail_server(mailbox: Mailbox, ssl: SSLContext | None = None, port: int = 0, **options: Any) -> Iterator[int]:
-    """A real SMTP server, over TLS from the start if it gets a context for that; its port."""
+    """Runs a real SMTP server, over TLS from the start if it gets a context for that; its port."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -167,7 +167,7 @@ def mail_server(mailbox: Mailbox, ssl: SSLContext | None = None, port: int = 0, 
         await asyncio.gather(*others, return_exceptions=True)
         for one in conversations:
             if isinstance(one.transport, asyncio.Transport):
-                with suppress(AttributeError):  # of Python 3.11, where TLS has ended
+                with suppress(AttributeError):  # Python 3.11 raises it for a connection whose TLS has ended
                     one.transport.abort()  # a client may be about to use it again
         await loop.shutdown_asyncgens()
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 from config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120.0  # seconds; a few on a machine that has nothing else to do
+PATIENCE = 120.0  # seconds; a few are enough on an idle machine
 
 Row = dict[str, Any]
 
@@ -51,7 +51,7 @@ class Service:
         return self
 
     def command(self, *arguments: str) -> str:
-        """What `python -m worker …` prints, with this service's settings."""
+        """The output of `python -m worker …`, run with this service's settings."""
         command = [sys.executable, "-m", "worker", *arguments]
         ran = subprocess.run(
             command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -60,7 +60,7 @@ class Service:
         return ran.stdout
 
     def stop(self) -> None:
-        """Ctrl-C, and everything ends."""
+        """Ends all processes with Ctrl-C."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
@@ -76,7 +76,7 @@ class Service:
         self.stop()
 
     def wait_until(self, holds: Callable[[], object]) -> None:
-        """Raises AssertionError with the end of the log when it ends before, or takes too long."""
+        """Raises AssertionError with the end of the log if the service ends before, or if it takes too long."""
         deadline = time.monotonic() + PATIENCE
         while not holds():
             assert self.process.poll() is None, f"the service ended: {self.text()[-5000:]}"
@@ -84,7 +84,7 @@ class Service:
             time.sleep(0.05)
 
     def is_quiet(self) -> bool:
-        """Nothing received waits to be processed, and nothing owed to be done."""
+        """Whether no event waits to be processed, and no action to be performed."""
         waiting = self.rows("SELECT 1 FROM inbox_event WHERE status = 'received' LIMIT 1")
         return not waiting and not self.rows("SELECT 1 FROM outbox_action WHERE status = 'pending' LIMIT 1")
 
@@ -92,7 +92,7 @@ class Service:
         return self.log.read_text(errors="replace")
 
     def rows(self, query: str, *values: str) -> list[Row]:
-        """Of any table, as a stranger would read them."""
+        """The rows of a query, read from outside."""
         with closing(sqlite3.connect(self.folder / "var" / "identity.db", timeout=30)) as database:
             database.row_factory = sqlite3.Row
             return [dict(row) for row in database.execute(query, values)]
@@ -102,20 +102,20 @@ class Service:
         return found[0] if found else None
 
     def actions(self, session_id: str) -> list[str]:
-        """`name status`, and the reason where there is one; by name, then in the order they became owed."""
+        """Each action as `name status`, and the reason if there is one; by name, then in the order they became owed."""
         query = "SELECT * FROM outbox_action WHERE session_id = ? ORDER BY name, id"
         rows = self.rows(query, session_id)
         return [f"{row['name']} {row['status']}" + (f": {row['reason']}" if row["reason"] else "") for row in rows]
 
     def mails(self, to: str | None = None) -> list[Mail]:
-        """In the order they were written."""
+        """The mails in the order in which they were written."""
         files = sorted((self.folder / "var" / "mail").glob("*.eml"), key=lambda path: path.stat().st_mtime_ns)
         mails = [_mail(path) for path in files]
         return [mail for mail in mails if to in (None, mail.to)]
 
 
 def without_settings() -> dict[str, str]:
-    """This process's environment without any of the service's settings, which would point it elsewhere."""
+    """This process's environment without the service's settings, which would point it elsewhere."""
     ours = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in ours}
 
@@ -127,7 +127,7 @@ def free_port() -> int:
 
 
 def answers(url: str) -> bool:
-    """Whether a GET gets its 200."""
+    """Whether a GET is answered with 200."""
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return bool(answer.status == 200)

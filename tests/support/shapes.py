@@ -53,7 +53,7 @@ def as_body(payload: Any) -> bytes:
 
 
 def signature(body: bytes, secret: str = SECRET, at: float | None = None) -> str:
-    """The Stripe-Signature header of a body, made as Stripe documents it and not by the SDK that verifies it."""
+    """The Stripe-Signature header of a body, made from Stripe's documentation and not by the SDK that verifies it."""
     return signing.header(body, [secret], int(time.time() if at is None else at), livemode=True)
 
 

@@ -6,7 +6,7 @@ from jinja2 import Environment
 
 from handlers.catalogue import mails, pages, words
 
-# What a process remembers of the catalogue with its settings.
+# The caches of the catalogue that hold settings.
 REMEMBERED = (
     *(mails.environment, mails.speaking, mails.names_in, mails._named, mails._written),
     *(pages._refusal, words.words_of),
@@ -16,7 +16,7 @@ _codes: dict[tuple[object, ...], CodeType] = {}
 
 
 def compiled_once(made: Environment, source: str, name: str | None, filename: str | None) -> CodeType:
-    """What Jinja makes of a template; its environments differ in nothing else that the code knows of."""
+    """The code that Jinja makes of a template; no other difference between environments reaches the code."""
     key = (source, name, filename, made.autoescape)
     if key not in _codes:
         _codes[key] = _compile(made, source, name, filename)

@@ -1,9 +1,9 @@
-"""Waiting on a condition, never for a time."""
+"""Waits for a condition, never for a time."""
 
 import time
 from collections.abc import Callable
 
-PATIENCE = 60.0  # seconds; far longer than anything here takes on a busy machine
+PATIENCE = 60.0  # seconds; far longer than anything in a test takes on a busy machine
 
 
 def wait_until(
@@ -12,7 +12,7 @@ def wait_until(
     *,
     patience: float = PATIENCE,
 ) -> None:
-    """Returns once the condition holds; fails with what there is to say about it."""
+    """Returns once the condition holds; else fails with the sentence of `what`."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:

@@ -1,8 +1,8 @@
 """The way of one event: `make way` prints the files and functions of ours that one `verified` passes, in order.
 
-One process does all of it, from the POST to the mail, on SQLite and an embedded Redis; what Python calls is recorded by
-the interpreter's own profiler. An event before it has opened and compiled what is opened and compiled once. Of some
-events the shortest way counts: a busy machine only adds to it.
+One process does all of it, from the POST to the mail, on SQLite and an embedded Redis; the interpreter's own profiler
+records Python's calls. An earlier event has opened connections and compiled statements. Of some events, the shortest
+way counts: a busy machine only adds calls.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ from worker.run.broker import start_redis
 ROOT = Path(__file__).parents[2]
 _OURS = tuple(f"{ROOT}/{package}/" for package in ("config", "handlers", "receiver", "worker"))
 _INNER = ("comp>", "expr>")
-MOST_FILES, MOST_FUNCTIONS, MOST_CHANGES = 18, 95, 65  # beyond that nobody follows it
+MOST_FILES, MOST_FUNCTIONS, MOST_CHANGES = 18, 95, 65  # nobody follows a longer way
 _EVENTS = 3
 
 
 @dataclass
 class Way:
-    """Every call of a function of ours, in the order of the calls, whichever thread made them."""
+    """Every call of a function of ours, in the order of the calls, of all threads."""
 
     calls: list[tuple[str, str]] = field(default_factory=list)  # file, function
 
@@ -55,7 +55,7 @@ class Way:
 
     @property
     def changes(self) -> int:
-        """How often one call is of another file than the one before."""
+        """The number of calls that are of another file than the call before."""
         return sum(one[0] != other[0] for one, other in zip(self.calls, self.calls[1:], strict=False))
 
 
@@ -68,19 +68,19 @@ class _Recorder:
         sys.setprofile(self._note)
 
     def end(self) -> None:
-        """Nothing is noted any more."""
+        """Ends the recording."""
         threading.setprofile(None)
         sys.setprofile(None)
 
     def _note(self, frame: FrameType, event: str, _: object) -> None:
         file, name = frame.f_code.co_filename, frame.f_code.co_qualname
-        # A comprehension is no function that anybody goes to; a template is none of ours in Python.
+        # Nobody goes to a comprehension, nor to the code that Jinja makes of a template.
         if self.way and event == "call" and file.startswith(_OURS) and file.endswith(".py") and name[-5:] not in _INNER:
             self.way.calls.append((file.removeprefix(f"{ROOT}/"), name))
 
 
 def walk() -> Way:
-    """Posts one event, works off what it publishes, and returns the way it went."""
+    """Posts one event, works off the messages that it publishes, and returns its way."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"VAR_DIR": folder, "STRIPE_WEBHOOK_SECRET": shapes.SECRET, "LOG_LEVEL": "error"}
         os.environ |= {"EMAIL_LOOKUP": "tests.support.lookups:everybody"}
@@ -100,7 +100,7 @@ async def _deliver(folder: Path, recorder: _Recorder) -> list[Way]:
     ways = [Way() for _ in range(_EVENTS)]
     async with app.router.lifespan_context(app):
         await _one_event("vs_before", folder)
-        for queue in broker._waiting.values():  # looked at once a second, by whoever comes next: no event's way
+        for queue in broker._waiting.values():  # an ordinary event does not pass this look, once a second
             queue._counted_at = time.monotonic() + PATIENCE
         for number, recorder.way in enumerate(ways):
             await _one_event(f"vs_{number}", folder)
@@ -126,7 +126,7 @@ async def _one_event(session_id: str, folder: Path) -> None:
 
 
 def _is_done(folder: Path, session_id: str) -> bool:
-    """Its threads have written down that its mail is done."""
+    """Whether the worker's threads have written that the mail is done."""
     with closing(sqlite3.connect(folder / "identity.db")) as database:
         query = "SELECT 1 FROM outbox_action WHERE session_id = ? AND status = 'done'"
         return database.execute(query, [session_id]).fetchone() is not None
@@ -134,17 +134,17 @@ def _is_done(folder: Path, session_id: str) -> bool:
 
 @cache
 def _connected() -> Any:
-    """As a worker, which connects before it takes anything."""
+    """A connection to the broker, made before the first event, as a worker's."""
     return broker.connected()
 
 
 def _work_off(queue: str) -> None:
-    """What a worker does with the next message, when it comes; where the broker was too slow, after a sweep."""
+    """Performs the next message, as a worker does; if the broker was too slow, a sweep publishes it again."""
     deadline = time.monotonic() + PATIENCE
     channel = _connected().default_channel
     while (message := channel.basic_get(queue)) is None:
         assert time.monotonic() < deadline, f"nothing was published to {queue}"
-        if broker._outage.reason:  # asked by no function: the recorder would take it for the event's
+        if broker._outage.reason:  # read without a call: the recorder would note it for the event
             time.sleep(SILENT_SECONDS)
             celery_app.tasks["sweep"]()
         time.sleep(0.01)
@@ -153,7 +153,7 @@ def _work_off(queue: str) -> None:
 
 
 def main() -> int:
-    """Prints the way; 1 when it is longer than it may be."""
+    """Prints the way; returns 1 if it is too long."""
     way = walk()
     for file in way.files:
         functions = ", ".join(name for other, name in way.functions if other == file)

@@ -1,4 +1,4 @@
-"""A server that says whatever a test wants, byte by byte, and counts who asked."""
+"""A server that sends any bytes that a test wants, and keeps the requests."""
 
 import socket
 import threading
@@ -11,7 +11,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 @dataclass
 class Wire:
-    """What is said to each request, in pieces with `pause` seconds between two."""
+    """The answer to each request, in pieces with `pause` seconds between two."""
 
     says: Callable[[bytes], Iterator[bytes]] = lambda _: iter([OK + b"Content-Length: 2\r\n\r\n{}"])
     pause: float = 0.0

@@ -1,4 +1,4 @@
-"""For Python on a host of faketime's, whose library refuses the call that time.sleep makes."""
+"""For Python under faketime, whose library refuses the system call of time.sleep."""
 
 import threading
 import time
