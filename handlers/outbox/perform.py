@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
 from math import inf
@@ -41,7 +41,14 @@ from handlers.queue.claims import (
     unless_used_up,
     write_down,
 )
-from handlers.queue.failures import AwayError, NotNowError, UnknownOutcomeError, describe, stopping
+from handlers.queue.failures import (
+    AwayError,
+    NotItsTurnError,
+    NotNowError,
+    UnknownOutcomeError,
+    describe,
+    stopping,
+)
 from handlers.record.decide import AT_LIMIT, SUPERSEDED, owed_still, why_not_owed
 from handlers.tables.models import (
     ActionStatus,
@@ -401,7 +408,7 @@ def _do(action: OutboxAction, looks: dict[int, _Look], catch_up: Callable[[str],
         if not look.is_behind or kind.survives_superseding:
             break
         if has_caught_up:
-            raise NotNowError("an event of its session waits its turn")
+            raise NotItsTurnError("an event of its session waits its turn")
         catch_up(action.session_id)
     # rule: what is paused meanwhile is not begun
     if not look.goes_on:
@@ -410,7 +417,7 @@ def _do(action: OutboxAction, looks: dict[int, _Look], catch_up: Callable[[str],
         turns.unless_lower_is_pending(action)
     # rule: a person gets one mail at a time; else nobody knew which was the last
     if look.is_under_way and kind.tells_the_person:
-        raise NotNowError("another mail to this person is under way")
+        raise NotItsTurnError("another mail to this person is under way")
     return REGISTRY[action.name](action, look.record), look
 
 
@@ -543,7 +550,7 @@ class _Lane:
         self._threads.shutdown(cancel_futures=True)
 
     def _work(self) -> None:
-        first, spent, ended = _Waiting("", False, true_now(), {}), 0.0, 0.0
+        first, spent, ended = _Waiting("", False, datetime.max.replace(tzinfo=UTC), {}), 0.0, 0.0
         with self._lock:
             if self._at_work >= self._most:  # it was asked for more than once
                 return

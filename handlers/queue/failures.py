@@ -12,6 +12,7 @@ from config.settings import SettingsError, settings
 # Longer than any event or action may take, and so how long a dead worker's work waits.
 LEASE = timedelta(seconds=60)
 _BACKOFF_BASE_SECONDS = 2.0
+_TURN = 2  # as after so many attempts: up to four seconds
 
 _CERTIFICATES = {9: "is not valid yet", 10: "has expired", 62: "is of another host", 64: "is of another host"}
 _UNREACHED: tuple[tuple[type[BaseException], str], ...] = (
@@ -38,6 +39,10 @@ class NotNowError(Exception):
     def __init__(self, message: str, again_after: float = 0.0) -> None:
         super().__init__(message)
         self.again_after = again_after  # seconds, on top of the backoff
+
+
+class NotItsTurnError(NotNowError):
+    """Something of ours comes first, and is under way: it is over soon, however often this was tried before."""
 
 
 class AwayError(NotNowError):
@@ -78,7 +83,9 @@ def backoff(attempts: int) -> timedelta:
 
 def delay(attempts: int, error: Exception) -> timedelta:
     """How long a row waits after 1 or more attempts: the backoff, once the time is over that was asked for."""
-    return backoff(attempts) + timedelta(seconds=getattr(error, "again_after", 0.0))
+    # rule: what waits its turn waits no longer for having waited before
+    doublings = min(attempts, _TURN) if isinstance(error, NotItsTurnError) else attempts
+    return backoff(doublings) + timedelta(seconds=getattr(error, "again_after", 0.0))
 
 
 def describe(error: BaseException) -> str:

@@ -236,6 +236,10 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "what ends its process is buried at last": (never, (*POISON, *OUTBOX, *INBOX)),
     "what was tried often enough is buried": (becomes("{values[0]}"), (*OUTBOX, *INBOX)),
     "what the database, Stripe or the network spoils is no try": (always, (*THIN, *CALLBACK)),
+    "what waits its turn waits no longer for having waited before": (
+        becomes("attempts"),
+        ("tests/unit/test_failures.py",),
+    ),
     "what is put back waits": (becomes("-{}"), FAULTS),
     "the database is waited for to write down what a try came to": (becomes("True"), FAULTS),
     # handlers/outbox and what it leans on

@@ -2,7 +2,15 @@
 
 import pytest
 
-from handlers.queue.failures import NotNowError, PermanentError, RefusedError, backoff, describe
+from handlers.queue.failures import (
+    NotItsTurnError,
+    NotNowError,
+    PermanentError,
+    RefusedError,
+    backoff,
+    delay,
+    describe,
+)
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5, 31, 10_000])
@@ -16,6 +24,11 @@ def test_a_delay_is_positive_and_never_above_the_cap(attempts: int, environment:
 def test_later_tries_wait_longer_on_average() -> None:
     first, fifth = (sum(backoff(n).total_seconds() for _ in range(300)) for n in (1, 5))
     assert fifth > 4 * first
+
+
+def test_what_waits_its_turn_waits_no_longer_for_having_waited_before() -> None:
+    assert max(delay(30, NotItsTurnError("another")).total_seconds() for _ in range(100)) < 5
+    assert max(delay(30, NotNowError("away")).total_seconds() for _ in range(100)) > 5
 
 
 @pytest.mark.parametrize("kind", [PermanentError, NotNowError, RefusedError])
