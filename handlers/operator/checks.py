@@ -118,6 +118,8 @@ def _links() -> Iterator[tuple[str, str]]:
     yield "OK", f"they lead to {settings().base_url}, signed with {signed}"
     if not settings().public_url:
         yield "WARN", "no PUBLIC_URL: links lead to this machine, and nobody else can open them"
+    if settings().livemode and not settings().alternative_url:
+        yield "WARN", "no ALTERNATIVE_URL: a person who declines biometrics is shown no other way, as many laws ask"
 
 
 def _stripe() -> Iterator[tuple[str, str]]:

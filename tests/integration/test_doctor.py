@@ -104,6 +104,15 @@ def test_the_doctor_is_content_with_a_good_set_up(simulator: Simulator, environm
         ({"LINK_KEYS": "n" * 32, "PUBLIC_URL": "http://hooks.example.com"}, {"FAIL"}),
         ({"LINK_KEYS": "n" * 32, "STRIPE_API_KEY": ""}, {"FAIL"}),
         ({"LINK_KEYS": "n" * 32, "STRIPE_API_KEY": "sk_live_made_up_for_tests", "PUBLIC_URL": ""}, {"FAIL"}),
+        ({"LINK_KEYS": "n" * 32, "STRIPE_API_KEY": "sk_live_made_up_for_tests"}, {"OK", "WARN"}),
+        (
+            {
+                "LINK_KEYS": "n" * 32,
+                "STRIPE_API_KEY": "sk_live_made_up_for_tests",
+                "ALTERNATIVE_URL": "https://example.com/by-hand",
+            },
+            {"OK"},
+        ),
     ],
 )
 @pytest.mark.usefixtures("simulator")
