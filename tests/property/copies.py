@@ -18,12 +18,12 @@ SOURCE = ("config", "handlers", "receiver", "worker")
 _COPIED = (*SOURCE, "tests", "pyproject.toml")
 LATE = "(none ended in time)"
 NOT_RUN = "(its tests could not be run)"
-_LONGEST = 300.0  # seconds for the tests of one fault: three times what the slowest of them needs
+_LONGEST = 300.0  # seconds for the tests of one fault: three times those of the slowest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """One file in which something is broken, and the tests that should notice."""
+    """One broken file, and the tests that should notice."""
 
     name: str
     path: str
@@ -33,7 +33,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one fault."""
+    """The test that has noticed one fault, or None."""
 
     fault: Fault
     caught_by: str | None
@@ -41,7 +41,7 @@ class Result:
 
 
 def tried(faults: Sequence[Fault], workers: int) -> Iterator[Result]:
-    """Each fault in a copy of its own, as many at a time as there are workers, in their order."""
+    """Tries each fault in a copy of its own, as many at a time as there are workers; the results keep the order."""
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, ThreadPoolExecutor(workers) as pool:
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(workers):
@@ -50,7 +50,7 @@ def tried(faults: Sequence[Fault], workers: int) -> Iterator[Result]:
 
 
 def first_failure(folder: Path, tests: Sequence[str]) -> str | None:
-    """The test that notices; None where all pass."""
+    """The test that notices; None if all pass."""
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *dict.fromkeys(tests)]
     not_its = ("DATABASE_URL", "PROOF_FIGURES", "PYTEST_ADDOPTS")
     environment = {name: value for name, value in os.environ.items() if name not in not_its}

@@ -1,4 +1,4 @@
-"""Every life cycle a verification session can have at Stripe, up to a number of events."""
+"""Every life cycle that a verification session can have at Stripe, up to a number of events."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from handlers.record.events import SessionState, VerificationEvent
 
 START = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
-# What may follow what (docs.stripe.com/identity/how-sessions-work; overrides: docs.stripe.com/identity/review-tools).
+# The steps after each (docs.stripe.com/identity/how-sessions-work; overrides: docs.stripe.com/identity/review-tools).
 # `failed` names a report, `left` and `abandoned` do not; `unverified` and `approved` are a reviewer's overrides.
 _NEXT = {
     "": ("created",),
@@ -54,7 +54,7 @@ class LifeCycle:
 
 
 def life_cycles(most: int, *, same_second: bool = False, redacted: bool = True) -> Iterator[LifeCycle]:
-    """All of up to `most` events, a second apart or all within one; where there is room, each also redacted at last."""
+    """All of up to `most` events, a second apart or within one; each with room for one more also ends redacted."""
     for steps in _walks(("created",), most):
         yield _life_cycle(steps, same_second)
         if redacted and len(steps) < most and steps[-1] != "processing":
@@ -72,7 +72,7 @@ def as_twin(event: VerificationEvent) -> VerificationEvent:
 
 
 def wiped(event: VerificationEvent) -> VerificationEvent:
-    """The same after a redaction has begun to wipe it: nothing personal, and no mark that says whose it is."""
+    """The same after a redaction has begun to wipe it: nothing personal, and no mark that the session is ours."""
     if event.kind == "redacted" or event.state is None:
         return replace(event, state=None, is_ours=None)
     state = replace(event.state, error_reason=None, client_reference_id=None, user_id=None, redaction="processing")

@@ -1,7 +1,7 @@
-"""The rules that the source marks with `# rule: name; reason`, and the ways in which one is broken.
+"""The rules that the source marks with `# rule: name; reason`, and the ways to break one.
 
-A marker at the end of a line marks what begins on that line, or else the statement that ends there; a marker on a line
-of its own marks what begins on the next line of code. What is marked is broken in the syntax tree, so that neither
+A marker at the end of a line marks the code that begins on that line, or else the statement that ends there; a marker
+on a line of its own marks the code that begins on the next line. It is broken in the syntax tree, so that neither
 layout nor the names around it matter.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Breaks the marked node of a module in place; raises OutdatedError where there is nothing to break in this way.
+# Breaks the marked node of a module in place; raises OutdatedError if the node cannot be broken in this way.
 Break = Callable[[ast.Module, ast.AST], None]
 
 _MARKER = re.compile(r"# rule: ([^;]+)(?:; .+)?")
@@ -22,7 +22,7 @@ _PASSED = (tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT)
 
 
 class OutdatedError(Exception):
-    """A rule and the way in which it is broken do not fit together any more: the other must follow."""
+    """A rule and the way to break it do not fit together any more: one must follow the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def without(what: str | int) -> Break:
 
 
 def becomes(template: str, of: str = "") -> Break:
-    """Puts another expression into the place of its value, or of what is given for a keyword in it.
+    """Puts another expression into the place of its value, or of the value of a keyword in it.
 
     In the template `{}` is the old expression, and `{name}` a part of it, by the name of its field in the syntax tree.
     """

@@ -1,4 +1,4 @@
-"""What must come of a session's events, said independently of the code that decides it."""
+"""The truth about a session's events, written independently of the code that decides it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from tests.property.lifecycles import LifeCycle
 
 PERSONAL = "c4nary"  # planted in everything that is about a person
 
-# What a state owes: the row of its kind, or of its error code.
+# The actions that a state owes: the row of its kind, or of its error code.
 _OWES = {
     "created": (),
     "processing": (),
@@ -24,7 +24,7 @@ _OWES = {
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """How a session ends, and every key that is ever owed for it but notify_app's."""
+    """The end of a session, and every key that is ever owed for it but notify_app's."""
 
     status: str
     error_code: str | None
@@ -36,12 +36,12 @@ class Truth:
 
     @property
     def cause(self) -> str:
-        """The cause of what is owed because of the end."""
+        """The cause of the actions that the end owes."""
         return _cause(self.status, self.error_code, self.report_id)
 
 
 def truth(events: Sequence[VerificationEvent], limit: int) -> Truth:
-    """From one event for each change, in the order in which they were made."""
+    """The truth, from one event for each change, in the order in which they were made."""
     states = [(event.kind, event.state) for event in events if event.kind != "redacted" and event.state]
     last = states[-1][1]
     reports = frozenset(state.report_id for _, state in states if state.report_id)
@@ -65,14 +65,14 @@ def truth(events: Sequence[VerificationEvent], limit: int) -> Truth:
 
 
 def mail_of(status: str, error_code: str | None, report_id: str | None) -> str | None:
-    """The cause of the mail that such a record owes its person; None where it owes none."""
+    """The cause of the mail that such a record owes its person; None if it owes none."""
     kind = "created" if status == "requires_input" and not error_code else status
     is_owed = any(name.startswith("email_") for name in _OWES[error_code or kind])
     return _cause(status, error_code, report_id) if is_owed else None
 
 
 def told_of(session_id: str, life_cycle: LifeCycle) -> list[VerificationEvent]:
-    """A life cycle's events as they are told of a session, with personal values that are found again."""
+    """A life cycle's events, told of this session, with personal values that a search finds again."""
     return [_told(session_id, event) for event in life_cycle.events]
 
 

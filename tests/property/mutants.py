@@ -1,7 +1,7 @@
 """Breaks the core at random and shows that a test notices: `python -m tests.property.mutants --count 24 --seed 7`.
 
-mutmut says what may be broken, wherever no decorator stands; its own runner puts all faults of a function beside each
-other into one file, and so can break no table and no statement that is built once.
+mutmut says what may be broken, in all functions without a decorator; its own runner puts all faults of a function
+into one file, beside each other, and so can break no table and no statement that is built once.
 """
 
 import argparse
@@ -40,7 +40,7 @@ STORIES = (
     "tests/integration/test_redaction.py",
     "tests/integration/test_app_callback.py",
 )
-# The fast tests that pass through each room, those first that notice most.
+# The fast tests that pass through each room; first those that notice the most.
 TESTS = {
     "handlers/record": (*MEANING, "tests/integration/test_inbox.py", *STORIES, "tests/property/test_orders.py"),
     "handlers/owed": (*MEANING[:1], *QUEUES, *STORIES, "tests/unit/test_house_rules.py"),
@@ -56,7 +56,7 @@ TESTS = {
     ),
     "receiver/webhooks": ("tests/integration/test_receiver.py", "tests/integration/test_intake.py", *STORIES[1:2]),
 }
-# What nobody can notice, and why: a fault as it is named below.
+# Faults that nobody can notice, by their names as below, with the reason.
 _KEEP = 'insert_or(session.connection(), VerifiedOutput, [row], on_conflict=_KEPT_ANEW, returning="{}")'
 EQUAL = {
     f"handlers/outbox/outputs.py - {_KEEP.format('session_id')} + {_KEEP.format('SESSION_ID')}": "SQL has no case",
@@ -65,7 +65,7 @@ EQUAL = {
 
 
 def chosen(count: int, seed: int) -> list[Fault]:
-    """So many of the faults that mutmut makes of the core, at random; none of those that nobody can notice."""
+    """So many random faults of those that mutmut makes of the core, without those that nobody can notice."""
     every = [(path, *one) for path in sorted(walk_mutatable_files()) for one in _mutations(path)]
     random.Random(seed).shuffle(every)
     faults = (_fault(path, module, mutation) for path, module, mutation in every)
@@ -73,7 +73,7 @@ def chosen(count: int, seed: int) -> list[Fault]:
 
 
 def difference(fault: Fault, context: int = 2) -> list[str]:
-    """What the fault changes in its file, line by line."""
+    """The lines of the file that the fault changes."""
     before, after = (ROOT / fault.path).read_text(), fault.broken
     return list(difflib.unified_diff(before.splitlines(), after.splitlines(), fault.path, n=context, lineterm=""))[2:]
 
@@ -95,7 +95,7 @@ def _fault(path: Path, module: Module, mutation: Mutation) -> Fault:
 
 
 def main() -> int:
-    """Prints each fault and the test that notices it, and those that none does as a diff; 1 if there are any."""
+    """Prints each fault with the test that notices it, or as a diff if none does; returns 1 if one goes unnoticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.property.mutants", description=__doc__)
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--seed", type=int, default=random.randrange(1000))

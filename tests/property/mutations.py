@@ -52,7 +52,7 @@ CONSOLE = ("tests/integration/test_console.py",)
 CONSOLE_CHECKS = ("tests/integration/test_console_checks.py",)
 CONSOLE_PERSONS = ("tests/integration/test_console_persons.py",)
 
-# Each marked rule, how it is broken, and which tests must notice.
+# Each marked rule, with the way to break it and the tests that must notice.
 RULES: dict[str, tuple[Break, Sequence[str]]] = {
     # handlers/record
     "canceled absorbs": (never, PURE),
@@ -331,14 +331,14 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
 
 
 def markers() -> Iterator[Marker]:
-    """Every marked rule of the source."""
+    """All marked rules of the source."""
     for package in SOURCE:
         for path in sorted((ROOT / package).rglob("*.py")):
             yield from markers_in(path)
 
 
 def faults(rules: Collection[str] = RULES) -> list[Fault]:
-    """The source without each of these rules. Raises OutdatedError."""
+    """A fault for each of these rules: the source without it. Raises OutdatedError."""
     marked = {marker.rule: marker for marker in markers()}
     if missing := set(rules) - set(marked):
         raise OutdatedError(f"no marker in the source: {sorted(missing)}")
@@ -351,7 +351,7 @@ def _fault(marker: Marker, how: Break, tests: Sequence[str]) -> Fault:
 
 
 def main() -> int:
-    """Prints rule -> test; 1 if a broken rule is not noticed."""
+    """Prints rule -> test; returns 1 if a broken rule is not noticed."""
     parser = argparse.ArgumentParser(prog="python -m tests.property.mutations", description=__doc__)
     parser.add_argument("--only", default="", help="rules that hold this word")
     parser.add_argument("--workers", type=int, default=max(2, os.cpu_count() or 2))
@@ -369,7 +369,7 @@ def main() -> int:
 
 def _is_survivor(result: Result) -> bool:
     print(f"{result.fault.name:68} {result.caught_by or 'SURVIVED'}", flush=True)
-    return result.caught_by in (None, NOT_RUN)  # what cannot even be imported shows nothing about a rule
+    return result.caught_by in (None, NOT_RUN)  # source that cannot even be imported proves nothing about a rule
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The local Stripe within this process: no socket, no other process, and a time of its own that moves everything's."""
+"""The local Stripe within this process: no socket, no other process, and a time of its own that all clocks follow."""
 
 import asyncio
 import time
@@ -28,33 +28,33 @@ from tests.simulator.world import World
 from tests.support import databases
 
 KEY = "sk_test_simulator0000000000000000"
-# As config.database has it, and so much ahead.
+# The moment in config.database's words, and so much ahead.
 _MOMENT = {
     "postgresql": "(SELECT clock_timestamp() + make_interval(secs => (SELECT seconds FROM ahead){}))",
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f000+00:00', 'now', ahead(){})",
 }
 _SECONDS = {"postgresql": " + {}", "sqlite": ", printf('%+.3f seconds', {})"}
-_ON_ITS_WAY = 3600.0  # seconds that a call is on its way which is to arrive late
+_ON_ITS_WAY = 3600.0  # seconds that a call is under way if it is to arrive late
 
 
 @dataclass
 class NearStripe:
-    """The local Stripe's world, asked without a socket; `ahead` is by how many seconds all clocks are."""
+    """The local Stripe's world, asked without a socket; all clocks are `ahead` by so many seconds."""
 
     world: World = field(default_factory=World)
     ahead: float = 0.0
-    before: Callable[[str, str, Any], object] = lambda *_: None  # a call is executed now; or LATE, or DENIED
+    before: Callable[[str, str, Any], object] = lambda *_: None  # given a call's method, or LATE or DENIED
 
     def __post_init__(self) -> None:
         self._app = app.build(self.world)
         self._loop = asyncio.new_event_loop()
-        self._loop.time = lambda: self._seconds  # type: ignore[method-assign]  # what is late comes when it is told to
+        self._loop.time = lambda: self._seconds  # type: ignore[method-assign]  # late calls wait for the test
         self._seconds = 0.0
         self._late: list[asyncio.Task[Answer]] = []
         self.world.settings.base = "http://near"
 
     def reset(self) -> None:
-        """Nobody has asked for anything yet; and whoever wanted quiet wants it no more."""
+        """Forgets all objects and calls, and moves the time on beyond every quiet that was asked for."""
         self.arrive()
         self.world.store.clear()
         self.world.ledger.entries.clear()
@@ -66,12 +66,12 @@ class NearStripe:
         self.later(3600.0)  # no clock ever goes back
 
     def close(self) -> None:
-        """Nobody asks any more."""
+        """Executes the late calls, and ends the loop."""
         self.arrive()
         self._loop.close()
 
     def later(self, seconds: float) -> None:
-        """Time passes everywhere."""
+        """Moves the time on, everywhere."""
         self.ahead += seconds
         self.world.clock.offset = self.ahead
         here = datetime.now(UTC) + timedelta(seconds=self.ahead)
@@ -81,18 +81,18 @@ class NearStripe:
                 session.connection().execute(text("UPDATE ahead SET seconds = :seconds"), {"seconds": self.ahead})
 
     def arrive(self) -> None:
-        """What was on its way is executed."""
+        """Executes the calls that were under way."""
         self._seconds += 2 * _ON_ITS_WAY
         if self._late:
             self._loop.run_until_complete(asyncio.gather(*self._late))
             self._late.clear()
 
     def sessions(self) -> list[Session]:
-        """All there are, in the order in which they were made."""
+        """All sessions, in the order in which they were made."""
         return list(self.world.store.sessions.values())
 
     def exchange(self, _: Line, method: str, url: str, headers: Mapping[str, str], body: Any, __: int) -> Answer:
-        """In the place of Line._exchange: what a call comes to is for the test to say."""
+        """Stands in the place of Line._exchange: the test says what becomes of a call."""
         stepped = current()
         stand_still(f"{method} {urlsplit(url).path}")
         wanted = "as it is" if stepped is None else stepped.answer
@@ -116,7 +116,7 @@ class NearStripe:
             "500, done and saved": {"status": 500, "after": True, "saved": True},
             "429": {"status": 429},
         }
-        if wanted == "not there" and method.upper() == "GET" and "_sessions/" in url:  # a replica's word
+        if wanted == "not there" and method.upper() == "GET" and "_sessions/" in url:  # a replica's answer
             faults[wanted] = {"status": 404}
             self.before("DENIED", urlsplit(url).path, body)
         if wanted in faults:
@@ -161,7 +161,7 @@ class NearStripe:
 
 @contextmanager
 def near_stripe() -> Iterator[NearStripe]:
-    """In use by this process, with all clocks in its hands, until the block ends; the database is set up already."""
+    """Puts it and its clocks into use in this process, until the block ends; the database is set up before."""
     stripe = NearStripe()
 
     class Ahead:
@@ -195,6 +195,6 @@ def near_stripe() -> Iterator[NearStripe]:
 
 
 def _forget() -> None:
-    """What was compiled with the words for another clock."""
+    """Forgets the statements that were compiled with the words for another clock."""
     databases.forget_process_state()
     inserts._statement.cache_clear()

@@ -50,7 +50,7 @@ _WANTED: tuple[dict[str, Any], ...] = (
 )
 _LEASE_OVER, _KEY_FORGOTTEN = 150.0, 30 * 3600.0  # seconds
 _DAY = 24 * 3600.0
-# What an opener's next call comes to.
+# The outcomes of an opener's next call.
 ANSWERS = (
     *("as it is",) * 12,
     *(
@@ -65,20 +65,20 @@ ANSWERS = (
         "not there",
     ),
 )
-# How whoever opens or enters goes in. What is no secret may be handed out again.
+# The ways in. Fields that are no secret may be handed out again.
 WAYS = (
     Way(integration="modal"),
     Way(integration="redirect"),
     Way(integration="native", stripe_version="2026-10-28.endive"),
 )
 _NO_SECRETS = {"publishable_key", "session_id"}
-_MOST_STEPS = 14  # about all that an opening takes
+_MOST_STEPS = 14  # about as many as an opening takes
 _MOST_AT_ONCE = 4  # each holds a connection while it stands still
 
 
 @dataclass
 class Setting:
-    """What a run stands in, made once for all runs of a test."""
+    """The surroundings of a run, made once for all runs of a test."""
 
     stripe: NearStripe
     mails: list[Mail] = field(default_factory=list)
@@ -95,7 +95,7 @@ class Setting:
 
 @contextmanager
 def post_box(environment: pytest.MonkeyPatch) -> Iterator[list[Mail]]:
-    """Takes the mails of this process."""
+    """Takes the mails of this process in place of the mail server."""
     sent: list[Mail] = []
     environment.setattr(mails, "send", sent.append)
     environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
@@ -112,10 +112,10 @@ class OpeningMachine(RuleBasedStateMachine):
         super().__init__()
         self.stripe = self.setting.stripe
         self.at_work: list[Stepped] = []
-        self.since: dict[Stepped, float] = {}  # when each was at the database last, as the clocks show it
-        self.made: dict[str, tuple[str, int]] = {}  # by session: whose it is, as Stripe was told
+        self.since: dict[Stepped, float] = {}  # the time on the clocks when each was at the database last
+        self.made: dict[str, tuple[str, int]] = {}  # by session: its verification and generation, as told to Stripe
         self.secrets: Counter[str] = Counter()
-        self.seen: set[str] = set()  # events that were delivered, or lost
+        self.seen: set[str] = set()  # events that were delivered or lost
         self.delivered: list[VerificationEvent] = []
         self.windows: set[str] = set()  # verifications of which two sessions may be open for some time
         self.wrong: list[str] = []
@@ -151,7 +151,7 @@ class OpeningMachine(RuleBasedStateMachine):
     def opens(
         self, who: int, what: int, how: str, which: int, steps: int, answer: str, is_last: bool, way: Way
     ) -> None:
-        """Somebody begins to open a verification, and goes on by some steps; or dies, and nobody comes for a day."""
+        """Begins to open a verification, and goes on by some steps; or all die, and nobody comes for a day."""
         ours = [one.id for one in self.stripe.sessions() if one.client_reference_id == PEOPLE[who]]
         chosen = ours[-1 - which % len(ours)] if how and ours else None
         wanted = Wanted(
@@ -170,7 +170,7 @@ class OpeningMachine(RuleBasedStateMachine):
             self.stripe.later(_KEY_FORGOTTEN)
 
     def _open(self, wanted: Wanted, way: Way = WAYS[0]) -> None:
-        """As the API does it."""
+        """Opens a verification as the API does."""
         opened = open_verification(wanted)
         if opened is None:
             return
@@ -187,7 +187,7 @@ class OpeningMachine(RuleBasedStateMachine):
         way=st.sampled_from(WAYS),
     )
     def closes_or_enters(self, which: int, how: str, steps: int, answer: str, way: Way) -> None:
-        """Somebody begins to close a verification, to have its person forgotten, or to go in."""
+        """Begins to close a verification, to have its person forgotten, or to go in."""
         ids = [one.id for one in _verifications()]
         if not ids:
             return
@@ -216,13 +216,13 @@ class OpeningMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.at_work)
     @rule(which=st.integers(0, 9), steps=st.integers(1, _MOST_STEPS), answer=st.sampled_from(ANSWERS))
     def goes_on(self, which: int, steps: int, answer: str) -> None:
-        """One of those at work goes on by some steps; the next call it makes comes to what is said."""
+        """Moves one of those at work on by some steps; `answer` is the outcome of its next call."""
         stepped = self.at_work[which % len(self.at_work)]
         stepped.answer = answer
         for _ in range(steps):
             self._one_step(stepped)
         if answer != "as it is":
-            self.stripe.later(10.0)  # for so long nobody asks who was not answered
+            self.stripe.later(10.0)  # a caller without an answer asks no sooner
         self._look_at_ends()
 
     def _one_step(self, stepped: Stepped) -> None:
@@ -234,7 +234,7 @@ class OpeningMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.at_work)
     @rule(which=st.integers(0, 9), dies=st.booleans())
     def dies_or_all_go_on(self, which: int, dies: bool) -> None:
-        """One of those at work never goes on; or all of them do, by turns, to their ends, as it is most of the time."""
+        """Lets one of those at work die; or moves all on, in turns, to their ends, as is usual."""
         if dies:
             self.at_work[which % len(self.at_work)].die()
         while self.at_work and not dies:
@@ -258,7 +258,7 @@ class OpeningMachine(RuleBasedStateMachine):
         what=st.sampled_from(["submit", "pass", "fail", "abandon", "cancel", "override", "redact", "metadata"]),
     )
     def something_happens(self, which: int, what: str) -> None:
-        """To one of the sessions, as far as Stripe lets it."""
+        """Does something to one of the sessions, as far as Stripe lets it."""
         one, world = self.stripe.sessions()[-1 - which % len(self.stripe.sessions())], self.stripe.world
         works: dict[str, Callable[[], object]] = {
             "submit": lambda: person.submit(world, one),
@@ -270,11 +270,11 @@ class OpeningMachine(RuleBasedStateMachine):
             "redact": lambda: redaction.begin(world, one),
             "metadata": lambda: self._touch_metadata(one),
         }
-        with suppress(ApiError):  # Stripe may not let it happen
+        with suppress(ApiError):  # Stripe may refuse it
             works[what]()
 
     def _touch_metadata(self, one: Session) -> None:
-        """Somebody at the Dashboard adds something; and takes away what is ours, of a session that is written down."""
+        """Adds metadata at the Dashboard; of a session that is written down, takes our generation away."""
         metadata = {"note": "seen"}
         if any(verification.session_id == one.id for verification in _verifications()):
             metadata["idv_generation"] = ""
@@ -283,7 +283,7 @@ class OpeningMachine(RuleBasedStateMachine):
     @rule(who=st.integers(0, 1), what=st.sampled_from(["stranger", "theirs", "reconcile", "settles"]))
     def something_seldom_happens(self, who: int, what: str) -> None:
         """A stranger types a reference into a static link; the application's own code makes a session; reconcile runs,
-        when nobody wants quiet any more; or everything comes to rest.
+        with no quiet asked for any more; or everything comes to rest.
         """
         world = self.stripe.world
         if what == "stranger":
@@ -305,7 +305,7 @@ class OpeningMachine(RuleBasedStateMachine):
         works=st.booleans(),
     )
     def deliveries(self, data: st.DataObject, order: Any, kind: str, works: bool) -> None:
-        """Some events in any order, some of them again, or answered and lost unseen; and workers are at work."""
+        """Delivers some events in any order, some of them again, or answers and loses them; workers may be at work."""
         waiting = [one for one in self.stripe.world.store.events.values() if one.id not in self.seen]
         some = waiting[: data.draw(st.integers(0, len(waiting)))] if waiting else []
         order.shuffle(some)
@@ -343,13 +343,13 @@ class OpeningMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.0, 60.0, _LEASE_OVER, _LEASE_OVER, _KEY_FORGOTTEN]), arrives=st.booleans())
     def time_passes(self, seconds: float, arrives: bool) -> None:
-        """For everybody; and what was on its way to Stripe arrives, long after whoever sent it has given up."""
+        """Moves all clocks on; late calls may arrive at Stripe, long after their callers have given up."""
         self.stripe.later(seconds)
         if arrives:
             self.stripe.arrive()
 
     def everything_settles(self) -> None:
-        """Whoever was at work dies; Stripe answers, all that is left arrives, and time passes until nothing is left."""
+        """Lets all at work die; Stripe answers, all late calls arrive, and time passes until nothing is left to do."""
         for stepped in self.at_work:
             stepped.die()
         self.at_work.clear()
@@ -397,7 +397,7 @@ class OpeningMachine(RuleBasedStateMachine):
         return not is_told or any(one.redaction in redaction.NEXT for one in store.sessions.values()) or _unfinished()
 
     def _can_be_opened(self, reference: str) -> None:
-        """Nobody is left in the way."""
+        """Opens a verification, to show that no earlier opening is in the way."""
         wanted = Wanted(client_reference_id=reference, purpose="", account="", livemode=False, params=_WANTED[0])
         try:
             self._open(wanted)
@@ -416,7 +416,7 @@ class OpeningMachine(RuleBasedStateMachine):
 
     @invariant()
     def all_holds(self) -> None:
-        """After every step."""
+        """Checks the invariants after every step."""
         self.setting.steps += 1
         self._look_at_sessions()
         assert not self.wrong, self.wrong
@@ -435,8 +435,8 @@ class OpeningMachine(RuleBasedStateMachine):
             assert count == 1 or id_ in self.windows, f"{count} sessions are open"
 
     def _look_at_call(self, method: str, path: str, body: Any) -> None:
-        """When Stripe makes a session: is the person verified already, and has its maker slept for a day? Where it has
-        denied a session, two may be open until that is heard of.
+        """Notes a session that is made for a person who is verified already. Two sessions may be open for some time if
+        their maker has slept for a day, if the call was late, or if Stripe has denied the first one.
         """
         if method == "DENIED":
             self.windows.add(self.made.get(path.rpartition("/")[2], ("", 0))[0])

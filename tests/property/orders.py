@@ -1,8 +1,8 @@
 """Every order of every life cycle, without a database: `python -m tests.property.orders`.
 
-The walk is over what has been delivered and what it came to, not over the orders themselves: two orders that came to
-the same record, submissions and owed actions go on together. So a few thousand steps stand for all orders, whose number
-is counted with them.
+The walk is over the delivered events and their result, not over the orders themselves: two orders with the same
+record, submissions and owed actions go on together. So a few thousand steps stand for all orders, whose number is
+counted with them.
 """
 
 import argparse
@@ -25,35 +25,35 @@ REMINDS_AFTER = timedelta(days=1)
 
 
 class Came(NamedTuple):
-    """What deliveries have come to so far."""
+    """The result of the deliveries so far."""
 
-    record: RecordState  # its changes count those that were seen, which depends on the order
-    texts: SessionState | None  # whose texts the record holds; None also when they were wiped
+    record: RecordState  # its number of changes depends on the order
+    texts: SessionState | None  # the state whose texts the record holds; None also when they were wiped
     reports: frozenset[str]
-    actions: frozenset[tuple[str, str, str]]  # name, cause, and where it stands
+    actions: frozenset[tuple[str, str, str]]  # name, cause, and status
     under_way: tuple[str, str] | None = None  # the mail that is being sent
-    told_twice: bool = False  # the same, and nothing else in between
-    is_known: bool = False  # it has proved ours
-    undecided: frozenset[VerificationEvent] = frozenset()  # ignored, as nobody could tell whose they are
+    told_twice: bool = False  # the same mail twice in a row
+    is_known: bool = False  # an event has proved it ours
+    undecided: frozenset[VerificationEvent] = frozenset()  # ignored, since nobody could tell whether they are ours
 
     @property
     def keys(self) -> frozenset[tuple[str, str]]:
-        """The keys of the owed actions, but for notify_app's, owed per change seen: stale ones are not told."""
+        """The keys of the owed actions without notify_app's: these count the changes seen, not the stale ones."""
         return frozenset((name, cause) for name, cause, _ in self.actions if name != "notify_app")
 
 
 PENDING, DONE, SKIPPED = "pending", "done", "skipped"
 NOTHING = Came(RecordState(), None, frozenset(), frozenset())
 
-# Given how many of the true events have happened at least, the states Stripe may answer with, and when it was asked.
+# The states that Stripe may answer with, and the moment of asking, once so many of the true events have happened.
 Answers = Callable[[int], Iterable[tuple[VerificationEvent, datetime]]]
-# What a state may have become by the next delivery, itself included.
+# The states that may follow by the next delivery, itself included.
 Meanwhile = Callable[[Came], Iterable[Came]]
 
 
 @dataclass
 class Tally:
-    """How much was tried."""
+    """The number of life cycles, orders and steps that were tried."""
 
     life_cycles: int = 0
     orders: int = 0
@@ -70,7 +70,7 @@ def ends(
     meanwhile: Meanwhile = lambda came: (came,),
     start: Came = NOTHING,
 ) -> dict[Came, int]:
-    """All that any order of these deliveries can come to, and by how many orders."""
+    """All results of any order of these deliveries, each with the number of its orders."""
     reached: dict[tuple[int, Came], int] = {(0, start): 1}
     for _ in events:
         following: Counter[tuple[int, Came]] = Counter()
@@ -90,7 +90,7 @@ def ends(
 
 
 def in_true_order(life_cycle: LifeCycle) -> Came:
-    """What the events come to when each arrives once, in time."""
+    """The result if each event arrives once, in time."""
     came = NOTHING
     for event in life_cycle.events:
         (came,) = _deliver(came, event, 0, None)
@@ -110,7 +110,7 @@ def stripe(life_cycle: LifeCycle, slack: int = 0) -> Answers:
                 or life_cycle.events[-1].kind == "redacted" == life_cycle.events[index + 1].kind
             )
             yield event, event.created_at - timedelta(seconds=slack)
-            if last:  # nothing follows: the clock goes on
+            if last:  # no event follows: the clock goes on
                 yield event, event.created_at + timedelta(seconds=5)
 
     return answers
@@ -125,7 +125,7 @@ def _deliver(came: Came, event: VerificationEvent, happened: int, answers: Answe
     for later in _delivered(came, event, happened, answers):
         if not later.is_known or not later.undecided:
             yield later
-        for one in later.undecided if later.is_known else ():  # as handlers.inbox.apply: they are due again
+        for one in later.undecided if later.is_known else ():  # due again, as in handlers.inbox.apply
             yield from _deliver(later._replace(undecided=later.undecided - {one}), one, happened, answers)
 
 
@@ -139,7 +139,7 @@ def _delivered(came: Came, event: VerificationEvent, happened: int, answers: Ans
         assert told.state is not None
         seen = answered(event, told.state, asked_at)
         settled = _decide(came, event, seen, can_ask=True)
-        if settled is not None:  # else it waits, is asked again later, and comes to what a later answer says
+        if settled is not None:  # else the event waits, and a later answer settles it
             yield settled
 
 
@@ -160,7 +160,7 @@ def _decide(came: Came, event: VerificationEvent, seen: Seen | None, *, can_ask:
 
 
 def written(actions: frozenset[tuple[str, str, str]], owed: Iterable[Owed]) -> frozenset[tuple[str, str, str]]:
-    """As handlers.owed.owe: what is skipped may become pending, a mail that is done too, and nothing else changes."""
+    """The actions as handlers.owed.owe writes them: a skipped one, or a mail that is done, may become pending again."""
     standing = {(name, cause): status for name, cause, status in actions}
     for one in owed:
         key, again = (one.kind, one.cause), (SKIPPED, DONE) if KINDS[one.kind].tells_the_person else (SKIPPED,)
@@ -179,7 +179,7 @@ def with_copies(life_cycle: LifeCycle, copies: int) -> Iterator[tuple[Verificati
 
 
 def check_snapshots(life_cycle: LifeCycle, copies: int) -> Tally:
-    """Without a key, a second apart: every order ends as the true one does."""
+    """Checks, without a key and a second apart, that every order ends as the true one does."""
     tally, truth = Tally(), in_true_order(life_cycle)
     for events in with_copies(life_cycle, copies):
         for end in ends(events, None, tally):
@@ -188,7 +188,7 @@ def check_snapshots(life_cycle: LifeCycle, copies: int) -> Tally:
 
 
 def check_ties(life_cycle: LifeCycle, copies: int) -> Tally:
-    """Without a key, all in one second: nobody can know the true order, and every order ends alike."""
+    """Checks, without a key and in one second, that every order ends alike: nobody can know the true one."""
     tally = Tally()
     for events in with_copies(life_cycle, copies):
         first, *others = ends(events, None, tally)
@@ -198,7 +198,7 @@ def check_ties(life_cycle: LifeCycle, copies: int) -> Tally:
 
 
 def check_answers(life_cycle: LifeCycle, copies: int, slack: int) -> Tally:
-    """With a key, also within one second: Stripe's answers, between any two events, lead to the true end."""
+    """Checks, with a key, also in one second, that Stripe's answers between any two events lead to the true end."""
     tally, truth = Tally(), in_true_order(_apart(life_cycle))
     for events in with_copies(life_cycle, copies):
         for end in ends(events, stripe(life_cycle, slack), tally):
@@ -207,7 +207,7 @@ def check_answers(life_cycle: LifeCycle, copies: int, slack: int) -> Tally:
 
 
 def check_both_forms(life_cycle: LifeCycle, slack: int) -> Tally:
-    """Each change as a snapshot and as a thin notification: the true end, and nothing owed twice."""
+    """Checks each change as a snapshot and as a thin notification: the true end, and no action owed twice."""
     tally, truth = Tally(), in_true_order(_apart(life_cycle))
     events = life_cycle.events + tuple(as_thin(event) for event in life_cycle.events)
     for end in ends(events, stripe(life_cycle, slack), tally):
@@ -216,19 +216,19 @@ def check_both_forms(life_cycle: LifeCycle, slack: int) -> Tally:
 
 
 def check_thin(life_cycle: LifeCycle, slack: int) -> Tally:
-    """Thin notifications alone: the true record; states that had passed when Stripe was asked are never heard of."""
+    """Checks thin notifications alone: the true record; a state that passed before Stripe was asked is unknown."""
     tally, truth = Tally(), in_true_order(_apart(life_cycle))
     for end in ends([as_thin(event) for event in life_cycle.events], stripe(life_cycle, slack), tally):
         _same(life_cycle, "record", _outline(end), _outline(truth))
         _same(life_cycle, "reports not in the truth", end.reports - truth.reports, frozenset())
         _same(life_cycle, "keys not in the truth", end.keys - truth.keys, frozenset())
-        if end.reports == truth.reports:  # else the limit may not be reached: a submission had passed unheard
+        if end.reports == truth.reports:  # else a submission has passed unheard, and the limit may not be reached
             _same(life_cycle, "owed because of the end", _owed_at_the_end(end), _owed_at_the_end(truth))
     return tally
 
 
 def check_nobody_to_ask(life_cycle: LifeCycle) -> Tally:
-    """Thin notifications without a key change and owe nothing, but a redaction is obeyed."""
+    """Checks that thin notifications without a key change and owe nothing, but that a redaction is obeyed."""
     tally = Tally()
     for end in ends([as_thin(event) for event in life_cycle.events], None, tally):
         _same(life_cycle, "status", end.record.status, None)
@@ -237,7 +237,7 @@ def check_nobody_to_ask(life_cycle: LifeCycle) -> Tally:
 
 
 def check_whose(life_cycle: LifeCycle, slack: int | None = None) -> Tally:
-    """A redaction wipes the mark that says whose a session is: ours end as ever, and others' leave nothing at all."""
+    """Checks that sessions of ours end as ever and others' leave nothing, though a redaction wipes the mark."""
     tally, truth = Tally(), in_true_order(_apart(life_cycle))
     gone = ("canceled", "redacted") if life_cycle.events[-1].kind == "redacted" else ()
     told = [wiped(event) if event.kind in gone else event for event in life_cycle.events]
@@ -252,7 +252,7 @@ def check_whose(life_cycle: LifeCycle, slack: int | None = None) -> Tally:
 
 
 def _wiping(life_cycle: LifeCycle, slack: int, *, is_ours: bool = True) -> Answers:
-    """A Stripe that can tell whose a session is until it is redacted."""
+    """A Stripe that can tell whether a session is ours until it is redacted."""
 
     def answers(happened: int) -> Iterator[tuple[VerificationEvent, datetime]]:
         is_redacted = life_cycle.events[happened - 1].kind == "redacted"
@@ -265,7 +265,7 @@ def _wiping(life_cycle: LifeCycle, slack: int, *, is_ours: bool = True) -> Answe
 
 
 def check_burned(life_cycle: LifeCycle, copies: int) -> Tally:
-    """A session whose generation is given up, before, between or after its events: it ends, and tells of a success."""
+    """Checks sessions whose generation is given up before, between or after events: they end, and tell of success."""
     tally, before = Tally(), NOTHING._replace(record=replace(NOTHING.record, burned_at=START))
     for events in with_copies(life_cycle, copies):
         between = ends(events, None, tally, lambda came: {came, _burn(came)})
@@ -282,7 +282,7 @@ def check_burned(life_cycle: LifeCycle, copies: int) -> Tally:
 
 
 def _burn(came: Came) -> Came:
-    """As handlers.sessions.turn.next_generation."""
+    """Burns the session, as handlers.sessions.turn.next_generation does."""
     if came.record.burned_at:
         return came
     record = replace(came.record, burned_at=START)
@@ -303,7 +303,7 @@ def _agree(life_cycle: LifeCycle, end: Came, truth: Came, *, marks: bool) -> Non
     _same(life_cycle, "record", _outline(end), _outline(truth))
     _same(life_cycle, "submissions", end.reports, truth.reports)
     _same(life_cycle, "action keys", end.keys, truth.keys)
-    # Here, and only here, may an action be skipped in one order and owed in another: where its state has passed.
+    # Only here may an action be skipped in one order and owed in another: if its state has passed.
     _same(life_cycle, "owed because of the end", _owed_at_the_end(end), _owed_at_the_end(truth))
 
 
@@ -316,7 +316,7 @@ def _outline(came: Came) -> tuple[Any, ...]:
 
 def _owed_at_the_end(came: Came) -> frozenset[tuple[str, str, str]]:
     status, code, report = came.record.status, came.record.error_code, came.record.report_id
-    if came.record.redacted_at:  # what was done before the redaction, and dropped after it, differs
+    if came.record.redacted_at:  # actions done before the redaction, or dropped after it, differ
         return frozenset()
     cause = "canceled" if status == "canceled" else f"{status}:{code or ''}:{report or ''}"
     at_limit = status == "requires_input" and len(came.reports) >= LIMIT
@@ -340,7 +340,7 @@ def _apart(life_cycle: LifeCycle) -> LifeCycle:
 
 
 def main() -> int:
-    """Tries everything, and prints how much that was."""
+    """Tries everything, and prints how much it was."""
     parser = argparse.ArgumentParser(prog="python -m tests.property.orders", description=__doc__)
     parser.add_argument("--events", type=int, default=6, help="the longest life cycle (default: 6)")
     parser.add_argument("--copies", type=int, default=2, help="how many of its events come twice (default: 2)")

@@ -1,4 +1,4 @@
-"""The world outside for the proofs: a post box for the mail server, and an application that is told of changes."""
+"""The outside world of the proofs: a post box for the mail server, and an application that is told of changes."""
 
 import base64
 import threading
@@ -21,15 +21,15 @@ SECRET = "whsec_" + base64.b64encode(b"a key of the application, 32 bytes").deco
 
 @dataclass
 class PostBox:
-    """Takes mails; `behave` may refuse one by raising."""
+    """Takes mails; `behave` may raise to refuse one."""
 
     sent: Counter[Key] = field(default_factory=Counter)
-    told: defaultdict[str, list[Mail]] = field(default_factory=lambda: defaultdict(list))  # each person, in their order
+    told: defaultdict[str, list[Mail]] = field(default_factory=lambda: defaultdict(list))  # a session's, in their order
     behave: Callable[[Mail], None] = lambda _: None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, mail: Mail) -> None:
-        """In the place of handlers.outbox.mails.send."""
+        """Stands in the place of handlers.outbox.mails.send."""
         self.behave(mail)
         with self._lock:
             self.sent[mail.key] += 1
@@ -39,16 +39,16 @@ class PostBox:
 
 @dataclass
 class Application:
-    """The main application: what it was told of each session and took, in the order of arrival."""
+    """The main application: the changes of each session that it was told and took, in the order of arrival."""
 
     taken: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     caught: list[Caught] = field(default_factory=list)
     status: int = 200
-    meanwhile: Callable[[], object] = lambda: None  # happens while it makes up its mind
+    meanwhile: Callable[[], object] = lambda: None  # happens before it answers
     catcher: Catcher = field(init=False)
 
     def answer(self, caught: Caught) -> int:
-        """The status of one answer."""
+        """The status that answers a call."""
         self.caught.append(caught)
         self.meanwhile()
         if self.status < 300:
@@ -59,7 +59,7 @@ class Application:
 
 @contextmanager
 def outside(environment: pytest.MonkeyPatch) -> Iterator[tuple[PostBox, Application]]:
-    """Both, in use by this process."""
+    """Puts both into use in this process."""
     post_box, application = PostBox(), Application()
     with databases.unsynced(), Catcher(application.answer) as catcher:
         application.catcher = catcher

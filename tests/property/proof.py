@@ -23,7 +23,7 @@ STEPS = {
 
 
 def main() -> int:
-    """The first exit code that is not 0, or 0."""
+    """Returns the first exit code that is not 0, or 0."""
     started = time.monotonic()
     with tempfile.NamedTemporaryFile("r", prefix="figures-") as figures:
         for name, arguments in STEPS.items():

@@ -1,4 +1,4 @@
-"""Rounds of many workers at once on one session: every one of them in turn has to end as the true order does."""
+"""Rounds of many workers at once on one session: each round has to end as the true order does."""
 
 import random
 import threading
@@ -25,13 +25,13 @@ from tests.support import facts
 
 WORKERS = 8
 LIMIT = 2
-# What the product says when something failed and is tried again: here nothing may, ...
+# The service's words for a failure that is tried again: none may occur here, ...
 _FAILURES = {"batch.split", "event.put_back", "event.buried"} | {
     "action.put_back",
     "action.buried",
     "claim.left_to_its_lease",
 }
-# ... but for a batch with a claim that was lost, and what waits for its turn.
+# ... except for a lost claim in a batch, and for rows that wait their turn.
 _EXPECTED = {
     "LostClaimError",
     "a lower change number is pending",
@@ -43,7 +43,7 @@ _LIFE_CYCLES = [one for one in life_cycles(6) if len(one.steps) >= 4]
 
 @dataclass
 class Tally:
-    """How much was tried."""
+    """The number of rounds, events and actions, and of late workers."""
 
     rounds: int = 0
     events: int = 0
@@ -67,7 +67,7 @@ class Rounds:
         self.pool = ThreadPoolExecutor(WORKERS + 1)
 
     def run(self, count: int) -> Tally:
-        """Raises AssertionError where a round did not end as it must."""
+        """Runs the rounds. Raises AssertionError if one did not end as it must."""
         with self.pool, structlog.testing.capture_logs() as lines:
             for number in range(count):
                 self._round(f"vs_{number}", self.random.choice(_LIFE_CYCLES))
@@ -97,7 +97,7 @@ class Rounds:
         return self.random.sample(list(events), len(events))
 
     def _slow_worker(self, events: Sequence[VerificationEvent]) -> list[Work]:
-        """In every third round somebody holds a claim whose lease is over, and goes on none the less."""
+        """Claims an event in every third round for a worker that goes on although its lease is over."""
         if self.tally.rounds % 3:
             return []
         late = claim_events([self.random.choice(events).id], first_try=True)
@@ -105,7 +105,7 @@ class Rounds:
         return late
 
     def _work(self, barrier: threading.Barrier, events: list[VerificationEvent]) -> None:
-        """As a worker of its own: redelivered events in messages of any size, then what they owe."""
+        """Works as a process of its own: redelivered events in messages of any size, then the actions that they owe."""
         barrier.wait()
         middle = len(events) // 2
         receive(events[:middle])
@@ -113,7 +113,7 @@ class Rounds:
             _perform(process([event.id for event in batch]))
 
     def _sweep(self) -> None:
-        """As the clock does once every lease and every waiting is over, until nothing is left."""
+        """Works as after the clock's sweeps, with every lease and wait over, until nothing is left."""
         for _ in range(20):
             facts.end_all_leases()
             not_tried, tried_before = due(InboxEvent, 1000)
@@ -142,7 +142,7 @@ class Rounds:
         for one in owed:
             assert one.status in (ActionStatus.DONE, ActionStatus.SKIPPED), one
             sent = self.post_box.sent[session_id, one.name, one.cause]
-            if one.reason == "redacted":  # its redaction may have come while it was on its way
+            if one.reason == "redacted":  # its redaction may have come while the mail was under way
                 assert sent <= 1, one
             else:
                 is_mail = one.name not in ("notify_app", "cancel_session")
@@ -155,7 +155,7 @@ class Rounds:
 
 
 def deadlocks() -> int:
-    """How many PostgreSQL has had to break in this database; SQLite's one writer has none."""
+    """The number of deadlocks that PostgreSQL broke in this database; SQLite has a single writer, and so none."""
     with transaction() as session:
         if session.get_bind().dialect.name != "postgresql":
             return 0
@@ -164,7 +164,7 @@ def deadlocks() -> int:
 
 
 def _perform(action_ids: list[int]) -> None:
-    for _ in range(50):  # times a message leads to another one; without an end it would keep every worker busy
+    for _ in range(50):  # messages that lead to the next one; an endless chain would keep every worker busy
         if not action_ids:
             return
         action_ids = [released for action_id in action_ids for released in perform(action_id)]

@@ -1,7 +1,7 @@
 """The last mail: once all is settled, it says what the record says: `python -m tests.property.settled`.
 
-A walk as tests/property/orders.py makes it, in which between any two deliveries a mail may begin and end, and finished
-actions may be purged.
+The walk of tests/property/orders.py, with mails that begin and end, and purges of finished actions, between any two
+deliveries.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from tests.property.orders import DONE, LIMIT, PENDING, SKIPPED, Came, Tally, en
 
 
 def check_settled(life_cycle: LifeCycle, copies: int, slack: int | None = None) -> Tally:
-    """In every order, a mail may begin and end and a purge may run between any two deliveries."""
+    """Checks every order, with mails that begin and end and purges that run between any two deliveries."""
     tally, answers = Tally(), None if slack is None else stripe(life_cycle, slack)
     for events in with_copies(life_cycle, copies):
         for end in ends(events, answers, tally, _meanwhile):
@@ -38,7 +38,7 @@ def _next(came: Came) -> Iterator[Came]:
         yield _end(came)
     else:
         yield from (_begin(came, name, cause) for name, cause in _pending_mails(came))
-    # rows that are worked on are pending, and stay
+    # rows under work are pending, and stay
     yield came._replace(actions=frozenset(one for one in came.actions if one[2] == PENDING))
 
 
@@ -53,7 +53,7 @@ def _pending_mails(came: Came) -> list[tuple[str, str]]:
 
 
 def _begin(came: Came, name: str, cause: str) -> Came:
-    # As handlers.outbox.perform: asked at the moment of doing.
+    # Asked at the moment of doing, as in handlers.outbox.perform.
     if why_not_owed(came.record, name, cause, LIMIT):
         return _stands(came, name, cause, SKIPPED)
     return came._replace(under_way=(name, cause))
@@ -84,7 +84,7 @@ def _says_what_the_record_says(life_cycle: LifeCycle, came: Came) -> None:
 
 
 def main() -> int:
-    """Tries everything, and prints how much that was."""
+    """Tries everything, and prints how much it was."""
     parser = argparse.ArgumentParser(prog="python -m tests.property.settled", description=__doc__)
     parser.add_argument("--events", type=int, default=5, help="the longest life cycle (default: 5)")
     arguments = parser.parse_args()

@@ -58,11 +58,11 @@ class Commits:
         event.listen(Session, "after_commit", self._after)
 
     def crash_at(self, number: int, *, after: bool) -> None:
-        """0: not at all."""
+        """Ends the process at this commit, counted from the next one; 0: at none."""
         self.left, self.is_after = number, after
 
     def close(self) -> None:
-        """Processes live on."""
+        """Ends no process any more."""
         event.remove(Session, "before_commit", self._before)
         event.remove(Session, "after_commit", self._after)
 
@@ -82,7 +82,7 @@ class Commits:
 
 @dataclass
 class Setting:
-    """What a run stands in, made once for all runs of a test."""
+    """The surroundings of a run, made once for all runs of a test."""
 
     world: StripeWorld
     post_box: PostBox
@@ -98,7 +98,7 @@ class Setting:
 
 @dataclass
 class Tables:
-    """Everything the database holds at one moment."""
+    """All rows of the database at one moment."""
 
     events: list[InboxEvent]
     records: dict[str, VerificationRecord]
@@ -118,10 +118,10 @@ class Machine(RuleBasedStateMachine):
         self.application, self.commits = self.setting.application, self.setting.commits
         self.waiting: dict[str, VerificationEvent] = {}  # made, and not delivered yet
         self.delivered: dict[str, VerificationEvent] = {}
-        self.processed: set[str] = set()  # ever, purged since or not
+        self.processed: set[str] = set()  # even if purged since
         self.canceled: set[str] = set()
         self.redacted: set[str] = set()
-        self.window: Counter[Key] = Counter()  # mails sent by a process that could not write it down any more
+        self.window: Counter[Key] = Counter()  # mails whose sender died before it could write them down
         self.purged: set[Key] = set()
         self.wrong: list[str] = []
         self.mail_answer: Exception | None = None
@@ -163,7 +163,7 @@ class Machine(RuleBasedStateMachine):
         number=st.integers(0, 9), seconds=st.integers(0, 2), form=st.sampled_from(["snapshot", "thin", "both", "twins"])
     )
     def something_happens(self, number: int, seconds: int, form: str) -> None:
-        """A change, told in one form or two. In the same second, or thin alone, only where Stripe can be asked."""
+        """Makes a change, told in one form or two. In the same second, or thin alone, only if Stripe can be asked."""
         going_on = [story for story in self.world.stories.values() if not story.is_over]
         if not going_on:
             return
@@ -182,7 +182,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 9), seconds=st.integers(0, 2), form=st.sampled_from(["snapshot", "thin", "both"]))
     def something_is_told_at_once(self, number: int, seconds: int, form: str) -> None:
-        """As it is most of the time."""
+        """Makes a change, delivers it and works it off, as is usual."""
         before = set(self.waiting)
         self.something_happens(number, seconds, form)
         news = [event_id for event_id in self.waiting if event_id not in before]
@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data(), again=st.integers(0, 2))
     def deliver(self, data: st.DataObject, again: int) -> None:
-        """Some of what waits in one batch, in any order, and some of what was delivered before."""
+        """Delivers some waiting events in one batch, in any order, with some that were delivered before."""
         fresh = data.draw(_some(self.waiting))
         known = data.draw(_some(self.delivered))[:again]
         self._deliver([self.waiting[one] for one in fresh] + [self.delivered[one] for one in known])
@@ -214,7 +214,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def purge(self) -> None:
-        """Processed events and mails are kept for some time only; Stripe may deliver an event still later."""
+        """Purges processed events and finished mails; Stripe may deliver an event again still later."""
         ended = col(OutboxAction.status).in_((ActionStatus.DONE, ActionStatus.SKIPPED))
         mails = delete(OutboxAction).where(ended, col(OutboxAction.name).in_(TELLING))
         keys = mails.returning(col(OutboxAction.session_id), col(OutboxAction.name), col(OutboxAction.cause))
@@ -226,7 +226,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data(), crash=st.integers(0, 3), after=st.booleans())
     def process(self, data: st.DataObject, crash: int, after: bool) -> None:
-        """A message with some ids, by a worker that may die at any commit."""
+        """Processes a message with some ids, by a worker that may die at any commit."""
         event_ids = data.draw(_some(self.delivered))
         self.commits.crash_at(crash, after=after)
         with suppress(CrashError):
@@ -235,12 +235,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data(), answer=st.sampled_from(["ok", "ok", "refused", "never", "not now"]), takes=st.booleans())
     def perform(self, data: st.DataObject, answer: str, takes: bool) -> None:
-        """One owed action; the mail server and the application take it or not."""
+        """Performs one owed action; the mail server and the application take it or not."""
         self._perform(data, answer, takes, crash=0, after=False)
 
     @rule(data=st.data(), crash=st.integers(1, 3), after=st.booleans())
     def perform_and_die(self, data: st.DataObject, crash: int, after: bool) -> None:
-        """The same, by a worker that dies at a commit."""
+        """Performs one owed action by a worker that dies at a commit."""
         self._perform(data, "ok", takes=True, crash=crash, after=after)
 
     def _perform(self, data: st.DataObject, answer: str, takes: bool, crash: int, after: bool) -> None:
@@ -268,18 +268,18 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def time_passes(self) -> None:
-        """Leases and delays are over."""
+        """Ends all leases and delays."""
         facts.end_all_leases()
 
     @rule(at_once=st.booleans())
     def remind(self, at_once: bool) -> None:
-        """The time of whoever has not begun has come."""
+        """Owes the reminders of the persons who have not begun."""
         owed = remind()
         _perform_all(owed if at_once else [])
 
     @rule(size=st.integers(1, 4))
     def sweep(self, size: int) -> None:
-        """The clock publishes what is due, and workers take it."""
+        """Works the due rows off, as after a sweep of the clock."""
         not_tried, tried_before = due(InboxEvent, 1000)
         for start in range(0, len(not_tried), size):
             _perform_all(process(not_tried[start : start + size]))
@@ -289,12 +289,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def everything_arrives(self) -> None:
-        """Stripe answers, all is delivered and time passes, until nothing is left to do."""
+        """Lets Stripe answer, all events arrive and time pass, until nothing is left to do."""
         self.world.fails_with = None
         self._deliver(list(self.waiting.values()))
         for _ in range(12):
             for story in self.world.stories.values():
-                story.now += timedelta(seconds=2)  # a later answer settles what one second could not
+                story.now += timedelta(seconds=2)  # a later answer settles a tie within one second
             facts.end_all_leases()
             self.sweep(3)
             tables = _tables()
@@ -317,7 +317,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def all_holds(self) -> None:
-        """After every step."""
+        """Checks the invariants after every step."""
         self.setting.steps += 1
         tables = _tables()
         self._record_what_is_processed(tables)
@@ -380,7 +380,7 @@ class Machine(RuleBasedStateMachine):
         assert {one.name for one in owed} <= {"notify_app"}, "owed mails are dropped"
 
     def _is_the_latest(self, session_id: str, record: VerificationRecord) -> None:
-        """With nobody to ask and seconds in between, the record is always what the events so far say."""
+        """Checks, with nobody to ask and seconds in between, that the record is the state of the latest event."""
         told = self._told(session_id)
         if not told:
             return
@@ -395,7 +395,7 @@ class Machine(RuleBasedStateMachine):
         record = tables.records[session_id]
         outline = (record.status, record.last_error_code, record.last_report_id, record.redacted_at is not None)
         assert outline == (true.status, true.error_code, true.report_id, true.is_redacted)
-        besides = ("notify_app", "email_reminder")  # whose keys depend on what was heard, and when
+        besides = ("notify_app", "email_reminder")  # their keys depend on the events heard, and on their order
         mails = [one for one in tables.actions if one.session_id == session_id and one.name not in besides]
         keys = {(one.name, one.cause) for one in mails}
         reports = {one.report_id for one in tables.submissions if one.session_id == session_id}
@@ -414,7 +414,7 @@ class Machine(RuleBasedStateMachine):
             self._is_told(session_id, true, {one.name: one.status for one in mails if one.cause == true.cause})
 
     def _is_told(self, session_id: str, true: Truth, now: dict[str, str]) -> None:
-        """Once all is settled: the last mail says what the record says, and the reviewer has heard of it."""
+        """Checks that the last mail is the one of the record's state, and that the reviewer has heard of it."""
         for name, cause in true.keys:
             if cause != true.cause or now.get(name) == ActionStatus.DEAD:
                 continue
@@ -428,7 +428,7 @@ class Machine(RuleBasedStateMachine):
         assert not [one.id for one in tables.events if one.status == InboxStatus.DEAD], "nothing here buries an event"
 
     def _look_at_mail(self, mail: Mail) -> None:
-        """At the moment of sending: is it still owed? (An error here would only be taken for the mail server's.)"""
+        """Notes a mail that is not owed when it is sent; an error here would only be taken for the mail server's."""
         session_id, name, cause = mail.key
         record = facts.record(session_id)
         if record.redacted_at:

@@ -1,6 +1,6 @@
-"""Processes that go on step by step: each stands still before it touches the database, and before and after each call.
+"""Processes that go on step by step: each stands still before it uses a connection, and before and after each call.
 
-Only one of them moves at a time, so that a run is the same each time. One that dies does nothing more at all.
+Only one of them moves at a time, so that a run is the same each time. A process that dies does nothing more at all.
 """
 
 import threading
@@ -14,7 +14,7 @@ _here = threading.local()
 
 
 class DeadError(BaseException):
-    """The end of a process, which no `except Exception` sees; all it tries on its way out ends so, too."""
+    """The end of a process, which no `except Exception` sees; each later step on its way out ends so, too."""
 
 
 class Stepped:
@@ -23,7 +23,7 @@ class Stepped:
     def __init__(self, work: Callable[[], object]) -> None:
         self.at = "the beginning"
         self.is_over = False
-        self.answer = "as it is"  # what its next call shall come to
+        self.answer = "as it is"  # the outcome of its next call
         self.result: object = None
         self.raised: BaseException | None = None
         self._is_dead = False
@@ -32,13 +32,13 @@ class Stepped:
         self._thread.start()
 
     def go_on(self) -> None:
-        """Lets it go on to where it stands still next."""
+        """Moves it on to its next stand."""
         if not self.is_over:
             self._go.release()
             self._stands.acquire()
 
     def die(self) -> None:
-        """It never goes on."""
+        """Ends it: its next step raises DeadError."""
         self._is_dead = True
         while not self.is_over:
             self.go_on()
@@ -55,7 +55,7 @@ class Stepped:
         self._stands.release()
 
     def stand_still(self, at: str) -> None:
-        """Called by what it does."""
+        """Stops the work here until the test moves it on."""
         if not self._is_dead:
             self.at = at
             self._stands.release()
@@ -65,19 +65,19 @@ class Stepped:
 
 
 def current() -> Stepped | None:
-    """Who is at work in this thread; None in the test's own."""
+    """The process at work in this thread; None in the test's own."""
     return getattr(_here, "stepped", None)
 
 
 def stand_still(at: str) -> None:
-    """Whoever is stepped stands still here."""
+    """Stops here, if this thread is a stepped process."""
     if stepped := current():
         stepped.stand_still(at)
 
 
 @contextmanager
 def stepping() -> Iterator[None]:
-    """Until the block ends, whoever is stepped stands still with each connection it takes, before it is used."""
+    """Until the block ends, each stepped process stands still with each connection that it takes, before it uses it."""
 
     def look(*_: object) -> None:
         stand_still("the database")

@@ -1,4 +1,4 @@
-"""A Stripe for the state machine: what is true of each session, told by events and by dated answers."""
+"""A Stripe for the state machine: the truth about each session, told by events and by dated answers."""
 
 import json
 import threading
@@ -18,7 +18,7 @@ from tests.support import shapes
 
 @dataclass
 class Story:
-    """One session: what has happened to it, what will, and its own clock."""
+    """One session: its events so far, its whole life cycle, and its own clock."""
 
     session_id: str
     life_cycle: LifeCycle
@@ -28,7 +28,7 @@ class Story:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether all its events have happened."""
         return len(self.happened) == len(self.life_cycle.events)
 
     @property
@@ -37,7 +37,7 @@ class Story:
         return f"idv_{int(self.session_id.removeprefix('vs_')):032x}"
 
     def happen(self, seconds: int) -> VerificationEvent:
-        """The next change, so many seconds after the last one."""
+        """Makes the next change happen, so many seconds after the last one."""
         self.now += timedelta(seconds=seconds)
         told = told_of(self.session_id, self.life_cycle)[len(self.happened)]
         if told.state and told.kind != "redacted":
@@ -55,12 +55,12 @@ class StripeWorld:
     url: str = ""
 
     def reset(self) -> None:
-        """Nothing has happened yet."""
+        """Forgets all sessions."""
         self.stories.clear()
         self.fails_with = None
 
     def answer(self, session_id: str) -> tuple[int, str, dict[str, Any]]:
-        """Status, Date and body of a retrieve."""
+        """The status, Date and body of a retrieve's answer."""
         story = self.stories[session_id]
         date = format_datetime(story.now, usegmt=True)
         if self.fails_with:
@@ -77,7 +77,7 @@ def answering(world: StripeWorld) -> Iterator[None]:
             status, date, content = world.answer(self.path.partition("?")[0].rpartition("/")[2])
             self._send(status, date, content)
 
-        def do_POST(self) -> None:  # a cancellation: no person ends here because of us
+        def do_POST(self) -> None:  # a cancellation: the proofs end no person's session
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             gone = {"type": "invalid_request_error", "code": "resource_missing", "message": "there is no such session"}
             self._send(404, format_datetime(START, usegmt=True), {"error": gone})

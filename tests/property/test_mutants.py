@@ -1,4 +1,4 @@
-"""The faults at random themselves, shortly: which they are, and that each has tests to judge it."""
+"""The random faults themselves, in short: which they are, and that each has tests to judge it."""
 
 import ast
 from pathlib import Path

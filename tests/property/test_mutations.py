@@ -1,4 +1,4 @@
-"""The mutation check itself, shortly: it breaks what the source marks, and a broken rule is noticed."""
+"""The mutation check itself, in short: it breaks the marked code, and a test notices a broken rule."""
 
 from pathlib import Path
 

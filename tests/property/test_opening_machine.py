@@ -1,4 +1,4 @@
-"""Whoever opens, dies, loses answers or sleeps for a day: a person has one open session, and each has its record."""
+"""Openers die, lose answers or sleep for a day: still a person has one open session, and each session its record."""
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -24,7 +24,7 @@ SETTINGS = settings(
 @pytest.mark.usefixtures("database_url")
 def test_any_succession_of_openings_leaves_one_open_session_a_person(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("OPENINGS_PER_DAY", "1000")
-    environment.setenv("EVENT_ATTEMPTS", "1000")  # burying is for other tests: what is buried waits for an operator
+    environment.setenv("EVENT_ATTEMPTS", "1000")  # no event is buried here: a buried one waits for an operator
     environment.setenv("ACTION_ATTEMPTS", "1000")
     environment.setenv("REMINDER_HOURS", "1")
     environment.setenv("STRIPE_PUBLISHABLE_KEY", "pk_test_simulator0000")

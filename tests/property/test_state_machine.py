@@ -1,4 +1,4 @@
-"""Whatever happens in whatever succession, the record is true and what is owed is done once."""
+"""In any succession of acts and faults, the record is true and each owed action is done once."""
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -27,7 +27,7 @@ def test_any_succession_of_anything_ends_in_the_truth(has_key: bool, environment
     world = StripeWorld()
     environment.setenv("SUBMISSION_LIMIT", str(LIMIT))
     environment.setenv("REMINDER_HOURS", "1")
-    environment.setenv("EVENT_ATTEMPTS", "1000")  # burying is for other tests: what is buried waits for an operator
+    environment.setenv("EVENT_ATTEMPTS", "1000")  # no event is buried here: a buried one waits for an operator
     environment.setenv("ACTION_ATTEMPTS", "4")
     with answering(world):
         if has_key:
