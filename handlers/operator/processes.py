@@ -63,7 +63,8 @@ def _missing(
     known: Sequence[Heartbeat], living: Sequence[Heartbeat], at: datetime, *, hears_clocks: bool
 ) -> Iterator[Said]:
     kinds = {one.kind for one in living}
-    restarting = {one.kind for one in known if one.ended_at and one.ended_at > at - _ENDED_FOR}
+    youngest = {one.kind: one for one in reversed(known)}  # an end that was announced excuses no later death
+    restarting = {kind for kind, one in youngest.items() if one.ended_at and one.ended_at > at - _ENDED_FOR}
     begun = {one.kind for one in living if one.started_at < at - _BEGINS_FOR}
     for kind, words in KINDS.items():
         if kind in kinds or kind in restarting or (living and not begun):

@@ -201,6 +201,20 @@ def test_a_missing_kind_of_process_is_found_unless_it_said_that_it_ends(kind: st
 
 
 @pytest.mark.usefixtures("alive")
+def test_a_process_that_dies_after_a_restart_is_missing_at_once() -> None:
+    began, ended = now(-timedelta(minutes=9)), now(-timedelta(seconds=40))
+    row: dict[str, object] = {"name": "worker 0", "kind": "worker", "version": "1", "host": "here"}
+    row |= {"started_at": began, "worked_at": ended, "last_at": ended, "ended_at": ended}
+    with transaction() as session:
+        session.connection().execute(insert(Heartbeat).values(**row))
+    assert _failing() == set()
+    with transaction() as session:
+        died = update(Heartbeat).where(col(Heartbeat.name) == "worker here 1")
+        session.connection().execute(died.values(last_at=now(-timedelta(seconds=9))))
+    assert _failing() == {"processes"}
+
+
+@pytest.mark.usefixtures("alive")
 def test_a_clock_that_cannot_be_heard_is_not_called_missing() -> None:
     _move("clock", last_at=now(-timedelta(minutes=5)))
     assert {one.what for one in findings("it cannot be reached")} == {"redis"}
