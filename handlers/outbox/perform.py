@@ -226,13 +226,15 @@ def perform(
         except RuntimeError:
             _give_back(waiting, "this process may have no more threads")
     looks: dict[int, _Look] = {}
-    owed, looked_at = [], -inf
+    owed, looked_at, soon = [], -inf, len(waiting)
     with suppress(IndexError):  # as soon as there are no more, or the alarm has given them back
         while True:
-            if len(waiting) > 1 and steady() - looked_at > _GOOD_FOR_SECONDS:
+            is_old = steady() - looked_at > _GOOD_FOR_SECONDS
+            if len(waiting) > 1 and (is_old or waiting[0][0].id not in looks):
                 looked_at = steady()
-                looks = _skip_together(waiting)
+                looks, soon = _skip_together(waiting, soon), 0
             claimed, action = waiting.popleft()
+            soon += 2  # twice as many as one look was good for
             begun()
             about = {"action_id": action.id, "session_id": action.session_id, "action": action.name}
             with structlog.contextvars.bound_contextvars(**about), attempt(claimed):
@@ -343,9 +345,11 @@ def note_told(
     return record.told_count - 1 if about["mails"] else None, owed
 
 
-def _skip_together(waiting: deque[tuple[Claim, OutboxAction]]) -> dict[int, _Look]:
-    """Takes out and skips what is not owed any more, but for what a record learns of; what was seen of the others."""
-    together = list(waiting)  # the alarm may take them meanwhile
+def _skip_together(waiting: deque[tuple[Claim, OutboxAction]], most: int) -> dict[int, _Look]:
+    """Takes out and skips what of the first is not owed any more, but for what a record learns of; what was seen of the
+    others.
+    """
+    together = list(waiting)[:most]  # the alarm may take them meanwhile
     try:
         looks = _look([action for _, action in together])
     except Exception:  # each looks for itself, and waits or is buried by itself

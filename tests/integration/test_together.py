@@ -193,7 +193,7 @@ def test_a_look_that_takes_long_holds_nobody_either(
     assert _tries(owed) == {0}
 
 
-def test_those_that_wait_are_looked_at_again_together(
+def test_those_that_come_next_are_looked_at_again_together_and_no_more_than_one_look_is_good_for(
     post_box: PostBox, owed: list[int], environment: pytest.MonkeyPatch
 ) -> None:
     looked: list[int] = []
@@ -206,7 +206,7 @@ def test_those_that_wait_are_looked_at_again_together(
     environment.setattr(performing, "_look", count)
     _at_the_first(post_box, lambda: environment.setattr(performing, "_GOOD_FOR_SECONDS", -1.0))
     perform(*owed)
-    assert looked == [PERSONS, PERSONS - 1, 1, PERSONS - 2, 1, 1]
+    assert looked == [PERSONS, 2, 1, 2, 1, 1]
     assert _statuses(owed) == ["done"] * PERSONS
 
 
