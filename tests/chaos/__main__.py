@@ -32,7 +32,7 @@ WRONG_CLOCKS = (-3600.0, -90.0, 0.3, 90.0, 61 * 86400.0)  # seconds ahead, of ho
 
 
 def main() -> int:
-    """0 if nothing was lost, wrong, missing or without a cause."""
+    """Returns 0 if nothing was lost, wrong, missing or without a cause."""
     options = _options()
     folder = options.logs or Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _options() -> argparse.Namespace:
     database.add_argument("--embedded", action="store_true", help="`make run` on SQLite and the embedded Redis instead")
     options = parser.parse_args()
     options.is_plain = not (options.standby or options.restore or options.embedded)
-    if options.standby == "async":  # a database that may lose what it has committed may lose a whole verification, too
+    if options.standby == "async":  # a database that loses commits may lose a whole verification, too
         options.people = 0
     return options
 
@@ -172,7 +172,7 @@ def _drive_and_rage(scene: Scene, shop: Shop, before: Release, options: argparse
 
 
 def _wrong_clocks(seed: int) -> dict[str, float]:
-    """By how much the clock of each process's host is ahead of the database's."""
+    """The seconds by which the clock of each process's host is ahead of the database's."""
     if shutil.which("faketime") is None:
         return {}
     return {name: random.Random(f"{name}{seed}").choice(WRONG_CLOCKS) for name in ("web", "worker", "clock")}

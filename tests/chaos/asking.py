@@ -1,4 +1,4 @@
-"""What goes wrong exactly while Stripe is asked for a session, when an opening has no transaction open."""
+"""Faults at the moment when Stripe is asked for a session, and an opening has no transaction open."""
 
 import os
 import random
@@ -27,12 +27,12 @@ _NAME = "asked"
 _CREATION = "/v1/identity/verification_sessions$"
 _ASKED_WITHIN = 8.0  # seconds; somebody opens nearly every second
 _WRITTEN_WITHIN = 30.0
-_IMPATIENT = "-c statement_timeout=8000 -c lock_timeout=8000"  # milliseconds: others do things to the database, too
+_IMPATIENT = "-c statement_timeout=8000 -c lock_timeout=8000"  # milliseconds: other faults hold the database up, too
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """The process that waits for Stripe's answer, and for which verification."""
+    """The process that waits for Stripe's answer, and its verification."""
 
     pid: int
     verification_id: str
@@ -40,7 +40,7 @@ class Asker:
 
 @contextmanager
 def asked(scene: Scene, **trouble: object) -> Iterator[bool]:
-    """The next request for a session gets into this trouble, if one comes; who hangs by it goes on at the end."""
+    """Brings the next request for a session, if one comes, into this trouble; a hanging call goes on at the end."""
     scene.simulator.post("/faults", {"name": _NAME, "path": _CREATION, "method": "POST", **trouble})
     try:
         yield wait_until(lambda: bool(_callers(scene)), _ASKED_WITHIN)
@@ -49,10 +49,10 @@ def asked(scene: Scene, **trouble: object) -> Iterator[bool]:
 
 
 def let_leases_end(scene: Scene, died_at: datetime, verification_id: str | None = None) -> None:
-    """Lets the time pass for which the dead, or one who stands still, have a lease; nobody else's is touched."""
+    """Ends the leases of processes that are dead or stand still, and no others, as if their time had passed."""
     until = col(Verification.opening_until)
     shown = died_at + timedelta(seconds=scene.clock_ahead)
-    # Since then leases were taken by the living; one that ends later still is from before the clock stepped back.
+    # Later leases are those of the living; even later ones are from before the clock stepped back.
     latest = shown + LEASE + timedelta(seconds=_WRITTEN_WITHIN)
     theirs = [or_(until <= shown + LEASE, until > latest)]
     if verification_id:
@@ -70,7 +70,7 @@ def let_leases_end(scene: Scene, died_at: datetime, verification_id: str | None 
 
 
 def kill_web(scene: Scene) -> datetime:
-    """Everything of it at once, and when: nobody has taken a lease since who is still alive."""
+    """Kills all processes of web at once; returns the moment: all later leases are of living processes."""
     if "all" in scene.platform.dynos:
         scene.platform.dynos["all"].expect_end()
         for pid in _web(scene):
@@ -91,7 +91,7 @@ def _kill_who_asks(trouble: Mapping[str, object], scene: Scene, _: random.Random
 
 
 def _kill_it_alone(scene: Scene, dice: random.Random) -> bool:
-    """Its lease is left behind; the other process lives, and so do the leases of that."""
+    """Kills the process that asks, which leaves its lease behind; the other one lives, and so do its leases."""
     with asked(scene, hang=True, after=dice.random() < 0.5):
         if asker := _asker(scene):
             _end(asker.pid)
@@ -99,7 +99,7 @@ def _kill_it_alone(scene: Scene, dice: random.Random) -> bool:
 
 
 def _kill_before_it_is_written(scene: Scene, _: random.Random) -> bool:
-    """Stripe's answer has been read, and waits for its row."""
+    """Kills web when Stripe's answer has been read, and waits for its row."""
     with asked(scene, hang=True), suppress(psycopg.Error):
         if (asker := _asker(scene)) is None:
             return False
@@ -115,13 +115,13 @@ def _kill_before_it_is_written(scene: Scene, _: random.Random) -> bool:
 
 
 def _freeze_it(scene: Scene, dice: random.Random) -> bool:
-    """For longer than its lease; somebody else takes over, and then it goes on."""
+    """Freezes the process that asks for longer than its lease: another one takes over, and then it goes on."""
     with asked(scene, hang=True, after=dice.random() < 0.5):
         if (asker := _asker(scene)) is None:
             return False
         os.kill(asker.pid, signal.SIGSTOP)
         let_leases_end(scene, datetime.now(UTC), asker.verification_id)
-        if dice.random() < 0.5:  # what was asked is done meanwhile
+        if dice.random() < 0.5:  # Stripe makes the session meanwhile
             scene.simulator.take_back(_NAME)
         sleep(dice.uniform(scene.longest / 2, scene.longest))
         with suppress(ProcessLookupError):
@@ -130,7 +130,7 @@ def _freeze_it(scene: Scene, dice: random.Random) -> bool:
 
 
 def _lose_answers(trouble: Mapping[str, object], scene: Scene, dice: random.Random) -> bool:
-    """Of the next few who ask for a session."""
+    """Loses the answers to the next few requests for a session."""
     with asked(scene, count=3, **trouble) as came:
         sleep(dice.uniform(0.5, 2.0))
         return came
@@ -141,7 +141,7 @@ def _answer_nonsense(scene: Scene, dice: random.Random) -> bool:
 
 
 def _forget_keys(scene: Scene, _: random.Random) -> bool:
-    """After a session was made whose maker has not heard of it."""
+    """Makes Stripe forget the keys after a session was made whose maker got no answer."""
     with asked(scene, status=500, after=True) as came:
         scene.simulator.forget_idempotency_keys()
         return came
@@ -152,7 +152,7 @@ def _callers(scene: Scene) -> list[Any]:
 
 
 def _asker(scene: Scene) -> Asker | None:
-    """Who hangs there."""
+    """The process whose request hangs."""
     for caller in _callers(scene):
         if pid := owner_of(caller["port"], _web(scene)):
             return Asker(pid, caller["idempotency_key"].split("-")[1])
@@ -160,7 +160,7 @@ def _asker(scene: Scene) -> Asker | None:
 
 
 def _web(scene: Scene) -> list[int]:
-    """Its processes' pids."""
+    """The pids of web's processes."""
     processes = [dyno.process for name, dyno in scene.platform.dynos.items() if name in ("web", "all")]
     pids = [pid for process in processes if process for pid in (process.pid, *descendants(process.pid))]
     return [pid for pid in pids if "all" not in scene.platform.dynos or "receiver" in command_of(pid)]

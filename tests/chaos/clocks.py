@@ -16,30 +16,30 @@ _FEW = 300.0  # seconds: in a longer run steps come no further apart
 
 
 class DatabaseClock:
-    """By how much it has been ahead, and since when."""
+    """The steps of the database's clock: by how much it has been ahead, and since when."""
 
     def __init__(self, file: Path) -> None:
         self._clock = SteppingClock(file)
         self._steps = [(0.0, 0.0)]
-        self.standing_still = Lock()  # while a server starts: pg_ctl waits for one that has begun since, by this clock
+        self.standing_still = Lock()  # while a server starts: by this clock, pg_ctl waits for one that has begun since
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a server on this host gets."""
+        """The environment of a server on this host."""
         return self._clock.environment
 
     @property
     def ahead(self) -> float:
-        """Seconds."""
+        """The seconds by which the clock is ahead now."""
         return self._steps[-1][1]
 
     def when(self, shown: float) -> float:
-        """The last true moment at which it may have shown this; or, where it never did, when it stepped over it."""
+        """The last true moment at which the clock may have shown this; or the moment of the step that skipped it."""
         eras = pairwise([*self._steps, (inf, 0.0)])
         return max(min(shown - ahead, until) for (since, ahead), (until, _) in eras if shown - ahead >= since)
 
     def step_now_and_then(self, happened: Counter[str], seed: int, until: float) -> None:
-        """But not near the end: what was written before a step back waits for as long as the step was."""
+        """Steps, but not near the end: rows written before a step back wait for as long as the step was."""
         dice = random.Random(f"clock {seed}")
         left = until - time.monotonic()
         last = until - min(_CALM, left * 0.7)

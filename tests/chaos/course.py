@@ -1,4 +1,4 @@
-"""The course of a run, on one machine or on many hosts: people and faults side by side, rest, and what is printed."""
+"""The course of a run, on one machine or on many hosts: people and faults side by side, the rest, and the report."""
 
 import argparse
 import os
@@ -37,7 +37,7 @@ console = Console(width=150 if not sys.stdout.isatty() else None)
 
 
 def add_options(parser: argparse.ArgumentParser, *, sessions: int, people: int, minutes: float) -> None:
-    """Of every run."""
+    """Adds the options of every run."""
     parser.add_argument("--seed", type=int, default=1, help="of the faults and their times (default: 1)")
     parser.add_argument("--sessions", type=int, default=sessions, help=f"verifications to drive (default: {sessions})")
     parser.add_argument(
@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser, *, sessions: int, people: int, 
 
 
 def environment(simulator: Simulator, mail: MailServer, application: Application) -> dict[str, str]:
-    """Of each process, but for where its own things are."""
+    """The environment of each process, without the addresses of its own database and Redis."""
     ours = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in ours} | {
         "STRIPE_WEBHOOK_SECRET": SECRET,
@@ -69,13 +69,13 @@ def environment(simulator: Simulator, mail: MailServer, application: Application
 
 
 def use(environment: Mapping[str, str], release: Release = TODAY) -> None:
-    """This process reads the same settings; the release makes the tables."""
+    """Gives this process the same settings; the release makes the tables."""
     os.environ.update(environment)
     assert release.migrate(environment), "there are no tables"
 
 
 def expect_deliveries(scene: Scene) -> None:
-    """Once each web process answers; each gets every event."""
+    """Registers each web process, once it answers, as an endpoint of its own: each gets every event."""
     for place in scene.webs:
         assert services.wait_until(lambda place=place: answers(place), 60), f"web did not start at {place}"  # type: ignore[misc]
         scene.simulator.endpoint(
@@ -91,7 +91,7 @@ def expect_deliveries(scene: Scene) -> None:
 
 
 def longest_fault(minutes: float) -> float:
-    """Seconds, where all of it lasts so long."""
+    """The seconds of the longest fault in a run of so many minutes."""
     return 4.0 if minutes < 2 else 8.0 if minutes < 5 else 15.0
 
 
@@ -102,7 +102,7 @@ def drive_and_rage(
     lanes: Sequence[Mapping[str, Fault]],
     *others: threading.Thread,
 ) -> float:
-    """In each lane one fault follows the other. Returns how many seconds it took."""
+    """Lets people come while in each lane one fault follows the other. Returns how many seconds it took."""
     began = time.monotonic()
     until = began + options.minutes * 60
     threads = [
@@ -135,7 +135,7 @@ def _rage(scene: Scene, shop: Shop, kinds: Mapping[str, Fault], seed: int, until
 
 
 def swallowed(scene: Scene) -> set[str]:
-    """What was answered 200 and is gone, before the schedule's next run fetches it; that run is made now."""
+    """The events that were answered 200 and are gone; then reconcile runs, and fetches them."""
     services.wait_until(lambda: bool(scene.simulator.settled()["settled"]), COMES_TO_REST_WITHIN)
     accepted = {
         one["event"]
@@ -148,13 +148,13 @@ def swallowed(scene: Scene) -> set[str]:
 
 
 def reconcile(scene: Scene) -> None:
-    """As the schedule does every quarter of an hour; the first run notes which log the database writes."""
+    """Runs reconcile, as the schedule does each quarter of an hour; the first run notes the database's log."""
     command = [sys.executable, "-m", "worker", "reconcile"]
     subprocess.run(command, env=dict(scene.environment), cwd=services.ROOT, check=True, capture_output=True)
 
 
 def add_swallowed(verdict: Verdict, lost: set[str], standby: str) -> None:
-    """Only a standby that lags may do that."""
+    """Counts the lost events; only a standby that lags may lose any."""
     if standby == "async":
         verdict.figures["events that a lagging standby lost, and reconcile fetched"] = len(lost)
     else:
@@ -162,7 +162,7 @@ def add_swallowed(verdict: Verdict, lost: set[str], standby: str) -> None:
 
 
 def wait_for_rest(scene: Scene, rest: Rest, began: float) -> float | None:
-    """Seconds from the last fault until nothing waits any more; None if that did not come."""
+    """The seconds from the last fault until nothing waits any more; None if that did not come."""
 
     def is_at_rest() -> bool:
         time.sleep(0.5)
@@ -182,7 +182,7 @@ def conclude(
     folder: Path,
     keep: bool,
 ) -> int:
-    """Prints everything. 0 if nothing was lost, wrong, missing or without a cause; else the logs stay."""
+    """Prints everything. Returns 0 if nothing was lost, wrong, missing or without a cause; else the logs stay."""
     verdict.figures["mails of unknown outcome whose hours were let pass"] = rest.passed
     _add_circumstances(verdict, scene, drove, rested)
     console.print(_table(title, verdict, scene))
@@ -206,7 +206,7 @@ def answers(place: str) -> bool:
 
 
 def bring_people(simulator: Simulator, wave: int, count: int) -> None:
-    """To Stripe, who do what they do at once."""
+    """Brings people to Stripe, who act at once."""
 
     def person(words: str) -> dict[str, Any]:
         return {
@@ -215,7 +215,7 @@ def bring_people(simulator: Simulator, wave: int, count: int) -> None:
             "metadata": {"user_id": f"user-{words}-{wave}-{{n}}"},
         }
 
-    # In waves of one scenario's length each, so that a session's events lie apart or in one second.
+    # In every other wave all first steps come first: so a session's events lie apart, or in one second.
     simulator.run(count - 2, "mixed", interleave=wave % 2 == 0, session=person("mixed"))
     simulator.run(2, steps=THREE_SUBMISSIONS, session=person("limit"))
 

@@ -1,4 +1,4 @@
-"""What goes wrong, each by name, each mended at its end.
+"""The faults by their names; each is mended at its end.
 
 FAULTS are for a whole deployment, STANDBY for one whose PostgreSQL has a standby, EMBEDDED for `make run`.
 """
@@ -25,12 +25,12 @@ from tests.simulator.nonsense import KINDS
 from tests.support.foreign import READABLE, UNREADABLE
 from tests.support.processes import A_CLOCK, A_WORKER
 
-_LOST_WITHIN = 10.0  # seconds before a failover, of which a standby may not know
+_LOST_WITHIN = 10.0  # seconds before a failover that a standby may not have heard
 
 
 @dataclass(slots=True)
 class Scene:
-    """Everything a fault may touch."""
+    """Everything that a fault may touch."""
 
     platform: Platform
     mail: MailServer
@@ -39,7 +39,7 @@ class Scene:
     database: str  # its URL
     longest: float  # seconds a fault lasts
     webs: Sequence[str]  # the host and port of each web process
-    environment: Mapping[str, str]  # an operator's, who runs commands
+    environment: Mapping[str, str]  # an operator's, for commands
     postgres: Postgres | None = None
     redis: Redis | None = None
     happened: Counter[str] = field(default_factory=Counter)
@@ -52,7 +52,7 @@ class Scene:
         return self.postgres.clock.ahead if self.postgres and self.postgres.clock else 0.0
 
     def when(self, shown: float) -> float:
-        """The true moment at which the database's clock showed this, the last of several."""
+        """The true moment at which the database's clock showed this: the last, if there were several."""
         return self.postgres.clock.when(shown) if self.postgres and self.postgres.clock else shown
 
 
@@ -61,11 +61,11 @@ _CROWD = 400
 _POST = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\n"
 _HALF_A_BODY = b"Stripe-Signature: t=NOW,v1=0\r\nContent-Length: 400000\r\n\r\n" + b"x" * 300_000
 
-Fault = Callable[[Scene, random.Random], bool | None]  # False: it did not come about
+Fault = Callable[[Scene, random.Random], bool | None]  # False: it did not happen
 
 
 def rage(scene: Scene, kinds: Mapping[str, Fault], seed: int, until: float) -> None:
-    """One fault after the other until then, every kind before any comes twice; the same seed does the same."""
+    """Makes one fault after the other until then, each kind before any comes twice; the same seed does the same."""
     dice = random.Random(seed)
     for kind in chain.from_iterable(_shuffled(dice, rounds) for rounds in repeat(list(kinds))):
         if time.monotonic() > until:
@@ -170,7 +170,7 @@ def _mail(mood: str, scene: Scene, dice: random.Random) -> None:
 
 
 def _kill_the_sender(kill: Fault, scene: Scene, dice: random.Random) -> bool:
-    """In the one window that can send a mail twice: it is accepted, and nobody has written that down."""
+    """Kills in the one window that can send a mail twice: it is accepted, and nobody has written that down."""
     scene.mail.at_next_acceptance = lambda: kill(scene, dice)
     came = wait_until(lambda: scene.mail.at_next_acceptance is None, _NEXT_MAIL_WITHIN)
     scene.mail.at_next_acceptance = None
@@ -195,7 +195,7 @@ def _application(status: int, delay: float, scene: Scene, dice: random.Random) -
 
 
 def _crowd(said: bytes, scene: Scene, dice: random.Random) -> None:
-    """Hundreds of connections to web that begin like this, and go no further."""
+    """Opens hundreds of connections to web that begin like this, and go no further."""
     host, port = dice.choice(scene.webs).split(":")
     with ExitStack() as open_:
         for _ in range(_CROWD):
@@ -217,7 +217,7 @@ def _freeze_part(words: str, scene: Scene, dice: random.Random) -> None:
 
 
 def _fill_disk(scene: Scene, dice: random.Random) -> None:
-    """Every write of a file by web and worker fails, as on a full disk."""
+    """Makes every write of a file by web and worker fail, as on a full disk."""
     with _limited([*_parts(scene, "receiver"), *_parts(scene, A_WORKER)]):
         time.sleep(_a_while(scene, dice))
 

@@ -1,4 +1,4 @@
-"""What must be true of openings: one session, whatever happens; beside what Stripe has, and what was heard."""
+"""The judgement of openings: one session, whatever happens; compared with Stripe's sessions and with the answers."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ _SECRETS = ("client_secret", "url", "ephemeral_key_secret")
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """A session that was opened or adopted here: of which verification and generation, as its metadata has said."""
+    """A session that was opened or adopted here, with its verification and generation, from its metadata."""
 
     session: Json
     verification_id: str
@@ -26,7 +26,7 @@ class Ours:
 
     @property
     def id(self) -> str:
-        """Stripe's."""
+        """Stripe's id."""
         return str(self.session["id"])
 
     @property
@@ -47,12 +47,12 @@ def judge_openings(
     when: Callable[[float], float],
     lossy: bool,
 ) -> None:
-    """Views are what the API shows of each verification, once all has come to rest; `when`, what a row's time was.
+    """Judges by the API's views after the rest; `when` gives the true time of a row's.
 
-    A lossy database has forgotten who was replaced on purpose, who ended it without a word, and the last numbers.
+    A lossy database has forgotten replacements on purpose, quiet ends, and the last numbers.
     """
     ours = made = _ours(truth)
-    if lossy:  # Stripe no longer says whose a session was that it has redacted
+    if lossy:  # Stripe has redacted the metadata, too
         ours = {id_: one for id_, one in ours.items() if one.verification_id in views or not one.session["redaction"]}
     by_verification: defaultdict[str, list[Ours]] = defaultdict(list)
     for one in ours.values():
@@ -82,7 +82,7 @@ def judge_openings(
 def _ours(truth: Json) -> dict[str, Ours]:
     sessions = {session["id"]: session for session in truth["sessions"]}
     found = {}
-    # What was adopted says so since then, and no longer once it is redacted.
+    # An adopted session has its metadata from then on, and loses it when it is redacted.
     for shown in (*(event["body"]["data"]["object"] for event in _snapshots(truth)), *truth["sessions"]):
         if "idv_id" in (metadata := shown["metadata"]):
             found[shown["id"]] = Ours(sessions[shown["id"]], metadata["idv_id"], int(metadata["idv_generation"]))
@@ -113,7 +113,7 @@ def _listed(counts: Counter[Any]) -> str:
 
 
 def _two_at_once(truth: Json, ours: Mapping[str, Ours]) -> Iterator[str]:
-    """Also for a moment during the run: each change of a session is an event of Stripe's, in order."""
+    """Two live sessions, even for a moment of the run: each change of a session is an event of Stripe's, in order."""
     live: defaultdict[str, set[str]] = defaultdict(set)
     for event in _snapshots(truth):
         session = event["body"]["data"]["object"]
@@ -137,7 +137,7 @@ def _twice(found: Iterable[str]) -> Iterator[str]:
 
 
 def _orphans(ours: Iterable[Ours], views: Mapping[str, Json]) -> Iterator[str]:
-    """Whoever opens again gets the session that is open at Stripe, since it is of the current generation."""
+    """The live sessions that are not their verification's current one: nobody who opens again gets them."""
     for one in ours:
         view = views[one.verification_id]
         if one.is_live and (view["generation"], view["session_id"] or one.id) != (one.generation, one.id):
@@ -208,7 +208,7 @@ def _traces(by_verification: Mapping[str, list[Ours]], tables: Tables) -> Iterat
 
 
 def _unwanted_mails(tables: Tables, mail: MailServer, when: Callable[[float], float]) -> Iterator[str]:
-    """One that was under way may arrive a moment later; what became owed afterwards never goes out."""
+    """A mail that was under way may arrive a moment later; one that became owed afterwards never goes out."""
     last = {one.message_id: one.at for one in mail.accepted}
     for action in tables.actions:
         record = tables.records[action.session_id]
@@ -223,14 +223,14 @@ def _unwanted_mails(tables: Tables, mail: MailServer, when: Callable[[float], fl
 
 
 def _since(record: VerificationRecord, name: str) -> Any:
-    """What was canceled and told before somebody replaced it was told rightly."""
+    """The moment from which mails are unwanted; one about a session canceled before its replacement was right."""
     quiet_from = (record.created_at if record.ends_quietly else None, record.replacing_at)
     moments = (record.replaced_at, record.redaction_asked_at, *(quiet_from if name == "email_canceled" else ()))
     return min((at for at in moments if at), default=None)
 
 
 def _out_of_order(application: Application) -> Iterator[str]:
-    """A call may be repeated; but no number is heard for the first time after a higher one."""
+    """The verifications with a number that was first heard after a higher one; repeated calls are no fault."""
     for whose, numbers in application.numbers.items():
         first = list(dict.fromkeys(numbers))
         if first != sorted(first):

@@ -18,7 +18,7 @@ _GLANCE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A mail the server has taken over, and when; late: its sender may have heard nothing of it."""
+    """A mail that the server has accepted, and when; late: its sender may have heard nothing of it."""
 
     message_id: str
     recipient: str
@@ -56,7 +56,7 @@ class MailServer:
         self._do(self._listen())
 
     def set_mood(self, mood: str) -> None:
-        """From now on."""
+        """Sets the mood from now on."""
         assert mood in self.MOODS
         was, self.mood = self.mood, mood
         if mood == "away":
@@ -102,7 +102,7 @@ class MailServer:
         return "250 OK"
 
     def stop(self) -> None:
-        """Leaves nothing."""
+        """Stops the server and ends its connections."""
         self._do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -132,11 +132,11 @@ class MailServer:
 
 
 class Application:
-    """The main application's side of notify_app: what it was told, in order."""
+    """The main application's side of notify_app: the changes that it was told, in order."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.told: dict[str, list[tuple[int, str | None]]] = {}  # by session: change number and status
-        self.numbers: dict[str, list[int]] = {}  # by verification, or else by session, as they came
+        self.numbers: dict[str, list[int]] = {}  # by verification, or else by session, in the order of arrival
         self.status = 200
         self.delay = 0.0
         self._server = ThreadingHTTPServer((host, 0), _handler(self))
@@ -146,7 +146,7 @@ class Application:
         self.url = f"http://{host}:{self._server.server_address[1]}/changes"
 
     def stop(self) -> None:
-        """Leaves nothing."""
+        """Stops the server."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -167,6 +167,6 @@ def _handler(application: Application) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Quiet."""
+            """Logs nothing."""
 
     return Handler

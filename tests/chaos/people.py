@@ -1,4 +1,4 @@
-"""People who are verified through the application, each with a story; what they come back to is looked at."""
+"""People who are verified through the application, each with a story; they check their session when they come back."""
 
 import threading
 import urllib.parse
@@ -21,7 +21,7 @@ _EXPIRED = "document_expired"
 
 
 class Person:
-    """One person and one purpose: what they do, and what the application asks for them."""
+    """One person and one purpose: their steps, and the application's requests for them."""
 
     def __init__(self, shop: Shop, number: int, seed: int) -> None:
         self.reference = f"person-{number:05}"
@@ -32,7 +32,7 @@ class Person:
         self._metadata = {"user_id": f"shopper-{number:05}"}
 
     def lives(self, story: "Story") -> None:
-        """The story, to its end or to where it must end."""
+        """Lives the story, to its end or to an answer that ends it."""
         try:
             story(self)
         except GoneError:
@@ -41,15 +41,15 @@ class Person:
             self.wonders(f"{story.__name__}: {type(error).__name__}: {error}")
 
     def chance(self) -> bool:
-        """One in two."""
+        """True one time in two."""
         return self._dice.random() < 0.5
 
     def waits(self) -> None:
-        """As people do."""
+        """Waits as people do."""
         sleep(self._dice.uniform(0.0, 1.5))
 
     def wonders(self, sentence: str) -> None:
-        """Something is not as it should be."""
+        """Notes that something is not as it should be."""
         self._shop.surprises.append(f"{self.reference} {sentence}")
 
     def opens(self, **changes: Any) -> Heard:
@@ -79,23 +79,23 @@ class Person:
             raise GoneError
 
     def walks_away(self) -> None:
-        """Asks once, hears nothing, and never comes again."""
+        """Asks once, gets no answer, and never comes again."""
         within = self._dice.uniform(0.01, 0.5)
         self._shop.ask(self.reference, "POST", "/verifications", self._body({}), within)
 
     def is_refused(self, heard: Heard, *codes: str) -> None:
-        """It must be one of these, and ends the story."""
+        """Checks that the refusal is one of these, and ends the story."""
         if heard.answer.get("code") not in codes:
             self.wonders(f"{heard.path} got {heard.status} {heard.answer}")
         raise GoneError
 
     def asks(self, what: str, body: Json | None = None) -> Heard:
-        """Something of the verification that there is."""
+        """Makes a request about the verification of the last opening."""
         self.waits()
         return self._shop.insist(self.reference, "POST", f"/verifications/{self.id}/{what}", body, self._dice)
 
     def does(self, outcome: str, **detail: str) -> None:
-        """Goes in by what was handed out, and picks an outcome."""
+        """Goes in by the last entry, and picks an outcome."""
         entry = self._entry
         if self.chance():
             heard = self.asks("entry", self._dice.choice(_WAYS))
@@ -114,23 +114,23 @@ class Person:
             self._shop.simulator.act(self.session_id, outcome, **detail)
 
     def is_judged(self, outcome: str, **detail: str) -> None:
-        """What Stripe, or somebody at the Dashboard, does with the session."""
+        """Does something at Stripe, or at the Dashboard, to the session."""
         self._shop.simulator.act(self.session_id, outcome, **detail)
 
     def changes(self, metadata: dict[str, str]) -> None:
-        """What is asked for with the session from now on."""
+        """Asks for other metadata with the session from now on."""
         self._metadata = {**self._metadata, **metadata}
 
     def at_stripe(self) -> Json:
-        """The session as it is."""
+        """The session as Stripe has it."""
         return self._shop.simulator.session(self.session_id)
 
     def meets_a_link(self) -> str:
-        """A stranger has typed this person's reference into a static link; the session's id."""
+        """Lets a stranger type this person's reference into a static link; the session's id."""
         return self._shop.simulator.create_from_link(self.reference, "stranger@example.com")
 
     def was_begun(self) -> str:
-        """By the application's own code, before there was this service; the session's id."""
+        """Lets the application's own code make a session, as before there was this service; the session's id."""
         email = f"{self.reference}@example.com"
         return self._shop.simulator.create(
             email=email, client_reference_id=self.reference, metadata=self._metadata, type="document"
@@ -147,7 +147,7 @@ class Person:
         def ask(body: Json, dice: Random) -> None:
             try:
                 heard.append(self._shop.insist(self.reference, "POST", "/verifications", body, dice))
-            except GoneError:  # which is noted
+            except GoneError:  # noted already
                 return
 
         tabs = [threading.Thread(target=ask, args=(body, Random(self._dice.random()))) for body in bodies]
@@ -164,7 +164,7 @@ Story = Callable[[Person], None]
 
 
 def is_verified(person: Person) -> None:
-    """And comes back: nobody is asked again."""
+    """Is verified, and comes back: nobody is asked again."""
     person.has_a_session()
     person.does("pass")
     if "entry" in person.opens().answer:
@@ -172,7 +172,7 @@ def is_verified(person: Person) -> None:
 
 
 def is_verified_at_last(person: Person) -> None:
-    """The same session, taken up again."""
+    """Fails, and takes the same session up again."""
     person.has_a_session()
     first = person.session_id
     person.does("fail", code=_EXPIRED)
@@ -183,17 +183,17 @@ def is_verified_at_last(person: Person) -> None:
 
 
 def leaves(person: Person) -> None:
-    """With the session open."""
+    """Leaves with the session open."""
     person.has_a_session()
 
 
 def walks_away(person: Person) -> None:
-    """Before there was an answer."""
+    """Leaves before there is an answer."""
     person.walks_away()
 
 
 def ends_it(person: Person) -> None:
-    """Twice, and comes back to a new session."""
+    """Ends it twice, and comes back to a new session."""
     person.has_a_session()
     ended, quietly = person.session_id, "?notify=false" if person.chance() else ""
     for _ in range(2):
@@ -207,7 +207,7 @@ def ends_it(person: Person) -> None:
 
 
 def is_ended(person: Person) -> None:
-    """At the Dashboard, and comes back to a new session."""
+    """Is ended at the Dashboard, and comes back to a new session."""
     person.has_a_session()
     ended = person.session_id
     person.is_judged("cancel")
@@ -217,7 +217,7 @@ def is_ended(person: Person) -> None:
 
 
 def begins_again(person: Person) -> None:
-    """With another session in the place of one that is open, failed, verified or canceled."""
+    """Begins another session in the place of one that is open, failed, verified or canceled."""
     person.has_a_session()
     old = person.session_id
     if person.chance():
@@ -234,7 +234,7 @@ def begins_again(person: Person) -> None:
 
 
 def is_forgotten(person: Person) -> None:
-    """Whatever became of the session; and may come again, as somebody new."""
+    """Is forgotten, with a session of any status; and may come again, as somebody new."""
     person.has_a_session()
     is_checked = person.chance()
     if is_checked:
@@ -248,7 +248,7 @@ def is_forgotten(person: Person) -> None:
             if not heard.is_good:
                 person.is_refused(heard)
     finally:
-        if is_checked:  # else it could never be redacted
+        if is_checked:  # else it can never be redacted
             person.is_judged("pass")
     if person.chance():
         person.has_a_session()
@@ -257,7 +257,7 @@ def is_forgotten(person: Person) -> None:
 
 
 def fails_too_often(person: Person) -> None:
-    """Until there is no more; then somebody at the application lets them begin again."""
+    """Fails until no session is given; then somebody at the application lets them begin again."""
     person.has_a_session()
     old = person.session_id
     person.does("fail", code=_EXPIRED)
@@ -274,7 +274,7 @@ def fails_too_often(person: Person) -> None:
 
 
 def is_asked_otherwise(person: Person) -> None:
-    """The open session is changed, and nothing of ours is lost from it."""
+    """Changes the open session, which loses nothing of ours."""
     person.has_a_session()
     person.changes({"step": "second"})
     person.has_a_session()
@@ -284,7 +284,7 @@ def is_asked_otherwise(person: Person) -> None:
 
 
 def is_checked(person: Person) -> None:
-    """While Stripe checks, nothing is opened, and nothing is canceled."""
+    """Waits for Stripe's check: meanwhile nothing is opened, and nothing is canceled."""
     person.has_a_session()
     person.does("submit")
     if "entry" in person.opens().answer:
@@ -296,7 +296,7 @@ def is_checked(person: Person) -> None:
 
 
 def shares_a_reference(person: Person) -> None:
-    """With a session that a stranger made, which stays the stranger's."""
+    """Has the same reference as a session of a stranger's, which stays the stranger's."""
     strangers = person.meets_a_link()
     person.has_a_session()
     if person.session_id == strangers:
@@ -304,7 +304,7 @@ def shares_a_reference(person: Person) -> None:
 
 
 def is_taken_over(person: Person) -> None:
-    """With the session that the application's own code had made, and with no other."""
+    """Is taken over with the session that the application's own code has made, and with no other."""
     begun = person.was_begun()
     person.has_a_session(adopt=begun)
     if person.session_id != begun:
@@ -314,7 +314,7 @@ def is_taken_over(person: Person) -> None:
 
 
 def comes_back(person: Person) -> None:
-    """Some day, whatever has been before."""
+    """Comes back some day, after any story."""
     heard = person.opens()
     if not heard.is_good:
         person.is_refused(heard, "submission-limit", "too-many")
@@ -327,7 +327,7 @@ STORIES: tuple[Story, ...] = (
 
 
 def people(shop: Shop, count: int, seed: int, stories: Sequence[Story] = STORIES) -> list[Callable[[], None]]:
-    """So many, and every story is lived before any is lived again."""
+    """So many people; every story is lived before any is lived again."""
 
     def person(number: int) -> Callable[[], None]:
         return lambda: Person(shop, number, seed).lives(stories[number % len(stories)])

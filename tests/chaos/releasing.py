@@ -14,13 +14,13 @@ from tests.chaos.services import ROOT, wait_until
 from tests.support import history
 
 _MIGRATES_WITHIN = 60.0  # seconds: the database may be away
-_TAKES = 60.0  # seconds, of which the platform's patience is half
+_TAKES = 60.0  # seconds; half of them are the platform's patience
 _REPLACED = ("web", "worker", "clock")
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A version: what it is, where its code is, and the commit that its processes name."""
+    """A version: its words, its code, and the commit that its processes name."""
 
     words: str
     code: Path
@@ -28,11 +28,11 @@ class Release:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What the platform tells its processes."""
+        """The variables that the platform sets for its processes."""
         return {COMMIT_NAMES[0]: self.commit}
 
     def migrate(self, environment: Mapping[str, str]) -> bool:
-        """As the release phase does; whether it went through."""
+        """Migrates as the release phase does; returns whether it succeeded."""
         command = [sys.executable, "-m", "worker", "migrate"]
         variables = {**environment, **self.variables}
         return subprocess.run(command, cwd=self.code, env=variables, check=False, capture_output=True).returncode == 0
@@ -42,7 +42,7 @@ TODAY = Release("today's code", ROOT, "today")
 
 
 def release_before(folder: Path) -> Release:
-    """The code before; where there is no history, today's under another version."""
+    """The code before; without a history, today's under another version."""
     if why := history.why_none():
         return Release(f"today's code under another version ({why})", ROOT, "before")
     commit = history.commit_before()
@@ -50,7 +50,7 @@ def release_before(folder: Path) -> Release:
 
 
 def deploy_today(scene: Scene, before: Release, seed: int, until: float) -> None:
-    """In the place of the code before; in a run of minutes it is rolled back and deployed again."""
+    """Deploys today's code in the place of the code before; a run of minutes rolls back and deploys again."""
     dice = Random(f"deploy {seed}")
     while True:
         time.sleep(dice.uniform(0.5, 1.0) * scene.longest)
@@ -65,7 +65,7 @@ def deploy_today(scene: Scene, before: Release, seed: int, until: float) -> None
 
 
 def still_there(scene: Scene) -> list[str]:
-    """The processes that today's code has not taken the place of."""
+    """The processes that still run the code before."""
     dynos = scene.platform.dynos.values()
     return [dyno.name for dyno in dynos if dyno.environment[COMMIT_NAMES[0]] != TODAY.commit]
 

@@ -1,4 +1,4 @@
-"""A backup of the middle of a run, put back at its end: what came after it is learnt from Stripe."""
+"""A backup of the middle of a run, put back at its end: all later events are learnt from Stripe."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ _TRIES = 5
 
 
 def back_up(scene: Scene, at: float) -> None:
-    """At that time of the monotonic clock, or as soon as the server is there."""
+    """Backs up at that time of the monotonic clock, or as soon as the server is there."""
     assert scene.postgres is not None
     time.sleep(max(0.0, at - time.monotonic()))
     while True:
@@ -29,9 +29,9 @@ def back_up(scene: Scene, at: float) -> None:
 
 
 def put_back(scene: Scene) -> dict[str, Any]:
-    """Everything dies, the backup takes the database's place, and `worker restored` fetches the rest; what it found.
+    """Ends everything, puts the backup back, and has `worker restored` fetch all later events; returns its findings.
 
-    Mails are sent again that the backup owes: whoever had got theirs is given a second one, which is the smaller fault.
+    The mails that the backup owes are sent again: a person who had got theirs has a second one, the smaller fault.
     """
     assert scene.postgres is not None
     began = time.time()

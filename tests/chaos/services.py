@@ -25,7 +25,7 @@ _BEGINS_WITHIN = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """One end of one process: when it began and was over, its exit status, and whether it was our doing."""
+    """The end of one process: when it began and was over, its exit status, and whether we meant it."""
 
     name: str
     began: float
@@ -35,13 +35,13 @@ class Death:
 
     @property
     def took(self) -> float:
-        """Seconds."""
+        """The seconds from its beginning to its end."""
         return self.ended - self.began
 
 
 @dataclass(slots=True)
 class Dyno:
-    """One process type and what it has started: a process group of its own, and one log for all its lives."""
+    """One process type and its process: a process group of its own, and one log for all its lives."""
 
     name: str
     command: list[str]
@@ -50,12 +50,12 @@ class Dyno:
     code: Path = ROOT
     process: "subprocess.Popen[bytes] | None" = None
     lock: threading.RLock = field(default_factory=threading.RLock)
-    dooms: dict[int, float] = field(default_factory=dict)  # by pid: since when it is meant to end
-    ahead: float = 0.0  # seconds that its host's clock is
+    dooms: dict[int, float] = field(default_factory=dict)  # by pid: the moment since which it is meant to end
+    ahead: float = 0.0  # seconds by which its host's clock is ahead
     is_off: bool = False  # nobody starts it
 
     def start(self) -> None:
-        """Runs it."""
+        """Starts its process."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,
@@ -68,7 +68,7 @@ class Dyno:
             )
 
     def signal(self, number: int) -> None:
-        """To the whole group, as a dyno gets it."""
+        """Signals the whole group, as a dyno's manager does."""
         with self.lock:
             if self.process is None or self.process.poll() is not None:
                 return
@@ -77,25 +77,25 @@ class Dyno:
                 os.killpg(self.process.pid, number)
 
     def abort(self) -> None:
-        """Its end by force; PYTHONFAULTHANDLER has it write into its log where each thread was."""
+        """Ends it by force; PYTHONFAULTHANDLER writes the stacks of its threads into the log first."""
         with self.lock:
             self.signal(signal.SIGABRT)
             time.sleep(_WRITES_ITS_STACKS_WITHIN)
             self.signal(signal.SIGKILL)
 
     def stacks(self) -> str:
-        """Where its threads were when it was last aborted; empty if it never was."""
+        """The stacks of its threads at its last abort; empty if there was none."""
         _, aborted, stacks = self.log.read_text(errors="replace").rpartition("Fatal Python error: Aborted")
         return stacks if aborted else ""
 
     def expect_end(self) -> None:
-        """What happens to its parts will end it."""
+        """Marks its end as meant: the end of its parts will end it."""
         with self.lock:
             if self.process is not None and self.process.poll() is None:
                 self.dooms.setdefault(self.process.pid, time.time())
 
     def children(self) -> list[int]:
-        """Direct children's pids."""
+        """The pids of its direct children."""
         return children(self.process.pid) if self.process else []
 
 
@@ -110,24 +110,24 @@ class Platform:
         self._thread = threading.Thread(target=self._watch, name="platform", daemon=True)
 
     def start(self) -> None:
-        """Starts all, and watches them from then on."""
+        """Starts all dynos, and watches them from then on."""
         for dyno in self.dynos.values():
             dyno.start()
         self._thread.start()
 
     def kill(self, name: str) -> None:
-        """SIGKILL to everything of one dyno, and to what it takes the place of."""
+        """Kills all processes of one dyno, with SIGKILL, and those of the dyno that it replaces."""
         for dyno in (self.dynos[name], *(one for one in self._leaving if one.name == name)):
             dyno.signal(signal.SIGKILL)
 
     def deploy(self, *names: str) -> None:
-        """SIGTERM, after thirty seconds SIGKILL, and a new start."""
+        """Ends dynos with SIGTERM, after thirty seconds with SIGKILL; the watch starts them again."""
         _terminate([self.dynos[name] for name in names or self.dynos])
 
     def replace(self, name: str, code: Path, variables: Mapping[str, str], beside: float) -> None:
-        """Another version of a dyno begins, and so many seconds after it has, the one before ends.
+        """Starts another version of a dyno, and so many seconds after it is ready, ends the one before.
 
-        Two of web would need two ports: there the one before ends first.
+        Two of web would need two ports: there, the one before ends first.
         """
         before = self.dynos[name]
         after = Dyno(name, before.command, {**before.environment, **variables}, before.log, code, ahead=before.ahead)
@@ -145,18 +145,18 @@ class Platform:
             self._leave(before)
 
     def switch_off(self, name: str) -> None:
-        """As when its machine loses its power."""
+        """Kills a dyno for good, as when its machine loses its power."""
         dyno = self.dynos[name]
         with dyno.lock:
             dyno.is_off = True
             dyno.signal(signal.SIGKILL)
 
     def switch_on(self, name: str) -> None:
-        """It is started again."""
+        """Lets the watch start it again."""
         self.dynos[name].is_off = False
 
     def halt(self) -> None:
-        """Everything dies, and nothing is started until it is to go on."""
+        """Kills everything, and starts nothing until go_on."""
         self._halted.set()
         for dyno in self.dynos.values():
             with dyno.lock:
@@ -166,13 +166,13 @@ class Platform:
                     self._note(dyno, dyno.process)
 
     def go_on(self) -> None:
-        """Everything is started again."""
+        """Starts everything again."""
         for dyno in self.dynos.values():
             dyno.start()
         self._halted.clear()
 
     def stop(self) -> None:
-        """The end of all."""
+        """Ends the watch and all dynos."""
         self._ending.set()
         self._thread.join()
         self.deploy()
@@ -184,12 +184,12 @@ class Platform:
                 self._note(dyno, dyno.process)
 
     def end(self) -> None:
-        """Stops what still runs."""
+        """Stops if any process still runs."""
         if any(dyno.process and dyno.process.poll() is None for dyno in self.dynos.values()):
             self.stop()
 
     def slowest_stop(self) -> Death | None:
-        """The end that took longest since its SIGTERM or SIGKILL."""
+        """The end that took the longest from its SIGTERM or SIGKILL."""
         return max((death for death in self.deaths if death.meant), key=lambda death: death.took, default=None)
 
     def _watch(self) -> None:
@@ -199,7 +199,7 @@ class Platform:
                     process = dyno.process
                     if process is None or process.poll() is None or self._halted.is_set() or dyno.is_off:
                         continue
-                    with suppress(ProcessLookupError):  # what a killed parent left behind goes with its dyno
+                    with suppress(ProcessLookupError):  # the other processes of a killed dyno's group die with it
                         os.killpg(process.pid, signal.SIGKILL)
                     self._note(dyno, process)
                     dyno.start()
@@ -234,7 +234,7 @@ def _terminate(dynos: list[Dyno]) -> None:
 
 
 def procfile(environment: Mapping[str, str], logs: Path, ahead: Mapping[str, float], code: Path) -> list[Dyno]:
-    """Web, worker and clock as the Procfile has them, but web for this machine only, on hosts with such clocks."""
+    """Web, worker and clock as in the Procfile, but web for this machine only, on hosts with such clocks."""
     lines = dict(line.split(": ", 1) for line in PROCFILE.read_text().splitlines())
     commands = {"web": "python -m receiver", "worker": lines["worker"], "clock": lines["clock"]}
     dynos = []
@@ -248,12 +248,12 @@ def procfile(environment: Mapping[str, str], logs: Path, ahead: Mapping[str, flo
 
 
 def make_run(environment: Mapping[str, str], logs: Path) -> list[Dyno]:
-    """Everything in one, as `make run` has it."""
+    """All processes in one dyno, as `make run` has it."""
     return [Dyno("all", [sys.executable, "-m", "worker", "run"], environment, logs / "all.log")]
 
 
 def children(pid: int) -> list[int]:
-    """The pids of its direct children."""
+    """The pids of a process's direct children."""
     found: list[int] = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError, ValueError, IndexError):
@@ -263,12 +263,12 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The pids of all that came from it."""
+    """The pids of all its descendants."""
     return [one for child in children(pid) for one in (child, *descendants(child))]
 
 
 def owner_of(port: int, pids: list[int]) -> int | None:
-    """Which of them has the connection that begins at this port of this machine."""
+    """The process of these that has the connection from this port of this machine."""
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     sockets = {f"socket:[{line[9]}]" for line in lines if int(line[1].partition(":")[2], 16) == port}
     for pid in pids:
@@ -279,7 +279,7 @@ def owner_of(port: int, pids: list[int]) -> int | None:
 
 
 def command_of(pid: int) -> str:
-    """How it was started."""
+    """The command line of a process."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""The application's half: what one asks of the API for a person, however often it takes, and all that was heard."""
+"""The application's half: requests to the API for persons, repeated as often as it takes, and all the answers."""
 
 import http.client
 import json
@@ -17,17 +17,17 @@ from tests.simulator.client import Simulator
 
 TOKEN = "shop" * 8
 PUBLISHABLE_KEY = "pk_test_simulator0000"
-# Seconds that anybody still asks once nothing fails any more: whoever died opening leaves a lease behind, which lasts
-# longer by as much as the database's clock has stepped back since.
+# Seconds for further requests once all faults are over: an opener that died leaves a lease behind, which lasts longer
+# by as much as the database's clock has stepped back since.
 _PATIENCE = LEASE.total_seconds() + STEP
-# What a platform's router adds.
+# The headers that a platform's router adds.
 _ROUTERS = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heard:
-    """One request and its answer; no status where nothing was heard."""
+    """One request and its answer; no status if no answer came."""
 
     reference: str
     path: str
@@ -37,12 +37,12 @@ class Heard:
 
     @property
     def is_good(self) -> bool:
-        """Whether it was done."""
+        """Whether the request was done."""
         return self.status is not None and 200 <= self.status < 300
 
     @property
     def is_opening(self) -> bool:
-        """Whether a session was asked for."""
+        """Whether it asked for a session."""
         return self.path == "/verifications"
 
 
@@ -56,14 +56,14 @@ class Shop:
     def __init__(self, webs: Sequence[str], simulator: Simulator) -> None:
         self.simulator = simulator
         self.heard: list[Heard] = []
-        self.surprises: list[str] = []  # what no fault explains
-        self._webs = cycle(webs)  # one after the other, as a name with several addresses has it
+        self.surprises: list[str] = []  # answers that no fault explains
+        self._webs = cycle(webs)  # in turn, as for a name with several addresses
         self._closes_at = inf
         self._inside: list[threading.Thread] = []
         self._door: threading.Thread | None = None
 
     def open(self, people: list[Callable[[], None]], seconds: float) -> None:
-        """Lets them in one after the other within so many seconds; does not wait for it."""
+        """Lets people in one after the other within so many seconds; returns at once."""
 
         def let_in() -> None:
             began = time.monotonic()
@@ -76,19 +76,19 @@ class Shop:
         self._door.start()
 
     def close(self) -> None:
-        """Waits for everybody; nothing fails any more."""
+        """Waits for all people; the faults are over."""
         self._closes_at = time.monotonic() + _PATIENCE
         for thread in (self._door, *self._inside):
             if thread is not None:
                 thread.join()
 
     def views(self, verification_ids: Iterable[str]) -> dict[str, Json]:
-        """What the API shows of each."""
+        """The API's view of each verification that it shows."""
         heard = {id_: self.ask("", "GET", f"/verifications/{id_}") for id_ in verification_ids}
         return {id_: one.answer for id_, one in heard.items() if one.is_good}
 
     def ask(self, reference: str, method: str, path: str, body: Json | None = None, within: float = 20.0) -> Heard:
-        """One request, and however it ends."""
+        """Makes one request, and returns its end, whatever that is."""
         status, answer = None, {}
         connection = http.client.HTTPConnection(next(self._webs), timeout=within)
         try:
@@ -106,7 +106,7 @@ class Shop:
         return heard
 
     def insist(self, reference: str, method: str, path: str, body: Json | None, dice: Random) -> Heard:
-        """Asks until there is an answer of this request's own, as clients do: after a time-out, and after any 5xx."""
+        """Asks until it has an answer of its own, as clients do: again after a time-out, and after any 5xx."""
         within, pause = dice.choice((2.0, 5.0, 20.0)), 0.1
         while True:
             heard = self.ask(reference, method, path, body, within if self._closes_at == inf else 20.0)

@@ -23,13 +23,13 @@ from tests.support import postgres
 from worker.run.broker import redis_binary
 
 _FAST = "-c fsync=off -c max_connections=60"  # the processes die here, never the machine
-# Who stands by hears of a silent primary soon, and a primary of a silent standby.
+# A standby notices a silent primary soon, and a primary a silent standby.
 _STANDBY = "-c wal_receiver_timeout=5s -c wal_sender_timeout=5s -c wal_retrieve_retry_interval=1s"
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Commits since then may be gone, as the database began to be another one, which was over then; unix times."""
+    """Commits after `since` may be lost: the database was replaced from `began` until `over`; unix times."""
 
     since: float
     began: float
@@ -38,7 +38,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The machine a server runs on: what begins a command there, and its address; it has a unix socket here anyway."""
+    """The machine of a server: the beginning of a command there, and its address; its unix socket is here anyway."""
 
     on: Sequence[str] = ()
     address: str = ""
@@ -47,7 +47,7 @@ class Place:
 class Postgres:
     """A throw-away cluster on a unix socket, whose server runs in an environment of its own.
 
-    With a standby, "sync" or "async", it is two, of which either may be the primary.
+    With a standby, "sync" or "async", there are two servers, of which either may be the primary.
     """
 
     def __init__(
@@ -81,33 +81,33 @@ class Postgres:
             self._follow()
 
     def start(self) -> None:
-        """Returns once it takes connections."""
+        """Starts the server; returns once it takes connections."""
         self._start(self._primary)
 
     def stop(self) -> None:
-        """As if the machine had died: connections end without a word, and the next start recovers."""
+        """Stops it as if its machine had died: connections end without a word, and the next start recovers."""
         self._control("-m", "immediate", "-w", "-t", "120", "stop")
 
     def freeze(self, number: int = signal.SIGSTOP) -> None:
-        """Nothing answers, and no connection ends."""
+        """Freezes the server: nothing answers, and no connection ends."""
         postmaster = self._postmaster(self._primary)
         for pid in (postmaster, *descendants(postmaster)):
             with suppress(ProcessLookupError):  # a backend whose connection has just ended
                 os.kill(pid, number)
 
     def thaw(self) -> None:
-        """As if nothing had been."""
+        """Lets the frozen server go on."""
         self.freeze(signal.SIGCONT)
 
     def end_frozen(self) -> None:
-        """What was the primary when it was frozen ends where it stands; nothing that came to it meanwhile is done."""
+        """Kills the former primary where it was frozen; it does nothing that was sent to it meanwhile."""
         postmaster = self._postmaster(self._other)
         for pid in (*descendants(postmaster), postmaster):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def cut_connections(self) -> None:
-        """Ends every other connection, in whatever it is doing."""
+        """Ends every other connection, whatever it is doing."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -115,9 +115,9 @@ class Postgres:
             )
 
     def fail_over(self, lags: float) -> None:
-        """The primary's machine dies, its standby takes over, and a new one follows it.
+        """Lets the primary's machine die: its standby takes over, and a new one follows it.
 
-        A standby that no commit waits for has not heard the last seconds.
+        An asynchronous standby has not heard the last seconds.
         """
         deaf = [pid for pid in descendants(self._postmaster(self._other)) if "walreceiver" in command_of(pid)]
         if self.is_synchronous:
@@ -126,7 +126,7 @@ class Postgres:
             os.kill(pid, signal.SIGSTOP)
         time.sleep(lags)
         self.stop()
-        for pid in deaf:  # and it never reads what has reached its socket
+        for pid in deaf:  # it never reads the bytes that have reached its socket
             os.kill(pid, signal.SIGTERM)
             os.kill(pid, signal.SIGCONT)
         self.promote()
@@ -138,43 +138,43 @@ class Postgres:
         return self._standby == "sync"
 
     def note_loss(self, losses: list[Loss], began: float, seconds: float) -> None:
-        """What a standby that took over since then may not have heard; it has what was waited for."""
+        """Notes the commits that a standby which took over since `began` may lack: none if each commit waits for it."""
         if not self.is_synchronous:
             losses.append(Loss(began - seconds, began, time.time()))
 
     @property
     def address(self) -> str:
-        """Of the primary's machine."""
+        """The address of the primary's machine."""
         return self._places[self._primary].address
 
     def promote(self) -> None:
-        """The standby takes over, whatever the primary does."""
+        """Makes the standby the primary, whatever the old primary does."""
         self._primary, self._other = self._other, self._primary
         self._control("-w", "-t", "120", "promote")
 
     def rebuild(self) -> None:
-        """The other one, which has stopped, becomes the standby of the primary."""
+        """Makes the other server, which has stopped, the standby of the primary."""
         shutil.rmtree(f"{self._other}/data")
         self._follow()
 
     def stop_other(self) -> None:
-        """As if the machine of what was the primary, or is the standby, had died."""
+        """Stops the other server, the former primary or the standby, as if its machine had died."""
         self._control("-m", "immediate", "-w", "-t", "120", "stop", home=self._other)
 
     def back_up(self) -> None:
-        """A base backup, as it is at this moment; raises CalledProcessError where the server is away or goes away."""
+        """Makes a base backup of this moment; raises CalledProcessError if the server is away or goes away."""
         shutil.rmtree(f"{self.folder}/backup", ignore_errors=True)
         self._copy(self._primary, f"{self.folder}/backup")
 
     def put_back(self) -> None:
-        """As it was when it was backed up: what was committed since is gone."""
+        """Puts the backup back: all later commits are gone."""
         self.stop()
         shutil.rmtree(f"{self._primary}/data")
         Path(f"{self.folder}/backup").rename(f"{self._primary}/data")
         self.start()
 
     def end(self) -> None:
-        """Leaves nothing."""
+        """Stops all servers and removes their files."""
         if self._standby:
             self.stop_other()
         self.stop()
@@ -189,7 +189,7 @@ class Postgres:
                 connection.execute("SELECT pg_reload_conf()")
 
     def _copy(self, home: str, to: str, *options: str) -> str:
-        """Where it was copied from."""
+        """Copies a server's files; returns the connection that it copied from."""
         source = f"host={home} user=postgres application_name=standby"
         copy = [str(postgres._binary("pg_basebackup")), "--checkpoint=fast", "--no-sync", *options]
         postgres._call([*postgres._as_postgres(), *copy, "--dbname", source, "--pgdata", to])
@@ -215,7 +215,7 @@ class Postgres:
 
 
 class Redis:
-    """A server on a TCP port, without persistence: whenever it restarts, it is empty."""
+    """A server on a TCP port, without persistence: after each start it is empty."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -225,7 +225,7 @@ class Redis:
         self.start()
 
     def start(self) -> None:
-        """Returns once it answers."""
+        """Starts the server; returns once it answers."""
         options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": str(self.folder)}
         options |= {"logfile": str(self.folder / "redis.log"), "maxmemory-policy": "noeviction"}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
@@ -243,27 +243,27 @@ class Redis:
         raise RuntimeError("Redis did not start")
 
     def kill(self) -> None:
-        """It and everything in it is gone."""
+        """Kills the server, with everything in it."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def freeze(self) -> None:
-        """It accepts connections and answers nothing."""
+        """Freezes the server: it accepts connections and answers nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """As if nothing had been."""
+        """Lets the frozen server go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def limit_memory(self, size: int) -> None:
-        """Beyond it every write is refused; 0 lifts the limit."""
+        """Makes it refuse every write beyond so many bytes; 0 lifts the limit."""
         self.client().config_set("maxmemory", size)
 
     def empty(self) -> None:
-        """Everything in it is gone."""
+        """Deletes everything in it."""
         self.client().flushall()
 
     def client(self) -> redis.Redis:
@@ -271,13 +271,13 @@ class Redis:
         return redis.Redis(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
     def end(self) -> None:
-        """Leaves nothing."""
+        """Ends the server."""
         self.thaw()
         self.kill()
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

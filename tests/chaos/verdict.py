@@ -31,20 +31,20 @@ from tests.support import databases
 
 REVIEWER = "reviewer@example.com"
 LIMIT = 3  # SUBMISSION_LIMIT's default
-_A_THIRD = 30  # of ACTION_ATTEMPTS' default: tries that only an unknown outcome adds at once
+_A_THIRD = 30  # of ACTION_ATTEMPTS' default: only an unknown outcome adds so many tries at once
 _MOST_MAILS = 12  # to one person, in a run of the simulator's scenarios
 Key = tuple[str, str, str]
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What was found; each problem a sentence."""
+    """The figures of a run, and its problems, each a sentence."""
 
     figures: dict[str, int | str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def must_be_none(self, name: str, found: Iterable[str]) -> None:
-        """A figure that is zero, or else a reason to fail."""
+        """Adds a figure that must be zero; anything found is a problem."""
         listed = list(found)
         self.figures[name] = len(listed)
         self.problems += [f"{name}: {one}" for one in listed]
@@ -52,7 +52,7 @@ class Verdict:
 
 @dataclass(slots=True)
 class Tables:
-    """The database as it stands."""
+    """The rows of the database."""
 
     events: dict[str, InboxEvent]
     records: dict[str, VerificationRecord]
@@ -61,7 +61,7 @@ class Tables:
 
     @property
     def unmentioned(self) -> set[str]:
-        """Sessions whose end is told to nobody: replaced, ended without a word, or of a person to be forgotten."""
+        """The sessions whose end is told to nobody: replaced, ended quietly, or of a person to be forgotten."""
         return {
             session_id
             for session_id, record in self.records.items()
@@ -70,15 +70,15 @@ class Tables:
 
     @property
     def unfinished(self) -> int:
-        """Rows that still wait."""
+        """The number of rows that still wait."""
         waiting = sum(event.status == InboxStatus.RECEIVED for event in self.events.values())
         return waiting + sum(action.status == ActionStatus.PENDING for action in self.actions)
 
 
 class Rest:
-    """Whether all is done, without taking much of a busy machine's time; and the hours that some wait for pass here."""
+    """The end of all work, looked for at little cost to a busy machine; hours that some rows wait for are skipped."""
 
-    _SECONDS = 15.0  # longer than anything under way takes once nothing fails any more
+    _SECONDS = 15.0  # longer than any work takes once all faults are over
 
     def __init__(self, url: str) -> None:
         self._engine = databases.opened(url)
@@ -86,7 +86,7 @@ class Rest:
         self.passed = 0
 
     def has_come(self) -> bool:
-        """No row waits. What waits since nobody knows whether its mail has arrived is made due."""
+        """Whether no row waits. Rows that wait for their mail's unknown outcome are made due."""
         with self._engine.begin() as connection:
             events = select(InboxEvent.id).where(InboxEvent.status == InboxStatus.RECEIVED).limit(1)
             actions = select(OutboxAction.id, OutboxAction.attempts, OutboxAction.waits)
@@ -103,7 +103,7 @@ class Rest:
 
 
 def read_tables(url: str) -> Tables:
-    """Everything there is."""
+    """Reads all rows."""
     engine = databases.opened(url)
     with Session(engine) as session:
         tables = Tables(
@@ -127,7 +127,7 @@ def judge(
     *,
     lossy: bool,
 ) -> Verdict:
-    """Needs a service that has come to rest; logs say by how much their hosts' clocks were ahead."""
+    """Judges a service that has come to rest; `logs` give the seconds by which their hosts' clocks were ahead."""
     verdict = Verdict()
     _judge_events(verdict, truth, tables, lossy=lossy)
     verdict.must_be_none("wrong records", _wrong_records(truth, tables))
@@ -164,7 +164,7 @@ def _judge_events(verdict: Verdict, truth: dict[str, Any], tables: Tables, *, lo
     verdict.figures["deliveries"] = sum(answers.values())
     verdict.figures["  answered"] = ", ".join(f"{code}: {count}" for code, count in sorted(answers.items(), key=str))
     verdict.figures["events accepted"] = len(accepted)
-    # Stripe lists no thin notifications: what one of them told, its session's snapshots tell.
+    # Stripe lists no thin notifications: the snapshots of the session show the same changes.
     listed = {event["id"] for event in truth["events"] if not (lossy and event["thin"])}
     verdict.must_be_none("lost", sorted((accepted & listed) - tables.events.keys()))
     verdict.must_be_none("never accepted", sorted({event["id"] for event in truth["events"]} - accepted))
@@ -173,7 +173,7 @@ def _judge_events(verdict: Verdict, truth: dict[str, Any], tables: Tables, *, lo
         sorted(
             event_id
             for event_id in tables.events.keys() - {event["id"] for event in truth["events"]}
-            if not event_id.startswith("reconcile_")  # what a comparison has found is an event of our own
+            if not event_id.startswith("reconcile_")  # a difference that reconcile found is an event of our own
         ),
     )
 
@@ -247,7 +247,7 @@ def _judge_mails(verdict: Verdict, truth: dict[str, Any], tables: Tables, mail: 
 
 
 def _owed_at_the_end(truth: dict[str, Any]) -> Iterator[tuple[Key, str]]:
-    """What must have been sent, as nothing came after it that could have made it needless."""
+    """The mails that must have been sent, as no later change could have made them needless, and their recipients."""
     submissions = Counter(report["session"] for report in truth["reports"])
     for session in truth["sessions"]:
         code = (session["last_error"] or {}).get("code")
@@ -270,7 +270,7 @@ def _owed_at_the_end(truth: dict[str, Any]) -> Iterator[tuple[Key, str]]:
 
 
 def _ever_owed(truth: dict[str, Any]) -> set[Key]:
-    """The keys of all mails that any state a session ever was in may have caused."""
+    """The keys of all mails that any state of a session may have caused."""
     keys: set[Key] = set()
     for event in truth["events"]:
         if event["thin"]:
@@ -298,7 +298,7 @@ def _missing_calls(tables: Tables, application: Application) -> Iterator[str]:
         numbers.setdefault(whose, set()).update(number for number, _ in told)
         if told and max(told)[1] != record.status:
             yield f"{session_id} was told {max(told)} at last, and is {record.status}"
-    for action in tables.actions:  # a session that became a verification's is told of by another number
+    for action in tables.actions:  # a session that became a verification's has other numbers since
         if action.name == "notify_app" and action.reason == "told anew":
             record = tables.records[action.session_id]
             numbers[record.verification_id or action.session_id].add(int(action.cause))
@@ -325,7 +325,7 @@ def _causes_of_second_mails(
     lines: list[dict[str, Any]],
     losses: list[Loss],
 ) -> Counter[str]:
-    """For every mail that was accepted again: what kept the acceptance before it from being committed."""
+    """For every mail accepted again: the reason why the acceptance before it was not committed."""
     ids = {message_id: action.id for action in tables.actions for message_id in message_ids(_key(action))}
     said: defaultdict[int, list[tuple[float, str]]] = defaultdict(list)
     for line in lines:
@@ -385,5 +385,5 @@ def _is_told(one: Accepted, allowed: dict[str, Key]) -> bool:
 
 
 def message_ids(key: Key) -> list[str]:
-    """Of a mail that is the first to a person, or a later one: all that it may have."""
+    """All ids that a mail may have, as the first or a later one to its person."""
     return [f"<{digest(key, number)}@localhost>" for number in range(_MOST_MAILS)]

@@ -45,13 +45,13 @@ HOSTS = (
 HERE = ("people", "mail", "application")
 WRONG_CLOCKS = (-900.0, -90.0, 90.0, 300.0)  # seconds ahead: of one web host and one worker host
 _PORT = "8000"
-_ENDS_WITHIN = 1200.0  # seconds beside the faults, whatever hangs
-# As an operator sets a role's behind a pooler in its transaction mode.
+_ENDS_WITHIN = 1200.0  # seconds beside the faults, even if something hangs
+# The bounds that an operator sets for a role behind a pooler in its transaction mode.
 _TIMEOUTS = {"statement_timeout": "15s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
 
 
 def main() -> int:
-    """0 if nothing was lost, wrong, missing or without a cause, and where no hosts can be made."""
+    """Returns 0 if nothing was lost, wrong, missing or without a cause, and if no hosts can be made."""
     options = _options()
     if options.inside:
         return _run(options)
@@ -69,7 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--async", dest="is_async", action="store_true", help="no commit waits for the standby")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.is_async:  # a database that may lose what it has committed may lose a whole verification, too
+    if options.is_async:  # a database that loses commits may lose a whole verification, too
         options.people = 0
     return options
 
@@ -134,7 +134,7 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, H
         direct = f"postgresql://postgres@{db1.address},{db2.address}/postgres?target_session_attrs=read-write"
         environment = course.environment(simulator, mail, application)
         environment |= {"VAR_DIR": str(folder / "var"), "PORT": _PORT, "DATABASE_URL": direct, "REDIS_URL": redis.url}
-        environment |= {"BACKOFF_SECONDS": "5"}  # so many things fail that most rows have several failures behind them
+        environment |= {"BACKOFF_SECONDS": "5"}  # so many faults come that most rows have several failures behind them
         course.use(environment)
         ahead = _wrong_clocks(options.seed)
         dynos = [

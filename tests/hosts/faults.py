@@ -1,4 +1,4 @@
-"""What goes wrong between hosts, with hosts and with who of two is in charge; each mended at its end."""
+"""Faults between hosts, of hosts, and of the choice of a primary or master; each is mended at its end."""
 
 import os
 import signal
@@ -41,21 +41,21 @@ LINKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "worker and SMTP server": (("worker1", "worker2"), ("mail",)),
     "worker and application": (("worker1", "worker2"), ("application",)),
 }
-_LOST_WITHIN = 20.0  # seconds before a failover, of which a standby may not know
+_LOST_WITHIN = 20.0  # seconds before a failover that a standby may not have heard
 _RETURNS_WITHIN = 90.0  # seconds: by then other faults are over, and no wait of ours is as long
-# A web process writes nothing down but that it lives, and a clock's word is written down by a worker.
+# A web process writes down only that it lives, and a worker writes a clock's word down.
 _LAST_WORK = (
     "SELECT host, max(CASE kind WHEN 'worker' THEN worked_at ELSE last_at END) FROM identity_heartbeat GROUP BY 1"
 )
 _READY_WITHIN = 40.0  # seconds: of a process that starts on a busy machine
-# Every few faults one outlasts what notices a silent connection: some ten seconds, of the kernel's and of libpq's.
+# Every few faults one lasts longer than the some ten seconds after which the kernel and libpq give a connection up.
 _OUTLASTS, _SECONDS = 0.25, (12.0, 20.0)
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """After how many seconds of a new primary's the last of our hosts worked again; and who never did."""
+    """The seconds from a new primary's start until the last of our hosts worked again; and the hosts that never did."""
 
     seconds: float
     missing: list[str]
@@ -69,18 +69,18 @@ class Hosts:
     postgres: Postgres
     pooler: Pooler
     redis: Watched
-    db: dict[str, str]  # by address, the host
+    db: dict[str, str]  # each address's host
     version: int = 0
     returns: list[Return] = field(default_factory=list)
 
 
 def of_the_network(hosts: Hosts) -> dict[str, Fault]:
-    """Each thing that can happen to a piece of wire, on each piece."""
+    """Each fault of a piece of wire, on each piece."""
     return {f"{how}: {link}": partial(_WAYS[how], hosts.network, link) for link, how in product(LINKS, _WAYS)}
 
 
 def of_the_servers(hosts: Hosts) -> dict[str, Fault]:
-    """Each thing that can happen to what the service stands on, and to who of two is in charge."""
+    """Each fault of the servers under the service, and of the choice of a primary or master."""
     return {
         "primary's host dies, the standby is promoted": partial(_fail_over, hosts, False),
         "primary's host cut off alive, the standby is promoted": partial(_fail_over, hosts, True),
@@ -94,7 +94,7 @@ def of_the_servers(hosts: Hosts) -> dict[str, Fault]:
 
 
 def of_our_hosts(hosts: Hosts) -> dict[str, Fault]:
-    """Each thing that can happen to the service's own."""
+    """Each fault of the service's own hosts."""
     found: dict[str, Fault] = {
         "a new version, one host at a time": partial(_deploy_one_by_one, hosts),
         "workers killed as a mail is accepted": partial(_kill_the_sender, _kill_workers),
@@ -107,7 +107,7 @@ def of_our_hosts(hosts: Hosts) -> dict[str, Fault]:
 
 
 def _pairs(link: str, dice: Random) -> list[Pair]:
-    """Who asks, one of those that do, beside each who may answer."""
+    """One of the hosts that ask, beside each that may answer."""
     ask, answer = LINKS[link]
     return list(product([dice.choice(ask)], answer))
 
@@ -131,7 +131,7 @@ def _lose_requests(network: Network, link: str, scene: Scene, dice: Random) -> N
 
 
 def _lose_answers(network: Network, link: str, scene: Scene, dice: Random) -> None:
-    """What was asked is done, and nobody hears of it."""
+    """Loses the answers: requests are carried out, and nobody hears of it."""
     _for_a_while(network.cut(*_turned(_pairs(link, dice))), scene, dice)
 
 
@@ -156,9 +156,9 @@ _OURS = {"web": ("web1", "web2"), "worker": ("worker1", "worker2"), "clock": ("c
 
 
 def _fail_over(hosts: Hosts, is_alive: bool, scene: Scene, dice: Random) -> None:
-    """Nobody hears a word of the primary any more: its host is gone, or behind a cut.
+    """Silences the primary, whose host dies or is cut off, and promotes the standby.
 
-    A standby that no commit waits for has not heard the last seconds either.
+    An asynchronous standby has not heard the last seconds either.
     """
     network, postgres = hosts.network, hosts.postgres
     host = hosts.db[postgres.address]
@@ -180,7 +180,7 @@ def _fail_over(hosts: Hosts, is_alive: bool, scene: Scene, dice: Random) -> None
 
 
 def _replace_frozen(hosts: Hosts, scene: Scene, dice: Random) -> None:
-    """It answers nothing, its machine does: no connection ends before somebody switches it off."""
+    """Freezes the primary, but not its machine: no connection ends before somebody switches it off."""
     began = time.time()
     hosts.postgres.freeze()
     time.sleep(_a_while(scene, dice))
@@ -193,7 +193,7 @@ def _replace_frozen(hosts: Hosts, scene: Scene, dice: Random) -> None:
 
 
 def _follow_and_return(hosts: Hosts, scene: Scene) -> None:
-    """The old primary follows the new one, for which commits may have to wait; then every host works again."""
+    """Makes the old primary follow the new one, which commits may wait for; then waits until every host works."""
     hosts.postgres.rebuild()
     since, began = datetime.now(UTC), time.monotonic()
     late: list[str] = []
@@ -212,7 +212,7 @@ def _follow_and_return(hosts: Hosts, scene: Scene) -> None:
 
 
 def _lose_standby(hosts: Hosts, scene: Scene, dice: Random) -> None:
-    """Where commits wait for it, they wait."""
+    """Ends the standby's host: commits that wait for it go on waiting."""
     host = next(name for address, name in hosts.db.items() if address != hosts.postgres.address)
     with hosts.network.unplugged(host):
         hosts.postgres.stop_other()
@@ -230,7 +230,7 @@ def _fail_redis_over(hosts: Hosts, _: Scene, __: Random) -> bool:
 
 
 def _cut_redis_off(hosts: Hosts, scene: Scene, dice: Random) -> bool:
-    """Two who think that they are the master, for a while."""
+    """Cuts Redis's master off: for a while there are two masters."""
     master = hosts.redis.master()
     with hosts.network.unplugged(master):
         came = hosts.redis.fails_over(master)
@@ -253,7 +253,7 @@ def _lose_pooler(hosts: Hosts, scene: Scene, dice: Random) -> None:
 
 
 def _deploy_one_by_one(hosts: Hosts, scene: Scene, _: Random) -> None:
-    """Each host ends the old version and begins the new one, while the others do one or the other."""
+    """Each host in turn ends the old version and begins the new one, while the others run either."""
     hosts.version += 1
     for name, dyno in scene.platform.dynos.items():
         dyno.environment = {**dyno.environment, COMMIT_NAMES[0]: f"{hosts.version:07x}"}
@@ -272,7 +272,7 @@ def _kill_workers(scene: Scene, _: Random) -> None:
 
 
 def _switch_off(hosts: Hosts, names: tuple[str, ...], scene: Scene, dice: Random) -> None:
-    """Without a word: whoever was connected hears nothing of it."""
+    """Switches a host off without a word: its connections hear nothing of it."""
     name = dice.choice(names)
     with hosts.network.unplugged(name):
         scene.platform.switch_off(name)
@@ -281,7 +281,7 @@ def _switch_off(hosts: Hosts, names: tuple[str, ...], scene: Scene, dice: Random
 
 
 def _cut_off(hosts: Hosts, names: tuple[str, ...], scene: Scene, dice: Random) -> None:
-    """It goes on, alone."""
+    """Cuts a host off, which goes on, alone."""
     _for_a_while(hosts.network.unplugged(dice.choice(names)), scene, dice)
 
 

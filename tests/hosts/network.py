@@ -1,7 +1,7 @@
-"""Hosts with addresses of their own, and a router between them that loses what it is told to lose.
+"""Hosts with addresses of their own, and a router between them that loses the packets that it is told to lose.
 
-All of it is in namespaces that end with their first process: nothing of the machine's network is touched, and nothing
-is left, however the run ends.
+All of it is in namespaces that end with their first process: nothing of the machine's network is touched, and no
+trace is left, however the run ends.
 """
 
 import os
@@ -19,10 +19,10 @@ from tests.hosts import wire
 from tests.hosts.wire import Trouble
 
 _ROUTER, _ROUTERS_ADDRESS = "router", "10.99.0.254"
-_BAD_WIRE = 100  # the routing table that leads there
+_BAD_WIRE = 100  # the routing table for the bad piece of wire
 _APART = ("--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc")
 _NEEDED = {"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux", "pgbouncer": "pgbouncer"}
-# Ours alone from here on: what a killed run leaves there is gone with it. A shell takes in orphans.
+# Ours alone inside: the files of a killed run vanish with it. A shell takes in orphans.
 FOLDER = "/run/hosts"
 _INSIDE = f"""
 mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev/shm && mkdir /run/netns {FOLDER} && ip link set lo up || exit 1
@@ -32,7 +32,7 @@ exit $?
 
 
 def why_not() -> str:
-    """Why there can be no hosts here, or nothing."""
+    """The reason why there can be no hosts here, or ""."""
     for program, package in _NEEDED.items():
         if shutil.which(program) is None:
             return f"{program} is not on this machine (Debian: apt-get install {package})"
@@ -48,9 +48,9 @@ def why_not() -> str:
 
 
 def go_inside(command: Sequence[str], seconds: float) -> None:
-    """This process becomes the command in namespaces of its own, which all end with it, or after so long."""
+    """Makes this process the command in namespaces of its own, which all end with it, or after so many seconds."""
     apart = ["unshare", *_APART, "sh", "-c", _INSIDE, f"{seconds:.0f}", *command]
-    os.execvp(apart[0], apart)  # noqa: S606  # what is started ends with us: we are it
+    os.execvp(apart[0], apart)  # noqa: S606  # this process becomes the command, which so ends with it
 
 
 class Network:
@@ -82,12 +82,12 @@ class Network:
         assert self._wire.stdout.readline() == "ready\n"
 
     def on(self, host: str) -> list[str]:
-        """What begins a command that runs there."""
+        """The words before a command that runs on this host."""
         return [*_on(host), "unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host]
 
     @contextmanager
     def cut(self, *pairs: tuple[str, str]) -> Iterator[None]:
-        """What goes from the one host to the other vanishes, and nobody is told."""
+        """Drops all packets from the one host to the other; nobody is told."""
         with ExitStack() as stack:
             for sender, receiver in pairs:
                 stack.enter_context(
@@ -97,14 +97,14 @@ class Network:
 
     @contextmanager
     def unplugged(self, host: str) -> Iterator[None]:
-        """Nothing comes from it, nothing gets there."""
+        """Drops all packets from this host and to it."""
         address = self.addresses[host]
         with self._routed(["from", address], "blackhole"), self._routed(["to", address], "blackhole"):
             yield
 
     @contextmanager
     def disturbed(self, trouble: Trouble, *pairs: tuple[str, str]) -> Iterator[None]:
-        """What goes from the one host to the other takes the bad piece of wire."""
+        """Sends all packets from the one host to the other over the bad piece of wire."""
         with ExitStack() as stack:
             for pair in pairs:
                 sender, receiver = (self.addresses[name] for name in pair)

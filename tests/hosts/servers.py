@@ -1,4 +1,4 @@
-"""What stands between the service and PostgreSQL, and Redis as a pair that a Sentinel watches; each on a host."""
+"""The pooler between the service and PostgreSQL, and Redis as a pair that a Sentinel watches; each on a host."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from tests.support.redises import OtherRedis
 MASTER = "identity"
 REDIS_PORT, SENTINEL_PORT, POOLER_PORT = 6379, 26379, 6432
 _TAKES_OVER_WITHIN = 30.0  # seconds
-# What an operator sets it to, who wants silence to be noticed: each of these is off, or hours, where nothing is said.
+# The settings with which silence is noticed: by default each is off, or hours.
 _POOLER = """
 [databases]
 * = host={host} port=5432 user=postgres
@@ -56,20 +56,20 @@ class Pooler:
         self.start()
 
     def lead_to(self, address: str) -> None:
-        """From now on; a transaction that is open stays where it is, to its end."""
+        """Leads to another primary from now on; a transaction that is open stays at the old one, to its end."""
         words = {"host": address, "address": self.address, "port": POOLER_PORT, "folder": self._folder}
         (self._folder / "ini").write_text(_POOLER.format(**words))
         if self._process and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGHUP)
 
     def start(self) -> None:
-        """Does not wait for it: who comes too early tries again."""
+        """Starts it without waiting: its clients try again."""
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
 
     def kill(self) -> None:
-        """As when its host is switched off."""
+        """Kills it, as when its host is switched off."""
         assert self._process is not None
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -77,7 +77,7 @@ class Pooler:
 
 
 class Watched:
-    """A master, its replica, and the Sentinel that has the one take over from the other."""
+    """A master, its replica, and the Sentinel that lets the replica take over."""
 
     def __init__(self, network: Network, pair: tuple[str, str], watcher: str, folder: Path) -> None:
         def server(host: str, port: int, **options: str) -> OtherRedis:
@@ -103,12 +103,12 @@ class Watched:
         wait_until(lambda: self._replicas() == 1, _TAKES_OVER_WITHIN)
 
     def master(self) -> str:
-        """The host whose server is it, as the Sentinel says."""
+        """The host of the master, by the Sentinel's word."""
         with self.sentinel.client() as client:
             return self._by_address[client.sentinel_get_master_addr_by_name(MASTER)[0]]
 
     def fails_over(self, was: str) -> bool:
-        """Waits until another one is the master than was."""
+        """Waits until another host's server is the master."""
         return wait_until(lambda: self._has_another(was), _TAKES_OVER_WITHIN)
 
     def _has_another(self, was: str) -> bool:

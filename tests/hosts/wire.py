@@ -20,7 +20,7 @@ _MOST = 65536
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Seconds that a packet takes, and more of them up to so many; and the share that is lost."""
+    """The seconds that a packet takes, with up to `jitter` more of them, and the share of packets that is lost."""
 
     delay: float
     jitter: float
@@ -28,7 +28,7 @@ class Trouble:
 
 
 def main() -> None:
-    """Takes `from to delay jitter loss` and `from to` from its input, a line each; ends with it."""
+    """Reads `from to delay jitter loss` and `from to` from its input, a line each; ends with it."""
     device = os.open(_TUN, os.O_RDWR)
     fcntl.ioctl(device, _SET_DEVICE, struct.pack("16sH", DEVICE.encode(), _PACKETS_ALONE))
     sys.stdout.write("ready\n")
