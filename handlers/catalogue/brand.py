@@ -1,6 +1,6 @@
-"""What a brand's colour asks of the letters on it, and what it has to become to be read on a page."""
+"""A brand's colour: the letters that can be read on it, and the shade of it that can be read on a page."""
 
-_READABLE = 4.5  # to 1, for letters (WCAG 2.2, 1.4.3); what is around a focus needs 3
+_READABLE = 4.5  # to 1, for letters (WCAG 2.2, 1.4.3); the frame of a focus needs 3
 
 
 def text_on(color: str) -> str:
@@ -16,7 +16,7 @@ def readable_on(background: str, color: str) -> str:
 
 
 def contrast(one: str, other: str) -> float:
-    """Of two colours, from 1 to 21 (WCAG 2.2, contrast ratio)."""
+    """The contrast of two colours, from 1 to 21 (WCAG 2.2, contrast ratio)."""
     darker, lighter = sorted(map(_luminance, (one, other)))
     return (lighter + 0.05) / (darker + 0.05)
 

@@ -1,4 +1,4 @@
-"""Whether every template and every language is whole: asked at the start, so that no person finds out."""
+"""Checks that every template and every language is whole: at the start, so that no person is the first to see."""
 
 import re
 from collections import defaultdict
@@ -19,7 +19,7 @@ from handlers.catalogue.words import WordsError, catalogs, is_english
 
 Sentence = str | tuple[str, str]  # or its singular and its plural
 _Parsed = Mapping[tuple[str, str], nodes.Template]  # by form and name
-_SAYS = {"_": 1, "ngettext": 2}  # sentences that each is given
+_SAYS = {"_": 1, "ngettext": 2}  # the functions of templates, and how many sentences each takes
 _LEADS_TO = {"todo": "action_url", "failed": "action_url", "processing": "status_url", "expired": "link_url"}
 _PLACEHOLDER = re.compile(r"%\((\w+)\)[sd]")
 
@@ -29,16 +29,16 @@ class _NoWayError(Exception):
 
 
 def check() -> None:
-    """Raises SettingsError where a mail or a page could not be written, with each reason on a line of its own.
+    """Raises SettingsError if a mail or a page could not be written, with each reason on a line of its own.
 
-    Without TEMPLATES_DIR only a language may be missing: what is ours is whole, since the tests ask for its `faults`.
+    Without TEMPLATES_DIR only a language may be missing: our own files are whole, since the tests ask for `faults`.
     """
     if found := faults() if settings().templates_dir else list(_unread()):
         raise SettingsError("\n".join(found))
 
 
 def faults() -> list[str]:
-    """All that is wrong with LOCALES and TEMPLATES_DIR; what cannot be read comes first, and alone."""
+    """All faults of LOCALES and TEMPLATES_DIR; files that cannot be read come first, and alone."""
     languages = settings().locales
     if lost := list(_lost()):
         return lost
@@ -96,7 +96,7 @@ def _unread() -> Iterator[str]:
 
 
 def _parse(parsed: dict[tuple[str, str], nodes.Template]) -> Iterator[str]:
-    """Reads every template of each form; yields what Jinja cannot read."""
+    """Reads every template of each form; yields a fault for each that Jinja cannot read."""
     for form in (*FORMS, PAGE):
         made = environment(form)
         for name in _names(form):
@@ -111,12 +111,12 @@ def _parse(parsed: dict[tuple[str, str], nodes.Template]) -> Iterator[str]:
 
 
 def _names(form: str) -> list[str]:
-    # What lies in the folder of a form has a shorter name there.
+    # A template in a form's own folder has no slash in its name.
     return [name for name in templates(form).list_templates() if name.endswith(".jinja") and "/" not in name]
 
 
 def _faults_of_each(parsed: _Parsed) -> Iterator[str]:
-    """What can be seen in a template without rendering it."""
+    """The faults of each template that show without rendering it."""
     known = {**dict.fromkeys(FORMS, mails.known_names()), PAGE: pages.known_names()}
     for (form, name), tree in parsed.items():
         for one in sorted(meta.find_undeclared_variables(tree) - known[form] - _own(tree)):
@@ -132,14 +132,14 @@ def _faults_of_each(parsed: _Parsed) -> Iterator[str]:
 
 
 def _own(tree: nodes.Template) -> set[str]:
-    """What a template names itself; for Jinja, what stands outside a block is unknown within."""
+    """The names that a template defines; to Jinja those from outside a block are unknown within."""
     imported = [one for node in tree.find_all(nodes.FromImport) for one in node.names]
     stored = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}
     return stored | {one if isinstance(one, str) else one[1] for one in imported}
 
 
 def _unused(parsed: _Parsed) -> Iterator[str]:
-    """Files that nothing is written by, and what there is no file for."""
+    """The faults of files that no mail or page uses, and of mails and pages that have no file."""
     theirs = settings().templates_dir
     for forms, kind, names in ((FORMS, "mail", mail_templates()), ((PAGE,), "page", PAGES)):
         written = {f"{name}.jinja" for name in names}
@@ -160,7 +160,7 @@ def _said(parsed: _Parsed) -> Iterator[Sentence]:
 
 
 def _wordless(language: str, said: set[Sentence]) -> Iterator[str]:
-    """Of one language: what is not translated, and what cannot be filled in."""
+    """The faults of one language: sentences without a translation, or with other placeholders in it."""
     translated: set[Sentence] = set()
     for path, catalog in catalogs(language):
         for message in catalog:
@@ -187,11 +187,11 @@ def _fills(words: str, least: str, most: str) -> bool:
         _ = words % defaultdict(int)
     except (ValueError, TypeError):
         return False
-    return needed - {"num"} <= named <= allowed  # where there is only one, its number may be left out
+    return needed - {"num"} <= named <= allowed  # words for one may leave out the number
 
 
 def _unwritten(language: str) -> Iterator[str]:
-    """Of every mail and page in one language: what rendering it shows."""
+    """The faults that rendering shows, of every mail and page in one language."""
     writers: list[tuple[str, Callable[[], object]]] = [
         *((f"{one.template}.jinja", partial(write_mail, one.template, language, one.about)) for one in mail_samples()),
         *((f"{one.page}.jinja", partial(_page, language, one)) for one in page_samples()),
@@ -202,7 +202,7 @@ def _unwritten(language: str) -> Iterator[str]:
             write()
         except (UndefinedError, NoSubjectError, _NoWayError) as error:
             yield f"TEMPLATES_DIR: {name}: {error}"
-        except Exception as error:  # whatever a team's own template does
+        except Exception as error:  # a team's own template may raise anything
             yield f"TEMPLATES_DIR: {name} cannot be rendered: {type(error).__name__}"
 
 

@@ -1,4 +1,4 @@
-"""What the operator's console says: its pages, in English, and their stylesheet."""
+"""The pages of the operator's console, in English, with their stylesheet and script."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,19 +15,19 @@ _OWN_STYLES, _SCRIPT = "console.css", "console.js"
 
 
 def write_console(name: str, values: Mapping[str, object]) -> str:
-    """The whole page."""
+    """The whole page, as HTML."""
     return _environment().get_template(f"{name}.jinja").render(values).strip() + "\n"
 
 
 def console_stylesheet() -> str:
-    """That of the person's pages, and what the console needs besides."""
+    """The stylesheet of the person's pages, and the console's own."""
     return colors() + "".join(
         (OURS / path).read_text("utf-8") for path in (f"pages/{STYLES}", f"console/{_OWN_STYLES}")
     )
 
 
 def console_script() -> str:
-    """What keeps an overview up to date that somebody looks at."""
+    """The script that keeps the overview up to date while somebody looks at it."""
     return (OURS / "console" / _SCRIPT).read_text("utf-8")
 
 

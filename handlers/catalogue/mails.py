@@ -1,4 +1,4 @@
-"""What a mail says: its subject, its text and its HTML, of one template, in one language."""
+"""The words of a mail: its subject, its text and its HTML, from one template, in one language."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -22,17 +22,17 @@ _PLACES = {
     CONSOLE: ("console",),
 }
 SUBJECT = "Subject:"
-MOST_CHARACTERS = 300  # of what others wrote; a link is left whole
-# Ends of lines, what is not printed, halves of letters, and what turns the direction of the letters after it.
+MOST_CHARACTERS = 300  # of a value that others wrote; a link is left whole
+# Ends of lines, letters that are not printed, halves of letters, and marks that turn the direction of a text.
 UNWRITTEN = re.compile("[\\s\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
 _GAPS = re.compile(r"\s*\n\s*\n\s*")
-_OF_MANY = {"code", "submissions", "is_at_limit", "will_cancel", "livemode"}  # of whom, nobody can tell
-_MOST_KEPT = 100  # mails that say nothing else, some 5 KB each
+_OF_MANY = {"code", "submissions", "is_at_limit", "will_cancel", "livemode"}  # values that many persons share
+_MOST_KEPT = 100  # mails with no other values, some 5 KB each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class About:
-    """What a template may speak of, whoever reads it; what is not so, or not theirs to know, is left out."""
+    """The values that a mail's template may use; one that is absent, or not the reader's to know, is left out."""
 
     session_id: str
     verification_id: str | None = None
@@ -61,13 +61,13 @@ _SPOKEN_OF = {one.name for one in fields(About)} | {"site"}
 
 
 class NoSubjectError(Exception):
-    """A template that gives none."""
+    """A template gives no subject."""
 
 
 def write_mail(template: str, language: str, about: About) -> Written:
     """Both forms of one template; the first line of its text is the subject.
 
-    Raises NoSubjectError and what Jinja does, for a template that is broken: `check` finds it at the start.
+    Raises NoSubjectError, or Jinja's errors, for a broken template: `check` finds it at the start.
     """
     values: dict[str, object] = {"site": urlsplit(about.link_url or "").hostname}
     for name, value in asdict(about).items():
@@ -99,7 +99,7 @@ def _written(template: str, language: str, said: tuple[tuple[str, object], ...])
 
 @cache
 def names_in(template: str) -> frozenset[str]:
-    """What of `About`, and of a link's site, a mail may speak of: it names that, or what it is made of does."""
+    """The names of `About`, and `site`, that a mail may use: its template has them, or a file that it is made of."""
     names, made_of = set[str](), [(form, f"{template}.jinja") for form in FORMS]
     for form, name in made_of:
         named, others = _named(form, name)
@@ -110,7 +110,7 @@ def names_in(template: str) -> frozenset[str]:
 
 @cache
 def _named(form: str, name: str) -> tuple[set[str], set[str]]:
-    """What one file names, and which others it is made of. Where it chooses these itself, it may name anything."""
+    """The names in one file, and the files that it is made of. One that chooses these by a value may use any name."""
     source = templates(form).get_source(environment(form), name)[0]
     parsed = environment(form).parse(source)
     others = set(meta.find_referenced_templates(parsed))
@@ -120,7 +120,7 @@ def _named(form: str, name: str) -> tuple[set[str], set[str]]:
 
 @cache
 def environment(form: str) -> Environment:
-    """Where templates of one form find each other, and who speaks."""
+    """Jinja's environment for the templates of one form, with the values that all of them may use."""
     made = Environment(
         loader=templates(form),
         autoescape=form != "text",  # noqa: S701  # a mail's text is no markup
@@ -143,20 +143,20 @@ def environment(form: str) -> Environment:
 
 
 def templates(form: str) -> FileSystemLoader:
-    """Where those of one form are: TEMPLATES_DIR's before ours, but for the console's."""
+    """The loader of one form's templates: TEMPLATES_DIR's before ours; for the console only ours."""
     chosen = [OURS] if form == CONSOLE else folders()
     return FileSystemLoader([folder / place for folder in chosen for place in _PLACES[form]])
 
 
 def known_names() -> set[str]:
-    """What a mail's template may name."""
+    """The names that a mail's template may use."""
     given = _SPOKEN_OF | {"subject", "preview"}
     return given | environment("text").globals.keys() | speaking("en").keys()
 
 
 @cache
 def speaking(language: str) -> Mapping[str, object]:
-    """What a template speaks by. Raises WordsError."""
+    """The functions and values by which a template speaks a language. Raises WordsError."""
     words, apart = words_of(language), _apart(language)
 
     def say(sentence: str, /, **values: object) -> str:
@@ -169,5 +169,5 @@ def speaking(language: str) -> Mapping[str, object]:
 
 
 def _apart(language: str) -> Callable[[object], object]:
-    """Among letters from right to left, a name or an id stands by itself, or what is beside it would change places."""
+    """The function that sets a value apart in a text from right to left: else the words beside it change places."""
     return str if direction(language) == "ltr" else "\u2068{}\u2069".format

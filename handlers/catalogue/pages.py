@@ -1,4 +1,4 @@
-"""What a page says: the HTML of one state in one language, and the stylesheet of all of them."""
+"""The words of a page: the HTML of one state in one language, and the stylesheet of all pages."""
 
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -11,21 +11,21 @@ from handlers.catalogue.mails import MOST_CHARACTERS, PAGE, UNWRITTEN, environme
 from handlers.catalogue.words import direction, folders, is_english, words_of
 from handlers.record.error_codes import ErrorClass, classify
 
-# What says the same to whoever asks.
+# Pages that say the same to everybody.
 REFUSALS = ("no_link", "returned", "foreign", "too_long", "away", "busy")
-# Each has a template of its name.
+# Each page has a template of its name.
 PAGES = (
     *("todo", "failed", "opening", "processing", "verified"),
     *("ended", "limit", "redacted", "expired", "link_sent", *REFUSALS),
 )
-_HERE = "?lang="  # of this page in the language that is added to it
+_HERE = "?lang="  # this page's address, to which a language is added
 STYLES = "pages.css"
 _CARD, _DARK_CARD = "#ffffff", "#1d1f22"  # as the stylesheet has them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shown:
-    """What a page's template may speak of; what is not so is left out. An address is as a browser may follow it."""
+    """The values that a page's template may use; absent ones are left out. A browser may follow each address."""
 
     word: str = ""  # of the state, as the status page is told it, and its version
     version: str = ""
@@ -36,9 +36,9 @@ class Shown:
     action_url: str | None = field(default=None, repr=False)  # where the form enters; none where nobody may
     link_url: str | None = field(default=None, repr=False)  # where the form asks for a new link
     status_url: str = field(default="", repr=False)
-    refresh_url: str | None = field(default=None, repr=False)  # what the page loads by itself where no script runs
+    refresh_url: str | None = field(default=None, repr=False)  # the page loads it by itself if no script runs
     verify_url: str | None = field(default=None, repr=False)  # of the page that has the form
-    language_url: str = field(default=_HERE, repr=False)  # what a language is added to, for the page in it
+    language_url: str = field(default=_HERE, repr=False)  # this page's address, to which a language is added
     again_url: str = field(default="", repr=False)  # of this page; an empty one leads to it, too
     continue_url: str | None = field(default=None, repr=False)  # the application's
     logo_url: str | None = None
@@ -48,9 +48,9 @@ class Shown:
 
 
 def write_page(name: str, language: str, shown: Shown) -> str:
-    """The whole page. Raises what Jinja does, for a template that is broken: `check` finds it at the start."""
+    """The whole page. Raises Jinja's errors for a broken template: `check` finds it at the start."""
     values = asdict(shown)
-    if shown.code and classify(shown.code) is ErrorClass.FRAUD_SIGNAL:  # which no person is told
+    if shown.code and classify(shown.code) is ErrorClass.FRAUD_SIGNAL:  # no person is told of it
         values |= {"code": None, "reason": None}
     if values["reason"]:
         line = UNWRITTEN.sub(" ", values["reason"]).strip()[:MOST_CHARACTERS]
@@ -66,18 +66,18 @@ def write_refusal(name: str, language: str, logo_url: str | None, language_url: 
 
 @cache
 def _refusal(name: str, language: str, logo_url: str | None) -> str:
-    # Once: anybody may be refused by the thousand.
+    # Written once: anybody may be refused a thousand times.
     return write_page(name, language, Shown(logo_url=logo_url))
 
 
 def stylesheet() -> str:
-    """TEMPLATES_DIR's or ours, below the brand's colours."""
+    """The stylesheet: TEMPLATES_DIR's or ours, below the brand's colours."""
     (path, *_) = (path for folder in folders() if (path := folder / "pages" / STYLES).exists())
     return colors() + path.read_text("utf-8")
 
 
 def colors() -> str:
-    """The brand's, for a stylesheet to go by: each is what has contrast enough where it stands."""
+    """The brand's colours as variables for a stylesheet: each has contrast enough in its place."""
     color = settings().brand_color
     named = {
         "brand": color,
@@ -90,13 +90,13 @@ def colors() -> str:
 
 
 def known_names() -> set[str]:
-    """What a page's template may name."""
+    """The names that a page's template may use."""
     given = {one.name for one in fields(Shown)} | {"title"} | _around().keys()
     return given | environment(PAGE).globals.keys() | speaking("en").keys()
 
 
 def _around(language_url: str = "") -> dict[str, object]:
-    """What each page has besides: where its assets are, and the languages that it is there in."""
+    """The values that every page has besides: the address of its assets, and the languages that it exists in."""
     languages = [
         # "English" in the words of a language is its own name.
         {

@@ -1,4 +1,4 @@
-"""Figures as pictures: where the bars of a chart stand, and what they say; a template draws them."""
+"""Figures as pictures: the places and the numbers of a chart's bars; a template draws them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ _GAP = 0.2  # of a slot, between two bars
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A rectangle of one kind of what is counted."""
+    """A rectangle, for one kind of the things that are counted."""
 
     kind: str
     x: float
@@ -20,14 +20,14 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """Bars upon each other, one pile a slot, and the same in numbers."""
+    """A chart: the bars of each slot, and the same in numbers."""
 
     title: str
     unit: str
     kinds: Sequence[str]
     bars: Sequence[Bar]
     is_piled: bool
-    most: float  # what the top of the picture stands for
+    most: float  # the number at the top of the picture
     rows: Sequence[tuple[str, Sequence[float | None]]]  # a slot's name, and a number for each kind
     totals: Mapping[str, float]
 
@@ -40,7 +40,7 @@ def picture(
     *,
     piled: bool = True,
 ) -> Picture:
-    """Bars of each slot: upon each other where the kinds add up, else side by side."""
+    """The chart of these rows: a slot's bars are upon each other if the kinds add up, else side by side."""
     heights = [
         sum(n or 0 for n in numbers) if piled else max((n or 0 for n in numbers), default=0) for _, numbers in rows
     ]

@@ -1,4 +1,4 @@
-"""Every mail and page there is, about persons who are made up: each kind, each error code, with and without a link."""
+"""Samples of every mail and page, about made-up persons: each kind, each error code, with and without a link."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -55,13 +55,13 @@ class Sample:
 
 
 def mail_samples() -> Iterator[Sample]:
-    """All of them."""
+    """The samples of all mails."""
     for template in mail_templates():
         yield from samples(template)
 
 
 def samples(template: str) -> Iterator[Sample]:
-    """Those of one template."""
+    """The samples of one template."""
     about = {
         "email_retry_prompt": _prompts,
         "email_reminder": lambda: {"": _FULL, "bare": _BARE},
@@ -75,7 +75,7 @@ def samples(template: str) -> Iterator[Sample]:
 
 
 def page_samples() -> Iterator[PageSample]:
-    """Each page in each of its states."""
+    """The samples of all pages: each page in each of its states."""
     several = {"todo": _to_do, "failed": _failures, "processing": _checks, "verified": _results, "limit": _limits}
     for page in PAGES:
         for name, shown in several.get(page, lambda: {"": _SHOWN})().items():
@@ -83,7 +83,7 @@ def page_samples() -> Iterator[PageSample]:
 
 
 def mail_templates() -> list[str]:
-    """Of every kind of action that is a mail."""
+    """The templates of all kinds of action that are mails."""
     return [name for name, kind in KINDS.items() if kind.destination == "mail"]
 
 

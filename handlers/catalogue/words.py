@@ -25,11 +25,11 @@ _RIGHT_TO_LEFT_SCRIPTS = {"adlm", "arab", "hebr", "nkoo", "rohg", "syrc", "thaa"
 
 
 class WordsError(Exception):
-    """A file of words that cannot be read; the message says which and why."""
+    """A file of words cannot be read; the message says which and why."""
 
 
 def folders() -> list[Path]:
-    """Where templates and words are: TEMPLATES_DIR's before ours."""
+    """The folders with templates and words: TEMPLATES_DIR's before ours."""
     theirs = settings().templates_dir
     return [theirs, OURS] if theirs else [OURS]
 
@@ -46,12 +46,12 @@ def language_for(*wanted: str | None, accepted: str = "") -> str:
 
 
 def is_english(language: str) -> bool:
-    """Whether the templates' own sentences are its words."""
+    """Whether this language is the one of the templates' own sentences."""
     return language.lower().partition("-")[0] == "en"
 
 
 def direction(language: str) -> str:
-    """Which way it is read: ltr or rtl."""
+    """The direction in which a language is read: ltr or rtl."""
     name, *parts = language.lower().split("-")
     scripts = [part for part in parts if len(part) == 4]
     is_rtl = scripts[0] in _RIGHT_TO_LEFT_SCRIPTS if scripts else name in _RIGHT_TO_LEFT
@@ -60,7 +60,7 @@ def direction(language: str) -> str:
 
 @cache
 def words_of(language: str) -> NullTranslations:
-    """Its words. Raises WordsError."""
+    """The words of a language. Raises WordsError."""
     found = NullTranslations()
     for _, catalog in reversed(catalogs(language)):
         compiled = BytesIO()
@@ -73,7 +73,7 @@ def words_of(language: str) -> NullTranslations:
 
 
 def catalogs(language: str) -> list[tuple[Path, Catalog]]:
-    """Its files and what is in them, as they are asked: TEMPLATES_DIR's before ours, and de-AT's before de's.
+    """A language's files with their content, in the order of asking: TEMPLATES_DIR's before ours, de-AT's before de's.
 
     Raises WordsError.
     """
