@@ -24,7 +24,7 @@ _NOTHING = Shown()
 
 
 def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | None = None) -> Response:
-    """One of handlers.catalogue.pages.PAGES; Stripe's origins are allowed where somebody may go in."""
+    """Answers with one of handlers.catalogue.pages.PAGES; with the button, Stripe's origins are allowed."""
     chosen, logo_url, language_url = language(request, locale), request.state.logo_url, _in_another_language(request)
     if name in REFUSALS:
         text = write_refusal(name, chosen, logo_url, language_url)
@@ -44,18 +44,18 @@ def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | Non
 
 
 def language(request: Request, locale: str | None = None) -> str:
-    """The one that was asked for, the verification's, the browser's, or LOCALES' first."""
+    """The language that was asked for, else the verification's, the browser's, or LOCALES' first."""
     asked, accepted = request.query_params.get("lang"), request.headers.get("accept-language", "")
     return language_for(asked, locale, accepted=accepted)
 
 
 def redirect(request: Request, url: str) -> Response:
-    """To another page, whatever the method was."""
+    """Leads to another page by GET, after any method."""
     return _answer(request, 303, more={"Location": url})
 
 
 def refusal(request: Request, name: str, shown: Shown = _NOTHING, locale: str | None = None) -> Response:
-    """Why nothing is done: the page of this name, or for a script that name, and what to load unless it passes."""
+    """Refuses with the page of this name; a script gets the name, and the page to load, unless the reason passes."""
     if not wants_json(request):
         return page(request, name, shown, locale)
     status = _STATUS[name]
@@ -65,7 +65,7 @@ def refusal(request: Request, name: str, shown: Shown = _NOTHING, locale: str | 
 
 
 def data(request: Request, content: Mapping[str, Any], status: int = 200, tag: str = "") -> Response:
-    """For a script; with a tag, nothing where it has that already."""
+    """Answers a script; without the content if it has the one with this tag already."""
     more = {"ETag": f'"{tag}"'} if tag else {}
     if tag and more["ETag"] in request.headers.get("if-none-match", ""):
         return _answer(request, 304, more=more)
@@ -73,12 +73,12 @@ def data(request: Request, content: Mapping[str, Any], status: int = 200, tag: s
 
 
 def refused_method(request: Request, allowed: Iterable[str]) -> Response:
-    """Of a path that has other methods."""
+    """Refuses a method of a path that has others."""
     return _answer(request, 405, more={"Allow": ", ".join(sorted(allowed))})
 
 
 def address(request: Request, below: str = "", **query: str) -> str:
-    """Of this link's page, or one below it, in the language that was asked for."""
+    """The address of this link's page, or of one below it, in the language that was asked for."""
     token, asked = request.path_params.get("token"), request.query_params.get("lang")
     if token is None:
         return ""
@@ -88,21 +88,21 @@ def address(request: Request, below: str = "", **query: str) -> str:
 
 
 def _in_another_language(request: Request) -> str:
-    """What a language is added to: this page, or for what a form is answered by, the page of the form."""
+    """The address to which a language is added: this page's, or for the answer to a form the form's page's."""
     after = request.query_params.get("after", "")
     kept = "?" + urlencode({**({"after": after} if re.fullmatch(r"[\d.]{1,40}", after, re.ASCII) else {}), "lang": ""})
     return kept if request.method in ("GET", "HEAD") else address(request).partition("?")[0] + kept
 
 
 def _once_more(request: Request, url: str) -> str | None:
-    """The same page, which counts how often it was loaded by itself; none after the last time."""
+    """The address by which the page loads itself again, with the number of times; None after the last."""
     times = request.query_params.get("times", "")
     number = int(times) if re.fullmatch(r"\d{1,3}", times, re.ASCII) else 0
     return f"{url}{'&' if '?' in url else '?'}times={number + 1}" if number < _REFRESHES else None
 
 
 def base() -> str:
-    """What stands before our paths, where PUBLIC_URL has a path of its own."""
+    """The path of PUBLIC_URL, which stands before our paths."""
     return urlsplit(settings().base_url).path.rstrip("/")
 
 

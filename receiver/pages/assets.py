@@ -1,4 +1,4 @@
-"""What pages load from us: the stylesheet with the brand's colours, two scripts, and the logo."""
+"""The files that pages load from us: the stylesheet with the brand's colours, two scripts, and the logo."""
 
 import asyncio
 import re
@@ -27,7 +27,7 @@ _SECONDS = 5.0
 _BEFORE_SVG = (
     rb"(?>\s+|<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE\s+svg[^>\[]*(?:\[[^\]]*\]\s*)?>)*+"  # what drawing programs write
 )
-# What a picture begins with.
+# The first bytes of each type of picture.
 _IMAGES = {
     "image/png": rb"\x89PNG\r\n\x1a\n",
     "image/jpeg": rb"\xff\xd8\xff",
@@ -38,7 +38,7 @@ _IMAGES = {
 
 
 class Assets:
-    """By their names, read once. A browser keeps them, and asks each time whether they are still the same."""
+    """The files by name, read once. A browser keeps them, and asks each time whether they are still the same."""
 
     def __init__(self) -> None:
         self._known = {"pages.css": ("text/css", stylesheet().encode())}
@@ -48,18 +48,18 @@ class Assets:
 
     @property
     def logo_url(self) -> str | None:
-        """Where it is, once it was fetched."""
+        """The logo's address, once it is fetched."""
         return f"{base()}/assets/logo" if "logo" in self._known else None
 
     async def close(self) -> None:
-        """A logo that is still on its way is left."""
+        """Gives up a logo that is still being fetched."""
         if self._fetching:
             self._fetching.cancel()
             with suppress(asyncio.CancelledError):
                 await self._fetching
 
     async def answer(self, request: Request) -> Response:
-        """GET /assets/{name}."""
+        """Answers GET /assets/{name}."""
         media_type, content = self._known.get(request.path_params["name"], ("", b""))
         if not media_type:
             return Response("Not Found", 404, headers(request.scope["scheme"], PLAIN))
@@ -70,7 +70,7 @@ class Assets:
         return Response(content, 200, found, media_type)
 
     async def _fetch(self) -> None:
-        """Once, beside the start: no deliverer waits for a logo."""
+        """Fetches the logo once, beside the start: no delivery waits for it."""
         try:
             self._known["logo"] = await asyncio.to_thread(fetched, settings().brand_logo_url.get_secret_value())
         except (NotNowError, ValueError) as error:
@@ -78,7 +78,7 @@ class Assets:
 
 
 def fetched(url: str) -> tuple[str, bytes]:
-    """A logo's type, by its first bytes, and all of them. Raises NotNowError, or ValueError for none that we serve."""
+    """A logo's type, by its first bytes, and its content. Raises NotNowError, or ValueError for other files."""
     answer = Line("logo", _SECONDS).call("GET", url, {"Accept": ", ".join(_IMAGES)}, None, most=_MOST_BYTES)
     found = [name for name, start in _IMAGES.items() if re.match(start, answer.body, re.DOTALL)]
     if answer.status != 200 or not found:

@@ -1,4 +1,4 @@
-"""What a browser may do with a page: load nothing but ours and, where somebody goes in, Stripe's."""
+"""The bounds of a page in a browser: it loads only our files and, with the button, Stripe's."""
 
 import re
 from urllib.parse import urlsplit
@@ -14,14 +14,14 @@ PLAIN = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-ASSET = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # of an image that is opened by itself
+ASSET = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # for an image that is opened by itself
 _PORTS = {"https": ":443", "http": ":80"}
 
 
 def entering() -> str:
-    """The policy of the page where somebody goes in.
+    """The policy of the page with the button.
 
-    Chromium applies form-action to where a form's answer redirects, too, so Stripe's pages stand in it.
+    Chromium applies form-action also to the redirect by which a form is answered, so Stripe's pages stand in it.
     """
     here, script = _local_stripe(), origin(settings().stripe_js_url.get_secret_value())
     scripts = (script, _AND_BELOW) if script == _STRIPE_JS else (script,)
@@ -42,16 +42,14 @@ def entering() -> str:
 
 def leads_to_stripe(url: object) -> bool:
     """Whether a redirect may go there: to Stripe's own pages, those of a local Stripe, or an origin of CSP_EXTRA."""
-    if not isinstance(url, str) or not re.fullmatch(
-        r"[!-\[\]-~]+", url
-    ):  # a browser reads what is left out as it likes
+    if not isinstance(url, str) or not re.fullmatch(r"[!-\[\]-~]+", url):  # a browser reads other letters as it likes
         return False
     # rule: nobody is sent to another place than Stripe's own
     return origin(url) in (STRIPES_PAGES, *_local_stripe(), *map(origin, settings().csp_extra))
 
 
 def origin(url: str) -> str:
-    """`https://host:port` of an address, without the port that goes without saying; "" where it has none."""
+    """`https://host:port` of an address, without its scheme's usual port; "" if it has none."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -69,10 +67,10 @@ def _local_stripe() -> tuple[str, ...]:
 
 
 def is_foreign(request: Request) -> bool:
-    """Whether another site's page sends this. What says nothing of it may pass: the link itself is the right to post.
+    """Whether another site's page sends this. Without these headers it may pass: the link itself is the right to post.
 
-    Our pages send no referrer, and so browsers call their origin `null`. No script can set Sec-Fetch-Site, so that is
-    believed at whatever host the browser has found us.
+    Our pages send no referrer, and so browsers call their origin `null`. No script can set Sec-Fetch-Site, so it is
+    believed under every host name by which a browser reaches us.
     """
     site, sender = request.headers.get("sec-fetch-site"), request.headers.get("origin", "null").lower()
     ours = ("null", origin(settings().base_url), origin(str(request.url)))

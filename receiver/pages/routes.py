@@ -1,4 +1,4 @@
-"""The routes of the person's half: whose link it is, where they stand, and what a button does."""
+"""The routes of the person's half: they read a link, show the state, and let the person in."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -36,11 +36,11 @@ from receiver.unmatched import Unmatched
 log = structlog.stdlib.get_logger(__name__)
 
 _THREADS = 4  # all of them may wait for Stripe
-_LOOKERS = 2  # threads for what asks the database alone
+_LOOKERS = 2  # threads for questions to the database alone
 _MOST_BYTES = 1024  # of a form without a field
-# What nobody is let in for, and the page that says so.
+# The codes of openings that are refused for good, and the page for each.
 _REFUSED = {"canceled": Word.ENDED, "redacted": Word.REDACTED, "submission-limit": Word.LIMIT}
-# Of these the status page tells, whether or not it leads on.
+# The codes for which the status page is shown.
 _ELSEWHERE = (Word.PROCESSING, Word.VERIFIED, Word.OPENING, "no-retry")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class _ExpiredError(Exception):
-    """A link of ours that lets nobody in any more; `locale` is the verification's."""
+    """The link is ours, but has expired; `locale` is the verification's."""
 
     def __init__(self, locale: str | None) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class _ExpiredError(Exception):
 
 
 class Room:
-    """Its threads, its assets, and who tried how often."""
+    """The threads and assets of the pages, and the counts of tries."""
 
     def __init__(self) -> None:
         self._asking = Threads("pages", _THREADS, "Stripe")
@@ -65,7 +65,7 @@ class Room:
         self._assets = Assets()
 
     def routes(self) -> list[BaseRoute]:
-        """All of them, and what refuses the rest; what answers GET answers HEAD."""
+        """All routes, and one that refuses the rest; each that answers GET answers HEAD."""
         routes = [
             Route("/verify/{token}", self._answering(self._verify), methods=["GET", "POST"]),
             Route("/verify/{token}/status", self._answering(self._status), methods=["GET"]),
@@ -76,26 +76,26 @@ class Room:
         return [*routes, Unmatched(routes, self._refuse)]
 
     async def close(self) -> None:
-        """What is under way ends."""
+        """Ends the threads after the requests that are under way."""
         await self._assets.close()
         for threads in (self._asking, self._looking):
             await asyncio.to_thread(threads.end)
 
     async def _verify(self, request: Request) -> Response:
-        """One route, so that a refused method is told both that there are."""
+        """Serves both methods by one route, so that a refused method is told both."""
         return await (self._enter(request) if request.method == "POST" else self._show(request))
 
     async def _show(self, request: Request) -> Response:
-        """Changes nothing, and asks the tables alone."""
+        """Shows the page of the state: reads the tables alone, and changes nothing."""
         subject = await self._subject(request, LOOKS)
         return await self._looking.do(lambda: _page(request, seen(subject)))
 
     async def _enter(self, request: Request) -> Response:
-        """The only way in."""
+        """Lets the person in, which nothing else does."""
         if why := await _unposted(request):
             return answers.page(request, why)
         subject = await self._subject(request, ENTRIES)
-        # What is known before they go in is no result; the page that they go in from may be of long ago.
+        # The version before the entry, which is no result; the page with the button may have an older one.
         found = await self._looking.do(seen, subject)
         is_modal = wants_json(request) and bool(settings().stripe_publishable_key)
         way = Way(integration="modal" if is_modal else "redirect")
@@ -107,7 +107,7 @@ class Room:
             if error.code in _ELSEWHERE:
                 return _onward(request, error.code)
             name = _REFUSED.get(error.code, "away")
-            # Of what is gone at Stripe the record knows nothing: a script would load the page that it has.
+            # The record does not know that a session is gone at Stripe: a script would load the same page again.
             is_gone = name == Word.ENDED and error.detail
             return _gone(request, found) if is_gone else answers.refusal(request, name, locale=found.locale)
         if not (isinstance(fields["client_secret"], str) if is_modal else leads_to_stripe(fields["url"])):
@@ -124,9 +124,9 @@ class Room:
         return await self._looking.do(lambda: _news(request, seen(subject)))
 
     async def _ask(self, request: Request) -> Response:
-        """A new link by mail, for who has an expired one; who asks is told the same in any case.
+        """Owes a new link by mail to the holder of an expired one; the answer is the same in any case.
 
-        A browser that loads the answer again asks for it by GET: it is led to the page that has the form.
+        A browser that loads the answer again asks by GET: it is led to the page with the form.
         """
         if request.method != "POST" or not settings().mails_go_out:
             return answers.redirect(request, address(request))
@@ -141,10 +141,10 @@ class Room:
         """The one page whose GET asks Stripe: its person has just been there."""
         try:
             subject = self._counted(request, read_return, request.path_params["sealed"])
-        except NotFoundError:  # by a key that was taken out, perhaps, and after they have submitted
+        except NotFoundError:  # signed by a key that was taken out, perhaps, though the person may have submitted
             return answers.page(request, "returned")
         self._tries.of_link(LOOKS, subject)
-        # Until a look has told more, what is known from before they went in is no result.
+        # Until a look at Stripe has told more, the state from before the entry is no result.
         found = await self._looking.do(seen, subject)
         after = f"?after={found.version}"
         if request.method == "GET":
@@ -157,19 +157,19 @@ class Room:
         return answers.redirect(request, f"{urlsplit(link_to(subject).url).path}/status{after}")
 
     async def _refuse(self, request: Request, allowed: set[str]) -> Response:
-        """A link that was cut off, perhaps, or that a mail program has joined with what follows it."""
+        """Refuses a path of no route: perhaps a link that was cut off, or that a mail program joined with a text."""
         return answers.refused_method(request, allowed) if allowed else await self._answering(_no_link)(request)
 
     def _token(self, request: Request, allowed: RateLimitItem) -> Token:
-        """A link of ours that may try once more. Raises NotFoundError, TooOftenError."""
+        """The token of a link, after counting one more try of it. Raises NotFoundError, TooOftenError."""
         token = self._counted(request, read_token, request.path_params["token"])
         self._tries.of_link(allowed, token.subject)
         return token
 
     def _counted(self, request: Request, read: Callable[[str], T], text: str) -> T:
-        """One more try of its sender. Raises NotFoundError, TooOftenError.
+        """The result of `read`, after counting one more try of the sender. Raises NotFoundError, TooOftenError.
 
-        All whose address nobody knows are one sender: what they try without a link of ours keeps nobody from theirs.
+        All senders of unknown address count as one, and only without a link of ours: they keep nobody from their link.
         """
         sender = request.scope["client"]
         if sender:
@@ -182,14 +182,14 @@ class Room:
             raise
 
     async def _subject(self, request: Request, allowed: RateLimitItem) -> str:
-        """Whose link it is. Raises as _token, and _ExpiredError."""
+        """The id in a link. Raises as _token, and _ExpiredError."""
         token = self._token(request, allowed)
         if token.is_expired:
             raise _ExpiredError((await self._looking.do(seen, token.subject)).locale)
         return token.subject
 
     def _answering(self, endpoint: Endpoint) -> Endpoint:
-        """The endpoint, its failures as pages."""
+        """The endpoint, with its failures as pages."""
 
         async def answer(request: Request) -> Response:
             request.state.logo_url = self._assets.logo_url
@@ -224,7 +224,7 @@ def _gone(request: Request, found: Seen) -> Response:
 
 
 def _news(request: Request, found: Seen) -> Response:
-    """Where somebody stands. What is as it was when they went in is waited for: no result yet is no failure."""
+    """The page of the state, or the waiting page while the version is that of the entry: no result is no failure."""
     if wants_json(request):
         return answers.data(
             request, {"word": found.word, "version": found.version}, tag=f"{found.word}-{found.version}"
@@ -244,7 +244,7 @@ def _news(request: Request, found: Seen) -> Response:
 
 
 def _onward(request: Request, word: str) -> Response:
-    """Nobody needs to go in any more, or is to."""
+    """Leads to the status page: the person need not go in any more, or must not."""
     if wants_json(request):
         return answers.data(request, {"error": word, "location": address(request, "/status")}, 409)
     return answers.redirect(request, address(request, "/status"))
@@ -268,11 +268,11 @@ def _shown(request: Request, found: Seen) -> Shown:
 
 
 async def _unposted(request: Request) -> str:
-    """The page that says why this is not even looked at, or ""."""
+    """The name of the page that refuses this post without a look at it, or ""."""
     if is_foreign(request):
         return "foreign"
     try:
         await read_body(request, _MOST_BYTES)
-    except (TooLongError, ClientDisconnect):  # where it breaks off, nobody reads the answer
+    except (TooLongError, ClientDisconnect):  # nobody reads the answer to a body that breaks off
         return "too_long"
     return ""

@@ -303,7 +303,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a link goes over plain http only to this machine": (becomes("True"), LINKS),
     "Stripe.js comes from Stripe's own origin, or with a test key also from this machine": (always, SETTINGS),
     # receiver
-    "who has tried too often waits": (never, TRIES),
+    "a link or sender that has tried too often waits": (never, TRIES),
     "a page without the button loads nothing of Stripe's": (becomes("entering()"), PAGES),
     "a live key knows no other Stripe than the real one": (becomes("{values[0]}"), PAGES),
     "nobody is sent to another place than Stripe's own": (becomes("True"), PAGES),

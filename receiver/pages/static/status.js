@@ -1,4 +1,4 @@
-// Asks for the status until there is another one; what it is, is shown by the page that is then loaded.
+// Asks for the status until it is another one, and then loads the page that shows it.
 "use strict";
 
 (() => {

@@ -1,4 +1,4 @@
-// Turns the click into Stripe's modal. Whatever fails on that way ends in what the form does by itself: a redirect.
+// Turns the click into Stripe's modal. Every failure on that way ends in the redirect of the form.
 "use strict";
 
 (() => {
@@ -19,7 +19,7 @@
   const says = document.querySelector("[data-says]");
   const slow = document.querySelector("[data-slow]");
   let isUnderWay = false;
-  let isUseless = false; // here, where Stripe.js or its frame is blocked
+  let isUseless = false; // true once Stripe.js or its frame is blocked
   let sentAt = -Infinity;
   let loading = null;
 
@@ -100,7 +100,7 @@
     giveUp = ignore;
     slow.hidden = true;
     if (!result) redirect();
-    else if (!result.error) location.assign(entry.status); // which believes the record alone
+    else if (!result.error) location.assign(entry.status); // that page believes the record alone
     else if (CLOSED.includes(result.error.code)) await closed();
     else if (template("problem", result.error.code || "")?.dataset.problem) tell(result.error.code);
     else {
