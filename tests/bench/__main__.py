@@ -51,7 +51,7 @@ def main() -> None:
                 begun = time.monotonic()
                 stages[name]()
                 report.took(name, time.monotonic() - begun)
-        finally:  # an interrupted run has measured something too
+        finally:  # an interrupted run has measured something, too
             minutes, most = (time.monotonic() - began) / 60, 2 if arguments.quick else 20
             is_whole = report.stages.keys() == set(chosen)
             report.add(

@@ -14,7 +14,7 @@ _FASTEST_ALONE = 15_000  # at one connection
 
 
 def accept(report: Report, house: House, database: str, *, connections: list[int], rounds: int, seconds: float) -> None:
-    """Interleaved: in each round every server gets the same requests, one server after the other."""
+    """Measures in turn: in each round every server gets the same requests, one server after the other."""
     kind = "SQLite" if database.startswith("sqlite") else "PostgreSQL"
     store.empty(database)
     with ExitStack() as running:
@@ -27,7 +27,7 @@ def accept(report: Report, house: House, database: str, *, connections: list[int
             fastest = _FASTEST_ALONE if count == 1 else _FASTEST
             measured: dict[str, list[Answers]] = {name: [] for name in ports}
             for number in range(rounds + 1):
-                length = seconds if number else 1.0  # a first round warms up and is thrown away
+                length = seconds if number else 1.0  # the first round warms up, and does not count
                 requests = load.write(house.folder / "requests", f"A{count}x{number}x", int(fastest * length))
                 for name, port in ports.items():
                     store.empty(database)

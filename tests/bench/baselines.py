@@ -1,4 +1,4 @@
-"""What the receiver is compared with, on the same server software.
+"""The baselines that the receiver is compared with, on the same server software.
 
 python -m tests.bench.baselines NAME PORT [DATABASE]: `verify` only verifies the signature and answers, the limit.
 `usual` also does one INSERT and one commit a request: the usual design at its fastest, without an ORM.
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def verify(_: str) -> Starlette:
-    """Verifies the signature and answers."""
+    """A server that verifies the signature and answers."""
 
     async def receive(request: Request) -> Response:
         WebhookSignature.verify_header(await request.body(), request.headers["stripe-signature"], SECRET, 300)
@@ -49,7 +49,7 @@ def verify(_: str) -> Starlette:
 
 
 def usual(database: str) -> Starlette:
-    """Verifies the signature, inserts one row, commits, and answers."""
+    """A server that verifies the signature, inserts one row, commits, and answers."""
     insert: Insert
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Deliveries without something and beside it, in turn: what that costs them."""
+"""Deliveries without a load and beside it, in turn, to show its cost."""
 
 from collections.abc import Callable
 from statistics import median
@@ -9,10 +9,10 @@ CONNECTIONS = 64
 
 
 def in_turn(rounds: int, measure: Callable[[int, bool], tuple[float, float]]) -> dict[str, list[float]]:
-    """Of each round a measurement without it and one with it, or the other way round.
+    """Measures each round once without the load and once with it; which comes first changes with each round.
 
-    `measure` takes the round's number and whether it is there, and gives deliveries a second and how much was seen of
-    it. Returns the rates `beside` and `without` it, and what was `seen`.
+    `measure` takes the round's number and whether the load is there, and gives deliveries a second and the amount of
+    the load. Returns the rates `beside` and `without` it, and the amounts `seen`.
     """
     found: dict[str, list[float]] = {"beside": [], "without": [], "seen": []}
     for number in range(rounds):
@@ -25,7 +25,7 @@ def in_turn(rounds: int, measure: Callable[[int, bool], tuple[float, float]]) ->
 
 
 def add(report: Report, what: str, found: dict[str, list[float]], target: float | None) -> None:
-    """A line of the table: the ratio is the median of the rounds' own."""
+    """Adds a line of the table: the ratio is the median of the rounds' own ratios."""
     pairs = ratios(found["beside"], found["without"])
     report.add(
         "accept, PostgreSQL",

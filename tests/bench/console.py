@@ -1,4 +1,4 @@
-"""What each page of the console costs with two months of work in the database, and a flood that waits or is dead."""
+"""The cost of each page of the console with two months of work in the database, and a flood that waits or is dead."""
 
 import re
 import time
@@ -15,14 +15,14 @@ from tests.bench.servers import House
 
 _PASSWORD = "measured by the bench"
 _LIMIT = 100.0  # milliseconds
-_GOOD_FOR = 1.1  # seconds: one look at the tables answers all who ask within a second
+_GOOD_FOR = 1.1  # seconds: one look at the tables answers all requests within a second
 _LISTS = ("dead-events", "dead-actions", "waiting-events", "waiting-actions", "skipped-actions", "ignored-events")
 
 
 def console(report: Report, house: House, *, events: int, rounds: int) -> None:
-    """Each page once a round, over HTTP; the first round connects, and compiles.
+    """Measures each page once a round, over HTTP; the first round connects, and compiles.
 
-    Seconds of the processor, web's and PostgreSQL's, which other load on the machine disturbs least.
+    It counts seconds of the processor, web's and PostgreSQL's, which other load on the machine disturbs least.
     """
     url = house.database("console")
     store.fill(url, events, events * 3 // 10)
@@ -51,7 +51,7 @@ def console(report: Report, house: House, *, events: int, rounds: int) -> None:
 
 
 def _looks(visitor: httpx.Client, token: str, action_id: int) -> dict[str, Callable[[], httpx.Response]]:
-    """Each page, and what narrows it the most."""
+    """Each page, and its narrowest filters."""
     paths = {
         "sign-in": "/sign-in",
         **{f"overview, the last {span}": f"?span={span}" for span in ("hour", "day", "month")},
@@ -90,7 +90,7 @@ def _visitor(port: int) -> httpx.Client:
 
 
 def _sign_in(visitor: httpx.Client) -> str:
-    """The token of its forms."""
+    """Signs in; returns the token of its forms."""
     sent = {"name": "anna", "password": _PASSWORD, "token": _token(visitor.get("/sign-in"))}
     visitor.post("/sign-in", data=sent)
     return _token(visitor.get("/audit"))
@@ -102,7 +102,7 @@ def _token(page: httpx.Response) -> str:
 
 
 def _milliseconds(look: Callable[[], httpx.Response], processor: Callable[[], float]) -> tuple[float, float]:
-    """Of the processor, and of who asks."""
+    """The milliseconds of the processor, and those of the visitor's wait."""
     before, begun = processor(), time.perf_counter()
     answer = look()
     waited = time.perf_counter() - begun

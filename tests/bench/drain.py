@@ -1,4 +1,4 @@
-"""How fast what is owed is done: mails to files; and mails whose addresses Stripe is asked for, with calls."""
+"""The speed of owed actions: mails to files; and mails whose addresses Stripe is asked for, with calls."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -29,8 +29,8 @@ FROM outbox_action"""
 
 
 def drain(report: Report, house: House, database: str, *, persons: int, rounds: int, tasks: int) -> None:
-    """As many mails wait when the worker starts, and then for each person a mail and a call; beside Celery's tasks that
-    do nothing.
+    """Measures a worker that starts with so many mails, and then with a mail and a call for each person; beside Celery
+    tasks that do nothing.
     """
     rates, alone, noops = [], [], []
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""A platform's only process: what it weighs, and how soon it ends while its mail server says nothing."""
+"""A platform's only process: its memory, and the time that it takes to end while its mail server says nothing."""
 
 import os
 import re
@@ -19,8 +19,8 @@ _HANGING = 30  # events
 
 
 def dyno(report: Report, house: House, database: str) -> None:
-    """`python -m worker run` with the variables of a dyno: some thousand events and their mails, and then its end while
-    mails hang."""
+    """Measures `python -m worker run` with a dyno's variables: after some thousand events and their mails, and its end
+    while mails hang."""
     store.empty(database)
     house.broker.flushall()
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as silent:
@@ -70,7 +70,7 @@ def _pss(pid: int) -> float:
 
 
 def _listening(pids: list[int]) -> set[int]:
-    """Ports of these processes that take connections."""
+    """The ports of these processes that take connections."""
     sockets = {os.readlink(one) for pid in pids for one in Path(f"/proc/{pid}/fd").iterdir() if one.is_symlink()}
     found = set()
     for table in ("tcp", "tcp6"):

@@ -1,4 +1,4 @@
-"""How long web takes to say what waits, and to show a page of the console, beside a database where nothing does."""
+"""The time in which web shows figures and pages of the console, with many waiting rows and with none."""
 
 import re
 import time
@@ -12,7 +12,7 @@ from tests.bench.report import Report, judged, ratios
 from tests.bench.servers import House
 
 _PASSWORD = "measured by the bench"
-_GOOD_FOR = 1.1  # seconds: one look at the tables answers all who ask within a second
+_GOOD_FOR = 1.1  # seconds: one look at the tables answers all requests within a second
 _FOR_MONITORS, _FOR_PERSONS = 20.0, 100.0  # milliseconds
 _PATHS = {
     "/health/backlog": _FOR_MONITORS,
@@ -26,8 +26,8 @@ _PATHS = {
 
 
 def figures(report: Report, house: House, *, rows: int, rounds: int) -> None:
-    """In each round each page once, where nothing waits and where so many events and actions do, and a third as many
-    are dead; beside the time in which PostgreSQL counts what waits.
+    """Measures each page once a round, with no waiting rows and with so many waiting events and actions, and a third as
+    many dead; beside the time in which PostgreSQL counts the waiting rows.
     """
     calm, full = house.database("calm"), house.database("waiting")
     store.fill_undone(calm, 1)
@@ -36,7 +36,7 @@ def figures(report: Report, house: House, *, rows: int, rounds: int) -> None:
     seen: dict[str, dict[str, list[float]]] = {calm: {}, full: {}}
     with house.web(calm, **users) as (calm_port, _), house.web(full, **users) as (full_port, _):
         visitors = {calm: _visitor(calm_port), full: _visitor(full_port)}
-        for _ in range(rounds + 1):  # the first connects, and compiles
+        for _ in range(rounds + 1):  # the first round connects, and compiles
             time.sleep(_GOOD_FOR)
             for path in _PATHS:
                 for database, visitor in visitors.items():
@@ -57,7 +57,7 @@ def figures(report: Report, house: House, *, rows: int, rounds: int) -> None:
 
 
 def _visitor(port: int) -> httpx.Client:
-    """Signed in."""
+    """A visitor who is signed in."""
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False)
     token = re.search(r'name="token" value="([\w-]+)"', client.get("/console/sign-in").text)
     sent = {"name": "anna", "password": _PASSWORD, "token": token[1] if token else ""}
@@ -69,6 +69,6 @@ def _milliseconds(visitor: httpx.Client, path: str) -> float:
     begun = time.perf_counter()
     answer = visitor.get(path)
     taken = (time.perf_counter() - begun) * 1000
-    if answer.status_code not in (200, 503):  # what has waited for long needs a hand
+    if answer.status_code not in (200, 503):  # /health/backlog answers 503, since rows have waited for long
         raise RuntimeError(f"{path}: {answer.status_code}")
     return taken

@@ -1,4 +1,4 @@
-"""From a delivery to the committed record: how many a second, how soon, and out of a backlog."""
+"""From a delivery to the committed record: the rate, the latency, and the drain of a backlog."""
 
 import http.client
 import random
@@ -16,7 +16,7 @@ from tests.bench.report import STORY, Report, judged, ratios
 from tests.bench.servers import House, Process, procfile
 
 _CONNECTIONS = 64
-MAILING = {"EMAIL_LOOKUP": "tests.support.lookups:everybody"}  # or each mail would be skipped
+MAILING = {"EMAIL_LOOKUP": "tests.support.lookups:everybody"}  # without addresses each mail is skipped
 UNPROCESSED = ("inbox_event", "status = 'received'")
 UNDONE = ("outbox_action", "status = 'pending'")
 _NOTIFY = """
@@ -27,7 +27,7 @@ CREATE OR REPLACE TRIGGER tell AFTER UPDATE ON inbox_event FOR EACH ROW
 
 
 def end_to_end(report: Report, house: House, database: str, *, rounds: int, seconds: float, tasks: int) -> None:
-    """The default Procfile under full load, beside Celery's own rate for as many tasks that do nothing."""
+    """Measures the default Procfile under full load, beside Celery's own rate for as many tasks that do nothing."""
     rates, noops, acted, spent, noops_spent = [], [], [], list[float](), []
     for number in range(rounds):
         noops.append(noop_rate(house, tasks))
@@ -80,9 +80,9 @@ def posted(
     workers: int = 1,
     clocks: int = 1,
 ) -> Iterator[Callable[[str, str], float]]:
-    """Posts what the service accepts in this time. Asked for a table and a condition, what it yields waits until no row
-    meets it, and answers the events a second from the first POST until then. At the end `spent` gets the seconds of
-    processor that the workers used for an event.
+    """Posts as many deliveries as the service accepts in this time. Yields a function that waits until no row of this
+    table meets a condition, and returns the events a second from the first POST until then. At the end `spent` gets the
+    seconds of processor that the workers used for an event.
     """
     house.broker.flushall()
     before = store.count(database, "inbox_event")
@@ -103,7 +103,7 @@ def posted(
 
 
 def noop_rate(house: House, tasks: int) -> float:
-    """Tasks a second of a Celery worker as in the Procfile that finds its queue full: its best case."""
+    """The tasks a second of a Celery worker as in the Procfile that finds its queue full: its best case."""
     house.broker.flushall()
     with noop.app.producer_or_acquire() as producer:
         for _ in range(tasks):
@@ -116,8 +116,8 @@ def noop_rate(house: House, tasks: int) -> float:
 
 
 def latency(report: Report, house: House, database: str, *, seconds: float, rounds: int) -> None:
-    """Twenty events a second, and between them the round trips of Celery tasks that do nothing: from the call of
-    `delay` to the result in hand, by Redis alone. Each of so many parts is judged by itself.
+    """Measures twenty events a second, and between them the round trips of Celery tasks that do nothing: from the call
+    of `delay` to the result in hand, by Redis alone. Each of so many parts is judged by itself.
     """
     house.broker.flushall()
     store.empty(database)
@@ -160,7 +160,7 @@ def latency(report: Report, house: House, database: str, *, seconds: float, roun
 
 
 def backlog(report: Report, house: House, database: str, *, events: int, rounds: int) -> None:
-    """Accepted while no worker runs, then drained: does the rate hold, does the memory?"""
+    """Drains events that were accepted while no worker ran: does the rate hold, does the memory?"""
     drains = [_drain(house, database, f"B{number}x", events) for number in range(rounds)]
     report.keep("backlog", drains)
     _add_backlog(report, drains)
@@ -177,7 +177,7 @@ def _drain(house: House, database: str, tag: str, events: int) -> list[dict[str,
             posts += 1
             requests = load.write(house.folder / "requests", f"{tag}{posts}x", missing)
             load.post(port, requests, _CONNECTIONS, max(1, missing // 12_000))
-        store.settle(database, "inbox_event")  # a backlog has lain for a while
+        store.settle(database, "inbox_event")  # a real backlog lies for a while
         worker = running.enter_context(house.worker(database))
         return _drained(database, {"web": web, "worker": worker, "clock": clock})
 
@@ -201,7 +201,7 @@ def procfile_running(
 
 
 def wait_for_none(database: str, table: str, condition: str) -> None:
-    """Until no row meets the condition any more."""
+    """Waits until no row meets the condition any more."""
     while store.count(database, table, condition):
         time.sleep(0.02)
 
@@ -219,7 +219,7 @@ def _drained(database: str, processes: dict[str, Process]) -> list[dict[str, flo
 
 def _add_backlog(report: Report, drains: list[list[dict[str, float]]]) -> None:
     rates = [median(_rate(_third(samples, part)) for samples in drains) for part in range(3)]
-    # Of the medians, and of each drain: one that is outside says that the next run's medians may be.
+    # The spread of the medians, and of each drain: if one is outside, the next run's medians may be, too.
     each = [[_rate(_third(samples, part)) for part in range(3)] for samples in drains]
     spread, *spreads = [max(some) / min(some) for some in (rates, *each)]
     report.add(
@@ -231,7 +231,7 @@ def _add_backlog(report: Report, drains: list[list[dict[str, float]]]) -> None:
         target="within 10 %",
         met=judged([spread, *spreads], most=1.1) if len(drains) > 1 else None,
     )
-    # The first tasks load what every process loads once.
+    # The first tasks load the modules that every process loads once.
     tails = [samples[len(samples) // 6 :] for samples in drains]
     for name in ("web", "worker", "clock"):
         growth = max(max(one[name] for one in tail) - tail[0][name] for tail in tails)
@@ -253,7 +253,7 @@ def _rate(samples: list[dict[str, float]]) -> float:
 
 
 def parts(tag: str, count: int, story: tuple[str, ...] = load.STORY) -> Iterator[tuple[str, bytes, dict[str, str]]]:
-    """Event ids, bodies and headers, for a client that makes its own requests of them."""
+    """The event ids, bodies and headers of deliveries, for a client that makes its own requests of them."""
     for event_id, request in load.deliveries(tag, count, story=story):
         head, _, body = request.partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")[1:]
@@ -261,7 +261,7 @@ def parts(tag: str, count: int, story: tuple[str, ...] = load.STORY) -> Iterator
 
 
 class _Committed:
-    """Hears from PostgreSQL, at the moment of the commit, which event has been processed."""
+    """Hears from PostgreSQL of each processed event, at the moment of the commit."""
 
     def __init__(self, database: str) -> None:
         self._connection = psycopg.connect(database, autocommit=True)
@@ -283,7 +283,7 @@ class _Committed:
         self._connection.close()
 
     def at(self, event_id: str) -> float:
-        """Waits for it; the monotonic time."""
+        """Waits for an event's commit; returns the monotonic time."""
         with self._heard:
             if not self._heard.wait_for(lambda: event_id in self._times, timeout=30):
                 raise TimeoutError(f"{event_id} was not processed")
@@ -304,7 +304,7 @@ def _noop_worker(house: House, **variables: str) -> Iterator[None]:
     _, *concurrency = procfile("worker")[-3:]
     flags = ["--pool", "threads", "--without-gossip", "--without-mingle", "--without-heartbeat", *concurrency]
     with house.running("noop", [*celery, *flags], {"REDIS_URL": house.redis, **variables}) as process:
-        if not variables:  # with tasks to count, the count tells
+        if not variables:  # with tasks to count, the count shows that it works
             process.wait(lambda: bool(noop.answer.delay().get(timeout=30) is None))
         yield
 

@@ -19,11 +19,11 @@ from tests.bench.servers import House, house
 from tests.bench.size import accepted
 from tests.simulator.client import Simulator
 
-_YOUNG = 2000  # events: so many that each page has rows to show
+_YOUNG = 2000  # events: enough for each page to have rows to show
 _RECORDS, _WAITING = 0.3, 0.1  # of the events
 _PURGED = 10_000  # events, and as many actions
 _LEAST = 0.9
-_KEEPS = {"RETENTION_DAYS": "365"}  # what a step of the purge has to delete is older, and all else is not
+_KEEPS = {"RETENTION_DAYS": "365"}  # the rows for the purge are older, and all others are not
 
 Seconds = dict[str, float]
 
@@ -42,7 +42,7 @@ def main() -> None:
     with house() as ours:
         try:
             _measure(report, ours, rows, rounds)
-        finally:  # an interrupted run has measured something too
+        finally:  # an interrupted run has measured something, too
             report.show()
             report.show_plans()
             report.write(arguments.json)
@@ -88,7 +88,7 @@ def _filled(report: Report, house: House, name: str, events: int) -> str:
 
 
 def _add(report: Report, what: str, young: list[float], tenth: list[float], grown: list[float]) -> None:
-    """How often in the same time as in the young database, and as with a tenth of the rows: medians of the rounds."""
+    """Adds the ratios to the times in the young database, and to those with a tenth of the rows: medians of rounds."""
     as_young, as_tenth = ratios(young, grown), ratios(tenth, grown)
     report.add(
         "growth",
@@ -102,7 +102,7 @@ def _add(report: Report, what: str, young: list[float], tenth: list[float], grow
 
 
 def _beside_a_purge(report: Report, house: House, database: str, rounds: int) -> None:
-    """Deliveries, in turn without and beside a purge that finds half of the inbox to delete; and who waits for whom."""
+    """Measures deliveries, in turn without and beside a purge that may delete half of the inbox; and the lock waits."""
     waited: list[int] = []
 
     def measure(number: int, is_there: bool) -> tuple[float, float]:
@@ -127,7 +127,7 @@ def _milliseconds(seconds: list[float]) -> str:
 
 
 def _steps(house: House, database: str) -> Seconds:
-    """Each step's seconds, by processes of their own: only one of them has a key, and so asks Stripe."""
+    """The seconds of each step, by processes of their own: only one of them has a key, and so asks Stripe."""
     store.add_old(database, _PURGED)
     found: Seconds = {}
     with Simulator.start() as stripe:

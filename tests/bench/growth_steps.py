@@ -1,4 +1,4 @@
-"""What the service does, step by step, in a process of its own on one database: what each costs, as JSON."""
+"""The service's steps on one database, in a process of its own: prints the cost of each as JSON."""
 
 import argparse
 import io
@@ -38,7 +38,7 @@ from worker.commands.show import status
 _BATCH = 50
 _BATCHES = 10
 _TIMES = 5
-_SWEPT = 10_000  # ids, as worker/tasks.py has them
+_SWEPT = 10_000  # ids, as in worker/tasks.py
 _CONNECTIONS = """
 SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"""
@@ -47,13 +47,13 @@ Seconds = dict[str, float]
 
 
 def main() -> None:
-    """Does the steps that are asked for."""
+    """Does the steps of its argument."""
     configure_logging()  # to standard error
     json.dump(STEPS[sys.argv[1]](), sys.stdout)
 
 
 def service() -> Seconds:
-    """Events applied and actions done, as messages bring them, and the sweep."""
+    """The cost of applying events and performing actions, as messages bring them, and of the sweep."""
     requests = load.deliveries(f"G{datetime.now(UTC):%H%M%S%f}", _BATCH * (_BATCHES + 1))
     parsed = [parse(orjson.loads(request.partition(b"\r\n\r\n")[2])) for _, request in requests]
     events = [one for one in parsed if isinstance(one, VerificationEvent)]
@@ -82,7 +82,7 @@ def _swept() -> int:
 
 
 def upkeep() -> Seconds:
-    """What the schedule asks for, but for the sweep."""
+    """The cost of the scheduled tasks, without the sweep."""
     rows = 0
 
     def purged() -> None:
@@ -99,7 +99,7 @@ def upkeep() -> Seconds:
 
 
 def operator() -> Seconds:
-    """What people and monitors look at."""
+    """The cost of the looks of people and monitors."""
     found = find_sessions(SessionFilter(), 1)[0]
     pages = {f"console: {name}": (lambda name=name: page_of(name, Filter(), None)) for name in LISTS}
     looks: dict[str, Callable[[], object]] = {
@@ -118,12 +118,12 @@ STEPS: dict[str, Callable[[], Seconds]] = {"service": service, "upkeep": upkeep,
 
 
 def _usual(work: Callable[[], object]) -> float:
-    """The median of some tries, after one that is thrown away."""
+    """The median of some tries, after a first that does not count."""
     return median([_cost(work) for _ in range(_TIMES + 1)][1:])
 
 
 def _cost(work: Callable[[], object]) -> float:
-    """Seconds of the processor: ours, and those of the server's processes that work for us."""
+    """The seconds of processor of this process, and of the server's processes that work for it."""
     server_before, before = _server(), time.process_time()
     work()
     ours = time.process_time() - before
@@ -132,7 +132,7 @@ def _cost(work: Callable[[], object]) -> float:
 
 
 def _server() -> dict[int, float]:
-    """Seconds that each connection of this database has had so far, but for the one that asks."""
+    """The seconds of processor of each connection to this database so far, but for the one that asks."""
     pids = [row[0] for row in _watching().execute(_CONNECTIONS).fetchall()]
     return {pid: int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9 for pid in pids}
 

@@ -21,7 +21,7 @@ _SCRIPT = Path(__file__).with_name("events.lua")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """What wrk saw: times in seconds."""
+    """wrk's result: times in seconds."""
 
     requests: int
     seconds: float
@@ -37,7 +37,7 @@ class Answers:
 
 
 def deliveries(tag: str, count: int, path: str = PATH, story: tuple[str, ...] = STORY) -> Iterator[tuple[str, bytes]]:
-    """Event ids, and the whole requests that deliver them; as big as Stripe's and printed as Stripe prints."""
+    """Event ids, and the whole requests that deliver them; of the size and the form of Stripe's."""
     now = int(time.time())
     templates = [_template(kind, now - len(story) + place) for place, kind in enumerate(story)]
     for number in range(count):
@@ -48,7 +48,7 @@ def deliveries(tag: str, count: int, path: str = PATH, story: tuple[str, ...] = 
 
 
 def write(file: Path, tag: str, count: int, path: str = PATH, story: tuple[str, ...] = STORY) -> Path:
-    """A file for wrk. Signatures hold for five minutes."""
+    """Writes a file for wrk. Signatures hold for five minutes."""
     with file.open("wb") as output:
         for _, request in deliveries(tag, count, path, story):
             output.write(b"%d\n%b" % (len(request), request))
@@ -56,7 +56,7 @@ def write(file: Path, tag: str, count: int, path: str = PATH, story: tuple[str, 
 
 
 def post(port: int, requests: Path, connections: int, seconds: float) -> Answers:
-    """Posts the file's requests over so many connections for so long, or until there are none left."""
+    """Posts the file's requests over so many connections for so long, or until none are left."""
     wrk = shutil.which("wrk")
     if wrk is None:
         sys.exit("wrk is needed to make the load: apt-get install wrk")

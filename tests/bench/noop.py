@@ -1,4 +1,4 @@
-"""Celery with tasks that do nothing, in its own queues on the same broker: what the worker is compared with."""
+"""Celery with tasks that do nothing, in queues of their own on the same broker: the worker is compared with it."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ from config.broker import server
 
 STARTED, ENDED, SPENT = "noop-started", "noop-ended", "noop-spent"
 
-# Celery's own defaults for everything that costs or saves: early acknowledgement, a prefetch of four.
+# Celery's own defaults for all settings that cost or save time: early acknowledgement, a prefetch of four.
 app: Any = Celery("noop")
 app.conf.update(
     broker_transport_options={**server().settings["broker_transport_options"], "global_keyprefix": "noop:"},
@@ -34,7 +34,7 @@ _clock = connect(os.environ["REDIS_URL"]) if "REDIS_URL" in os.environ else None
 
 @app.task(name="noop", ignore_result=True)  # type: ignore[untyped-decorator]  # celery ships no types
 def noop() -> None:
-    """Nothing; the first and the last of a run tell the time, and what the worker has used of its processor's."""
+    """Does nothing; the first and the last of a run note the time, and the worker's seconds of processor."""
     number = next(_numbers)
     if number in (1, _last) and _clock:
         _clock.rpush(SPENT, time.process_time())
@@ -43,4 +43,4 @@ def noop() -> None:
 
 @app.task(name="answer")  # type: ignore[untyped-decorator]
 def answer() -> None:
-    """Nothing, with a result: that it has run."""
+    """Does nothing; its result shows that it has run."""

@@ -15,7 +15,7 @@ from tests.bench.servers import House, answers
 from tests.simulator.client import Simulator
 
 _EACH = 300  # openings of as many verifications, and as many of a single one
-# For an answer of Stripe's: none comes while deliveries are counted; or some do, and each has work of its own to do.
+# Seconds until Stripe answers: no answer comes while deliveries are counted; or some come, and each makes work.
 _ALL_WAIT, _SOME_COME = 10.0, 2.0
 _TOKEN = "t" * 32
 
@@ -23,7 +23,7 @@ _TOKEN = "t" * 32
 def openings(
     report: Report, house: House, database: str, *, rounds: int, seconds: float, some_come: bool = True
 ) -> None:
-    """In turn without them and with them."""
+    """Measures in turn without openings and with them."""
     _beside(report, house, database, _ALL_WAIT, rounds, seconds, target=0.95)
     if some_come:
         _beside(report, house, database, _SOME_COME, rounds, seconds)
@@ -55,7 +55,7 @@ def _beside(
 def _accepted(
     house: House, database: str, given: Mapping[str, str], tag: str, seconds: float, each: int
 ) -> tuple[float, int]:
-    """Deliveries a second, by a web process of its own, and how many openings still wait after them."""
+    """The deliveries a second of a web process of its own, and the number of openings that still wait after them."""
     store.empty(database)
     house.broker.flushall()
     with house.web(database, **given) as (port, web):
@@ -64,13 +64,13 @@ def _accepted(
         with _waiting(port, web.popen.pid, tag, each) as clients:
             rate = load.post(port, requests, CONNECTIONS, seconds).rate
             answered, _, _ = select.select(clients, (), (), 0)
-        web.popen.kill()  # else it would do first what its clients have left
+        web.popen.kill()  # else it would first do the work that its clients have left
     return rate, len(clients) - len(answered)
 
 
 @contextmanager
 def _waiting(port: int, process: int, tag: str, each: int) -> Iterator[list[socket.socket]]:
-    """Clients whose requests the process has taken in: what that costs is no waiting."""
+    """Clients whose requests the process has taken in before the count begins: taking them in is no waiting."""
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(2 * each)]
     for number, client in enumerate(clients):
         reference = f"{tag}{number}" if number < each else tag
@@ -88,7 +88,7 @@ def _waiting(port: int, process: int, tag: str, each: int) -> Iterator[list[sock
 
 
 def _is_busy(process: int) -> bool:
-    """Whether it uses more than a tenth of a processor."""
+    """Whether the process uses more than a tenth of a processor."""
     before = _ticks(process)
     time.sleep(0.2)
     return _ticks(process) - before > 2

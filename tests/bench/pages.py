@@ -15,17 +15,17 @@ from tests.bench.report import Report, ratios
 from tests.bench.servers import House, Process
 from tests.simulator.client import Simulator
 
-_LINKS = 40  # who presses once in 20 seconds is not told to wait
+_LINKS = 40  # a person who presses once in 20 seconds is not told to wait
 _VISITS = 20  # a second: some 150 persons who wait for news, and some who come
-_POLLS_OF = 5  # of so many visits all but one ask for news
-_PRESSING = 4  # as many as web has threads for them, one press after the other: all of these wait for Stripe
+_POLLS_OF = 5  # one visit in so many loads a page, the others ask for news
+_PRESSING = 4  # as many as web has threads for presses, one after the other: all of these wait for Stripe
 _STRIPE_SECONDS = 2.0
 _TOKEN = "t" * 32
 _POLL = {"Accept": "application/json"}
 
 
 def pages(report: Report, house: House, database: str, *, rounds: int, seconds: float) -> None:
-    """In turn without them and with them: first a steady stream, then one that begins with forty presses at once."""
+    """Measures in turn without persons and with them: first a steady stream, then one that begins with all presses."""
     with Simulator.start() as stripe:
         given = {
             "STRIPE_API_BASE": stripe.base,
@@ -39,10 +39,10 @@ def pages(report: Report, house: House, database: str, *, rounds: int, seconds: 
         with house.web(database, **given) as (port, web):
             paths = [_link(port, f"P{number}") for number in range(_LINKS)]
             stripe.fault(count=None, delay=_STRIPE_SECONDS, path="verification_sessions")
-            # Short pairs and many: they differ by more than what is measured. A burst needs its length to be over.
+            # Many short pairs: longer ones differ by more than the measured cost. A burst needs time to be over.
             _beside(report, house, web, port, paths, _PRESSING, int(rounds * 2 * seconds), 1.0)
             _beside(report, house, web, port, paths, _LINKS, rounds, seconds)
-            web.popen.kill()  # else it would do first what its clients have left
+            web.popen.kill()  # else it would first do the work that its clients have left
 
 
 def _beside(
@@ -101,7 +101,7 @@ def _link(port: int, reference: str) -> str:
 
 @contextmanager
 def _people(port: int, paths: list[str], pressing: int, *, again: bool) -> Iterator[list[float]]:
-    """Whoever visits and presses until the block ends: the seconds that each visit took, as far as there are any."""
+    """Visits and presses until the block ends, unless nobody presses; the seconds of each visit."""
     visits: list[float] = []
     end = threading.Event()
 

@@ -88,13 +88,13 @@ WebhookEndpoint.objects.create(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Peer:
-    """What to install, how to set it up, where it takes deliveries and where it stores them."""
+    """The packages to install, their setup, the path that takes deliveries and the table that stores them."""
 
     name: str
     packages: tuple[str, ...]
     application: str
     settings: str
-    rows: str = ""  # a script that stores what it has to find
+    rows: str = ""  # a script that stores the rows that it needs
     threads: int
     path: str
     table: str
@@ -131,7 +131,7 @@ PEERS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
-    """Something that takes deliveries, and where it stores them."""
+    """A server that takes deliveries, and the table that stores them."""
 
     name: str
     port: int
@@ -141,7 +141,7 @@ class Server:
 
 
 def main() -> None:
-    """Installs what is not there yet, measures, prints a table and writes JSON."""
+    """Installs missing peers, measures, prints a table and writes JSON."""
     report = Report("make bench-peers")
     for peer in PEERS:
         install(report, peer)
@@ -159,7 +159,7 @@ def main() -> None:
 
 
 def install(report: Report, peer: Peer) -> None:
-    """A virtual environment with exactly these versions; one that is there is used again."""
+    """Makes a virtual environment with exactly these versions, or uses the one that is there again."""
     folder, wanted = _ENVIRONMENTS / peer.name, "\n".join(peer.packages)
     installed = folder / "installed"
     if installed.exists() and installed.read_text() == wanted:
@@ -173,7 +173,7 @@ def install(report: Report, peer: Peer) -> None:
 
 @contextmanager
 def serve(house: House, peer: Peer, stripe: str) -> Iterator[Server]:
-    """The peer in a Django project of its own, migrated and ready."""
+    """Runs the peer in a Django project of its own, migrated and ready."""
     database, port = house.bare_database(peer.name.replace("-", "_")), free_port()
     project = _project(house, peer, database, stripe)
     variables = {"PYTHONPATH": str(project), "DJANGO_SETTINGS_MODULE": "settings", "PYTHONWARNINGS": "ignore"}
@@ -199,12 +199,12 @@ def _project(house: House, peer: Peer, database: str, stripe: str) -> Path:
 
 
 def compare(report: Report, house: House, servers: list[Server]) -> None:
-    """Interleaved: in each round one server after the other gets new deliveries, while the others are idle."""
+    """Measures in turn: in each round one server after the other gets new deliveries, while the others are idle."""
     accepted: dict[str, int] = {server.name: 0 for server in servers}
     stored: dict[str, int] = {}
     rates: dict[str, list[float]] = {server.name: [] for server in servers}
     for number in range(_ROUNDS + 1):
-        length = _SECONDS if number else 1.0  # a first round warms up and is not measured
+        length = _SECONDS if number else 1.0  # the first round warms up, and does not count
         for server in servers:
             house.broker.flushall()
             requests = load.write(house.folder / "requests", f"R{number}x", int(_FASTEST * length), server.path)
@@ -220,7 +220,7 @@ def compare(report: Report, house: House, servers: list[Server]) -> None:
 
 
 def _settled(server: Server) -> int:
-    """Its rows, once the deliveries in flight at the end of a round are stored too: the next server has both cores."""
+    """The number of its rows, once the deliveries in flight at a round's end are stored: the next has both cores."""
     before, now = -1, store.count(server.database, server.table)
     while now != before:
         time.sleep(0.5)
@@ -251,7 +251,7 @@ def _add(report: Report, rates: dict[str, list[float]], accepted: dict[str, int]
 
 @contextmanager
 def _stripe() -> Iterator[str]:
-    """Stripe's API for one kind of question: the address that answers it."""
+    """Runs Stripe's API for one kind of question; its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Session)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -276,7 +276,7 @@ class _Session(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name in the base class
-        """Says nothing."""
+        """Logs nothing."""
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tests.bench.servers import House
 
 
 def explain(house: House, database: str) -> dict[str, str]:
-    """Statement to plan, from a batch of fifty events and their actions."""
+    """The plan of each statement, from a batch of fifty events and their actions."""
     command = [sys.executable, "-m", "tests.bench.plans"]
     output = subprocess.run(command, env=house.variables(database), capture_output=True, check=True).stdout
     plans: dict[str, str] = json.loads(output)
@@ -31,12 +31,12 @@ def explain(house: House, database: str) -> dict[str, str]:
 
 
 def scanned(plan: str) -> set[str]:
-    """The tables that it reads whole, but for what is paused, which is a handful of rows."""
+    """The tables that a plan reads whole, without the pauses, which are a handful of rows."""
     return set(re.findall(r"Seq Scan on (\w+)", plan)) - {"identity_paused"}
 
 
 def main() -> None:
-    """Prints the plans as JSON; each is asked for with the values of the real statement, just before it runs."""
+    """Prints the plans as JSON; each is made with the values of the real statement, just before it runs."""
     configure_logging()  # to standard error
     plans: dict[str, str] = {}
 

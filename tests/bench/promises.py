@@ -1,5 +1,5 @@
-"""What each promise costs: the service beside itself with that promise left out, in short pairs, now one and now the
-other first. What is left out, and by what, is in tests/bench/shortcuts.py.
+"""The cost of each promise: the service beside itself without that promise, in short pairs, now one and now the
+other first. The shortcuts that break the promises are in tests/bench/shortcuts.py.
 """
 
 import json
@@ -20,7 +20,7 @@ _ACTIONS = 10  # as many as a worker does under one claim
 
 
 def promises(report: Report, house: House, database: str, *, connections: list[int], pairs: int) -> None:
-    """Deliveries a second, in pairs of a second; and mails, in pairs of ten."""
+    """Measures deliveries a second, in pairs of a second; and mails, in pairs of ten."""
     keyless = house.database("keyless")
     with psycopg.connect(keyless, autocommit=True) as connection:
         connection.execute("ALTER TABLE inbox_event DROP CONSTRAINT inbox_event_pkey")
@@ -44,7 +44,7 @@ def promises(report: Report, house: House, database: str, *, connections: list[i
                     requests = load.write(house.folder / "requests", f"P{count}x{number}x", _FASTEST)
                     return load.post(kept if is_kept else other, requests, count, 1).rate, 0.0
 
-                found = in_turn(pairs + 1, measure)  # the first warms up
+                found = in_turn(pairs + 1, measure)  # the first round warms up
                 at = "1 connection" if count == 1 else f"{count} connections"
                 _add(report, f"{at}: {what}", found["beside"][1:], found["without"][1:], "/s")
     store.empty(database)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 RANGE = "range"
-# As README and docs/performance.md quote it.
+# In the form that README and docs/performance.md quote.
 STORY = "{events:,.0f} events a second from POST to mail, beside {tasks:,.0f} no-op Celery tasks"
 
 
@@ -30,20 +30,20 @@ class Figure:
     value: str
     beside: str = ""
     ratio: float | None = None
-    pairs: list[float] = field(default_factory=list)  # of which the ratio is the median
+    pairs: list[float] = field(default_factory=list)  # the ratio is their median
     target: str = ""
     met: bool | str | None = None
 
     @property
     def shown_ratio(self) -> str:
-        """With the least and the most of the pairs, which say how far the next run's may be."""
+        """The ratio with the least and the most of the pairs, between which the next run's may be."""
         spread = f" ({min(self.pairs):.2f} to {max(self.pairs):.2f})" if len(self.pairs) > 1 else ""
         return "" if self.ratio is None else f"{self.ratio:.2f}{spread}"
 
 
 @dataclass(slots=True)
 class Report:
-    """Everything measured, in the order it was."""
+    """All figures, in the order in which they were measured."""
 
     command: str = "make bench"
     figures: list[Figure] = field(default_factory=list)
@@ -54,11 +54,11 @@ class Report:
     console: Console = field(default_factory=lambda: Console(width=170 if not sys.stdout.isatty() else None))
 
     def say(self, words: str) -> None:
-        """What is going on."""
+        """Prints a line about the work in hand."""
         self.console.print(f"[dim]{datetime.now(UTC):%H:%M:%S} {words}[/]", highlight=False)
 
     def add(self, stage: str, what: str, value: str, *, pairs: Sequence[float] = (), **more: Any) -> None:
-        """A line of the table; its ratio is the median of those of rounds that ran side by side."""
+        """Adds a line of the table; its ratio is the median of those of rounds that ran side by side."""
         figure = Figure(stage=stage, what=what, value=value, pairs=[*pairs], **more)
         if pairs and figure.ratio is None:
             figure = replace(figure, ratio=median(pairs))
@@ -66,12 +66,12 @@ class Report:
         self.say(f"{stage}: {what}: {value} {figure.beside} {figure.shown_ratio and f'= {figure.shown_ratio}'}")
 
     def took(self, stage: str, seconds: float) -> None:
-        """How long a stage was."""
+        """Notes the length of a stage."""
         self.stages[stage] = round(seconds, 1)
         self.say(f"{stage} took {seconds:.0f} s")
 
     def keep(self, name: str, samples: Any) -> None:
-        """The raw values behind a line."""
+        """Keeps the raw values behind a line."""
         self.samples[name] = samples
 
     def show(self) -> None:
@@ -124,14 +124,14 @@ class Report:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Of each round, whose two ran side by side."""
+    """The ratio of each round, whose two sides ran beside each other."""
     return [our / their for our, their in zip(ours, theirs, strict=True)]
 
 
 def judged(values: Sequence[float], *, least: float = -inf, most: float = inf) -> bool | str | None:
-    """Whether each round is within, or none: RANGE where some are, since the next run's median may say otherwise.
+    """Whether each round is within the limits, or none: RANGE if some are, since the next median may say otherwise.
 
-    None of a single round, which says nothing of the next.
+    None for a single round, which says nothing of the next.
     """
     within = {least <= one <= most for one in values}
     return None if len(values) == 1 else RANGE if len(within) > 1 else within.pop()

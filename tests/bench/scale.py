@@ -16,7 +16,7 @@ _HOUSES = (
 
 
 def scale(report: Report, house: House, database: str, *, rounds: int, seconds: float) -> None:
-    """Interleaved: in each round every number of processes."""
+    """Measures in turn: in each round every number of processes."""
     store.empty(database)
     alone: list[float] = []
     rates: dict[str, list[float]] = {name: [] for name, _ in _HOUSES}
@@ -39,14 +39,14 @@ def _rate(house: House, database: str, tag: str, seconds: float, **processes: in
 
 
 def _check(database: str) -> None:
-    """Every event once, every record verified, every action owed once."""
+    """Checks every event once, every record verified, every action owed once."""
     sessions = store.count(database, "verification_record")
     complete = {
         "verified records": store.count(database, "verification_record", "status = 'verified'"),
         "submissions": store.count(database, "verification_submission"),
         "actions": store.count(database, "outbox_action", "status IN ('done', 'skipped')"),
     }
-    # The last sessions of a run may have been cut off when its time was over.
+    # The last sessions of a run may be incomplete, since its time was over.
     wrong = {name: number for name, number in complete.items() if not sessions - 64 * 100 <= number <= sessions}
     if wrong or store.count(database, "inbox_event", "status <> 'processed'"):
         sys.exit(f"of {sessions} sessions: {wrong}")

@@ -1,4 +1,4 @@
-"""What the bench starts and stops: PostgreSQL, Redis, the service's processes and what they are compared with."""
+"""The servers of the bench: PostgreSQL, Redis, the service's processes and their baselines."""
 
 import os
 import re
@@ -28,7 +28,7 @@ _PROCFILE = Path(__file__).parents[2] / "Procfile"
 
 
 class Process:
-    """A child of the bench, its output in a file."""
+    """A child process of the bench, with its output in a file."""
 
     def __init__(self, name: str, command: list[str], variables: Mapping[str, str], log: Path) -> None:
         self.name = name
@@ -53,20 +53,20 @@ class Process:
         self.ready_seconds = time.monotonic() - self.started
 
     def rss(self) -> float:
-        """Its memory and its children's, in MB."""
+        """The memory of the process and its children, in MB."""
         return sum(_rss(pid) for pid in family(self.popen.pid))
 
     def cpu(self) -> float:
-        """Seconds of processor time so far, with its children's."""
+        """The seconds of processor time of the process and its children so far."""
         return sum(_cpu(pid) for pid in family(self.popen.pid))
 
     def processor(self) -> float:
-        """The same to the microsecond, but for threads that have ended."""
+        """The same to the microsecond, without threads that have ended."""
         tasks = (task for pid in family(self.popen.pid) for task in Path(f"/proc/{pid}/task").iterdir())
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
     def stop(self) -> None:
-        """As Heroku does."""
+        """Stops the process as Heroku does."""
         self.popen.send_signal(signal.SIGTERM)
         try:
             self.popen.wait(_PATIENCE)
@@ -86,27 +86,27 @@ class House:
         self._count = 0
 
     def database(self, name: str) -> str:
-        """A new empty database's address; with the service's tables."""
+        """The address of a new empty database, with the service's tables."""
         return self.migrated(self.bare_database(name))
 
     def bare_database(self, name: str) -> str:
-        """A new database's address; without any tables."""
+        """The address of a new database, without any tables."""
         with psycopg.connect(f"{self.postgres}/postgres", autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return f"{self.postgres}/{name}"
 
     def sqlite(self, name: str) -> str:
-        """A new SQLite file's address; with the service's tables."""
+        """The address of a new SQLite file, with the service's tables."""
         return self.migrated(f"sqlite:///{self.folder / name}.db")
 
     def migrated(self, url: str) -> str:
-        """The same address, its database at the head of the migrations."""
+        """Migrates a database; returns its address."""
         command = [sys.executable, "-m", "worker", "migrate"]
         subprocess.run(command, env={**environment(), **self.variables(url)}, check=True, capture_output=True)
         return url
 
     def variables(self, database: str, **more: str) -> dict[str, str]:
-        """The service's environment."""
+        """The service's environment for a database."""
         return {
             "DATABASE_URL": database,
             "REDIS_URL": self.redis,
@@ -119,7 +119,7 @@ class House:
 
     @contextmanager
     def running(self, name: str, command: list[str], variables: Mapping[str, str]) -> Iterator[Process]:
-        """A process for the length of a block."""
+        """Runs a process until the block ends."""
         self._count += 1
         process = Process(name, command, variables, self.folder / f"{self._count:03d}-{name}.log")
         try:
@@ -129,7 +129,7 @@ class House:
 
     @contextmanager
     def web(self, database: str, shortcut: str = "", **more: str) -> Iterator[tuple[int, Process]]:
-        """The Procfile's web process, or one that takes a shortcut, ready: its port and itself."""
+        """Runs the Procfile's web process, or one that takes a shortcut, ready: its port and itself."""
         port = free_port()
         command = [sys.executable, "-m", *(("tests.bench.shortcuts", shortcut) if shortcut else ("receiver",))]
         with self.running("web", command, self.variables(database, PORT=str(port), **more)) as process:
@@ -138,21 +138,21 @@ class House:
 
     @contextmanager
     def worker(self, database: str, **more: str) -> Iterator[Process]:
-        """The Procfile's worker, ready."""
+        """Runs the Procfile's worker, ready."""
         with self.running("worker", procfile("worker"), self.variables(database, **more)) as process:
             process.wait(lambda: b" ready" in process.log.read_bytes())
             yield process
 
     @contextmanager
     def clock(self, database: str) -> Iterator[Process]:
-        """The Procfile's clock."""
+        """Runs the Procfile's clock."""
         with self.running("clock", procfile("clock"), self.variables(database)) as process:
             process.wait(lambda: b"clock.started" in process.log.read_bytes())
             yield process
 
     @contextmanager
     def baseline(self, name: str, database: str = "") -> Iterator[int]:
-        """One of tests/bench/baselines.py, ready: its port."""
+        """Runs one of tests/bench/baselines.py, ready: its port."""
         port = free_port()
         command = [sys.executable, "-m", "tests.bench.baselines", name, str(port), database]
         with self.running(name, command, {}) as process:
@@ -162,7 +162,7 @@ class House:
 
 @contextmanager
 def house() -> Iterator[House]:
-    """Everything up, and gone at the end. Not under /tmp, which may lie in memory, where fsync costs nothing."""
+    """Starts all servers, and ends them with the block. Not under /tmp: in memory fsync would cost nothing."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     folder = Path(tempfile.mkdtemp(prefix="identity-bench-", dir="/var/tmp"))
@@ -180,7 +180,7 @@ def house() -> Iterator[House]:
 
 
 def _end(number: int, _: object) -> None:
-    """Everything is taken down, once: whoever is impatient leaves a PostgreSQL behind."""
+    """Ends the bench, once: a second signal would leave a PostgreSQL behind."""
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, signal.SIG_IGN)
     sys.exit(128 + number)
@@ -201,7 +201,7 @@ def free_port() -> int:
 
 
 def answers(port: int, path: str) -> bool:
-    """Whether GET gets a 200."""
+    """Whether a GET is answered with 200."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
             return bool(answer.status == 200)
@@ -211,7 +211,7 @@ def answers(port: int, path: str) -> bool:
 
 @contextmanager
 def _postgres(folder: Path) -> Iterator[str]:
-    """The installed PostgreSQL with its own defaults: fsync and synchronous_commit are on."""
+    """Runs the installed PostgreSQL with its own defaults: fsync and synchronous_commit are on."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     initdb = found[-1] if found else Path(shutil.which("initdb") or sys.exit("PostgreSQL's initdb was not found"))
     folder.mkdir()
@@ -246,13 +246,13 @@ def _break_in(address: str) -> None:
 
 
 def environment() -> dict[str, str]:
-    """This process's own, without what would set the service up."""
+    """This process's environment, without the service's settings."""
     ours = ("DATABASE_URL", "REDIS_URL", "SMTP_URL", "STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET", "WEB_CONCURRENCY")
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def family(pid: int) -> list[int]:
-    """A process and its children, and theirs."""
+    """The pids of a process, its children, and theirs."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:

@@ -1,4 +1,4 @@
-"""What is left for the mails while something else wants all: a flood of events, an application that never answers."""
+"""The share of the mails beside a load that wants everything: a flood of events, an application that never answers."""
 
 import http.client
 import socket
@@ -22,7 +22,7 @@ _CALLBACK = "whsec_" + "YmVuY2g" * 8
 
 
 def share(report: Report, house: House, database: str, *, seconds: float) -> None:
-    """A hundred persons are verified meanwhile: of those who are owed a mail, who has it by the end, and how soon?"""
+    """Measures, while a hundred persons are verified, how many owed mails are sent by the end, and how soon."""
     store.empty(database)
     with _mailing() as smtp, procfile_running(house, database, variables=smtp) as (port, _):
         requests = load.write(house.folder / "requests", "Fx", int(8_000 * seconds), story=("created",))
@@ -50,7 +50,7 @@ def _mailing() -> Iterator[dict[str, str]]:
 
 
 def _verify(port: int, tag: str, seconds: float) -> None:
-    """One after the other, over so long a time."""
+    """Verifies persons one after the other, over so many seconds."""
     client = http.client.HTTPConnection("127.0.0.1", port)
     for _, body, headers in parts(tag, _PERSONS, ("verified",)):
         client.request("POST", load.PATH, body, headers)

@@ -1,8 +1,8 @@
-"""What the service leaves out in the bench alone, and never anywhere else: each is a promise that is not kept.
+"""The shortcuts of the service in the bench alone, and never anywhere else: each breaks a promise.
 
-python -m tests.bench.shortcuts unsynced|unstored: a web process whose database does not flush a commit before it says
-that it is one, or that answers before it has stored anything. `ends ACTIONS BATCHES`: mails done in batches, in turn as
-the service ends them and with all ends of a batch in one transaction; prints the milliseconds an action as JSON.
+python -m tests.bench.shortcuts unsynced|unstored: a web process whose database confirms commits before it flushes
+them, or that answers before it has stored anything. `ends ACTIONS BATCHES`: performs mails in batches, in turn with the
+service's ends and with all ends of a batch in one transaction; prints the milliseconds an action as JSON.
 """
 
 import json
@@ -29,7 +29,7 @@ UNSYNCED, UNSTORED, ENDS = "unsynced", "unstored", "ends"
 
 
 def main() -> None:
-    """Serves, or does mails."""
+    """Serves, or performs mails."""
     name, *numbers = sys.argv[1:]
     if name == ENDS:
         configure_logging()  # to standard error
@@ -51,11 +51,11 @@ async def _accept(intake: Intake, event: VerificationEvent) -> str:
 
 
 def _mailed(actions: int, batches: int) -> dict[str, list[float]]:
-    """The first batch of each way opens connections and compiles, and is not counted."""
+    """The milliseconds an action of each batch, without the first of each way, which opens connections and compiles."""
     took: dict[str, list[float]] = {"kept": [], "left out": []}
     for number in range(2 * batches + 2):
         owed = _owed(f"P{number}x", actions)
-        is_kept = number % 4 in (0, 3)  # which of a pair is the first changes with each
+        is_kept = number % 4 in (0, 3)  # the first of a pair is another one each time
         with nullcontext() if is_kept else _one_transaction():
             began = time.perf_counter()
             outbox.perform(*owed)
@@ -72,7 +72,7 @@ def _owed(tag: str, actions: int) -> list[int]:
 
 @contextmanager
 def _one_transaction() -> Iterator[None]:
-    """Whoever performs gets one connection for all its statements, and nothing is committed before the last."""
+    """Gives perform one connection for all its statements, and commits only after the last."""
     with engine().begin() as connection, patch.object(outbox, "statement", lambda: nullcontext(connection)):
         yield
 

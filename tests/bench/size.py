@@ -1,4 +1,4 @@
-"""The same figures with years of rows already there, and the query plans that make it so."""
+"""The same figures with years of rows in the database, and the query plans behind them."""
 
 from statistics import median
 
@@ -9,7 +9,7 @@ from tests.bench.servers import House
 
 
 def size(report: Report, house: House, *, events: int, records: int, rounds: int, seconds: float) -> None:
-    """Interleaved: in each round the empty database and the full one."""
+    """Measures in turn: in each round the empty database and the full one."""
     full, empty = house.database("old"), house.database("young")
     for database in (full, empty):
         store.empty(database)
@@ -19,7 +19,7 @@ def size(report: Report, house: House, *, events: int, records: int, rounds: int
     for number in range(rounds):
         for database in (empty, full):
             received[database].append(accepted(house, database, f"S{number}x", seconds))
-            store.forget_undone(database)  # it would be a backlog for what comes next
+            store.forget_undone(database)  # it would be a backlog for the next stage
         for database in (empty, full):
             with posted(house, database, f"T{number}x", seconds) as rate_until:
                 processed[database].append(rate_until(*UNPROCESSED))
@@ -49,7 +49,7 @@ def size(report: Report, house: House, *, events: int, records: int, rounds: int
 
 
 def accepted(house: House, database: str, tag: str, seconds: float) -> float:
-    """Deliveries a second over 64 connections, by a web process of its own that has taken some before."""
+    """The deliveries a second over 64 connections, by a web process of its own that has taken some before."""
     house.broker.flushall()
     with house.web(database) as (port, _):
         load.post(port, load.write(house.folder / "requests", f"{tag}w", 10_000), 64, 1)

@@ -1,4 +1,4 @@
-"""The bench's own look into the databases: emptied, counted, filled."""
+"""The bench's own access to the databases: empties, counts and fills them."""
 
 import sqlite3
 import threading
@@ -15,7 +15,7 @@ _USUAL = (
     "CREATE TABLE IF NOT EXISTS usual_event"
     " (id text PRIMARY KEY, type text, session_id text, created_at {0}, received_at {0})"
 )
-# As time goes by, and a session's three events side by side.
+# In the order of time, with a session's three events side by side.
 _EVENTS = """
 INSERT INTO inbox_event (id, type, session_id, livemode, created_at, received_at, status, outcome, attempts, waits,
   due_at, owes_nothing, has_flow, processed_at, session_status, client_reference_id, user_id)
@@ -55,7 +55,7 @@ SELECT 'vs_1Old' || n, 'notify_app', '3', 'pending', 0, 0, t, t
 FROM (SELECT n, now() - interval '1 hour' * (2 - n::float / {waiting}) AS t
   FROM generate_series(0, {waiting} - 1) AS n) AS young"""
 _NUMBERS = "SELECT setval(pg_get_serial_sequence('outbox_action', 'id'), {free} + {records})"
-_FREE = 1_000_000  # numbers of actions, for those that are older than all others
+_FREE = 1_000_000  # numbers that are free for the actions older than all others
 _LOCK_WAITS = "SELECT wait_event FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 _CONNECTIONS = """
 SELECT pid FROM pg_stat_activity
@@ -86,7 +86,7 @@ INSERT INTO verification_record (session_id, client_reference_id, livemode, subm
   change_number, told_count, applied_rank, applied_answer, created_at, updated_at)
 SELECT 'vs_1Wait' || n, 'user_' || n, false, 0, true, 0, 0, 0, false, now(), now()
 FROM generate_series(1, {rows}) AS n"""
-# What makes a page of the console long: changes, counters of a month, and persons of whom there is more than of others.
+# The rows that make the console's pages long: changes, a month's counters, and persons with many rows.
 _CHANGED = """
 INSERT INTO identity_audit (at, who, way, what, about, reason)
 SELECT now() - interval '60 days' * (1 - n::float / {rows}), 'anna', 'console', 'retry', 'vs_1Old' || n || ' ' || n,
@@ -128,7 +128,7 @@ _HOW_MANY = "SELECT count(*), min({since}), count(*) FILTER (WHERE {since} < now
 
 
 def empty(url: str) -> None:
-    """No rows, and the table of the usual design beside ours."""
+    """Deletes all rows, and makes the table of the usual design beside ours."""
     with _open(url) as execute:
         if url.startswith("sqlite"):
             execute(_USUAL.format("text"))
@@ -140,7 +140,7 @@ def empty(url: str) -> None:
 
 
 def fill(url: str, events: int, records: int) -> None:
-    """Two months of work, done; and PostgreSQL has looked into it."""
+    """Adds two months of work, done, and lets PostgreSQL analyse it."""
     with _open(url) as execute:
         execute("SET synchronous_commit = off")
         for statement in (_EVENTS, _RECORDS, _SUBMISSIONS, _ACTIONS, _NUMBERS):
@@ -149,7 +149,7 @@ def fill(url: str, events: int, records: int) -> None:
 
 
 def fill_undone(url: str, rows: int) -> None:
-    """So many events and actions that wait, a third as many that are dead, and the sessions that they are of."""
+    """Adds so many waiting events and actions, a third as many dead ones, and their sessions."""
     with _open(url) as execute:
         execute(_KNOWN.format(rows=rows))
         for statement, waits in ((_WAITING, "received"), (_OWED, "pending")):
@@ -158,7 +158,7 @@ def fill_undone(url: str, rows: int) -> None:
 
 
 def fill_console(url: str, rows: int) -> None:
-    """So many changes by operators, the counters of a month, and persons of whom there is more than of others."""
+    """Adds so many changes by operators, the counters of a month, and persons with many rows."""
     much = 300
     with _open(url) as execute:
         execute(_CHANGED.format(rows=rows))
@@ -175,13 +175,13 @@ def fill_console(url: str, rows: int) -> None:
 
 
 def a_dead_action(url: str) -> int:
-    """The number of one."""
+    """The id of a dead action."""
     with _open(url) as execute:
         return int(execute("SELECT max(id) FROM outbox_action WHERE status = 'dead'").fetchone()[0])
 
 
 def seconds_to_count(url: str) -> float:
-    """All that waits, and how old it is, row by row."""
+    """The seconds in which PostgreSQL counts all waiting rows and their ages, row by row."""
     begun = time.perf_counter()
     with _open(url) as execute:
         for table, since, waits in (
@@ -193,21 +193,21 @@ def seconds_to_count(url: str) -> float:
 
 
 def add_waiting(url: str, count: int) -> None:
-    """So many events and so many actions that have waited for an hour or two, and PostgreSQL has not looked yet."""
+    """Adds so many events and actions that have waited for an hour or two, without an analysis by PostgreSQL."""
     with _open(url) as execute:
         for statement in (_WAITING_EVENTS, _WAITING_ACTIONS):
             execute(statement.format(waiting=count))
 
 
 def add_old(url: str, count: int) -> None:
-    """Events and actions, as many of each, that are older than all others."""
+    """Adds so many events and as many actions that are older than all others."""
     with _open(url) as execute:
         for statement in (_OLD_EVENTS, _OLD_ACTIONS):
             execute(statement.format(count=count))
 
 
 def alone(url: str) -> None:
-    """Each statement is its own connection's work, whose processor time can be read."""
+    """Has each statement done by its own connection's process alone, whose processor time can be read."""
     with _open(url) as execute:
         name = execute("SELECT current_database()").fetchone()[0]
         execute(f"ALTER DATABASE {name} SET max_parallel_workers_per_gather = 0")
@@ -215,7 +215,7 @@ def alone(url: str) -> None:
 
 @contextmanager
 def processor(url: str) -> Iterator[Callable[[], float]]:
-    """How many seconds of the processor the connections of this database have had, which stay open meanwhile."""
+    """A function for the seconds of processor that the open connections of this database have had."""
     with _open(url) as execute:
 
         def seconds() -> float:
@@ -227,7 +227,7 @@ def processor(url: str) -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def lock_waits(url: str) -> Iterator[list[str]]:
-    """What somebody waited for, at each look that saw one do so."""
+    """The locks that connections were seen to wait for, at each look."""
     ended = threading.Event()
     seen: list[str] = []
 
@@ -246,23 +246,23 @@ def lock_waits(url: str) -> Iterator[list[str]]:
 
 
 def deleted(url: str) -> int:
-    """Rows of the inbox and the outbox that were ever deleted."""
+    """The number of rows of the inbox and the outbox that were ever deleted."""
     tables = "('inbox_event', 'outbox_action')"
     with _open(url) as execute:
         return int(execute(f"SELECT sum(n_tup_del) FROM pg_stat_user_tables WHERE relname IN {tables}").fetchone()[0])  # noqa: S608
 
 
 def size(url: str) -> str:
-    """What it takes on the disk."""
+    """The size of the database on the disk."""
     with _open(url) as execute:
         return str(execute("SELECT pg_size_pretty(pg_database_size(current_database()))").fetchone()[0])
 
 
 def settle(url: str, table: str = "") -> None:
-    """Does now what PostgreSQL does in its own time, some minutes later, and would do amid a measurement.
+    """Does PostgreSQL's own upkeep now, which else comes some minutes later, amid a measurement.
 
-    Of a table it has looked into while it was empty it plans whole scans, for as long as nobody looks again: one that
-    is about to be filled for the first time is left out.
+    PostgreSQL plans whole scans of a table that was empty at its last analysis, until the next: so leave out a table
+    that is about to be filled for the first time.
     """
     with _open(url) as execute:
         execute(f"VACUUM ANALYZE {table}")
@@ -270,7 +270,7 @@ def settle(url: str, table: str = "") -> None:
 
 
 def forget_undone(url: str) -> None:
-    """Only what is done stays in the inbox and the outbox."""
+    """Deletes the rows that wait from the inbox and the outbox."""
     with _open(url) as execute:
         execute("DELETE FROM inbox_event WHERE status = 'received'")
         execute("DELETE FROM outbox_action WHERE status = 'pending'")
@@ -278,7 +278,7 @@ def forget_undone(url: str) -> None:
 
 
 def count(url: str, table: str, condition: str = "true") -> int:
-    """Rows."""
+    """The number of rows that meet the condition."""
     with _open(url) as execute:
         return int(execute(f"SELECT count(*) FROM {table} WHERE {condition}").fetchone()[0])  # noqa: S608  # our own words
 

@@ -1,4 +1,4 @@
-"""What the processes weigh, and how soon they are ready."""
+"""The memory of the processes, and the time until they are ready."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from tests.bench.flow import MAILING, UNDONE, UNPROCESSED, procfile_running, wai
 from tests.bench.report import Report, judged
 from tests.bench.servers import House
 
-# What each stands on, imported by itself: it is ready so much later than that.
+# The libraries that each process imports first: its own start is the time beyond theirs.
 _BARE = {
     "web": "import starlette.applications, uvicorn",
     "worker": "import celery.apps.worker, celery.worker",
@@ -21,7 +21,7 @@ _READY_SECONDS = 1.2  # beyond the bare imports
 
 
 def weight(report: Report, house: House, database: str, *, rounds: int, seconds: float) -> None:
-    """After some work, the mails that it owes included."""
+    """Measures after some work, with the mails that it owes."""
     memory: dict[str, list[float]] = {name: [] for name in _MOST_MB}
     for number in range(rounds):
         with procfile_running(house, database, variables=MAILING) as (port, processes):
