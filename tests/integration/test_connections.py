@@ -306,12 +306,14 @@ def test_work_and_looks_that_are_held_up_keep_no_process_from_saying_that_it_liv
             running.deliver(facts.payload("verified", session_id=f"vs_{number}"))
         with pytest.raises(HTTPError):
             urlopen(f"http://127.0.0.1:{running.port}/health/backlog")
-        wait_until(lambda: _held_up(database_url) == {"identity worker": 4, "identity web": 1}, running.logs)
+        wait_until(lambda: _held_up(database_url).get("identity worker") == 4, running.logs)
         for _ in range(3):
             before = beats()
             wait_until(lambda before=before: all(at > before[kind] for kind, at in beats().items()), running.logs)  # type: ignore[misc]
         assert urlopen(f"http://127.0.0.1:{running.port}/readyz").status == 200
-        assert _held_up(database_url) == {"identity worker": 4, "identity web": 1}
+        wait_until(
+            lambda: _held_up(database_url) == {"identity worker": 4}, running.logs
+        )  # who looks waits for no lock
 
 
 ASKED = ("/healthz", "/readyz", "/health/backlog", "/metrics")
