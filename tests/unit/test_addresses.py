@@ -1,4 +1,4 @@
-"""DATABASE_URL as both drivers read it, and what is refused because only one would follow it."""
+"""DATABASE_URL as both drivers read it, and the refusal of parts that only one would follow."""
 
 import socket
 import ssl
@@ -194,7 +194,7 @@ def test_a_connection_is_set_to_what_it_is_not(environment: pytest.MonkeyPatch) 
     assert postgres.setting(_rows(1, datestyle="German, DMY"), 1) == (
         "SELECT set_config(E'datestyle', E'ISO, MDY', false)"
     )
-    assert postgres.setting(_rows(1, synchronous_commit="remote_apply"), 1) == "SELECT "  # which is more
+    assert postgres.setting(_rows(1, synchronous_commit="remote_apply"), 1) == "SELECT "  # it promises more
 
 
 def test_behind_a_pooler_the_role_must_be_set_to_what_the_pooler_does_not_follow(

@@ -1,4 +1,4 @@
-"""What the application may ask: Stripe's own parameters, and every fault at once."""
+"""The application's requests: Stripe's own parameters, and every fault at once."""
 
 import typing
 from typing import Any, Literal, get_args, get_origin
@@ -19,8 +19,8 @@ OURS = asked.OWN - {"client_reference_id", "return_url"}
 
 
 def _of_the_sdk(params: Any) -> dict[str, Any]:
-    """Names, and below each what it is made of, words of an enumeration as they are."""
-    # Only its own: those of RequestOptions name what the SDK imports for type checkers alone.
+    """The names of the parameters, and below each its parts, with the words of an enumeration as they are."""
+    # Only its own members: those of RequestOptions name types that the SDK imports for type checkers alone.
     others = {*RequestOptions.__annotations__, "expand"}
     own = {name: hint for name, hint in params.__annotations__.items() if name not in others}
     hints = typing.get_type_hints(type("Own", (), {"__annotations__": own, "__module__": params.__module__}))
@@ -142,7 +142,7 @@ def test_an_app_scheme_is_a_place_to_return_to() -> None:
 
 
 def test_a_metadata_value_of_a_whole_body_is_judged_at_once() -> None:
-    """It would hold up all that web does: what grows with its square takes minutes here."""
+    """It would hold up all of web: a cost that grows with the square takes minutes here."""
     with pytest.raises(FaultsError):
         opening({**LEAST, "metadata": {"k": "@" * 1_000_000, "l": " " * 1_000_000}}, ORIGINS)
 

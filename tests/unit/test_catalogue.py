@@ -109,7 +109,7 @@ def test_among_letters_from_right_to_left_a_name_stands_by_itself(tmp_path: Path
 
 
 def test_which_way_a_language_is_read_is_what_babel_says() -> None:
-    # But from top to bottom, which nobody's mail is written.
+    # All but scripts from top to bottom: nobody's mail is written so.
     of_a_script = re.compile("[a-z]{2}(_(?!Mong)[A-Z][a-z]{3})?")
     known = [name for name in localedata.locale_identifiers() if of_a_script.fullmatch(name)]
     assert len(known) > 150
@@ -300,7 +300,7 @@ def test_a_team_writes_a_mail_and_a_layout_of_its_own(tmp_path: Path, set_: Set)
     assert written.text.count("Guten Tag,") == 2
 
 
-# In each group all are found at once; what only rendering shows comes when the rest is right.
+# All faults of a group are found at once; those that only rendering shows come when the rest is right.
 @pytest.mark.parametrize(
     "broken",
     [

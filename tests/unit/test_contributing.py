@@ -1,4 +1,4 @@
-"""CONTRIBUTING, SECURITY and the decisions name what there is: paths, targets, rooms, words."""
+"""CONTRIBUTING, SECURITY and the decisions name only paths, targets, rooms and words that exist."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ PAGES = (ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "docs" / "decisi
 PRODUCT = ("config", "receiver", "handlers", "worker")
 TARGETS = set(re.findall(r"^([a-z0-9-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 _ROW = re.compile(r"^\| `([\w/]+)/` \| (.*) \|$", re.MULTILINE)
-# In backticks, or a word of a command.
+# A path in backticks, or as a word of a command.
 _PATH = re.compile(r"(?<=[`= ])\.?[\w-]+(?:/[\w-]+)*(?:/|\.(?:py|md|json|toml|txt|ya?ml))(?=[` \n])")
 
 

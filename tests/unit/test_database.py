@@ -1,4 +1,4 @@
-"""The engine is one, whoever comes first, and a hurry ends with what was in it."""
+"""All callers share one engine, and a hurry ends with its block."""
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor

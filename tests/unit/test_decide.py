@@ -1,4 +1,4 @@
-"""What each event means for a record, and what it owes."""
+"""The meaning of each event for a record, and the actions that it owes."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ def _event(kind: str, at: int = NOON, **fields: Any) -> VerificationEvent:
 
 
 def _decide(*events: VerificationEvent) -> Decision:
-    """What the last of them comes to."""
+    """The decision about the last event, after those before it."""
     record, decision = RecordState(), None
     for event in events:
         decision = decide(record, event, seen_in(event))

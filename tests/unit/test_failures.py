@@ -1,4 +1,4 @@
-"""When a failed try is due again, and what is said of it."""
+"""A failed try's next due time, and the words for its error."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What of a message from Redis is listened to, and what is none of ours."""
+"""The parts of a message from Redis that count, and the messages that are none of ours."""
 
 import base64
 import json
@@ -39,14 +39,14 @@ def test_a_task_and_its_arguments_arrive(task: str, arguments: list[object]) -> 
 
 
 def test_a_message_made_anew_is_a_message_of_ours() -> None:
-    """It comes back from Redis when its worker was killed."""
+    """Redis gives a message again when its worker was killed."""
     once = made_anew(json.dumps(envelope()).encode(), "events", ARGUMENTS)
     assert once is not None
     assert made_anew(once, "events", ARGUMENTS) is not None
 
 
 def test_two_messages_have_two_tags() -> None:
-    """The tag is the key under which an unacknowledged one is kept."""
+    """The tag is the key of an unacknowledged message."""
     both = [made_anew(json.dumps(envelope()).encode(), "events", ARGUMENTS) for _ in range(2)]
     assert len({json.loads(made or b"{}")["properties"]["delivery_tag"] for made in both}) == 2
 

@@ -1,4 +1,4 @@
-"""The house: who may import whom, who owns which library, and what every file begins with."""
+"""The rules of the house: imports between rooms, owners of libraries, and the beginning of each file."""
 
 import ast
 import re
@@ -161,7 +161,7 @@ def test_no_file_hides_a_library_by_its_name() -> None:
 
 
 def test_a_module_is_imported_by_its_name_only_where_a_setting_names_it() -> None:
-    """EMAIL_LOOKUP names one of the team's own; these others name what a setting switches on."""
+    """EMAIL_LOOKUP names a function of the team's; the others import modules that a setting switches on."""
     users = {_name(path) for path in FILES if "import_module(" in path.read_text()}
     choosing = {"config/logs.py", "handlers/operator/findings.py", "receiver/app.py"}
     assert users <= {"handlers/outbox/mails.py", *choosing}

@@ -1,4 +1,4 @@
-"""Links that may be mailed: what our keys have signed lately lets in, in whatever spelling, and nothing else does."""
+"""Links that may be mailed: a recent signature of our keys lets in, in any spelling, and nothing else does."""
 
 from datetime import UTC, datetime, timedelta
 from string import ascii_letters, digits
@@ -14,7 +14,7 @@ from handlers.sessions.views import NotFoundError
 
 OLD, NEW, OTHER = "o" * 32, "n" * 32, "x" * 32
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
-SUBJECTS = ["idv_0123456789abcdef", "vs_1Abc", "idv_of_nobody"]  # whether it exists is asked later
+SUBJECTS = ["idv_0123456789abcdef", "vs_1Abc", "idv_of_nobody"]  # their existence is checked later
 
 
 @pytest.fixture(autouse=True)

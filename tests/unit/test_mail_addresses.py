@@ -1,4 +1,4 @@
-"""What is one mail address, and what it becomes: its name, and the part an envelope holds."""
+"""The check of one mail address, and its result: its name, and its form in an envelope."""
 
 import pytest
 
@@ -25,7 +25,7 @@ from config.settings import PLAIN_ADDRESS, parse_address
         ("id@BÜCHER.example", "", "id@xn--bcher-kva.example"),
         ("id@i❤.example", "", "id@xn--i-7iq.example"),
         (" anna@example.com\r\n", "", "anna@example.com"),
-        ("id@straße.example", "", "id@xn--strae-oqa.example"),  # IDNA 2003 made two s of it, another domain
+        ("id@straße.example", "", "id@xn--strae-oqa.example"),  # IDNA 2003 writes two s for it, which is another domain
         ("山田　太郎 <t@例え。テスト>", "山田　太郎", "t@xn--r8jz45g.xn--zckzah"),
     ],
 )

@@ -37,7 +37,7 @@ HOSTILE = [
 
 @pytest.fixture
 def company(environment: pytest.MonkeyPatch) -> None:
-    """A team that has said all that may be said."""
+    """Makes the settings of a team that has given all its details."""
     environment.setenv("MAIL_FROM", "Example Ltd <id@example.com>")
     environment.setenv("SUPPORT_EMAIL", "Example Help <help@example.com>")
     environment.setenv("PRIVACY_URL", "https://example.com/privacy")
@@ -65,7 +65,7 @@ def _parts(message: EmailMessage) -> tuple[str, str]:
 
 
 def _seen(html: str) -> str:
-    """What a reader sees of it, or hears."""
+    """The text that a reader sees or hears."""
     body = re.sub(r"<head>.*?</head>|<!--.*?-->", "", html, flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).split())
 

@@ -1,4 +1,4 @@
-"""Each page: what a person sees and hears of it, in every language, and what its scripts may rely on."""
+"""Each page: its words, for eyes and ears, in every language, and the parts that its scripts rely on."""
 
 import re
 from dataclasses import replace
@@ -47,13 +47,13 @@ class _Tags(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Remembers it."""
+        """Notes an element and its attributes."""
         self.found.append((tag, dict(attrs)))
         if tag not in ("meta", "link", "img"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        """Closes the one that is open."""
+        """Closes the element that is open."""
         assert self.open.pop() == tag
 
 
@@ -219,7 +219,7 @@ OWN = """{% extends "layout.jinja" %}
 """
 
 
-# In each group all are found at once; what only rendering shows comes when the rest is right.
+# All faults of a group are found at once; those that only rendering shows come when the rest is right.
 @pytest.mark.parametrize(
     "broken",
     [

@@ -1,4 +1,4 @@
-"""Each destination of actions has threads of its own, which a silent one keeps from nothing else."""
+"""Each destination of actions has threads of its own: a silent one holds up no other."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 
 
 class Outside:
-    """What the threads do to the outside, in the place of perform(): holds them until told otherwise."""
+    """The threads' work, in the place of perform(): it holds them until the test lets them go."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -48,7 +48,7 @@ def outside(environment: pytest.MonkeyPatch) -> Outside:
 
 @pytest.fixture
 def performers(environment: pytest.MonkeyPatch, outside: Outside) -> Iterator[Performers]:
-    """Of two threads a destination; ids below 100 are mails, the others calls of the application."""
+    """Performers with two threads a destination; ids below 100 are mails, the others calls of the application."""
     stopping = _Stopping(outside.waits)
     environment.setattr(perform, "stopping", stopping)
     environment.setattr(perform, "statement", _Names)
@@ -60,7 +60,7 @@ def performers(environment: pytest.MonkeyPatch, outside: Outside) -> Iterator[Pe
 
 
 class _Stopping(threading.Event):
-    """Knows who has waited."""
+    """An event that counts the threads which wait for it."""
 
     def __init__(self, waits: list[float]) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class _Stopping(threading.Event):
 
 
 class _Names:
-    """A database that knows what each action is, and since when it is owed."""
+    """A database that knows the kind of each action, and since when it is owed."""
 
     since = true_now()
 
@@ -122,7 +122,7 @@ def test_everything_is_done_once_and_in_its_order(performers: Performers, outsid
     outside.go.set()
     wait_until(lambda: len(outside.done) >= 10)
     assert sorted(set(outside.done)) == list(range(10))
-    assert len(outside.done) <= 10 + 2  # what somebody performs just now may be named once more: its claim refuses it
+    assert len(outside.done) <= 10 + 2  # an action that is under way may be named once more: its claim refuses it
 
 
 def test_who_does_not_answer_is_left_alone_and_tried_by_one_at_a_time(
@@ -185,7 +185,7 @@ def test_as_much_is_taken_as_is_done_soon_and_the_rest_is_left_to_others(
 
 @pytest.fixture
 def crowded(performers: Performers, environment: pytest.MonkeyPatch) -> None:
-    """More tasks are at hand than mean that events wait, and what is owed gives way for long."""
+    """Puts more tasks at hand than the crowd at which actions give way to events, and lets them give way for long."""
     environment.setattr(perform, "_GIVES_WAY", 1e12)
     environment.setattr(_Names, "since", true_now())
     environment.setitem(heartbeats.IN_HAND, "tasks", dict.fromkeys(range(3), 0.0))

@@ -1,4 +1,4 @@
-"""What a command says is for a person or for machines."""
+"""A command's output is for a person or for machines."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What docs/privacy.md says of the tables is all that they have."""
+"""docs/privacy.md describes every column of the tables."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ _SECTION = re.compile(r"^### `(\w+)`: .+\n((?:(?!^##).*\n)*)", re.MULTILINE)
 
 
 def _described() -> dict[str, list[str]]:
-    """Each table's columns, as the first cells of its rows name them."""
+    """The columns of each table, from the first cells of its rows."""
     cells = {table: re.findall(r"^\| (`.+?) \|", rows, re.MULTILINE) for table, rows in _SECTION.findall(PAGE)}
     return {table: sorted(re.findall(r"`(\w+)`", " ".join(found))) for table, found in cells.items()}
 

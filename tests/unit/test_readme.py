@@ -1,4 +1,4 @@
-"""README and the pages behind it say what is so: settings, commands, files."""
+"""README and the pages behind it are true about settings, commands and files."""
 
 import json
 import re
@@ -18,7 +18,7 @@ SETTINGS = (ROOT / "docs/settings.md").read_text()
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TARGETS = set(re.findall(r"^([a-z0-9-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
-WORDS = 250  # that are read in a minute
+WORDS = 250  # as many as one reads in a minute
 
 
 def test_readme_is_read_in_five_minutes() -> None:

@@ -1,4 +1,4 @@
-"""REDIS_URL as kombu gets it, what is refused, and what a failure is called."""
+"""REDIS_URL as kombu gets it, its refusals, and the names of failures."""
 
 import ssl
 from typing import Any

@@ -23,7 +23,7 @@ CLI_LINES = (
     "\n",
 )
 
-# What CLI 1.52.0 prints where its output is no terminal, before the first event.
+# The output of CLI 1.52.0 without a terminal, before the first event.
 FIRST_LINES = (
     "Checking for new versions...\n\n"
     "A newer version of the Stripe CLI is available, please update to: v1.53.0\n"

@@ -1,4 +1,4 @@
-"""Who sent a request: what of it a proxy says, what the sender made up, and who is on this machine."""
+"""The sender of a request: a proxy's word, an invented one, and the processes of this machine."""
 
 import pytest
 
@@ -80,7 +80,7 @@ def test_a_neighbour_behind_a_proxy_on_this_machine_is_this_machine_and_nobody_w
         (1, "HTTPS", "https"),
         (1, "http, https", "https"),
         (2, "https, http", "https"),
-        (2, "https", "https"),  # the inner one left the outer one's word alone
+        (2, "https", "https"),  # the inner proxy left the outer one's word alone
         (1, "javascript", "http"),
         (1, "", "http"),
     ],

@@ -1,4 +1,4 @@
-"""What goes to Sentry of a line: ids, types and places."""
+"""The parts of a log line that go to Sentry: ids, types and places."""
 
 import json
 import logging

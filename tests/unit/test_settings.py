@@ -1,4 +1,4 @@
-"""Each setting: what it accepts, what it refuses, and that nothing shows a secret."""
+"""Each setting: the values that it accepts and refuses; none shows a secret."""
 
 import base64
 import logging
@@ -175,7 +175,7 @@ BAD = [
     ("APP_CALLBACK_SECRET", "c4nary" * 10),
     ("APP_CALLBACK_SECRET", f"whsec_{CALLBACK_KEY[:-4]}"),
     ("APP_CALLBACK_SECRET", f"whsec_{CALLBACK_KEY}A"),
-    ("APP_CALLBACK_SECRET", f"whsec_{CALLBACK_KEY}-_AA"),  # Standard Webhooks' library drops what is not base64
+    ("APP_CALLBACK_SECRET", f"whsec_{CALLBACK_KEY}-_AA"),  # Standard Webhooks' library drops such signs
     ("STRIPE_RESTRICTED_KEY", "sk_test_c4nary"),
     ("VERIFIED_OUTPUTS", "first_name,shoe_size"),
     ("VERIFIED_OUTPUTS", ","),
@@ -200,7 +200,7 @@ BAD = [
     ("STRIPE_JS_URL", "https://js.stripe.com/v3/; c4nary"),
     ("STRIPE_JS_URL", "http://js.stripe.com/c4nary"),
     ("STRIPE_JS_URL", "https://js.stripe.com/v3/?c4nary=false"),
-    ("STRIPE_JS_URL", "http://127.0.0.1:12111/js/c4nary.js"),  # without a test key
+    ("STRIPE_JS_URL", "http://127.0.0.1:12111/js/c4nary.js"),  # needs a test key
     ("CSP_EXTRA", "https://c4nary.example/"),
     ("CSP_EXTRA", "https://*"),
     ("CSP_EXTRA", "https://a.example;script-src c4nary"),
@@ -282,7 +282,7 @@ def test_a_good_value_is_taken(load: Load, name: str) -> None:
 
 def test_every_setting_has_its_examples_here() -> None:
     assert set(GOOD) == set(NAMES)
-    assert {name for name, _ in BAD} == set(NAMES) - {"VAR_DIR"}  # which may be any
+    assert {name for name, _ in BAD} == set(NAMES) - {"VAR_DIR"}  # VAR_DIR may have any value
 
 
 @pytest.mark.parametrize(("name", "text"), BAD)

@@ -1,4 +1,4 @@
-"""Where a verification stands, for every pair of an older session and the current one."""
+"""The standing of a verification, for every pair of an older session and the current one."""
 
 from itertools import product
 

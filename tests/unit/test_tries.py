@@ -1,4 +1,4 @@
-"""How often a link and an address may ask, and how little of it is remembered."""
+"""How often a link and an address may ask, and how little of them is remembered."""
 
 import threading
 from collections.abc import Callable
@@ -86,7 +86,7 @@ def test_the_window_moves_and_what_is_over_is_forgotten(monkeypatch: pytest.Monk
 
 def test_a_try_starts_no_thread() -> None:
     counted = Tries()
-    counted._addresses.timer.join()  # the library's first and only one
+    counted._addresses.timer.join()  # the library's first and only timer
     with patch.object(threading.Thread, "start", side_effect=AssertionError):
         for number in range(3):
             counted.of_address((f"192.0.2.{number}", 1))

@@ -1,4 +1,4 @@
-"""What a database's error comes to: by PostgreSQL's code where there is one, and by the sentences of whose it is."""
+"""The kind of a database's error: by PostgreSQL's code if there is one, else by its sentence."""
 
 import sqlite3
 

@@ -1,4 +1,4 @@
-"""What is below a room's paths and none of them."""
+"""The answer for a path below a room's that the room does not know."""
 
 import pytest
 from starlette.responses import Response

@@ -1,4 +1,4 @@
-"""Which version runs: pyproject.toml's, and the commit that the platform tells."""
+"""The version that runs: pyproject.toml's, and the commit that the platform names."""
 
 import tomllib
 from pathlib import Path

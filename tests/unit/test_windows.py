@@ -1,4 +1,4 @@
-"""A list is read in windows: whole, oldest first, in few requests; what is unreadable of it holds up itself alone."""
+"""A list is read in windows: whole, oldest first, in few requests; an unreadable part holds up itself alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
