@@ -17,7 +17,7 @@ REASON = re.compile(r"[\w .,:'-]{1,80}")  # a few words that are kept, without a
 
 
 class Way(StrEnum):
-    """By which somebody changes something."""
+    """The way by which somebody changes something."""
 
     COMMAND = "command"
     CONSOLE = "console"
@@ -26,7 +26,7 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class By:
-    """Somebody who changes something, and why: nothing personal of who it is about."""
+    """The author of a change, and the reason: nothing personal of the person whom it is about."""
 
     who: str
     way: Way
@@ -34,14 +34,14 @@ class By:
 
 
 def note(session: Session, by: By, what: str, about: Iterable[object]) -> None:
-    """Writes down what is changed in this transaction, about these ids: of sessions, verifications, events, actions."""
+    """Writes down a change of this transaction, about these ids: of sessions, verifications, events or actions."""
     words = " ".join(dict.fromkeys(map(str, about)))
     row = {"at": NOW, "who": by.who, "way": by.way, "what": what, "about": words, "reason": by.reason}
     insert_new(session.connection(), Audited, [row])
 
 
 def note_beforehand(by: By, what: str, about: Iterable[object] = ()) -> None:
-    """The same of what takes many transactions, or happens at Stripe: before the first of them."""
+    """Writes down a change that takes many transactions, or happens at Stripe: before the first of them."""
     with transaction() as session:
         note(session, by, what, about)
 
@@ -53,8 +53,8 @@ def audited(
     limit: int = 50,
     among: int | None = None,
 ) -> Sequence[Audited]:
-    """What was changed, the latest first: about one id, by one command or button, since a moment or for so long; or
-    among so many of the latest changes.
+    """The changes, the latest first: about one id, by one command or button, since a moment or for so long; with
+    `among`, only of so many of the latest.
     """
     wanted = select(Audited).order_by(col(Audited.id).desc()).limit(limit)
     if about:

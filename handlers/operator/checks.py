@@ -22,14 +22,14 @@ from handlers.outbox.smtp import check_smtp
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError, RefusedError, describe
 from handlers.stripe_api import account, sessions
 
-_WAITS_SECONDS = 1.5  # for a connection, by each check that asks for one; that there is none is a finding
-# A signature is good for 300 s either way: half of that is eaten up by a clock this wrong.
+_WAITS_SECONDS = 1.5  # for a connection, by each check that asks for one; without any there is a finding
+# A signature is good for 300 s either way: a clock this wrong takes half of that.
 _SKEW_FAILS = 150.0
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a check says."""
+    """One line of a check."""
 
     level: str  # OK, WARN or FAIL
     what: str
@@ -40,7 +40,7 @@ Check = Callable[[], Iterator[tuple[str, str]]]
 
 
 def checks(ask_broker: Callable[[], Condition]) -> dict[str, Check]:
-    """All of them, each under its name, in the order in which they are asked."""
+    """All checks by name, in the order in which they are made."""
     return {
         "settings": _settings,
         "webhook secret": _secrets,
@@ -58,9 +58,9 @@ def checks(ask_broker: Callable[[], Condition]) -> dict[str, Check]:
 
 
 def examine(asked: Mapping[str, Check]) -> Iterator[Line]:
-    """What each of these says as soon as it does, then the findings; with settings that cannot be read, only that.
+    """Yields the lines of each check at once, then the findings; with settings that cannot be read, only those faults.
 
-    Until the last one the thread that asks waits no longer than a moment for a connection; it holds none between two.
+    Until the last one, this thread waits no longer than a moment for a connection; it holds none between two.
     """
     with hurry(_WAITS_SECONDS):
         yield from _lines(asked)
@@ -77,7 +77,7 @@ def _lines(asked: Mapping[str, Check]) -> Iterator[Line]:
             yield from (Line(level, what, words) for level, words in check())
         except SettingsError as error:
             yield Line("FAIL", what, str(error))
-        except DATABASE_TROUBLE:  # which is a finding
+        except DATABASE_TROUBLE:  # there is a finding for it
             pass
         except Exception as error:  # the next check may still say something
             yield Line("FAIL", what, f"could not be checked: {describe(error)}")
@@ -98,7 +98,7 @@ def _settings() -> Iterator[tuple[str, str]]:
 
 def _secrets() -> Iterator[tuple[str, str]]:
     if lacks_webhook_secret(settings()):
-        return  # which is a finding
+        return  # there is a finding for it
     count = len(webhook_secrets(settings()))
     if settings().stripe_webhook_secret:
         yield "OK", f"{count} in STRIPE_WEBHOOK_SECRET"
@@ -107,9 +107,9 @@ def _secrets() -> Iterator[tuple[str, str]]:
 
 
 def _links() -> Iterator[tuple[str, str]]:
-    """Whether people can be sent to pages of ours."""
+    """Checks whether people can be sent to pages of ours."""
     if why := settings().why_no_links:
-        # Who sets them wants links, and so does whoever would have a key generated.
+        # A team with LINK_KEYS wants links, and so does one for which a key would be generated.
         level = "FAIL" if settings().link_keys or (settings().livemode and settings().embedded_database) else "WARN"
         yield level, f"none are made, and there are no pages: {why}"
         return
@@ -141,14 +141,14 @@ def _stripe() -> Iterator[tuple[str, str]]:
 
 
 def _permissions() -> Iterator[tuple[str, str]]:
-    """Each thing that is asked of Stripe, tried: what is refused here would wait for ever."""
+    """Tries each kind of request to Stripe: the work for one that is refused here would wait for ever."""
     if not settings().stripe_api_key:
         yield "WARN", "not checked: needs STRIPE_API_KEY"
         return
     span = true_now() - timedelta(hours=1), true_now(), None
     yield _tried("STRIPE_API_KEY", "read sessions", "identity_product_read", partial(sessions.list_sessions, *span))
     yield _tried("STRIPE_API_KEY", "read events", "event_read", partial(sessions.list_events, *span))
-    # Of none: whether it may is said before whether there is one.
+    # Of a session that does not exist: Stripe checks the permission before the id.
     yield _tried(
         "STRIPE_API_KEY", "cancel sessions", "identity_product_write", partial(sessions.cancel, "vs_none", None)
     )
@@ -195,7 +195,7 @@ def _endpoint() -> Iterator[tuple[str, str]]:
 
 def _database() -> Iterator[tuple[str, str]]:
     if settings().on_postgres:
-        with suppress(*DATABASE_TROUBLE):  # which is a finding
+        with suppress(*DATABASE_TROUBLE):  # there is a finding for it
             yield from _postgres()
 
 
@@ -216,7 +216,7 @@ def _postgres() -> Iterator[tuple[str, str]]:
 
 
 def _clocks() -> Iterator[tuple[str, str]]:
-    """The database's decides; the others sign, log and purge."""
+    """Checks this machine's clock. The database's decides; the others sign, log and purge."""
     ahead = measure_clock()
     level = "FAIL" if abs(ahead) > heartbeats.MOST_APART else "WARN" if abs(ahead) > heartbeats.WRONG else "OK"
     advice = "" if level == "OK" else ": set this machine's by NTP; what decides is the database's"
@@ -285,7 +285,7 @@ def _lookup() -> Iterator[tuple[str, str]]:
         return
     try:
         found = callable(email_lookup())
-    except Exception as error:  # whatever the module does when it is imported
+    except Exception as error:  # the team's module may raise anything at its import
         yield "FAIL", f"EMAIL_LOOKUP cannot be imported: {type(error).__name__}"
         return
     yield ("OK", "EMAIL_LOOKUP is found") if found else ("FAIL", "EMAIL_LOOKUP names something that cannot be called")

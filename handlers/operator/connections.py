@@ -8,7 +8,7 @@ from config.database import statement
 from config.postgres import OURS
 from handlers.tables.models import TABLES
 
-# An autovacuum's and a replica's have no database; a superuser's are beside the limits.
+# Connections of autovacuum and of replicas have no database; a superuser's are beside the limits.
 _TAKEN = "SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL"
 _LIMITS = f"""
 SELECT 'the server''s (max_connections)', current_setting('max_connections')::int - (
@@ -25,7 +25,7 @@ WHERE datname IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 8
 """
 
 
-# Of the modes that keep our writes waiting. Of another user's connection only its number is shown.
+# Locks of the modes that keep our writes waiting. PostgreSQL shows only the number of another user's connection.
 _LOCKS = """
 SELECT DISTINCT c.relname, a.pid, coalesce(nullif(a.application_name, ''), 'unnamed') FROM pg_locks AS l
 JOIN pg_class AS c ON c.oid = l.relation JOIN pg_stat_activity AS a USING (pid)
@@ -37,15 +37,15 @@ AND coalesce(a.xact_start < clock_timestamp() - interval '3 seconds', true) ORDE
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """No connection is left."""
+    """A limit at which no connection is left."""
 
     limit: str
     most: int
-    holders: dict[str, int]  # by the name that they give themselves
+    holders: dict[str, int]  # the number of connections by the name that a program gives itself
 
     @property
     def by_others(self) -> bool:
-        """Whether somebody holds one who is none of this service's processes."""
+        """Whether a program that is no process of this service holds one."""
         return any(not name.startswith(OURS) for name in self.holders)
 
 
@@ -61,7 +61,7 @@ def full() -> Full | None:
 
 
 def locked(connection: Connection) -> list[tuple[str, int, str]]:
-    """Our tables that have been locked for seconds, each with the number and the name of whose connection it is."""
+    """Our tables that have been locked for seconds, each with the number and the name of the connection."""
     if connection.dialect.name != "postgresql":
         return []
     return [(name, pid, whose) for name, pid, whose in connection.exec_driver_sql(_LOCKS, ([*TABLES],))]

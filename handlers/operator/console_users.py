@@ -1,4 +1,4 @@
-"""Who may sign in to the console, and what passes for their password."""
+"""The users of the console, and the check of their passwords."""
 
 import hmac
 import re
@@ -18,7 +18,7 @@ _COST, _BLOCK = 2**14, 8  # 16 MiB, as much as a web process can spare: 128 byte
 
 
 class Role(StrEnum):
-    """What somebody may do there."""
+    """The rights of a user."""
 
     LOOK = "look"
     MEND = "mend"
@@ -34,7 +34,7 @@ class User:
 
     @property
     def proof(self) -> str:
-        """Another one as soon as the role or the password is."""
+        """A digest of role and password: another one after each change of them."""
         return sha256(f"{self.role}:{self.password_hash}".encode()).hexdigest()[:32]
 
 
@@ -42,12 +42,12 @@ _NOBODY = User(name="", role=Role.LOOK, password_hash="A" * 64)
 
 
 def user_named(name: str) -> User | None:
-    """Who has this name now."""
+    """The user who has this name now."""
     return next((user for user in _users() if user.name == name), None)
 
 
 def judge(name: str, password: str) -> User | None:
-    """Who this is; takes as long, and as much memory, for a name that nobody has."""
+    """The user with this name and password; a name that nobody has takes as long, and as much memory."""
     user = user_named(name) or _NOBODY
     kept = urlsafe_b64decode(user.password_hash)
     is_right = hmac.compare_digest(_key(password, kept[:_SALT_BYTES]), kept[_SALT_BYTES:])
@@ -55,7 +55,7 @@ def judge(name: str, password: str) -> User | None:
 
 
 def hash_of(password: str) -> str:
-    """What CONSOLE_USERS keeps of it: no comma and no dollar sign, which would not survive an environment."""
+    """A password's hash for CONSOLE_USERS: without comma and dollar sign, which would not survive an environment."""
     salt = secrets.token_bytes(_SALT_BYTES)
     return urlsafe_b64encode(salt + _key(password, salt)).decode()
 

@@ -1,4 +1,4 @@
-"""What is shown of a person only to who says why: verified outputs, and all that is held, for the person's request."""
+"""Disclosures, each in the audit first: a person's verified outputs, and all data, for the person's own request."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ _IS_OF_A_SESSION = col(Unanswered.what) == "session"
 
 
 class UnreadableError(Exception):
-    """There is something, and no key for it."""
+    """Outputs are kept, and no key can read them."""
 
 
 def show_outputs(session_id: str, by: By) -> dict[str, Any] | None:
-    """The verified outputs of a session; None where none are kept. Raises UnreadableError.
+    """The verified outputs of a session; None if none are kept. Raises UnreadableError.
 
-    Who looks, and why, is written down before anything is shown.
+    The reader and the reason are written down before anything is shown.
     """
     with transaction() as session:
         kept = session.get(VerifiedOutput, session_id)
@@ -36,9 +36,9 @@ def show_outputs(session_id: str, by: By) -> dict[str, Any] | None:
 
 
 def export(word: str, by: By) -> dict[str, list[dict[str, Any]]] | None:
-    """All rows that are about a person, by table, and their verified outputs, decrypted; None where nobody is known.
+    """All rows that are about a person, by table, and their verified outputs, decrypted; None if nobody is known.
 
-    `word` is a session's or verification's id, a user id or a client_reference_id. Who looks is written down first.
+    `word` is a session's or verification's id, a user id or a client_reference_id. The reader is written down first.
     """
     records = find_records(word)
     with transaction() as session:
@@ -70,7 +70,7 @@ def export(word: str, by: By) -> dict[str, list[dict[str, Any]]] | None:
 
 
 def _rows_about(session: Session, session_ids: set[str]) -> dict[str, list[dict[str, Any]]]:
-    """Of every table that knows sessions, whatever its column is called."""
+    """The rows about these sessions, of every table that knows sessions, also by another column's name."""
     found = {}
     for name, table in sorted(InboxEvent.metadata.tables.items()):
         if "session_id" in table.columns and name != "verification":
@@ -82,7 +82,7 @@ def _rows_about(session: Session, session_ids: set[str]) -> dict[str, list[dict[
 
 
 def _what_was_done(session: Session, about: list[str]) -> list[dict[str, Any]]:
-    """When, and what; not by whom, who is another person."""
+    """The times, ways and kinds of the changes; not their authors, who are other persons."""
     mine = or_(*((" " + col(Audited.about) + " ").contains(f" {one} ", autoescape=True) for one in about))
     rows = session.execute(select(col(Audited.at), col(Audited.way), col(Audited.what)).where(mine))
     return [dict(row._mapping) for row in rows]

@@ -1,4 +1,4 @@
-"""Which of the webhook endpoints at Stripe are ours, and what is wrong with one."""
+"""Our webhook endpoints among those at Stripe, and the faults of each."""
 
 from typing import Any
 
@@ -9,32 +9,32 @@ from handlers.record.events import EVENT_TYPES
 from handlers.stripe_api import account
 
 _SELECTABLE_BY_NAME_ONLY = "identity.verification_session.redacted"
-_MOST = 1000  # letters: a status and names are Stripe's
-_seen: set[str] = set()  # which have led here, as far as this process knows
+_MOST = 1000  # letters of a finding: the status and the names in it are Stripe's
+_seen: set[str] = set()  # ids of endpoints that have led here, as far as this process knows
 
 
 def url() -> str:
-    """Where Stripe is to deliver."""
+    """The URL to which Stripe is to deliver."""
     return f"{settings().base_url.rstrip('/')}/webhooks/stripe"
 
 
 def ours(endpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of Stripe's endpoints that lead here."""
+    """The endpoints that lead here."""
     return [endpoint for endpoint in endpoints if endpoint["url"] == url()]
 
 
 def look() -> None:
-    """Asks Stripe whether it delivers here, for the findings: where it does not, nothing arrives that could say so.
+    """Asks Stripe whether it delivers here, for the findings: if it does not, nothing arrives that could say so.
 
-    That none leads here says little by itself: thin events come by another list, and the Stripe CLI by none.
+    A missing endpoint says little by itself: thin events have another list of endpoints, and the Stripe CLI has none.
     """
     if not settings().stripe_api_key or not settings().public_url:
         return
     try:
         wrong = {endpoint["id"]: faults(endpoint) for endpoint in ours(account.list_endpoints())}
-    except (NotNowError, PermanentError):  # told by itself, but for a key that may not look
+    except (NotNowError, PermanentError):  # another finding tells it, but for a key that may not look
         return
-    except (LookupError, TypeError):  # what came is no endpoint
+    except (LookupError, TypeError):  # the answer holds no endpoints
         return
     if not all(wrong.values()):
         _seen.update(wrong)
@@ -47,7 +47,7 @@ def look() -> None:
 
 
 def faults(endpoint: dict[str, Any]) -> list[str]:
-    """What is wrong with an endpoint, in sentences."""
+    """The faults of an endpoint, in sentences."""
     found = []
     if endpoint["status"] != "enabled":
         found.append(f"it is {endpoint['status']}: enable it in the dashboard")
@@ -59,7 +59,7 @@ def faults(endpoint: dict[str, Any]) -> list[str]:
 
 
 def remark(endpoint: dict[str, Any]) -> str:
-    """What may be wrong with it: its version of Stripe's API, of which others than the name tell no difference."""
+    """A remark on its version of Stripe's API, if that has another name after its date: the date alone says nothing."""
     version = str(endpoint.get("api_version") or account.API_VERSION)
     if version.partition(".")[2] == account.API_VERSION.partition(".")[2]:
         return ""

@@ -1,4 +1,4 @@
-"""What the tables say at one moment, for those who judge it and those who show it: each question is asked once."""
+"""The tables' figures at one moment, for the findings and for the pages: each question is asked once."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -12,11 +12,11 @@ from handlers.queue.claims import Table
 from handlers.tables.models import Heartbeat, Paused, Unanswered, VerificationRecord
 from handlers.upkeep import unanswered
 
-_SHOWN_FOR = timedelta(minutes=5)  # a process that is gone
+_SHOWN_FOR = timedelta(minutes=5)  # for a process that is gone
 
 
 class Figures:
-    """Asks when somebody wants to know. Takes why the broker cannot be used, of which no table knows."""
+    """The figures, each asked for at its first use. Takes the broker's trouble, of which no table knows."""
 
     def __init__(self, broker_trouble: str | None) -> None:
         self.broker_trouble = broker_trouble
@@ -28,17 +28,17 @@ class Figures:
 
     @cached_property
     def backlogs(self) -> dict[Table, queries.Backlog]:
-        """How much of the inbox and of the outbox is not finished."""
+        """The unfinished rows of the inbox and of the outbox, counted."""
         return queries.backlogs()
 
     @cached_property
     def processes(self) -> Sequence[Heartbeat]:
-        """Each that gave a sign of life in the last minutes, and the last of each kind, the youngest first."""
+        """The processes with a sign of life in the last minutes, and the last of each kind, the youngest first."""
         return heartbeats.known()
 
     @cached_property
     def recent_processes(self) -> list[Heartbeat]:
-        """Those of the last minutes."""
+        """The processes of the last minutes."""
         return [one for one in self.processes if one.last_at > self.at - _SHOWN_FOR]
 
     @cached_property
@@ -49,17 +49,17 @@ class Figures:
 
     @cached_property
     def lately(self) -> tallies.Lately:
-        """What became of deliveries, and what was skipped."""
+        """The counts of deliveries by outcome, and of skipped actions."""
         return tallies.lately()
 
     @cached_property
     def ended_lately(self) -> dict[str, int]:
-        """How much came to an end in the last minute."""
+        """The number of events and actions that came to an end in the last minute."""
         return tallies.ended(timedelta(minutes=1))
 
     @cached_property
     def unanswered(self) -> Sequence[Unanswered]:
-        """What Stripe does not answer about."""
+        """The accounts and sessions about which Stripe does not answer."""
         return unanswered.known()
 
     @cached_property
@@ -69,5 +69,5 @@ class Figures:
 
     @cached_property
     def paused(self) -> Sequence[Paused]:
-        """What is not done for now."""
+        """The destinations that are paused."""
         return pauses.paused()

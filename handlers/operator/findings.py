@@ -1,6 +1,6 @@
-"""What needs a hand: one list, which `status`, `doctor`, web's health and metrics, the alerts and the console all show.
+"""The findings: one list of faults that `status`, `doctor`, web's health and metrics, the alerts and the console show.
 
-A FAIL needs somebody now, a WARN may come to that. What costs a call to somebody else's server `doctor` tries besides.
+A FAIL needs somebody now, a WARN may come to that. Only `doctor` makes checks that cost a call to another's server.
 """
 
 import math
@@ -31,19 +31,19 @@ from handlers.tables.models import TABLES, InboxEvent, OutboxAction, VerifiedOut
 from handlers.tables.revisions import is_at_head
 
 FAIL, WARN = "FAIL", "WARN"
-# Outputs, of the oldest and of the newest: a key may be gone too early, or go back to one from before.
+# The outputs that are tried, of the oldest and of the newest: a key may be gone too early, or be one from before.
 _OUTERMOST = 3
-_MOST_LINES = 20  # of one kind
+_MOST_LINES = 20  # of one kind of finding
 _WHOSE = {"events": "the events of", "sessions": "the sessions of", "listed": "the list of sessions of"}
 _ASKED_FOR = {"no REVIEW_EMAIL": "REVIEW_EMAIL", "no STRIPE_API_KEY": "STRIPE_API_KEY"}
-# The last two are for a secret that is wrong since a moment ago; the first minutes of one say little by themselves.
+# The last two are for a secret that is wrong since a moment ago; the first minutes of a secret say little.
 _SPANS = {
     tallies.HOUR: "an hour",
     tallies.DAY: "a day",
     tallies.TWENTY_MINUTES: "twenty minutes",
     tallies.TEN_MINUTES: "ten minutes",
 }
-# How many deliveries in vain say something, if none of the same span was accepted; anybody can send what is refused.
+# So many deliveries in vain are a finding, if none of the same span was accepted; anybody can send refused ones.
 _REFUSED = 3
 _DROPPED = {tallies.HOUR: 3, tallies.DAY: 1}
 _BURST, _MINUTE = 10.0, 60.0  # seconds
@@ -55,23 +55,23 @@ unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS may
 WHERE NOT has_table_privilege(to_regclass(name), may) GROUP BY name ORDER BY name
 """
 
-Told = tuple[str, str, str]  # a level, what is the matter, and what to do
+Told = tuple[str, str, str]  # a level, the fault, and what to do
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that needs a hand."""
+    """A fault that needs a hand."""
 
     level: str
     what: str  # a key of JUDGES
     words: str
     to_do: str
-    alert: str  # that of docs/alerts.yml which calls somebody for it
+    alert: str  # the alert of docs/alerts.yml that calls somebody for it
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Who says it, which alert goes with it, and what is so while there is nothing to say."""
+    """A function that finds faults, their alert, and the words for doctor while there are none."""
 
     judge: Callable[[Figures], Iterator[Told]]
     alert: str
@@ -79,18 +79,18 @@ class Judge:
 
 
 def findings(broker_trouble: str | None) -> list[Finding]:
-    """All of them, the worst first. Takes why the broker cannot be used, of which nothing here knows."""
+    """All findings, the worst first. Takes the broker's trouble, which nothing here can find."""
     return judged(Figures(broker_trouble))
 
 
 def judged(figures: Figures) -> list[Finding]:
-    """The same, of figures that are shown as well."""
+    """All findings from figures that are shown as well, the worst first."""
     found: list[Finding] = []
     for what, one in JUDGES.items():
         try:
             told = one.judge(figures)
             found += [Finding(level, what, words, to_do, one.alert) for level, words, to_do in told]
-        except (SQLAlchemyError, *DATABASE_TROUBLE) as error:  # what else there is to say is in its tables
+        except (SQLAlchemyError, *DATABASE_TROUBLE) as error:  # the other judges need its tables, too
             if not any(one.what == DATABASE and one.level == FAIL for one in found):
                 words = f"it cannot be used: {trouble_of(error).sentence}"
                 found = [one for one in found if one.what != DATABASE]
@@ -113,7 +113,7 @@ def _settings(_: Figures) -> Iterator[Told]:
 
 
 def of_the_broker(trouble: str | None) -> Iterator[Told]:
-    """What the broker's trouble, if there is any, comes to."""
+    """The finding for the broker's trouble, if there is any."""
     if trouble:
         level = FAIL if settings().redis_url else WARN
         yield level, f"{trouble}: nothing is lost, but nothing is done until this is mended", "see REDIS_URL"
@@ -211,7 +211,7 @@ def _waiting(table: Table) -> Callable[[Figures], Iterator[Told]]:
                 why = f"{oldest.id} waits until {oldest.due_at:%F %T} UTC: {oldest.last_error or 'a worker has it'}"
                 yield FAIL, f"{words}: {why}", f"python -m worker session {oldest.session_id}; retry has it tried now"
         elif backlog.due and backlog.oldest_seconds > _BURST:
-            # What was counted in the last seconds is not written down yet; too high a pace is told later, and no less.
+            # The counts of the last seconds are not written down yet; with too high a pace the finding comes later.
             ended = figures.ended_lately[f"{table.NOUN}s_ended"]
             pace = ended / min(_MINUTE, backlog.oldest_seconds - counting.FLUSH_SECONDS)
             if ended and backlog.due / pace > most:
@@ -251,7 +251,7 @@ def _outputs(_: Figures) -> Iterator[Told]:
     some, at = select(col(VerifiedOutput.ciphertext)).limit(_OUTERMOST), col(VerifiedOutput.fetched_at)
     with transaction() as session:
         kept = [*session.scalars(some.order_by(at)), *session.scalars(some.order_by(at.desc()))]
-    # What is not switched on is not imported.
+    # A module that no setting switches on is not imported.
     if kept and not all(map(import_module("handlers.outbox.outputs").is_readable, kept)):
         words = "verified outputs are kept that none of VERIFIED_OUTPUTS_KEY can read"
         yield FAIL, words, "put the key that is gone back behind the newest, then python -m worker reencrypt"

@@ -1,4 +1,4 @@
-"""Lists of what is at no good end, page by page: each goes by an index, however much is kept."""
+"""Lists of rows at no good end, page by page: each goes by an index, however many rows are kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ LOOKED_AT = 10_000  # rows for a page: some 30 ms
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """Which rows of a table, and in which order: by when they are due, or the latest first."""
+    """A list: its rows of a table, and the column that orders them: rising by `due_at`, or the latest first."""
 
     table: Table
     wanted: Filter
@@ -37,14 +37,14 @@ LISTS: dict[str, List] = {
 
 
 def narrowed(name: str, wanted: Filter) -> Filter:
-    """What a list shows of those that match `wanted`."""
+    """The filter for the rows of a list that match `wanted`."""
     its = LISTS[name].wanted
     return replace(wanted, status=its.status, outcome=its.outcome)
 
 
 def page_of(name: str, wanted: Filter, after: tuple[datetime, str] | None) -> tuple[Sequence[Any], str | None]:
-    """Some rows of a list that match, of the LOOKED_AT that come after one of a page before; and what names the last
-    of those that were looked at, None at the end of the list.
+    """The rows for a page: the matching ones among the LOOKED_AT of the list that follow the mark of the page before;
+    and the mark of the last row looked at, None at the end of the list.
     """
     table, by = LISTS[name].table, LISTS[name].by
     moment, id_, is_rising = col(getattr(table, by)), col(table.id), by == "due_at"
@@ -56,7 +56,7 @@ def page_of(name: str, wanted: Filter, after: tuple[datetime, str] | None) -> tu
         listed.append(key > before if is_rising else key < before)
     matching = conditions(table, wanted)
     with by_indexes() as session:
-        # A page that nothing matches would read the whole list.
+        # Without a bound, a page without matching rows would read the whole list.
         last_looked_at = select(moment, id_).where(*listed).order_by(*order).offset(LOOKED_AT - 1).limit(1)
         last = tuple(session.execute(last_looked_at).first() or ()) if matching else ()
         if last:

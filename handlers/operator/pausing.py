@@ -1,4 +1,4 @@
-"""Pausing: for a while nothing more of what is owed is done, and nothing of it is lost."""
+"""Pausing: mails or calls wait for a while, and none of them is lost."""
 
 import structlog
 from sqlalchemy import delete
@@ -11,13 +11,13 @@ from handlers.tables.models import Paused
 
 log = structlog.stdlib.get_logger(__name__)
 
-# What an operator calls a destination of what is owed.
+# The operators' word for each destination of actions.
 PAUSABLE = {"mails": "mail", "calls": "application"}
-OPERATORS = "operator: "  # begins an operator's reasons: what a backup pauses goes on when that is over
+OPERATORS = "operator: "  # begins an operator's reasons; `restored` lifts its own pauses by itself
 
 
 def pause_now(what: str, by: By) -> None:
-    """From now on nothing more of it is begun, until somebody resumes it; what is under way ends. Twice is once."""
+    """Begins no more mails or calls until somebody resumes them; those under way end. Twice for one reason is once."""
     with transaction() as session:
         pause(session, [PAUSABLE[what]], f"{OPERATORS}{by.reason}")
         note(session, by, "pause", [what])
@@ -25,7 +25,7 @@ def pause_now(what: str, by: By) -> None:
 
 
 def resume_now(what: str, by: By) -> list[str]:
-    """It goes on, with the next sweep; the operators' reasons for which it was paused."""
+    """Lets mails or calls go on, with the next sweep. Returns the operators' reasons for which they were paused."""
     theirs = col(Paused.what) == PAUSABLE[what], col(Paused.reason).startswith(OPERATORS)
     with transaction() as session:
         lifted = session.scalars(delete(Paused).where(*theirs).returning(col(Paused.reason))).all()

@@ -1,4 +1,4 @@
-"""One person: found by whatever is known of them, their sessions, and what happened to each."""
+"""One person: found by any id that is known of them, with their sessions and the story of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from handlers.tables.models import InboxEvent, OutboxAction, Submission, Verific
 SHOWN: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_report_id", "client_reference_id")
 SHOWN += ("client_reference_trusted", "user_id", "account", "livemode", "submissions", "change_number")
 SHOWN += ("told_cause", "told_count", "redaction_asked_at", "redacted_at", "wiped_at", "created_at", "updated_at")
-MOST = 100  # events, and as many actions, of the session that is looked at
+MOST = 100  # events, and as many actions, of the session that the page is about
 _MOST_OF_OTHERS = 20
 _STORIES = 5  # sessions of a verification, the latest
 _NAMED = 20  # other sessions of theirs
@@ -27,7 +27,7 @@ _NAMED = 20  # other sessions of theirs
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Story:
-    """One session of theirs; `most` events and as many actions are told, the latest."""
+    """One session of the person, with its latest events and actions, `most` of each."""
 
     record: dict[str, Any]
     generation: int | None
@@ -41,10 +41,10 @@ class Story:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Person:
-    """Their verification, if it is one of ours, and its sessions, the latest first; and which others they may have: of
-    the verification, or under the same user id or reference.
+    """A person's verification, if it is one of ours, and its sessions, the latest first; and other sessions that may be
+    theirs: of the verification, or under the same user id or reference.
 
-    Of a session that only events tell of there is nothing else, and `is_known` is False.
+    `is_known` is False for a session that only events tell of: there is nothing else then.
     """
 
     verification_id: str | None
@@ -55,8 +55,8 @@ class Person:
 
 
 def session_of(word: str) -> str | None:
-    """The latest session of who or what this is: a session, verification, user id, client_reference_id, event or
-    action.
+    """The latest session of the person or thing that a word names: a session, verification, user id,
+    client_reference_id, event or action.
     """
     records = find_records(word, 1)
     if records:
@@ -71,7 +71,7 @@ def session_of(word: str) -> str | None:
 
 
 def person(session_id: str) -> Person | None:
-    """Whose session this is; None where none is known."""
+    """The person whose session this is; None if it is not known."""
     with transaction() as session:
         record = session.get(VerificationRecord, session_id)
         found = session.get(Verification, record.verification_id) if record and record.verification_id else None
@@ -89,7 +89,7 @@ def person(session_id: str) -> Person | None:
 
 
 def mail_as_shown(action_id: int) -> tuple[OutboxAction, Written] | None:
-    """What a mail says, written once more; None where there is none of this number."""
+    """A mail's action, and its words, written once more; None if no mail has this number."""
     with transaction() as session:
         action = session.get(OutboxAction, action_id)
         record = session.get(VerificationRecord, action.session_id) if action else None
@@ -98,7 +98,7 @@ def mail_as_shown(action_id: int) -> tuple[OutboxAction, Written] | None:
 
 
 def _unknown(session_id: str) -> Person | None:
-    """What events tell of it, that wait, were given up, or are not ours."""
+    """The person of a session that only events tell of: events that wait, were given up, or are not ours."""
     events = find_events(Filter(session_id=session_id), 1)
     if not events:
         return None
@@ -114,7 +114,7 @@ def _unknown(session_id: str) -> Person | None:
 
 
 def _others(record: VerificationRecord, told: Sequence[str]) -> Sequence[VerificationRecord]:
-    """The latest of theirs that are not told of."""
+    """The latest of the person's sessions that are not among those told."""
     names = ("verification_id", "user_id", "client_reference_id")
     is_theirs = [getattr(VerificationRecord, name) == value for name in names if (value := getattr(record, name))]
     if not is_theirs:

@@ -1,4 +1,4 @@
-"""Which of web, worker and clock is missing, hangs, or is of an older version, by what they say of themselves."""
+"""Faults of web, worker and clock by their heartbeats: one is missing, hangs, restarts, or is of an older version."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -11,17 +11,17 @@ KINDS = {
     "worker": "nothing is applied, and nobody is mailed",
     "clock": "sweep, reconcile and purge have stopped",
 }
-_ENDED_FOR = timedelta(minutes=1)  # of one that said so: a deploy, or a restart
-_BEGINS_FOR = timedelta(seconds=10)  # after which the others ought to be there, and a worker has heard the clock
+_ENDED_FOR = timedelta(minutes=1)  # for a kind whose process said that it ends: a deploy, or a restart
+_BEGINS_FOR = timedelta(seconds=10)  # then the other kinds ought to be there, and a worker has heard the clock
 _HANGS_AFTER = timedelta(minutes=2)  # longer than any lease
-_CRASHES, _WITHIN = 3, timedelta(minutes=10)  # of one kind, that began and died meanwhile
-_BESIDE_FOR = timedelta(minutes=10)  # versions, in a rolling deploy
+_CRASHES, _WITHIN = 3, timedelta(minutes=10)  # of one kind: processes that began within this time, and died
+_BESIDE_FOR = timedelta(minutes=10)  # two versions may run in a rolling deploy
 
-Said = tuple[str, str]  # what is the matter, and what to do
+Said = tuple[str, str]  # the fault, and what to do
 
 
 def ill_processes(known: Sequence[Heartbeat], at: datetime, *, hears_clocks: bool) -> Iterator[Said]:
-    """What is the matter with them; the youngest are named first. Clocks are heard over the broker and by a worker."""
+    """The faults of processes, given the youngest first. Clocks are heard by a worker, over the broker."""
     living = [one for one in known if one.last_at > at - GONE_AFTER and not one.ended_at]
     yield from _missing(known, living, at, hears_clocks=hears_clocks)
     yield from _crashing(known, at)
@@ -40,7 +40,7 @@ def ill_processes(known: Sequence[Heartbeat], at: datetime, *, hears_clocks: boo
 
 
 def _crashing(known: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
-    """Those that begin, and die without a word, again and again; beside them another may be alive."""
+    """The kinds that begin, and die without a word, again and again; another process of the kind may be alive."""
     for kind in KINDS:
         died = [
             one
@@ -54,7 +54,7 @@ def _crashing(known: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
 
 
 def _was_heard(known: Sequence[Heartbeat], clock: Heartbeat) -> bool:
-    """Whether a worker has outlived it, and would have heard its end: on one machine Ctrl-C ends both at once."""
+    """Whether a worker has outlived the clock, and would have heard its end: on one machine Ctrl-C ends both."""
     since, until = clock.last_at, clock.last_at + GONE_AFTER
     return any(one.kind == "worker" and one.started_at < since and one.last_at > until for one in known)
 
@@ -77,7 +77,7 @@ def _missing(
 
 
 def _is_silent(living: Sequence[Heartbeat], last: datetime | None) -> bool:
-    """Whether a worker has listened for long without a word of a clock's: one whose threads are busy hears none."""
+    """Whether a worker has listened for long without hearing a clock: one whose threads are busy does not listen."""
     workers = [one for one in living if one.kind == "worker"]
     since = last or min(one.started_at for one in workers)
     return any(one.listened_at and one.listened_at > since + GONE_AFTER for one in workers)

@@ -1,4 +1,4 @@
-"""What an operator asks the tables: how much waits, what happened, which rows. Reads only."""
+"""An operator's questions to the tables: how much waits, what happened, which rows. Reads only."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,13 @@ from handlers.record.events import Status
 from handlers.tables.models import ActionStatus, InboxEvent, OutboxAction, Verification, VerificationRecord
 
 ACTION_ID = re.compile(r"\d{1,18}", re.ASCII)
-OVERDUE_AFTER = timedelta(days=1)  # whatever it waits for, somebody must look
+OVERDUE_AFTER = timedelta(days=1)  # then somebody must look, whatever the row waits for
 MOST = 1000  # rows of one kind are counted; one more says that there are more
 RECORDS = 10_000  # sessions, the latest
 _NOT_REDACTED_AFTER = timedelta(days=5)  # Stripe takes up to four
 _OVERDUE_SHOWN = 20
-# A table that was empty a moment ago is sorted whole, where its statistics are believed.
-# Whoever looks waits for no lock for long.
+# PostgreSQL believes its statistics, and sorts the whole of a table that was empty a moment ago.
+# A look waits for no lock for long.
 _NO_SORTS = text(
     "SELECT set_config('enable_sort', 'off', true), set_config('enable_bitmapscan', 'off', true),"
     " set_config('lock_timeout', '2s', true)"
@@ -31,21 +31,21 @@ _NO_SORTS = text(
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What of one table is not finished: up to MOST are counted, and one more stands for all above. The age is exact,
-    in seconds from receipt or from being owed.
+    """The unfinished rows of one table: up to MOST are counted, and one more stands for all above. The age is exact, in
+    seconds since the row was received or owed.
     """
 
     waiting: int
     due: int
     dead: int
     oldest_seconds: float
-    overdue: int  # of those that wait, for more than a day
+    overdue: int  # the waiting rows of more than a day
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filter:
-    """Which rows: every condition that is set must hold. `kind` is an event's type, whole or its last word, or an
-    action's name; `error` is a part of last_error, or of the reason why an action was skipped."""
+    """The conditions for rows: every one that is set must hold. `kind` is an event's type, whole or its last word, or
+    an action's name; `error` is a part of last_error, or of the reason why an action was skipped."""
 
     ids: Sequence[str] | Sequence[int] = ()
     status: str | None = None
@@ -60,7 +60,7 @@ class Filter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionFilter:
-    """Which sessions: every condition that is set must hold; ages count from when a session was first heard of."""
+    """The conditions for sessions: every one that is set must hold; ages count from the first word of a session."""
 
     status: str | None = None
     error_code: str | None = None
@@ -70,8 +70,8 @@ class SessionFilter:
 
 
 def backlogs() -> dict[Table, Backlog]:
-    """Of the inbox and the outbox: read from the partial indexes alone, and no further than MOST, so that it costs the
-    same however much waits.
+    """The backlogs of inbox and outbox: read from the partial indexes alone, and no further than MOST, so that the cost
+    is the same however much waits.
     """
     tables: tuple[Table, ...] = (InboxEvent, OutboxAction)
     asked = [question for table in tables for question in _of_backlog(table)]
@@ -82,14 +82,14 @@ def backlogs() -> dict[Table, Backlog]:
 
 
 def oldest_waiting(table: Table) -> InboxEvent | OutboxAction | None:
-    """Which of those that are not finished has waited for longest."""
+    """The unfinished row that has waited for longest."""
     oldest = select(table).where(col(table.status) == table.UNFINISHED).order_by(col(getattr(table, table.SINCE)))
     with by_indexes() as session:
         return cast(InboxEvent | OutboxAction | None, session.scalars(oldest.limit(1)).first())
 
 
 def records_by_status() -> dict[str, int]:
-    """How many of the latest RECORDS sessions stand where; `unknown` are those we have only heard of."""
+    """The number of the latest RECORDS sessions by status; `unknown` are those we have only heard of."""
     order = (col(VerificationRecord.created_at).desc(), col(VerificationRecord.session_id).desc())
     latest = select(col(VerificationRecord.status)).order_by(*order).limit(RECORDS).subquery()
     with by_indexes() as session:
@@ -111,7 +111,7 @@ def find_events(wanted: Filter, limit: int | None) -> list[InboxEvent]:
 
 
 def find_actions(wanted: Filter, limit: int | None, after: int | None = None) -> list[OutboxAction]:
-    """The latest actions that match, newest first; those that come after one of a page before."""
+    """The latest actions that match, newest first; with `after`, those that follow the last one of a page before."""
     statement = _chosen(select(OutboxAction), OutboxAction, wanted)
     if after is not None:
         statement = statement.where(col(OutboxAction.id) < after)
@@ -120,7 +120,7 @@ def find_actions(wanted: Filter, limit: int | None, after: int | None = None) ->
 
 
 def find_sessions(wanted: SessionFilter, limit: int, after: str | None = None) -> Sequence[VerificationRecord]:
-    """The latest sessions that match, newest first; those that come after one of a page before."""
+    """The latest sessions that match, newest first; with `after`, those that follow the last one of a page before."""
     created_at, session_id = col(VerificationRecord.created_at), col(VerificationRecord.session_id)
     statement = select(VerificationRecord).order_by(created_at.desc(), session_id.desc()).limit(limit)
     if wanted.status:
@@ -151,8 +151,8 @@ def overdue() -> tuple[list[InboxEvent], list[OutboxAction]]:
 
 
 def not_redacted() -> list[VerificationRecord]:
-    """The sessions that somebody has asked days ago to have redacted, and Stripe has not, for longest first; but for
-    those that it does not have, or that an operator has discarded; MOST and one of them.
+    """The sessions whose redaction was asked for days ago, and is not done at Stripe, the longest wait first; but for
+    those that Stripe does not have, or that an operator has discarded; MOST + 1 of them at most.
     """
     asked_at = col(VerificationRecord.redaction_asked_at)
     is_ended = exists().where(
@@ -180,7 +180,7 @@ def find_records(word: str, limit: int | None = None) -> list[VerificationRecord
 
 
 def conditions(table: Table, wanted: Filter) -> list[Any]:
-    """The filter as SQL, for whoever reads or mends."""
+    """The filter as SQL, for queries and for changes."""
     kind = getattr(table, table.KIND)
     found: list[Any] = []
     if wanted.ids:
@@ -208,7 +208,7 @@ def conditions(table: Table, wanted: Filter) -> list[Any]:
 
 @contextmanager
 def by_indexes() -> Iterator[Session]:
-    """What asks for a few rows in the order of an index reads no others."""
+    """A transaction in which a query for a few rows in the order of an index reads no others."""
     with transaction() as session:
         if session.connection().dialect.name == "postgresql":
             session.execute(_NO_SORTS)
@@ -232,13 +232,13 @@ def _backlog(at: datetime, oldest: datetime | None, waiting: int, due: int, dead
 
 
 def _counted(by: Any, *conditions: ColumnElement[bool]) -> Any:
-    """How many rows fulfil the conditions, as an index by this column tells; no more than MOST and one."""
+    """The number of rows that fulfil the conditions, read from an index by this column; MOST + 1 at most."""
     some = select(literal(1)).where(*conditions).order_by(by).limit(MOST + 1).subquery()
     return select(func.count()).select_from(some).scalar_subquery()
 
 
 def _for_purpose(purpose: str) -> Select[Any]:
-    """The sessions of verifications for it."""
+    """The sessions of verifications for this purpose."""
     theirs = col(Verification.id) == col(VerificationRecord.verification_id)
     return (
         select(col(VerificationRecord.session_id))

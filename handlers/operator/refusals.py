@@ -1,4 +1,4 @@
-"""Who refuses us, outside or here: the mail server, the application, Stripe, the database, by what processes say."""
+"""Refusals by the mail server, the application, Stripe, the database or ourselves, as the processes report them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from handlers.metrics import outside
 from handlers.metrics.heartbeats import GONE_AFTER
 from handlers.tables.models import Heartbeat
 
-_BLIP = timedelta(seconds=3)  # within which a second try mostly gets its answer
-_SEVERAL = 3  # refusals, one after the other
-_TRIES_WITHIN = timedelta(minutes=1)  # whoever still has something to ask of them has asked by then
-_MAY_BE_OVER = timedelta(minutes=2)  # of the database's: what has failed is tried again sooner, if it is not done
+_BLIP = timedelta(seconds=3)  # within it a second try mostly gets its answer
+_SEVERAL = 3  # refusals in a row
+_TRIES_WITHIN = timedelta(minutes=1)  # a process that still has something to ask has asked by then
+_MAY_BE_OVER = timedelta(minutes=2)  # for the database's: work that has failed, and is not done, is tried again sooner
 _TO_DO = {
     outside.MAIL_SERVER: "mails wait until it takes them, and none is lost: see SMTP_URL and MAIL_FROM; python -m"
     " worker doctor tries them",
@@ -30,7 +30,7 @@ _TO_DO = {
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """One process's."""
+    """A refusal of one process."""
 
     process: str
     standing: outside.Standing
@@ -39,15 +39,15 @@ class _Refusal:
 
     @property
     def of(self) -> tuple[str, str]:
-        """By whom, and of what."""
+        """The one that refuses, and the kind of work that it refuses."""
         return self.standing.of, self.standing.doing
 
 
 def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, str]]:
-    """What is the matter, and what to do: one for each of them, and for each thing that is asked of it by itself.
+    """The fault and the thing to do: one pair for each that refuses, and for each kind of work that is asked of it.
 
-    A refusal that is followed by an answer, to whichever process, is over; who alone is refused, again and again, is
-    named. One that is young may be over in a moment, and one of a single thing says little of us.
+    A refusal ends with the next answer to any process; a process that alone is refused, again and again, is named. A
+    young refusal may be over in a moment, and the refusal of a single action says little of us.
     """
     living = [one for one in known if one.last_at > at - GONE_AFTER and not one.ended_at]
     answers: dict[tuple[str, str], datetime] = {}
@@ -71,7 +71,7 @@ def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, st
         often = f", {times} times" if times > 1 else ""
         yield (
             f"{of[0]} {latest.standing.word}{alone}: nothing else since {some[0].since:%F %T} UTC{often}",
-            _TO_DO.get(of[0], "python -m worker doctor"),  # a newer version's, which runs beside this one
+            _TO_DO.get(of[0], "python -m worker doctor"),  # a newer version, beside this one, may know others
         )
 
 

@@ -1,4 +1,4 @@
-"""Sending again: what is done or skipped, on purpose; never what its record contradicts by now."""
+"""Sending again, on purpose: actions that are done or skipped; never one that its record contradicts by now."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,10 +19,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 def resend(action_ids: Sequence[int], by: By) -> dict[int, str | None]:
-    """Makes these actions due once more, all their tries before them; of each that is not, why.
+    """Makes these actions due once more, with all their tries anew. Returns for each None, or why it was refused.
 
-    A mail gets another Message-ID, and still says what its record says: where that has moved on, or the person is
-    forgotten, the action is refused, as it would be skipped when it is done.
+    A mail gets another Message-ID, and still says what its record says: if that has moved on, or the person is
+    forgotten, the action is refused, as it would be skipped when it is performed.
     """
     refused: dict[int, str | None] = {}
     for action_id in sorted(set(action_ids)):
@@ -39,15 +39,15 @@ def _resend(session: Session, action_id: int, by: By) -> str | None:
     if action.name not in KINDS:
         return "this version does not know what it is"
     whose = col(VerificationRecord.session_id) == action.session_id
-    # First the record, as whoever ends a mail does: no deadlock, and no mail ends meanwhile.
+    # The record is locked first, as at the end of a mail: no deadlock, and no mail ends meanwhile.
     record = session.scalars(select(VerificationRecord).where(whose).with_for_update()).one()
     limit = settings().submission_limit - session.scalars(select(ELSEWHERE).where(whose)).one()
-    # rule: what the record contradicts is not sent again
+    # rule: an action that the record contradicts is not sent again
     if why := why_not_owed(replace(record.state, told=None), action.name, action.cause, limit):
         return why
     again = update(OutboxAction).where(
         col(OutboxAction.id) == action_id,
-        # rule: what is not at its end is not sent again
+        # rule: an action that is not at its end is not sent again
         col(OutboxAction.status).in_((ActionStatus.DONE, ActionStatus.SKIPPED)),
     )
     once_more = {"status": ActionStatus.PENDING, "reason": None, "done_at": None, "given_away_at": None}

@@ -1,4 +1,4 @@
-"""What happened to a session, in Stripe's order, and which mails its person got, and why more than one."""
+"""The story of a session, in Stripe's order, and the mails that its person got, with the reason for each."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -10,7 +10,7 @@ from handlers.owed.kinds import KINDS, TELLING
 from handlers.record.events import RANKS
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction, VerificationRecord
 
-_MARKS = {  # of the record's own, and what they say
+_MARKS = {  # times in the record, and the words for each
     "replacing_at": "its end was asked for, so that another one can be begun",
     "replaced_at": "another one was begun in its place",
     "burned_at": "its generation was given up",
@@ -21,10 +21,10 @@ _MARKS = {  # of the record's own, and what they say
 
 
 def timeline(record: VerificationRecord, most: int | None = None) -> list[dict[str, Any]]:
-    """Events, actions and what became of the record: `at`, `what`, `id`, `status`, `about`; events by Stripe's second
-    and rank, as they are applied, and after them what happened here in the same second.
+    """Lines for events, actions and the record's times: `at`, `what`, `id`, `status`, `about`; events by Stripe's
+    second and rank, as they are applied, and after them the other lines of the same second.
 
-    Events and actions are there as long as RETENTION_DAYS keeps them; `most` of each, the latest.
+    Events and actions are told as long as RETENTION_DAYS keeps them; `most` of each, the latest.
     """
     wanted = Filter(session_id=record.session_id)
     lines = [_of_event(event) for event in find_events(wanted, most)]
@@ -34,8 +34,8 @@ def timeline(record: VerificationRecord, most: int | None = None) -> list[dict[s
 
 
 def mails(record: VerificationRecord, most: int | None = None) -> list[dict[str, Any]]:
-    """Each mail of this session, the latest last: what it is about, its Message-ID, its tries, and why it is not the
-    only one; those among so many actions, the latest.
+    """The mails of this session, the latest last: each with its Message-ID, its tries, and the reasons for it; those
+    among the latest `most` actions.
     """
     actions = [one for one in find_actions(Filter(session_id=record.session_id), most) if _is_mail(one)]
     return [
@@ -60,7 +60,7 @@ def _why(action: OutboxAction, mails: Sequence[OutboxAction]) -> Iterator[str]:
     yield f"owed for {action.cause}"
     if action.resent_at:
         yield f"an operator had it sent again at {_iso(action.resent_at)}: python -m worker audit {action.id}"
-    if action.waits < 0:  # rule of handlers.queue.claims: a try of unknown outcome counts as several
+    if action.waits < 0:  # by handlers.queue.claims a try of unknown outcome counts as several
         yield "it may have arrived more than once: the mail server took it and did not say so; all copies have this id"
     elif action.status == ActionStatus.DONE and action.attempts > 1:
         yield f"tried {action.attempts} times; should a worker have died over one, each copy has this id"

@@ -1,4 +1,4 @@
-"""Answers of the console: pages and redirects, each with its headers, and what a form has sent."""
+"""Answers of the console: pages and redirects, each with its headers, and the reading of its forms."""
 
 from urllib.parse import parse_qsl
 
@@ -19,7 +19,7 @@ _MOST_BYTES = 64 * 1024  # of a form: a filter, a reason
 
 
 class SorryError(Exception):
-    """Why there is no such page, or nothing is done: a word of `sorry.jinja`, and the status."""
+    """A page is refused, or a change: with a word of `sorry.jinja` for the reason, and the status."""
 
     def __init__(self, word: str, status: int) -> None:
         super().__init__(word)
@@ -28,7 +28,7 @@ class SorryError(Exception):
 
 
 def page(request: Request, name: str, status: int = 200, /, *, key: str = "", **values: object) -> Response:
-    """One of the catalogue's console pages. `key` is that of its forms, where nobody has signed in."""
+    """One of the catalogue's console pages. `key` makes the token of its forms while nobody has signed in."""
     visit: Visit | None = request.state.visit
     key = key or (form_key(request) if visit else "")
     around = {
@@ -42,23 +42,23 @@ def page(request: Request, name: str, status: int = 200, /, *, key: str = "", **
 
 
 def redirect(request: Request, below: str = "") -> Response:
-    """To another page of the console."""
+    """Leads to another page of the console."""
     return Response(status_code=303, headers=headers(request.scope["scheme"], PLAIN) | {"Location": path(below)})
 
 
 def path(below: str = "") -> str:
-    """Of a page of the console."""
+    """The path of a page of the console."""
     return f"{base()}/console{below}"
 
 
 async def fields(request: Request) -> dict[str, str]:
-    """What a form of ours has sent. Raises SorryError for what another site's page sends, or nobody's form."""
+    """The fields of a form of ours. Raises SorryError for another site's form, or one without this browser's token."""
     if is_foreign(request):
         raise SorryError("foreign", 403)
     try:
         body = await read_body(request, _MOST_BYTES)
         sent = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=20))
-    except (TooLongError, ValueError):  # of parse_qsl: more fields than any form of ours has
+    except (TooLongError, ValueError):  # from parse_qsl: more fields than any form of ours has
         raise SorryError("long", 413) from None
     # rule: a form without this browser's token does nothing
     if not is_token(form_key(request), sent.get("token", "")):

@@ -1,4 +1,4 @@
-"""Lists of the console, and what is done to all rows of one that match."""
+"""Lists of the console, and the changes of all rows of a list that match."""
 
 import time
 from collections.abc import Mapping
@@ -19,18 +19,18 @@ AGES = {
     "7d": ("a week", timedelta(days=7)),
     "30d": ("thirty days", timedelta(days=30)),
 }
-# What may be done to all rows of a list.
+# The changes that are offered for all rows of a list.
 MAY = {
     **dict.fromkeys(("dead-events", "dead-actions", "waiting-events", "waiting-actions"), ("retry", "discard")),
     "skipped-actions": ("retry",),
 }
 _CHANGES = {"retry": retry_rows, "discard": discard_rows}
-_MOST_SECONDS = 10.0  # a click, and the batch that goes on then: a router waits for half a minute
+_MOST_SECONDS = 10.0  # for a click, and the batch under way goes on: a router waits for half a minute
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What an address asks of a list."""
+    """The conditions for a list's rows, as an address has them."""
 
     kind: str
     error: str
@@ -38,14 +38,14 @@ class Asked:
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> "Asked":
-        """Whatever cannot be meant is left out."""
+        """Reads them from an address; values that make no sense are left out."""
         kind, error = (query.get(name, "").strip().replace("\0", "")[:100] for name in ("kind", "error"))
         older = query.get("older", "")
         return cls(kind, error, older if older in AGES else "")
 
     @property
     def wanted(self) -> Filter:
-        """The same as a filter."""
+        """The conditions as a filter."""
         return Filter(
             kind=self.kind or None,
             error=self.error or None,
@@ -54,12 +54,12 @@ class Asked:
 
     @property
     def query(self) -> str:
-        """The same in an address."""
+        """The conditions for an address."""
         return urlencode({"kind": self.kind, "error": self.error, "older": self.older})
 
 
 def cursor(name: str, text: str) -> tuple[datetime, str] | None:
-    """Where a page begins, as handlers.operator.lists names it; None for anything else."""
+    """The mark by which handlers.operator.lists begins a page; None for any other text."""
     moment, _, id_ = text.partition("_")
     is_id = ACTION_ID.fullmatch(id_) if LISTS[name].table is OutboxAction else id_.isprintable()
     try:
@@ -70,8 +70,8 @@ def cursor(name: str, text: str) -> tuple[datetime, str] | None:
 
 
 def change_all(what: str, name: str, asked: Asked, by: By, after: str) -> tuple[int, str]:
-    """How many rows were changed, of those that come after one of a click before, and the last of them where there may
-    be more: by the order of their ids, so that what fails again meanwhile is left alone.
+    """Changes the matching rows after the last one of the click before, in the order of their ids: so a row that fails
+    again meanwhile is left alone. Returns their number, and the last id if there may be more.
     """
     table, count, ends_at = LISTS[name].table, 0, time.monotonic() + _MOST_SECONDS
     is_action = table is OutboxAction

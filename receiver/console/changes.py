@@ -1,4 +1,4 @@
-"""What a button of the console changes: each as its command does it, written down by who has signed in, and why."""
+"""The changes of the console's buttons: each as its command makes it, with the user and the reason in the audit."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ Sent = Mapping[str, str]
 
 
 class RefusedChangeError(Exception):
-    """Why nothing was changed."""
+    """Nothing was changed; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a button does to what has this id; `asks` says whether Stripe is asked for it."""
+    """A button's change of the row or verification with an id; `asks` is True if it asks Stripe."""
 
     do: Callable[[str, Sent, By], Link | None]
     asks: bool = False
 
 
 def make(change: Change, id_: str, sent: Sent, by: By) -> Link | None:
-    """A link, where that is what was asked for. Raises RefusedChangeError."""
+    """Makes a change. Returns a link, if one was asked for. Raises RefusedChangeError."""
     try:
         return change.do(id_, sent, by)
     except NotFoundError:
@@ -75,7 +75,7 @@ def _redact(id_: str, _: Sent, by: By) -> None:
 
 def _link(id_: str, _: Sent, by: By) -> Link:
     link = link_of(id_)
-    note_beforehand(by, "link", (id_,))  # who holds it may go on as the person
+    note_beforehand(by, "link", (id_,))  # its holder may go on as the person
     return link
 
 
@@ -87,7 +87,7 @@ CHANGES: dict[str, Change] = {
     "redact": Change(_redact),
     "link": Change(_link),
 }
-# What may be done to a row, by where it stands.
+# The changes of a row that its status allows.
 OF_STATUS = {
     **dict.fromkeys(("received", "pending", "dead"), ("retry", "discard")),
     **dict.fromkeys(("done", "skipped"), ("resend",)),

@@ -1,4 +1,4 @@
-"""Checks that somebody asks for in the console: those of `doctor`, one time after the other, the last of them kept."""
+"""The checks of `doctor` in the console: made one time after the other, and the last outcome is kept."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ _MOST_SECONDS = 20.0  # a router waits for half a minute
 
 @dataclass(slots=True)
 class Outcome:
-    """What was said until now, and whether there is more to come, or more was to be asked."""
+    """The lines so far, and whether the checks are still under way, and whether all of them were made."""
 
     at: datetime
     lines: list[Line] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Outcome:
 
 
 class Checks:
-    """Those of this process, in a thread of their own."""
+    """The checks of this process, in a thread of their own."""
 
     def __init__(self) -> None:
         self._threads = Threads("console-checks", 1, "the checks")
@@ -33,8 +33,8 @@ class Checks:
         self.last: Outcome | None = None
 
     async def ask(self) -> bool:
-        """Whether they were asked, and `last` has what they said in time; not while they are, or were a moment ago."""
-        # rule: the checks are asked one time after the other, and not at once again
+        """Makes the checks; `last` has the lines that came in time. False if they are under way, or just were."""
+        # rule: the checks are made one time after the other, with a pause between
         if (self.last and self.last.is_under_way) or time.monotonic() < self._again_at:
             return False
         self._again_at, self._ends_at = time.monotonic() + PAUSE_SECONDS, time.monotonic() + _MOST_SECONDS
@@ -46,7 +46,7 @@ class Checks:
         return True
 
     def end(self) -> None:
-        """What is being asked is the last thing."""
+        """Ends the checks after the one that is under way."""
         self._ends_at = 0.0
         self._threads.end()
 

@@ -1,4 +1,4 @@
-"""The routes of the console: who signs in, and what each page shows."""
+"""The routes of the console: the sign-in, and the content of each page."""
 
 import asyncio
 import re
@@ -44,10 +44,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 _OF_ONE = RateLimitItemPerMinute(5)  # sign-ins of a name from an address, or in a browser that has signed in before
 _OF_AN_ADDRESS = RateLimitItemPerMinute(20)
-_OF_A_NAME = RateLimitItemPerMinute(30)  # from all addresses: whoever guesses gets no further
-_LOOKERS = 2  # threads for what asks the database
+_OF_A_NAME = RateLimitItemPerMinute(30)  # from all addresses, against guessing
+_LOOKERS = 2  # threads for questions to the database
 _ID = re.compile(r"\w{1,255}", re.ASCII)  # of a session, a verification, an event or an action
-_CHANGES_LOOKED_AT = 100_000  # the latest, for those about one person
+_CHANGES_LOOKED_AT = 100_000  # the latest ones, of which a person's page shows its own
 _KINDS = {
     "deliveries": ["accepted", "duplicate", "ignored", "refused"],
     "events": ["applied", "stale", "ignored", "dead"],
@@ -60,10 +60,10 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Room:
-    """Its threads, and who tried how often."""
+    """The threads of the console, and the counts of tries."""
 
     def __init__(self) -> None:
-        # One at a time, since each takes 16 MiB.
+        # One password at a time, since each takes 16 MiB.
         self._judging = Threads("console-judge", 1, "a password")
         self._looking = Threads("console-looks", _LOOKERS, "the database")
         self._asking = Threads("console-asks", 1, "Stripe")
@@ -73,7 +73,7 @@ class Room:
         self._live = console_script()
 
     def routes(self) -> list[BaseRoute]:
-        """All of them, and what refuses the rest."""
+        """All routes, and one that refuses the rest."""
         routes = [
             Route("/console/console.css", self._stylesheet),
             Route("/console/console.js", self._script),
@@ -92,7 +92,7 @@ class Room:
         return [*routes, Unmatched(routes, self._refuse)]
 
     async def close(self) -> None:
-        """What is under way ends."""
+        """Ends the threads after the requests that are under way."""
         for threads in (self._judging, self._looking, self._asking, self._checks):
             await asyncio.to_thread(threads.end)
 
@@ -118,7 +118,7 @@ class Room:
         return answer
 
     def _count(self, request: Request, name: str) -> None:
-        """One more try to sign in. Raises TooOftenError."""
+        """Counts one more try to sign in. Raises TooOftenError."""
         # rule: no stranger's tries keep out a browser in which that name has signed in before
         if known := known_as(request, name):
             self._tries.of_link(_OF_ONE, known)
@@ -141,14 +141,14 @@ class Room:
         return answer
 
     async def _overview(self, request: Request) -> Response:
-        """Whole, or only what changes, for the script that asks again."""
+        """The whole overview, or only its live part, for the script that asks again."""
         span = request.query_params.get("span", "")
         span = span if span in history.SPANS else "hour"
         shown = await self._looking.do(_overview, span)
         return page(request, "live" if "live" in request.query_params else "overview", **shown)
 
     async def _find(self, request: Request) -> Response:
-        """By POST: who somebody is to the application is in no address, and so in no log."""
+        """Finds a person, by POST: so the application's id for them is in no address, and in no log."""
         word = (await fields(request)).get("word", "").strip()
         found = await self._looking.do(session_of, word) if word and "\0" not in word else None
         if found is None:
@@ -180,7 +180,7 @@ class Room:
         return page(request, "mail", action=found[0], written=found[1])
 
     async def _change(self, request: Request) -> Response:
-        """A page that asks for a reason, and then does it. What it is about is back where somebody came from."""
+        """Asks for a reason, then makes the change, and leads back to `of`, the person's page."""
         what, id_, of = request.path_params["what"], request.path_params["id"], request.query_params.get("of", "")
         if what not in CHANGES or not (_ID.fullmatch(id_) and _ID.fullmatch(of)):
             raise SorryError("unknown", 404)
@@ -241,7 +241,7 @@ class Room:
         return redirect(request, f"/lists/{name}?{asked.query}&count={count}")
 
     async def _check(self, request: Request) -> Response:
-        """By POST, whose answer is the page: a redirect may lead to another process, which keeps another outcome."""
+        """Answers a POST with the page itself: a redirect may lead to another process, which keeps another outcome."""
         is_too_soon = False
         if request.method == "POST":
             await fields(request)
@@ -256,14 +256,14 @@ class Room:
         return refused_method(request, allowed) if allowed else await self._answering(_unknown)(request)
 
     def _answering(self, endpoint: Endpoint, *, to_all: bool = False) -> Endpoint:
-        """The endpoint for who has signed in, its failures as pages."""
+        """The endpoint for signed-in users, with its failures as pages."""
 
         async def answer(request: Request) -> Response:
             request.state.visit = visit_of(request)
             try:
                 if not is_safe(request):
                     raise SorryError("unsafe", 403)
-                # rule: who has not signed in sees nothing
+                # rule: a browser that has not signed in sees nothing
                 if request.state.visit is None and not to_all:
                     is_lost = request.method == "POST" and endpoint != self._sign_out
                     return redirect(request, "/sign-in?ended" if is_lost else "/sign-in")
@@ -288,22 +288,22 @@ async def _unknown(_request: Request) -> Response:
 
 
 def _who_mends(request: Request) -> None:
-    """Raises SorryError for who may only look."""
+    """Raises SorryError for a user who may only look."""
     visit: Visit = request.state.visit
-    # rule: who may only look changes nothing
+    # rule: a user who may only look changes nothing
     if visit.user.role != Role.MEND:
         raise SorryError("look", 403)
 
 
 def _by(request: Request, sent: Mapping[str, str]) -> By | None:
-    """Who changes something, and why; None where no reason can be kept."""
+    """The author of a change, and the reason; None if that reason cannot be kept."""
     visit: Visit = request.state.visit
     reason = sent.get("reason", "").strip()
     return By(who=visit.user.name, way=Way.CONSOLE, reason=reason) if REASON.fullmatch(reason) else None
 
 
 def _listed(request: Request) -> str:
-    """Which list. Raises SorryError."""
+    """The name of the list in the path. Raises SorryError."""
     name: str = request.path_params["name"]
     if name not in LISTS:
         raise SorryError("unknown", 404)
@@ -311,20 +311,20 @@ def _listed(request: Request) -> str:
 
 
 def _number(text: str) -> int | None:
-    """Of rows."""
+    """A number of rows, or None."""
     return int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else None
 
 
 def _about(name: str, asked: Asked) -> dict[str, Any]:
-    """What the pages of a list have in common."""
+    """The values that all pages of a list show."""
     return {"name": name, "names": list(LISTS), "asked": asked, "ages": AGES, "may": MAY.get(name, ())}
 
 
 def _overview(span: str) -> dict[str, Any]:
-    """What needs a hand, and the figures where the database tells any."""
+    """The findings, and the figures if the database tells any."""
     figures = Figures(broker.trouble_now())
     shown: dict[str, Any] = {"findings": judged(figures), "figures": None, "span": span, "spans": list(history.SPANS)}
-    with suppress(*DATABASE_TROUBLE):  # which is a finding
+    with suppress(*DATABASE_TROUBLE):  # there is a finding for it
         shown["figures"] = {
             "at": figures.at,
             "backlogs": {f"{table.NOUN}s": backlog for table, backlog in figures.backlogs.items()},
@@ -365,7 +365,7 @@ def _pictures(span: str) -> list[Picture]:
 
 
 def _answered(deliveries: Mapping[tuple[str, str], float]) -> dict[str, int]:
-    """Deliveries by outcome."""
+    """The number of deliveries by outcome."""
     found = dict.fromkeys(("accepted", "duplicate", "ignored", "refused"), 0)
     for (outcome, _), count in deliveries.items():
         found[outcome] = found.get(outcome, 0) + round(count)

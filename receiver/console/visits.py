@@ -1,4 +1,4 @@
-"""Whose browser it is: a signed cookie for eight hours, a token of it in every form, and who was there before."""
+"""The console's cookies: a signed one for a visit of eight hours, one for its forms, and one for a known browser."""
 
 import re
 import secrets
@@ -22,33 +22,33 @@ _KNOWN_SALT, _KNOWN_SECONDS = "identity-events.console.known", 90 * 24 * 3600
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Visit:
-    """Somebody who has signed in, in one browser."""
+    """A user who has signed in, in one browser."""
 
     user: User
-    key: str = field(repr=False)  # random: what the tokens of its forms are made of
+    key: str = field(repr=False)  # random; makes the tokens of its forms
 
 
 def visit_of(request: Request) -> Visit | None:
-    """Who has signed in, within eight hours; nobody whose name, role or password is another by now."""
+    """The visit of this browser, within eight hours; None if the user's name, role or password is another by now."""
     try:
         signed = _cookie(request, _VISIT)
         key, proof, name = _signer().unsign(signed, max_age=_SECONDS).decode().split(".", 2)
     except (BadSignature, ValueError):
         return None
     user = user_named(name)
-    # rule: who was removed, or has another role or password, is signed out
+    # rule: a user who was removed, or has another role or password, is signed out
     return Visit(user=user, key=key) if user and secrets.compare_digest(user.proof, proof) else None
 
 
 def begin(request: Request, response: Response, user: User) -> None:
-    """Signs somebody in, by a key that no one can have known before."""
+    """Signs a user in, by a new key that nobody can have known before."""
     words = f"{secrets.token_urlsafe(16)}.{user.proof}.{user.name}"
     _set(request, response, _VISIT, _signer().sign(words).decode())
     _set(request, response, _KNOWN, _known().sign(f"{user.name}.{secrets.token_urlsafe(16)}").decode(), _KNOWN_SECONDS)
 
 
 def known_as(request: Request, name: str) -> str | None:
-    """A word for this browser, where this name has signed in within ninety days: tries there are counted by it."""
+    """A word for this browser, if this name has signed in there within ninety days: its tries are counted by it."""
     try:
         words = _known().unsign(_cookie(request, _KNOWN), max_age=_KNOWN_SECONDS).decode()
     except (BadSignature, ValueError):
@@ -57,12 +57,12 @@ def known_as(request: Request, name: str) -> str | None:
 
 
 def end(request: Request, response: Response) -> None:
-    """Signs them out."""
+    """Signs the user out."""
     response.delete_cookie(_name(request, _VISIT), secure=_is_https(request), httponly=True, samesite="strict")
 
 
 def form_key(request: Request) -> str:
-    """What the token of a form is made of: the visit's key, or that of a browser in which nobody has signed in."""
+    """The key for the tokens of forms: the visit's, or that of a browser in which nobody has signed in."""
     visit: Visit | None = request.state.visit
     if visit:
         return visit.key
@@ -71,19 +71,19 @@ def form_key(request: Request) -> str:
 
 
 def keep_form_key(request: Request, response: Response, key: str) -> None:
-    """For the form by which somebody signs in. It has a cookie of its own: a browser that comes from another site
-    does not send that of the visit, which is not to be lost by that.
+    """Keeps the key of the sign-in form, in a cookie of its own: a browser that comes from another site does not send
+    the cookie of the visit, and must not lose it by that.
     """
     _set(request, response, _FORM, key)
 
 
 def token_of(key: str) -> str:
-    """What a form sends with it."""
+    """The token that a form sends, made by this key."""
     return _forms().get_signature(key).decode()
 
 
 def is_token(key: str, token: str) -> bool:
-    """Whether a form of ours sends this, for this browser."""
+    """Whether this is the token of a form of ours in this browser."""
     return bool(key) and token.isascii() and _forms().verify_signature(key.encode(), token)
 
 
@@ -97,7 +97,7 @@ def _set(request: Request, response: Response, name: str, value: str, seconds: i
 
 
 def _name(request: Request, name: str) -> str:
-    # By this prefix a browser takes it from this host alone, over https.
+    # A browser takes a cookie with this prefix from this host alone, over https.
     return f"__Host-{name}" if _is_https(request) else name
 
 
