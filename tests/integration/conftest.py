@@ -24,16 +24,16 @@ def _simulator() -> Iterator[Simulator]:
 
 @pytest.fixture
 def simulator(_simulator: Simulator, environment: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    """A Stripe of our own, empty, that this process has a key for."""
+    """The local Stripe, empty, with a key of this process's."""
     with stripe_in_use(_simulator, environment) as stripe:
         yield stripe
 
 
 @pytest.fixture
 def stripe(simulator: Simulator) -> Stories:
-    """The same, where the events of what happens wait to be delivered."""
+    """The same Stripe with its clock and its deliveries in the test's hands."""
     simulator.settings(redaction_step=None)
-    simulator.endpoint("http://127.0.0.1:9/", payload="both", hold=True)  # so that there are events of every kind
+    simulator.endpoint("http://127.0.0.1:9/", payload="both", hold=True)  # else some events are not made
     return Stories(simulator)
 
 
@@ -45,19 +45,19 @@ def _outside(environment: pytest.MonkeyPatch) -> Iterator[tuple[PostBox, Applica
 
 @pytest.fixture
 def post_box(_outside: tuple[PostBox, Application]) -> PostBox:
-    """Takes the mails of this process."""
+    """The box that takes the mails of this process."""
     return _outside[0]
 
 
 @pytest.fixture
 def application(_outside: tuple[PostBox, Application]) -> Application:
-    """Is told of changes by this process."""
+    """The application that this process tells of changes."""
     return _outside[1]
 
 
 @pytest.fixture
 def patient(environment: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The environment, where whoever waits for another opening, or for a thread, waits as long as a machine is busy."""
+    """The environment with waits for another opening, or for a thread, that are long enough for a busy machine."""
     environment.setattr("receiver.api.routes._WAITS_SECONDS", PATIENCE)
     environment.setattr("receiver.threads.WAITS_SECONDS", PATIENCE)
     return environment
@@ -65,7 +65,7 @@ def patient(environment: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.fixture
 def api(patient: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """The application, which opens verifications and holds a token."""
+    """An application with a token, which opens verifications."""
     patient.setenv("STRIPE_WEBHOOK_SECRET", "whsec_0123456789")
     patient.setenv("API_TOKENS", f"shop:{TOKEN}")
     patient.setenv("STRIPE_PUBLISHABLE_KEY", "pk_test_simulator0000")
@@ -77,7 +77,7 @@ def api(patient: pytest.MonkeyPatch) -> Iterator[TestClient]:
 
 @pytest.fixture
 def pages(patient: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """The person, whose browser follows no redirect by itself; the application holds a token."""
+    """A person's browser, which follows no redirect by itself; the application has a token."""
     for name, value in (KEYS | {"API_TOKENS": f"shop:{TOKEN}"}).items():
         patient.setenv(name, value)
     databases.forget_process_state()

@@ -13,7 +13,7 @@ if os.environ.get("UNGUARDED"):
 
 @celery_app.task(name="hold")  # type: ignore[untyped-decorator]  # celery comes without types
 def hold(folder: str, name: str) -> None:
-    """Begins, waits for the file `go`, ends; both are files, too."""
+    """Begins, waits for the file `go`, ends; its beginning and its end are files, too."""
     Path(folder, f"{name}.begun").touch()
     while not Path(folder, "go").exists():
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Short words for tests of the application's half: who asks, what is opened, and what Stripe then has."""
+"""Short words for tests of the application's half: its openings, and the sessions that Stripe then has."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tests.integration.stories import Stories
 TOKEN = "t" * 32
 WAYS: dict[str, dict[str, str]] = {"modal": {}, "redirect": {}, "native": {"stripe_version": "2026-10-28.endive"}}
 LEAST = {"client_reference_id": "user-1", "type": "document"}
-CREATING: dict[str, Any] = {"path": "/v1/identity/verification_sessions", "method": "POST"}  # of a fault at Stripe
+CREATING: dict[str, Any] = {"path": "/v1/identity/verification_sessions", "method": "POST"}  # for a fault at Stripe
 
 
 def open_one(api: TestClient, **changes: Any) -> Any:
@@ -19,11 +19,11 @@ def open_one(api: TestClient, **changes: Any) -> Any:
 
 
 def wanted(**changes: Any) -> Wanted:
-    """The same opening, for whoever opens without HTTP."""
+    """The same opening, to open without HTTP."""
     least: dict[str, Any] = {"client_reference_id": "user-1", "purpose": "", "account": "", "livemode": False}
     return Wanted(**(least | {"params": {"type": "document"}} | changes))
 
 
 def at_stripe(stripe: Stories) -> list[dict[str, Any]]:
-    """Every session there is, in the order in which they were made."""
+    """All sessions, in the order in which they were made."""
     return list(stripe.simulator.truth()["sessions"])

@@ -1,4 +1,4 @@
-"""Short words for tests of the console: who may sign in, and a browser without scripts that does."""
+"""Short words for tests of the console: its users, and a browser without scripts that signs in."""
 
 import re
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ OURS = {"Sec-Fetch-Site": "same-origin", "Origin": "null"}  # what Chromium send
 
 
 def token_in(page: str) -> str:
-    """What its first form would send."""
+    """The token of a page's first form."""
     found = re.search(r'name="token" value="([\w-]+)"', page)
     assert found, page
     return found[1]
 
 
 def sign_in(client: TestClient, name: str = "anna", password: str = PASSWORD) -> httpx.Response:
-    """By the form, as it is shown."""
+    """Signs in by the form, as it is shown."""
     token = token_in(client.get("/console/sign-in").text)
     return client.post("/console/sign-in", data={"name": name, "password": password, "token": token}, headers=OURS)
 
@@ -37,5 +37,5 @@ def sign_in(client: TestClient, name: str = "anna", password: str = PASSWORD) ->
 def send(
     client: TestClient, path: str, on: str = "/console", headers: Mapping[str, str] = OURS, **sent: str
 ) -> httpx.Response:
-    """A form of the page `on`."""
+    """Sends a form of the page `on`."""
     return client.post(path, data={"token": token_in(client.get(on).text), **sent}, headers=headers)

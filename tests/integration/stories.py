@@ -1,4 +1,4 @@
-"""What happens at the local Stripe, and its events, delivered as a test wants them."""
+"""Acts at the local Stripe, and their events, delivered as a test wants them."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ from tests.support import facts
 
 
 class Stories:
-    """The simulator with a clock that goes on between two things that happen, and deliveries by hand."""
+    """The simulator with a clock that goes on between two acts, and deliveries by hand."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
@@ -24,32 +24,32 @@ class Stories:
         self.seen: set[str] = set()
 
     def later(self, seconds: int = 10) -> "Stories":
-        """The same, so many seconds later."""
+        """Moves the clock on by so many seconds."""
         self.offset += seconds
         self.simulator.clock(offset=self.offset)
         return self
 
     def news(self, session_id: str, *, thin: bool = False) -> list[VerificationEvent]:
-        """The events of what has happened since the last time, in one of the two forms; they take some time."""
+        """The events since the last time, in one of the two forms; the clock goes on first."""
         self.later()
         found = [event for event in self.simulator.events(session_id) if event["id"] not in self.seen]
         self.seen |= {event["id"] for event in found}
         return [_parsed(event["body"]) for event in found if event["thin"] == thin]
 
     def deliver(self, session_id: str, *, thin: bool = False) -> list[int]:
-        """Delivers and applies the news; returns what is owed now."""
+        """Delivers and applies the news; returns the ids of the actions owed now."""
         return facts.applied(*self.news(session_id, thin=thin))
 
 
 def perform_everything() -> None:
-    """Everything owed is done, as far as it can be done now; what waits does not wait for its time."""
+    """Performs every owed action that can be performed now, without waiting for due times."""
     facts.end_all_leases()
     for action_id in facts.due_actions():
         perform_all([action_id])
 
 
 def perform_all(action_ids: Iterable[int]) -> None:
-    """These actions, and what they release, as the tasks do it."""
+    """Performs these actions, and those that they release, as the tasks do."""
     queue = list(action_ids)
     for _ in range(100):
         if not queue:
@@ -59,14 +59,14 @@ def perform_all(action_ids: Iterable[int]) -> None:
 
 
 def process_everything() -> None:
-    """What was received is processed, as far as that can be done now; what waits does not wait for its time."""
+    """Processes every received event that can be processed now, without waiting for due times."""
     facts.end_all_leases()
     not_tried, tried_before = due(InboxEvent, 1000)
     process(not_tried + tried_before)
 
 
 def by_name(session_id: str) -> dict[str, list[str]]:
-    """For each name, the statuses of the actions owed for a session, in the order in which they became so."""
+    """The statuses of a session's actions by name, in the order in which they became owed."""
     statuses: dict[str, list[str]] = {}
     for action in facts.actions(session_id):
         statuses.setdefault(action.name, []).append(action.status)
@@ -74,7 +74,7 @@ def by_name(session_id: str) -> dict[str, list[str]]:
 
 
 def purge() -> None:
-    """What was processed is forgotten, as after the time it is kept."""
+    """Deletes the processed events, as after the time for which they are kept."""
     with transaction() as session:
         session.connection().execute(delete(InboxEvent).where(col(InboxEvent.status) == InboxStatus.PROCESSED))
 

@@ -1,4 +1,4 @@
-"""Every session is compared as it grows old: what no event told is found, and what nobody has heard of."""
+"""Every session is compared at each age: changes without an event are found, and sessions that nobody has heard of."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ from tests.support.operator import stripe_in_use, work
 pytestmark = pytest.mark.usefixtures("database_url")
 
 HOUR = 3600.0
-SINCE = timedelta(days=100)  # we have been here for so long
+SINCE = timedelta(days=100)  # for so long the service has been here
 REACHED = [age for age in AGES if SINCE - age >= age / 4]
 
 
@@ -86,7 +86,7 @@ def test_a_young_session_is_left_to_its_events(simulator: Simulator) -> None:
 
 def test_each_age_is_looked_at_once(simulator: Simulator) -> None:
     _verified(simulator, 2 * HOUR)
-    assert reconcile().compared == 1 + len(REACHED)  # it, and the oldest one at each age
+    assert reconcile().compared == 1 + len(REACHED)  # the session, and the oldest one at each age
     assert reconcile().compared == 0
     assert AGES[:4] == tuple(timedelta(hours=hours) for hours in (1, 3, 9, 27))
     assert timedelta(days=6 * 365) < AGES[-1] < timedelta(days=8 * 365)
@@ -117,7 +117,7 @@ def test_sessions_that_are_as_they_should_be_cost_a_request_for_all(simulator: S
 
 
 def _verified(simulator: Simulator, seconds: float) -> str:
-    """Seconds apart, so that Stripe is not asked now about what contradicts itself."""
+    """A verified session whose changes lie seconds apart, so that Stripe is not asked now about a contradiction."""
     session_id = _made(simulator, seconds)
     simulator.clock(offset=-seconds + 10)
     simulator.submit(session_id)
@@ -151,7 +151,7 @@ def _heard_of_at(ago: timedelta) -> None:
 
 
 def _ages_are_over() -> None:
-    """As if the sessions had reached their next age: the bookmarks are where they began."""
+    """Puts the bookmarks back to their beginning, as if the sessions had reached their next age."""
     with transaction() as session:
         session.connection().execute(
             update(Bookmark).where(col(Bookmark.name).startswith("listed:")).values(reached=datetime.now(UTC) - SINCE)

@@ -1,4 +1,4 @@
-"""What is no answer of Stripe's is no verdict: events and actions wait, whatever came, and count no try."""
+"""An answer that is not Stripe's is no verdict: events and actions wait, whatever it is, and count no try."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -27,7 +27,7 @@ _OF_PARTS = "parts that are none"
 
 @pytest.fixture(autouse=True)
 def _no_second_try(environment: pytest.MonkeyPatch) -> None:
-    """Whatever counts is buried at once."""
+    """Buries every failure that counts at once."""
     environment.setenv("EVENT_ATTEMPTS", "1")
     environment.setenv("ACTION_ATTEMPTS", "1")
 
@@ -249,7 +249,7 @@ def test_a_date_from_the_future_makes_nothing_after_it_stale(stripe: Stories) ->
 
 
 def test_a_snapshot_that_contradicts_an_answer_asks_again(stripe: Stories) -> None:
-    """A replica of Stripe's has answered with what was true a while before, and dated it now."""
+    """A replica of Stripe's has answered with an earlier state, and dated it now."""
     databases.forget_process_state()
     session_id = _verified(stripe)
     told = stripe.news(session_id, thin=True)[-1]

@@ -1,4 +1,4 @@
-"""What the API says to whatever is wrong with a request, and of what Stripe has against it: in words of its own."""
+"""The API's words for each fault of a request, and for Stripe's refusals: they are its own."""
 
 import json
 from collections.abc import Iterator
@@ -245,7 +245,7 @@ def test_without_a_key_for_stripe_it_says_so(api: TestClient, environment: pytes
 
 
 def test_an_answer_says_what_stripe_says_where_the_record_is_a_second_behind(api: TestClient, stripe: Stories) -> None:
-    """What Stripe answers is stamped with the second in which it was asked at the earliest."""
+    """The stamp of Stripe's answer is at the earliest the second in which it was asked."""
     session_id = api.post("/verifications", json=LEAST).json()["session_id"]
     stripe.simulator.clock(frozen=True)
     stripe.simulator.submit(session_id)

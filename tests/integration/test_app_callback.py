@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 
 
 def _changes(*kinds: str) -> list[OutboxAction]:
-    """One change for each of these events, and the rows that tell of them."""
+    """Applies one event for each change; the rows that tell of them."""
     report = {"verified": "vr_1", "requires_input": "vr_1"}
     code = {"requires_input": "abandoned"}
     for number, kind in enumerate(kinds):
@@ -105,7 +105,7 @@ def test_a_change_that_arrived_too_late_is_not_told(application: Application) ->
 
 
 def test_a_second_failure_for_the_same_reason_is_no_change_of_the_status(application: Application) -> None:
-    """Where the event in between has not come; the person is asked again none the less."""
+    """The event in between has not come; the person is asked again nevertheless."""
     for number in (1, 2):
         facts.applied(event("requires_input", NOON + number, code="document_expired", report=f"vr_{number}"))
     perform_everything()

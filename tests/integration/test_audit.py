@@ -1,4 +1,4 @@
-"""Who changes something is written down with the change: who, by which way, what, about what, and why."""
+"""Each change is written down with its author: who, by which way, what, about what, and why."""
 
 import getpass
 import socket

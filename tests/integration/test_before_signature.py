@@ -1,4 +1,4 @@
-"""What anybody may say before a signature is looked at: how long, how much, and what is answered, over real sockets."""
+"""The bounds of requests before their signature is checked, and the answers beyond them, over real sockets."""
 
 import socket
 import threading
@@ -25,7 +25,7 @@ def _plausible() -> bytes:
 
 
 def _answer(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
+    """All bytes until the other side closes."""
     answer = b""
     with suppress(ConnectionError):
         while piece := connection.recv(65536):
@@ -35,7 +35,7 @@ def _answer(connection: socket.socket) -> bytes:
 
 @pytest.fixture
 def port(database_url: str, environment: pytest.MonkeyPatch) -> Iterator[int]:
-    """A receiver in this process."""
+    """Runs a receiver in this process; its port."""
     assert database_url
     environment.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)
     environment.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
@@ -53,12 +53,12 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hasty_port(_hasty: None, port: int) -> int:
-    """The same, with little patience."""
+    """The port of the same receiver with little patience."""
     return port
 
 
 def _ended_by_itself(port: int, said: bytes, then: bytes = b"") -> bytes:
-    """What is answered to who says this, and then this again and again, slowly, until the connection is closed."""
+    """The answer to these bytes, followed by `then` again and again, slowly, until the connection is closed."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         closed = threading.Event()
 
@@ -124,7 +124,7 @@ def test_where_all_together_have_sent_too_much_the_oldest_goes(port: int, monkey
     ):
         for connection in (oldest, second):
             connection.sendall(half)
-            assert _ended_by_itself(port, LAST)  # what came before this was read before this
+            assert _ended_by_itself(port, LAST)  # the receiver has read all earlier bytes by then
         with socket.create_connection(("127.0.0.1", port), timeout=20) as third:
             third.sendall(half)
             assert _answer(oldest).startswith(b"HTTP/1.1 503")
@@ -178,7 +178,7 @@ def test_an_offer_to_upgrade_is_ignored_and_its_request_is_not(port: int, offer:
     """RFC 9110, 7.8. Java's HttpClient makes one with each first request."""
     events = [facts.payload("verified", session_id=f"vs_{number}") for number in range(2)]
     raw = b""
-    for payload in events:  # the second behind the first
+    for payload in events:  # the second request behind the first
         body = shapes.as_body(payload)
         if chunked:
             raw += _signed(body, *UPGRADES[offer], b"Transfer-Encoding: chunked")

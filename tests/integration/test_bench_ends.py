@@ -1,4 +1,4 @@
-"""The bench takes down what it has put up, however it is ended."""
+"""The bench ends its servers, however it is ended itself."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def test_a_bench_that_is_told_to_end_leaves_no_server_and_no_folder(number: sign
 
 
 def _lives(pid: int) -> bool:
-    """One that nobody has waited for has no command line any more."""
+    """A process that ended and was not waited for has no command line any more."""
     try:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
     except FileNotFoundError:

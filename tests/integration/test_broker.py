@@ -1,4 +1,4 @@
-"""Publishing never raises and never waits long, whatever Redis does; a real Redis does it here."""
+"""Publishing never raises and never waits long, whatever Redis does; these tests use a real Redis."""
 
 import base64
 import json
@@ -63,7 +63,7 @@ def test_ids_travel_in_batches_by_queue() -> None:
 
 @pytest.mark.usefixtures("server")
 def test_a_stopped_worker_does_not_let_redis_fill_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would find a Redis without memory, and could take nothing from it."""
+    """A worker that comes back would find a Redis without memory, and could take nothing from it."""
     monkeypatch.setattr(broker, "MOST_WAITING", 3)
     assert publish_events([f"evt_{number}" for number in range(200)])
     assert publish_actions(range(200))
@@ -83,8 +83,8 @@ def test_a_stopped_worker_does_not_let_redis_fill_up(tmp_path: Path, monkeypatch
 
 @pytest.mark.usefixtures("server")
 def test_events_and_actions_take_turns_and_the_schedule_passes_both() -> None:
-    """However much of one waits, the next message but one is the other's, and behind one of the schedule's comes one of
-    theirs."""
+    """However many messages of one kind wait, the next but one is of the other kind, and behind one of the schedule's
+    comes one of theirs."""
     assert publish_events([f"evt_{number}" for number in range(300)])
     assert publish_actions(range(150))
     taken: list[str] = []
@@ -103,7 +103,7 @@ def test_events_and_actions_take_turns_and_the_schedule_passes_both() -> None:
         while len(taken) < 11:
             connection.drain_events(timeout=5)
     first, second = (number for number, task in enumerate(taken) if task in ("sweep", "remind"))
-    assert first in (3, 4)  # one may have been asked for before
+    assert first in (3, 4)  # another one may have been taken already
     assert second == first + 2
     theirs = [task for task in taken if task not in ("sweep", "remind")]
     assert theirs in (
@@ -136,7 +136,7 @@ def test_ticks_do_not_pile_up_while_no_worker_runs() -> None:
 
 @pytest.mark.usefixtures("server")
 def test_one_sweep_waits_at_most_but_for_the_last_one_of_a_clock() -> None:
-    """Where each message takes a second, as with a Redis that is slow, they would be all that is taken."""
+    """With a slow Redis, where each message takes a second, sweeps would be the only messages taken."""
     assert [publish_tick("sweep", {"is_ending": False}) for _ in range(3)] == [True, False, False]
     assert publish_tick("sweep", {"is_ending": True})
 

@@ -210,7 +210,7 @@ def test_a_limit_that_says_nothing_is_guessed_and_each_time_longer(monkeypatch: 
 
 
 def _quiet_wanted(line: Line, url: str) -> float:
-    """And the time goes by."""
+    """The quiet after a call; its time then passes at once."""
     with pytest.raises(AwayError) as quiet:
         _ask(line, url)
     line._quiet.until = 0.0
@@ -239,5 +239,5 @@ _AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
     ],
 )
 def test_how_long_quiet_is_asked_for(text: str, seconds: float | None) -> None:
-    dated = format_datetime(_AT, usegmt=True)  # of their clock, by which they count, too
+    dated = format_datetime(_AT, usegmt=True)  # the time of their clock, from which they count
     assert asked_pause({"Retry-After": text, "Date": dated}) == seconds

@@ -43,7 +43,7 @@ from tests.support.waiting import PATIENCE, wait_until
 from worker.__main__ import parser
 
 SECRET = "whsec_c4nary_webhook"
-# Two more that are made of base64, where no word of ours fits in.
+# Two more secrets are base64, in which no word of ours fits.
 CALLBACK_KEY = base64.b64encode(bytes(range(64, 88))).decode()
 CONSOLE_PASSWORD = "c4nary of the console"
 FERNET_KEY = base64.urlsafe_b64encode(bytes(range(96, 128))).decode()
@@ -97,7 +97,7 @@ def _payload(kind: str, name: str, at: int = NOON, **fields: Any) -> dict[str, A
 
 @pytest.fixture
 def sentry() -> Iterator[Catcher]:
-    """What is sent to Sentry is caught here."""
+    """Catches the reports that go to Sentry."""
     with Catcher() as catcher:
         yield catcher
 
@@ -119,7 +119,7 @@ def monitored(
 
 @contextmanager
 def _monitor(made: Service) -> Iterator[list[bytes]]:
-    """Everything that is ever said to Redis."""
+    """Records all commands to Redis."""
     heard: list[bytes] = []
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(made.redis.url.removeprefix("redis+socket://"))
@@ -167,7 +167,7 @@ def test_what_must_stay_secret_is_nowhere(
     made.deliver(_payload("created", "waiting", int(time.time()) - 7200), SECRET)
     environment.setenv("REMINDER_HOURS", "1")
     databases.forget_process_state()
-    wait_until(lambda: remind() or facts.actions("vs_waiting")[1:], made.logs)  # the schedule comes once a minute
+    wait_until(lambda: remind() or facts.actions("vs_waiting")[1:], made.logs)  # the schedule runs once a minute
     _deliver_what_is_refused(made)
     wait_until(_everything_was_tried, made.logs, patience=5 * PATIENCE)  # the last of many tries is far apart
     mailed = {("c4nary-good@example.com",), ("c4nary-waiting@example.com",)}
@@ -241,7 +241,7 @@ ENTRANCES = (
     "/start/",
     "ek_test_",
     "/verify/",
-)  # what the secrets have in them, those that nobody was handed, too
+)  # the parts of each secret, even of one that nobody was handed
 FAULTS: tuple[dict[str, Any], ...] = (
     {"status": 500, "after": True},
     {"status": 403},
@@ -263,11 +263,11 @@ def _opening(reference: str, **more: Any) -> dict[str, Any]:
 
 
 class _Asked:
-    """What was asked of web over HTTP, and all that it answered: refusals, and entries."""
+    """Requests to web over HTTP, and all its answers: refusals, and entries."""
 
     def __init__(self, made: Service, simulator: Simulator) -> None:
         self._port, self._simulator = made.port, simulator
-        self.fault: dict[str, Any] = {}  # which Stripe's first answer to each request suffers
+        self.fault: dict[str, Any] = {}  # at Stripe's first answer to each request
         self.routes: set[tuple[str, str]] = set()
         self.refusals: list[str] = []
         self.answers: list[str] = []
@@ -287,7 +287,7 @@ class _Asked:
         return json.loads(text) if answer.status < 500 else {}
 
     def visit(self, url: str) -> None:
-        """All that a person's browser may ask by a link, and what is refused."""
+        """Makes all requests that a person's browser may make by a link, and some that are refused."""
         path = urlsplit(url).path
         for method, below, headers in (
             ("GET", "", {}),
@@ -321,14 +321,14 @@ class _Asked:
         assert answer.status in (200, 303, 403, 404, 405, 409, 410, 429, 503), (answer.status, text)
 
     def leave(self, body: bytes, length: int) -> None:
-        """A client that goes away, in the middle of its request or before the answer."""
+        """Leaves as a client that goes away, in the middle of its request or before the answer."""
         head = f"POST /verifications HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", self._port)) as connection:
             connection.sendall(head.encode() + body)
 
     def every_route(self, reference: str, fault: dict[str, Any]) -> None:
-        """Each, with what is refused, too; where Stripe fails in the middle of each, a session is open before."""
+        """Uses each route, also with refused requests, while Stripe fails; a session is open before."""
         self.fault = {}
         id_ = self.ask("POST", "/verifications", _opening(reference))["id"]
         self.fault = fault
@@ -356,12 +356,12 @@ class _Asked:
 
 
 def _look_around(port: int) -> str:
-    """Every page of the console but the one that shows a link, as somebody sees them who mistypes."""
+    """The text of every page of the console but the one that shows a link, with mistakes in what is typed."""
     pages: list[str] = []
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", follow_redirects=True) as client:
 
         def see(path: str, **sent: str) -> str:
-            """A page, or what a form that stands on it answers."""
+            """Loads a page, or sends its form; the address of the answer."""
             answer = client.get(path)
             if sent:
                 token = token_in(answer.text)
@@ -370,7 +370,7 @@ def _look_around(port: int) -> str:
             return str(answer.url)
 
         see("/console/sign-in", name="c4nary", password=CONSOLE_PASSWORD)
-        see("/console/sign-in", name="anna", password="c4nary")  # a wrong one
+        see("/console/sign-in", name="anna", password="c4nary")  # a wrong password
         assert see("/console/sign-in", name="anna", password=CONSOLE_PASSWORD).endswith("/console")
         for word in ("c4nary@example.com", "c4nary\0", f"{PERSONAL}-nobody"):
             see("/console", to="/console/find", word=word)
@@ -391,7 +391,7 @@ def _look_around(port: int) -> str:
         see("/console/audit")
         see("/console/checks", to="/console/checks")
         assert "OK stripe" in pages[-1]
-    typed = 'value="c4nary@example.com"'  # what somebody typed is theirs to mend
+    typed = 'value="c4nary@example.com"'  # a form shows its own mistakes again, to be mended
     return "".join(pages).replace(typed, "")
 
 
@@ -482,7 +482,7 @@ def _content(path: Path) -> str:
 
 
 def _run_every_command(simulator: Simulator) -> None:
-    """Each that is about verifications, in this process, and where Stripe fails."""
+    """Runs each command about verifications, in this process, and with Stripe's failures."""
     theirs = simulator.create(client_reference_id="user-9", email="c4nary@example.com")
     lines = (
         ("open", "user-8", "--type", "document"),

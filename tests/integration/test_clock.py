@@ -15,7 +15,7 @@ from tests.support.faketime import SteppingClock
 from tests.support.processes import service
 from tests.support.waiting import PATIENCE, wait_until
 
-# Celery's own handler raises SystemExit wherever the signal finds the clock, and what a __del__ raises is dropped.
+# Celery's own handler raises SystemExit wherever the clock is, and an error in a __del__ is dropped.
 _TOLD_WHILE_IT_CLEARS_AWAY = """
 import os
 import signal
@@ -94,7 +94,7 @@ def test_a_clock_in_each_worker_and_one_beside_them_do_all_once_and_are_known_as
         wait_until(lambda: {one.name for one in heartbeats.known() if one.kind == "clock"} == names, running.logs)
         event = parse(facts.payload("verified"))
         assert isinstance(event, VerificationEvent)
-        receive([event])  # and nothing is published: only a clock's sweep finds it
+        receive([event])  # the event is not published: only a clock's sweep finds it
         wait_until(lambda: len(running.mails()) == 1, running.logs)
         other.terminate()
         assert other.wait(PATIENCE) == 0, running.log("worker")

@@ -161,7 +161,7 @@ def test_such_a_host_deletes_nothing_that_was_accepted_a_minute_ago(ahead: float
 @faketime.on_postgres
 @pytest.mark.usefixtures("simulator")
 def test_what_a_command_hears_from_stripe_on_a_host_behind_is_no_older_for_that() -> None:
-    """Stripe's clock is bounded by ours: by the host's, all that Stripe says would be too old to count."""
+    """The database's clock bounds Stripe's: by this host's, every answer of Stripe's would be too old to count."""
     opened = command("open", "user-1", "--type", "document", "--json", **faketime.host(-3600.0))
     assert opened.code == 0, opened.err
     heard_at = facts.record(opened.json["session_id"]).applied_at
@@ -190,7 +190,7 @@ def test_a_lease_outlives_a_jump_of_the_databases_clock(environment: pytest.Monk
     before_the_jump = (database_now() - timedelta(seconds=90), database.steady())
     environment.setattr(database, "_reading", before_the_jump)
     assert claim_action(action_id) is None
-    assert len(facts.applied(event("verified", session_id="vs_2", report="vr_2"))) == 1  # what is new does not wait
+    assert len(facts.applied(event("verified", session_id="vs_2", report="vr_2"))) == 1  # a new action does not wait
     end_action(*claimed, None)
     assert facts.action(action_id).status == ActionStatus.DONE
 
@@ -253,7 +253,7 @@ def test_a_step_of_the_databases_clock_mails_nobody_twice_and_keeps_nobody_waiti
 
 @pytest.fixture
 def web_an_hour_behind(environment: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a web process on such a host, once it has measured its clock."""
+    """The address of a web process on a host an hour behind, once it has measured its clock."""
     environment.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)
     environment.setenv("PORT", str(free_port()))
     databases.forget_process_state()

@@ -1,4 +1,4 @@
-"""Whatever fails, a command says it in one sentence: no traceback, no SQL, and nothing between the lines of JSON."""
+"""Each failure of a command is one sentence: no traceback, no SQL, and nothing between the lines of JSON."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from tests.support.facts import event
 from tests.support.operator import ROOT, command, run_command
 from worker.__main__ import COMMANDS
 
-WORDS = {  # with which a command can be called at all
+WORDS = {  # the least that these commands need
     "session": "vs_1",
     "verification": "idv_1",
     "open": "user-1 --type document",
@@ -50,9 +50,9 @@ ASKING = ("open user-1 --type document", "adopt vs_9 user-9", "reconcile", "rebu
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_each_command_says_what_fails_in_sentences(tmp_path: Path, name: str) -> None:
     words = [name, *WORDS.get(name, "").format(folder=tmp_path).split()]
-    database = f"sqlite:///{tmp_path}/{'' if name == 'run' else 'empty.db'}"  # run would prepare a file, and go on
+    database = f"sqlite:///{tmp_path}/{'' if name == 'run' else 'empty.db'}"  # run would make a file, and go on
     settings = {"DATABASE_URL": database, "STRIPE_API_KEY": "sk_test_0123456789", "LOG_LEVEL": "error"}
-    # Whatever a command still has to say, its disk is full.
+    # All output goes to a disk that is full.
     said = run_command(words, {**os.environ, "VAR_DIR": str(tmp_path), **settings}, out_to="/dev/full")
     assert said.code in (1, 2)
     assert re.fullmatch(r"(\S+: )?[A-Z].*[.:\w]\n(.*\n)?", said.err), said.err

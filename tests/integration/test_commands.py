@@ -1,4 +1,4 @@
-"""The operator's commands, as real processes: what they show, what they mend, and what their exit status says."""
+"""The operator's commands, as real processes: their output, their changes, and their exit status."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -29,7 +29,7 @@ from worker.__main__ import COMMANDS, parser
 pytestmark = pytest.mark.usefixtures("database_url")
 
 NOW = datetime.now(UTC)
-PERSONAL = ("It did not work.", "c4nary")  # what Stripe says of the document, and what nothing may show
+PERSONAL = ("It did not work.", "c4nary")  # Stripe's sentence about the document, and a word that nothing may show
 
 
 def test_status_of_an_empty_service_is_good() -> None:

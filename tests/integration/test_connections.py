@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how few there are, what each is set to, and who waits while there is none."""
+"""Connections to PostgreSQL: their number, their settings, and the waits while there is none."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ pytestmark = [
     pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no connections to spare"),
 ]
 
-_SMALLEST_PLAN = "-c listen_addresses='' -c fsync=off -c max_connections=20"  # 3 of which are a superuser's
+_SMALLEST_PLAN = "-c listen_addresses='' -c fsync=off -c max_connections=20"  # three are a superuser's
 _OF_THE_ROLE = {
     "datestyle": "German",
     "timezone": "America/New_York",
@@ -68,7 +68,7 @@ _AS_IT_SHALL_BE = {
 
 @pytest.fixture
 def contrary_role(database_url: str) -> Iterator[None]:
-    """The database says of every session of its what would not do for us."""
+    """Gives every session of the database settings that we cannot work with."""
     name = make_url(database_url).database
     for setting, value in _OF_THE_ROLE.items():
         databases.administer(f"ALTER DATABASE {name} SET {setting} = '{value}'")
@@ -107,7 +107,7 @@ def test_events_are_applied_where_the_database_says_otherwise() -> None:
 def test_a_database_that_has_not_all_letters_is_refused_before_it_refuses_events(
     environment: pytest.MonkeyPatch, database_url: str
 ) -> None:
-    """It would take most of them, and call a name from elsewhere bad data."""
+    """Such a database takes most events, and calls a name from elsewhere bad data."""
     name = make_url(database_url).database
     databases.administer(f"CREATE DATABASE {name}_latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
     try:
@@ -211,7 +211,7 @@ def test_whoever_finds_no_connection_free_waits_for_one(environment: pytest.Monk
             ]
             for thread in threads:
                 thread.start()
-            time.sleep(1)  # else neither might have asked yet; whoever asks later does not fail either
+            time.sleep(1)  # else neither might have asked yet; a later question does not fail either
             assert stored == []
         for thread in threads:
             thread.join()
@@ -280,7 +280,7 @@ def test_twenty_connections_hold_a_service_its_release_a_command_and_the_next_se
             for thread in threads:
                 thread.join()
             assert migrated.returncode == 0, migrated.stdout + migrated.stderr
-            # Whoever asks while both sets hold what there is may hear just that; on a slow machine, also what is late.
+            # While both sets hold all connections, status may say just that; on a slow machine it adds late rows.
             found = [one["words"] for one in json.loads(status.stdout)["findings"] if one["level"] == "FAIL"]
             refused = [words for words in found if words.startswith("it cannot be used")]
             assert all("no connection free" in words for words in refused), found
@@ -313,7 +313,7 @@ def test_work_and_looks_that_are_held_up_keep_no_process_from_saying_that_it_liv
         assert urlopen(f"http://127.0.0.1:{running.port}/readyz").status == 200
         wait_until(
             lambda: _held_up(database_url) == {"identity worker": 4}, running.logs
-        )  # who looks waits for no lock
+        )  # the looking connection waits for no lock
 
 
 ASKED = ("/healthz", "/readyz", "/health/backlog", "/metrics")
@@ -324,7 +324,7 @@ def test_forty_who_ask_for_health_and_metrics_take_one_connection_to_the_databas
 ) -> None:
     with service(tmp_path, database_url) as web:
         web.start("web")
-        wait_until(lambda: _connections(database_url) >= 1)  # the writer's, before anything was delivered
+        wait_until(lambda: _connections(database_url) >= 1)  # the writer's, before any delivery
         most, ended = 0, threading.Event()
 
         def ask(number: int) -> None:
@@ -389,14 +389,14 @@ async def _store(said: Any) -> frozenset[str]:
 
 
 def _held_up(url: str) -> dict[str, int]:
-    """How many connections of which kind of process wait for a lock."""
+    """The number of connections that wait for a lock, by kind of process."""
     waiting = "SELECT application_name, count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' GROUP BY 1"
     with psycopg.connect(url) as connection:
         return dict(connection.execute(waiting).fetchall())
 
 
 def _connections(url: str, role: str = "%") -> int:
-    """How many others have to this database."""
+    """The number of other connections to this database."""
     counted = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename LIKE %s"
     with psycopg.connect(url) as connection:
         row = connection.execute(f"{counted} AND pid <> pg_backend_pid()".encode(), (role,)).fetchone()

@@ -1,4 +1,4 @@
-"""The console without a browser: who is let in, for how long, and what nobody does by accident or for another."""
+"""The console without a browser: who is let in, for how long, and no change by accident or for another."""
 
 import hashlib
 import re
@@ -93,7 +93,7 @@ def test_a_wrong_name_or_password_lets_nobody_in_and_is_told_alike(
 
 
 def _elsewhere(number: int) -> TestClient:
-    """A browser at another address, in which nobody has signed in."""
+    """A browser at another address, without a session."""
     return TestClient(app, HERE, follow_redirects=False, client=(f"192.0.2.{number}", 1))
 
 
@@ -113,7 +113,7 @@ def test_guessing_is_slowed_by_name_and_address_and_by_address_whoever_is_meant(
 def test_whoever_guesses_from_many_addresses_gets_no_further_and_keeps_nobody_out_who_was_there() -> None:
     anna, otto = _elsewhere(1), _elsewhere(2)
     assert [sign_in(anna).status_code, sign_in(otto, "otto").status_code] == [303, 303]
-    anna.cookies.delete("__Host-console")  # as eight hours do
+    anna.cookies.delete("__Host-console")  # the browser drops it after eight hours
     assert [sign_in(_elsewhere(3 + number // 4), "anna", "wrong").status_code for number in range(29)] == [403] * 29
     assert sign_in(_elsewhere(20)).status_code == 429
     otto.cookies.delete("__Host-console")

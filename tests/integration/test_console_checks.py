@@ -1,4 +1,4 @@
-"""The console's checks: what the doctor says, asked by a button, one time after the other, while all else goes on."""
+"""The console's checks: the doctor's words, asked by a button, one after the other, while all else goes on."""
 
 import html
 import re
@@ -27,7 +27,7 @@ _GO_ON = {"clocks", "processes"}
 
 @pytest.fixture
 def console(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """Where otto, who may only look, has signed in; with as many connections as a web process has."""
+    """A browser with otto, who may only look, signed in; this process has as many connections as web."""
     for name, value in KEYS.items():
         environment.setenv(name, value)
     keep_connections(3, beside=1, apart=True)
@@ -38,7 +38,7 @@ def console(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
 
 
 def _only(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """Of the checks this one is asked alone."""
+    """Leaves this check alone of all."""
     monkeypatch.setattr(checks, "checks", lambda ask: {what: all_checks(ask)[what]})
 
 
@@ -53,7 +53,7 @@ def _lines(page: str) -> set[tuple[str, str, str]]:
 
 
 def _steady(lines: set[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
-    """Without how far a clock is from another, and whom the database has heard of: both go on."""
+    """The lines without the figures that go on: the clocks' differences, and the last signs of life."""
     return {(level, what, re.sub(r"\d+", "N", words)) for level, what, words in lines if what not in _GO_ON}
 
 

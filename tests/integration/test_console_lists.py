@@ -1,4 +1,4 @@
-"""The console's lists: page by page, narrowed, and mended all at once; fast however much is kept."""
+"""The console's lists: page by page, narrowed, and mended all at once; fast however many rows are kept."""
 
 import html
 import re
@@ -28,7 +28,7 @@ REASON = "the server is back"
 
 @pytest.fixture
 def console(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """Where anna, who may mend, has signed in."""
+    """A browser with anna, who may mend, signed in."""
     for name, value in KEYS.items():
         environment.setenv(name, value)
     databases.forget_process_state()
@@ -38,7 +38,7 @@ def console(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
 
 
 def _rows(count: int, at_once: int = 3, **changes: Any) -> None:
-    """Actions, `at_once` of them of the same moment."""
+    """Adds actions, `at_once` of them of the same moment."""
     with transaction() as session:
         for number in range(count):
             at = true_now() - timedelta(minutes=number // at_once)

@@ -1,4 +1,4 @@
-"""The console's page of a person: found by whatever is known of them, and mended by a button, with a reason."""
+"""The console's page of a person: found by any of their ids, and mended by a button, with a reason."""
 
 import re
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ REASON = "told by phone"
 
 @pytest.fixture
 def console(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """Where anna, who may mend, has signed in; links may be made."""
+    """A browser with anna, who may mend, signed in; links may be made."""
     for name, value in (visits.KEYS | KEYS).items():
         environment.setenv(name, value)
     databases.forget_process_state()

@@ -1,4 +1,4 @@
-"""What an event costs, in what can be counted without a clock: statements, round trips, commits, messages."""
+"""The costs of an event that can be counted without a clock: statements, round trips, commits, messages."""
 
 import asyncio
 import re
@@ -43,14 +43,14 @@ pytestmark = pytest.mark.usefixtures("database_url")
 
 @dataclass
 class Costs:
-    """What was asked of the database."""
+    """The statements and transactions that the database was sent."""
 
     statements: list[str] = field(default_factory=list)
     transactions: int = 0
 
     @property
     def round_trips(self) -> int:
-        """BEGIN and COMMIT are two more, but for a statement that is a transaction by itself."""
+        """The statements, and two more for each BEGIN and COMMIT; a statement by itself needs none."""
         return len(self.statements) + 2 * self.transactions
 
 
@@ -86,7 +86,7 @@ def is_postgres() -> bool:
 
 
 def stories(sessions: int, name: str = "vs") -> list[VerificationEvent]:
-    """Three events of each session, one action owed; their rows leave different columns empty."""
+    """Three events of each session, one of which owes an action; their rows leave different columns empty."""
     return [
         facts.event(kind, facts.NOON + second, session_id=f"{name}_{number}", **more)
         for number in range(sessions)
@@ -192,7 +192,7 @@ def test_a_mail_that_is_told_costs_three_statements_too(environment: pytest.Monk
     with counted() as costs:
         for action_id in action_ids:
             perform(action_id)
-    # claim · its record · what the person was told and the end, in two statements on SQLite
+    # claim · its record · the told cause and the end, in two statements on SQLite
     assert len(costs.statements) == (3 if is_postgres() else 4), costs.statements
     assert costs.transactions == (0 if is_postgres() else 3)
 
@@ -200,7 +200,7 @@ def test_a_mail_that_is_told_costs_three_statements_too(environment: pytest.Monk
 def test_of_ten_mails_together_only_the_ends_are_each_one_statement(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
     databases.forget_process_state()
-    environment.setattr(performing, "_GOOD_FOR_SECONDS", 3600.0)  # however slow the machine is
+    environment.setattr(performing, "_GOOD_FOR_SECONDS", 3600.0)  # even on a slow machine
     environment.setattr(performing, "_TOGETHER_SECONDS", 3600.0)
     action_ids = process(received(10))
     with counted() as costs:
@@ -222,7 +222,7 @@ def test_status_asks_each_question_once(json: bool, capsys: pytest.CaptureFixtur
     facts.all_alive()
     with counted() as costs:
         show.status(Namespace(json=json))
-    # PostgreSQL is asked for its connections, too, and told twice how to plan
+    # PostgreSQL is asked for its connections, too, and is given two settings of its planner
     assert len(costs.statements) == (19 if is_postgres() else 14), costs.statements
     assert "queue_messages" in capsys.readouterr().out
 
@@ -244,7 +244,7 @@ def test_going_in_costs_three_statements_around_stripes_answer() -> None:
     assert opened
     with counted() as costs:
         assert entering.enter_by_link(opened.verification_id, entering.Way(integration="redirect")).fields["url"]
-    # the verification, who was verified before · how often its person has submitted
+    # the verification, the person's verified sessions · the count of their submissions
     assert len(costs.statements) == 3, costs.statements
     assert costs.round_trips == (3 if is_postgres() else 9)
 
@@ -283,7 +283,7 @@ def test_what_is_found_by_its_id_or_its_session_is_not_looked_for_among_all_that
     if not is_postgres():
         pytest.skip("how PostgreSQL plans it")
     store.fill(database_url, 20_000, 6_000)
-    store.add_waiting(database_url, 1_000)  # of which it does not know yet
+    store.add_waiting(database_url, 1_000)  # PostgreSQL has not analysed them yet
     plans: dict[str, str] = {}
 
     def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
@@ -316,7 +316,7 @@ def test_a_run_of_reconcile_and_of_reminders_finds_its_records_by_an_index(
     store.fill(database_url, 20_000, 6_000)
     monkeypatch.setattr("handlers.upkeep.progress._PAGE", 1000)
     judge_limits()
-    heard_of()  # the first time both read all records
+    heard_of()  # the first call reads all records for both
     plans: dict[str, str] = {}
 
     def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
@@ -336,4 +336,4 @@ def test_a_run_of_reconcile_and_of_reminders_finds_its_records_by_an_index(
     assert len(plans) > 6, plans
     assert [asked for asked, plan in plans.items() if "Seq Scan on verification_record" in plan] == []
     costs = [float(re.findall(r"\.\.([\d.]+) rows", plan)[0]) for plan in plans.values()]
-    assert max(costs) < 25_000  # with each record's others the limit's is above 50,000
+    assert max(costs) < 25_000  # with each record's others read, the limit's cost is above 50,000

@@ -1,4 +1,4 @@
-"""The demo comes out as it says, and as README shows it."""
+"""The demo ends as it says, and as README shows it."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.processes import ROOT
 
-# What differs from run to run: the mails' file names (the sessions' ids are in them) and the seconds.
+# The parts that differ from run to run: the mails' file names (the sessions' ids are in them) and the seconds.
 VARIES = re.compile(r"[0-9a-f]{6}…|\d+\.\d s")
 
 

@@ -85,12 +85,12 @@ def _session(client: StripeClient, account: str | None = None) -> Any:
 
 
 def _post(url: str, **form: Any) -> tuple[str, str]:
-    """The page that answers, and where it is."""
+    """The page that answers, and its address."""
     with urllib.request.urlopen(url, urlencode(form).encode()) as answer:
         return answer.read().decode(), answer.url
 
 
 def _said(frame: str) -> dict[str, Any]:
-    """What a frame says to its page."""
+    """The message of a frame to its page."""
     (message,) = re.findall(r"postMessage\(\{ result: (.*) \}, ", frame)
     return cast("dict[str, Any]", json.loads(message))

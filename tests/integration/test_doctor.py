@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong and says what to do; the endpoint command registers and checks."""
+"""The doctor finds faults and says what to do; the endpoint command registers and checks."""
 
 import socket
 from collections.abc import Iterator
@@ -122,7 +122,7 @@ def test_links_that_cannot_be_made_or_opened_are_found(
     for name, value in given.items():
         environment.setenv(name, value)
     databases.forget_process_state()
-    assert _levels("links") == levels | {"OK"}  # of links that may be open there is none
+    assert _levels("links") == levels | {"OK"}  # about links that may still be open
     assert "nnnn" not in "".join(one.words for one in _all())
 
 
@@ -282,7 +282,7 @@ def test_redis_is_judged_by_what_it_says(
 
 
 def _levels(what: str) -> set[str]:
-    """What the doctor says of this, which nothing else is checked for: that it checks all is seen by the command."""
+    """The levels of one check's lines alone; the command's own test sees that it makes all checks."""
     asked = {name: check for name, check in checks(broker.condition).items() if name == what}
     return {line.level for line in examine(asked) if line.what == what}
 

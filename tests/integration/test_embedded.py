@@ -1,4 +1,4 @@
-"""What stands in for unset settings: the same for all processes, and sound after a crash."""
+"""The embedded servers behind unset settings: the same for all processes, and sound after a crash."""
 
 import os
 import shutil
@@ -99,7 +99,7 @@ def test_without_any_server_a_sentence_says_what_to_do(tmp_path: Path, monkeypat
 
 @pytest.mark.skipif(not (on_path and in_wheel), reason="needs a Redis on PATH beside the one in the wheel")
 def test_one_server_starts_where_another_has_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Redis cannot read what a Valkey writes: whoever installs one between two runs must not notice."""
+    """A Redis cannot read the files of a Valkey: installing one between two runs must make no difference."""
     for path in (str(tmp_path), os.environ["PATH"], str(tmp_path)):
         monkeypatch.setenv("PATH", path)
         server = start_redis(tmp_path)

@@ -1,4 +1,4 @@
-"""All that is held about a person, for their request."""
+"""The export of a person's data, for their request."""
 
 import json
 from typing import Any

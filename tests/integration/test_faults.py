@@ -1,4 +1,4 @@
-"""What an outage of the database or a shutdown does to work in progress counts against no event and no action."""
+"""An outage of the database or a shutdown amid work counts against no event and no action."""
 
 import random
 import socket
@@ -38,20 +38,20 @@ def _addresses(environment: pytest.MonkeyPatch, database_url: str) -> None:
 
 @pytest.fixture
 def stopping() -> Iterator[None]:
-    """This process was asked to end."""
+    """Makes this process one that was asked to end."""
     failures.stopping.set()
     yield
     failures.stopping.clear()
 
 
 class Away:
-    """A database that is away while some ends are written down, and then back."""
+    """A database that is away for the first few ends that are written down, and then back."""
 
     def __init__(self, times: int) -> None:
         self.times = times
 
     def before(self, write: Callable[..., Any]) -> Callable[..., Any]:
-        """What writes an end down, once the database is back."""
+        """The function that writes an end down, once the database is back."""
 
         def written(*arguments: Any, **values: Any) -> Any:
             if self.times:
@@ -63,7 +63,7 @@ class Away:
 
 
 def _away(environment: pytest.MonkeyPatch, times: int) -> None:
-    """The database, so many times that somebody wants to write down what a try came to."""
+    """Takes the database away for so many ends of tries."""
     away = Away(times)
     for module in (claims, performing):
         environment.setattr(module, "change_claimed", away.before(change_claimed))

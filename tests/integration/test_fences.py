@@ -1,4 +1,4 @@
-"""Whoever comes too late writes nothing: not the end of an action or event, and no time to try it again."""
+"""A worker that comes too late writes nothing: not the end of an action or event, and no time to try it again."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ from tests.support.facts import NOON, claim_action, end_action, event
 
 pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 
-# How a worker's attempt may end.
+# The ends of a worker's attempt.
 ENDS: dict[str, Callable[[Claim], object]] = {
     "done": lambda claim: end_action(claim, facts.action(claim.id), None),
     "skipped": lambda claim: end_action(claim, facts.action(claim.id), "superseded"),
@@ -126,7 +126,7 @@ def test_the_last_look_holds_the_row_for_another_lease() -> None:
     action_id = _mail_owed()
     claimed = claim_action(action_id)
     assert claimed
-    facts.end_all_leases()  # and nobody else has come
+    facts.end_all_leases()  # though no other worker has come
     claims.unless_lost(claimed[1], timedelta(minutes=5))
     assert facts.action(action_id).due_at > datetime.now(UTC) + timedelta(minutes=4)
     assert claim_action(action_id) is None

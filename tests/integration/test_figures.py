@@ -1,4 +1,4 @@
-"""Figures that cost the same at any backlog: exact where that is cheap, and said to be more where there is more."""
+"""Figures that cost the same at any backlog: exact where that is cheap, and else shown as "more"."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -124,7 +124,7 @@ def test_no_figure_and_no_page_reads_more_rows_than_it_shows(
             ),
             {"many": MANY},
         )
-        connection.execute(text("ANALYZE verification_record"))  # as it is soon; the others are as they are at first
+        connection.execute(text("ANALYZE verification_record"))  # as PostgreSQL does soon; others are as at first
     read: dict[str, int] = {}
 
     @event.listens_for(engine(), "before_cursor_execute")

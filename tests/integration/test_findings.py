@@ -1,4 +1,4 @@
-"""What needs a hand is said by one list, in every place that shows it, within seconds of the trouble."""
+"""One list has all findings: every place shows it, within seconds of the trouble."""
 
 import asyncio
 import re
@@ -291,7 +291,7 @@ def test_a_process_that_dies_again_and_again_is_found_though_another_lives_just_
 
 @pytest.mark.parametrize(("worker_lived_on", "is_told"), [(timedelta(0), False), (timedelta(seconds=9), True)])
 def test_a_clock_that_ends_with_its_worker_keeps_no_restarting(worker_lived_on: timedelta, is_told: bool) -> None:
-    """Ctrl-C ends both, and nobody hears the clock say so."""
+    """Ctrl-C ends both, and nobody hears the clock's last word."""
     for number in range(3):
         began, ended = (now(-timedelta(seconds=60 * number + before)) for before in (60, 30))
         row: dict[str, object] = {"version": "1", "host": "here", "started_at": began, "worked_at": ended}
@@ -318,7 +318,7 @@ def test_a_worker_that_ends_by_itself_does_not_say_that_it_was_told_to() -> None
 
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_a_jump_of_the_databases_clock_makes_nobody_missing_nor_hanging_nor_alive(hours: int) -> None:
-    """As if its clock had been elsewhere until now: every moment in the table, and what each process remembers."""
+    """Moves every moment in the table, and in each process's memory, as if the clock had been elsewhere before."""
     for name in ("web", "worker", "clock"):
         heartbeats.beat(name)
     jump = timedelta(hours=hours)
@@ -500,7 +500,7 @@ def test_links_whose_key_is_gone_are_told_of_until_they_have_expired_or_are_give
 
 
 def _begin_with(environment: pytest.MonkeyPatch, given: dict[str, str]) -> None:
-    """A process, with these settings besides."""
+    """Starts a process with these further settings."""
     for name, value in given.items():
         environment.setenv(name, value)
     settings.cache_clear()

@@ -62,7 +62,7 @@ def _ready(made: Service) -> tuple[int, str | None]:
 
 @pytest.mark.processes
 def test_what_the_slug_leaves_out_is_not_missed(tmp_path: Path) -> None:
-    """.slugignore: the platform copies the rest to each dyno."""
+    """.slugignore names files that the platform leaves out of each dyno."""
     left_out = (ROOT / ".slugignore").read_text().split()
     for name in ("config", "handlers", "receiver", "worker", "Procfile", "pyproject.toml"):
         assert name not in left_out

@@ -1,4 +1,4 @@
-"""Whatever floods web before a signature is looked at takes neither its memory nor its deliveries: a real process."""
+"""Floods before the signature take neither web's memory nor its deliveries: a real process."""
 
 import re
 import resource
@@ -27,7 +27,7 @@ MOST_MEMORY = 150 * 1024  # KiB
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The web process alone, for all tests: none of them may harm the next."""
+    """One web process for all tests: none of them may harm the next."""
     folder = tmp_path_factory.mktemp("web")
     with databases.fresh_database(folder) as url, service(folder, url) as running:
         running.start("web")
@@ -46,7 +46,7 @@ def _pid(web: Service) -> int:
 
 
 def _memory(web: Service) -> int:
-    """The most that was resident, KiB."""
+    """The most resident memory so far, in KiB."""
     return int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{_pid(web)}/status").read_text())[0])
 
 
@@ -62,7 +62,7 @@ def _connected(web: Service) -> socket.socket:
 
 
 def _send(connection: socket.socket, pieces: Iterator[bytes]) -> int:
-    """How many bytes were taken before the other side closed."""
+    """The number of bytes taken before the other side closed."""
     sent = 0
     with suppress(OSError):
         for piece in pieces:
@@ -205,7 +205,7 @@ def test_empty_lines_push_out_no_head_that_is_on_its_way(web: Service) -> None:
 
 @contextmanager
 def _with_small_buffers() -> Iterator[tuple[int, connections.Connections]]:
-    """Web in this process, on connections that the kernel keeps no answer for, as it is with a far client; its port."""
+    """Web in this process, on connections for which the kernel keeps no answer, as with a far client; its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     server = uvicorn.Server(uvicorn.Config(application, factory=True, **OPTIONS))

@@ -1,4 +1,4 @@
-"""Sessions of one verification, heard of in any order: whose each is, what is burned or replaced, what is counted."""
+"""Sessions of one verification, heard of in any order: their owner, burned and replaced ones, and the limit."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -42,7 +42,7 @@ def _wanted(**changes: Any) -> Wanted:
 
 
 def _turn(generation: int = 1, **changes: Any) -> Turn:
-    """An opening that has got so far, and knows of no session."""
+    """An opening that has got to this generation, and knows of no session."""
     turn = take_turn(_wanted(**changes))
     assert turn
     while turn.generation < generation:
@@ -62,7 +62,7 @@ def _opened(**changes: Any) -> Opened:
 
 
 def _stands(session_id: str = "vs_1") -> dict[tuple[str, str], tuple[str, str | None]]:
-    """All that is owed of a session but what the application is told."""
+    """All actions of a session without those that tell the application."""
     owed = [one for one in facts.actions(session_id) if one.name != "notify_app"]
     return {(one.name, one.cause): (one.status, one.reason) for one in owed}
 
@@ -72,7 +72,7 @@ def _link(session_id: str = "vs_1") -> tuple[str | None, int | None]:
     return record.verification_id, record.generation
 
 
-# Whose a session is
+# The owner of a session
 
 
 def test_a_session_that_names_a_verification_is_one_of_its_own() -> None:
@@ -95,7 +95,7 @@ def test_so_it_is_where_only_reconcile_hears_of_it(stripe: Stories, environment:
     environment.setenv("OUR_SESSIONS", "vf_other")
     settings.cache_clear()
     turn = _turn()
-    facts.applied(_event(turn, "created", session_id="vs_before"))  # since then we hear of this account
+    facts.applied(_event(turn, "created", session_id="vs_before"))  # we hear of this account from then on
     ours = stripe.later().simulator.create(metadata=turn.metadata)
     theirs = stripe.simulator.create(metadata={"idv_id": "idv_" + "0" * 32, "idv_generation": "1"})
     reconcile(bounded=False)
@@ -107,7 +107,7 @@ def test_so_it_is_where_only_reconcile_hears_of_it(stripe: Stories, environment:
 @pytest.mark.parametrize(
     "metadata",
     [
-        {"idv_id": "idv_" + "0" * 32},  # there is none
+        {"idv_id": "idv_" + "0" * 32},  # an unknown verification
         {"idv_generation": "0"},
         {"idv_generation": "1e3"},
         {"idv_generation": "9" * 10},
@@ -199,7 +199,7 @@ def test_a_burned_session_that_shows_up_is_canceled_and_nobody_is_told(stripe: S
 
 
 def test_two_at_once_leave_no_burned_session_open() -> None:
-    """The event and the opening that gives its generation up."""
+    """The event comes at once with the opening that gives its generation up."""
     for number in range(10):
         turn, session_id = _turn(purpose=str(number)), f"vs_{number}"
         event = _event(turn, "created", session_id=session_id)
@@ -248,7 +248,7 @@ def test_what_shows_up_after_its_person_was_to_be_forgotten_is_forgotten(databas
 
 
 def _replaced(turn: Turn) -> None:
-    """As somebody who begins anew on purpose writes it down."""
+    """Replaces the sessions so far, as an opening that begins anew on purpose does."""
     with transaction() as session:
         session.get_one(Verification, turn.verification_id, with_for_update=True)
         write_down_replaced(session, turn.verification_id)
@@ -352,7 +352,7 @@ def _failure(turn: Turn, session_id: str, number: int) -> VerificationEvent:
 
 
 def _two_sessions(purpose: str = "") -> tuple[Turn, Turn]:
-    """Of one verification: the openings of the first one, which was known and is canceled, and of the second."""
+    """Two openings of one verification: of the first session, which was known and is canceled, and of the second."""
     first = _turn(purpose=purpose)
     with transaction() as session:
         at = database_now()
@@ -390,7 +390,7 @@ def test_the_limit_counts_over_all_sessions_in_every_order() -> None:
 
 
 def test_a_reviewer_hears_once_of_a_limit_that_was_reached_whatever_came_first(post_box: PostBox) -> None:
-    """The third failure, the end of its session, or that it was replaced: and nobody else hears of anything."""
+    """The third failure, its session's end and its replacement come in any order; only the reviewer hears of it."""
     for number, order in enumerate(permutations(range(4))):
         purpose = f"_purpose_{number}"
         first, second = _two_sessions(purpose)
@@ -492,7 +492,7 @@ def test_what_was_replaced_is_forgiven(post_box: PostBox) -> None:
     assert post_box
 
 
-# Where a verification stands
+# The standing of a verification
 
 
 def test_a_late_success_of_an_older_session_counts() -> None:
@@ -505,7 +505,7 @@ ANY: tuple[Any, ...] = ("none", None, *Status)
 
 
 def test_statuses_are_the_same_in_sql_and_in_words_for_all_pairs() -> None:
-    """Of an older session, replaced or not, and one or two of the current generation, known or not."""
+    """The pairs of an older session, replaced or not, and one or two of the current generation, known or not."""
     expected, at = {}, database_now()
     times: dict[str, Any] = {"created_at": at, "updated_at": at, "livemode": False}
     with transaction() as session:
@@ -533,7 +533,7 @@ def test_statuses_are_the_same_in_sql_and_in_words_for_all_pairs() -> None:
     assert found == {id_: (status, status) for id_, status in expected.items()}
 
 
-# Whose sessions, where others share the account
+# Other applications' sessions in the same account
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Events are received once and applied exactly once, whoever dies and whoever comes too late."""
+"""Events are received once and applied exactly once, though workers die and come too late."""
 
 import secrets
 import threading
@@ -51,7 +51,7 @@ def test_a_received_event_is_kept_as_it_was_said() -> None:
 
 
 def test_a_row_that_cannot_be_read_is_buried_and_harms_no_other() -> None:
-    """Whoever claims it has committed that before it is read, and would claim it again for ever."""
+    """Its claim is committed before it is read: without an end it would be claimed for ever."""
     receive([event("created", event_id="evt_bad"), event("created", event_id="evt_good", session_id="vs_2")])
     moment = "infinity" if databases.SERVER_URL else "yesterday"
     with statement() as connection:
@@ -68,7 +68,7 @@ def test_a_row_that_cannot_be_read_is_buried_and_harms_no_other() -> None:
 
 
 def test_an_event_whose_code_is_too_long_for_a_key_is_buried() -> None:
-    """Only its parsing bounds it: what came in by another way is the event's fault, not an outage of the database's."""
+    """Only parsing bounds it: a longer code from elsewhere is the event's fault, not an outage of the database's."""
     said = event("requires_input", code="document_expired", report="vr_1")
     assert said.state
     said = replace(said, state=replace(said.state, error_code=secrets.token_hex(2450)))

@@ -1,4 +1,4 @@
-"""The pages for who integrates, and README, say what is so: their blocks run, and are answered, as they stand."""
+"""The pages about integrating, and README, are true: their blocks run, and are answered, as they stand."""
 
 import re
 import shlex
@@ -35,7 +35,7 @@ def test_what_is_typed_is_answered_as_the_pages_show(
     for name, value in re.findall(r"^export (\w+)=(.*)$", service.commands, re.MULTILINE):
         environment.setenv(name, value)
     environment.setenv("STRIPE_API_BASE", simulator.base)
-    environment.setenv("LINK_KEYS", "n" * 32)  # which whoever follows the page has in VAR_DIR
+    environment.setenv("LINK_KEYS", "n" * 32)  # a reader of the page has them in VAR_DIR
     databases.forget_process_state()
     with running_receiver() as port:
         here = {":8000": f":{port}", **pages.HTTPX}

@@ -1,4 +1,4 @@
-"""Which language a person's mail has, and that nothing starts that could not write one."""
+"""The language of a person's mail, and that nothing starts that could not write one."""
 
 import re
 import subprocess

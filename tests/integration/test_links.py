@@ -127,7 +127,7 @@ def test_a_link_that_is_made_on_a_host_whose_clock_is_wrong_is_one_of_now(api: T
 
 
 def test_a_link_of_a_host_whose_clock_is_ahead_lets_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stamp is the database's time; what two processes measured may differ by seconds."""
+    """The stamp is the database's time; the measurements of two processes may differ by seconds."""
     monkeypatch.setattr("handlers.sessions.links.true_now", lambda: database_now() + timedelta(seconds=30))
     url = link_to("idv_1").url
     monkeypatch.undo()
@@ -135,7 +135,7 @@ def test_a_link_of_a_host_whose_clock_is_ahead_lets_in(monkeypatch: pytest.Monke
 
 
 def _failed(stripe: Stories, session_id: str, code: str) -> None:
-    """It is applied, and what it owes is done."""
+    """Fails a session; the event is applied, and its actions are performed."""
     stripe.simulator.submit(session_id)
     stripe.simulator.fail(session_id, code)
     stripe.deliver(session_id)
@@ -143,13 +143,13 @@ def _failed(stripe: Stories, session_id: str, code: str) -> None:
 
 
 def _mails() -> list[EmailMessage]:
-    """Those that were sent, in their order."""
+    """The sent mails, in their order."""
     sent = sorted((settings().var_dir / "mail").glob("*.eml"), key=lambda path: path.stat().st_mtime_ns)
     return [BytesParser(EmailMessage, policy=default).parsebytes(path.read_bytes()) for path in sent]
 
 
 def _led_to(mail: EmailMessage) -> str | None:
-    """The subject of the link that it has, the same in both parts."""
+    """The subject of a mail's link, which is the same in both parts."""
     found = {_subject(url) for url in re.findall(r"https://verify\.example/verify/[\w.-]+", _said(mail))}
     assert len(found) <= 1
     return next(iter(found), None)

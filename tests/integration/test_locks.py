@@ -1,4 +1,4 @@
-"""Records of one verification are locked in one order by whoever changes several: nobody waits in a circle."""
+"""All changes of several records of one verification lock them in one order: nobody waits in a circle."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +61,7 @@ def _replace(turn: Turn) -> None:
 
 
 def _take_over_late(turn: Turn) -> None:
-    """Its person was to be forgotten meanwhile."""
+    """Writes an opening down whose person was to be forgotten meanwhile."""
     with transaction() as session:
         session.connection().execute(update(Verification).values(redaction_asked_at=now()))
     content = {**_listed("vs_b", turn), "verification_flow": None}
@@ -116,7 +116,7 @@ def _listed(session_id: str, turn: Turn) -> dict[str, Any]:
 
 
 def _lock(session: Session, session_id: str) -> None:
-    """As the next step of applying a batch of events; in a circle, somebody else has it."""
+    """Locks a record, as the next step of applying a batch; in a circle, another transaction has it."""
     wanted = select(VerificationRecord).where(col(VerificationRecord.session_id) == session_id)
     session.scalars(wanted.with_for_update(nowait=True)).one()
 

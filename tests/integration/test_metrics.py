@@ -1,4 +1,4 @@
-"""Figures of all processes, in a form that Prometheus reads, and files that name only figures there are."""
+"""Figures of all processes, in a form that Prometheus reads, and files that name only existing figures."""
 
 import json
 import re
@@ -30,7 +30,7 @@ from tests.support.facts import NOON, event
 DOCS = Path(__file__).parents[2] / "docs"
 _NAME = re.compile(r"\bidentity_[a-z_]+")
 SECRET = "whsec_made_up_for_tests"
-# As Prometheus 3 sends it.
+# The Accept header of Prometheus 3.
 SCRAPER = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
@@ -48,11 +48,11 @@ pytestmark = pytest.mark.usefixtures("database_url")
 
 @pytest.fixture
 def client(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    """Asks from this machine; each answer is a new one."""
+    """A client on this machine; each answer is a new one."""
     environment.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
     environment.setattr(health, "_GOOD_FOR_SECONDS", 0.0)
     databases.forget_process_state()
-    environment.setattr(broker, "trouble_now", lambda: None)  # there is none to be reached
+    environment.setattr(broker, "trouble_now", lambda: None)  # there is no broker to reach
     with TestClient(app, client=("127.0.0.1", 50000)) as client:
         facts.all_alive()
         yield client
@@ -67,7 +67,7 @@ def test_before_anything_happened_every_metric_is_announced(client: TestClient) 
     assert {name for name, value in found.items() if value and not name.startswith(exposition.CLOCKS)} == {
         f'identity_build_info{{commit="{running_commit()}",version="{VERSION}"}}'
     }
-    assert "identity_drifted_sessions_total" in found  # else its first step up would be none
+    assert "identity_drifted_sessions_total" in found  # else its first step up would go unseen
 
 
 def test_whoever_asks_for_openmetrics_gets_the_same_figures_in_it(client: TestClient) -> None:
@@ -326,7 +326,7 @@ def test_the_dashboard_shows_every_metric() -> None:
 
 
 def _do_everything() -> None:
-    """One event applied, one stale, one action ended."""
+    """Applies one event and one stale one, and ends one action."""
     for action_id in facts.applied(event("verified", NOON + 5), event("created")):
         perform(action_id)
 

@@ -56,7 +56,7 @@ def test_a_migration_changes_the_inbox_last_since_deliveries_wait_from_there_to_
         changed = re.findall(
             r"^(?:ALTER TABLE|CREATE (?:UNIQUE )?INDEX \w+ ON) (\w+)", written.getvalue(), re.MULTILINE
         )
-        if script.down_revision:  # the first finds no table that anybody waits for
+        if script.down_revision:  # the first migration finds no table that anybody waits for
             assert "inbox_event" not in changed[: -changed.count("inbox_event") or None], script.revision
 
 
@@ -126,7 +126,7 @@ def test_the_code_before_finds_a_newer_schema_good() -> None:
 @_ON_POSTGRESQL
 @pytest.mark.usefixtures("empty_database")
 def test_a_role_that_may_not_create_is_told_so(environment: pytest.MonkeyPatch) -> None:
-    """Since PostgreSQL 15 nobody but its owner may create tables in `public`."""
+    """Since PostgreSQL 15 only its owner may create tables in `public`."""
     name = f"nobody_{uuid.uuid4().hex[:8]}"
     _execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
     _execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")

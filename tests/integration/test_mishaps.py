@@ -1,4 +1,4 @@
-"""Whatever goes wrong while verifications are opened, entered and ended: one session, and everything gets done."""
+"""Mishaps while verifications are opened, entered and ended: still one session, and everything gets done."""
 
 import http.client
 import json
@@ -36,7 +36,7 @@ DAY_AND_MORE = 30 * 3600  # Stripe forgets idempotency keys after 24 hours
 
 
 class _DiedError(BaseException):
-    """The process is gone: nothing of it goes on, and nobody gives its lease back."""
+    """The end of a process: nothing of it goes on, and nobody gives its lease back."""
 
 
 def _only_session(stripe: Stories) -> str:
@@ -44,7 +44,7 @@ def _only_session(stripe: Stories) -> str:
     return str(session["id"])
 
 
-# A client, and who else opens
+# A client, and other openers
 
 
 def test_a_double_click_opens_one_session(api: TestClient, stripe: Stories) -> None:
@@ -292,7 +292,7 @@ def test_a_redacted_persons_reference_opened_again_is_a_new_verification_that_sh
         assert anew.json()["id"] not in shown.text
 
 
-# Those we lean on
+# The servers that we need
 
 
 @pytest.mark.parametrize("how", ["down", "slow", "429", "500"])
@@ -312,7 +312,7 @@ def test_while_stripe_is_down_slow_or_wants_quiet_the_application_is_told_to_com
         assert int(refused.headers["retry-after"]) > 0
     settings.cache_clear()
     stripe.simulator.clear_faults()
-    # Until Stripe has noticed that nobody waits for what hung, its key is in use.
+    # The key is in use until Stripe notices that nobody waits for the hanging call.
     wait_until(lambda: open_one(api).status_code in (200, 201), lambda: "no session")
     assert len(at_stripe(stripe)) == 1
 
@@ -363,7 +363,7 @@ def test_the_database_goes_away_between_creation_and_commit(
     assert open_one(api).json()["session_id"] == _only_session(stripe)
 
 
-# What is sent
+# The parameters that are sent
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonp"])

@@ -1,4 +1,4 @@
-"""Everything of a SQLite file goes on in PostgreSQL: whatever waits, numbers, moments, and nothing twice."""
+"""All data of a SQLite file goes on in PostgreSQL: waiting rows, numbers, moments, and nothing twice."""
 
 import sqlite3
 from collections.abc import Callable
@@ -96,7 +96,7 @@ def test_a_move_that_was_cut_off_is_run_again(
         assert not any(_all_rows().values()), "nobody finds a part of it"
     steps = list(moving.move(source, BY))
     assert sum(step.rows for step in steps if step.is_comparison) == sum(map(len, before.values()))
-    # Once more, it only compares.
+    # A second run only compares.
     assert all(step.is_comparison for step in moving.move(source, BY))
     assert [row.what for row in audited()] == ["move"]
 

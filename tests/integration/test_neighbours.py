@@ -1,4 +1,4 @@
-"""One tenant's trouble, one session's, one page's is its own: it is reported, counted, and asked last next time."""
+"""A fault of one tenant, session or page holds up no other: it is reported, counted, and asked last next time."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -261,7 +261,7 @@ def test_rebuild_goes_on_past_what_cannot_be_read(simulator: Simulator, monkeypa
     simulator.fault(500, holding=poisoned, count=None)
     pages = _rebuilt([None])
     assert {event.session_id for event in find_events(Filter(), None)} == set(others)
-    # A session's events lie in one second here, and it in the same.
+    # All events of the poisoned session lie in one second here, which is one failure; its retrieve is the other.
     assert len([line for page in pages for line in page.failed if "Stripe answered 500" in line]) == 2
 
 
@@ -316,7 +316,7 @@ def _heard_of(simulator: Simulator, account: str) -> None:
 
 
 def _undelivered(simulator: Simulator, seconds: float = 3600.0, **scope: Any) -> str:
-    """A verified session of which no event came, made so long ago."""
+    """A verified session, made so long ago, of which no event came."""
     simulator.endpoint(NOWHERE, **scope)
     return _made(simulator, seconds, **scope)
 

@@ -1,4 +1,4 @@
-"""Openings that meet each other, or what is left of one that died: what tests/property/opening_machine.py has found."""
+"""Openings that meet each other, or the traces of one that died: cases that tests/property/opening_machine.py found."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -58,7 +58,7 @@ def _opened(**changes: Any) -> Opened:
 
 
 def _tries(near: NearStripe, answer: str, **changes: Any) -> None:
-    """Opens, where the call that makes a session comes to this; then Stripe answers again."""
+    """Opens; the call that makes a session gets this answer, and Stripe then answers again."""
     stepped = Stepped(lambda: open_verification(_wanted(**changes)))
     _go_on_to(stepped, "post")
     stepped.answer = answer
@@ -79,7 +79,7 @@ def _open_ones(near: NearStripe) -> list[Session]:
 
 
 def _deliver(near: NearStripe) -> None:
-    """All that has happened, and what follows from it."""
+    """Delivers all events, and performs the actions that they owe."""
     parsed = [parse(one.rendered()) for one in near.world.store.events.values() if not one.thin]
     events = [one for one in parsed if isinstance(one, VerificationEvent)]
     receive(events)
@@ -135,7 +135,7 @@ def test_who_is_to_be_forgotten_meanwhile_is_not_let_in(near: NearStripe) -> Non
         again.go_on()
     assert isinstance(again.raised, OpeningError)
     assert again.raised.code == "redacted"
-    assert near.sessions()[0].redaction is None  # Stripe forgets it when a worker asks for that
+    assert near.sessions()[0].redaction is None  # a worker asks Stripe to redact it
 
 
 @pytest.mark.parametrize("at", ["the database", "post", "the answer"])
@@ -185,7 +185,7 @@ def test_whoever_dies_while_replacing_leaves_the_session_as_it_was(near: NearStr
     _go_on_to(replacing, "post")
     replacing.die()
     for happens in (person.submit, person.passed):
-        near.later(10.0)  # Stripe's seconds tell what came first
+        near.later(10.0)  # Stripe's seconds show the order
         happens(near.world, near.sessions()[0])
     near.later(10.0)
     _deliver(near)
@@ -252,7 +252,7 @@ def _not_there(near: NearStripe) -> None:
 
 
 def _not_known_for_a_while(near: NearStripe, *happens: Callable[..., object]) -> tuple[Opened, Opened]:
-    """A session that Stripe calls gone once, and the one that is begun in its place; then this happens in the first."""
+    """Opens a session that Stripe once calls gone, and another one in its place; then acts in the first one."""
     first = _opened(params={"type": "document", "provided_details": {"email": "jenny@example.com"}})
     _not_there(near)
     second = _opened()
@@ -277,7 +277,7 @@ def test_who_was_verified_in_a_session_that_stripe_did_not_know_for_a_while_is_n
         for let_in in (enter, enter_by_link):
             with pytest.raises(OpeningError, match="verified"):
                 let_in(first.verification_id, Way())
-        if near.sessions()[1].status == "requires_input":  # and then the newer one is over, too
+        if near.sessions()[1].status == "requires_input":  # then the newer one ends, too
             sessions.cancel(near.world, near.sessions()[1])
         near.later(10.0)
     assert len(near.sessions()) == 2
@@ -303,7 +303,7 @@ def test_who_is_checked_in_a_session_that_stripe_did_not_know_for_a_while_goes_i
             let_in(first.verification_id, Way(integration="modal"))
     with pytest.raises(OpeningError, match="processing"):
         _opened(replaces=second.answer.id)
-    person.failed(near.world, near.sessions()[0], "document_expired")  # whose event is late
+    person.failed(near.world, near.sessions()[0], "document_expired")  # its event is late
     near.later(10.0)
     assert enter(first.verification_id, Way(integration="modal")).fields["client_secret"]
     assert (facts.record(first.answer.id).status, seen(first.verification_id).word) == ("requires_input", "todo")
@@ -352,7 +352,7 @@ def test_a_session_that_stripe_did_not_know_for_a_while_ends_where_another_was_b
 
 def test_who_is_found_not_to_be_verified_after_all_is_let_in_at_the_next_try(near: NearStripe) -> None:
     first, _ = _not_known_for_a_while(near, person.submit, person.passed)
-    near.world.store.sessions[first.answer.id].status = "requires_input"  # a reviewer's doing, whose event is late
+    near.world.store.sessions[first.answer.id].status = "requires_input"  # a reviewer's act, whose event is late
     near.later(400.0)
     with pytest.raises(OpeningError, match="opening"):
         _opened()

@@ -1,4 +1,4 @@
-"""Whose sessions: those with our mark are ours, others' are only noted, and whoever is to be forgotten is."""
+"""Only sessions with our mark are ours; others' are only noted, and redactions of ours are obeyed."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,7 @@ def _marks(environment: pytest.MonkeyPatch, database_url: str) -> None:
 
 
 def _event(kind: str, at: int = NOON, session_id: str = "vs_1", **fields: Any) -> VerificationEvent:
-    """As it is read where the marks are; a redaction has wiped the metadata."""
+    """An event as read where marks are set; a redaction has wiped its metadata."""
     told = {"metadata": OURS, **fields} | ({"metadata": {}} if kind == "redacted" else {})
     return _read(facts.payload(kind, at, session_id, **told))
 
@@ -50,7 +50,7 @@ def _read(payload: dict[str, Any]) -> VerificationEvent:
 
 
 def _settled(*events: VerificationEvent) -> list[InboxEvent]:
-    """Each received and processed, and whatever that makes due."""
+    """Receives and processes events one by one, with all that they make due; their rows."""
     facts.applied(*events)
     process_everything()
     rows = facts.event_rows()
@@ -168,7 +168,7 @@ def test_upkeep_leaves_others_alone(stripe: Stories) -> None:
     stripe.simulator.endpoint("http://127.0.0.1:9/")
     theirs = stripe.simulator.create(email="jenny@example.com", metadata=THEIRS)
     stripe.later().simulator.passed(theirs)
-    # heard of before there was a mark
+    # heard of before marks were set
     facts.applied(_event("processing", session_id=theirs))
     for mark in (THEIRS, {}):  # never heard of, and made since we hear of this account
         stripe.later().simulator.passed(stripe.simulator.create(email="jenny@example.com", metadata=mark))

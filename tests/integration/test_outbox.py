@@ -1,4 +1,4 @@
-"""What is owed is written once per key, done once, and asked at the moment of doing whether it is still owed."""
+"""Each owed action is written once per key, done once, and checked at the moment of doing."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

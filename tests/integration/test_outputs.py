@@ -1,4 +1,4 @@
-"""Verified outputs: only what is named, only by the restricted key, only encrypted, and gone with the person."""
+"""Verified outputs: only the named ones, only by the restricted key, only encrypted, and gone with the person."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -202,7 +202,7 @@ def _ids(session_id: str) -> list[int]:
 
 @contextmanager
 def _meanwhile(stripe: Stories, session_id: str, happen: Callable[[str], object]) -> Iterator[None]:
-    """Between Stripe's answer and our write, something else happens to the session and is applied."""
+    """Between Stripe's answer and our write, lets something else happen to the session and be applied."""
     retrieve = sessions.retrieve_outputs
 
     def retrieve_slowly(*arguments: object) -> object:

@@ -1,4 +1,4 @@
-"""What every answer of the person's pages carries: headers, a language, a logo, and how often it is given."""
+"""Common parts of all answers of the person's pages: headers, a language, a logo, and bounds on their number."""
 
 import re
 import subprocess
@@ -135,7 +135,7 @@ def test_a_method_that_a_path_does_not_know_is_told_those_that_it_does(pages: Te
 def test_wherever_we_are_reached_each_address_of_ours_leads_there(
     pages: TestClient, environment: pytest.MonkeyPatch, public_url: str, place: str, base: str
 ) -> None:
-    """What stands before us takes away the path that PUBLIC_URL has of its own."""
+    """A proxy before us takes away the path that PUBLIC_URL has of its own."""
     environment.setenv("PUBLIC_URL", public_url)
     settings.cache_clear()
     opened = _opened(pages, return_url="https://app.example/done")
@@ -343,7 +343,7 @@ def test_whoever_floods_us_from_nobody_knows_where_keeps_nobody_from_their_link(
     pages: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tries, "_OF_THE_UNKNOWN", tries.ENTRIES)
-    path, headers = path_to(_opened(pages)["id"]), {"X-Forwarded-For": "192.0.2.1"}  # of a proxy that nobody has named
+    path, headers = path_to(_opened(pages)["id"]), {"X-Forwarded-For": "192.0.2.1"}  # a proxy that no setting names
     for flooded in ("/verify/x", "/return/x"):
         answers = {pages.get(flooded, headers=headers).status_code for _ in range(11)}
     assert answers == {429}

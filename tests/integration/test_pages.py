@@ -1,4 +1,4 @@
-"""The person's pages without a browser: each state, each way in, and what opening them leaves untouched."""
+"""The person's pages without a browser: each state, each way in, and that opening them changes nothing."""
 
 import re
 from datetime import timedelta
@@ -27,7 +27,7 @@ from tests.support import databases, facts
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
 APP = {"Authorization": f"Bearer {TOKEN}"}
 MANY = 3
-# What the person does, the word for it, and the status of its page.
+# The person's acts, the word for them, and the status of their page.
 STORIES: dict[str, tuple[list[str], str, int]] = {
     "nothing": ([], "todo", 200),
     "left": (["abandon"], "failed", 200),
@@ -240,7 +240,7 @@ def test_the_button_leads_to_stripe_once_more_each_time(
 def test_who_submitted_in_another_tab_is_led_to_the_status_which_knows(
     pages: TestClient, stripe: Stories, story: str, word: str
 ) -> None:
-    """Its event has not come yet: what Stripe says at the button counts."""
+    """Its event has not come yet: Stripe's answer at the button counts."""
     opened = _opened(pages)
     _lives(stripe, opened["session_id"], [story], is_heard_of=False)
     path = path_to(opened["id"])
@@ -268,7 +268,7 @@ def test_whoever_goes_in_from_a_page_of_long_ago_waits_for_the_result_of_this_ti
 def test_nobody_is_let_in_by_a_page_of_ours_after_what_no_other_try_would_change(
     pages: TestClient, stripe: Stories, *, is_heard_of: bool
 ) -> None:
-    """The page of that has no button; one of before has. The application may still let them in."""
+    """The page of such a failure has no button; an older page has. The application may still let them in."""
     opened = _opened(pages)
     for subject, session_id in ((opened["id"], opened["session_id"]), (elsewhere := _elsewhere(stripe), elsewhere)):
         stripe.simulator.fail(session_id, "selfie_manipulated")
@@ -294,12 +294,12 @@ def test_nobody_is_let_in_past_an_end_of_which_no_event_has_told(pages: TestClie
             told = pages.post(path, headers=SCRIPT)
             assert (told.status_code, told.json()) == (410, {"error": page, "location": path})
             assert pages.post(path).status_code == 410
-            if page != "redacted":  # which is believed once its event tells
+            if page != "redacted":  # a redaction is believed once its event tells
                 assert (pages.get(path).status_code, _word(pages, subject["id"])) == (410, page)
 
 
 def test_where_there_is_no_session_yet_there_is_no_button_and_the_way_back(pages: TestClient) -> None:
-    """It is there in a moment, or its opener has died and the next opening makes it."""
+    """The session comes in a moment, or its opener has died and the next opening makes it."""
     opened = _opened(pages, return_url="https://app.example/done")
     path = path_to(opened["id"])
     change = update(Verification).where(col(Verification.id) == opened["id"])

@@ -1,4 +1,4 @@
-"""Paths with signs that mean something else in a URL or a format, and who may read what lies there."""
+"""Paths with signs that mean something else in a URL or a format, and the rights on their files."""
 
 import shutil
 import sqlite3

@@ -1,4 +1,4 @@
-"""What is paused waits and is shown; nothing of it is lost."""
+"""Paused actions wait and are shown; none is lost."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What can never be applied, or was never ours, is refused, dropped or buried with its reason, and holds up nothing."""
+"""Poison, such as an event that can never be applied, is refused, dropped or buried with its reason: nothing waits."""
 
 import http.client
 import json
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.usefixtures("database_url")
 
 @pytest.fixture(autouse=True)
 def _no_broker(environment: pytest.MonkeyPatch) -> None:
-    """Nobody takes what is published, and nobody remembers that later."""
+    """There is no broker, and its outage is forgotten after the test."""
     environment.setattr(broker, "_outage", broker._Outage())
 
 
 @pytest.fixture
 def port(environment: pytest.MonkeyPatch, database_url: str) -> Iterator[int]:
-    """A receiver of deliveries signed with our secret."""
+    """The port of a receiver of deliveries signed with our secret."""
     assert database_url
     environment.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)
     databases.forget_process_state()
@@ -99,7 +99,7 @@ def test_a_row_the_database_refuses_costs_its_batch_nothing(database_url: str, p
 def test_what_can_never_be_applied_is_buried_with_its_reason_while_everything_else_is_done(
     database_url: str, environment: pytest.MonkeyPatch
 ) -> None:
-    """Through the worker's own task: the poison in the middle of a batch, then alone until its attempts are used up."""
+    """The worker's own task takes the poison in the middle of a batch, then alone until its attempts are used up."""
     environment.setenv("EVENT_ATTEMPTS", "3")
     environment.setattr(tasks, "hand_on", lambda _: None)
     databases.forget_process_state()
@@ -123,7 +123,7 @@ def test_what_can_never_be_applied_is_buried_with_its_reason_while_everything_el
 
 @pytest.mark.processes
 def test_messages_that_none_of_ours_wrote_end_no_worker_and_are_gone(tmp_path: Path, database_url: str) -> None:
-    """Through kombu's own loop: each kind in each queue, and after them an event that is applied as ever."""
+    """kombu's own loop takes each kind in each queue, and after them an event that is applied as ever."""
     foreign = [*UNREADABLE.values(), *READABLE.values()]
     with (
         service(tmp_path / "service", database_url) as ours,

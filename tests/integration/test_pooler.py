@@ -1,4 +1,4 @@
-"""Behind PgBouncer, in its session and its transaction mode: all is stored and applied, or refused with what to do."""
+"""Behind PgBouncer, in its session and its transaction mode: all is stored and applied, or refused with advice."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ default_pool_size = 5
 
 @pytest.fixture(params=["session", "transaction"])
 def pooler(request: pytest.FixtureRequest, environment: pytest.MonkeyPatch, database_url: str) -> Iterator[str]:
-    """DATABASE_URL leads to a PgBouncer before the test's database; the URL that does not."""
+    """Leads DATABASE_URL to a PgBouncer before the test's database; the direct URL."""
     real = make_url(database_url)
     with tempfile.TemporaryDirectory(prefix="pgb-", dir="/tmp") as folder:
         postgres._give_away(folder)
@@ -54,7 +54,7 @@ def pooler(request: pytest.FixtureRequest, environment: pytest.MonkeyPatch, data
         words |= {"user": real.username, "password": real.password or "x", "folder": folder, "mode": request.param}
         configuration = Path(folder, "ini")
         configuration.write_text(_CONFIGURATION.format(**words))
-        os.chmod(folder, 0o755)  # noqa: S103  # its socket is for whoever tests
+        os.chmod(folder, 0o755)  # noqa: S103  # other users reach its socket
         bouncer = subprocess.Popen(
             [*postgres._as_postgres(), str(_PGBOUNCER), "--quiet", str(configuration)],
             stdout=subprocess.DEVNULL,
@@ -96,7 +96,7 @@ def test_many_at_once_are_stored_and_applied() -> None:
 
 
 async def _store(inbox: _OnTheLoop, box: int) -> int:
-    """How many of twenty events are new, stored one after the other."""
+    """The number of new events of twenty, stored one after the other."""
     receipts = [await inbox.receive([event("created", session_id=f"vs_{box}_{number}")]) for number in range(20)]
     return sum(len(receipt.accepted) for receipt in receipts)
 
@@ -126,11 +126,11 @@ def test_a_search_path_that_the_role_does_not_have_is_refused(pooler: str, envir
     with pytest.raises(SettingsError, match="SET search_path = 'public';"):
         receive([event("created")])
     databases.administer(f"ALTER DATABASE {make_url(pooler).database} SET search_path = public")
-    databases.end_connections(make_url(pooler).database)  # else the pooler's go on as they began
+    databases.end_connections(make_url(pooler).database)  # else the pooler's connections keep their first settings
     databases.forget_process_state()
 
     def is_accepted() -> bool:
-        with suppress(*DATABASE_TROUBLE):  # the pooler may hand out one that it has not seen go yet
+        with suppress(*DATABASE_TROUBLE):  # the pooler may hand out a connection that has just ended
             return bool(receive([event("created")]).accepted)
         return False
 

@@ -1,4 +1,4 @@
-"""What was done long ago goes; what could still matter stays; a late duplicate does no harm."""
+"""Old rows are purged if they can matter no more; a late duplicate does no harm."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""The receiver under real uvicorn: what each delivery gets for an answer, and what it leaves in the inbox."""
+"""The receiver under real uvicorn: the answer to each delivery, and its rows in the inbox."""
 
 import http.client
 import itertools
@@ -51,19 +51,19 @@ class Client:
         self.port = port
 
     def post(self, body: bytes, signature: str | None, **headers: str) -> Answer:
-        """A delivery with this header, or with none."""
+        """Posts a delivery with this header, or with none."""
         signed = {"Stripe-Signature": signature} if signature is not None else {}
         return self.ask("POST", "/webhooks/stripe", body, {**signed, **headers})
 
     def deliver(self, payload: Any, secret: str = shapes.SECRET, at: float | None = None) -> Answer:
-        """A delivery as Stripe makes it."""
+        """Posts a delivery as Stripe makes it."""
         body = payload if isinstance(payload, bytes) else shapes.as_body(payload)
         return self.post(body, shapes.signature(body, secret, at))
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, **how: Any
     ) -> Answer:
-        """Any request."""
+        """Makes any request."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             connection.request(method, path, body, headers or {}, **how)
@@ -103,7 +103,7 @@ def client(prepared: str) -> Iterator[Client]:
 
 
 def use_broker(environment: pytest.MonkeyPatch, url: str) -> None:
-    """As in a fresh process that has never published."""
+    """Publishes there, as a fresh process that has never published."""
     environment.setenv("REDIS_URL", url)
     settings.cache_clear()
     broker.producers.cache_clear()
@@ -129,7 +129,7 @@ def _intake() -> Intake:
 
 
 def _held() -> int:
-    """Deliveries in work, while the database is locked, and behind them."""
+    """The number of deliveries in work, while the database is locked, and of those behind them."""
     return len(_intake()._in_work) + len(_intake()._waiting)
 
 
@@ -208,7 +208,7 @@ def test_an_event_of_a_session_that_is_not_ours_is_kept_as_ignored(
 
 
 def _is_kept_as_ignored(payload: dict[str, Any], reason: str) -> None:
-    """Whichever delivery of it, and beside one that is ours: with its id, session, type and time only."""
+    """Every delivery of it is ignored, beside one of ours; the inbox keeps its id, session, type and time only."""
     databases.forget_process_state()
     ours = facts.payload(
         "created",

@@ -1,4 +1,4 @@
-"""What Stripe has and never reached us is fetched, compared and mended, as if its event had come."""
+"""Events that never reached us are fetched, and sessions are compared and mended, as if their events had come."""
 
 import os
 import subprocess
@@ -77,7 +77,7 @@ def test_what_was_answered_and_is_lost_is_fetched_once_the_database_is_another(s
     (noted,) = (name for name in _bookmarks() if name.startswith("history:"))
     session_id = _verified(simulator)
     assert reconcile().recovered == []
-    with transaction() as session:  # as if the log were another's, with whatever came after the last run gone
+    with transaction() as session:  # as if the log were another's, without the events since the last run
         gone = update(Bookmark).where(col(Bookmark.name) == noted).values(name="history:7/00000001")
         session.connection().execute(gone)
     report = reconcile()
@@ -243,7 +243,7 @@ def test_each_account_is_remembered_with_the_moment_it_was_first_heard_of(
     made = {number: facts.record(f"vs_{number}").created_at for number in range(3)}
     expected = {"acct_1": made[0], None: made[1], "acct_2": made[2]}
     assert heard_of() == expected
-    _move("vs_0", created_at=made[0] + timedelta(days=1))  # who was heard of before is not looked for again
+    _move("vs_0", created_at=made[0] + timedelta(days=1))  # an account heard of before is not looked for again
     facts.applied(replace(facts.event("created", session_id="vs_late"), account="acct_3"))
     # Made before the last look, and committed after it.
     late = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=30)
@@ -341,7 +341,7 @@ def test_the_reconcile_command_says_what_it_found(simulator: Simulator) -> None:
     assert said.json["drifted"] == [{"session_id": session_id, "ours": "requires_input", "theirs": "verified"}]
     work()
     assert "requires_input" not in command("reconcile").out
-    # Written down by the command's own process, before it ended.
+    # The command's own process wrote it before it ended.
     assert exposition._counted()["identity_drifted_sessions_total"] == {"": 1.0}
 
 
@@ -373,7 +373,7 @@ def _verified(simulator: Simulator) -> str:
 
 @contextmanager
 def _earlier(simulator: Simulator, seconds: float = 3600.0) -> Iterator[None]:
-    """What happens in the block happened a while ago: not in the second in which Stripe is asked about it."""
+    """Puts the acts of the block a while back: not in the second in which Stripe is asked about them."""
     simulator.clock(offset=-seconds)
     yield
     simulator.clock(offset=0.0)

@@ -19,7 +19,7 @@ HANGS = 6.0  # seconds without a sign of life that count as for ever; the guarde
 
 
 class Scene:
-    """A Redis, a worker whose slots are all held, and what it wrote."""
+    """A Redis, a worker whose slots are all held, and its log."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Scene:
         wait_until(lambda: all(self.has(f"{name}.begun") for name in names))
 
     def let_go(self) -> None:
-        """The tasks end now, and their acknowledgements fail."""
+        """Lets the tasks end, whose acknowledgements fail."""
         (self.folder / "go").touch()
         wait_until(lambda: self.log().count("Couldn't ack") >= SLOTS)
 

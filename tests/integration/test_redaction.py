@@ -1,4 +1,4 @@
-"""A redacted person is forgotten in every table, whatever came before and whatever comes after."""
+"""A redacted person is forgotten in every table, whatever comes before and after."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -189,7 +189,7 @@ def test_an_event_buried_before_it_is_emptied(database_url: str, environment: py
     databases.forget_process_state()
     dead = _failed()
     receive([dead])
-    for first_try in (True, False):  # its process ended amid both
+    for first_try in (True, False):  # its process ended at both tries
         claim_events([dead.id], first_try=first_try)
         facts.end_all_leases()
     process_everything()
@@ -214,7 +214,7 @@ def test_outputs_are_kept_no_more(stripe: Stories, environment: pytest.MonkeyPat
 
 
 def _asked(session_id: str = "vs_1", days: float = 0.0) -> None:
-    """Somebody asked for it here, so long ago."""
+    """Writes a request to forget the person, so many days old."""
     asked_at = datetime.now(UTC) - timedelta(days=days)
     of_it = update(VerificationRecord).where(col(VerificationRecord.session_id) == session_id)
     with transaction() as session:
@@ -222,7 +222,7 @@ def _asked(session_id: str = "vs_1", days: float = 0.0) -> None:
 
 
 def _verification() -> str:
-    """One that vs_1 belongs to."""
+    """Gives vs_1 a verification."""
     _opened_here()
     with transaction() as session:
         session.connection().execute(update(VerificationRecord).values(verification_id="idv_1", generation=1))

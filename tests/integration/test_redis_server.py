@@ -1,4 +1,4 @@
-"""Redis as others run it: TLS, passwords, Sentinels that fail over under load, and servers that will not do."""
+"""Redis in other setups: TLS, passwords, Sentinels that fail over under load, and servers that we cannot use."""
 
 import json
 import subprocess
@@ -33,13 +33,13 @@ def _service(folder: Path, database_url: str, redis_url: str, **variables: str) 
 
 
 def _diagnosis(made: Service) -> list[tuple[str, str]]:
-    """By the command, of another process."""
+    """The doctor's lines about Redis, by the command in another process."""
     lines = json.loads(made.run("doctor", "--json").stdout)
     return [(line["level"], line["words"]) for line in lines if line["what"] == "redis"]
 
 
 def _findings(environment: pytest.MonkeyPatch, url: str) -> list[tuple[str, str]]:
-    """The same here, as if this process had just begun."""
+    """The doctor's lines here, as of a process that has just begun."""
     environment.setenv("REDIS_URL", url)
     databases.forget_process_state()
     environment.setattr(broker, "_outage", broker._Outage())
@@ -61,7 +61,7 @@ def test_a_failover_under_load_is_followed_by_all_and_loses_nothing(tmp_path: Pa
             delivered.join()
             wait_until(lambda: _verified() == EVENTS, made.logs)
             wait_until(lambda: len(made.mails()) == EVENTS, made.logs)
-            master.start()  # it thinks it is one still, until its Sentinel says otherwise
+            master.start()  # until its Sentinel corrects it, it acts as the master
             assert made.deliver(payload("verified", session_id="vs_late", event_id="evt_late")) == "accepted"
             wait_until(lambda: _verified() == EVENTS + 1, made.logs)
             calls = client.info("commandstats")
@@ -89,7 +89,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an authority's certificate, and one for this machine that it has signed, with its key."""
     folder = tmp_path_factory.mktemp("authority")
     ours = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    # As RFC 5280 wants an authority and who is none to look; since 3.13 Python insists.
+    # RFC 5280 asks it of an authority; Python insists since 3.13.
     signs = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
     _run([*ours, "-subj", "/CN=Ours", *signs, "-keyout", "ca.key", "-out", "ca.pem"], folder)
     signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:localhost"]
@@ -238,5 +238,5 @@ def test_web_says_of_the_broker_how_it_is_now_though_it_had_nothing_to_publish(
     assert is_found()
     with other_redis(tmp_path) as redis:
         _findings(environment, f"redis://127.0.0.1:{redis.port}")
-        broker._outage.reason = "it was away"  # as the last delivery found
+        broker._outage.reason = "it was away"  # the finding of the last delivery
         assert not is_found()

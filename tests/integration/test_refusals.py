@@ -1,4 +1,4 @@
-"""Who outside refuses us is a finding, in a word, within seconds: whoever is refused knows first, and says so."""
+"""A refusal by an outside server is a finding, in one word, within seconds, for each process that is refused."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -92,7 +92,7 @@ def test_a_refusal_is_told_after_a_moment_and_until_there_is_an_answer_to_whomev
     later = '[{"of": "the application", "doing": "", "answered": 0.0}]'
     _says("web", later)
     assert _refusals() == []
-    for _ in range(2):  # to this process alone
+    for _ in range(2):  # refused to this process alone
         outside.refused(outside.APPLICATION, "answered 404")
     [said] = _refusals()
     assert "to worker " in said
@@ -235,7 +235,7 @@ def test_a_key_that_may_not_look_at_endpoints_is_none_that_is_refused(
 
 
 def _refusals() -> list[str]:
-    """What is told right after a beat."""
+    """The findings right after a beat."""
     counting._note_progress()
     heartbeats.beat("worker")
     return [one.words for one in findings(None) if one.what == "refusals"]

@@ -1,4 +1,4 @@
-"""Whoever has not begun is reminded once, and nobody else is, whatever comes in which order."""
+"""A person who has not begun is reminded once, and nobody else is, in any order of events."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -33,14 +33,14 @@ pytestmark = pytest.mark.usefixtures("database_url", "reminders")
 
 @pytest.fixture
 def reminders(post_box: PostBox, environment: pytest.MonkeyPatch) -> PostBox:
-    """A day after a session was made."""
+    """Sets reminders to a day after a session was made."""
     environment.setenv("REMINDER_HOURS", "24")
     databases.forget_process_state()
     return post_box
 
 
 def _time_passes(hours: int = 24) -> None:
-    """As if each session had been made so much earlier."""
+    """Moves each session's making so many hours back."""
     with transaction() as session:
         for record in session.scalars(select(VerificationRecord).where(col(VerificationRecord.remind_at).is_not(None))):
             record.remind_at = record.remind_at and record.remind_at - timedelta(hours=hours)
@@ -138,7 +138,7 @@ def test_an_event_that_waits_its_turn_keeps_a_reminder_away(post_box: PostBox) -
 
 @pytest.mark.parametrize("column", ["redaction_asked_at", "replaced_at", "burned_at", "applied_rank", "submissions"])
 def test_of_what_is_over_nobody_is_reminded(post_box: PostBox, column: str) -> None:
-    """Also where a version from before there were reminders has written that, and left the time as it was."""
+    """An older version, which knew no reminders, may have written that and left the time."""
     facts.applied(CREATED)
     with transaction() as session:
         values = {column: now() if column.endswith("_at") else 3}
@@ -171,7 +171,7 @@ def test_two_clocks_remind_once(post_box: PostBox) -> None:
         facts.applied(event("created", MADE, f"vs_{number}"))
     with ThreadPoolExecutor(4) as threads:
         found = [one for some in threads.map(lambda _: remind(), range(8)) for one in some]
-    found += remind()  # of those that another one held
+    found += remind()  # those that another transaction held
     assert len(found) == len(set(found)) == 20
     assert not post_box.told
 

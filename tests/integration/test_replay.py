@@ -40,11 +40,11 @@ def test_a_replayed_capture_comes_to_the_records_and_mails_of_its_stories(tmp_pa
         files = [service.log, *(tmp_path / "var").glob("identity.db*")]
         assert not any(
             b"c4nary" in file.read_bytes() for file in files
-        )  # what the capture's client_secret and url hold
+        )  # the values of the capture's client_secret and url
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """Answers each event as it is told to, by its id; None closes the connection."""
+    """Answers each event by its id, as told; None closes the connection."""
 
     protocol_version = "HTTP/1.1"
     answers: ClassVar[dict[str, bytes | None]] = {}
@@ -66,7 +66,7 @@ class Receiver(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def receiver() -> Iterator[str]:
-    """The URL of one that runs."""
+    """The URL of a running receiver."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
@@ -96,7 +96,7 @@ def test_a_receiver_that_answers_nothing_ends_the_replay(receiver: str) -> None:
 
 
 def _parts(events: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Cut where a day begins, and before what arrived late: whether a prompt was sent must not depend on speed."""
+    """Cuts events where a day begins, and before late ones: whether a prompt was sent must not depend on speed."""
     starts = [0]
     for place, (before, after) in enumerate(pairwise(events), start=1):
         if not 0 <= after["created"] - before["created"] <= PAUSE_SECONDS:

@@ -1,4 +1,4 @@
-"""What is done or skipped is done once more, on purpose; the last mail still says what the record says."""
+"""A done or skipped action is done once more, on purpose; the last mail still says what the record says."""
 
 import pytest
 from sqlalchemy import update

@@ -1,4 +1,4 @@
-"""After a backup was put back: no second open session, the right generation, and nobody mailed twice."""
+"""After a backup was put back: no second open session, the right generation, and no mail twice."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ NOWHERE = "http://127.0.0.1:9/webhooks/stripe"
 
 @dataclass
 class Shop:
-    """Persons whose events arrive: where no endpoint is registered, Stripe holds them for delivered."""
+    """Persons whose events arrive by hand: without an endpoint, Stripe holds them for delivered."""
 
     url: str
     folder: Path
@@ -42,7 +42,7 @@ class Shop:
     offset: int = 0
 
     def open(self, **changes: Any) -> Opened:
-        """Opens, and takes in what that made Stripe say."""
+        """Opens a verification, and delivers the events of that."""
         self.later()
         opened = open_verification(self.wanted(**changes))
         assert opened
@@ -50,13 +50,13 @@ class Shop:
         return opened
 
     def wanted(self, **changes: Any) -> Wanted:
-        """What is asked for."""
+        """The request for an opening."""
         params = {"type": "document", "provided_details": {"email": "jenny@example.com"}}
         least = {"client_reference_id": "user-1", "purpose": "", "account": "", "livemode": False, "params": params}
         return Wanted(**{**least, **changes})
 
     def happens(self, what: str, session_id: str, *words: str) -> None:
-        """At Stripe, and its events arrive and all that they owe is done."""
+        """Acts at Stripe; the events arrive, and the actions that they owe are performed."""
         self.later()
         getattr(self.simulator, what)(session_id, *words)
         self.deliver()
@@ -155,7 +155,7 @@ def test_an_open_session_that_was_begun_since_is_taken_up_again_even_days_later(
     shop.happens("cancel", first.answer.id)
     second = shop.open()
     shop.put_back(backup)
-    shop.later(3 * 86_400)  # no idempotency key is known any more
+    shop.later(3 * 86_400)  # Stripe has forgotten all idempotency keys
     recover()
     again = shop.open()
     assert (again.answer.id, again.generation) == (second.answer.id, 2)
@@ -180,7 +180,7 @@ def test_of_two_purposes_of_one_person_that_the_backup_did_not_have_none_is_drop
     shop.open(client_reference_id="user-0")
     backup = shop.back_up()
     opened = [shop.open(purpose=purpose) for purpose in ("age", "address")]
-    for one in opened:  # made before Stripe was told
+    for one in opened:  # written down before Stripe was called
         shop.simulator.update(one.answer.id, metadata={"idv_purpose": ""})
     shop.put_back(backup)
     found = recover()

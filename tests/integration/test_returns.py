@@ -1,4 +1,4 @@
-"""Coming back from Stripe: one look, whoever returns how often and to which server, and then the status."""
+"""Coming back from Stripe: one look, however often and to whichever server, and then the status."""
 
 import threading
 from typing import Any
@@ -122,7 +122,7 @@ def test_where_stripe_does_not_answer_the_event_is_waited_for_and_an_old_failure
 
 
 def _has_submitted_again(stripe: Stories, opened: dict[str, Any]) -> None:
-    """After a failure that is known; of the second time no event has come."""
+    """Submits again after a failure that is known; no event of the second time has come."""
     stripe.simulator.fail(opened["session_id"], "document_expired")
     stripe.deliver(opened["session_id"])
     stripe.simulator.submit(opened["session_id"])
@@ -167,7 +167,7 @@ def test_whoever_comes_back_without_having_submitted_is_shown_what_was_wrong(
 def test_a_redaction_of_which_no_event_has_told_opens_nothing_again(
     pages: TestClient, stripe: Stories, way: str
 ) -> None:
-    """Once it is known, nobody knows whose verification it was, and a new session would be billed."""
+    """The known record names no verification any more, and a new session would be billed."""
     opened = _opened(pages)
     stripe.simulator.passed(opened["session_id"])
     stripe.simulator.act(opened["session_id"], "redact")

@@ -1,4 +1,4 @@
-"""What needs a reviewer goes to one, and never to the person; overrides are followed, limits end a session."""
+"""A reviewer's cases go to the reviewer, and never to the person; overrides are followed, limits end a session."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def _text(mail: Mail) -> str:
 
 
 def _failed(stripe: Stories, times: int, code: str = "document_unverified_other") -> str:
-    """A session that so many submissions have failed for; its news are delivered."""
+    """A session with so many failed submissions; its news are delivered."""
     session_id = stripe.simulator.create(email="jenny@example.com")
     for _ in range(times):
         stripe.later().simulator.submit(session_id)

@@ -1,4 +1,4 @@
-"""`make run` as a real process: it starts everything, says what it uses, and leaves nothing behind."""
+"""`make run` as a real process: it starts everything, says its settings, and leaves nothing behind."""
 
 import contextlib
 import hashlib
@@ -38,7 +38,7 @@ class Run:
         self.port = _free_port()
         self.log = folder / "run.log"
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
-        # mutmut brings setproctitle along, by which Celery would write over the environment that is read below.
+        # mutmut brings setproctitle, by which Celery would write over the environment that is read below.
         kept["SPT_NOENV"] = "yes"
         self.environment = {**kept, "VAR_DIR": str(folder / "var"), "PORT": str(self.port), **variables}
         self.process = self.start()
@@ -63,7 +63,7 @@ class Run:
             return False
 
     def end(self, number: int) -> int:
-        """The exit code after a signal."""
+        """Sends a signal; the exit code."""
         self.process.send_signal(number)
         return self.process.wait(GONE)
 
@@ -71,14 +71,14 @@ class Run:
         return self.log.read_text()
 
     def processes(self) -> set[int]:
-        """Everything that was started for this folder, whoever its parent is by now."""
+        """The pids of all processes that were started for this folder, even with another parent by now."""
         mark = str(self.folder / "var").encode()
         folders = [path for path in Path("/proc").glob("[0-9]*") if path.name != str(os.getpid())]
         # Redis writes its title over its environment.
         return {int(path.name) for path in folders if mark in _read(path / "environ") + _read(path / "cmdline")}
 
     def deliver(self) -> None:
-        """A signed event, as Stripe would send it."""
+        """Delivers a signed event, as Stripe would send it."""
         secret = (self.folder / "var" / "webhook_secret").read_text().strip()
         session = {"id": "vs_1", "object": "identity.verification_session", "status": "processing", "livemode": False}
         event = {
@@ -109,7 +109,7 @@ class Run:
         return self.execute("SELECT status FROM inbox_event") == [("processed",)]
 
     def lose_message(self) -> None:
-        """The event has been received, and nothing but the sweep tells a worker."""
+        """Empties the queue: the event has been received, and only the sweep tells a worker."""
         self.execute("UPDATE inbox_event SET status = 'received', due_at = '2026-01-01 00:00:00'")
 
     def execute(self, statement: str) -> list[tuple[str]]:
@@ -149,7 +149,7 @@ def _free_port() -> int:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # gone meanwhile, or somebody else's
+    except OSError:  # gone meanwhile, or another user's
         return b""
 
 
@@ -161,7 +161,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks for proce
 def test_a_signal_ends_everything_within_seconds(start: Callable[..., Run], number: int) -> None:
     run = start()
     assert len(run.processes()) == 5  # itself, Redis, web, worker, clock
-    assert not run.listens_on("127.0.0.2")  # though PORT is set: this machine is no platform
+    assert not run.listens_on("127.0.0.2")  # PORT is set, but this machine is no platform
     run.deliver()
     wait_until(run.has_processed, READY)
     assert run.end(number) == 0
@@ -179,7 +179,7 @@ def test_a_signal_ends_everything_within_seconds(start: Callable[..., Run], numb
 @pytest.mark.processes
 @linux_only
 def test_a_platform_that_signals_every_process_at_once_ends_all_politely(start: Callable[..., Run]) -> None:
-    """As Heroku does in a dyno, in which we may be the only process."""
+    """Heroku signals all processes of a dyno, in which we may be the only program."""
     run = start()
     run.deliver()
     for pid in run.processes():
@@ -215,7 +215,7 @@ def test_what_a_killed_run_leaves_does_not_disturb_the_next(start: Callable[...,
     run = start()
     run.process.kill()
     run.process.wait()
-    wait_until(lambda: run.processes() == set(), GONE)  # on Linux they die with it
+    wait_until(lambda: run.processes() == set(), GONE)  # on Linux they die with their parent
     again = start()
     assert again.end(signal.SIGINT) == 0
 
@@ -257,7 +257,7 @@ def test_without_any_redis_it_ends_with_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_every_process_of_the_web_server_logs_alike(start: Callable[..., Run]) -> None:
-    """Heroku sets WEB_CONCURRENCY, and uvicorn starts its processes from nothing."""
+    """Heroku sets WEB_CONCURRENCY, and uvicorn's processes start from nothing."""
     run = start(WEB_CONCURRENCY="2")
     wait_until(lambda: run.text().count("Application startup complete.") == 2, READY)
     assert run.end(signal.SIGINT) == 0
@@ -270,7 +270,7 @@ def test_every_process_of_the_web_server_logs_alike(start: Callable[..., Run]) -
 def test_a_process_of_the_web_server_that_starts_slowly_is_left_to_it(
     start: Callable[..., Run], tmp_path: Path
 ) -> None:
-    """As on a busy machine: uvicorn's own patience is five seconds."""
+    """A busy machine starts a process slowly: uvicorn's own patience is five seconds."""
     slow = "import sys, threading\nif '--multiprocessing-fork' in sys.argv or 'spawn_main' in str(sys.orig_argv):\n"
     (tmp_path / "sitecustomize.py").write_text(slow + "    threading.Event().wait(7)\n")
     run = start(WEB_CONCURRENCY="2", PYTHONPATH=str(tmp_path))
@@ -281,7 +281,7 @@ def test_a_process_of_the_web_server_that_starts_slowly_is_left_to_it(
 
 @pytest.mark.processes
 def test_a_web_server_that_is_asked_to_end_while_it_starts_ends(tmp_path: Path) -> None:
-    """As at a deployment: uvicorn waits a minute for the word of a process, and would wait so long for a dead one's."""
+    """A deployment may do it: uvicorn waits a minute for a process's first word, even for that of a dead one."""
     starts_for_ever_once_it_is_asked_for = """
 import multiprocessing.connection as pipes, sys, threading
 if "spawn_main" in str(sys.orig_argv):
@@ -311,7 +311,7 @@ def test_a_taken_port_and_a_folder_in_use_are_said_before_anything_starts(start:
 
 @pytest.mark.parametrize("is_asked_again", [False, True])
 def test_processes_that_do_not_end_are_killed(is_asked_again: bool) -> None:
-    """After the patience, or at once when asked again."""
+    """They are killed after the patience, or at once when asked again."""
     script = f"""
 from worker.run import processes as supervisor
 supervisor.PATIENCE = {600.0 if is_asked_again else 0.5}

@@ -638,7 +638,7 @@ def test_a_signature_can_lie_in_the_past_or_the_future(
     secret = simulator.endpoint(catcher.url, signed_at=offset)
     simulator.create()
     [caught] = catcher.wait_for(1)
-    if verdict is None:  # the SDK's own check lets the future pass
+    if verdict is None:  # the SDK's own check accepts times in the future
         assert stripe.WebhookSignature.verify_header(caught.body, caught.signature, secret, 300)
     else:
         with pytest.raises(stripe.SignatureVerificationError, match=verdict):
@@ -1008,7 +1008,7 @@ def test_changes_of_a_session_lie_a_second_apart_for_who_wants_to_see_them(simul
         [event["created"] for event in simulator.truth()["events"] if event["session"] == session]
         for session in sessions
     ]
-    assert times == [[times[0][0] + second for second in range(3)]] * 2  # everybody's own
+    assert times == [[times[0][0] + second for second in range(3)]] * 2  # each session's own times
 
 
 def test_serve_is_the_default_command_and_prints_what_an_env_needs() -> None:

@@ -375,7 +375,7 @@ def test_a_server_that_misbehaves_makes_the_mail_wait(
 
 
 def _talk_on(at: bytes) -> Callable[[socket.socket], None]:
-    """Two megabytes in one answer, and a mail server like any other besides."""
+    """A mail server that gives two megabytes in one answer, and else behaves as any other."""
 
     def behave(connection: socket.socket) -> None:
         def say(code: bytes, to: bytes) -> None:
@@ -442,7 +442,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 class Doorman:
-    """Lets in whoever knows the password."""
+    """Lets in the client that knows the password."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[bytes, bytes]] = []
@@ -647,7 +647,7 @@ _End = Callable[[socket.socket, Any], object]
 
 @contextmanager
 def _ending_server(end: _End) -> Iterator[list[int]]:
-    """A server that takes one mail over a connection, and then ends it; how many mails were given over each."""
+    """A server that takes one mail over a connection, and then ends it; the numbers of mails over each."""
     listener, given, threads = socket.create_server(("127.0.0.1", 0)), list[int](), list[threading.Thread]()
 
     def take(connection: socket.socket, number: int) -> None:
@@ -687,7 +687,7 @@ def _ending_server(end: _End) -> Iterator[list[int]]:
 
 
 def _at(verb: bytes, answer: bytes) -> _End:
-    """Until that verb all is well, which gets this answer; and then the connection is closed."""
+    """Answers 250 until that verb, which gets this answer; then the connection is closed."""
 
     def end(connection: socket.socket, lines: Any) -> None:
         while not lines.readline().lower().startswith(verb):
@@ -808,7 +808,7 @@ def test_a_kept_connection_does_not_outlive_its_server(environment: pytest.Monke
 
 @pytest.mark.usefixtures("database_url")
 class TestAsAnAction:
-    """The same, from the outbox."""
+    """The same mails, as actions of the outbox."""
 
     @pytest.fixture(autouse=True)
     def _addresses(self, environment: pytest.MonkeyPatch) -> None:

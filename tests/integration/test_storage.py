@@ -1,4 +1,4 @@
-"""The receiver's own way to PostgreSQL: what is stored and what is not, whatever becomes of the server."""
+"""The receiver's own way to PostgreSQL: an event is stored or it is not, whatever happens to the server."""
 
 import asyncio
 import gc
@@ -44,7 +44,7 @@ def with_storage(use: Callable[[_OnTheLoop], Awaitable[object]]) -> None:
         del inbox
         gc.collect()
 
-    uvloop.run(run())  # as web does: its sockets differ from asyncio's where a connection breaks
+    uvloop.run(run())  # as in web: its sockets differ from asyncio's where a connection breaks
     assert complaints == []
 
 
@@ -70,7 +70,7 @@ def test_each_statement_is_prepared_once() -> None:
 
 
 def test_a_statement_has_one_name_on_all_connections() -> None:
-    """A pooler that knows of no statements may run one connection's name on a server that another has prepared."""
+    """A pooler that tracks no statements may run one connection's name on a server that another has prepared."""
     names: set[str] = set()
 
     async def use(inbox: _OnTheLoop) -> None:
@@ -92,7 +92,7 @@ def test_statements_that_a_pooler_has_mixed_up_cost_a_new_connection_and_no_even
         assert inbox._connection is not None
         await inbox._connection.execute("DEALLOCATE ALL")
         await _stores(inbox, "processing")
-        inbox._prepared.clear()  # they are there, and somebody else's
+        inbox._prepared.clear()  # the names exist, and are another connection's
         await _stores(inbox, "verified")
 
     with_storage(use)
@@ -135,7 +135,7 @@ def test_a_server_that_goes_away_amid_a_statement_is_not_now(database_url: str) 
 
 @contextmanager
 def _server_that_dies_of_the_first_question(last_words: bytes) -> Iterator[str]:
-    """As PostgreSQL does in an immediate shutdown: the question stays unread."""
+    """A server that leaves the question unread, as PostgreSQL does in an immediate shutdown."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

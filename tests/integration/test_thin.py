@@ -65,7 +65,7 @@ def test_both_forms_of_one_change_owe_one_mail(stripe: Stories, post_box: PostBo
 
 @pytest.fixture
 def asked(environment: pytest.MonkeyPatch) -> list[str]:
-    """The sessions that Stripe is asked about from now on."""
+    """The ids of the sessions that Stripe is asked about from now on."""
     sessions: list[str] = []
     fetch = stripe_sessions.fetch
 
@@ -84,7 +84,7 @@ def test_what_a_snapshot_has_overtaken_is_not_asked_about(stripe: Stories, asked
     notifications = stripe.news(session_id, thin=True)
     receive([*notifications, *snapshots])
     process([one.id for one in (*notifications, *snapshots)])
-    assert asked == [session_id]  # about its last one, which is as old as the snapshot
+    assert asked == [session_id]  # the question is about its last one, which is as old as the snapshot
     outcomes = [facts.event_row(one.id).outcome for one in sorted(notifications, key=attrgetter("created_at"))]
     assert outcomes == [*[Outcome.STALE] * (len(notifications) - 1), Outcome.APPLIED]
     assert facts.record(session_id).status == Status.VERIFIED
@@ -225,7 +225,7 @@ def test_where_stripe_knows_nothing_a_tie_goes_by_rank(stripe: Stories) -> None:
 
 
 def test_an_answer_is_no_newer_than_the_moment_of_asking(stripe: Stories) -> None:
-    """Stripe may have read the session long before it sends the answer, and dates only that."""
+    """Stripe may have read the session long before it sends the answer, and dates only the answer."""
     told = stripe.news(_verified(stripe), thin=True)[-1]
     dated = int(time.time()) + 200
     stripe.simulator.clock(offset=0, frozen=dated)

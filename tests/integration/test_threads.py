@@ -1,4 +1,4 @@
-"""What hangs, floods or is frozen keeps nothing else from its turn: real processes."""
+"""A hanging, flooded or frozen part keeps no other from its turn: real processes."""
 
 import signal
 import threading
@@ -40,7 +40,7 @@ def test_half_of_a_workers_threads_or_as_many_as_are_set_may_wait_for_a_slow_mai
 def test_a_worker_that_was_frozen_before_it_gave_its_mails_away_gives_none_away(
     tmp_path: Path, database_url: str
 ) -> None:
-    """Its lease is over and another worker has sent them: the look right before counts, not the one at the claim."""
+    """Its lease is over and another worker has sent them: the look right before sending counts, not the claim's."""
     mailbox, go = Mailbox(), threading.Event()
     mailbox.at_recipient = lambda: len(mailbox.recipients) > 4 or go.wait(20)
     with mail_server(mailbox) as port, service(tmp_path, database_url, SMTP_URL=f"smtp://127.0.0.1:{port}") as running:

@@ -26,14 +26,14 @@ PERSONS = 4
 
 @pytest.fixture(autouse=True)
 def _time(environment: pytest.MonkeyPatch) -> None:
-    """However slow the machine is."""
+    """Gives the actions under one claim time enough on a slow machine."""
     environment.setattr(performing, "_TOGETHER_SECONDS", 3600.0)
     environment.setattr(performing, "_GOOD_FOR_SECONDS", 3600.0)
 
 
 @pytest.fixture
 def owed(post_box: PostBox) -> list[int]:
-    """A mail to each of some persons."""
+    """The ids of mails to some persons."""
     assert post_box
     return [
         action_id
@@ -44,7 +44,7 @@ def owed(post_box: PostBox) -> list[int]:
 
 
 def _at_the_first(post_box: PostBox, happens: Callable[[], object]) -> None:
-    """While the first mail is given away, this happens."""
+    """Makes this happen while the first mail is given away."""
     happened = threading.Event()
 
     def behave(mail: Mail) -> None:
@@ -58,7 +58,7 @@ def _at_the_first(post_box: PostBox, happens: Callable[[], object]) -> None:
 
 
 def _tries(ids: Sequence[int]) -> set[int]:
-    """How many count towards burying, whichever there are."""
+    """The different numbers of tries that count towards burying."""
     return {facts.action(one).attempts - facts.action(one).waits for one in ids}
 
 
@@ -141,7 +141,7 @@ def test_a_lease_that_another_worker_has_by_now_is_seen_right_before_however_fre
 def test_whoever_waits_for_long_behind_another_goes_back_and_has_lost_no_try(
     post_box: PostBox, owed: list[int], environment: pytest.MonkeyPatch
 ) -> None:
-    """The first is still on its way when the others are anybody's again: no lease has to end for that."""
+    """The first mail is still under way when the others are free again: no lease has to end for that."""
     environment.setattr(performing, "_TOGETHER_SECONDS", 0.05)
     has_begun = threading.Event()
 
@@ -253,7 +253,7 @@ def test_of_a_worker_that_died_each_is_tried_alone_and_none_is_buried(
 ) -> None:
     environment.setenv("ACTION_ATTEMPTS", most)
     settings.cache_clear()
-    claims.claim(OutboxAction, owed, first_try=True)  # and here it dies
+    claims.claim(OutboxAction, owed, first_try=True)  # the worker dies here
     facts.end_all_leases()
     assert perform(*owed) == []
     assert not post_box.sent

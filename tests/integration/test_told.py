@@ -44,7 +44,7 @@ def _action(name: str) -> OutboxAction:
 
 
 def _tell(*events: VerificationEvent, purged: bool = False) -> None:
-    """Each event by itself, with all that it owes, and long before the next one where a purge runs in between."""
+    """Applies each event by itself, and performs all that it owes; with `purged`, a purge runs before the next one."""
     for one in events:
         facts.applied(one)
         perform_everything()
@@ -130,7 +130,7 @@ def test_what_the_last_mail_said_is_not_said_again_by_a_second_worker(post_box: 
     slow = claim_action(_action("email_verified").id or 0)
     assert slow
     facts.end_all_leases()
-    assert claim_action(slow[1].id or 0)  # by another one, which dies
+    assert claim_action(slow[1].id or 0)  # another worker, which dies
     end_action(*slow, None)  # too late to be written down; but the mail has gone out
     perform_everything()
     mail = _action("email_verified")
@@ -148,7 +148,7 @@ def test_what_may_have_been_told_is_not_left_the_last_word(post_box: PostBox, di
     facts.applied(PASSED)
     facts.applied(APPROVED)
     post_box.behave = given_away
-    perform_everything()  # its worker dies with the server's answer, or there is none
+    perform_everything()  # its worker dies with the server's answer, or no answer comes
     post_box.behave = lambda _: None
     assert _told(post_box) == ["email_retry_prompt", "email_verified"]
     facts.end_all_leases()

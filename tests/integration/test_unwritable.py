@@ -40,7 +40,7 @@ def _no_schema(_: Service, url: str) -> Iterator[None]:
 
 @contextmanager
 def _no_room(running: Service, _: str) -> Iterator[None]:
-    """Every write of a file by web fails, as on a full disk."""
+    """Makes every write of a file by web fail, as on a full disk."""
     web = running.pid("web")
     before = resource.prlimit(web, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
     yield
@@ -66,7 +66,7 @@ TROUBLES = (
 
 @pytest.fixture
 def as_plain_role(database_url: str, environment: pytest.MonkeyPatch) -> Iterator[str]:
-    """The database, by a role that is no superuser on PostgreSQL; that one's URL is the other's."""
+    """Gives this process a role that is no superuser on PostgreSQL; that role's URL."""
     if not databases.SERVER_URL:
         yield database_url
         return
@@ -96,13 +96,13 @@ def test_what_cannot_be_stored_is_left_to_stripe_and_said_within_seconds(
             wait_until(lambda: _ready(running) == (503, word), lambda: f"{_ready(running)} {running.logs()}")
             assert _delivered(running) == 503
             wait_until(lambda: _is_found(word), lambda: str(findings(None)))
-        if word != "damaged":  # a backup is put back while nobody has the file
+        if word != "damaged":  # a backup can be put back only when nobody has the file
             wait_until(lambda: _ready(running) == (200, "ok"), running.logs)
             assert _delivered(running) == 200
 
 
 def _is_found(word: str) -> bool:
-    if word == "disk full":  # by web alone, which cannot write that it lives
+    if word == "disk full":  # web alone has a full disk, and cannot write that it lives
         return any("no web runs" in one.words for one in findings(None))
     return any(one.what == "database" for one in findings(None))
 

@@ -1,4 +1,4 @@
-"""Verifications as the application sees them: one by one with what happened, and in pages whose order is stable."""
+"""Verifications as the application sees them: one by one with their story, and in pages whose order is stable."""
 
 from datetime import UTC, datetime
 from itertools import product
@@ -39,7 +39,7 @@ def _pages(api: TestClient, **filters: Any) -> list[list[str]]:
 
 
 def _many(api: TestClient, count: int) -> list[str]:
-    """Newest first."""
+    """Opens so many verifications; their ids, newest first."""
     return [open_one(api, client_reference_id=f"user-{n}").json()["id"] for n in range(count)][::-1]
 
 
@@ -92,7 +92,7 @@ def test_filters_hold_together(api: TestClient, stripe: Stories) -> None:
         stripe.simulator.flow(flow)
     shown = []
     for reference, purpose, flow in product(("user-1", "user-2"), ("", "age"), ("vf_a", "vf_b")):
-        # One person and purpose is one verification, whichever flow it goes by.
+        # A person and a purpose are one verification, with any flow.
         whose = {"client_reference_id": f"{reference}-{flow}", "purpose": purpose}
         opened = open_one(api, **whose, verification_flow=flow, type=None).json()
         if reference == "user-2":

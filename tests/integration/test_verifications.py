@@ -148,7 +148,7 @@ def test_a_refusal_that_stripe_has_saved_keeps_nobody_out_for_a_day(
 
 @pytest.mark.parametrize("what", ["another id", "another mode", "another object"])
 def test_an_answer_about_another_session_makes_none_ours(api: TestClient, stripe: Stories, what: str) -> None:
-    """As a proxy gives that mixes answers up: the session that was made is found by the next who opens."""
+    """A proxy may mix answers up: the next opening finds the session that was made."""
     stripe.simulator.fault(nonsense=what, path="/v1/identity/verification_sessions$", method="POST")
     assert open_one(api).json()["code"] == "stripe-unavailable"
     again = open_one(api).json()
@@ -516,7 +516,7 @@ def test_at_the_limit_of_submissions_nobody_goes_in_again(api: TestClient, strip
 
 
 def _submit_as_often_as_allowed(api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch) -> Any:
-    """One open session, whose events are late; what the application knows of its verification."""
+    """An open session at its limit, whose events are late; its verification, as the application knows it."""
     environment.setenv("SUBMISSION_LIMIT", "1")
     settings.cache_clear()
     opened = open_one(api).json()
@@ -525,7 +525,7 @@ def _submit_as_often_as_allowed(api: TestClient, stripe: Stories, environment: p
 
 
 def _is_over_for(session_id: str, stripe: Stories) -> None:
-    """What the limit owes is owed, and done, without any event of Stripe's."""
+    """Checks that the limit's actions are owed and performed, without any event of Stripe's."""
     assert {"cancel_session", "alert_review"} <= by_name(session_id).keys()
     perform_everything()
     assert stripe.simulator.session(session_id)["status"] == "canceled"
@@ -602,7 +602,7 @@ def test_whoever_is_verified_is_not_billed_again_by_a_redaction_in_the_dashboard
     again = open_one(api, integration="redirect")
     assert (again.status_code, again.json()["status"], "entry" in again.json()) == (200, "verified", False)
     assert (again.json()["id"], again.json()["client_reference_id"]) == (first["id"], None)
-    # From here on nobody knows that it is the same person.
+    # From here on nobody knows the person again.
     new = open_one(api)
     assert (new.status_code, new.json()["generation"]) == (201, 1)
     assert new.json()["id"] != first["id"]
@@ -640,7 +640,7 @@ def here(environment: pytest.MonkeyPatch) -> Callable[..., Any]:
         said = capsys.readouterr().out
         return (
             json.loads(said[said.find("{\n") :]) if expected == 0 else said
-        )  # the log, which goes elsewhere, before it
+        )  # the log stands before it, which else goes elsewhere
 
     return run
 

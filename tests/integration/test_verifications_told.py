@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("database_url", "post_box")
 
 @pytest.fixture
 def verification(database_url: str, post_box: PostBox) -> str:
-    """One of two generations, vs_1 and vs_2, of which nothing is known yet."""
+    """A verification of two generations, vs_1 and vs_2, without a record of either."""
     assert database_url
     assert not post_box.sent
     with transaction() as session:

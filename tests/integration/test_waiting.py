@@ -1,4 +1,4 @@
-"""Who waits for a verification, for Stripe or for the database keeps nobody else waiting, and not for long."""
+"""Waits for a verification, for Stripe or for the database are short, and hold up nobody else."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ MANY = 200
 
 
 class Answer(NamedTuple):
-    """What one request came to."""
+    """The answer to one request."""
 
     status: int
     head: str
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
 @pytest.fixture
 def port(patient: pytest.MonkeyPatch) -> Iterator[int]:
-    """Our application behind a socket, with the connections that web has."""
+    """The port of our application, with the connections that web has."""
     patient.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)
     patient.setenv("API_TOKENS", f"shop:{TOKEN}")
     keep_connections(3, beside=1, apart=True)
@@ -88,7 +88,7 @@ async def _delivered(port: int) -> Answer:
 
 @contextmanager
 def _elsewhere(reference: str = "user-1") -> Iterator[Turn]:
-    """Another server opens this person's verification, until the block ends."""
+    """Lets another server open this person's verification, until the block ends."""
     wanted = Wanted(client_reference_id=reference, purpose="", account="", livemode=False, params={"type": "document"})
     turn = take_turn(wanted)
     assert turn is not None
@@ -99,7 +99,7 @@ def _elsewhere(reference: str = "user-1") -> Iterator[Turn]:
 def test_hundreds_who_wait_for_one_opening_leave_room_for_everybody_else(
     port: int, stripe: Stories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routes, "_WAITS_SECONDS", 60.0)  # nobody gives up while we look
+    monkeypatch.setattr(routes, "_WAITS_SECONDS", 60.0)  # no wait ends while we look
 
     async def look() -> None:
         waiting = [asyncio.create_task(_open(port)) for _ in range(MANY)]
@@ -111,7 +111,7 @@ def test_hundreds_who_wait_for_one_opening_leave_room_for_everybody_else(
         assert (await _delivered(port)).status == 200
         assert (await _ask(port, "GET", "/readyz")).status == 200
         assert not any(one.done() for one in waiting)
-        stripe.simulator.fault(429, retry_after=600, count=None)  # so that the others are answered fast
+        stripe.simulator.fault(429, retry_after=600, count=None)  # the others are answered fast then
         give_back(turn)
         answers = await asyncio.gather(*waiting)
         assert {(one.status, one.content["code"]) for one in answers} == {(503, "stripe-unavailable")}
@@ -182,7 +182,7 @@ def test_whoever_waits_for_stripe_keeps_nobody_from_what_needs_no_stripe(
 
 
 class Held:
-    """How many calls to Stripe stand still, until they are let go on."""
+    """The calls to Stripe that stand still until they are let go on."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -50,7 +50,7 @@ def _age(days: float = 101, session_id: str = "vs_1") -> None:
 
 
 def _verification(*session_ids: str) -> None:
-    """One whose sessions are these, the last of them the current one."""
+    """Gives these sessions a verification, whose current one is the last of them."""
     then = datetime.now(UTC)
     whose: dict[str, Any] = {"id": "idv_1", "client_reference_id": "c4nary reference", "livemode": False}
     where: dict[str, Any] = {"return_url": "https://app.example/c4nary", "locale": "c4nary"}
@@ -120,7 +120,7 @@ def test_what_comes_late_brings_nothing_back_and_mails_nobody_again(database_url
         session.connection().execute(OutboxAction.__table__.delete())  # type: ignore[attr-defined]  # SQLModel hides it
     assert facts.applied(*(replace(late, id=f"{late.id}_twin") for late in story)) == []
     assert "c4nary" not in databases.dump(database_url)
-    # What is new is told, as ever.
+    # A new change is told, as ever.
     overridden = facts.applied(_ended("requires_input", NOON + 20, code="document_expired", report=f"vr_{NOON + 9}"))
     assert [facts.action(one).name for one in overridden] == ["email_retry_prompt"]
     assert "c4nary" not in databases.dump(database_url)

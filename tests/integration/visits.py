@@ -1,4 +1,4 @@
-"""Short words for tests of the person's pages: a browser without scripts, and what its visits leave behind."""
+"""Short words for tests of the person's pages: a browser without scripts, and the traces of its visits."""
 
 import http.client
 from collections.abc import Iterator, Mapping
@@ -21,24 +21,24 @@ KEYS = {
     "LINK_KEYS": "n" * 32,
     "PUBLIC_URL": HERE,
 }
-# Which they write every few seconds, whoever asks.
+# Processes write these every few seconds, with or without visits.
 _OF_PROCESSES = ("identity_metric", "identity_tally", "identity_process_clock", "identity_heartbeat")
 
 
 def path_to(subject: str, below: str = "") -> str:
-    """The path of a link of now."""
+    """The path of a link that is made now."""
     return urlsplit(link_to(subject).url).path + below
 
 
 def enter(client: TestClient, subject: str, headers: Mapping[str, str] = OURS) -> str:
-    """Where the button leads."""
+    """Presses the button; the address that it leads to."""
     answer = client.post(path_to(subject), headers=headers)
     assert answer.status_code == 303, answer.text
     return answer.headers["location"]
 
 
 def choose(url: str, outcome: str) -> str:
-    """Picks an outcome on Stripe's page; where it sends the person then."""
+    """Picks an outcome on Stripe's page; the address to which it sends the person then."""
     parts = urlsplit(url)
     with closing(http.client.HTTPConnection(parts.netloc)) as connection:
         connection.request("POST", parts.path, f"outcome={outcome}")
@@ -47,9 +47,9 @@ def choose(url: str, outcome: str) -> str:
 
 @contextmanager
 def untouched(stripe: Stories, database_url: str) -> Iterator[None]:
-    """Nothing is asked at Stripe, nothing changes there or in the tables, until the block ends."""
+    """Checks that the block asks Stripe nothing, and changes nothing there or in the tables."""
     stripe.simulator.clear_faults()
-    stripe.simulator.fault(count=None)  # which only counts
+    stripe.simulator.fault(count=None)  # it only counts
     before, there = databases.dump(database_url, without=_OF_PROCESSES), stripe.simulator.truth()
     yield
     assert stripe.simulator.faults()[0]["hits"] == 0
