@@ -1,6 +1,6 @@
 """Stripe's own addresses, led to the local Stripe, so that a page's policy is tried as production has it.
 
-A browser is told by `rules` that every host of stripe.com is here; what it asks there is noted.
+A browser is told by `rules` that every host of stripe.com is here; its requests there are noted.
 """
 
 import http.client
@@ -19,7 +19,7 @@ _OF_THE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request of a browser's."""
+    """One request of a browser."""
 
     method: str
     host: str
@@ -29,7 +29,7 @@ class Asked:
 
 
 class Addresses:
-    """Running while it is entered."""
+    """The server behind these addresses, which runs while it is entered."""
 
     def __init__(self, folder: Path, local_stripe: str) -> None:
         self.asked: list[Asked] = []
@@ -38,7 +38,7 @@ class Addresses:
         self._server.addresses, self._server.behind = self, local_stripe.rpartition("/")[2]
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(*_certificate(folder))
-        # The handshake is its thread's: browsers open connections that they do not use.
+        # The connection's own thread makes the handshake: browsers open connections that they do not use.
         self._server.socket = context.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True
         )
@@ -58,19 +58,19 @@ class _Server(ThreadingHTTPServer):
     behind: str
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that goes away in the middle of a request is none of ours."""
+        """Says nothing of a browser that goes away in the middle of a request."""
 
 
 class _Forwarder(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
-    timeout = 60.0  # seconds; of a connection that nothing comes over
+    timeout = 60.0  # seconds, for a connection over which nothing comes
 
     def _forward(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         host, headers = self.headers["Host"], dict(self.headers)
         self.server.addresses.asked.append(Asked(self.command, host, self.path, headers, content.decode()))
-        # js.stripe.com has a script for each version; ours is one.
+        # js.stripe.com has a script for each version; the local Stripe has one for all.
         is_script = host == "js.stripe.com" and not self.path.startswith("/js/")
         connection = http.client.HTTPConnection(self.server.behind, timeout=self.timeout)
         connection.request(self.command, STAND_IN if is_script else self.path, content, headers)
@@ -86,13 +86,13 @@ class _Forwarder(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Logs nothing."""
 
     do_GET = do_POST = _forward  # noqa: N815 - http.server's names
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:
-    """Signed by itself: the browser is told not to mind."""
+    """The files of a certificate, signed by itself, and of its key; the browser is told not to mind."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-subj", "/CN=stripe.com", "-keyout", str(key), "-out", str(certificate)]

@@ -1,4 +1,4 @@
-"""The team's own backend, as far as a person notices it: it opens verifications, and makes the links to their pages."""
+"""The team's own backend, as far as a person meets it: it opens verifications, and gets the links to their pages."""
 
 import itertools
 from hashlib import sha256
@@ -17,7 +17,7 @@ _numbers = itertools.count(1)
 
 
 class Opened:
-    """One verification: its id, that of its session at Stripe, its page, and where mails about it go."""
+    """One verification: its id, that of its session at Stripe, its page, and the address for mails about it."""
 
     def __init__(self, application: "Application", answer: dict[str, Any], email: str) -> None:
         self.id = str(answer["id"])
@@ -27,26 +27,26 @@ class Opened:
 
     @property
     def link(self) -> str:
-        """A fresh one."""
+        """A fresh link."""
         return str(self._application.ask("POST", f"/verifications/{self.id}/link")["url"])
 
 
 class Application:
-    """Holds a token of API_TOKENS."""
+    """A client of the service's API, with one of API_TOKENS."""
 
     def __init__(self, service: Service) -> None:
         self.base = service.base
         self._client = httpx.Client(base_url=service.base, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60)
 
     def open(self, **params: Any) -> Opened:
-        """For a new person, unless `client_reference_id` says whom."""
+        """Opens a verification: of a new person, unless `client_reference_id` names one."""
         number = next(_numbers)
         email = f"person-{number}@example.com"
         least = {"client_reference_id": f"user-{number}", "type": "document", "provided_details": {"email": email}}
         return Opened(self, self.ask("POST", "/verifications", least | params), email)
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Raises HTTPStatusError for a refusal."""
+        """The answer of the API. Raises HTTPStatusError for a refusal."""
         answer = self._client.request(method, path, json=body)
         answer.raise_for_status()
         decoded: dict[str, Any] = answer.json()
@@ -60,7 +60,7 @@ class Application:
 
 
 def token(subject: str, *, age: int = 0, key: str = LINK_KEY, salt: str = "identity-events.link") -> str:
-    """As the service makes one; of another age, key or salt, it is none of its own."""
+    """A token as the service makes it; one of another age, key or salt is not the service's own."""
     return _Signer(age, key, salt).sign(subject).decode()
 
 

@@ -61,14 +61,14 @@ def addresses(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def told() -> Iterator[Catcher]:
-    """What the application is told."""
+    """Catches the calls to the application."""
     with Catcher() as told:
         yield told
 
 
 @pytest.fixture(scope="session")
 def shop_port() -> int:
-    """Where the backend of docs/integrate-web.md listens."""
+    """The port of the backend of docs/integrate-web.md."""
     return free_port()
 
 
@@ -77,7 +77,7 @@ def service(
     simulator: Simulator, told: Catcher, shop_port: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     words = tmp_path_factory.mktemp("words")
-    write_words(words, "ar")  # by its marks, a language that is read from right to left
+    write_words(words, "ar")  # a language that is read from right to left
     settings = {"STRIPE_API_BASE": simulator.base, "STRIPE_API_KEY": simulator.api_key}
     origins = f"https://app.example.com,shop:,http://127.0.0.1:{shop_port}"
     settings |= {"APP_CALLBACK_URL": told.url, "TEMPLATES_DIR": str(words), "RETURN_ORIGINS": origins, **SETTINGS}
@@ -100,7 +100,7 @@ def browser(addresses: Addresses) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def local_web(service: Service, simulator: Simulator) -> Iterator[str]:
-    """Another web process of the service, as `make stripe` sets it up: the stand-in is at its own address.
+    """Another web process of the service, as `make stripe` sets it up: the stand-in is at the local Stripe.
 
     Its policy allows one origin more.
     """
@@ -125,7 +125,7 @@ def application(service: Service) -> Iterator[Application]:
 
 @pytest.fixture
 def visits(browser: Browser) -> Iterator[Visits]:
-    """Opens a window, as Playwright's options of a context say; none of them may have anything to complain about."""
+    """Opens windows, each with Playwright's options of a context; none of them may have complaints at the end."""
     made: list[Visitor] = []
 
     def visit(**how: Any) -> Visitor:
@@ -139,5 +139,5 @@ def visits(browser: Browser) -> Iterator[Visits]:
 
 @pytest.fixture
 def visitor(visits: Visits) -> Visitor:
-    """A window as most people have it."""
+    """One window as most people have it."""
     return visits()

@@ -1,4 +1,4 @@
-"""Takes the pictures of the console that README shows, of a day that nobody had: `make pictures`."""
+"""Takes README's pictures of the console, with a made-up day: `make pictures`."""
 
 import math
 import sqlite3
@@ -31,7 +31,7 @@ _DEAD = """INSERT INTO outbox_action
 
 
 def main() -> int:
-    """0 also where there is no Chromium, which is said."""
+    """Takes the pictures. Returns 0 also without Chromium, and says so."""
     if CHROMIUM is None:
         print("No pictures: there is no Chromium on this machine.")
         return 0
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _person(service: Service, simulator: Simulator, application: Application) -> Opened:
-    """Whose document had expired, and who was verified then."""
+    """A person whose document had expired, and who was verified then."""
     person = application.open(client_reference_id="order-4711", purpose="age")
     simulator.fail(person.session_id, "document_expired")
     service.wait_until(lambda: "email_retry_prompt done" in service.actions(person.session_id))
@@ -66,7 +66,7 @@ def _person(service: Service, simulator: Simulator, application: Application) ->
 
 
 def _day(service: Service, session_id: str) -> None:
-    """What a busy day has left: its counters, by the hour, and two calls that the application did not take."""
+    """Writes the traces of a busy day: its counters, by the hour, and two calls that the application did not take."""
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     with closing(sqlite3.connect(service.folder / "var" / "identity.db", timeout=30)) as database, database:
         for hours in range(1, 24):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.browser
 
 
 def link_in_mail(service: Service, opened: Opened, *, number: int) -> str:
-    """Of the mail that came as this one."""
+    """The link in the person's mail of this number."""
     service.wait_until(lambda: len(service.mails(opened.email)) >= number)
     (link,) = set(re.findall(r"http\S+/verify/[\w.-]+", service.mails(opened.email)[number - 1].text))
     return str(link)
@@ -26,7 +26,7 @@ def link_in_mail(service: Service, opened: Opened, *, number: int) -> str:
 def test_whoever_comes_back_from_stripe_is_told_what_stripe_says_at_once(
     application: Application, visits: Visits, java_script_enabled: bool
 ) -> None:
-    """Results are often ready by then, whatever has become of their events."""
+    """Results are often ready by then, even if their events are not there yet."""
     opened = application.open(return_url="https://app.example.com/done")
     visitor = visits(java_script_enabled=java_script_enabled)
     visitor.page.route(SCRIPTS, lambda route: route.abort())
@@ -67,7 +67,7 @@ def test_the_back_button_leads_into_nothing_a_second_time(application: Applicati
 
 
 def test_a_page_out_of_the_browsers_memory_shows_what_is_so_by_now(application: Application, visits: Visits) -> None:
-    """As the back button brings it back where a browser keeps pages as they were left."""
+    """The back button brings a page back as it was left, if the browser has kept it so."""
     opened = application.open()
     kept, other = visits(), visits()
     kept.page.goto(opened.link)

@@ -18,7 +18,7 @@ from tests.support.service import Service
 
 pytestmark = pytest.mark.browser
 Dead = Callable[..., list[int]]
-LEAST = 24  # pixels of what is touched (WCAG 2.2, 2.5.8)
+LEAST = 24  # pixels of each thing that is touched (WCAG 2.2, 2.5.8)
 _AGE = "document.querySelector('[data-live] h2').textContent = 'Old'"
 _DEAD = """INSERT INTO outbox_action
   (session_id, name, cause, status, attempts, waits, last_error, created_at, due_at)
@@ -41,7 +41,7 @@ def _find(visitor: Visitor, word: str) -> None:
 
 
 def _flood(service: Service, session_id: str) -> None:
-    """A hundred thousand dead actions of a session."""
+    """Writes a hundred thousand dead actions of a session."""
     with closing(sqlite3.connect(service.folder / "var" / "identity.db", timeout=30)) as database, database:
         database.execute(
             """WITH RECURSIVE flood (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM flood WHERE n < 100000)
@@ -54,7 +54,7 @@ def _flood(service: Service, session_id: str) -> None:
 
 @pytest.fixture
 def dead(service: Service) -> Iterator[Dead]:
-    """Makes so many dead actions of a session, of two hours ago; their ids. They are gone after the test."""
+    """Makes dead actions of a session, of two hours ago, and returns their ids. They are gone after the test."""
     made: list[int] = []
     path = service.folder / "var" / "identity.db"
 
@@ -163,7 +163,7 @@ def test_without_scripts_a_verification_is_canceled_by_keys_alone(
 
 
 def _about_to_forget(visits: Visits, service: Service, application: Application) -> tuple[Visitor, Opened]:
-    """Whoever is about to press the button, and the verification that it is about."""
+    """A user who is about to press the button, and the verification that would be forgotten."""
     verification = application.open()
     visitor = visits()
     _sign_in(visitor, service, "erik")
@@ -177,7 +177,7 @@ def test_whoever_is_signed_out_meanwhile_is_told_that_nothing_was_done(
     visits: Visits, service: Service, application: Application
 ) -> None:
     visitor, verification = _about_to_forget(visits, service, application)
-    visitor.context.clear_cookies(name="console")  # as the eight hours do
+    visitor.context.clear_cookies(name="console")  # as eight hours do
     visitor.button("Forget this person").click()
     expect(visitor.page.get_by_role("status")).to_contain_text("nothing was done")
     assert visitor.hindrances() == []

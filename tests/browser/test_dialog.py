@@ -1,4 +1,4 @@
-"""Going in: the button, Stripe's dialog at its production address, and all that may come of it or hinder it."""
+"""Going in: the button, Stripe's dialog at its production address, and each result and hindrance of it."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -16,10 +16,10 @@ from tests.support.service import Service
 
 pytestmark = pytest.mark.browser
 
-SCRIPTS = re.compile(r"https://js\.stripe\.com/(?!js/)")  # and not the frame of the dialog
+SCRIPTS = re.compile(r"https://js\.stripe\.com/(?!js/)")  # but not the dialog's frame
 AT_STRIPE = re.compile(r"https://verify\.stripe\.com/start/")
 ON_STATUS = re.compile(r"/status")
-# Of a dialog with a frame of an origin that is not always allowed.
+# A Stripe.js whose dialog has a frame of an origin that is not always allowed.
 FRAMING = f"""
     window.Stripe = () => ({{verifyIdentity: () => new Promise(() => {{
       const frame = document.createElement("iframe");
@@ -49,7 +49,7 @@ def test_whoever_succeeds_in_the_dialog_is_shown_what_the_record_says(
 def test_stripes_script_comes_with_the_click_and_is_not_told_the_link(
     application: Application, visitor: Visitor, addresses: Addresses
 ) -> None:
-    """Whatever Stripe.js frames has the page's address behind its `#`, and the link is in that."""
+    """Each frame of Stripe.js has the page's address behind its `#`, and the link is in that."""
     opened = application.open()
     asked = len(addresses.asked)
     visitor.page.goto(opened.link, wait_until="networkidle")
@@ -63,7 +63,7 @@ def test_stripes_script_comes_with_the_click_and_is_not_told_the_link(
 def test_a_success_that_only_the_browser_claims_shows_nothing(
     application: Application, visitor: Visitor, simulator: Simulator
 ) -> None:
-    """Stripe.js says `verificationSession` of whatever was submitted; whoever forges it gains a page that waits."""
+    """Stripe.js answers `verificationSession` for each submission; a person who forges it gains a page that waits."""
     forged = (
         "window.Stripe = () => ({verifyIdentity: () => Promise.resolve({verificationSession: {status: 'verified'}})})"
     )
@@ -78,7 +78,7 @@ def test_a_success_that_only_the_browser_claims_shows_nothing(
 def test_the_policy_is_that_of_production_and_a_local_stripes_origin(
     application: Application, simulator: Simulator
 ) -> None:
-    """So what the browser allows here, it allows there: nothing of the dialog is at the local Stripe's own address."""
+    """So the browser allows in production what it allows here: no part of the dialog has the local Stripe's address."""
     with httpx.Client() as client:
         policy = client.get(application.open().link).headers["content-security-policy"]
     assert policy.replace(f" {simulator.base}", "") == (
@@ -92,7 +92,7 @@ def test_the_policy_is_that_of_production_and_a_local_stripes_origin(
 def test_the_stand_in_at_its_own_address_does_the_same(
     application: Application, visitor: Visitor, addresses: Addresses, local_web: str
 ) -> None:
-    """As for who clicks through it with `make stripe` and `make run`."""
+    """A developer clicks through it in this way, with `make stripe` and `make run`."""
     asked = len(addresses.asked)
     go_in(visitor, application.open().link.replace(application.base, local_web))
     visitor.pick("fail", "document_expired")
@@ -230,7 +230,7 @@ def test_a_script_that_comes_late_still_opens_the_dialog(application: Applicatio
 
 
 def test_a_dialog_that_the_policy_blocks_falls_back_to_the_redirect(application: Application, visits: Visits) -> None:
-    """No page of Stripe's says every origin that its dialog frames: one that CSP_EXTRA lacks must stop nobody."""
+    """Stripe documents not every origin that its dialog frames: one that CSP_EXTRA lacks must stop nobody."""
     visitor = visits(complaint="frame-src")
     visitor.page.route(SCRIPTS, lambda route: route.fulfill(body=FRAMING, content_type="text/javascript"))
     go_in(visitor, application.open().link)
@@ -250,7 +250,7 @@ def test_a_dialog_whose_origin_csp_extra_names_stays_on_the_page(
     link = application.open().link.replace(application.base, local_web)
     go_in(visitor, link)
     expect(visitor.page.frame_locator(f'iframe[src="{frame}"]').locator("p")).to_have_text("Show your document")
-    visitor.page.clock.run_for(30_000)  # longer than anything is waited for
+    visitor.page.clock.run_for(30_000)  # longer than the page waits for anything
     expect(visitor.page).to_have_url(link)
 
 

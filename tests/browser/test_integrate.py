@@ -81,7 +81,7 @@ def _open(visitor: Visitor, page: str, name: str) -> None:
 
 
 def _press(visitor: Visitor) -> None:
-    """Once Stripe.js is there."""
+    """Presses the button once Stripe.js is there."""
     visitor.page.wait_for_function("() => window.Stripe")
     visitor.button(BUTTON).click()
 

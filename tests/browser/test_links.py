@@ -1,4 +1,4 @@
-"""Links of ours in the hands of those who are no persons: scanners, forgers, and whoever wants to be sent elsewhere."""
+"""Links of ours in the wrong hands: of scanners, of forgers, and of those who would lead a person elsewhere."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from tests.support.service import Service
 
 pytestmark = pytest.mark.browser
 
-# What is kept of a person, each by an id.
+# The rows that are kept of a person, each by an id.
 KEPT = (
     "SELECT * FROM verification WHERE session_id = ?",
     "SELECT * FROM verification_record WHERE session_id = ?",
@@ -30,14 +30,14 @@ KEPT = (
 
 @contextmanager
 def nothing_happens(opened: Opened, service: Service, simulator: Simulator, addresses: Addresses) -> Iterator[None]:
-    """At Stripe, in the tables, and to the person."""
+    """Asserts that nothing changes at Stripe, in the tables, and for the person."""
 
     def everything() -> list[Any]:
         at_stripe = [simulator.session(opened.session_id), [one["id"] for one in simulator.events(opened.session_id)]]
         return [*at_stripe, service.mails(opened.email), *(service.rows(query, opened.session_id) for query in KEPT)]
 
     service.wait_until(lambda: simulator.settled()["settled"] and service.is_quiet())
-    simulator.fault(count=None, holding=opened.session_id, name=opened.session_id)  # counts who asks about the session
+    simulator.fault(count=None, holding=opened.session_id, name=opened.session_id)  # counts requests about the session
     before, asked = everything(), len(addresses.asked)
     yield
     (fault,) = (fault for fault in simulator.faults() if fault["name"] == opened.session_id)
@@ -50,7 +50,7 @@ def nothing_happens(opened: Opened, service: Service, simulator: Simulator, addr
 def test_who_only_looks_changes_nothing(
     application: Application, service: Service, simulator: Simulator, addresses: Addresses, visits: Visits
 ) -> None:
-    """HEAD, GET, prefetch, and a scanner that runs scripts and looks about before it leaves."""
+    """Tries HEAD, GET, prefetch, and a scanner that runs scripts and looks about before it leaves."""
     opened = application.open()
     link = opened.link
     with nothing_happens(opened, service, simulator, addresses), httpx.Client() as scanner:

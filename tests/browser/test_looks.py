@@ -1,4 +1,4 @@
-"""Every page and each of its states by itself: what it looks like, to eyes, to a thumb and to a screen reader."""
+"""Every page and each of its states by itself: for eyes, for a thumb and for a screen reader."""
 
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.browser
 AT = "http://127.0.0.1:9/"
 SAID = {"PRIVACY_URL": "https://example.com/privacy", "ALTERNATIVE_URL": "https://example.com/another-way"}
 RIGHT_TO_LEFT = "ar"
-LEAST = 44  # pixels of what is touched
-# Links within a sentence, and what stands beside a button, may be smaller; ours are not.
+LEAST = 44  # pixels of each thing that is touched
+# Links within a sentence, and things beside a button, may be smaller; ours are not.
 _TOUCHED = """Array.from(document.querySelectorAll("main a, button, footer a"))
   .filter((one) => one.checkVisibility())
   .map((one) => [one.innerText, one.getBoundingClientRect().height])"""

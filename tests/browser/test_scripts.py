@@ -33,7 +33,7 @@ SHOWN = Shown(
     publishable_key="pk_test_1",
     account="acct_1",
 )
-# Says what it is given, and resolves what the test puts into `window.end`.
+# A Stripe.js that keeps its arguments, and resolves with the value that the test gives to `window.end`.
 GOOD = """
 window.given = [];
 window.Stripe = (key, options) => ({
@@ -50,10 +50,10 @@ window.Stripe = (key, options) => ({
 
 @dataclass
 class Ours:
-    """What answers the page's scripts, and how often each was asked."""
+    """The answers for the page's scripts, and the counts of their requests."""
 
     visitor: Visitor
-    script: str | None = GOOD  # None: it is blocked
+    script: str | None = GOOD  # None: Stripe.js is blocked
     entry: Any = field(default_factory=lambda: {"client_secret": "vs_1_secret", "publishable_key": "pk_test_1"})
     status: dict[str, Any] = field(default_factory=lambda: {"word": "todo", "version": "1"})
     asked: Counter[str] = field(default_factory=Counter)
@@ -61,26 +61,26 @@ class Ours:
     shown: Shown = SHOWN
 
     def __post_init__(self) -> None:
-        self.visitor.context.grant_permissions(["local-network-access"])  # what a test answers comes from none
+        self.visitor.context.grant_permissions(["local-network-access"])  # the test's own answers come from no network
         self.visitor.page.clock.install()
         self.visitor.page.route(f"{AT}/**", self._answer)
         self.visitor.page.route(f"{STRIPE_JS}**", self._stripe)
 
     def open(self, language: str = "en") -> None:
-        """The page."""
+        """Opens the page."""
         self.language = language
         self.visitor.page.goto(f"{AT}/verify/t", wait_until="domcontentloaded")
 
     def click(self, name: str = "Verify my identity", times: int = 1) -> None:
-        """On a button."""
+        """Clicks on a button."""
         self.visitor.page.get_by_role("button", name=name).click(click_count=times)
 
     def opened(self) -> None:
-        """Stripe's modal is."""
+        """Waits until Stripe's modal is open."""
         expect(self.visitor.page.locator("body[data-modal=open]")).to_be_visible()
 
     def end(self, **result: Any) -> None:
-        """It ends so."""
+        """Ends the modal with this result."""
         self.visitor.page.evaluate("(result) => window.end(result)", result)
 
     def _stripe(self, route: Route) -> None:
@@ -347,7 +347,7 @@ def test_the_status_is_asked_for_every_two_seconds_then_less_often_for_ten_minut
     page, counts = waiting.visitor.page, [0]
     for second in range(2, 842, 2):
         page.clock.run_for(2_000)
-        page.wait_for_timeout(20)  # for the answer, which comes in the time of this machine
+        page.wait_for_timeout(20)  # for the answer, which comes in real time
         if second % 60 == 0:
             counts.append(waiting.asked[ASKS])
     per_minute = [after - before for before, after in pairwise(counts)]

@@ -24,7 +24,7 @@ def shop(visitor: Visitor) -> Visitor:
 
 
 def _at_the_shop(visitor: Visitor) -> Visitor:
-    visitor.context.grant_permissions(["local-network-access"])  # what a test answers comes from no local network
+    visitor.context.grant_permissions(["local-network-access"])  # the test's own answers come from no network
     visitor.page.route(SHOP, lambda route: _serve(route))
     visitor.page.goto(SHOP)
     return visitor
@@ -40,7 +40,7 @@ def _secret(simulator: Simulator, **params: Any) -> tuple[str, str]:
 
 
 def _verify(shop: Visitor, *arguments: Any, key: str = KEY, **options: Any) -> None:
-    """Begins; `_result` is what comes of it."""
+    """Begins a verification; `_result` waits for its result."""
     shop.page.evaluate(
         "([key, options, given]) => { window.result = Stripe(key, options).verifyIdentity(...given); }",
         [key, options, arguments],

@@ -20,12 +20,12 @@ from tests.support.service import Service
 
 pytestmark = pytest.mark.browser
 
-WIDE, NARROW = {"width": 1280, "height": 1024}, {"width": 320, "height": 256}  # the latter is the former at 400 %
-TARGET = 44  # pixels, the least height of what is pressed
+WIDE, NARROW = {"width": 1280, "height": 1024}, {"width": 320, "height": 256}  # NARROW is WIDE at 400 %
+TARGET = 44  # pixels, the least height of a thing that is pressed
 
 
 class Stage:
-    """Brings a verification into a state; each function returns the page of somebody who comes then."""
+    """Brings a verification into a state; each function returns the address of its page then."""
 
     def __init__(self, application: Application, simulator: Simulator, service: Service) -> None:
         self._application, self._simulator, self._service = application, simulator, service
@@ -125,7 +125,7 @@ def test_a_state_has_its_page_which_hinders_nobody(stage: Stage, visitor: Visito
 
 
 def look_from_all_sides(visitor: Visitor, url: str, name: str) -> None:
-    """In each language, as it is read there; one of them by its own letters, the others as they are narrow and dark."""
+    """Checks the page in each language and its direction, in a light or a dark scheme, wide or narrow."""
     for language, direction, scheme, size in (
         ("en", "ltr", "light", WIDE),
         ("en", "ltr", "dark", NARROW),
@@ -141,7 +141,7 @@ def look_from_all_sides(visitor: Visitor, url: str, name: str) -> None:
 
 
 def check_page(visitor: Visitor, language: str, direction: str) -> None:
-    """What is the same on each page."""
+    """Asserts the things that each page must have."""
     page = visitor.page
     assert visitor.hindrances() == []
     html = page.locator("html")
@@ -234,7 +234,7 @@ def test_the_focus_comes_back_from_a_dialog_that_was_closed(application: Applica
 
 
 def press_tab_until(visitor: Visitor, words: str) -> None:
-    """Raises AssertionError where the focus comes round without reaching it."""
+    """Moves the focus to the element with these words. Raises AssertionError if it is not reached."""
     for _ in range(20):
         visitor.page.keyboard.press("Tab")
         if visitor.page.evaluate("document.activeElement.innerText") == words:

@@ -1,4 +1,4 @@
-"""All of it from outside: a team's backend, a person with a browser and a mailbox, and what is left in the end."""
+"""The whole from outside: a team's backend, a person with a browser and a mailbox, and the rows that are left."""
 
 import sqlite3
 import urllib.request
@@ -73,14 +73,14 @@ def test_a_person_fails_comes_back_by_mail_passes_and_is_forgotten(
     assert [mark for mark in (MARK, *secrets) if mark in everything_stored(service)] == []
     assert [mark for mark in (MARK, *secrets) if mark in service.text()] == []
     assert [mark for mark in (MARK, opened.id, *secrets) if mark in metrics(service)] == []
-    # To Stripe a browser says neither which page it comes from, nor who it is.
+    # The browser tells Stripe neither the page that it comes from, nor the person.
     heads = [f"{one.path} {one.headers}" for one in addresses.asked[asked:]]
     assert [head for head in heads if any(mark in head for mark in (MARK, opened.id, *tokens))] == []
     assert [one.headers for one in addresses.asked[asked:] if "127.0.0.1" in one.headers.get("Referer", "")] == []
 
 
 def changes(told: Catcher, verification_id: str) -> list[tuple[str, str | None]]:
-    """What the application was told of one verification, in the order of the changes; each call is signed."""
+    """The changes of one verification that the application was told, in their order; each call is signed."""
     about = [call for call in list(told.caught) if verification_id in call.body.decode()]
     mine = [Webhook(CALLBACK_SECRET).verify(call.body, call.headers)["data"] for call in about]
     mine.sort(key=lambda change: change["change_number"])

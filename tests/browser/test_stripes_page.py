@@ -18,7 +18,7 @@ def client(simulator: Simulator) -> stripe.StripeClient:
 
 
 def test_a_person_fails_and_succeeds(client: stripe.StripeClient, service: Service, visitor: Visitor) -> None:
-    """As the main application would: create a session, send the person to its url; after a failure to a fresh one."""
+    """As an application would: creates a session, sends the person to its url, and after a failure to a fresh one."""
     sessions = client.v1.identity.verification_sessions
     session = sessions.create({"type": "document", "provided_details": {"email": "eve@example.com"}})
     open_page(visitor, session.url, session.id)

@@ -1,4 +1,4 @@
-"""One person's browser: what it complains about is a fault, and so is whatever hinders somebody."""
+"""One person's browser: each complaint of its console is a fault, and so is each hindrance."""
 
 import json
 from importlib.resources import files
@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, FrameLo
 PATIENCE = 60_000  # milliseconds; a second or two on an idle machine
 PICTURES = Path("var/pages")
 _AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text()
-# WCAG 2.2 AA, and what else axe knows to be good.
+# WCAG 2.2 AA, and axe's other good practices.
 _RUN_AXE = "axe.run(document, {resultTypes: ['violations']}).then(results => JSON.stringify(results.violations))"
 
 expect.set_options(timeout=PATIENCE)
@@ -19,7 +19,7 @@ expect.set_options(timeout=PATIENCE)
 class Visitor:
     """A window of its own, with its own cookies and cache; `how` are Playwright's options of a context.
 
-    Whatever its console says of a policy, or of an exception, is a complaint; `complaint` is part of those to expect.
+    A line of its console about a policy or an exception is a complaint; the expected ones have `complaint` in them.
     """
 
     def __init__(self, browser: Browser, *, complaint: str = "", **how: Any) -> None:
@@ -38,33 +38,33 @@ class Visitor:
 
     @property
     def problem(self) -> Locator:
-        """Where a page tells what went wrong."""
+        """The box in which a page tells a failure."""
         return self.page.locator(".problem")
 
     def button(self, name: str) -> Locator:
-        """By the words on it."""
+        """The button with these words."""
         return self.page.get_by_role("button", name=name)
 
     def pick(self, outcome: str, code: str = "", *, at: Page | None = None) -> None:
-        """In the dialog, or at Stripe's own page."""
+        """Picks an outcome in the dialog, or on Stripe's own page."""
         place = at or self.dialog
         if code:
             place.locator("#code").select_option(code)
         place.locator(f"button[value={outcome}]").click()
 
     def hindrances(self) -> list[str]:
-        """What axe finds on the page as it is."""
+        """The hindrances that axe finds on the page as it is."""
         self.page.evaluate(_AXE)
         found = json.loads(self.page.evaluate(_RUN_AXE))
         return [f"{one['id']}: {one['help']}: {node['html']}" for one in found for node in one["nodes"]]
 
     def take_picture(self, name: str) -> None:
-        """For somebody to look at."""
+        """Saves a picture of the page, to be looked at."""
         PICTURES.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
 
     def close(self) -> None:
-        """Raises AssertionError for what was complained of meanwhile."""
+        """Closes the window. Raises AssertionError if there were complaints."""
         self.context.close()
         assert [one for one in self.complaints if not self._expected or self._expected not in one] == []
 

@@ -27,14 +27,14 @@ from worker.commands.replay import replay
 SECRET = "whsec_demo00000000000000000000"
 TOKEN = "demo-demo-demo-demo-demo-demo-demo"
 REVIEWER = "review@example.com"
-DAY, MOMENT = 86_400.0, 20.0  # seconds between what somebody does
-WIDTH = 120  # where the output is no terminal
+DAY, MOMENT = 86_400.0, 20.0  # seconds between two steps of a person
+WIDTH = 120  # columns, if the output is no terminal
 
 console = Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 def main(kept: Path = ROOT / "var/demo") -> int:
-    """0 if every session, action and delivery came out as expected. The mails are `kept`, those of before are not."""
+    """Runs the demo: 0 if each session, action and delivery came out as expected. Its mails replace those in `kept`."""
     console.print("Half a minute at most: the service starts, some persons are verified, and it is stopped again.")
     watch = Stopwatch()
     port = free_port()
@@ -71,25 +71,25 @@ def main(kept: Path = ROOT / "var/demo") -> int:
 
 
 class Stopwatch:
-    """How long each part took."""
+    """The seconds of each part."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._laps: list[str] = []
 
     def lap(self, name: str) -> None:
-        """Ends a part."""
+        """Ends a part, and begins the next."""
         now = time.monotonic()
         self._laps.append(f"{name} {now - self._started:.1f} s")
         self._started = now
 
     def report(self) -> str:
-        """All parts in a line."""
+        """The times of all parts in a line."""
         return "Time: " + ", ".join(self._laps) + "."
 
 
 class Demo:
-    """The people, their Stripe and the service. Whenever the next step could race with the last, it waits for quiet."""
+    """The people, their Stripe and the service. It waits for quiet before a step that could race with the last one."""
 
     def __init__(self, stripe: Simulator, service: Service) -> None:
         self.stripe = stripe
@@ -100,7 +100,7 @@ class Demo:
         self.now = -longest * DAY  # Stripe's clock, against ours
 
     def live(self) -> None:
-        """Everybody's first day, then everybody's second, and so on."""
+        """Lives everybody's first day, then everybody's second, and so on."""
         self.stripe.endpoint(self.service.url, secret=SECRET, concurrency=1)
         for day in range(max(len(person.days) for person in PEOPLE.values())):
             for name, person in PEOPLE.items():
@@ -111,11 +111,11 @@ class Demo:
         self._forge_and_stray()
 
     def outcomes(self) -> dict[str, Outcome]:
-        """Everybody's record, and what became of what was owed."""
+        """Each person's record, and the outcome of their actions."""
         return {name: self._outcome(session_id) for name, session_id in self.ids.items()}
 
     def answers(self) -> Counter[str]:
-        """What the service said to Stripe's deliveries and to the others."""
+        """The service's answers to Stripe's deliveries and to the others, counted."""
         attempts = [attempt for delivery in self.stripe.deliveries() for attempt in delivery["attempts"]]
         said = (
             json.loads(one["body"])["outcome"] if one["code"] == 200 else f"refused ({one['code']})" for one in attempts
@@ -123,7 +123,7 @@ class Demo:
         return Counter(said) + self.by_strangers
 
     def mails_of(self, mails: list[Mail]) -> dict[str, list[Mail]]:
-        """The mails to everybody, and those about them to the reviewer."""
+        """The mails to each person, and those to the reviewer about them."""
         return {
             name: [mail for mail in mails if mail.to == _address(name) or session_id in mail.text]
             for name, session_id in self.ids.items()
@@ -146,11 +146,11 @@ class Demo:
         if person.delivered == "last first":
             self._wait_for_quiet()
             self.stripe.release("reversed", limit=1)
-            self._wait_for_quiet()  # done, and so what comes now is late for certain
+            self._wait_for_quiet()  # all is done, so the next delivery is late for certain
             self.stripe.release("reversed")
 
     def _go_through_page(self, name: str, picked: str) -> None:
-        """As a browser without JavaScript: the page of the link, its form, Stripe's page, and ours again."""
+        """Does as a browser without JavaScript: the page of the link, its form, Stripe's page, and ours again."""
         mails = [mail.text for mail in self.service.mails(_address(name)) if "/verify/" in mail.text]
         link = re.findall(r"http\S+/verify/\S+", mails[-1])[0] if mails else self._ask(f"/{self.ids[name]}/link")["url"]
         page = requests.get(link, timeout=PATIENCE)
@@ -161,7 +161,7 @@ class Demo:
             answer.raise_for_status()
 
     def _ask(self, path: str, **body: Any) -> dict[str, Any]:
-        """Of the service, as the application."""
+        """The service's answer to a request of the application."""
         url = f"{self.service.base}/verifications{path}"
         answer = requests.post(url, json=body, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE)
         answer.raise_for_status()
@@ -198,7 +198,7 @@ class Demo:
         self.stripe.clock(offset=self.now)
 
     def _wait_for_quiet(self) -> None:
-        """Nothing is on its way or left to do. An action may make Stripe send an event, so nothing may have come up."""
+        """Waits until nothing is on its way or left to do, nor has come up meanwhile: an action may cause an event."""
 
         def is_quiet() -> bool:
             before = self.stripe.settled()

@@ -1,4 +1,4 @@
-"""Who is verified in the demo, what they do at the local Stripe day by day, and what must become of it."""
+"""The persons of the demo, their steps at the local Stripe day by day, and the outcome that must come of these."""
 
 from typing import NamedTuple
 
@@ -6,10 +6,10 @@ from tests.payloads.expected import VERIFIED, Outcome
 
 
 class Person(NamedTuple):
-    """Each day is a row of the local Stripe's actions; their deliveries are one of DELIVERED.
+    """One person. Each day is a row of the local Stripe's actions; their deliveries are one of DELIVERED.
 
-    `page:pass` and `page:CODE` are what a person picks who comes by a link: for whom the application has opened a
-    verification, and at first gives her the link to her page; later she takes the one in her newest mail.
+    `page:pass` and `page:CODE` are the outcomes that a person picks who comes by a link: the application has opened
+    her verification, and gives her the first link to her page; later she takes the one in her newest mail.
     """
 
     story: str
@@ -104,5 +104,5 @@ PEOPLE = {
     ),
 }
 
-# What the service said to the deliveries: all of Stripe's, one of a type that is not ours, and a forged one.
+# The service's answers to the deliveries: all of Stripe's, one of a type that is not ours, and a forged one.
 DELIVERIES = {"accepted": 68, "duplicate": 3, "ignored": 1, "refused (400)": 1}

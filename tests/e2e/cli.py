@@ -12,26 +12,26 @@ from tests.simulator.rendering import OBJECT
 
 PREFIX = f"{OBJECT}."
 TYPES = [PREFIX + what for what in ("created", "processing", "requires_input", "verified", "canceled", "redacted")]
-PATIENCE = 120.0  # seconds; it connects within one on a machine that has nothing else to do
+PATIENCE = 120.0  # seconds; the CLI connects within one on an idle machine
 
 PACKAGES = Path(__file__).parent / "node_modules" / "@stripe"
 
 
 def binary() -> str:
-    """The platform's binary rather than npm's shim, which would have to be stopped with its child."""
+    """The path of the platform's binary: npm's shim would have to be stopped together with its child."""
     found = sorted(PACKAGES.glob("cli-*/bin/stripe")) + sorted(PACKAGES.glob("cli/vendor/bin/stripe"))
     assert found, "the official Stripe CLI is not installed: make e2e"
     return str(found[0])
 
 
 def environment(home: Path) -> dict[str, str]:
-    """An empty home, and nothing but loopback: the CLI asks for news of itself, which this proxy refuses."""
+    """An empty home, and nothing but loopback: the CLI asks for its newest version, and this proxy refuses that."""
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1", "STRIPE_CLI_TELEMETRY_OPTOUT": "1"}
     return {"PATH": os.environ["PATH"], "HOME": str(home), "XDG_CONFIG_HOME": str(home), **nowhere}
 
 
 class Cli:
-    """The CLI against one simulator. What each `listen` prints is in `outputs`, what it says on the side in `logs`."""
+    """The CLI against one simulator. The output of each `listen` is in `outputs`, its standard error in `logs`."""
 
     def __init__(self, simulator: Simulator, home: Path) -> None:
         self.simulator = simulator
@@ -53,11 +53,11 @@ class Cli:
         return ran.stdout
 
     def secret(self) -> str:
-        """The one that every `listen` with this key signs with."""
+        """The secret with which every `listen` with this key signs."""
         return self.run("listen", "--print-secret").strip()
 
     def listen(self, *arguments: str, key: str = Simulator.api_key) -> str:
-        """Returns the secret once the CLI is ready."""
+        """Starts a `listen`. Returns the secret once it is ready."""
         output, log = (self.home / f"listen-{len(self.outputs)}.{kind}" for kind in ("out", "err"))
         with output.open("wb") as out, log.open("wb") as err:
             command = self._command("listen", *arguments, key=key)

@@ -11,7 +11,7 @@ from tests.simulator.client import Simulator
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
-    """One for a module; retries come a thousand times as fast."""
+    """One local Stripe for a module; its retries come a thousand times as fast."""
     with Simulator.start(speed=1000.0) as simulator:
         yield simulator
 

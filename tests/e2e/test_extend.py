@@ -1,4 +1,4 @@
-"""Whoever follows docs/extend.md breaks nothing: the demo and the tests pass in the copy."""
+"""The steps of docs/extend.md break nothing: the demo and the tests pass in a copy that has followed them."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from tests.support.extended import extend
 
 pytestmark = pytest.mark.e2e
-# Those that know what is owed, what it may do, and what mails say.
+# The tests of owed actions, of their rights, and of the words of mails.
 SUITE = (
     "tests/unit",
     "tests/property/test_orders.py",

@@ -1,4 +1,4 @@
-"""The service's processes behind the official CLI: what people do at Stripe becomes their record and their mail."""
+"""The service's processes behind the official CLI: people's steps at Stripe become their record and their mail."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ UNKNOWN_SECRET = "whsec_nobody_has_told_us_00"
 
 @pytest.fixture(scope="module")
 def service(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One for all: every test has sessions of its own."""
+    """One service for all tests: each has sessions of its own."""
     folder = tmp_path_factory.mktemp("service")
     secrets = (Cli(simulator, folder).secret(), ENDPOINT_SECRET, NEXT_SECRET)
     with Service(
@@ -73,7 +73,7 @@ def test_all_six_types_become_records_and_mails(simulator: Simulator, service: S
 def test_two_hundred_sessions_of_three_quick_events_end_as_they_did_at_stripe(
     simulator: Simulator, service: Service
 ) -> None:
-    """The CLI forwards at once whatever it has, so that many events overtake another of their session."""
+    """The CLI forwards all its events at once, so that many overtake another one of their session."""
     before = {row["id"] for row in service.rows("SELECT id FROM inbox_event")}
     passing, failing = (
         simulator.run(100, steps=["submit", last], session={"provided_details": {"email": f"{kind}-{{n}}@example.com"}})
@@ -196,13 +196,13 @@ def roll(simulator: Simulator, service: Service, secret: str, overlap: float) ->
 
 
 def settle(simulator: Simulator, service: Service) -> None:
-    """Until nothing is on its way any more, on either side."""
+    """Waits until nothing is on its way any more, on either side."""
     simulator.wait_settled(SETTLES)
     service.wait_until(service.is_quiet)
 
 
 def answers(simulator: Simulator, session_id: str) -> list[str]:
-    """What the service said to each delivery about a session, in the order the deliveries were made."""
+    """The service's answer to each delivery about a session, in the order of the deliveries."""
     simulator.wait_settled(SETTLES)
     events = {event["id"] for event in simulator.events(session_id)}
     attempts = [attempt for one in simulator.deliveries() if one["event"] in events for attempt in one["attempts"]]

@@ -1,4 +1,4 @@
-"""What the pages to try and to integrate say works as it is written, on free ports and in a folder of their own."""
+"""The commands of the pages to try and to integrate work as written, on free ports and in a folder of their own."""
 
 import os
 import re
@@ -27,7 +27,7 @@ KEY = "sk_test_simulator0000000000000000"
 
 
 class Reader:
-    """Types blocks, each in a terminal of its own. The sandbox is a simulator that runs already."""
+    """A reader who types blocks, each in a terminal of its own. The sandbox is a simulator that runs already."""
 
     def __init__(self, folder: Path, blocks: list[Block], sandbox: Simulator | None = None) -> None:
         self.folder = folder
@@ -44,19 +44,19 @@ class Reader:
         self._put_stripe_on_path(f"--api-base {self.stripe.base}" if sandbox else "")
 
     def type_all(self) -> None:
-        """Everything that keeps running is up before the next block is typed."""
+        """Types all blocks; a command that keeps running is up before the next block."""
         for block in self.blocks:
             self.type(block.commands, keeps_running="keeps running" in block.terminal)
 
     def type(self, commands: str, *, keeps_running: bool) -> Path:
-        """Where its output is."""
+        """Types commands. Returns the file of their output."""
         output = self.folder / f"terminal-{self.typed}.log"
         self.typed += 1
         (self._start if keeps_running else self._run)(commands, output)
         return output
 
     def stop(self) -> None:
-        """Ctrl-C in every terminal, the newest first."""
+        """Presses Ctrl-C in every terminal, the newest first."""
         for process in reversed(self.terminals):
             with suppress(ProcessLookupError):  # it has ended by itself
                 os.killpg(process.pid, signal.SIGINT)
@@ -128,7 +128,7 @@ class Reader:
         return commands
 
     def _put_stripe_on_path(self, options: str) -> None:
-        """The CLI as `stripe`; for the sandbox's commands, which name no backend, with ours behind them."""
+        """Puts the CLI on PATH as `stripe`, with these options: the sandbox's commands name no backend."""
         shim = self.folder / "bin" / "stripe"
         shim.parent.mkdir()
         shim.write_text(f'#!/bin/sh\nexec {cli.binary()} "$@" {options}\n')
@@ -164,7 +164,7 @@ def test_the_commands_with_the_official_cli(tmp_path: Path) -> None:
 
 
 def test_the_commands_for_the_sandbox_with_a_local_stripe_in_its_place(tmp_path: Path) -> None:
-    """Everything but which Stripe answers: no test of ours may need an account."""
+    """Only another Stripe answers: no test of ours may need an account."""
     with (
         Simulator.start() as sandbox,
         reading(tmp_path, pages.blocks(SECTIONS["Your Stripe sandbox"]), sandbox) as reader,
@@ -201,5 +201,5 @@ def test_the_page_for_who_integrates(tmp_path: Path) -> None:
         typed = [block for block in blocks if block not in running]
         pages.type_in_one_terminal(typed, here, STRIPE_API_BASE=reader.stripe.base)
         pages.run_python(page, here, tmp_path)
-        # Who was forgotten here is forgotten at Stripe, in each of the two sessions.
+        # The person who was forgotten here is forgotten at Stripe, in each of the two sessions.
         reader.wait_until(lambda: all(session["redaction"] for session in reader.stripe.truth()["sessions"][:2]))

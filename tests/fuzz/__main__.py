@@ -40,16 +40,16 @@ SLOW = 12  # bodies that arrive byte by byte meanwhile
 GROWTH = 64 * 1024  # KiB that a process may have grown by; each leaked body would be one to a thousand of them
 PATIENCE = 120.0
 ALLOWED = {200, 400, 404, 405, 408, 413, 431}
-STRIPE = {"STRIPE_API_KEY": "sk_test_made_up_for_tests", "STRIPE_API_BASE": "http://127.0.0.1:1"}  # which is not there
+STRIPE = {"STRIPE_API_KEY": "sk_test_made_up_for_tests", "STRIPE_API_BASE": "http://127.0.0.1:1"}  # nothing is there
 ALLOWED_OF_PAGES = ALLOWED | {303, 304, 403, 429}
 _OF_PAGES = re.compile(rb"\w+ /(verify|return|assets)/")
-_NOT_HTTP = b"content-length: 0\r\nconnection: close"  # what the connection itself refuses
-# In each answer of a page's.
+_NOT_HTTP = b"content-length: 0\r\nconnection: close"  # of an answer by the connection itself
+# The headers of every page.
 _ALWAYS = (b"content-security-policy: default-src 'none'", b"referrer-policy: no-referrer", b"x-content-type-options")
 
 
 class Findings:
-    """What was answered and what was wrong, of all threads."""
+    """The answers and the problems of all threads."""
 
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()
@@ -59,7 +59,7 @@ class Findings:
         self._lock = threading.Lock()
 
     def note(self, request: Request, status: int, body: bytes, head: bytes = _NOT_HTTP) -> None:
-        """One answer."""
+        """Notes one answer."""
         is_of_a_page = _OF_PAGES.match(request.raw) is not None
         with self._lock:
             self.answers[str(status)] += 1
@@ -76,12 +76,12 @@ class Findings:
                     self.stored.add(answer["event"])
 
     def note_none(self) -> None:
-        """The connection was closed instead."""
+        """Notes that the connection was closed instead."""
         with self._lock:
             self.answers["closed"] += 1
 
     def count(self, number: int) -> None:
-        """So many more were sent."""
+        """Counts so many more requests."""
         with self._lock:
             self.sent += number
 
@@ -96,16 +96,16 @@ class Receiver:
     log: Path
 
     def memory(self) -> int:
-        """Resident KiB."""
+        """The resident memory in KiB."""
         return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())[0])
 
     def open_files(self) -> int:
-        """How many it has open, sockets too."""
+        """The number of open files, with the sockets."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
 
 class Connection:
-    """A raw socket, opened again whenever the receiver closes it."""
+    """A raw socket, opened again each time the receiver has closed it."""
 
     def __init__(self, port: int, findings: Findings) -> None:
         self._port = port
@@ -114,7 +114,7 @@ class Connection:
         self._read = b""
 
     def exchange(self, batch: list[Request]) -> None:
-        """Sends all, then reads all answers; a closed connection leaves the rest unanswered."""
+        """Sends all requests, then reads all answers; a closed connection leaves the rest unanswered."""
         self._findings.count(len(batch))
         connection = self._open()
         sender = threading.Thread(target=_send, args=(connection, b"".join(one.raw for one in batch)))
@@ -130,7 +130,7 @@ class Connection:
         sender.join()
 
     def close(self) -> None:
-        """The next request opens a new one."""
+        """Closes the connection; the next request opens a new one."""
         if self._socket:
             self._socket.close()
         self._socket, self._read = None, b""
@@ -159,7 +159,7 @@ class Connection:
 
 
 def main() -> int:
-    """0 if nothing was answered with 5xx, stored or kept that should not be."""
+    """Runs the fuzz: 0 if no answer was a 5xx, and nothing was stored or kept that should not be."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000, help="how many (default: 100000)")
     parser.add_argument("--seed", type=int, default=1)
@@ -185,7 +185,7 @@ def main() -> int:
 
 
 def fuzz(running: Receiver, number: int, seed_: int) -> tuple[Findings, dict[str, object]]:
-    """Sends so many requests; what was wrong with the answers, and the figures."""
+    """Sends so many requests. Returns the findings, and the figures."""
     findings = Findings()
     _pipeline(running, findings, max(number // 20, 200), seed_ - 1)  # caches fill once
     before, files = running.memory(), running.open_files()
@@ -218,7 +218,7 @@ def fuzz(running: Receiver, number: int, seed_: int) -> tuple[Findings, dict[str
 
 @contextmanager
 def receiver(**variables: str) -> Iterator[Receiver]:
-    """The real process on an SQLite file of its own, unless the settings say another, without a broker."""
+    """The real process without a broker, on an SQLite file of its own, unless the settings name another database."""
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir="/tmp") as name:
         folder, port = Path(name), free_port()
         ours = {name.upper() for name in Settings.model_fields}
@@ -238,7 +238,7 @@ def receiver(**variables: str) -> Iterator[Receiver]:
 
 
 def _pipeline(running: Receiver, findings: Findings, number: int, seed_: int) -> None:
-    """Well-framed requests, many at once on a few connections."""
+    """Sends well-framed requests, many at once on a few connections."""
 
     def send(lane: int) -> None:
         dice = random.Random(seed_ * 100 + lane)
@@ -256,7 +256,7 @@ def _pipeline(running: Receiver, findings: Findings, number: int, seed_: int) ->
 
 
 def _break_frames(running: Receiver, findings: Findings, number: int, seed_: int) -> None:
-    """Requests that spoil their connection, each on one of its own, ended by us in different ways."""
+    """Sends requests that spoil their connection, each on one of its own, and ends these in different ways."""
     dice = random.Random(seed_)
     for place in range(number):
         request = requests.ill_framed(dice, f"evt_frame_{seed_}_{place}")
@@ -266,7 +266,7 @@ def _break_frames(running: Receiver, findings: Findings, number: int, seed_: int
                 connection.sendall(request.raw)
                 if dice.random() < 0.3:
                     findings.note_none()
-                    continue  # gone without a word
+                    continue  # closed without a word
                 connection.shutdown(socket.SHUT_WR)
             answer = _read_all(connection)
         if match := re.match(rb"HTTP/1.1 (\d{3})", answer.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")):
@@ -286,7 +286,7 @@ _JSON = st.recursive(
 
 
 def _invent(running: Receiver, findings: Findings, number: int, seed_: int) -> None:
-    """What Hypothesis thinks of: any JSON and any bytes, correctly signed and not."""
+    """Sends Hypothesis's inventions: any JSON and any bytes, correctly signed and not."""
     connection = Connection(running.port, findings)
 
     @seed(seed_)
@@ -311,7 +311,7 @@ def _as_event(values: dict[str, Any]) -> bytes:
 
 
 def _drip(running: Receiver, findings: Findings, place: int) -> None:
-    """A body that arrives byte by byte for longer than anybody waits."""
+    """Sends a body byte by byte, for longer than the receiver waits."""
     dice = random.Random(place)
     request = requests.faultless(dice, f"evt_slow_{place}")
     head, _, body = request.raw.partition(b"\r\n\r\n")
@@ -363,7 +363,7 @@ def _settled_memory(running: Receiver) -> int:
 
 
 def tracebacks(running: Receiver) -> list[str]:
-    """What it has said of errors that nobody meant."""
+    """The lines of the receiver's log about errors that nobody meant."""
     lines = running.log.read_text(errors="replace").splitlines()
     return [line[:500] for line in lines if '"level": "error"' in line or "Traceback" in line or "exception" in line][
         :5

@@ -1,4 +1,4 @@
-"""What anybody may answer in Stripe's place: each is a verdict of Stripe's own or none, and nothing else ever rises."""
+"""Any answers in Stripe's place: each is Stripe's own verdict or none, and no other error ever rises."""
 
 import json
 import random
@@ -67,7 +67,7 @@ _CALLS: tuple[Callable[[], object], ...] = (
 
 
 def fuzz_answers(number: int, seed: int) -> list[str]:
-    """What was wrong, in sentences, of so many answers."""
+    """Tries so many answers. Returns the problems, in sentences."""
     dice, problems = random.Random(seed), []
     with saying() as wire, pytest.MonkeyPatch.context() as environment:
         environment.setenv("STRIPE_API_BASE", wire.url.rstrip("/"))
@@ -83,7 +83,7 @@ def fuzz_answers(number: int, seed: int) -> list[str]:
                 if call is _CALLS[1] and found not in (_EMAIL, None):
                     problems.append(f"{found!r} was read in {said!r}")
             except AwayError:
-                databases.forget_process_state()  # it would be left alone
+                databases.forget_process_state()  # else Stripe would be left alone for a while
             except NotNowError:
                 pass
             except MissingError:

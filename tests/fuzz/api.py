@@ -20,20 +20,20 @@ from tests.support.processes import ROOT
 
 TOKEN = "schemathesis-schemathesis-schemathesis"
 FLOWS = ("vf_1", "vf_2")
-# What an installation knows, and its document cannot say: so much of a request is right, and the rest is made up.
+# Values that an installation knows, and its document cannot say: they make a part of each request right.
 KNOWN = {
     "account": [""],
     "return_url": ["https://app.example/done", "shop://done", None],
     "verification_flow": [*FLOWS, None],
 }
-# Only Stripe can know that there is no such flow: the one 502 that a request may lead to.
+# Only Stripe can know that there is no such flow: no other request may lead to a 502.
 REFUSED = "Stripe does not accept verification_flow"
 CONFIGURATION = 'checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "502"]'
 CASES_OF_AN_EXAMPLE = 10  # of all operations and phases
 
 
 def main() -> int:
-    """0 if every answer is as documented, none a 5xx, and Stripe has no two open sessions of one verification."""
+    """Runs the cases: 0 if every answer is as documented, none a 5xx, and no verification has two open sessions."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.api", description=__doc__)
     parser.add_argument("--cases", type=int, default=3000, help="how many, about (default: 3000)")
     parser.add_argument("--seed", type=int, default=1)
@@ -75,7 +75,7 @@ def _with_stripe(**variables: str) -> Iterator[tuple[Receiver, Simulator, Path]]
 
 
 def _schemathesis(running: Receiver, folder: Path, cases: int, seed: int) -> int:
-    """All its phases and checks; its exit code."""
+    """Runs schemathesis with all its phases and checks. Returns its exit code."""
     base = f"http://127.0.0.1:{running.port}"
     with urllib.request.urlopen(f"{base}/openapi.json") as answer:
         document = json.load(answer)

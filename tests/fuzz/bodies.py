@@ -1,4 +1,4 @@
-"""Request bodies: events of Stripe's, and what becomes of them when nearly anything may be wrong with them."""
+"""Request bodies: Stripe's events, and the same with nearly any fault."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ KINDS = ("created", "processing", "requires_input", "verified", "canceled", "red
 
 
 class Raw(str):
-    """Goes into the JSON text as it is."""
+    """A text that goes into the JSON as it is."""
 
     __slots__ = ()
 
@@ -97,7 +97,7 @@ def event_json(dice: random.Random, event_id: str) -> dict[str, Any]:
 
 
 def mutated(dice: random.Random, event: dict[str, Any]) -> bytes:
-    """The same with one to three things wrong, in its values or in its text."""
+    """The event as bytes, with up to three faults in its values or in its text."""
     for _ in range(dice.choice((0, 1, 1, 1, 2, 3))):
         _spoil_a_value(dice, event)
     text = as_text(event)
@@ -106,7 +106,7 @@ def mutated(dice: random.Random, event: dict[str, Any]) -> bytes:
 
 
 def as_text(value: Any) -> str:
-    """JSON, with what is raw in it as it is."""
+    """The value as JSON, with raw texts as they are."""
     if isinstance(value, Raw):
         return str(value)
     if isinstance(value, dict):

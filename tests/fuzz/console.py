@@ -1,4 +1,4 @@
-"""Whatever anybody sends to the console, signed in or not: it is answered, kept by nobody, and no failure of ours."""
+"""Any requests to the console, signed in or not: each is answered, and none makes it fail."""
 
 import random
 import re
@@ -37,7 +37,7 @@ _PATHS += (
     "/console.js",
     "/{}",
     "/{}/{}/{}/{}",
-)  # the checks ask mail servers
+)  # checks would ask mail servers
 _METHODS = ("GET", "GET", "GET", "POST", "POST", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
 _NAMES: tuple[str, ...] = (
     "of",
@@ -77,7 +77,7 @@ _ALLOWED = {200, 303, 400, 403, 404, 405, 409, 413, 429}
 
 
 def fuzz_console(port: int, number: int, seed: int) -> list[str]:
-    """What was wrong with the answers to so many requests."""
+    """Sends so many requests. Returns the problems of their answers."""
     dice, problems, answers = random.Random(seed), list[str](), Counter[int]()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}/console", trust_env=False, timeout=30.0) as visitor:
         tokens = {name: _sign_in(visitor, name) for name in ("otto", "anna")}
@@ -112,7 +112,7 @@ def _token(page: httpx.Response) -> str:
 def _request(
     visitor: httpx.Client, dice: random.Random, tokens: dict[str, str], cookies: dict[str, str]
 ) -> httpx.Request:
-    """Of anna, who signed in last and may mend, or of somebody whose cookie is spoiled."""
+    """A request of anna, who signed in last and may mend, or of a browser whose cookie is spoiled."""
     path = re.sub(r"\{\}", lambda _: quote(_word(dice, (*_LISTS, *_CHANGES, *_WORDS)), safe=""), dice.choice(_PATHS))
     query = {dice.choice(_NAMES): _word(dice) for _ in range(dice.randint(0, 3))}
     form = {dice.choice(_NAMES): _word(dice) for _ in range(dice.choice((0, 1, 3, 30)))}

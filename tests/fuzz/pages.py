@@ -1,4 +1,4 @@
-"""Whatever anybody asks of the person's pages, also by links of ours: it is answered, and says nothing of anybody."""
+"""Any requests to the person's pages, also by links of ours: each is answered, and tells nothing of any person."""
 
 import random
 import sqlite3
@@ -23,7 +23,7 @@ from tests.browser.application import DAY, token
 
 LINK_KEY = "of-the-links-of-the-fuzz-0123456789"
 SETTINGS = {"LINK_KEYS": LINK_KEY, "STRIPE_PUBLISHABLE_KEY": "pk_test_fuzz", "TRUSTED_PROXIES": "1"}
-# What no answer may show; Stripe's own sentence may, in English, to who has failed for no sign of fraud.
+# Texts that no answer may show. Stripe's own sentence may be shown, in English, after a failure without fraud.
 _NOBODYS = (b"pers0nal", LINK_KEY.encode(), b"whsec_", b"sk_test", b"Traceback")
 _REASON = "The reas0n that Stripe gave."
 _STATES = {
@@ -69,7 +69,7 @@ _senders = count(1)
 
 
 def fuzz_pages(port: int, database: Path, number: int, seed: int) -> list[str]:
-    """What was wrong with the answers to so many requests: first those that may change nothing, then any."""
+    """Sends so many requests, first those that may change nothing, then any. Returns the problems of the answers."""
     dice, problems, answers = random.Random(seed), list[str](), Counter[int]()
     subjects = _plant(database)
     before = _dump(database)
@@ -94,7 +94,7 @@ def fuzz_pages(port: int, database: Path, number: int, seed: int) -> list[str]:
 
 
 def _plant(database: Path) -> list[str]:
-    """A person in each state, half of them opened here; the ids that links are made of."""
+    """Writes a person in each state, half of them opened here. Returns the ids for their links."""
     made = list[str]()
     engine, now = create_engine(f"sqlite:///{database}"), datetime(2026, 11, 20, tzinfo=UTC)
     with Session(engine) as session:
@@ -120,7 +120,7 @@ def _dump(database: Path) -> list[object]:
 
 
 def _request(visitor: httpx.Client, dice: random.Random, subjects: list[str], *, changes: bool) -> httpx.Request:
-    """Of another address each time, so that only a link's own tries are counted."""
+    """A request from another address each time, so that only a link's own tries are counted."""
     methods = (
         ("GET", "HEAD", "POST", "POST", "PUT", "DELETE", "OPTIONS", "PATCH") if changes else ("GET", "GET", "HEAD")
     )
@@ -128,7 +128,7 @@ def _request(visitor: httpx.Client, dice: random.Random, subjects: list[str], *,
     path = f"/verify/{dice.choice(_SPELLINGS)(dice, token(subject, key=LINK_KEY))}{dice.choice(_BELOW)}"
     if dice.random() < 0.1:
         path = f"/verify/{token(subject, age=dice.choice((8, 400, -1)) * DAY, key=LINK_KEY)}{dice.choice(_BELOW)}"
-    elif dice.random() < 0.1 and changes:  # whoever comes back has Stripe asked
+    elif dice.random() < 0.1 and changes:  # a return has Stripe asked
         path = f"/return/{dice.choice(_SPELLINGS)(dice, _sealed(subject))}"
     number = next(_senders)
     headers = {"X-Forwarded-For": f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"} | dice.choice(_HEADERS)
@@ -166,8 +166,8 @@ def _sealed(subject: str) -> str:
 
 
 def _wrong(request: httpx.Request, answer: httpx.Response) -> list[str]:
-    """Of one answer."""
-    if dict(answer.headers) == {"content-length": "0", "connection": "close"}:  # of a head that is too long
+    """The problems of one answer."""
+    if dict(answer.headers) == {"content-length": "0", "connection": "close"}:  # the answer to a head that is too long
         return [] if answer.status_code == 431 else [str(answer.status_code)]
     said = b"\n".join([*(name + b": " + value for name, value in answer.headers.raw), answer.content])
     found = [f"it says {one.decode()}" for one in (*_NOBODYS, b"evil.example") if one in said]

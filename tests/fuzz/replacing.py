@@ -1,4 +1,4 @@
-"""Hooks of schemathesis: every other right opening replaces a session that there is, of the same verification."""
+"""Hooks of schemathesis: every other right opening replaces an existing session of the same verification."""
 
 from itertools import cycle
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import schemathesis
 
 _MOST_GENERATIONS = 3  # fewer than OPENINGS_PER_DAY
-_opened: dict[str, dict[str, Any]] = {}  # verifications as they were answered last, by their ids
+_opened: dict[str, dict[str, Any]] = {}  # the latest answer about each verification, by its id
 _turns = cycle((True, False))
 
 
 @schemathesis.hook
 def before_call(_context: Any, case: Any, _options: dict[str, Any]) -> None:
-    """Names a session, and the person, of the verification that was opened last. Left to itself, schemathesis names
-    sessions that there are not.
+    """Puts the session and the person of the verification that was opened last into the request: by itself,
+    schemathesis names sessions that do not exist.
     """
     is_right = case.meta is not None and case.meta.generation.mode.is_positive
     if not is_right or not isinstance(case.body, dict) or "client_reference_id" not in case.body:
@@ -28,7 +28,7 @@ def before_call(_context: Any, case: Any, _options: dict[str, Any]) -> None:
 
 @schemathesis.hook
 def after_call(_context: Any, _case: Any, response: Any) -> None:
-    """Remembers what is open; a person who is forgotten is not found by the reference any more."""
+    """Keeps the open verifications; the reference of a person who was forgotten finds nobody any more."""
     found = response.json() if response.status_code in (200, 201, 202) else {}
     is_opened = "entry" in found and found.get("generation", _MOST_GENERATIONS) < _MOST_GENERATIONS
     if is_opened or response.status_code == 202:

@@ -1,4 +1,4 @@
-"""HTTP requests: well-framed ones that can share a connection, and those that can not."""
+"""HTTP requests: well-framed ones, which can share a connection, and others, which cannot."""
 
 import random
 import time
@@ -14,14 +14,14 @@ PATH = b"/webhooks/stripe"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Bytes for a socket, and whether Stripe might have signed them: only then may the answer be 200."""
+    """Bytes for a socket, and whether Stripe might have signed them: only these may be answered with 200."""
 
     raw: bytes
     signed: bool
 
 
 def well_framed(dice: random.Random, event_id: str) -> Request:
-    """One whose length is right, so that others may follow it on its connection."""
+    """A request of the right length, so that others may follow it on its connection."""
     body = bodies.mutated(dice, bodies.event_json(dice, event_id))
     signature, signed = _signature(dice, body)
     method, path = b"POST", PATH
@@ -37,7 +37,7 @@ def well_framed(dice: random.Random, event_id: str) -> Request:
 
 
 def of_a_page(dice: random.Random) -> Request:
-    """What a person's browser, a scanner or anybody asks of the pages, by links that are none of ours."""
+    """A request to the pages, of a browser or a scanner, by a link that is none of ours."""
     token = dice.choice(TOKENS)(dice)
     method = dice.choice((b"GET", b"GET", b"POST", b"PUT", b"OPTIONS"))
     headers = [b"Host: 127.0.0.1", dice.choice(_OF_BROWSERS), *_odd_headers(dice)]
@@ -47,14 +47,14 @@ def of_a_page(dice: random.Random) -> Request:
 
 
 def ill_framed(dice: random.Random, event_id: str) -> Request:
-    """One after which nobody knows where the next begins."""
+    """A request after which nobody knows where the next one begins."""
     body = shapes.as_body(bodies.event_json(dice, event_id))
     signature = b"Stripe-Signature: " + shapes.signature(body, SECRET).encode()
     return Request(dice.choice(FRAMES)(body, signature), signed=True)
 
 
 def faultless(dice: random.Random, event_id: str) -> Request:
-    """What Stripe sends."""
+    """A request as Stripe sends it."""
     body = shapes.as_body(bodies.event_json(dice, event_id))
     signature = b"Stripe-Signature: " + shapes.signature(body, SECRET).encode()
     return Request(_head(b"POST", PATH, [b"Host: x", signature, b"Content-Length: %d" % len(body)]) + body, signed=True)
@@ -90,7 +90,7 @@ _OF_BROWSERS = (
 
 
 def _signature(dice: random.Random, body: bytes) -> tuple[list[bytes], bool]:
-    """The header, and whether it is right."""
+    """The signature's headers, and whether they are right."""
     now = int(time.time())
     right = shapes.signature(body, SECRET, now)
     stamp, digest = right[2:].split(",v1=")
@@ -127,7 +127,7 @@ def _signature(dice: random.Random, body: bytes) -> tuple[list[bytes], bool]:
     ]
     header, signed = dice.choice(odd)
     value = header.encode() if isinstance(header, str) else header
-    # Which of several is meant is nobody's business to know; a right one among them may count.
+    # With several signatures, a right one among them may count.
     twice = [b"stripe-signature: " + right.encode()] if dice.random() < 0.05 else []
     return [b"Stripe-Signature: " + value, *twice], signed or bool(twice)
 

@@ -1,4 +1,4 @@
-"""A short run of what `make fuzz` has Stripe answer."""
+"""A short run of the answers that `make fuzz` gives in Stripe's place."""
 
 import pytest
 
