@@ -24,7 +24,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Clock:
-    """Ticks until it is told to end; it looks for that word only while it waits, never half-way through a sending."""
+    """Ticks until it is told to end; it ends only while it waits, never half-way through sending a task."""
 
     def __init__(self) -> None:
         self._told: SimpleQueue[None] = SimpleQueue()  # a signal's handler may put while the same thread gets

@@ -29,7 +29,7 @@ from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.reconcile import reconcile
 from worker.consumer import celery_app
 
-_SWEEP_MOST = 10_000  # ids of each kind a sweep: with fewer than the workers finish between two, they would wait for it
+_SWEEP_MOST = 10_000  # ids of each kind a sweep: more than the workers finish until the next, or they would wait
 _ALONE_MOST = 500  # events a sweep that were tried before, each a message by itself
 SCHEDULE = "the schedule"
 _GRACE = timedelta(seconds=2)  # a row that was published a moment ago needs no second message
@@ -117,7 +117,7 @@ def purge_finished() -> None:
 
 
 def _grace(messages: int) -> timedelta:
-    """For how long a due row is presumed to be in one of so many waiting messages: a slow Redis delays each of them."""
+    """The time within which a due row is taken to be in a message, with so many waiting: a slow Redis delays each."""
     return min(_GRACE * (messages + 1), _LONGEST_GRACE)
 
 

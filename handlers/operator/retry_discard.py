@@ -1,4 +1,4 @@
-"""An operator's changes of rows: they are tried again, or discarded for good."""
+"""An operator's changes to rows: they are tried again, or discarded for good."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Lists of the console, and the changes of all rows of a list that match."""
+"""Lists of the console, and the changes to all rows of a list that match."""
 
 import time
 from collections.abc import Mapping

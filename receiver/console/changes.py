@@ -28,7 +28,7 @@ class RefusedChangeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A button's change of the row or verification with an id; `asks` is True if it asks Stripe."""
+    """A button's change to the row or verification of an id; `asks` is True if it asks Stripe."""
 
     do: Callable[[str, Sent, By], Link | None]
     asks: bool = False
@@ -87,7 +87,7 @@ CHANGES: dict[str, Change] = {
     "redact": Change(_redact),
     "link": Change(_link),
 }
-# The changes of a row that its status allows.
+# The changes to a row that its status allows.
 OF_STATUS = {
     **dict.fromkeys(("received", "pending", "dead"), ("retry", "discard")),
     **dict.fromkeys(("done", "skipped"), ("resend",)),

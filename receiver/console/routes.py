@@ -148,7 +148,7 @@ class Room:
         return page(request, "live" if "live" in request.query_params else "overview", **shown)
 
     async def _find(self, request: Request) -> Response:
-        """Finds a person, by POST: so the application's id for them is in no address, and in no log."""
+        """Finds a person, by POST: so the application's reference for them is in no address, and in no log."""
         word = (await fields(request)).get("word", "").strip()
         found = await self._looking.do(session_of, word) if word and "\0" not in word else None
         if found is None:

@@ -26,7 +26,7 @@ def _files() -> Iterator[tuple[str, bytes]]:
         for sample in mail_samples():
             raw = _written(language, sample)
             html = message_from_bytes(raw, EmailMessage, policy=default).get_body(("html",))
-            assert html is not None  # noqa: S101  # `render` makes an HTML part
+            assert html is not None  # noqa: S101  # `render` makes this part
             yield f"{language}/{sample.name}.eml", raw
             yield f"{language}/{sample.name}.html", html.get_content().encode()
 

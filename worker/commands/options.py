@@ -68,7 +68,7 @@ def add_reason(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
 
 
 def acting(arguments: argparse.Namespace) -> By:
-    """The author of a change for the audit: the name that --by gives, and the user and host that this machine knows."""
+    """The author of a change, and the reason: the name that --by gives, and this machine's user and host."""
     user = os.getuid()
     try:
         name = pwd.getpwuid(user).pw_name

@@ -14,8 +14,8 @@ from stripe import WebhookSignature
 
 from config.database import true_now
 
-# `stripe listen` mixes such lines in: "2026-11-20 10:00:00  <-- [200] POST http://… [evt_…]"; those before it is
-# ready also come into a file.
+# `stripe listen` mixes such lines in: "2026-11-20 10:00:00  <-- [200] POST http://… [evt_…]"; those with an arrow also
+# come into a file.
 _CLI_LINE = re.compile(
     r"^[^{}\"\n]*(<--|-->|> Warning|Ready! You are|Getting ready|Checking for new versions|A newer version of).*$",
     re.MULTILINE,

@@ -27,7 +27,7 @@ def restored_options(parser: argparse.ArgumentParser) -> None:
 
 
 def restored_now(arguments: argparse.Namespace) -> int:
-    """Learns from Stripe what happened since the backup; 1 while that is not whole, and everything stays paused."""
+    """Learns from Stripe what happened since the backup; 1 if a part of it is missing: then everything stays paused."""
     note_beforehand(acting(arguments), "restored", arguments.account)
     try:
         with bar("read", for_machines=arguments.json) as seen:

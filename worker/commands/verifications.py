@@ -47,7 +47,7 @@ def opening_options(parser: argparse.ArgumentParser) -> None:
 
 
 def adopting_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the session, and the person whose it is."""
+    """Adds the session, and the person that it is for."""
     parser.add_argument("session", metavar="ID", help="vs_…: an open session that the application made itself")
     parser.add_argument("reference", metavar="REFERENCE", help="its client_reference_id")
     _add_key(parser)

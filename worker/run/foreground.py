@@ -1,4 +1,4 @@
-"""`make run`: all processes in the foreground, with the embedded default for each setting that is not made."""
+"""`make run`: all processes in the foreground, with the embedded default for each setting that is not set."""
 
 import re
 import shlex
@@ -63,7 +63,7 @@ def _refuse_taken_port(port: int) -> None:
 
 def _commands(host: str) -> dict[str, str]:
     lines = dict(re.findall(r"^(\w+): *(.+)$", PROCFILE.read_text(), re.MULTILINE))
-    # In the Procfile a PORT, which platforms set, opens web to other machines; for `PORT=… make run` it does not.
+    # A platform sets PORT, by which its Procfile opens web to other machines; `PORT=… make run` does not open it.
     lines["web"] = re.sub(r"\$\{PORT.*\}", f"--host {shlex.quote(host)}" if host else "", lines["web"])
     return {name: lines[name] for name in PROCESSES}
 
