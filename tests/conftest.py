@@ -14,14 +14,14 @@ from tests.support.servers import FakeStripe, fake_stripe
 
 
 def pytest_collection_finish() -> None:
-    """What has been imported and collected stays until the end: nobody need look through it for garbage."""
+    """Keeps the imported and collected objects out of the garbage collector, since they stay until the end."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_once() -> Iterator[None]:
-    """Each statement and each template, and not once a test."""
+    """Compiles each statement and each template once, and not once a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "_opened", databases.opened_with_what_is_compiled)
         patch.setattr(Environment, "compile", templates.compiled_once)
@@ -37,7 +37,7 @@ def _templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """No setting but VAR_DIR, and nothing remembered of another test's."""
+    """The environment without any setting but VAR_DIR, in a process that remembers no other test."""
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("VAR_DIR", str(tmp_path / "var"))
@@ -52,8 +52,8 @@ def database_url(tmp_path: Path, environment: pytest.MonkeyPatch) -> Iterator[st
     """An empty migrated database, in use by this process."""
     with databases.fresh_database(tmp_path) as url:
         environment.setenv("DATABASE_URL", url)
-        environment.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)  # beside which none is generated
-        if databases.SERVER_URL:  # beside which mails wait for a server
+        environment.setenv("STRIPE_WEBHOOK_SECRET", shapes.SECRET)  # else one is generated
+        if databases.SERVER_URL:  # there, mails would wait for a server
             environment.setenv("SMTP_URL", "file:")
         databases.forget_process_state()
         yield url
@@ -62,7 +62,7 @@ def database_url(tmp_path: Path, environment: pytest.MonkeyPatch) -> Iterator[st
 
 @pytest.fixture
 def stripe_server(environment: pytest.MonkeyPatch) -> Iterator[FakeStripe]:
-    """A Stripe of our own, and a key for it."""
+    """A fake Stripe, with a key for it."""
     with fake_stripe() as stripe:
         environment.setenv("STRIPE_API_BASE", stripe.url)
         environment.setenv("STRIPE_API_KEY", "sk_test_made_up_for_tests")

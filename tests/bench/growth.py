@@ -1,7 +1,7 @@
-"""make growth: the service on a database that has grown, beside a young one, and how it stays with ten times the rows.
+"""make growth: the service on a database that has grown, beside a young one and one with a tenth of the rows.
 
-Each step's processor time, the server's and the process's own, which other load on the machine disturbs least; by a
-process of its own for each database and round, in turn. Deliveries by a web process, and wrk.
+Measures each step's processor time, the server's and the process's own, which other load on the machine disturbs
+least, in a process of its own for each database and round, in turn; and deliveries to web, by wrk.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Deliveries accepted a second while hundreds of openings wait for a Stripe that takes its time."""
+"""Deliveries accepted a second while hundreds of openings wait for a slow Stripe."""
 
 import json
 import select

@@ -35,7 +35,7 @@ class Death:
 
     @property
     def took(self) -> float:
-        """The seconds from its beginning to its end."""
+        """The seconds that the end took."""
         return self.ended - self.began
 
 

@@ -18,7 +18,7 @@ from tests.support.wire import OK, saying
 
 _MOST = 1000
 _BOMB = gzip.compress(bytes(50_000_000))
-_FOREVER = 100  # pieces: more than the time of a call, and an end for a call that has none
+_FOREVER = 100  # pieces: they outlast the time of a call, and end a call without a bound
 
 
 def _as_body(content: bytes) -> bytes:

@@ -173,7 +173,7 @@ def test_a_burned_session_ends_alike_in_every_order(last: str, post_box: PostBox
             else:
                 facts.applied(events[step])
         assert facts.record(session_id).burned_at is not None
-        if not is_open:  # else it would be canceled, and Stripe knows none
+        if not is_open:  # else its cancellation is owed, and Stripe knows no such session
             perform_everything()
         owed = tuple(sorted((*key, status) for key, (status, _) in _stands(session_id).items()))
         ends.add((facts.record(session_id).status, owed))

@@ -103,7 +103,7 @@ def client(prepared: str) -> Iterator[Client]:
 
 
 def use_broker(environment: pytest.MonkeyPatch, url: str) -> None:
-    """Publishes there, as a fresh process that has never published."""
+    """Makes this process publish there, as one that has never published."""
     environment.setenv("REDIS_URL", url)
     settings.cache_clear()
     broker.producers.cache_clear()

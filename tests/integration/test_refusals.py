@@ -1,4 +1,4 @@
-"""A refusal by an outside server is a finding, in one word, within seconds, for each process that is refused."""
+"""A refusal from outside is a finding within seconds, in a word: the refused process knows it first, and says so."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -40,7 +40,7 @@ def reminders(post_box: PostBox, environment: pytest.MonkeyPatch) -> PostBox:
 
 
 def _time_passes(hours: int = 24) -> None:
-    """Moves each session's making so many hours back."""
+    """Moves the reminders so many hours back, as if each session had been made so much earlier."""
     with transaction() as session:
         for record in session.scalars(select(VerificationRecord).where(col(VerificationRecord.remind_at).is_not(None))):
             record.remind_at = record.remind_at and record.remind_at - timedelta(hours=hours)

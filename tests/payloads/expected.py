@@ -1,10 +1,10 @@
-"""What the capture must come to, session by session."""
+"""The end of each session in the capture."""
 
 from typing import NamedTuple
 
 
 class Outcome(NamedTuple):
-    """A record's end, and what became of each action owed for it."""
+    """A record's end, with the end of each action that was owed for it."""
 
     status: str
     submissions: int

@@ -242,7 +242,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     ),
     "what is put back waits": (becomes("-{}"), FAULTS),
     "the database is waited for to write down what a try came to": (becomes("True"), FAULTS),
-    # handlers/outbox and what it leans on
+    # handlers/outbox, and the rooms that it calls
     "what is no longer owed is not done": (never, OUTBOX),
     "what a newer state may supersede waits for the events that wait": (never, OUTBOX),
     "an action that was tried before is alone": (becomes("None"), TOGETHER),

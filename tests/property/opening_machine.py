@@ -151,7 +151,7 @@ class OpeningMachine(RuleBasedStateMachine):
     def opens(
         self, who: int, what: int, how: str, which: int, steps: int, answer: str, is_last: bool, way: Way
     ) -> None:
-        """Begins to open a verification, and goes on by some steps; or all die, and nobody comes for a day."""
+        """Begins to open a verification, and goes on by some steps; then all may die, and nobody comes for a day."""
         ours = [one.id for one in self.stripe.sessions() if one.client_reference_id == PEOPLE[who]]
         chosen = ours[-1 - which % len(ours)] if how and ours else None
         wanted = Wanted(
@@ -412,7 +412,7 @@ class OpeningMachine(RuleBasedStateMachine):
             for stepped in self.at_work:
                 stepped.die()
 
-    # What must hold
+    # The invariants
 
     @invariant()
     def all_holds(self) -> None:

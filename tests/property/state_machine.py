@@ -313,7 +313,7 @@ class Machine(RuleBasedStateMachine):
             self.everything_arrives()
             self.all_holds()
 
-    # What must hold
+    # The invariants
 
     @invariant()
     def all_holds(self) -> None:

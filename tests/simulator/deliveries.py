@@ -27,7 +27,7 @@ class Policy:
     """The way in which one endpoint gets its deliveries. Spans are seconds."""
 
     payload: str = "snapshot"  # snapshot, thin or both
-    copies: int = 1  # the same event id that many times
+    copies: int = 1  # deliveries of the same event id
     delay: float = 0.0
     shuffle: float = 0.0  # each delivery waits a random part of this, so neighbours change places
     hold: bool = False  # nothing leaves before a release

@@ -18,7 +18,7 @@ def why_none() -> str:
 
 
 def commit_before() -> str:
-    """The parent of the commit that added the last migration; where one was rewritten since, the code of today."""
+    """The parent of the commit that added the last migration; today's code if that commit changed another one."""
     last, *changes = _git("log", "-1", "--format=%H", "--name-status", "--", f"{_VERSIONS}/*.py").split("\n")
     only_added = all(change.startswith("A") for change in changes if change)
     return _git("rev-parse", f"{last}^" if only_added else "HEAD")
