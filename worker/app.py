@@ -79,6 +79,8 @@ def silence_advice(**_: Any) -> None:
 def bind_task(task_id: str, task: Any, **_: Any) -> None:
     """Puts the task's id and name into every line that it logs."""
     heartbeats.IN_HAND["tasks"][task_id] = time.monotonic()
+    if task.name == tasks.process_events.name:
+        heartbeats.EVENTS_IN_HAND.add(task_id)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(task_id=task_id, task=task.name)
 
@@ -86,6 +88,7 @@ def bind_task(task_id: str, task: Any, **_: Any) -> None:
 def unbind_task(task_id: str, task: Any = None, state: str = "", **_: Any) -> None:
     """Clears the log context: the thread lives on, and the next task's lines must not carry this one's ids."""
     heartbeats.IN_HAND["tasks"].pop(task_id, None)
+    heartbeats.EVENTS_IN_HAND.discard(task_id)
     structlog.contextvars.clear_contextvars()
     if state == "SUCCESS" and task.name in _failed:
         _failed.discard(task.name)

@@ -51,6 +51,7 @@ log = structlog.stdlib.get_logger(__name__)
 # The units of work of each kind of thread of this process, with their starts by time.monotonic(): a thread puts its
 # unit in at the start, and takes it out at the end.
 IN_HAND: defaultdict[str, dict[object, float]] = defaultdict(dict)
+EVENTS_IN_HAND: set[str] = set()  # those of its tasks that apply events
 _Word = Annotated[str, Field(pattern="^[ -~]{1,255}$")]
 
 

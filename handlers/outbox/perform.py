@@ -439,8 +439,8 @@ class Performers:
         self.allow(most)
 
     def allow(self, most: int, crowd: float = inf) -> None:
-        """How many threads a destination, at most, and more than how many tasks at hand mean that events wait; before
-        any of them is at work.
+        """How many threads a destination, at most, before any of them is at work; events wait where more tasks than
+        `crowd` apply some.
         """
         destinations = {kind.destination for kind in KINDS.values()}
         self._lanes = {name: _Lane(name, most, crowd, self._hand_on, self._catch_up) for name in destinations}
@@ -577,7 +577,7 @@ class _Lane:
                     return
                 quiet = self._quiet_until - time.monotonic()
                 # rule: events that wait go before actions, but for a share
-                if quiet <= 0 and len(heartbeats.IN_HAND["tasks"]) > self._crowd:
+                if quiet <= 0 and len(heartbeats.EVENTS_IN_HAND) > self._crowd:
                     # rule: the longer an action has waited, the less it gives way
                     youth = max(0.0, 1 - (true_now() - first.since).total_seconds() / _WAITED_LONG)
                     way = spent * _GIVES_WAY * self._most * youth

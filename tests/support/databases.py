@@ -83,6 +83,7 @@ def forget_process_state() -> None:
         look._latest = None
     heartbeats._process = heartbeats._Process()
     heartbeats.IN_HAND.clear()
+    heartbeats.EVENTS_IN_HAND.clear()
     counting._note_progress()  # takes the figures of the tests before as written
     outside._seen.clear()
     counting._written.update(counting._rows())  # so that none of them reaches the next database

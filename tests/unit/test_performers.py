@@ -188,7 +188,7 @@ def crowded(performers: Performers, environment: pytest.MonkeyPatch) -> None:
     """Puts more tasks at hand than the crowd at which actions give way to events, and lets them give way for long."""
     environment.setattr(perform, "_GIVES_WAY", 1e12)
     environment.setattr(_Names, "since", true_now())
-    environment.setitem(heartbeats.IN_HAND, "tasks", dict.fromkeys(range(3), 0.0))
+    environment.setattr(heartbeats, "EVENTS_IN_HAND", {"1", "2", "3"})
     performers.allow(1, crowd=2)
 
 
@@ -198,7 +198,7 @@ def test_while_events_wait_what_is_owed_has_a_share_and_gives_way(performers: Pe
     performers.perform(range(3))
     wait_until(lambda: len(outside.waits) > 2)
     assert outside.done == [0]
-    heartbeats.IN_HAND["tasks"].clear()
+    heartbeats.EVENTS_IN_HAND.clear()
     wait_until(lambda: outside.done == [0, 1, 2])
 
 
