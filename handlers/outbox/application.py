@@ -5,6 +5,7 @@ https://github.com/standard-webhooks/standard-webhooks: headers webhook-id, webh
 
 import hashlib
 import json
+import re
 from functools import cache
 
 from standardwebhooks import Webhook
@@ -22,6 +23,8 @@ _TOTAL_SECONDS = 10.0
 # What an application says of one change. Everything else may be a proxy's word, or that of an application that is being
 # deployed, or is not the right one: it waits.
 _VERDICTS = (400, 409, 410, 422, 500)
+_PAGE = re.compile(rb"<(!doctype\s+)?html\b", re.IGNORECASE)
+_PAGE_BYTES = 16 * 1024  # a page says before that what it is
 _CALLS = "take a call"  # what it is asked to do
 
 
@@ -38,17 +41,20 @@ def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
     }
     url = settings().app_callback_url.get_secret_value()
     unless_lost(action)
-    answer = line().call("POST", url, headers, body, most=0)
-    if 200 <= answer.status < 300:
+    answer = line().call("POST", url, headers, body, most=_PAGE_BYTES, only_pages=True)
+    # rule: a web page is not the application's word
+    is_page = _PAGE.search(answer.body) is not None
+    if 200 <= answer.status < 300 and not is_page:
         outside.answered(outside.APPLICATION, _CALLS)
         return None
     counting.NO_ANSWERS.labels(of=line().name, why="failing").inc()
-    sentence = f"the application answered {answer.status}"
+    word = f"answered {answer.status}" + (" with a web page" if is_page else "")
+    sentence = f"the application {word}"
     # rule: only what the application itself says of a change counts
     if answer.status in _VERDICTS:
-        outside.refused(outside.APPLICATION, f"answered {answer.status}", doing=_CALLS, about=action.session_id)
+        outside.refused(outside.APPLICATION, word, doing=_CALLS, about=action.session_id)
         raise RefusedError(sentence)
-    outside.refused(outside.APPLICATION, f"answered {answer.status}")
+    outside.refused(outside.APPLICATION, word)
     raise NotNowError(sentence, asked_pause(answer.headers) or 0.0)
 
 

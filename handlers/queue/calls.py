@@ -75,10 +75,19 @@ class Line:
         self._quiet_of: dict[str, _Quiet] = {}  # by the name that was asked in
 
     def call(
-        self, method: str, url: str, headers: Mapping[str, str], body: Any, *, most: int, in_name_of: str = ""
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Any,
+        *,
+        most: int,
+        only_pages: bool = False,
+        in_name_of: str = "",
     ) -> Answer:
-        """The answer, whatever its status, with a body of so many bytes at most, unpacked; with 0 it is not waited for.
+        """The answer, whatever its status, with a body of so many bytes at most, unpacked.
 
+        With `only_pages` that is the beginning of HTML, and no other body is waited for.
         Raises AwayError where there is none or quiet is wanted, UnreadableError where it breaks off or is too large.
         """
         for quiet in (self._quiet, self._quiet_of.get(in_name_of, self._quiet)):
@@ -88,7 +97,7 @@ class Line:
         began = time.monotonic()
         try:
             with outside.asking(self.name):
-                answer = self._exchange(method, url, headers, body, most)
+                answer = self._exchange(method, url, headers, body, most, only_pages)
         except (requests.ConnectionError, requests.Timeout) as error:
             counting.NO_ANSWERS.labels(of=self.name, why="unreached").inc()
             word = f"was not reached: {why_unreached(error)}"
@@ -119,7 +128,9 @@ class Line:
             return self._quiet
         return self._quiet_of.setdefault(in_name_of, _Quiet())
 
-    def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: Any, most: int) -> Answer:
+    def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: Any, most: int, only_pages: bool
+    ) -> Answer:
         if not hasattr(self._sessions, "one"):
             self._sessions.one = _Session()
         # rule: a call has an end, however slowly its answer drips
@@ -134,10 +145,14 @@ class Line:
             verify=self._verify,
             stream=True,
         ) as response:
+            if only_pages and "html" not in response.headers.get("Content-Type", "").lower():
+                return Answer(response.status_code, response.headers, b"")
             content = bytearray()
             try:
-                for piece in response.iter_content(_PIECE_BYTES) if most else ():
+                for piece in response.iter_content(_PIECE_BYTES):
                     content += piece
+                    if only_pages and len(content) > most:
+                        break
                     # rule: an answer is bounded also unpacked
                     if len(content) > most:
                         raise requests.exceptions.ContentDecodingError("too large")

@@ -239,6 +239,51 @@ def test_an_application_that_wants_quiet_gets_it(environment: pytest.MonkeyPatch
     assert all(one.due_at > began + timedelta(seconds=295) for one in facts.actions() if one.name == "notify_app")
 
 
+_HTML = b"Content-Type: text/html; charset=utf-8\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "is_taken"),
+    [
+        (_HTML, b"<!doctype html><title>Sign in</title>", False),
+        (_HTML, b"\xef\xbb\xbf\n<!-- app -->\n<HTML lang=en>", False),
+        (_HTML, b"<!DOCTYPE html>" + b"x" * 200_000, False),
+        (_HTML, b"ok", True),
+        (_HTML, b"", True),
+        (b"Content-Type: application/json\r\n", b'{"html": "<html>"}', True),
+        (b"", b"<html>", True),
+    ],
+    ids=["sign-in", "comment", "large", "ok", "empty", "json", "no type"],
+)
+def test_a_web_page_is_no_word_of_the_application(
+    environment: pytest.MonkeyPatch, application: Application, head: bytes, body: bytes, is_taken: bool
+) -> None:
+    """The sign-in page of a proxy, or the start page that a website shows for each path that it does not know."""
+    assert application.caught == []
+    says = b"HTTP/1.1 200 OK\r\n" + head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with saying(lambda _: iter([says])) as wire:
+        environment.setenv("APP_CALLBACK_URL", wire.url)
+        databases.forget_process_state()
+        (telling,) = _changes("verified")
+        perform_all([_id(telling)])
+    row = facts.action(_id(telling))
+    if is_taken:
+        assert row.status == ActionStatus.DONE
+    else:
+        assert (row.status, row.attempts, row.waits) == (ActionStatus.PENDING, 1, 1)
+        assert row.last_error == "the application answered 200 with a web page"
+
+
+def test_an_answer_counts_whose_body_never_comes(environment: pytest.MonkeyPatch, application: Application) -> None:
+    assert application.caught == []
+    with saying(lambda _: iter([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"])) as wire:
+        environment.setenv("APP_CALLBACK_URL", wire.url)
+        databases.forget_process_state()
+        (telling,) = _changes("verified")
+        perform_all([_id(telling)])
+    assert facts.action(_id(telling)).status == ActionStatus.DONE
+
+
 @pytest.mark.parametrize("status", [300, 302, 307])
 def test_a_redirect_is_not_followed(application: Application, environment: pytest.MonkeyPatch, status: int) -> None:
     with _redirecting_to(application.catcher.url, status) as url:

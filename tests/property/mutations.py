@@ -275,6 +275,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "nothing is kept behind a redaction's back": (never, OUTPUTS),
     "a session that Stripe will not cancel is retrieved": (always, REVIEW),
     "only what the application itself says of a change counts": (never, CALLBACK),
+    "a web page is not the application's word": (becomes("False"), CALLBACK),
     "Stripe is asked in the account's name": (drop, THIN),
     "only a whole object is an answer": (never, ANSWERS),
     "only a whole answer shows that there is no address": (never, ANSWERS),

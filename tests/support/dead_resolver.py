@@ -85,7 +85,7 @@ def _answer(ask: Callable[[], object]) -> str | None:
 _ASKS: dict[str, Callable[[], object]] = {
     "Stripe": account.stripe_now,
     "the mail server": check_smtp,
-    "the application": lambda: application.line().call("POST", _NOWHERE["APP_CALLBACK_URL"], {}, b"", most=0),
+    "the application": lambda: application.line().call("POST", _NOWHERE["APP_CALLBACK_URL"], {}, b"", most=1),
     "the logo": lambda: assets.fetched("https://logo.example/logo.png"),
     "Redis": broker.trouble_now,
     "PostgreSQL": lambda: statement().__enter__(),
