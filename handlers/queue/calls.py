@@ -23,17 +23,17 @@ from handlers.metrics import counting, outside
 from handlers.queue.failures import AwayError, UnreadableError, why_unreached
 
 _CONNECT_SECONDS = 3.0
-_SILENT_SECONDS = 5.0  # about as long as a try that nobody answers: half of the time is for what needs no answer
-_LONGEST_QUIET = 3600.0  # whoever asks for more is asked again each hour
-_LONGEST_GUESS = 60.0  # where nobody said how long
+_SILENT_SECONDS = 5.0  # about as long as a try without an answer: half of the time is left for other work
+_LONGEST_QUIET = 3600.0  # a side that asks for more is asked again each hour
+_LONGEST_GUESS = 60.0  # of a quiet whose length nobody named
 _LIMITS = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _HEADER_BYTES = 64 * 1024  # Stripe's are below two thousand
-_PIECE_BYTES = 16 * 1024  # a compressed one unpacks to no more at a time
+_PIECE_BYTES = 16 * 1024  # a compressed answer unpacks to no more at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, whole."""
+    """A whole answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -42,11 +42,11 @@ class Answer:
 
 @dataclass(slots=True)
 class _Quiet:
-    """For how long somebody wants to be asked nothing."""
+    """The time for which another side wants to be asked nothing."""
 
     until: float = 0.0  # on the monotonic clock
     why: str = ""
-    refusals: int = 0  # one after the other
+    refusals: int = 0  # in a row
 
     def wanted(self, seconds: float, why: str) -> AwayError:
         self.until, self.why = max(self.until, time.monotonic() + seconds), why
@@ -54,9 +54,10 @@ class _Quiet:
 
 
 class Line:
-    """Our line to one of them, shared by the threads of this process, and quiet for as long as they ask for.
+    """The line to one other side, for all threads of this process: quiet for as long as that side asks for.
 
-    Who asks in another's name is refused in that name: that one alone is left alone, and all once two of them are.
+    A call may be in somebody's name. Its refusal makes the line quiet for this name alone, or for all names if another
+    one is quiet already.
     """
 
     def __init__(
@@ -66,13 +67,13 @@ class Line:
         verify: bool | str = True,
         is_of_one: Callable[[Answer], bool] = lambda _: False,
     ) -> None:
-        self.name = name  # as the stored errors and the metrics have it
+        self.name = name  # in the stored errors and the metrics
         self._seconds = seconds  # for a whole call
-        self._verify = verify  # against which certificates
-        self._is_of_one = is_of_one  # a limit says nothing of anything but what was asked for
+        self._verify = verify  # as requests takes it: the certificates to trust
+        self._is_of_one = is_of_one  # true if a limit is about the asked thing alone
         self._sessions = threading.local()
         self._quiet = _Quiet()
-        self._quiet_of: dict[str, _Quiet] = {}  # by the name that was asked in
+        self._quiet_of: dict[str, _Quiet] = {}  # by the name of the calls
 
     def call(
         self,
@@ -85,13 +86,13 @@ class Line:
         only_pages: bool = False,
         in_name_of: str = "",
     ) -> Answer:
-        """The answer, whatever its status, with a body of so many bytes at most, unpacked.
+        """The answer of any status, with a body of `most` bytes at most, unpacked.
 
-        With `only_pages` that is the beginning of HTML, and no other body is waited for.
-        Raises AwayError where there is none or quiet is wanted, UnreadableError where it breaks off or is too large.
+        With `only_pages` the body is the beginning of an HTML page, and any other body is not read.
+        Raises AwayError if no answer comes or quiet is wanted, UnreadableError if it breaks off or is too large.
         """
         for quiet in (self._quiet, self._quiet_of.get(in_name_of, self._quiet)):
-            # rule: who wants quiet is asked nothing by any thread
+            # rule: a side that wants quiet is asked nothing by any thread
             if (left := quiet.until - time.monotonic()) > 0:
                 raise AwayError(quiet.why, left)
         began = time.monotonic()
@@ -114,7 +115,7 @@ class Line:
             counting.NO_ANSWERS.labels(of=self.name, why="wants quiet").inc()
             outside.refused(self.name, f"answered {answer.status}, and wants to be left alone")
             quiet = self._whose(in_name_of)
-            quiet.refusals += time.monotonic() > quiet.until  # those that were on their way are one
+            quiet.refusals += time.monotonic() > quiet.until  # refusals of calls under way together count as one
             guess = min(_LONGEST_GUESS, 2.0 ** min(quiet.refusals, 10))
             raise quiet.wanted(wanted or random.uniform(guess / 2, guess), f"{self.name} answered {answer.status}")
         self._quiet.refusals = 0
@@ -122,7 +123,7 @@ class Line:
         return answer
 
     def _whose(self, in_name_of: str) -> _Quiet:
-        """Whose quiet it is that was asked for: that of a name, unless another one is quiet already."""
+        """The quiet that a refusal asks for: that of the name, or of all names if another one is quiet already."""
         others = (one.until for name, one in list(self._quiet_of.items()) if name != in_name_of)
         if not in_name_of or any(until > time.monotonic() for until in others):
             return self._quiet
@@ -153,18 +154,18 @@ class Line:
                     content += piece
                     if only_pages and len(content) > most:
                         break
-                    # rule: an answer is bounded also unpacked
+                    # rule: an answer is bounded after unpacking, too
                     if len(content) > most:
                         raise requests.exceptions.ContentDecodingError("too large")
             except (requests.RequestException, ValueError, AttributeError):
-                if response.status_code not in _LIMITS:  # one holds whatever its words, and if they break off
+                if response.status_code not in _LIMITS:  # a limit holds without its body, too
                     raise
                 content.clear()
             return Answer(response.status_code, response.headers, bytes(content))
 
 
 def asked_pause(headers: Mapping[str, str]) -> float | None:
-    """The seconds that Retry-After asks for, or those until the moment that it names; None where it says nothing."""
+    """The seconds that Retry-After asks for, or those until the moment that it names; None if it names none."""
     wanted = headers.get("Retry-After", "")
     try:
         seconds = float(wanted.split(",")[0])  # a proxy may add its own
@@ -177,7 +178,7 @@ def asked_pause(headers: Mapping[str, str]) -> float | None:
 
 
 def moment_in(text: str) -> datetime | None:
-    """The moment that a header names, in UTC; None where it is none."""
+    """The moment that a header names, in UTC; None if it names none."""
     try:
         moment = parsedate_to_datetime(text)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -195,16 +196,16 @@ class _Session(requests.Session):
             self.mount(scheme, _Bounded())
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002  # theirs
-        # A signature and a key are for one address alone; and where one is found, the library unpacks all of the body.
+        # A signature and a key are for one address alone; and for a redirect the library unpacks all of the body.
         return None  # rule: no redirect is followed
 
 
-# What the reading thread's call may still take: the library hands nothing on to where an answer is read.
+# The time and the bytes left for this thread's call: the library passes nothing on to the code that reads an answer.
 _bounds = threading.local()
 
 
 class _Wire(io.RawIOBase):
-    """What a socket brings, until the call's time or bytes are used up: the library's timeout is for each read."""
+    """The bytes of a socket, until the call's time or bytes are used up: the library's timeout is for each read."""
 
     def __init__(self, sock: Any, raw: Any) -> None:
         self._sock, self._raw = sock, raw

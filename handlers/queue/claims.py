@@ -46,22 +46,22 @@ from handlers.tables.models import InboxEvent, OutboxAction, Paused, Verificatio
 
 log = structlog.stdlib.get_logger(__name__)
 
-# What a try came to is written down as soon as the database is back: else its outage would count as the work's own
-# failure, and what is done would be done again. Its thread could do nothing else, and the fence outlives the lease.
+# The outcome of a try is written down as soon as the database is back: else its outage would count as the work's own
+# failure, and finished work would be done again. The thread could do nothing else, and the fence outlives the lease.
 _WRITTEN_WITHIN = 600.0
 _PAUSE = 0.5
-_SLACK = timedelta(seconds=2)  # the true time is known better than that
+_SLACK = timedelta(seconds=2)  # the error of the true time is smaller
 _ANY_TIME = datetime(9999, 1, 1, tzinfo=UTC)
-# Each try after one whose outcome is unknown may be a second copy. Whoever lost its tongue is mended within hours, and
-# by then a reader has seen the first.
+# Each try after one whose outcome is unknown may send a second copy. A silent server is mended within hours, and by
+# then a reader has seen the first copy.
 _MOST_UNKNOWN = 3
 _UNKNOWN_WAITS = timedelta(hours=2)
 _LOOK_SECONDS = 5.0  # an answer that took longer may be out of date: this process was frozen, or the database was
-_LEAST_ENDS = 2  # of processes: a first try shares its own with others, of which one may be to blame
-_ROWS_AT_ONCE = 1000  # of what may be many: a row takes four times the memory of its id
+_LEAST_ENDS = 2  # ends of a process: a first try shares its process with others, and one of these may be to blame
+_ROWS_AT_ONCE = 1000  # of a result of any length: a row takes four times the memory of its id
 
 Table = type[InboxEvent] | type[OutboxAction]
-# Of each table, what must hold of a row besides; an event is never paused.
+# The conditions, by table, that a row must meet besides being due; an event is never paused.
 GOES_ON: dict[Table, list[ColumnElement[bool]]] = {
     InboxEvent: [],
     OutboxAction: [
@@ -72,7 +72,7 @@ GOES_ON: dict[Table, list[ColumnElement[bool]]] = {
         for destination in sorted({kind.destination for kind in KINDS.values()})
     ],
 }
-# Of each table, what a claim reads besides its columns.
+# The values, by table, that a claim reads besides the columns.
 _BESIDES: dict[Table, list[ColumnElement[Any]]] = {
     InboxEvent: [
         select(col(VerificationRecord.session_id))
@@ -94,10 +94,10 @@ class Claim:
     id: Any  # an event's text, an action's number
     kind: str  # the event's type, or the action's name
     waited: float  # seconds from its receipt, or from its being owed, to the claim: both by the database's clock
-    attempts: int  # only ever grows, so that it fences whoever comes too late
+    attempts: int  # only grows, so that it fences a late worker
     waits: int
-    before: Mapping[str, Any] = field(default_factory=dict)  # what a try without effect leaves as it was
-    claimed: float = field(default_factory=steady)  # when
+    before: Mapping[str, Any] = field(default_factory=dict)  # the values that a try without effect restores
+    claimed: float = field(default_factory=steady)  # the moment of the claim
 
     @property
     def tries(self) -> int:
@@ -106,7 +106,7 @@ class Claim:
 
     @property
     def most_tries(self) -> int:
-        """How many of them there may be."""
+        """The number of tries that there may be."""
         return int(getattr(settings(), self.table.MOST_TRIES))
 
     @property
@@ -116,19 +116,19 @@ class Claim:
 
     @property
     def unknown(self) -> "Claim":
-        """The same if nobody knows what it came to: its try counts as a third of all."""
+        """The same claim for a try whose outcome is unknown: it counts as a third of all tries."""
         return replace(self, waits=self.waits + 1 - -(-self.most_tries // _MOST_UNKNOWN), before={})
 
 
 class LostClaimError(Exception):
-    """Somebody else has claimed or finished the row meanwhile: what was done under the old claim must not stay."""
+    """Another worker has claimed or ended the row meanwhile: changes under the old claim must not stay."""
 
 
 def claim(table: Table, ids: Sequence[Any], *, first_try: bool | None = None) -> list[tuple[Claim, Row[Any]]]:
-    """Takes those of these rows that are due and that nobody holds, with all their columns; of an event, whether its
-    session `has_record`, too.
+    """Claims those of these rows that are due and unclaimed; returns the claims and all columns, and for an event
+    `has_record`, whether its session has one.
 
-    Only those without a try that counts, only the others, or (None) both.
+    `first_try` takes only rows without a try that counts, or only the others, or (None) both.
     """
     parameters = {"ids": ids, "true_now": true_now(unmeasured=_ANY_TIME) + _SLACK}
     try:
@@ -136,7 +136,7 @@ def claim(table: Table, ids: Sequence[Any], *, first_try: bool | None = None) ->
             rows = connection.execute(_claiming(table, first_try), parameters).all()
     except DATABASE_TROUBLE:
         raise
-    except Exception as error:  # one of them cannot be read: it may be claimed by now, and nobody would count that
+    except Exception as error:  # a row cannot be read: it may be claimed by now, and nobody would count that
         if len(ids) > 1:
             return [one for row_id in ids for one in claim(table, [row_id], first_try=first_try)]
         _bury_unread(table, ids[0], describe(error))
@@ -153,9 +153,8 @@ def claim(table: Table, ids: Sequence[Any], *, first_try: bool | None = None) ->
 def due(
     table: Table, limit: int, since: timedelta = timedelta(), but_for: Collection[str] = ()
 ) -> tuple[list[Any], list[Any]]:
-    """Unfinished rows that nobody holds, due for so long, the longest first: ids without a try that counts, and others.
-
-    None of the kinds in `but_for`.
+    """The ids of unclaimed rows that have been due for `since`, the longest first: rows without a try that counts, and
+    the others. The kinds in `but_for` are left out.
     """
     waiting = (
         select(col(table.id), col(table.attempts) > col(table.waits))
@@ -175,9 +174,9 @@ def due(
 
 @contextmanager
 def attempt(claim: Claim) -> Iterator[None]:
-    """One try: what it raises puts the row back for later, or buries it. What ends well it writes down itself.
+    """One try: an error puts the row back for later, or buries it; the work itself writes down a good end.
 
-    A claim that was lost leaves the row to whoever has it now.
+    After a lost claim the row is left to its new worker.
     """
     try:
         yield
@@ -188,42 +187,42 @@ def attempt(claim: Claim) -> Iterator[None]:
 
 
 def unless_used_up(claim: Claim) -> None:
-    """Before the work itself: raises PermanentError when every try that there may be has ended with its process, one
-    alone among them.
+    """Raises PermanentError, before the work itself, if all tries have ended with their process, and at least one of
+    them was alone in it.
     """
-    # rule: what ends its process is buried at last
+    # rule: a row that ends its process each time is buried at last
     if claim.tries > max(claim.most_tries, _LEAST_ENDS):
         raise PermanentError("every attempt ended with its process")
 
 
 def unless_lost(row: InboxEvent | OutboxAction, lease: timedelta = LEASE, *, unknown: bool = False) -> None:
-    """Right before what cannot be taken back: holds the claimed row for a lease from now.
+    """Holds the claimed row for a lease from now, right before an act that cannot be taken back.
 
-    Until it is written down what the try came to, it counts as `unknown`, and as given away, if that is said. Raises
-    LostClaimError if somebody else has claimed or ended the row meanwhile, NotNowError if that cannot be said for this
-    moment.
+    With `unknown`, the try counts as one of unknown outcome, and as given away, until its outcome is written down.
+    Raises LostClaimError if another worker has claimed or ended the row meanwhile, NotNowError if the database's answer
+    came too late to be relied on.
     """
     mine = Claim(type(row), row.id, getattr(row, row.KIND), 0.0, row.attempts, row.waits)
     with statement() as connection:
         waits = (mine.unknown if unknown else mine).waits
         given_away = dict.fromkeys(mine.table.GIVES_AWAY if unknown else (), timedelta())
-        # rule: who has lost its claim does nothing more
+        # rule: a worker that has lost its claim does nothing more
         if not change_claimed(connection, [mine], waits=waits, due_at=lease, **given_away):
             raise LostClaimError
-    if steady() - mine.claimed > _LOOK_SECONDS:  # rule: what was seen too long ago is not relied on
+    if steady() - mine.claimed > _LOOK_SECONDS:  # rule: a last look that took too long is not relied on
         raise NotNowError("this process was held up")
 
 
 def give_up(claim: Claim, error: Exception) -> None:
     """Puts the row back for later, or buries it: at once for a PermanentError, else when its tries are used up.
 
-    What the database, Stripe or the network spoils is no try.
+    A try that the database, Stripe or the network spoils does not count.
     """
     if isinstance(error, UnknownOutcomeError):  # rule: there are few tries whose outcome is unknown
         claim = claim.unknown
     if isinstance(error, (NotNowError, *DATABASE_TROUBLE)):
         put_back([claim], error)
-    # rule: what was tried often enough is buried
+    # rule: a row that was tried often enough is buried
     elif isinstance(error, PermanentError) or claim.tries >= claim.most_tries:
         _bury(claim, describe(error))
     else:
@@ -233,9 +232,9 @@ def give_up(claim: Claim, error: Exception) -> None:
 
 
 def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False, has_begun: bool = True) -> None:
-    """Makes rows of one first try, or one row, due later; unless it was a try, it does not count.
+    """Makes rows of one first try, or one row, due later; the attempt counts as a try only if it `is_try`.
 
-    What has not begun is due at once.
+    A row whose work has not begun is due at once.
     """
     first = claims[0]
     if others := [claim for claim in claims if claim.attempts != first.attempts]:
@@ -243,11 +242,11 @@ def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False,
         claims = [claim for claim in claims if claim.attempts == first.attempts]
     if isinstance(error, DATABASE_TROUBLE):
         counting.note_failure(f"{first.table.NOUN}s", error)
-    # rule: what is put back waits
+    # rule: a row that is put back waits
     wait = delay(first.attempts, error) if has_begun else timedelta()
     if isinstance(error, UnknownOutcomeError):  # rule: tries whose outcome is unknown are far apart
         wait = _UNKNOWN_WAITS
-    # rule: what the database, Stripe or the network spoils is no try
+    # rule: a try that the database, Stripe or the network spoils does not count
     waits = first.waits if is_try else first.waits + 1
     if written := write_down(claims, waits=waits, due_at=wait, last_error=describe(error), **first.before):
         seconds = round(wait.total_seconds(), 3)
@@ -258,7 +257,7 @@ def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False,
 def write_down(claims: Sequence[Claim], **values: Any) -> int:
     """Changes claimed rows in a transaction of its own, and waits for that while the database is away.
 
-    How many it changed: none if the claims are lost, or as `insist` says.
+    Returns the number of changed rows: 0 if the claims are lost, or if `insist` gives up.
     """
 
     def write() -> int:
@@ -269,22 +268,22 @@ def write_down(claims: Sequence[Claim], **values: Any) -> int:
 
 
 def insist(write: Callable[[], _Written]) -> _Written | None:
-    """Writes once the database is there; None if it stays away for too long, or if this process is asked to end."""
+    """Writes once the database is there; returns None if it stays away for too long, or once this process shall end."""
     deadline = time.monotonic() + _WRITTEN_WITHIN
     while True:
         try:
             return write()
         except DATABASE_TROUBLE as error:
-            # rule: the database is waited for to write down what a try came to
+            # rule: a worker waits for the database to write down the outcome of a try
             if time.monotonic() > deadline or stopping.wait(_PAUSE):
                 log.error("claim.left_to_its_lease", error=describe(error))
                 return None
 
 
 def change_claimed(connection: Connection, claims: Sequence[Claim], **values: Any) -> int:
-    """Changes columns of claimed rows, of one row or of first tries of one attempt; how many were still claimed.
+    """Changes columns of one claimed row, or of first tries of one attempt; returns how many were still claimed.
 
-    A timedelta is the moment so much later than the database's clock shows.
+    A timedelta stands for the moment so much later than the database's clock.
     """
     parameters = {"ids": [claim.id for claim in claims], "claimed_attempts": claims[0].attempts, **values}
     moments = tuple(name for name, value in values.items() if isinstance(value, timedelta))
@@ -294,7 +293,7 @@ def change_claimed(connection: Connection, claims: Sequence[Claim], **values: An
 
 
 def _bury(claim: Claim, reason: str) -> None:
-    """Nothing more is tried until an operator says so."""
+    """Ends the row as dead: nothing more is tried until an operator says so."""
     if write_down([claim], status=claim.table.DEAD, waits=claim.waits, last_error=reason, **claim.before):
         counting.ENDED[claim.table.NOUN].labels(claim.kind, claim.table.DEAD).inc()
         log.error(f"{claim.table.NOUN}.buried", attempts=claim.attempts, error=reason)
@@ -312,17 +311,17 @@ def _bury_unread(table: Table, row_id: Any, reason: str) -> None:
 def _claiming(table: Table, first_try: bool | None) -> Executable:
     free: Select[Any] = select(col(table.id)).where(
         col(table.id).in_(bindparam("ids", expanding=True)),
-        status_of(table) == table.UNFINISHED,  # rule: what has ended is not claimed
-        col(table.due_at) <= now(),  # rule: what is not due is not claimed
+        status_of(table) == table.UNFINISHED,  # rule: a row that has ended is not claimed
+        col(table.due_at) <= now(),  # rule: a row that is not due is not claimed
         # rule: a lease outlives a jump of the database's clock
         or_(col(table.attempts) == 0, col(table.due_at) <= bindparam("true_now", type_=UtcDateTime)),
-        *GOES_ON[table],  # rule: what is paused is not claimed
+        *GOES_ON[table],  # rule: a paused action is not claimed
     )
-    if first_try is not None:  # rule: what was tried before is tried alone
+    if first_try is not None:  # rule: a row that was tried before is tried alone
         was_tried = col(table.attempts) > col(table.waits)
         free = free.where(~was_tried if first_try else was_tried)
     leased_until = now(LEASE)  # rule: a row under a lease is nobody else's
-    # rule: a claim clears what is left of the try before
+    # rule: a claim clears the error of the try before
     return (
         update(table)
         .where(col(table.id).in_(free.order_by(col(table.id)).with_for_update(skip_locked=True)))
@@ -334,10 +333,10 @@ def _claiming(table: Table, first_try: bool | None) -> Executable:
 
 @cache
 def _claimed_rows(table: Table, moments: tuple[str, ...]) -> Executable:
-    """Touches nothing once the claim is lost."""
+    """The statement that changes claimed rows; it touches nothing once the claim is lost."""
     claimed = update(table.__table__).where(  # type: ignore[union-attr]
         col(table.id).in_(bindparam("ids", expanding=True)),
-        col(table.attempts) == bindparam("claimed_attempts"),  # rule: who comes late is fenced by the attempt
-        status_of(table) == table.UNFINISHED,  # rule: what has ended stays as it is
+        col(table.attempts) == bindparam("claimed_attempts"),  # rule: a late worker is fenced by the attempt
+        status_of(table) == table.UNFINISHED,  # rule: a row that has ended stays as it is
     )
     return claimed.values({name: now(bindparam(f"{name}_seconds", type_=Float)) for name in moments})

@@ -1,4 +1,4 @@
-"""When a try failed: whether to try again, and when."""
+"""The errors of a failed try: whether another try follows, and when."""
 
 import random
 import socket
@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 
 from config.settings import SettingsError, settings
 
-# Longer than any event or action may take, and so how long a dead worker's work waits.
+# Longer than any event or action may take; the work of a dead worker waits so long.
 LEASE = timedelta(seconds=60)
 _BACKOFF_BASE_SECONDS = 2.0
-_TURN = 2  # as after so many attempts: up to four seconds
+_TURN = 2  # the most attempts by which a wait for a turn grows: up to four seconds
 
 _CERTIFICATES = {9: "is not valid yet", 10: "has expired", 62: "is of another host", 64: "is of another host"}
 _UNREACHED: tuple[tuple[type[BaseException], str], ...] = (
@@ -23,7 +23,7 @@ _UNREACHED: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "no answer came in time"),
 )
 
-# Set when this process is asked to end: nothing new is begun, and what waits for its turn is handed back.
+# Set when this process is asked to end: nothing new is begun, and rows that wait for their turn are put back.
 stopping = threading.Event()
 
 
@@ -34,7 +34,7 @@ class PermanentError(Exception):
 class NotNowError(Exception):
     """Stripe, the application, the database or the network gives no verdict: wait, and never bury for it."""
 
-    why = ""  # what they have against us, in our words, where they say it
+    why = ""  # the other side's reason, in our words, if it gives one
 
     def __init__(self, message: str, again_after: float = 0.0) -> None:
         super().__init__(message)
@@ -42,35 +42,35 @@ class NotNowError(Exception):
 
 
 class NotItsTurnError(NotNowError):
-    """Something of ours comes first, and is under way: it is over soon, however often this was tried before."""
+    """Other work of ours comes first, and is under way: it is over soon, however often this row was tried before."""
 
 
 class AwayError(NotNowError):
-    """Nobody is there, or wants to be left alone: whatever else is asked of them now gets no answer either."""
+    """The other side is away, or wants quiet: other calls to it get no answer now either."""
 
 
 class NotAllowedError(NotNowError):
-    """They refuse us: a key, a permission, an account. That says nothing about what was asked for."""
+    """The other side refuses us (a key, a permission, an account), which says nothing about the row."""
 
     def __init__(self, message: str, again_after: float = 0.0, dated: datetime | None = None) -> None:
         super().__init__(message, again_after)
-        self.dated = dated  # their clock, where the key itself is good
+        self.dated = dated  # the other side's clock, if the key itself is good
 
 
 class UnreadableError(NotNowError):
-    """What came is not the answer to what was asked: a proxy's page, half an object, another one. It says nothing."""
+    """The answer does not fit the question (a proxy's page, half an object, another object), and so says nothing."""
 
 
 class UnknownOutcomeError(Exception):
-    """It may have happened, and nobody says so: another try may do it twice, so there are few, and far apart."""
+    """The act may have happened, and nobody says so: another try may repeat it, so tries are few and far apart."""
 
 
 class RefusedError(Exception):
-    """The other side refuses this one for now; the try counts, and another one may succeed."""
+    """The other side refuses this row's act for now; the try counts, and another one may succeed."""
 
 
 def unless_stopping() -> None:
-    """Before what may take long: raises NotNowError once this process is asked to end."""
+    """Raises NotNowError once this process is asked to end; called before work that may take long."""
     if stopping.is_set():
         raise NotNowError("the worker was asked to end")
 
@@ -82,21 +82,21 @@ def backoff(attempts: int) -> timedelta:
 
 
 def delay(attempts: int, error: Exception) -> timedelta:
-    """How long a row waits after 1 or more attempts: the backoff, once the time is over that was asked for."""
-    # rule: what waits its turn waits no longer for having waited before
+    """A row's wait after 1 or more attempts: the time that the other side asked for, and then the backoff."""
+    # rule: earlier attempts do not lengthen a row's wait for its turn
     doublings = min(attempts, _TURN) if isinstance(error, NotItsTurnError) else attempts
     return backoff(doublings) + timedelta(seconds=getattr(error, "again_after", 0.0))
 
 
 def describe(error: BaseException) -> str:
-    """What may be stored of an error: our own sentence, or only the type of somebody else's (theirs quote payloads)."""
+    """The storable words of an error: our own sentence, or only the type of a library's (those quote payloads)."""
     if isinstance(error, PermanentError | NotNowError | RefusedError | UnknownOutcomeError | SettingsError):
         return str(error)
     return type(error).__name__
 
 
 def why_unreached(error: BaseException) -> str:
-    """In our words why there is no connection, or no answer, by the innermost error that tells; else its type."""
+    """The reason for no connection or no answer, in our words, by the innermost error that tells it; else the types."""
     chain = [*_causes(error)]
     for one in reversed(chain):
         if isinstance(one, ssl.SSLCertVerificationError):
@@ -104,13 +104,13 @@ def why_unreached(error: BaseException) -> str:
         for kind, words in _UNREACHED:
             if isinstance(one, kind):
                 return words
-    # Of the libraries' own errors two stand for what has no other.
+    # Two of the libraries' own errors stand for causes that have no other error.
     names = " ".join(type(one).__name__ for one in chain)
     return "no answer came in time" if "Timeout" in names else "it hangs up" if "Disconnected" in names else names
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it wraps, outermost first, in whichever way its library does."""
+    """An error and the errors that it wraps, outermost first; libraries wrap errors in several ways."""
     found: BaseException | None = error
     while found is not None:
         yield found

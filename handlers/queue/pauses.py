@@ -1,4 +1,4 @@
-"""Pauses: what is not done for now, though it is owed. It waits, and nothing of it is lost."""
+"""Pauses of actions and openings: none is begun for now. Owed actions wait, and none is lost."""
 
 from collections.abc import Sequence
 
@@ -18,17 +18,17 @@ EVERYTHING = sorted({OPENINGS, *(kind.destination for kind in KINDS.values())})
 
 
 def pause(session: Session, what: Sequence[str], reason: str) -> None:
-    """From the commit on nothing more of it is begun; each reason is lifted by itself."""
+    """Pauses destinations or openings: none is begun after the commit. Each reason is lifted by itself."""
     rows = [{"what": one, "reason": reason, "since": NOW} for one in what]
     insert_new(session.connection(), Paused, rows)
 
 
 def resume(session: Session, reason: str) -> None:
-    """Whatever was paused for this reason goes on, unless there is another one."""
+    """Ends the pauses for this reason; a pause for another reason stays."""
     session.connection().execute(delete(Paused).where(col(Paused.reason) == reason))
 
 
 def paused() -> Sequence[Paused]:
-    """All that is, for longest first."""
+    """All pauses, the oldest first."""
     with reading() as session:
         return session.scalars(select(Paused).order_by(col(Paused.since), col(Paused.what))).all()
