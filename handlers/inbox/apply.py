@@ -1,4 +1,4 @@
-"""What one transaction does with events: their records, what these owe, and the events' own ends."""
+"""The transaction that applies events: it writes their records, the owed actions, and the events' own ends."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ _LOCKED = aliased(
     .with_for_update()
     .subquery(),
 )
-_LOCK = select(_LOCKED, now())  # the clock behind the lock: whoever had it is done
+_LOCK = select(_LOCKED, now())  # the clock is read behind the lock: its last holder is done
 # The columns of a record of which nothing is known yet.
 UNTOUCHED = {
     "client_reference_trusted": True,
@@ -67,28 +67,27 @@ _RELEASE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """A claimed event, what it shows, and what Stripe has said about it."""
+    """A claimed event, the state that it shows, and Stripe's answer about it."""
 
     claim: Claim
     event: VerificationEvent
     shown: Seen | None
-    can_ask: bool  # there is somebody to ask, who has not refused yet
+    can_ask: bool  # there is a Stripe key, and Stripe has not denied the session
     answer: Seen | None = None
     owes_nothing: bool = False
     has_record: bool = False  # when it was claimed; no record is deleted
 
 
 def apply(works: Sequence[Work]) -> tuple[list[Work], list[int]]:
-    """One transaction for claimed events of one first try, or for one event.
+    """Applies claimed events of one first try, or one event, in one transaction.
 
-    1. locks the verifications they are about, and then their sessions' records, all of a verification's; makes those
-       that are missing;
-    2. counts the submissions that were not known yet, stale events' too;
-    3. decides what each event means, in their order, and writes the records;
-    4. writes down what is owed, once per key;
-    5. wipes what any table holds of persons who are redacted;
+    1. locks the events' verifications, and then the records of all their sessions; makes the missing records;
+    2. counts the submissions that were not known yet, those of stale events, too;
+    3. decides the meaning of each event, in their order, and writes the records;
+    4. writes down the owed actions, once per key;
+    5. wipes the personal data of redacted persons from all tables;
     6. ends the events, or raises LostClaimError and leaves everything as it was;
-    7. makes those due again that could not tell whose their session is, once it proves ours.
+    7. makes the events due again that did not show their session's owner, once the session proves ours.
 
     Returns the works that only Stripe can settle, untouched, and the ids of the actions that are to be done now.
     """
@@ -118,7 +117,7 @@ def _apply(
             {**UNTOUCHED, "session_id": id_, "account": by_session[id_].account, "livemode": by_session[id_].livemode}
             for id_ in sorted(by_session.keys() - recorded)  # one order for all workers: no deadlock
         ]
-        # Of strangers, too, for the moment: who makes the record of the same session waits, and releases their events.
+        # Strangers have a record, too, for the moment: who inserts the same one waits, and releases their events.
         new_ones = set(insert_new(session.connection(), VerificationRecord, made))
         locked = session.execute(_LOCK, {"session_ids": [*by_session, *siblings]}).all()
         rows, locked_at = {record.session_id: record for record, _ in locked}, locked[0][1]
@@ -167,16 +166,16 @@ def _apply(
             )
             if decision is None:
                 continue
-            if decision.record.changes == numbers[whose]:  # another session's change is none of this one's
+            if decision.record.changes == numbers[whose]:  # another session's change is not this one's
                 decision = replace(decision, record=replace(decision.record, changes=states[session_id].changes))
             else:
                 numbers[whose] = decision.record.changes
             if decision.reason != NOT_OURS:
                 known.add(session_id)
-            # rule: what is read back quietly owes nothing to be done
+            # rule: the actions of an event that is read back quietly are written down as skipped
             if work.owes_nothing:
                 skipped = [replace(one, skipped=one.skipped or READ_BACK) for one in decision.owed]
-                # rule: who may have been reminded before is not reminded again
+                # rule: a person who may have been reminded before is not reminded again
                 remind_at = decision.record.remind_at if state.remind_at else None
                 decision = replace(decision, owed=skipped, record=replace(decision.record, remind_at=remind_at))
             decided.append((work, decision))
@@ -185,7 +184,7 @@ def _apply(
                 texts[session_id] = decision.texts
         for session_id in known:
             _write_record(session, rows[session_id], states[session_id], texts.get(session_id), locked_at)
-        if strangers := rows.keys() - known:  # rule: of a session that is not ours there is no record
+        if strangers := rows.keys() - known:  # rule: a session that is not ours has no record
             for table in (Submission, VerificationRecord):
                 session.connection().execute(delete(table).where(col(table.session_id).in_(strangers)))
         owed = [(work.event.session_id, decision.owed) for work, decision in decided]
@@ -195,7 +194,7 @@ def _apply(
         if redacted := [id_ for id_, row in rows.items() if states[id_].redacted_at or row.redaction_asked_at]:
             forget(session, redacted, locked_at)
             verifications.forget(found, rows, states)
-        # rule: what comes late about a wiped record leaves nothing in the inbox
+        # rule: a late event about a wiped record leaves nothing personal in the inbox
         if wiped := [id_ for id_, row in rows.items() if row.wiped_at]:
             wipe_events(session, wiped)
         ends = defaultdict(list)
@@ -209,7 +208,7 @@ def _apply(
             if change_claimed(session.connection(), claims, **end) != len(claims):
                 raise LostClaimError
         if settings().our_sessions and (ours := known & new_ones):
-            # rule: once a session proves ours, the events are applied that could not tell
+            # rule: the events that did not show their session's owner are applied once it proves ours
             session.connection().execute(_RELEASE, {"session_ids": list(ours)})
     for work, decision in decided:
         event, outcome = work.event, decision.outcome
@@ -236,7 +235,7 @@ def _write_record(
         row.client_reference_trusted = not texts.has_flow
         row.last_error_reason = texts.error_reason
         row.client_reference_id, row.user_id = texts.client_reference_id, texts.user_id
-    # rule: what RECORD_DAYS has wiped is not filled again
+    # rule: a record that RECORD_DAYS has wiped is not filled again
     is_wiped = state.redacted_at or row.redaction_asked_at or row.wiped_at
     if is_wiped:  # rule: a redaction wipes the record, and nothing fills it again
         row.last_error_reason = row.client_reference_id = row.user_id = None
@@ -246,15 +245,15 @@ def _write_record(
 
 
 def forget(session: Session, session_ids: Sequence[str], at: datetime) -> None:
-    """Wipes what inbox, outputs and outbox hold of the persons of these sessions."""
+    """Wipes the personal data of these sessions from inbox, outputs and outbox."""
     wipe_events(session, session_ids)  # rule: a redaction wipes the inbox
     # rule: a redaction wipes the outputs
     session.connection().execute(delete(VerifiedOutput).where(col(VerifiedOutput.session_id).in_(session_ids)))
-    withdraw(session, session_ids, ENDED_BY_REDACTION, REDACTED, at)  # rule: a redaction drops what is owed
+    withdraw(session, session_ids, ENDED_BY_REDACTION, REDACTED, at)  # rule: a redaction drops the owed actions
 
 
 def wipe_events(session: Session, session_ids: Sequence[str]) -> None:
-    """Wipes what the inbox holds of the persons of these sessions."""
+    """Wipes the personal data of these sessions from the inbox."""
     personal = or_(*(getattr(InboxEvent, name).is_not(None) for name in InboxEvent.PERSONAL))
     events = update(InboxEvent).where(col(InboxEvent.session_id).in_(session_ids), personal)
     session.connection().execute(events.values(dict.fromkeys(InboxEvent.PERSONAL)))

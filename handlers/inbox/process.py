@@ -1,4 +1,4 @@
-"""Whose turn an event is: claimed, applied with others or alone, and Stripe asked where only Stripe can say."""
+"""The turn of each event: it is claimed, and applied with others or alone; Stripe is asked if only Stripe can tell."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ from handlers.tables.models import InboxEvent, InboxStatus, VerificationRecord, 
 
 log = structlog.stdlib.get_logger(__name__)
 
-_TURNS = LEASE / 2  # for those of a batch that wait for Stripe one after the other: they share one lease
+_TURNS = LEASE / 2  # for the events of a batch that wait for Stripe one after the other: they share one lease
 _Found = TypeVar("_Found")
 _ROUNDS = 3  # of asking Stripe about one event before it waits: each round sees a newer answer
 
@@ -32,12 +32,12 @@ _ROUNDS = 3  # of asking Stripe about one event before it waits: each round sees
 def process(event_ids: Sequence[str]) -> list[int]:
     """Applies those of these events that are due and unclaimed; returns the ids of the actions that are owed now.
 
-    1. claims those without a try that counts, and applies all of them in one transaction;
-    2. asks Stripe about thin notifications that nothing has overtaken, and applies those in another one;
-    3. what a transaction leaves to Stripe, one after the other, and each alone if it fails because of one of them;
-    4. claims those that were tried before one by one, so that what one may do to its process harms no other.
+    1. claims the events without a try that counts, and applies them in one transaction;
+    2. asks Stripe about thin notifications that nothing has overtaken, and applies those in another transaction;
+    3. applies the events that a transaction leaves to Stripe, and those of a failed batch, each alone;
+    4. claims the events that were tried before one by one, so that one that ends its process harms no other.
 
-    Whatever fails is put back or buried by itself: nothing is raised for an event's own failure.
+    A failed event is put back or buried by itself: nothing is raised for its own failure.
     """
     together = claim_events(event_ids, first_try=True)
     owed = process_together(together)
@@ -51,7 +51,7 @@ def process(event_ids: Sequence[str]) -> list[int]:
 
 
 def process_session(session_id: str) -> list[int]:
-    """Applies those of a session's events that were never tried, before their turn; as `process`."""
+    """Applies the events of a session that were never tried, before their turn; else as `process`."""
     waiting = select(col(InboxEvent.id)).where(
         col(InboxEvent.session_id) == session_id,
         status_of(InboxEvent) == InboxStatus.RECEIVED,
@@ -63,10 +63,10 @@ def process_session(session_id: str) -> list[int]:
 
 
 def claim_events(event_ids: Sequence[str], *, first_try: bool) -> list[Work]:
-    """Takes those that are due and that nobody holds, for their first try or for a later one; in Stripe's order."""
+    """Claims those of the events that are due and unclaimed, for a first try or for a later one; in Stripe's order."""
     works, can_ask = [], bool(settings().stripe_api_key)
     for claimed, row in claim(InboxEvent, event_ids, first_try=first_try):
-        with attempt(claimed):  # what its row holds may be no event: the claim is committed, and so this is counted
+        with attempt(claimed):  # a row may hold no event: its claim is committed, and so the attempt counts
             event = event_in(row)
             shown = seen_in(event)
             said = {"can_ask": can_ask, "owes_nothing": row.owes_nothing, "has_record": row.has_record}
@@ -76,7 +76,7 @@ def claim_events(event_ids: Sequence[str], *, first_try: bool) -> list[Work]:
 
 
 def _tried_before(event_ids: set[str]) -> list[str]:
-    """Those that wait for another try: none at all, when a message only repeats one that was worked off."""
+    """The ids of the events that wait for another try: none, if a message only repeats a finished one."""
     waiting = (
         select(col(InboxEvent.id))
         .where(
@@ -92,7 +92,7 @@ def _tried_before(event_ids: set[str]) -> list[str]:
 
 
 def process_together(works: list[Work]) -> list[int]:
-    """Applies claimed first tries, and first those that say something; the ids of the actions that are owed now."""
+    """Applies claimed first tries, those that need Stripe's answer last; returns the ids of the actions owed now."""
     owed: list[int] = []
     ends_at = steady() + _TURNS.total_seconds()
     thin = [work for work in works if _says_nothing(work)]
@@ -103,20 +103,20 @@ def process_together(works: list[Work]) -> list[int]:
         except DATABASE_TROUBLE as error:
             put_back([work.claim for work in some], error)
             continue
-        except Exception as error:  # each is tried again alone, and then waits or is buried by itself
+        except Exception as error:  # each event is tried again alone, and then waits or is buried by itself
             log.warning("batch.split", events=len(some), error=describe(error))
-            unsettled, owed_now = some, []  # rule: where a batch fails, each of its events is tried alone
+            unsettled, owed_now = some, []  # rule: each event of a failed batch is tried alone
         owed += owed_now + (_in_turn(unsettled, _settle, ends_at) if unsettled else [])
     return owed
 
 
 def process_alone(work: Work) -> list[int]:
-    """Applies one claimed event, puts it back or buries it; the ids of the actions that are owed now."""
+    """Applies one claimed event, puts it back or buries it; returns the ids of the actions that are owed now."""
     return _in_turn([work], _settle, inf)
 
 
 def _with_answers(works: list[Work], ends_at: float) -> list[Work]:
-    """Thin notifications with Stripe's answer, one for all of a session; those that are overtaken need none."""
+    """Thin notifications with Stripe's answer, one answer per session; an overtaken notification needs none."""
     about = select(VerificationRecord).where(
         col(VerificationRecord.session_id).in_({w.event.session_id for w in works})
     )
@@ -128,14 +128,14 @@ def _with_answers(works: list[Work], ends_at: float) -> list[Work]:
         state = states.get(work.event.session_id)
         return [work if state and overtakes(state, work.event.created_at) else _asked(work, retrieve)]
 
-    return _in_turn(works, answer, ends_at)  # rule: about a thin notification Stripe is asked before a transaction
+    return _in_turn(works, answer, ends_at)  # rule: Stripe is asked about a thin notification before a transaction
 
 
 def _in_turn(works: list[Work], each: Callable[[Work], list[_Found]], ends_at: float) -> list[_Found]:
-    """What is found of each, by itself: what fails is put back or buried."""
+    """The results of `each`, called for one work after the other; a work that fails is put back or buried."""
     found: list[_Found] = []
     for place, work in enumerate(works):
-        # rule: who waits for too long in a batch goes back
+        # rule: an event that waits for too long in a batch is put back
         if stopping.is_set() or steady() > ends_at:
             why = "the worker was asked to end" if stopping.is_set() else "its turn did not come in time"
             put_back([late.claim for late in works[place:]], NotNowError(why))
@@ -160,15 +160,15 @@ def _settle(work: Work) -> list[int]:
 
 
 def _says_nothing(work: Work) -> bool:
-    """Whether there is no use in opening a transaction before Stripe is asked."""
+    """Whether a transaction is of no use before Stripe is asked."""
     return work.shown is None and work.answer is None and work.event.kind != "redacted" and work.can_ask
 
 
 def _asked(work: Work, retrieve: Callable[[str, str | None], Retrieved | None]) -> Work:
-    """With Stripe's answer; where there is no such session, there is nobody to ask any more."""
+    """The work with Stripe's answer; if Stripe has no such session, it is not asked again."""
     retrieved = retrieve(work.event.session_id, work.event.account)
     if retrieved is None:
-        # rule: where Stripe knows nothing, nobody is asked again
+        # rule: a session that Stripe does not know is not asked about again
         return replace(work, can_ask=False)
     answer = answered(work.event, retrieved.state, retrieved.asked_at)
     if answer is None:

@@ -1,4 +1,4 @@
-"""How events enter the inbox, and how they are read back from it."""
+"""The rows of events: stored in the inbox, and read back from it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from handlers.record.decide import Outcome
 from handlers.record.events import SessionState, VerificationEvent
 from handlers.tables.models import InboxEvent, InboxStatus
 
-# What the event and its row name alike; of a thin notification the state's columns are empty.
+# The fields that an event and its row name alike; a thin notification has no values in the state's columns.
 _EVENT = ("id", "type", "session_id", "account", "livemode", "created_at", "is_ours")
 _STATE: tuple[str, ...] = (
     "error_code",
@@ -26,7 +26,7 @@ _STATE: tuple[str, ...] = (
 )
 _STATE += ("verification_id", "generation")
 
-# The status as handlers.tables.models.status_of has it.
+# The status is written as in handlers.tables.models.status_of.
 _UNPROCESSED = {
     "postgresql": "SELECT id FROM inbox_event WHERE id = ANY(ARRAY(SELECT json_array_elements_text(%s)))"
     " AND coalesce(status, '') = 'received'",
@@ -37,8 +37,8 @@ _UNPROCESSED = {
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a batch: ids that are new, and ids known but not processed yet. All others are done duplicates,
-    or ignored."""
+    """The outcome of a batch: the ids of new events, and of known ones that are not processed yet. All others are
+    duplicates of processed events, or ignored."""
 
     accepted: frozenset[str]
     unprocessed: frozenset[str]
@@ -46,9 +46,9 @@ class Receipt:
 
 
 def receive(events: Sequence[VerificationEvent], *, owes_nothing: bool = False) -> Receipt:
-    """Stores a batch in one statement, ignoring what is known. If it raises, none is stored.
+    """Stores the new events of a batch, in one statement for the ignored ones and one for the others.
 
-    What these events owe is written down as skipped if they owe nothing.
+    If a statement raises, it stores none. With `owes_nothing`, the events' actions are written down as skipped.
     """
     ignored, ours = [event for event in events if event.ignored], [event for event in events if not event.ignored]
     accepted = frozenset[str]()
@@ -68,7 +68,7 @@ def receive(events: Sequence[VerificationEvent], *, owes_nothing: bool = False) 
 
 
 def storing(dialect: str, events: Sequence[VerificationEvent], *, owes_nothing: bool = False) -> tuple[str, str]:
-    """The statement that stores a batch and answers the new ones' ids, and its parameter. All are ignored, or none."""
+    """The statement that stores a batch and returns new events' ids, and its parameter; all are ignored, or none."""
     distinct = {event.id: event for event in events}
     in_order = sorted(distinct)  # one order for all writers: no deadlock
     rows = [_event_row(distinct[event_id], owes_nothing=owes_nothing) for event_id in in_order]
@@ -77,12 +77,12 @@ def storing(dialect: str, events: Sequence[VerificationEvent], *, owes_nothing: 
 
 
 def unprocessed(dialect: str, event_ids: Iterable[str]) -> tuple[str, str]:
-    """The statement that answers which of these events are not processed yet, and its parameter."""
+    """The statement that selects those of these events that are not processed yet, and its parameter."""
     return _UNPROCESSED[dialect], orjson.dumps(sorted(event_ids)).decode()
 
 
 def event_in(row: Row[Any]) -> VerificationEvent:
-    """The event that a row was made of."""
+    """The event of a row."""
     fields = {name: getattr(row, name) for name in _EVENT}
     is_thin = row.type.startswith("v1.")
     state = SessionState(status=row.session_status, **{name: getattr(row, name) for name in _STATE})

@@ -1,4 +1,4 @@
-"""Which verification a session belongs to, as its metadata says, and what that makes of its record."""
+"""The verification that a session's metadata names, and its effect on the session's record."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ from handlers.tables.models import Verification, VerificationRecord
 
 
 class InvolvedError(Exception):
-    """More verifications are involved than are locked: they are locked before any record."""
+    """The records involve more verifications than are locked, and those are locked before any record."""
 
     def __init__(self, verification_ids: set[str]) -> None:
         super().__init__("more verifications are involved")
@@ -22,8 +22,8 @@ class InvolvedError(Exception):
 
 
 def lock(session: Session, verification_ids: set[str]) -> tuple[dict[str, Verification], list[str]]:
-    """Those of them that there are, and the ids of all their sessions. So all that happens to the sessions of one
-    verification happens one after the other.
+    """Locks these verifications; returns those that exist, and the ids of all their sessions. So transactions about one
+    verification run one after the other.
     """
     # In one order for all workers, and before any record, as an opening does: no deadlock.
     wanted = select(Verification).where(col(Verification.id).in_(verification_ids)).order_by(col(Verification.id))
@@ -33,7 +33,7 @@ def lock(session: Session, verification_ids: set[str]) -> tuple[dict[str, Verifi
 
 
 def lock_records(session: Session, *which: ColumnElement[bool]) -> Sequence[VerificationRecord]:
-    """The records, before several are changed: by their ids in the database's order, as events lock them."""
+    """Locks the records before several are changed: in the order of their ids, as events lock them."""
     wanted = select(VerificationRecord).where(*which).order_by(col(VerificationRecord.session_id)).with_for_update()
     return session.scalars(wanted.execution_options(populate_existing=True)).all()
 
@@ -44,7 +44,7 @@ def link(
     verifications: Mapping[str, Verification],
     at: datetime,
 ) -> None:
-    """Makes each record one of the verification that its session names. Once it is one of some, it stays so."""
+    """Links each record to the verification that its session names. A linked record stays linked."""
     for event, state in told:
         row, found = rows[event.session_id], verifications.get(state.verification_id or "")
         # rule: a verification of another account or mode is not believed
@@ -57,21 +57,21 @@ def link(
             continue
         row.verification_id, row.generation = found.id, generation
         is_another = generation == found.generation and found.session_id not in (None, row.session_id)
-        # rule: what was not known before its generation was given up, or has another session, is burned
+        # rule: a new session of a generation that was given up, or that has another session, is burned
         row.burned_at = at if generation < found.generation or is_another else None
         others = [
             one for one in rows.values() if one.verification_id == found.id and (one.generation or 0) >= generation
         ]
-        # rule: what belongs before a replaced session is replaced, too
+        # rule: a session that belongs before a replaced one is replaced, too
         row.replaced_at = min((one.replaced_at for one in others if one.replaced_at), default=None)
-        # rule: what shows up after its person was to be forgotten is forgotten
+        # rule: a new session of a person who is to be forgotten is forgotten, too
         row.redaction_asked_at = row.redaction_asked_at or (at if found.redaction_asked_at else None)
 
 
 def forget(
     verifications: Mapping[str, Verification], rows: Mapping[str, VerificationRecord], states: Mapping[str, RecordState]
 ) -> None:
-    """Wipes what verifications hold of their persons, wherever the redaction was begun."""
+    """Wipes the personal data of verifications, wherever the redaction was begun."""
     for found in verifications.values():
         theirs = [states[id_].redacted_at for id_, row in rows.items() if row.verification_id == found.id]
         # rule: a verification is wiped once all its sessions are redacted
@@ -81,8 +81,8 @@ def forget(
 
 
 def left(rows: Mapping[str, VerificationRecord], states: Mapping[str, RecordState], limit: int) -> dict[str, int]:
-    """How many submissions there may be in each session: those of its verification's others are used up, but for what
-    was replaced before or is not. Of a canceled one, those that came after it are none of its own.
+    """The limit of each session, less the submissions of its verification's other sessions that were replaced with it,
+    or are not replaced either. Sessions after a canceled one do not count against it.
     """
 
     def uses_up(other: VerificationRecord, row: VerificationRecord) -> bool:
@@ -102,7 +102,7 @@ def left(rows: Mapping[str, VerificationRecord], states: Mapping[str, RecordStat
 def owed_besides(
     rows: Mapping[str, VerificationRecord], states: Mapping[str, RecordState], limit: int
 ) -> Iterator[tuple[str, list[Owed]]]:
-    """What the sessions of verifications owe because of each other, whichever of them the events are about."""
+    """The actions that sessions of one verification owe because of each other, those without an event here, too."""
     limits = left(rows, states, limit)
     for id_, row in rows.items():
         if row.verification_id:

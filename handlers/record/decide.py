@@ -66,7 +66,7 @@ def decide(
     creation to its reminder; None: no reminder. `is_known`: the session had a record before this event.
     """
     said = (event.is_ours, answer and answer.state.is_ours)
-    # rule: where an event does not show its session's owner, Stripe's answer decides, or else the record
+    # rule: the owner that an event does not show is taken from Stripe's answer, or else from the record
     is_ours = next((word for word in said if word is not None), True if is_known else None)
     if not is_ours:
         if is_ours is None and can_ask and answer is None:
