@@ -20,16 +20,16 @@ from handlers.record.events import Status
 from handlers.tables.models import OutboxAction, Verification, VerificationRecord
 
 _TOTAL_SECONDS = 10.0
-# What an application says of one change. Everything else may be a proxy's word, or that of an application that is being
-# deployed, or is not the right one: it waits.
+# The statuses by which an application refuses one change. All others may come from a proxy, or from an application that
+# is being deployed or is the wrong one: the change waits.
 _VERDICTS = (400, 409, 410, 422, 500)
 _PAGE = re.compile(rb"<(!doctype\s+)?html\b", re.IGNORECASE)
-_PAGE_BYTES = 16 * 1024  # a page says before that what it is
-_CALLS = "take a call"  # what it is asked to do
+_PAGE_BYTES = 16 * 1024  # the words of a page's kind come before that
+_CALLS = "take a call"  # the act that is asked of it
 
 
 def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """Posts one change; 2xx ends it. Raises RefusedError where the application refuses it, else NotNowError."""
+    """Posts one change; 2xx ends it. Raises RefusedError if the application refuses it, else NotNowError."""
     body = _message(action, record, _verification(record))
     message_id = _message_id(action)  # rule: the message id is the same at each try
     now = true_now()
@@ -50,7 +50,7 @@ def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
     counting.NO_ANSWERS.labels(of=line().name, why="failing").inc()
     word = f"answered {answer.status}" + (" with a web page" if is_page else "")
     sentence = f"the application {word}"
-    # rule: only what the application itself says of a change counts
+    # rule: only the application's own word about a change counts
     if answer.status in _VERDICTS:
         outside.refused(outside.APPLICATION, word, doing=_CALLS, about=action.session_id)
         raise RefusedError(sentence)

@@ -1,4 +1,4 @@
-"""Ends at Stripe what must cost nothing more."""
+"""Cancels sessions at Stripe, so that they cost nothing more."""
 
 from config.settings import settings
 from handlers.stripe_api import sessions
@@ -6,7 +6,7 @@ from handlers.tables.models import OutboxAction, VerificationRecord
 
 
 def cancel_session(_: OutboxAction, record: VerificationRecord) -> str | None:
-    """Ends a session at Stripe that has used up its submissions: each further one would be billed."""
+    """Cancels a session at Stripe: each further submission in it would be billed."""
     if not settings().stripe_api_key:
         return "no STRIPE_API_KEY"
     return None if sessions.cancel(record.session_id, record.account) else "not cancelable"

@@ -1,4 +1,4 @@
-"""The mails: what one is about, to whom it goes, and by which way."""
+"""The mails: the subject, the recipient and the way of each."""
 
 import hashlib
 import os
@@ -36,12 +36,12 @@ from handlers.sessions.links import link_to
 from handlers.stripe_api import sessions
 from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord
 
-DASHBOARD = {  # where Stripe shows a session, by its mode
+DASHBOARD = {  # Stripe's page of a session, by its mode
     True: "https://dashboard.stripe.com/identity/verification-sessions/",
     False: "https://dashboard.stripe.com/test/identity/verification-sessions/",
 }
 _SIBLING = aliased(VerificationRecord)
-# Another session is its verification's current one, or was passed or is being checked in its place.
+# A row if another session is the verification's current one, or was passed or is being checked instead.
 _PASSED_BY = select(col(Verification.id)).where(
     col(Verification.id) == bindparam("of"),
     or_(
@@ -55,10 +55,10 @@ _PASSED_BY = select(col(Verification.id)).where(
 )
 NO_SERVER = "no SMTP_URL"
 _LOOKUP_SECONDS = 10.0  # for EMAIL_LOOKUP, as for a call
-_MOST_LEFT = 20  # threads that still wait for it, and hold up nobody
-_LEFT_SECONDS = 900.0  # after which one counts no more: it may wait for ever, and the others must not
-_ADDRESSES = "say an address"  # what it is asked to do
-_left: dict[str, float] = {}  # by the session that it was asked about, since when
+_MOST_LEFT = 20  # threads that still wait for EMAIL_LOOKUP, and hold up nobody
+_LEFT_SECONDS = 900.0  # until such a thread counts no more: it may wait for ever, and other mails must not
+_ADDRESSES = "say an address"  # the act that is asked of it
+_left: dict[str, float] = {}  # the start of each such thread, by its session
 _LOCALE = select(col(Verification.locale)).where(col(Verification.id) == bindparam("of"))
 
 _Answer = TypeVar("_Answer")
@@ -71,11 +71,11 @@ class Mail:
     template: str
     recipient: Address
     key: tuple[str, str, str]
-    number: int = 0  # how many mails the person got before: what is said again later is another mail
+    number: int = 0  # of the person's mails before it: a later mail with the same words is another one
     language: str
     reply_to: Address | None = None
     about: About
-    last_look: Callable[[], object] = field(repr=False)  # before it is given away; raises where it must not be
+    last_look: Callable[[], object] = field(repr=False)  # called before it is given away; raises to prevent it
 
 
 def to_the_person(action: OutboxAction, record: VerificationRecord) -> str | None:
@@ -99,26 +99,26 @@ def to_the_person(action: OutboxAction, record: VerificationRecord) -> str | Non
 
 
 def to_the_person_unless_quiet(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """The same, unless the application ended the verification without a word, or for another session of it."""
+    """Sends it as `to_the_person`, unless the verification was ended quietly, or the session to be replaced."""
     return "its end is told to nobody" if record.ends_quietly or record.replacing_at else to_the_person(action, record)
 
 
 def a_new_link(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """Sends the person a link, where there still are any."""
+    """Sends the person a link, if links are made."""
     return "no links are made" if settings().why_no_links else to_the_person(action, record)
 
 
 def to_who_has_not_begun(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """The same, unless another session is the person's by now, or Stripe knows more of this one than we do."""
+    """Sends it as `to_the_person`, unless another session goes on, or Stripe knows more of this one than we do."""
     if record.verification_id:
         about = {"of": record.verification_id, "session_id": record.session_id}
         with statement() as connection:
-            # rule: whoever goes on with another session is not reminded of this one
+            # rule: a person who goes on with another session is not reminded of this one
             if connection.execute(_PASSED_BY, about).first():
                 return "another session goes on"
     if settings().stripe_api_key:
         found = _of_stripe(sessions.retrieve_state, record)
-        # rule: whoever has begun by Stripe's word is not reminded, however late its events are
+        # rule: a person who has begun by Stripe's word is not reminded, however late the events are
         if not found or (found.state.status, found.state.error_code) != (Status.REQUIRES_INPUT, None):
             return "begun or gone at Stripe"
     return to_the_person(action, record)
@@ -136,7 +136,7 @@ def to_the_reviewer(action: OutboxAction, record: VerificationRecord) -> str | N
 def send(mail: Mail) -> None:
     """Sends by SMTP_URL, or writes an .eml file under VAR_DIR/mail. Raises as `send_by_smtp` does.
 
-    Where nothing says how, it raises NotNowError: a file may be lost with its machine.
+    Raises NotNowError if no setting names a way: a file may be lost with its machine.
     """
     message = render(mail)
     if stopping.is_set():
@@ -192,7 +192,7 @@ def _as_header(address: Address) -> str:
 
 
 def message_id(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """Of the last mail that an action has sent, or of the one that it is about to send; None where it is no mail."""
+    """The Message-ID of an action's last mail, or of the one that it is about to send; None if it sends no mail."""
     key = (action.session_id, action.name, action.cause)
     if KINDS.get(action.name, Kind()).tells_the_person:
         is_over = action.status in (ActionStatus.DONE, ActionStatus.SKIPPED)
@@ -205,7 +205,7 @@ def message_id(action: OutboxAction, record: VerificationRecord) -> str | None:
 
 
 def _uncounted_number(action: OutboxAction) -> int:
-    """Of mails that no record counts, a reviewer's and links: what is sent again has the moment in its Message-ID."""
+    """The number of a mail that no record counts (a reviewer's, a link): 0, or the moment of its being sent again."""
     return int(action.resent_at.timestamp()) if action.resent_at else 0
 
 
@@ -215,7 +215,7 @@ def digest(key: tuple[str, str, str], number: int = 0) -> str:
 
 
 def mail_of(action: OutboxAction, record: VerificationRecord, recipient: Address, *, is_persons: bool) -> Mail:
-    """What an action says, and in which language."""
+    """An action's mail, with the facts that it tells and its language."""
     # A cause that is a state says its code and report; the record may have moved on.
     state, _, report_id = action.cause.rpartition(":")
     code = state.partition(":")[2] if state else record.last_error_code
@@ -225,7 +225,7 @@ def mail_of(action: OutboxAction, record: VerificationRecord, recipient: Address
     if KINDS[action.name].link == "retry" and settings().retry_url:
         link_url = retry_url_for(record)
     elif KINDS[action.name].link and not settings().why_no_links:
-        # rule: a mail leads to what is current when it is read
+        # rule: a mail's link leads to the session that is current when it is read
         link_url = link_to(record.verification_id or record.session_id).url
     about = About(
         session_id=record.session_id,
@@ -245,7 +245,7 @@ def mail_of(action: OutboxAction, record: VerificationRecord, recipient: Address
     if is_persons and record.verification_id:
         with statement() as connection:
             language = language_for(connection.execute(_LOCALE, {"of": record.verification_id}).scalar())
-    if is_persons and about.code and classify(about.code) is ErrorClass.FRAUD_SIGNAL:  # which no person is told
+    if is_persons and about.code and classify(about.code) is ErrorClass.FRAUD_SIGNAL:  # no person is told of it
         about = replace(about, code=None, reason=None)
     return Mail(
         template=action.name,
@@ -260,15 +260,15 @@ def mail_of(action: OutboxAction, record: VerificationRecord, recipient: Address
 def _of_stripe(ask: Callable[[str, str | None], _Answer], record: VerificationRecord) -> _Answer:
     try:
         return ask(record.session_id, record.account)
-    except AwayError as error:  # which says nothing of the mail server
+    except AwayError as error:  # it says nothing of the mail server
         raise NotNowError(str(error), error.again_after) from None
 
 
 def _look_up(record: VerificationRecord) -> str | None:
-    """What EMAIL_LOOKUP says, as it raises; waited for as long as any call to the outside.
+    """The answer of EMAIL_LOOKUP, or its exception, if it comes in the time of any call to the outside.
 
-    Nobody can interrupt it, so its thread is left alone. Raises NotNowError then, and for as long as it has not
-    answered about this session, or about many.
+    Nobody can interrupt its thread, so a late one is left alone. Raises NotNowError then, and for as long as the
+    function has not answered about this session, or about many.
     """
     about, answer, since = record.session_id, Future[str | None](), time.monotonic()
 
@@ -299,7 +299,7 @@ def _look_up(record: VerificationRecord) -> str | None:
 
 @cache
 def email_lookup() -> Callable[[VerificationRecord], str | None]:
-    """What EMAIL_LOOKUP names. Raises what its import raises."""
+    """The function that EMAIL_LOOKUP names. Raises the errors of its import."""
     module, _, name = settings().email_lookup.partition(":")
     lookup: Callable[[VerificationRecord], str | None] = getattr(import_module(module), name)
     return lookup

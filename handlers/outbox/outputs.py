@@ -21,7 +21,7 @@ _KEPT_ANEW = "(session_id) DO UPDATE SET ciphertext = excluded.ciphertext, fetch
 
 
 def keep_outputs(_: OutboxAction, record: VerificationRecord) -> str | None:
-    """Fetches what VERIFIED_OUTPUTS names and keeps it encrypted; returns why there is nothing to keep, or None."""
+    """Fetches the outputs in VERIFIED_OUTPUTS and keeps them encrypted; returns the reason if none is kept, or None."""
     found = sessions.retrieve_outputs(record.session_id, record.account, settings().verified_outputs)
     if not found:
         return "no outputs"
@@ -30,7 +30,7 @@ def keep_outputs(_: OutboxAction, record: VerificationRecord) -> str | None:
         # Under the record's lock, since a redaction may have come while Stripe answered.
         locked = select(VerificationRecord).where(col(VerificationRecord.session_id) == record.session_id)
         current = session.scalars(locked.with_for_update()).one()
-        if current.redacted_at or current.redaction_asked_at:  # rule: nothing is kept behind a redaction's back
+        if current.redacted_at or current.redaction_asked_at:  # rule: no output is kept after a redaction
             return "redacted"
         if current.status != Status.VERIFIED:
             return "superseded"
@@ -40,9 +40,9 @@ def keep_outputs(_: OutboxAction, record: VerificationRecord) -> str | None:
 
 
 def read_outputs(session_id: str) -> dict[str, Any] | None:
-    """What is kept of a session, decrypted by any of VERIFIED_OUTPUTS_KEY; None where nothing is.
+    """The outputs kept of a session, decrypted by one of VERIFIED_OUTPUTS_KEY; None if there are none.
 
-    Raises cryptography.fernet.InvalidToken where the key it was written with is no longer among them.
+    Raises cryptography.fernet.InvalidToken if the key that encrypted them is no longer among these.
     """
     with transaction() as session:
         kept = session.get(VerifiedOutput, session_id)
@@ -53,7 +53,7 @@ def read_outputs(session_id: str) -> dict[str, Any] | None:
 
 
 def is_readable(ciphertext: str) -> bool:
-    """Whether one of VERIFIED_OUTPUTS_KEY is the one that it was written with."""
+    """Whether one of VERIFIED_OUTPUTS_KEY decrypts it."""
     keys = settings().verified_outputs_key
     try:
         return bool(keys and _cipher(keys).decrypt(ciphertext))
@@ -62,16 +62,16 @@ def is_readable(ciphertext: str) -> bool:
 
 
 def count_kept() -> int:
-    """Of how many sessions something is kept."""
+    """The number of sessions whose outputs are kept."""
     with transaction() as session:
         return session.scalars(select(func.count()).select_from(VerifiedOutput)).one()
 
 
 def write_anew() -> Iterator[tuple[list[str], list[str]]]:
-    """Encrypts what is kept by the newest of VERIFIED_OUTPUTS_KEY, batch by batch: the sessions looked at, and those
+    """Encrypts the kept outputs by the newest of VERIFIED_OUTPUTS_KEY; yields the sessions of each batch, and those
     among them that none of the keys can read.
 
-    What the newest one has written is left alone, so it may be cut off, and run again.
+    Outputs under the newest key are left alone, so a run may be cut off, and repeated.
     """
     keys, last, ids = settings().verified_outputs_key, "", [""]
     newest, any_of_them = _cipher(keys[:1]), _cipher(keys)

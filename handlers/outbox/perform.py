@@ -1,4 +1,4 @@
-"""What is owed, done: claimed, still owed?, performed, and then done, skipped, due later or dead."""
+"""Performs actions: claims each, checks that it is still owed, does it, and ends it or puts it back."""
 
 import threading
 import time
@@ -63,7 +63,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class _Version(FunctionElement[str]):
-    """What a record's row is another by after each change: PostgreSQL's alone, and the same for ever on SQLite."""
+    """The version of a record's row: it changes with each update on PostgreSQL, and never on SQLite."""
 
     inherit_cache = True
     type = String()
@@ -80,9 +80,9 @@ def _(_: _Version, __: Any, **___: Any) -> str:
 
 
 _OTHER = aliased(OutboxAction)
-# In one statement, whether an event waits its turn: not one that was tried in vain, which may wait for Stripe, and for
-# long; and whether another mail is under way: one that is no more has left its trace in the record. A claim clears
-# last_error, and whatever ends or puts back an action ends its lease.
+# In one statement, whether an event waits its turn (not after a try in vain: it may wait for Stripe, and for long) and
+# whether another mail is under way (an earlier one is noted in the record). A claim clears last_error; the end of an
+# action, or its putting back, ends its lease.
 _LOOKS = (
     select(
         col(OutboxAction.id),
@@ -111,7 +111,7 @@ _LOOKS = (
     .where(col(OutboxAction.id).in_(bindparam("ids", expanding=True)))
     .where(status_of(OutboxAction) == ActionStatus.PENDING)
 )
-# Where the person was told nothing, it locks the record all the same.
+# It locks the record also if the person was told nothing.
 _TOLD = (
     update(VerificationRecord)
     .where(col(VerificationRecord.session_id) == bindparam("about"))
@@ -127,7 +127,7 @@ _TOLD_SINCE = select(col(OutboxAction.id)).where(
     col(OutboxAction.status) == ActionStatus.DONE,
     col(OutboxAction.done_at) > bindparam("since"),
 )
-# A mail is done, and its person told, in one statement where the record is still as it was looked at; else nothing is.
+# One statement ends a mail and notes that its person was told; it changes nothing if the record is another by now.
 _RECORDS: Table = VerificationRecord.__table__  # type: ignore[attr-defined]  # SQLModel hides it
 _ACTIONS: Table = OutboxAction.__table__  # type: ignore[attr-defined]
 _ACTION: Any = class_mapper(OutboxAction).class_manager
@@ -165,29 +165,29 @@ _PENDING = select(
     col(OutboxAction.created_at),
     (col(OutboxAction.attempts) > col(OutboxAction.waits)).label("was_tried"),
 ).where(col(OutboxAction.id).in_(bindparam("ids", expanding=True)), status_of(OutboxAction) == ActionStatus.PENDING)
-_MOST_HELD = 10_000  # ids of a destination, about a megabyte: what is left out the sweep names again
-_ENOUGH_HELD = 1_000  # ids: work for seconds, and as long the sweep looks for other kinds
+_MOST_HELD = 10_000  # ids of a destination, about a megabyte: the sweep names all others again
+_ENOUGH_HELD = 1_000  # ids: work for seconds, in which the sweep looks for other kinds
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 2.0, 30.0  # before one try more, doubled with each
-_GIVES_WAY = 8.0  # seconds for each of the processor's that a destination's threads took, while events wait
-_WAITED_LONG = 20.0  # seconds: from then on they give way to nothing, and before that the less the longer they wait
-_LOOKS_EVERY = 0.05  # seconds: whether events still wait
+_GIVES_WAY = 8.0  # seconds of rest per second of the processor that a destination's threads took, while events wait
+_WAITED_LONG = 20.0  # seconds: then an action gives way to nothing; before, the less the longer it has waited
+_LOOKS_EVERY = 0.05  # seconds, between looks whether events still wait
 _MOST_AT_ONCE = 50  # actions under one claim: more gain little, and a worker that dies costs each of them a try
-_AT_ONCE_SECONDS = 0.25  # how long they may take together, by the pace so far
-_TOGETHER_SECONDS = 1.0  # what has not begun by then goes back
-_GOOD_FOR_SECONDS = 0.1  # a look: whatever comes later is looked at again
+_AT_ONCE_SECONDS = 0.25  # for all actions under one claim, by the pace so far
+_TOGETHER_SECONDS = 1.0  # an action that has not begun by then is put back
+_GOOD_FOR_SECONDS = 0.1  # of a look: after that it is repeated
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What was seen of a claimed action at one moment, and of its record above all."""
+    """One look at a claimed action and its record."""
 
     record: VerificationRecord
     version: str  # of the record
     is_behind: bool  # an event of its session waits its turn
-    is_under_way: bool  # another mail to its person is
+    is_under_way: bool  # another mail to its person is under way
     goes_on: bool  # nobody has paused it
     limit: int  # of its session's own submissions
-    why_not: str | None  # owed any more
+    why_not: str | None  # it is owed: the reason against it
     at: float
 
 
@@ -197,29 +197,29 @@ def perform(
     answered: Callable[[bool], object] = bool,
     catch_up: Callable[[str], object] = str,
 ) -> list[int]:
-    """Does what is owed, if it is due, unclaimed and still owed; returns the ids of actions that are due because of it.
+    """Performs actions that are due, unclaimed and still owed; returns the ids of actions that are due because of it.
 
-    Of several, which are each of another session, only those without a try that counts.
+    Of several, each of another session, it performs only those without a try that counts.
 
     1. claims them, and reads their records as they are now;
-    2. skips each where its cause is no longer the record's, the person is forgotten, or was told so by the last mail;
-       an event of its session that waits its turn may say so, and gets it by `catch_up`;
-    3. does one after the other, outside any transaction: a kind that is told in order waits while a lower one is
-       pending, and a mail to the person while another one is under way;
-    4. writes down of each for itself that it is done or skipped, which alone keeps it from being done again, and what
-       the person was told: should the record say something else by now, its mail is due again;
-    5. releases the next one of a kind that is told in order;
-    6. gives back what has not begun within a second, when nobody answers there, or when this process shall end.
+    2. skips an action if its cause is no longer the record's, or the person is forgotten, or the last mail told the
+       same; an event of its session that waits its turn may change that, and is applied first, by `catch_up`;
+    3. performs one after the other, outside any transaction: a kind that is told in order waits while a lower number
+       is pending, and a mail to the person while another one is under way;
+    4. writes down the end of each by itself (only this keeps an action from being done again), and the words that the
+       person was told: if the record says something else by now, its mail is due again;
+    5. releases the next action of a kind that is told in order;
+    6. puts back actions that have not begun within a second, when nobody answers there, or once this process shall end.
 
-    Whatever fails is put back or buried by itself: nothing is raised for an action's own failure. `begun` hears of each
-    that is tried, and `answered` whether their destination did, where that was seen.
+    A failed action is put back or buried by itself: nothing is raised for its own failure. `begun` is called for each
+    action that is tried, and `answered` with whether the destination answered, if that was seen.
     """
-    first_try = True if len(action_ids) > 1 else None  # rule: an action that was tried before is alone
+    first_try = True if len(action_ids) > 1 else None  # rule: an action that was tried before is performed alone
     taken = [] if stopping.is_set() else claim(OutboxAction, action_ids, first_try=first_try)
-    by_age = sorted((claimed.id, claimed, row) for claimed, row in taken)  # each id is another
+    by_age = sorted((claimed.id, claimed, row) for claimed, row in taken)  # no two ids are equal
     waiting = deque((claimed, _action(row)) for _, claimed, row in by_age)
     alarm = Timer(_TOGETHER_SECONDS, _give_back, (waiting, "its turn did not come in time"))
-    # rule: who waits for long behind another goes back
+    # rule: an action that waits for long behind another is put back
     if len(waiting) > 1:
         try:
             alarm.start()
@@ -227,14 +227,14 @@ def perform(
             _give_back(waiting, "this process may have no more threads")
     looks: dict[int, _Look] = {}
     owed, looked_at, soon = [], -inf, len(waiting)
-    with suppress(IndexError):  # as soon as there are no more, or the alarm has given them back
+    with suppress(IndexError):  # raised once there are no more, or the alarm has put them back
         while True:
             is_old = steady() - looked_at > _GOOD_FOR_SECONDS
             if len(waiting) > 1 and (is_old or waiting[0][0].id not in looks):
                 looked_at = steady()
                 looks, soon = _skip_together(waiting, soon), 0
             claimed, action = waiting.popleft()
-            soon += 2  # twice as many as one look was good for
+            soon += 2  # the next look takes twice as many as this one was good for
             begun()
             about = {"action_id": action.id, "session_id": action.session_id, "action": action.name}
             with structlog.contextvars.bound_contextvars(**about), attempt(claimed):
@@ -248,7 +248,7 @@ def perform(
                 owed += end_actions([(claimed, action)], reason, look)
                 if reason is None:
                     answered(True)
-            # rule: the end of what is told in order releases the next
+            # rule: the end of an action that is told in order releases the next one
             if action.name in KINDS and KINDS[action.name].in_order:
                 owed += turns.release_next(action)
             if stopping.is_set():
@@ -258,23 +258,23 @@ def perform(
 
 
 def _action(row: Row[Any]) -> OutboxAction:
-    """As the ORM makes one: SQLModel's own constructor takes an eighth of a mail's time."""
+    """The action of a row, made as the ORM does: SQLModel's own constructor takes an eighth of a mail's time."""
     action: OutboxAction = _ACTION.new_instance()
     action.__dict__.update(row._mapping)
     return action
 
 
 def end_actions(some: Sequence[tuple[Claim, OutboxAction]], reason: str | None, look: _Look | None = None) -> list[int]:
-    """An action is done, or skipped for a reason; returns the ids of what the record owes because of that.
+    """Ends an action as done, or as skipped for a reason; returns the ids of the actions that are owed because of it.
 
-    Several are skipped, of one kind and one try, and no record learns of it.
+    Several at once are skipped ones of one kind and one try, of which no record learns.
     """
     (claimed, action), status = some[0], ActionStatus.SKIPPED if reason else ActionStatus.DONE
     end = {"status": status, "reason": reason, "done_at": timedelta(), "waits": claimed.waits, "last_error": None}
-    # rule: what may have been told counts as told
+    # rule: a mail that may have arrived counts as told
     may_be_told = reason is None or action.given_away_at is not None
     told = action.cause if may_be_told and KINDS[action.name].tells_the_person else None
-    # rule: whoever finds another limit than the one it was owed by judges it again
+    # rule: the limit is judged again after a change of it has skipped an action
     is_other_limit = reason == AT_LIMIT or (reason == SUPERSEDED and action.cause == LIMIT_CAUSE)
 
     def write() -> tuple[int, list[int]]:
@@ -289,7 +289,7 @@ def end_actions(some: Sequence[tuple[Claim, OutboxAction]], reason: str | None, 
 
     together = [one for one, _ in some]
     written, owed = (insist(write) or (0, [])) if told or is_other_limit else (write_down(together, **end), [])
-    # Should it not be written down, it is done again: mails carry the same Message-ID, so a reader sees one.
+    # An end that is not written down leads to a second try: its mail has the same Message-ID, so a reader sees one.
     if written < len(some):
         log.warning("action.unrecorded")
     for claimed, action in some[:written]:
@@ -303,8 +303,8 @@ def end_actions(some: Sequence[tuple[Claim, OutboxAction]], reason: str | None, 
 
 
 def _told_and_ended(claimed: Claim, action: OutboxAction, look: _Look) -> int | None:
-    """A mail is done, its person told, and nothing owed because of it; None, and nothing is written, where that may not
-    be so: the record has moved on, or it owes something by now. How many were still claimed.
+    """Ends a mail as done, and notes that its person was told; returns how many were still claimed. Returns None, and
+    writes nothing, if the record has moved on, or owes something by now.
     """
     if owed_still(replace(look.record.state, told=action.cause), look.limit):
         return None
@@ -326,13 +326,13 @@ def _told_and_ended(claimed: Claim, action: OutboxAction, look: _Look) -> int | 
 def note_told(
     session: Session, action: OutboxAction, told: str | None, *, is_certain: bool
 ) -> tuple[int | None, list[int]]:
-    """Writes into an action's record of what the person was told by it, or may have been, and owes what the record owes
-    because of that; returns the mail's number, where it is the last word, and the ids of what is due.
+    """Writes into an action's record that the person was told its cause, or may have been, and owes the actions that
+    follow; returns the mail's number, if it is the last word, and the ids of the due actions.
     """
     about = {"about": action.session_id, "told": told, "mails": 1 if told else 0}
     if told and not is_certain:
-        session.execute(_TOLD, {**about, "told": None, "mails": 0})  # holds the record: no mail ends meanwhile
-        # rule: what may have been told before another mail is not the last word
+        session.execute(_TOLD, {**about, "told": None, "mails": 0})  # locks the record: no mail ends meanwhile
+        # rule: a mail that may have arrived before another one is not the last word
         if session.execute(_TOLD_SINCE, {"session_id": action.session_id, "since": action.given_away_at}).first():
             about |= {"told": None, "mails": 0}
     record, at = session.execute(_TOLD, about).one()
@@ -340,19 +340,19 @@ def note_told(
     if record.verification_id:
         theirs = select(ELSEWHERE).where(col(VerificationRecord.session_id) == action.session_id)
         limit -= session.execute(theirs).scalar_one()
-    # rule: what the person was told in between makes the mail of the record's state due again
+    # rule: another mail in between makes the mail of the record's state due again
     owed = owe(session, [(action.session_id, owed_still(record.state, limit))], at)
     return record.told_count - 1 if about["mails"] else None, owed
 
 
 def _skip_together(waiting: deque[tuple[Claim, OutboxAction]], most: int) -> dict[int, _Look]:
-    """Takes out and skips what of the first is not owed any more, but for what a record learns of; what was seen of the
-    others.
+    """Takes out and skips those of the first `most` that are no longer owed, unless a record must learn of it; returns
+    the looks.
     """
     together = list(waiting)[:most]  # the alarm may take them meanwhile
     try:
         looks = _look([action for _, action in together])
-    except Exception:  # each looks for itself, and waits or is buried by itself
+    except Exception:  # each action is looked at by itself later, and waits or is buried by itself
         return {}
     skipped = defaultdict(list)
     for claimed, action in together:
@@ -368,14 +368,14 @@ def _skip_together(waiting: deque[tuple[Claim, OutboxAction]], most: int) -> dic
 
 
 def _look(actions: Sequence[OutboxAction]) -> dict[int, _Look]:
-    """What there is to see of claimed actions, by their ids; nothing of those whose claim is lost."""
+    """Looks at claimed actions; returns the looks by action id, without the actions whose claim is lost."""
     mine, looks, at = {action.id: action for action in actions}, {}, steady()
     with statement() as connection, Session(connection) as session:
         found = session.execute(_LOOKS, {"ids": list(mine)}).all()
     for id_, attempts, record, is_behind, is_under_way, goes_on, elsewhere, version in found:
         action, limit = mine[id_], settings().submission_limit - elsewhere
         if attempts == action.attempts and action.name in KINDS:
-            # rule: what an operator sends again may have been told already
+            # rule: a mail that an operator sends again may repeat the last one
             state = replace(record.state, told=None) if action.resent_at else record.state
             why_not = why_not_owed(state, action.name, action.cause, limit)
             looks[id_] = _Look(record, version, is_behind, is_under_way, goes_on, limit, why_not, at)
@@ -383,9 +383,9 @@ def _look(actions: Sequence[OutboxAction]) -> dict[int, _Look]:
 
 
 def _give_back(waiting: deque[tuple[Claim, OutboxAction]], why: str) -> None:
-    """Puts back what has not begun."""
+    """Puts back the actions that have not begun."""
     late = []
-    with suppress(IndexError):  # somebody else takes the last ones
+    with suppress(IndexError):  # another thread may take the last ones
         while True:
             late.append(replace(waiting.popleft()[0], before={}))  # none is given away by this claim
     if late:
@@ -394,30 +394,30 @@ def _give_back(waiting: deque[tuple[Claim, OutboxAction]], why: str) -> None:
 
 def _do(action: OutboxAction, looks: dict[int, _Look], catch_up: Callable[[str], object]) -> tuple[str | None, _Look]:
     if action.name not in KINDS:
-        # A newer version's, which runs beside this one or has come and gone: it is no row to bury.
+        # It is of a newer version, which runs beside this one or has come and gone: its row is not buried.
         raise NotNowError(f"there is no action {action.name!r} in this version")
     kind, id_ = KINDS[action.name], action.id or 0
     for has_caught_up in (False, True):
         seen = looks.pop(id_, None)
-        # rule: what was seen a while ago is looked at again
+        # rule: an old look at an action is repeated
         if seen is None or steady() - seen.at > _GOOD_FOR_SECONDS:
             seen = _look([action]).get(id_)
         if seen is None:
             raise LostClaimError
         look = seen
-        # rule: what is no longer owed is not done
+        # rule: an action that is no longer owed is not done
         if look.why_not:
             return look.why_not, look
-        # rule: what a newer state may supersede waits for the events that wait
+        # rule: an action that a newer state may supersede waits for the events that wait
         if not look.is_behind or kind.survives_superseding:
             break
         if has_caught_up:
             raise NotItsTurnError("an event of its session waits its turn")
         catch_up(action.session_id)
-    # rule: what is paused meanwhile is not begun
+    # rule: an action that is paused meanwhile is not begun
     if not look.goes_on:
         raise NotNowError("it is paused")
-    if kind.in_order:  # rule: what is told in order waits for its turn
+    if kind.in_order:  # rule: an action that is told in order waits for its turn
         turns.unless_lower_is_pending(action)
     # rule: a person gets one mail at a time; else nobody knew which was the last
     if look.is_under_way and kind.tells_the_person:
@@ -426,10 +426,10 @@ def _do(action: OutboxAction, looks: dict[int, _Look], catch_up: Callable[[str],
 
 
 class Performers:
-    """The threads that are in the hands of a mail server, the application or Stripe: so many for each, none of events'.
+    """The threads that wait for the mail server, the application or Stripe: some for each, and none applies events.
 
-    Takes action ids from any number of tasks, and hands on the ids of the actions that waited for one of them. What
-    waits its turn of a session's events, `catch_up` applies.
+    Takes action ids from any number of tasks, and hands on the ids of the actions that waited for one of them.
+    `catch_up` applies the events of a session that wait their turn.
     """
 
     def __init__(
@@ -439,15 +439,15 @@ class Performers:
         self.allow(most)
 
     def allow(self, most: int, crowd: float = inf) -> None:
-        """How many threads a destination, at most, before any of them is at work; events wait where more tasks than
-        `crowd` apply some.
+        """Sets the most threads per destination, before any of them is at work; events count as waiting while more than
+        `crowd` tasks apply some.
         """
         destinations = {kind.destination for kind in KINDS.values()}
         self._lanes = {name: _Lane(name, most, crowd, self._hand_on, self._catch_up) for name in destinations}
 
     def perform(self, action_ids: Sequence[int], *, soon: bool = False) -> list[int]:
-        """Leaves each to the threads of its destination, and what these leave to the sweep; or only what they will do
-        `soon`, and returns the others.
+        """Leaves each action to the threads of its destination, and the rest to the sweep; with `soon`, leaves only the
+        actions that they will do in a moment, and returns the others.
         """
         with statement() as connection:
             rows = {row.id: row for row in connection.execute(_PENDING, {"ids": action_ids})}
@@ -465,27 +465,27 @@ class Performers:
         return [name for name, kind in KINDS.items() if self._lanes[kind.destination].is_engaged()]
 
     def end(self) -> None:
-        """Waits for what is under way; once this process is asked to end, nothing more is begun."""
+        """Waits for the actions under way; once this process is asked to end, nothing more is begun."""
         for lane in self._lanes.values():
             lane.end()
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """What waits for a thread."""
+    """An action that waits for a thread."""
 
     session_id: str
     was_tried: bool
     since: datetime  # when it became owed
-    context: dict[str, Any]  # what its task's log lines say: one and the same for all of a message
+    context: dict[str, Any]  # of its task's log lines: one object for all actions of a message
 
 
 class _Lane:
-    """What waits for one destination, and who is at it: no two threads for one session.
+    """The actions that wait for one destination, and its threads: no two of them work for one session.
 
-    A thread takes as many at once as it has done in a moment so far. While nobody answers there, one thread alone, one
-    action, and seldom. While events wait, they have most of this process: whatever actions took of the processor, they
-    leave it to events for some times as long.
+    A thread takes as many actions at once as it has done in a moment so far. While nobody answers there, one thread
+    tries one action, and seldom. While events wait, they have most of this process: after its time on the processor, a
+    thread rests for some times as long.
     """
 
     def __init__(
@@ -500,7 +500,7 @@ class _Lane:
         self._name, self._most, self._hand_on, self._catch_up = name, most, hand_on, catch_up
         self._threads = ThreadPoolExecutor(most, f"to-{name}")
         self._lock = threading.Lock()
-        # Longest first, and each once however often the sweep names it.
+        # The longest first, each once, however often the sweep names it.
         self._waiting: dict[int, _Waiting] = {}
         self._sessions: set[str] = set()  # in work
         self._at_work = 0
@@ -509,8 +509,8 @@ class _Lane:
         self._quiet_until = 0.0
 
     def take(self, actions: Mapping[int, tuple[str, bool, datetime]] = {}) -> None:
-        """Has these done after those that wait already, by as many threads as there may be: ids, their sessions,
-        whether they were tried before, and since when they are owed.
+        """Has actions done after those that wait already, by as many threads as allowed: by id, the session, whether
+        it was tried before, and the moment from which it is owed.
         """
         context = structlog.contextvars.get_contextvars()
         with self._lock:
@@ -521,12 +521,12 @@ class _Lane:
         for _ in range(more):
             try:
                 self._threads.submit(self._work)
-            except RuntimeError as error:  # no more threads now: what waits is named again by the next sweep
+            except RuntimeError as error:  # no more threads now: the next sweep names the actions again
                 log.warning("actions.left_to_the_sweep", actions=len(self._waiting), error=describe(error))
                 return
 
     def room(self) -> int:
-        """How many more it will do in a moment."""
+        """The number of further actions that it will do in a moment."""
         with self._lock:
             is_still = self._silences or stopping.is_set()
             return 0 if is_still else max(0, self._most * self._at_once - len(self._waiting))
@@ -536,12 +536,12 @@ class _Lane:
         return len(self._waiting) >= (1 if self._silences else _ENOUGH_HELD)
 
     def answered(self, answers: bool) -> None:
-        """What was seen of the destination: silence is a reason to leave it alone, an answer to go on."""
+        """Notes whether the destination answers: silence is a reason to leave it alone, an answer to go on."""
         with self._lock:
             before, now = self._silences, time.monotonic()
             if answers:
                 self._silences, self._quiet_until = 0, 0.0
-            elif now >= self._quiet_until:  # else it was under way when another saw the same
+            elif now >= self._quiet_until:  # else the call was under way when another one met the same silence
                 quiet = min(_QUIET_SECONDS * 2**self._silences, _MOST_QUIET_SECONDS)
                 self._silences, self._quiet_until = self._silences + 1, now + quiet
         if answers == (before > 0):
@@ -550,23 +550,23 @@ class _Lane:
             self.take()
 
     def end(self) -> None:
-        """Waits for those at work."""
+        """Waits for the threads at work."""
         self._threads.shutdown(cancel_futures=True)
 
     def _work(self) -> None:
         first, spent, ended = _Waiting("", False, datetime.max.replace(tzinfo=UTC), {}), 0.0, 0.0
         with self._lock:
-            if self._at_work >= self._most:  # it was asked for more than once
+            if self._at_work >= self._most:  # more threads were asked for than allowed
                 return
             self._at_work += 1
         while True:
-            chosen: dict[int, str] = {}  # whoever has waited longest, and those behind it that may be done with it
+            chosen: dict[int, str] = {}  # the action that has waited longest, and those behind it that may join it
             with self._lock:
                 for action_id, one in self._waiting.items():
                     if one.session_id in self._sessions or one.session_id in chosen.values():
                         continue
                     first = first if chosen else one
-                    # rule: what was tried before is not handed out with others
+                    # rule: an action that was tried before is not handed out with others
                     if chosen and (first.was_tried or one.was_tried or one.context is not first.context):
                         break
                     chosen[action_id] = one.session_id
@@ -595,7 +595,7 @@ class _Lane:
                     owed = perform(*chosen, begun=partial(next, begun), answered=self.answered, catch_up=self._catch_up)
                 if owed:
                     self._hand_on(owed)
-            except Exception as error:  # the database's trouble above all: what waits is still due when that is over
+            except Exception as error:  # the database's trouble above all: the actions are still due when that is over
                 log.warning(
                     "actions.left_to_the_sweep", actions=len(chosen) + len(self._waiting), error=describe(error)
                 )
@@ -607,6 +607,6 @@ class _Lane:
                 with self._lock:
                     del heartbeats.IN_HAND[self._name][unit]
                     self._sessions.difference_update(chosen.values())
-                    if pace:  # what nobody may do for now, or was skipped, says nothing
+                    if pace:  # no pace is seen if no action was begun
                         most = min(2 * self._at_once, _MOST_AT_ONCE)
                         self._at_once = max(1, min(most, int(pace * _AT_ONCE_SECONDS)))

@@ -1,4 +1,4 @@
-"""REGISTRY: the function that does what each kind of action owes."""
+"""REGISTRY: the function that performs each kind of action."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from handlers.outbox.outputs import keep_outputs
 from handlers.outbox.redact import redact_session
 from handlers.tables.models import OutboxAction, VerificationRecord
 
-# Each returns the reason why there was nothing to do, or None when it is done.
+# Each returns the reason if there was nothing to do, or None when the action is done.
 REGISTRY: dict[str, Callable[[OutboxAction, VerificationRecord], str | None]] = {
     "email_verified": to_the_person,
     "email_retry_prompt": to_the_person,

@@ -1,4 +1,4 @@
-"""A mail written once more, for who asks what somebody got: nothing in it leads anywhere, and nobody is named."""
+"""A mail written once more, to show an operator its words: without a link that works, and without a name."""
 
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -9,14 +9,15 @@ from handlers.outbox.mails import mail_of
 from handlers.owed.kinds import KINDS
 from handlers.tables.models import OutboxAction, VerificationRecord
 
-_REVIEWERS = "alert_review"  # the registry would bring what web has no use for
+_REVIEWERS = "alert_review"  # by its name: the registry would import modules that web does not need
 _NOBODY = Address("", "nobody@example.com")
 
 
 def shown(action: OutboxAction, record: VerificationRecord) -> Written | None:
-    """As its template, its settings and its record are now; None where it is no mail.
+    """The mail of an action, by its template, settings and record of now; None if the action sends none.
 
-    Whoever has a link may go on as the person, so only its host is left of it; Stripe's reason speaks of a document.
+    Its link would let a reader go on as the person, so only the host is shown; Stripe's reason, which speaks of a
+    document, is left out.
     """
     if action.name not in KINDS or KINDS[action.name].destination != "mail":
         return None

@@ -1,4 +1,4 @@
-"""Mails over SMTP, each in bounded time, and which of the server's answers are final."""
+"""Mails over SMTP, each in bounded time, and the server's answers: for now, final, or about us."""
 
 import atexit
 import os
@@ -32,7 +32,7 @@ from handlers.queue.failures import (
 
 _CONNECT_SECONDS = 10.0
 _TOTAL_SECONDS = 25.0  # until the mail is given away: with the address look-up well below a lease
-# For the answer to the mail, since who stops waiting for it may send it twice. RFC 5321 says ten minutes; but one of
+# For the answer to the mail: a client that stops waiting may send it twice. RFC 5321 says ten minutes; but one of
 # few threads waits for it, and no server that we know of needs five.
 _ANSWER_SECONDS = 300.0
 MAIL_LEASE = timedelta(seconds=_ANSWER_SECONDS + 30.0)  # from the moment before the mail is given away
@@ -47,19 +47,19 @@ _MOST_BYTES = 64 * 1024  # of one answer: some lines of a sentence each
 _ENHANCED = re.compile(rb"[45]\.(\d{1,3})\.\d{1,3}(?!\S)")
 _OF_THIS_MAIL = (b"1", b"2", b"6")
 _OF_THE_SENDER = (b"1.7", b"1.8")
-# Of a server that says no more: RFC 5321 has 554, 451 and the others for all else.
+# The codes of a server without enhanced ones: RFC 5321 has 554, 451 and the others for all else.
 _OF_THE_RECIPIENT = (450, 550, 551, 552, 553)
-_CLOSING = 421  # whatever it was asked
-_MAILS = "take a mail"  # what it is asked to do
+_CLOSING = 421  # the answer to any command of a server that closes
+_MAILS = "take a mail"  # the act that is asked of it
 _DOTS = re.compile(rb"^\.", re.MULTILINE)
 
 
 def send_by_smtp(message: bytes, recipient: str, last_look: Callable[[], object]) -> None:
-    """Sends by SMTP_URL, from MAIL_FROM; `last_look` raises where the mail must not be given away any more.
+    """Sends by SMTP_URL, from MAIL_FROM; `last_look` raises if the mail must not be given away any more.
 
-    Raises PermanentError where this mail can never be sent, AwayError where the server cannot be reached or wants
-    nothing of us, NotAllowedError or NotNowError where its refusal says nothing about this mail, RefusedError where it
-    refused this one for now, UnknownOutcomeError where it has the mail and says nothing.
+    Raises PermanentError if this mail can never be sent, AwayError if the server cannot be reached or wants nothing of
+    us, NotAllowedError or NotNowError if its refusal says nothing about this mail, RefusedError if it refuses this mail
+    for now, UnknownOutcomeError if it has the mail and does not answer.
     """
     sender, content = settings().mail_from.mailbox, message.replace(b"\n", b"\r\n")
     options = [] if (sender + recipient).isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
@@ -76,7 +76,7 @@ def send_by_smtp(message: bytes, recipient: str, last_look: Callable[[], object]
                 kept.use(give, last_look)
                 outside.answered(outside.MAIL_SERVER, _MAILS)
                 return
-            except (OSError, smtplib.SMTPException):  # which says nothing: it may be the connection's own end
+            except (OSError, smtplib.SMTPException):  # no word about the mail: the old connection may have ended
                 # rule: a mail that may be given away already is not given once more
                 if kept.is_giving:
                     raise
@@ -85,7 +85,7 @@ def send_by_smtp(message: bytes, recipient: str, last_look: Callable[[], object]
 
 
 def check_smtp() -> None:
-    """Connects, logs in and says who sends, as for a mail. Raises as `send_by_smtp` does."""
+    """Connects, logs in and names the sender, as for a mail. Raises as `send_by_smtp` does."""
     with _in_our_words():
         _bounds.ends_at = time.monotonic() + _TOTAL_SECONDS
         smtp = _connect()
@@ -120,7 +120,7 @@ def _in_our_words(recipient: str = "") -> Iterator[None]:
         raise _verdict(*next(iter(error.recipients.values())), recipient) from None
     except smtplib.SMTPDataError as error:
         raise _verdict(error.smtp_code, error.smtp_error, recipient) from None
-    except smtplib.SMTPSenderRefused as error:  # about us, not about this mail, as all that follows
+    except smtplib.SMTPSenderRefused as error:  # about us, not about this mail, as all errors below
         raise _refusal(f"answered {error.smtp_code} to MAIL_FROM", began) from None
     except smtplib.SMTPAuthenticationError as error:
         raise _refusal(f"answered {error.smtp_code} to the user and the password", began) from None
@@ -139,12 +139,12 @@ def _in_our_words(recipient: str = "") -> Iterator[None]:
         raise
     except (OSError, smtplib.SMTPException) as error:
         raise _refusal(f"was not reached: {why_unreached(error)}", began, "unreached") from None
-    except ValueError:  # of a login's
+    except ValueError:  # raised by a login
         raise _refusal("answers as no mail server does", began, "unreadable") from None
 
 
 def _take() -> "_Bounded | None":
-    """A connection that another mail has used, the last one first."""
+    """A connection that another mail has used, the latest first; None if there is none."""
     with suppress(IndexError):
         while True:
             smtp = _idle.pop()
@@ -181,8 +181,8 @@ class _Bounded(smtplib.SMTP):
     _is_idle = False
     _ends_at: float
     _is_over: threading.Event
-    _turn: threading.Lock  # of whoever begins, ends or keeps it
-    _wire: socket.socket | None = None  # the connection once more, for whoever watches: TLS takes the other one
+    _turn: threading.Lock  # held to begin, end or keep the connection
+    _wire: socket.socket | None = None  # the connection once more, for the watching thread: TLS takes the other one
 
     def connect(self, host: str = "localhost", port: int = 0, source_address: Any = None) -> tuple[int, bytes]:
         self._is_over, self._turn = threading.Event(), threading.Lock()
@@ -194,11 +194,11 @@ class _Bounded(smtplib.SMTP):
             self.close()
             raise
         if self.sock:
-            self.sock.settimeout(None)  # whoever watches cuts it
+            self.sock.settimeout(None)  # the watching thread cuts it
         return greeting
 
     def use(self, give: Callable[["_Bounded"], object], last_look: Callable[[], object]) -> None:
-        """Gives a mail, and is kept for the next one; closed at once where anything went wrong."""
+        """Gives a mail; keeps the connection for the next one, or closes it at once after an error."""
         self.last_look, self.is_giving = last_look, False
         try:
             give(self)
@@ -214,7 +214,7 @@ class _Bounded(smtplib.SMTP):
             self.end()
 
     def begins_again(self) -> bool:
-        """Whether it is good for one more mail, which has begun then."""
+        """Begins one more mail and returns True, if the connection is good for it."""
         with self._turn:
             if self._is_over.is_set() or self.address != settings().smtp_url or time.monotonic() > self._ends_at:
                 return False
@@ -223,11 +223,11 @@ class _Bounded(smtplib.SMTP):
 
     def mail(self, sender: str, options: Sequence[str] = ()) -> tuple[int, bytes]:
         answer = super().mail(sender, options)
-        self._ends_at = _bounds.ends_at  # somebody is there
+        self._ends_at = _bounds.ends_at  # the server is there
         return answer
 
     def data(self, msg: Any) -> tuple[int, bytes]:
-        """Gives the mail away as smtplib does, after a last look, and waits for the answer as long as it takes."""
+        """Gives the mail away as smtplib does, after a last look, and waits for the answer, _ANSWER_SECONDS at most."""
         code, answer = self.docmd("data")
         if code != 354:
             raise smtplib.SMTPDataError(code, answer)
@@ -245,7 +245,7 @@ class _Bounded(smtplib.SMTP):
         return (250, answer) if code < 300 else (code, answer)
 
     def getreply(self) -> tuple[int, bytes]:
-        """smtplib reads lines for as long as they say that more follow, and keeps them all."""
+        """Bounds the answer: smtplib reads lines for as long as they say that more follow, and keeps them all."""
         if self.file is None and self.sock:
             self.file = _Lines(self.sock.makefile("rb"))
         if self.file:
@@ -253,7 +253,7 @@ class _Bounded(smtplib.SMTP):
         return super().getreply()
 
     def end(self) -> None:
-        """Says QUIT where no mail is under way, and hangs up: as Postfix does, nobody waits for the answer."""
+        """Says QUIT, if no mail is under way, and hangs up without waiting for the answer, as Postfix does."""
         with self._turn:
             if self._is_idle and not self._is_over.is_set():
                 self._quit()
@@ -288,7 +288,7 @@ class _Bounded(smtplib.SMTP):
 
 
 class _Lines:
-    """What a server says, line by line, of which so many bytes are left in one answer."""
+    """The lines of a server; `left` is the number of bytes that its answer may still have."""
 
     left = 0
 
@@ -312,7 +312,7 @@ class _BoundedSsl(smtplib.SMTP_SSL, _Bounded):  # in this order, TLS begins on a
     pass
 
 
-_bounds = threading.local()  # until when the thread's mail is to be given away: the library hands nothing on
+_bounds = threading.local()  # the end of the thread's time to give its mail away: the library passes nothing on
 _idle: list[_Bounded] = []  # logged in, and used by no mail
 atexit.register(hang_up)
 os.register_at_fork(after_in_child=_idle.clear)  # they are the parent's
@@ -335,9 +335,9 @@ def _log_in(smtp: smtplib.SMTP, server: SplitResult) -> None:
 
 
 def _verdict(code: int, words: bytes | str, recipient: str) -> Exception:
-    """What a refusal of one mail or its recipient says: that it is for now, for ever, or about us.
+    """The error for a refusal of one mail or its recipient: for now, for ever, or about us.
 
-    Of several, one after the other, each says that it is about us as well.
+    Refusals of several mails in a row are noted as about us, too.
     """
     said = _ENHANCED.match(words if isinstance(words, bytes) else words.encode())
     about_it = said[1] in _OF_THIS_MAIL and said[0][2:] not in _OF_THE_SENDER if said else code in _OF_THE_RECIPIENT
@@ -356,7 +356,7 @@ def _verdict(code: int, words: bytes | str, recipient: str) -> Exception:
 
 
 def _refusal(word: str, began: float, why: str = "not allowed") -> AwayError:
-    """Of us."""
+    """The error for a refusal of us, which is noted."""
     counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why=why).inc()
     outside.refused(outside.MAIL_SERVER, word, seconds=time.monotonic() - began)
     return AwayError(f"the SMTP server {word}")

@@ -22,7 +22,7 @@ _LOWER = select(col(OutboxAction.id)).where(*_PENDING, bindparam("number", type_
 _LOWEST = select(func.min(_NUMBER)).where(*_PENDING).scalar_subquery()
 _RELEASE = (
     update(OutboxAction)
-    # Only what was put back: a claim clears last_error, and what is on its way stays with its worker.
+    # Only an action that was put back: a claim clears last_error, and an action in work stays with its worker.
     .where(*_PENDING, _LOWEST == _NUMBER, col(OutboxAction.last_error) == _WAITS)
     .values(due_at=now())
     .returning(col(OutboxAction.id))
@@ -30,7 +30,7 @@ _RELEASE = (
 
 
 def unless_lower_is_pending(action: OutboxAction) -> None:
-    """Raises NotNowError while a lower one of the same verification, or session, and kind is not done."""
+    """Raises NotNowError while an action of a lower number, of the same kind and verification or session, waits."""
     about = {"about": action.session_id, "kind": action.name, "number": int(action.cause)}
     with statement() as connection:
         # rule: a lower change number is waited for
@@ -39,6 +39,6 @@ def unless_lower_is_pending(action: OutboxAction) -> None:
 
 
 def release_next(action: OutboxAction) -> list[int]:
-    """Makes the lowest pending one due that shares its numbers, if it has waited for a lower one; returns its id."""
+    """Makes the lowest pending action of the same numbers due, if it has waited for a lower one; returns its id."""
     with statement() as connection:
         return list(connection.scalars(_RELEASE, {"about": action.session_id, "kind": action.name}))
