@@ -187,7 +187,7 @@ class _Look:
     is_under_way: bool  # another mail to its person is under way
     goes_on: bool  # nobody has paused it
     limit: int  # of its session's own submissions
-    why_not: str | None  # it is owed: the reason against it
+    why_not: str | None  # the reason if it is no longer owed
     at: float
 
 

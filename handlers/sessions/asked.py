@@ -82,7 +82,7 @@ class Options(Asked):
 
 
 class ProvidedDetails(Asked):
-    """What is known of the person; Stripe may show it to them."""
+    """The known details of the person; Stripe may show them to the person."""
 
     email: Email | None = None
     phone: Annotated[str, StringConstraints(max_length=50, pattern=r"^[+0-9 ().-]+$")] | None = None

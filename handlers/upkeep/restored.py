@@ -67,12 +67,12 @@ class Recovered:
     since: datetime | None = None
     mails_held_back: int = 0
     sessions_listed: int = 0
-    verifications_found: int = 0  # that the backup did not have
+    verifications_found: int = 0  # beyond those of the backup
     generations_moved: int = 0
     events_delivered_before: int = 0
     events_undelivered: int = 0
     sessions_to_cancel: int = 0  # open sessions beside a later one
-    events_waiting: int = 0  # that could not be applied yet
+    events_waiting: int = 0  # not applied yet
     purposes_lost: list[str] = field(default_factory=list)  # ids of verifications whose person has several
     accounts_lost: list[str] = field(default_factory=list)  # ids of accounts that refuse us
     failed: list[str] = field(default_factory=list)

@@ -81,7 +81,7 @@ class Verification(Listed):
 
 
 class Happening(_Shown):
-    """One thing that happened to a session: what an event came to, and what became of an action."""
+    """One thing that happened to a session: the outcome of an event, or of an action, or a change of ours."""
 
     at: str
     session_id: str
@@ -101,7 +101,7 @@ class VerificationInTime(Verification):
 
 
 class Entry(_Shown):
-    """What the integration needs, and nothing more: which members there are depends on it."""
+    """The members that the integration needs, and no others."""
 
     client_secret: str | None = None
     publishable_key: str | None = None

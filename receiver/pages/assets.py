@@ -25,7 +25,7 @@ _SCRIPTS = ("verify.js", "status.js")
 _MOST_BYTES = 256 * 1024
 _SECONDS = 5.0
 _BEFORE_SVG = (
-    rb"(?>\s+|<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE\s+svg[^>\[]*(?:\[[^\]]*\]\s*)?>)*+"  # what drawing programs write
+    rb"(?>\s+|<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE\s+svg[^>\[]*(?:\[[^\]]*\]\s*)?>)*+"  # as drawing programs write it
 )
 # The first bytes of each type of picture.
 _IMAGES = {

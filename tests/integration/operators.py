@@ -18,7 +18,7 @@ KEYS = {
     "PUBLIC_URL": HERE,
     "STRIPE_WEBHOOK_SECRET": "whsec_0123456789",
 }
-OURS = {"Sec-Fetch-Site": "same-origin", "Origin": "null"}  # what Chromium sends with a form of ours
+OURS = {"Sec-Fetch-Site": "same-origin", "Origin": "null"}  # as Chromium sends a form of ours
 
 
 def token_in(page: str) -> str:

@@ -13,7 +13,7 @@ from tests.support import databases
 
 HERE = "https://verify.example"
 SCRIPT = {"Accept": "application/json"}
-OURS = {"Sec-Fetch-Site": "same-origin", "Origin": "null"}  # what Chromium sends with a form of ours
+OURS = {"Sec-Fetch-Site": "same-origin", "Origin": "null"}  # as Chromium sends a form of ours
 KEYS = {
     "STRIPE_WEBHOOK_SECRET": "whsec_0123456789",
     "STRIPE_PUBLISHABLE_KEY": "pk_test_simulator0000",

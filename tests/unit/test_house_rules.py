@@ -1,7 +1,10 @@
-"""The rules of the house: imports between rooms, owners of libraries, and the beginning of each file."""
+"""The rules of the house: imports between rooms, owners of libraries, the beginning of each file, and of a comment."""
 
 import ast
+import io
 import re
+import tokenize
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -50,6 +53,11 @@ OWNERS = {
     "standardwebhooks": ("handlers/outbox/application.py",),
 }
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+_PRONOUN = r"(?i:what|who(?:ever|se|m)?|whatever|that)\b"
+_CLAUSE = re.compile(rf"(?:^|[.:;] (?=[A-Z])){_PRONOUN}")
+_MAYBE = re.compile(
+    rf'(?m)(?:^ *(?:# )?|# (?:rule: )?|"""|[.:;] (?=[A-Z])){_PRONOUN}'
+)  # parsing all files takes seconds
 
 
 def _name(path: Path) -> str:
@@ -144,6 +152,60 @@ def test_a_public_function_says_what_it_is_for(path: Path) -> None:
         and not ast.get_docstring(node)
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "tests"])
+def test_no_comment_begins_with_a_clause(package: str) -> None:
+    found = [(path, _clauses(path.read_text())) for path in (ROOT / package).rglob("*.py")]
+    assert [f"{_name(path)}: {clause}" for path, clauses in found for clause in clauses] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "# What was tried is not tried again.",
+        "a = 1  # who is late",
+        "# rule: whatever has ended is not claimed; else it would go on",
+        "# A row that has ended.\n# rule: that has ended",
+        "# A row ends. Whoever\n# comes late is fenced.",
+        '"""Whose turn it is."""',
+        'def f():\n    """The turn.\n\n    That is of an event.\n    """',
+    ],
+)
+def test_a_comment_that_begins_with_a_clause_is_noticed(source: str) -> None:
+    assert len(_clauses(source)) == 1
+
+
+@pytest.mark.parametrize("source", ["# A worker\n# who is late is fenced: what it wrote is lost.", "a = '# What'"])
+def test_a_clause_within_a_comment_is_none_at_its_beginning(source: str) -> None:
+    assert _clauses(source) == []
+
+
+def _clauses(source: str) -> list[str]:
+    """The docstrings, comments and rules with a sentence whose subject is a clause."""
+    said = (*_docstrings(source), *_comments(source)) if _MAYBE.search(source) else ()
+    return [one for one in said if _CLAUSE.search(one)]
+
+
+def _docstrings(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield " ".join((ast.get_docstring(node) or "").split())
+
+
+def _comments(source: str) -> list[str]:
+    """The comments, each of several lines as one; a rule begins another."""
+    found, after = [""], (0, 0)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            said = token.string.removeprefix("# ").removeprefix("rule: ")
+            if token.start == after and not token.string.startswith("# rule: "):
+                found[-1] += f" {said}"
+            else:
+                found.append(said)
+            is_alone = token.line.lstrip().startswith("#")
+            after = (token.start[0] + 1, token.start[1]) if is_alone else (0, 0)
+    return found
 
 
 def test_every_task_has_a_name_that_survives_a_move() -> None:
