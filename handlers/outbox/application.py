@@ -25,7 +25,7 @@ _TOTAL_SECONDS = 10.0
 _VERDICTS = (400, 409, 410, 422, 500)
 _PAGE = re.compile(rb"<(!doctype\s+)?html\b", re.IGNORECASE)
 _PAGE_BYTES = 16 * 1024  # the words of a page's kind come before that
-_CALLS = "take a call"  # the act that is asked of it
+_CALLS = "take a call"  # the act that is asked of the application
 
 
 def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:

@@ -57,7 +57,7 @@ NO_SERVER = "no SMTP_URL"
 _LOOKUP_SECONDS = 10.0  # for EMAIL_LOOKUP, as for a call
 _MOST_LEFT = 20  # threads that still wait for EMAIL_LOOKUP, and hold up nobody
 _LEFT_SECONDS = 900.0  # until such a thread counts no more: it may wait for ever, and other mails must not
-_ADDRESSES = "say an address"  # the act that is asked of it
+_ADDRESSES = "say an address"  # the act that is asked of EMAIL_LOOKUP
 _left: dict[str, float] = {}  # the start of each such thread, by its session
 _LOCALE = select(col(Verification.locale)).where(col(Verification.id) == bindparam("of"))
 
@@ -66,12 +66,12 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mail:
-    """One mail to one person: a template's name, and the key of what is owed, from which its Message-ID follows."""
+    """One mail to one person: a template's name, and its action's key, from which its Message-ID follows."""
 
     template: str
     recipient: Address
     key: tuple[str, str, str]
-    number: int = 0  # of the person's mails before it: a later mail with the same words is another one
+    number: int = 0  # the mails to the person before it: a later one with the same words is another mail
     language: str
     reply_to: Address | None = None
     about: About
@@ -99,7 +99,7 @@ def to_the_person(action: OutboxAction, record: VerificationRecord) -> str | Non
 
 
 def to_the_person_unless_quiet(action: OutboxAction, record: VerificationRecord) -> str | None:
-    """Sends it as `to_the_person`, unless the verification was ended quietly, or the session to be replaced."""
+    """Sends it as `to_the_person`, unless the session was ended quietly, or to be replaced."""
     return "its end is told to nobody" if record.ends_quietly or record.replacing_at else to_the_person(action, record)
 
 
@@ -155,7 +155,7 @@ def send(mail: Mail) -> None:
 
 
 def render(mail: Mail) -> bytes:
-    """The mail as it is sent: both its parts in ASCII, whatever their letters, since some servers take nothing else.
+    """The mail as it is sent: both its parts in ASCII, for any letters, since some servers take nothing else.
 
     Put together by hand: the library takes forty times as long, and folds a long name without its quotes, an id as if
     it were words, and a subject so that its first line is empty. A header in UTF-8 is one with an address that is not
@@ -221,7 +221,7 @@ def mail_of(action: OutboxAction, record: VerificationRecord, recipient: Address
     code = state.partition(":")[2] if state else record.last_error_code
     at_limit = action.cause == "canceled" and record.submissions >= settings().submission_limit
     link_url = None
-    # rule: RETRY_URL wins where the person is to try again
+    # rule: RETRY_URL wins if the person is to try again
     if KINDS[action.name].link == "retry" and settings().retry_url:
         link_url = retry_url_for(record)
     elif KINDS[action.name].link and not settings().why_no_links:

@@ -81,7 +81,7 @@ def _(_: _Version, __: Any, **___: Any) -> str:
 
 _OTHER = aliased(OutboxAction)
 # In one statement, whether an event waits its turn (not after a try in vain: it may wait for Stripe, and for long) and
-# whether another mail is under way (an earlier one is noted in the record). A claim clears last_error; the end of an
+# whether another mail is under way (an ended one is noted in the record). A claim clears last_error; the end of an
 # action, or its putting back, ends its lease.
 _LOOKS = (
     select(
@@ -127,7 +127,7 @@ _TOLD_SINCE = select(col(OutboxAction.id)).where(
     col(OutboxAction.status) == ActionStatus.DONE,
     col(OutboxAction.done_at) > bindparam("since"),
 )
-# One statement ends a mail and notes that its person was told; it changes nothing if the record is another by now.
+# One statement ends a mail and notes that its person was told; it changes nothing if the record has changed.
 _RECORDS: Table = VerificationRecord.__table__  # type: ignore[attr-defined]  # SQLModel hides it
 _ACTIONS: Table = OutboxAction.__table__  # type: ignore[attr-defined]
 _ACTION: Any = class_mapper(OutboxAction).class_manager
@@ -394,7 +394,7 @@ def _give_back(waiting: deque[tuple[Claim, OutboxAction]], why: str) -> None:
 
 def _do(action: OutboxAction, looks: dict[int, _Look], catch_up: Callable[[str], object]) -> tuple[str | None, _Look]:
     if action.name not in KINDS:
-        # It is of a newer version, which runs beside this one or has come and gone: its row is not buried.
+        # The action is of a newer version, which runs beside this one or has come and gone: its row is not buried.
         raise NotNowError(f"there is no action {action.name!r} in this version")
     kind, id_ = KINDS[action.name], action.id or 0
     for has_caught_up in (False, True):
@@ -426,7 +426,7 @@ def _do(action: OutboxAction, looks: dict[int, _Look], catch_up: Callable[[str],
 
 
 class Performers:
-    """The threads that wait for the mail server, the application or Stripe: some for each, and none applies events.
+    """The threads that wait for the mail server, the application or Stripe: some for each, apart from those of events.
 
     Takes action ids from any number of tasks, and hands on the ids of the actions that waited for one of them.
     `catch_up` applies the events of a session that wait their turn.

@@ -50,7 +50,7 @@ _OF_THE_SENDER = (b"1.7", b"1.8")
 # The codes of a server without enhanced ones: RFC 5321 has 554, 451 and the others for all else.
 _OF_THE_RECIPIENT = (450, 550, 551, 552, 553)
 _CLOSING = 421  # the answer to any command of a server that closes
-_MAILS = "take a mail"  # the act that is asked of it
+_MAILS = "take a mail"  # the act that is asked of the server
 _DOTS = re.compile(rb"^\.", re.MULTILINE)
 
 
@@ -305,7 +305,7 @@ class _Lines:
 
 
 class _UnfitError(Exception):
-    """The server lacks what we need of it."""
+    """The server lacks a feature that we need."""
 
 
 class _BoundedSsl(smtplib.SMTP_SSL, _Bounded):  # in this order, TLS begins on a connection that is watched already
@@ -348,7 +348,7 @@ def _verdict(code: int, words: bytes | str, recipient: str) -> Exception:
         outside.refused(outside.MAIL_SERVER, f"{word} to a mail", doing=_MAILS)
         return NotAllowedError(f"the SMTP server {word}")
     outside.refused(outside.MAIL_SERVER, f"{word} to one mail after the other", doing=_MAILS, about=recipient)
-    # rule: a mail server's refusal counts, or is final, where it is about the mail or its recipient
+    # rule: a mail server's refusal counts, or is final, if it is about the mail or its recipient
     if not about_it:
         counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why="failing").inc()
         return (AwayError if code == _CLOSING else NotNowError)(f"the SMTP server {word}")

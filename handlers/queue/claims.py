@@ -61,7 +61,7 @@ _LEAST_ENDS = 2  # ends of a process: a first try shares its process with others
 _ROWS_AT_ONCE = 1000  # of a result of any length: a row takes four times the memory of its id
 
 Table = type[InboxEvent] | type[OutboxAction]
-# The conditions, by table, that a row must meet besides being due; an event is never paused.
+# The conditions, by table, that a row must meet besides being due and unfinished; an event is never paused.
 GOES_ON: dict[Table, list[ColumnElement[bool]]] = {
     InboxEvent: [],
     OutboxAction: [

@@ -232,7 +232,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "there are few tries whose outcome is unknown": (never, SMTP),
     "tries whose outcome is unknown are far apart": (never, SMTP),
     "a mail that may be given away already is not given once more": (never, SMTP),
-    "a mail server's refusal counts, or is final, where it is about the mail or its recipient": (never, SMTP),
+    "a mail server's refusal counts, or is final, if it is about the mail or its recipient": (never, SMTP),
     "a row that ends its process each time is buried at last": (never, (*POISON, *OUTBOX, *INBOX)),
     "a row that was tried often enough is buried": (becomes("{values[0]}"), (*OUTBOX, *INBOX)),
     "a try that the database, Stripe or the network spoils does not count": (always, (*THIN, *CALLBACK)),
@@ -289,7 +289,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
         becomes("timedelta() <= {comparators[0]} <= {comparators[1]}"),
         LINKS,
     ),
-    "RETRY_URL wins where the person is to try again": (never, LINKS_SENT),
+    "RETRY_URL wins if the person is to try again": (never, LINKS_SENT),
     "a mail's link leads to the session that is current when it is read": (
         becomes("link_to(record.session_id).url"),
         LINKS_SENT,
