@@ -21,6 +21,7 @@ _REASONS = {
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted",
     "Authentication": "it refuses the password or the user",
     "NoPermission": "its user may not do what is needed",
+    "EXEC without MULTI": "its user may not do what is needed",  # redis-py passes over the refusal of MULTI
     "ReadOnly": "it is a replica, which takes no messages",
     "NOREPLICAS": "it has fewer replicas than it must have to take messages",
     "MISCONF": "it cannot write to its disk, and so takes no messages",
@@ -36,6 +37,7 @@ _REASONS = {
     "[SSL": "it does not speak TLS as we do",
     "[X509": "a file of certificates that REDIS_URL names holds none",
     "Timeout": "it does not answer in time",
+    "ResponseError": "it refuses a command that is needed",
 }
 
 

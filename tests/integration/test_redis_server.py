@@ -213,12 +213,12 @@ def test_what_keeps_a_worker_from_taking_messages_is_found_though_they_can_be_se
     ):
         assert first.ping()
         somebody.set("identity:unacked", "a text, not a hash")
-        for number, command in enumerate(("brpop", "zadd", "hdel")):
+        for number, command in enumerate(("brpop", "zadd", "hdel", "multi")):
             rights = ("on", ">secret", "~*", "&*", "+@all", f"-{command}")
             administrator.execute_command("ACL", "SETUSER", f"user{number}", *rights)
         for address, mark in (
             (f"127.0.0.1:{taken.port}", "one of our keys holds something else"),
-            *((f"user{n}:secret@127.0.0.1:{guarded.port}", "its user may not do what is needed") for n in range(3)),
+            *((f"user{n}:secret@127.0.0.1:{guarded.port}", "its user may not do what is needed") for n in range(4)),
             (f"127.0.0.1:{alone.port}", "it has fewer replicas than it must have"),
             (f"127.0.0.1:{crowded.port}", "it has no connection free"),
         ):

@@ -4,6 +4,7 @@ import ssl
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from config.redis_server import read_redis_url, reason
 
@@ -101,3 +102,4 @@ def test_a_failure_is_named_by_what_lies_under_it() -> None:
     assert reason(outer) == "its certificate is not trusted"
     assert reason(TimeoutError("c4nary")) == "it does not answer in time"
     assert reason(OSError("c4nary")) == "it cannot be reached"
+    assert reason(ResponseError("c4nary")) == "it refuses a command that is needed"
