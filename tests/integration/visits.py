@@ -50,9 +50,15 @@ def untouched(stripe: Stories, database_url: str) -> Iterator[None]:
     """Checks that the block asks Stripe nothing, and changes nothing there or in the tables."""
     stripe.simulator.clear_faults()
     stripe.simulator.fault(count=None)  # it only counts
-    before, there = databases.dump(database_url, without=_OF_PROCESSES), stripe.simulator.truth()
+    before, there = _rows(database_url), stripe.simulator.truth()
     yield
     assert stripe.simulator.faults()[0]["hits"] == 0
-    assert databases.dump(database_url, without=_OF_PROCESSES) == before
+    assert _rows(database_url) == before
     assert stripe.simulator.truth() == there
     stripe.simulator.clear_faults()
+
+
+def _rows(database_url: str) -> list[str]:
+    """All rows but those of each process about itself: its heartbeats and figures, and the key that it signs with."""
+    rows = databases.dump(database_url, without=_OF_PROCESSES).splitlines()
+    return [row for row in rows if not row.startswith("('link key ")]
