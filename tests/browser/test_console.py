@@ -231,7 +231,7 @@ def test_many_dead_rows_are_seen_page_by_page_and_a_filter_holds_on_each(
     ids = dead(60, session_id, error="the server was away")
     visitor, page = (visitor := visits(**how)), visitor.page
     _sign_in(visitor, service, "frida")
-    page.get_by_role("link", name="dead actions").click()
+    page.get_by_role("link", name="Dead actions", exact=True).click()
     page.get_by_label("A part of the reason").fill("was away")
     page.get_by_label("Older than").select_option("an hour")
     visitor.button("Show").press("Enter")
