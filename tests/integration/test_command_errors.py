@@ -59,6 +59,18 @@ def test_each_command_says_what_fails_in_sentences(tmp_path: Path, name: str) ->
     assert not re.search(r"Traceback|SELECT|INSERT|Error:|sqlite3|sqlalchemy|Errno", said.err)
 
 
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize(
+    "line", ["actions --status x", "sessions --status x", "console-user anna --role x", "events --limit 1001"]
+)
+def test_an_option_that_is_wrong_is_told_what_it_may_be_in_words_that_can_be_typed(line: str) -> None:
+    said = command(*line.split())
+    assert (said.code, said.out) == (2, "")
+    why = said.err.splitlines()[-1]
+    assert "<" not in why
+    assert len(why) < 200
+
+
 def test_a_schema_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
     said = command("sessions", DATABASE_URL=f"sqlite:///{tmp_path}/empty.db")
     assert (said.code, said.out) == (2, "")

@@ -13,7 +13,9 @@ _LEAST = 12  # letters of a password that a person chooses
 def options(parser: argparse.ArgumentParser) -> None:
     """Adds the user's name, their role, and whether they choose their password."""
     parser.add_argument("name", metavar="NAME", type=_name, help="letters, digits and _.- as the audit will show them")
-    parser.add_argument("--role", choices=[*Role], default=Role.LOOK, help="look (the default), or also mend")
+    parser.add_argument(
+        "--role", choices=[one.value for one in Role], default=Role.LOOK, help="look (the default), or also mend"
+    )
     parser.add_argument("--ask", action="store_true", help="ask for a password, instead of making one")
 
 

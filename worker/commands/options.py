@@ -21,7 +21,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 def add_filters(parser: argparse.ArgumentParser, statuses: bool = True) -> None:
     """Adds the options that narrow a choice; a row must fit all that are given."""
     if statuses:
-        every_status = sorted({*InboxStatus, *ActionStatus})
+        every_status = sorted({one.value for one in (*InboxStatus, *ActionStatus)})  # an enum's member shows its class
         parser.add_argument("--status", choices=every_status, help="where they stand")
     parser.add_argument("--kind", metavar="WORD", help="an event's type (its last word will do) or an action's name")
     parser.add_argument("--session", metavar="vs_…", help="of one verification session")
@@ -53,8 +53,7 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
     """Adds --limit: how many of the latest rows are shown."""
     parser.add_argument(
         "--limit",
-        type=int,
-        choices=range(1, _MOST_LISTED + 1),
+        type=_lines,
         metavar="N",
         default=50,
         help=f"at most so many, newest first (default 50, {_MOST_LISTED} at most)",
@@ -92,6 +91,12 @@ def span(text: str) -> timedelta:
         return timedelta(**{_UNITS[text[-1:]]: float(text[:-1])})
     except (KeyError, ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is no span like 90m, 6h or 2d") from None
+
+
+def _lines(text: str) -> int:
+    if not re.fullmatch(r"\d{1,18}", text) or not 1 <= int(text) <= _MOST_LISTED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {_MOST_LISTED}")
+    return int(text)
 
 
 def number(text: str) -> int:

@@ -73,7 +73,7 @@ def actions(arguments: argparse.Namespace) -> int:
 
 def sessions_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that choose sessions, and how many."""
-    parser.add_argument("--status", choices=sorted(Status), help="where they stand")
+    parser.add_argument("--status", choices=sorted(one.value for one in Status), help="where they stand")
     parser.add_argument("--error", metavar="CODE", help="whose last error has this code")
     parser.add_argument("--purpose", metavar="WORD", help="of a verification for this purpose")
     parser.add_argument("--since", type=moment, metavar="WHEN", help="known since: 2026-11-20, 90m, 6h, 2d")
