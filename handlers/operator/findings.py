@@ -240,9 +240,11 @@ def _skipped(figures: Figures) -> Iterator[Told]:
         skipped[reason] += count
     for reason, setting in _ASKED_FOR.items():
         if skipped[reason] >= 1:
-            words = f"{skipped[reason]:.0f} actions were skipped within a day: {reason}"
+            often = f", {skipped[reason]:.0f} times" if skipped[reason] > 1 else ""
+            words = f"something owed was skipped within a day{often}: {reason}"
             is_set = bool(getattr(settings(), setting.lower()))
-            yield WARN, words, f"{'it' if is_set else 'set it, and what was skipped'} comes back by retry --skipped"
+            to_do = "what still is comes back by retry --skipped, and this ends a day after the last"
+            yield WARN, words, to_do if is_set else "set it, and what was skipped comes back by retry --skipped"
 
 
 def _outputs(_: Figures) -> Iterator[Told]:

@@ -444,7 +444,12 @@ def test_what_a_missing_setting_has_skipped_is_counted(environment: pytest.Monke
     counting.flush()
     [found] = [one for one in findings(None) if one.what == "skipped" and "REVIEW_EMAIL" in one.words]
     assert (found.level, "retry --skipped" in found.to_do) == (WARN, True)
+    assert found.words == "something owed was skipped within a day: no REVIEW_EMAIL"
     assert "alert_review skipped" in command("status").out
+    environment.setenv("REVIEW_EMAIL", "review@example.com")
+    settings.cache_clear()
+    [found] = [one for one in findings(None) if one.what == "skipped" and "REVIEW_EMAIL" in one.words]
+    assert "this ends a day after the last" in found.to_do
 
 
 @pytest.mark.usefixtures("alive")
