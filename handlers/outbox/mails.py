@@ -6,7 +6,6 @@ import threading
 import time
 from binascii import b2a_qp
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from email.header import Header
@@ -14,6 +13,7 @@ from email.utils import formatdate
 from email.utils import quote as escape
 from functools import cache, partial
 from importlib import import_module
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -58,6 +58,7 @@ _LOOKUP_SECONDS = 10.0  # for EMAIL_LOOKUP, as for a call
 _MOST_LEFT = 20  # threads that still wait for EMAIL_LOOKUP, and hold up nobody
 _LEFT_SECONDS = 900.0  # until such a thread counts no more: it may wait for ever, and other mails must not
 _ADDRESSES = "say an address"  # the act that is asked of EMAIL_LOOKUP
+_askers = threading.local()  # the calls that a thread of EMAIL_LOOKUP makes for this one
 _left: dict[str, float] = {}  # the start of each such thread, by its session
 _LOCALE = select(col(Verification.locale)).where(col(Verification.id) == bindparam("of"))
 
@@ -270,13 +271,13 @@ def _look_up(record: VerificationRecord) -> str | None:
     Nobody can interrupt its thread, so a late one is left alone. Raises NotNowError then, and for as long as the
     function has not answered about this session, or about many.
     """
-    about, answer, since = record.session_id, Future[str | None](), time.monotonic()
+    about, answers, since = record.session_id, SimpleQueue[tuple[str | None, BaseException | None]](), time.monotonic()
 
     def ask() -> None:
         try:
-            answer.set_result(email_lookup()(record))
+            answers.put((email_lookup()(record), None))
         except BaseException as error:  # it may raise anything
-            answer.set_exception(error)
+            answers.put((None, error))
         if _left.pop(about, None):
             outside.answered(outside.LOOKUP, _ADDRESSES)
 
@@ -284,17 +285,30 @@ def _look_up(record: VerificationRecord) -> str | None:
     # rule: EMAIL_LOOKUP is not asked again while it has not answered
     if about in left or len(left) >= _MOST_LEFT:
         raise NotNowError("EMAIL_LOOKUP has not answered yet")
-    thread = threading.Thread(target=copy_context().run, args=(ask,), name="EMAIL_LOOKUP", daemon=True)
-    thread.start()
-    thread.join(_LOOKUP_SECONDS)
-    if not answer.done():
+    if not hasattr(_askers, "calls"):  # a thread for each mail would take a fifth of its time
+        _askers.calls = SimpleQueue()
+        threading.Thread(target=_ask, args=(_askers.calls,), name="EMAIL_LOOKUP", daemon=True).start()
+    _askers.calls.put(partial(copy_context().run, ask))
+    try:
+        address, error = answers.get(timeout=_LOOKUP_SECONDS)
+    except Empty:
+        _askers.calls.put(None)
+        del _askers.calls
         _left[about] = since
         counting.NO_ANSWERS.labels(of=outside.LOOKUP, why="unreached").inc()
         outside.refused(outside.LOOKUP, "does not answer in time", doing=_ADDRESSES, about=about)
-        raise NotNowError("EMAIL_LOOKUP has not answered in time")
+        raise NotNowError("EMAIL_LOOKUP has not answered in time") from None
     if left:
         outside.answered(outside.LOOKUP, _ADDRESSES)
-    return answer.result()
+    if error:
+        raise error
+    return address
+
+
+def _ask(calls: SimpleQueue[Callable[[], None] | None]) -> None:
+    """Makes the calls of one of the mails' threads, until it is left alone."""
+    while call := calls.get():
+        call()
 
 
 @cache
