@@ -168,6 +168,11 @@ def test_update_merges_metadata_and_an_empty_value_unsets(client: StripeClient) 
     assert _retrieve(client, session.id, "provided_details").provided_details.email == "x@example.com"
 
 
+@pytest.mark.parametrize("key", ["0", "1", "\N{SUPERSCRIPT TWO}"])
+def test_a_number_is_a_key_of_metadata_like_any_other(client: StripeClient, key: str) -> None:
+    assert _create(client, metadata={key: "a"}).metadata.to_dict() == {key: "a"}
+
+
 def test_a_static_link_makes_a_session_with_a_reference_and_no_metadata(
     simulator: Simulator, client: StripeClient
 ) -> None:

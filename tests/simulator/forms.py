@@ -8,12 +8,12 @@ PART = re.compile(r"\[([^\]]*)\]")
 
 
 def decode(text: str) -> dict[str, Any]:
-    """Every leaf is a string; a list may be written with [] or with numbers."""
+    """Every leaf is a string; a list may be written with [] or with numbers, but in metadata a number is a key."""
     root: dict[str, Any] = {}
     for name, value in parse_qsl(text, keep_blank_values=True):
         head = name.split("[", 1)[0]
         _put(root, [head, *PART.findall(name)], value)
-    return {key: _lists(value) for key, value in root.items()}
+    return {key: value if key == "metadata" else _lists(value) for key, value in root.items()}
 
 
 def _put(node: dict[str, Any], path: list[str], value: str) -> None:
