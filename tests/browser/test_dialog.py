@@ -13,6 +13,7 @@ from tests.browser.conftest import FRAMES, Visits
 from tests.browser.visitor import Visitor
 from tests.simulator.client import Simulator
 from tests.support.service import Service
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.browser
 
@@ -79,7 +80,7 @@ def test_the_policy_is_that_of_production_and_a_local_stripes_origin(
     application: Application, simulator: Simulator
 ) -> None:
     """So the browser allows in production what it allows here: no part of the dialog has the local Stripe's address."""
-    with httpx.Client() as client:
+    with httpx.Client(timeout=PATIENCE) as client:
         policy = client.get(application.open().link).headers["content-security-policy"]
     assert policy.replace(f" {simulator.base}", "") == (
         "default-src 'none'; script-src 'self' https://js.stripe.com https://*.js.stripe.com; "

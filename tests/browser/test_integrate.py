@@ -19,7 +19,7 @@ from tests.browser.visitor import Visitor
 from tests.simulator.client import Simulator
 from tests.support import pages
 from tests.support.service import Service, answers, without_settings
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -131,7 +131,7 @@ def test_without_javascript_the_person_goes_there_and_comes_back(shop: str, visi
 
 
 def test_an_app_goes_on_with_what_was_begun_in_the_browser(shop: str, simulator: Simulator) -> None:
-    with httpx.Client(base_url=shop, cookies={"user": "on-the-phone"}) as app:
+    with httpx.Client(base_url=shop, cookies={"user": "on-the-phone"}, timeout=PATIENCE) as app:
         begun = app.post("/verification/modal").json()
         answer = app.post("/verification/native?stripe_version=2026-10-28.endive").json()
         assert answer["entry"]["session_id"] == begun["entry"]["client_secret"].partition("_secret_")[0]

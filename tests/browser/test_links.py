@@ -15,6 +15,7 @@ from tests.browser.conftest import Visits
 from tests.browser.visitor import Visitor
 from tests.simulator.client import Simulator
 from tests.support.service import Service
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.browser
 
@@ -53,7 +54,7 @@ def test_who_only_looks_changes_nothing(
     """Tries HEAD, GET, prefetch, and a scanner that runs scripts and looks about before it leaves."""
     opened = application.open()
     link = opened.link
-    with nothing_happens(opened, service, simulator, addresses), httpx.Client() as scanner:
+    with nothing_happens(opened, service, simulator, addresses), httpx.Client(timeout=PATIENCE) as scanner:
         for method, headers in (
             ("HEAD", {}),
             ("GET", {}),
@@ -86,7 +87,7 @@ def test_who_only_looks_changes_nothing(
 def test_after_all_of_them_the_person_still_gets_in(application: Application, visitor: Visitor) -> None:
     opened = application.open()
     link = opened.link
-    with httpx.Client() as scanner:
+    with httpx.Client(timeout=PATIENCE) as scanner:
         for _ in range(5):
             scanner.get(link)
     visitor.page.goto(link)
@@ -126,7 +127,7 @@ def test_a_link_that_is_none_of_ours_leads_nowhere(
     answer = visitor.page.goto(forged)
     assert answer is not None
     assert answer.status == 404
-    with httpx.Client() as client:
+    with httpx.Client(timeout=PATIENCE) as client:
         for method, url in (("POST", forged), ("GET", f"{forged}/status"), ("POST", f"{forged}/link")):
             assert client.request(method, url).status_code == 404
 
@@ -166,7 +167,7 @@ def test_an_expired_link_lets_nobody_in(
 ) -> None:
     opened = application.open()
     link = f"{application.base}/verify/{token(opened.id, age=8 * DAY)}"
-    with nothing_happens(opened, service, simulator, addresses), httpx.Client() as client:
+    with nothing_happens(opened, service, simulator, addresses), httpx.Client(timeout=PATIENCE) as client:
         for headers in ({}, {"Accept": "application/json"}):
             assert client.post(link, headers=headers).status_code == 410
 
@@ -229,7 +230,7 @@ def test_no_query_sends_anybody_elsewhere(application: Application, visitor: Vis
                 "a, form, link, script", "all => all.map(one => one.href || one.action || one.src)"
             )
         )
-    with httpx.Client() as client:
+    with httpx.Client(timeout=PATIENCE) as client:
         for path in (f"{link}?{query}", f"{application.base}/return/{evil}", f"{application.base}//evil.example/%2f.."):
             answer = client.request("POST" if "/verify/" in path else "GET", path)
             assert "evil" not in answer.headers.get("location", "")
@@ -248,7 +249,7 @@ def test_no_other_page_can_post_for_a_person(
     application: Application, service: Service, simulator: Simulator, addresses: Addresses, headers: dict[str, str]
 ) -> None:
     opened = application.open()
-    with nothing_happens(opened, service, simulator, addresses), httpx.Client() as client:
+    with nothing_happens(opened, service, simulator, addresses), httpx.Client(timeout=PATIENCE) as client:
         assert client.post(opened.link, headers=headers).status_code == 403
 
 

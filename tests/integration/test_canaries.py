@@ -358,7 +358,7 @@ class _Asked:
 def _look_around(port: int) -> str:
     """The text of every page of the console but the one that shows a link, with mistakes in what is typed."""
     pages: list[str] = []
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", follow_redirects=True) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", follow_redirects=True, timeout=PATIENCE) as client:
 
         def see(path: str, **sent: str) -> str:
             """Loads a page, or sends its form; the address of the answer."""
