@@ -25,8 +25,8 @@ from config.inserts import NOW, insert_or
 from config.process import myself
 from config.trouble import Trouble, hindrance, trouble_of
 from handlers.metrics import outside
+from handlers.operator import signings
 from handlers.queue.failures import describe
-from handlers.sessions import link_keys
 from handlers.tables.models import Heartbeat
 
 BEAT_SECONDS = 2.0
@@ -124,7 +124,7 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
             if before := _write(connection, said):  # the database's clock has jumped
                 _take_along(connection, before)
                 _write(connection, said)
-            link_keys.note_signing(connection)
+            signings.note_signing(connection)
             found = hindrance(connection)  # a role may be allowed to write this table, and not the inbox
     except Exception as error:  # a heartbeat must never disturb the work
         found = trouble_of(error)

@@ -24,9 +24,9 @@ from handlers.operator.pausing import OPERATORS, PAUSABLE
 from handlers.operator.processes import ill_processes
 from handlers.operator.queries import at_most, oldest_waiting
 from handlers.operator.refusals import refusals
+from handlers.operator.signings import signed_in_vain
 from handlers.queue.claims import Table
 from handlers.record.events import OTHER_MODE
-from handlers.sessions.link_keys import signed_in_vain
 from handlers.tables.models import TABLES, InboxEvent, OutboxAction, VerifiedOutput
 from handlers.tables.revisions import is_at_head
 

@@ -10,7 +10,7 @@ from itsdangerous import BadSignature, Signer, TimestampSigner
 from config.database import true_now
 from config.defaults import link_keys
 from config.settings import settings
-from handlers.sessions.link_keys import signed
+from handlers.operator.signings import signed
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 

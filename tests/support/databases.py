@@ -20,8 +20,8 @@ from sqlmodel import SQLModel
 
 from config import broker, database, settings
 from handlers.metrics import counting, heartbeats, outside
+from handlers.operator import signings
 from handlers.outbox import application, mails, smtp
-from handlers.sessions import link_keys
 from handlers.stripe_api import client
 from handlers.tables import schema
 from receiver import health
@@ -85,7 +85,7 @@ def forget_process_state() -> None:
     heartbeats._process = heartbeats._Process()
     heartbeats.IN_HAND.clear()
     heartbeats.EVENTS_IN_HAND.clear()
-    link_keys.signed.clear()
+    signings.signed.clear()
     counting._note_progress()  # takes the figures of the tests before as written
     outside._seen.clear()
     counting._written.update(counting._rows())  # so that none of them reaches the next database

@@ -8,11 +8,12 @@ from typing import TypeVar
 
 from config.broker import publish_actions
 from config.database import measure_clock
+from handlers.operator import signings
 from handlers.operator.audit import note_beforehand
 from handlers.operator.queries import find_records
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.queue.pauses import OPENINGS, paused
-from handlers.sessions import asked, closing, link_keys, opening
+from handlers.sessions import asked, closing, opening
 from handlers.sessions.links import link_of
 from handlers.sessions.refusals import FaultsError, OpeningError
 from handlers.sessions.timeline import view_in_time
@@ -109,7 +110,7 @@ def make_link(arguments: argparse.Namespace) -> int:
 
 def end_links(arguments: argparse.Namespace) -> int:
     """Gives up the keys that are gone, and ends the finding that their links lead nowhere; 1 when there is none."""
-    count = link_keys.give_up_gone(acting(arguments))
+    count = signings.give_up_gone(acting(arguments))
     if arguments.json:
         print_json({"keys": count})
     else:
