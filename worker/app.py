@@ -95,10 +95,10 @@ def unbind_task(task_id: str, task: Any = None, state: str = "", **_: Any) -> No
         outside.answered(outside.OURSELVES, task.name)
 
 
-def note_failure(exception: Exception, sender: Any, **_: Any) -> None:
+def note_failed_task(exception: Exception, sender: Any, **_: Any) -> None:
     """Makes a finding of an error that a task itself has not caught, until the task succeeds."""
     if isinstance(exception, DATABASE_TROUBLE):
-        counting.note_failure(tasks.SCHEDULE, exception)
+        counting.note_in_vain(tasks.SCHEDULE, exception)
         return
     _failed.add(sender.name)
     outside.refused(outside.OURSELVES, f"fails at the task {sender.name} ({describe(exception)})", doing=sender.name)
@@ -141,7 +141,7 @@ signals.worker_shutting_down.connect(hand_back, weak=False)
 signals.worker_shutdown.connect(end_counting, weak=False)
 signals.task_prerun.connect(bind_task, weak=False)
 signals.task_postrun.connect(unbind_task, weak=False)
-signals.task_failure.connect(note_failure, weak=False)
+signals.task_failure.connect(note_failed_task, weak=False)
 
 
 def main() -> int:

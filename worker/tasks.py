@@ -18,7 +18,7 @@ from config.broker import (
 from config.database import DATABASE_TROUBLE
 from handlers.inbox.process import process, process_session
 from handlers.metrics import outside
-from handlers.metrics.counting import note_failure
+from handlers.metrics.counting import note_in_vain
 from handlers.outbox.perform import Performers
 from handlers.queue.claims import due
 from handlers.queue.failures import describe
@@ -123,5 +123,5 @@ def _grace(messages: int) -> timedelta:
 
 def _leave_to_the_sweep(doing: str, error: Exception) -> None:
     """Logs one line, no traceback, while the database is away: its rows are still due when it is back."""
-    note_failure(doing, error)
+    note_in_vain(doing, error)
     log.warning("task.left_to_the_sweep", error=describe(error))

@@ -142,8 +142,8 @@ def stop_flushing(*, was_told: bool = True) -> None:
         _thread.join()
 
 
-def note_failure(doing: str, error: Exception, about: str = "") -> None:
-    """The database, or a fault of this service's, lets some work fail; `about` one thing, or whatever is tried."""
+def note_in_vain(doing: str, error: Exception, about: str = "") -> None:
+    """Notes that the database or a fault of ours lets some work fail: `about` one thing, or all that is tried."""
     _note_progress()
     name = describe(getattr(error, "orig", None) or error)
     if isinstance(error, (NotNowError, *DATABASE_TROUBLE)):
@@ -185,10 +185,12 @@ def _note_progress() -> None:
             outside.answered(outside.OURSELVES, doing)
             if doing == "deliveries":
                 outside.answered(outside.STARTED)
+    if _got_on["deliveries"]:
+        return
+    samples = [sample for metric in DELIVERIES.collect() for sample in metric.samples]
     for reason, word in _NOT_TAKEN.items():
-        samples = [sample for metric in DELIVERIES.collect() for sample in metric.samples]
         count = sum(sample.value for sample in samples if sample.labels["reason"] == reason)
-        if not _got_on["deliveries"] and count >= _FEW and count > _got_on[reason]:
+        if count >= _FEW and count > _got_on[reason]:
             _got_on[reason] = count
             outside.refused(outside.STARTED, word)
 

@@ -27,6 +27,7 @@ _SILENT_SECONDS = 5.0  # about as long as a try without an answer: half of the t
 _LONGEST_QUIET = 3600.0  # a side that asks for more is asked again each hour
 _LONGEST_GUESS = 60.0  # of a quiet whose length nobody named
 _LIMITS = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_BROKEN = (requests.RequestException, ValueError, AttributeError)  # nonsense breaks the libraries, too
 _HEADER_BYTES = 64 * 1024  # Stripe's are below two thousand
 _PIECE_BYTES = 16 * 1024  # a compressed answer unpacks to no more at a time
 
@@ -104,7 +105,7 @@ class Line:
             word = f"was not reached: {why_unreached(error)}"
             outside.refused(self.name, word, seconds=time.monotonic() - began)
             raise self._quiet.wanted(_SILENT_SECONDS, f"{self.name} {word}") from None
-        except (requests.RequestException, ValueError, AttributeError) as error:  # nonsense breaks the libraries, too
+        except _BROKEN as error:
             counting.NO_ANSWERS.labels(of=self.name, why="unreadable").inc()
             outside.refused(self.name, "breaks off its answers, or sends too much", seconds=time.monotonic() - began)
             raise UnreadableError(f"{self.name}'s answer broke off: {type(error).__name__}") from None
@@ -152,12 +153,12 @@ class Line:
             try:
                 for piece in response.iter_content(_PIECE_BYTES):
                     content += piece
-                    if only_pages and len(content) > most:
-                        break
                     # rule: an answer is bounded after unpacking, too
                     if len(content) > most:
+                        if only_pages:
+                            break
                         raise requests.exceptions.ContentDecodingError("too large")
-            except (requests.RequestException, ValueError, AttributeError):
+            except _BROKEN:
                 if response.status_code not in _LIMITS:  # a limit holds without its body, too
                     raise
                 content.clear()

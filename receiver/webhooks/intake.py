@@ -108,7 +108,7 @@ class Intake:
     def _refuse_all(self) -> list[_Stored]:
         """Refuses the events in work and the waiting ones, too: Stripe delivers them again the sooner."""
         self._in_work, self._waiting = [*self._in_work, *self._waiting], []
-        counting.note_failure("deliveries", NotNowError("no answer in time"))
+        counting.note_in_vain("deliveries", NotNowError("no answer in time"))
         log.error("events.not_stored", events=len(self._in_work), error="no answer in time")
         return [UnavailableError() for _ in self._in_work]
 
@@ -117,13 +117,13 @@ class Intake:
         try:
             receipt = await self._storage.receive(events)
         except (NotNowError, *DATABASE_TROUBLE) as error:
-            counting.note_failure("deliveries", error)
+            counting.note_in_vain("deliveries", error)
             log.error("events.not_stored", events=len(events), error=describe(error))
             return [UnavailableError() for _ in events]
         except Exception as error:
             if len(events) > 1:
                 return [result for event in events for result in await self._store([event])]
-            counting.note_failure("deliveries", error, events[0].id)
+            counting.note_in_vain("deliveries", error, events[0].id)
             log.error("event.refused", event_id=events[0].id, error=describe(error))
             return [RefusedEventError()]
         self._publisher.publish(receipt)

@@ -147,12 +147,12 @@ def test_a_fault_of_ours_is_found_where_several_events_fail(environment: pytest.
 
 def test_a_task_that_fails_is_found(environment: pytest.MonkeyPatch) -> None:
     environment.setattr(refusals, "_BLIP", timedelta(0))
-    worker_app.note_failure(OperationalError("c4nary", {}, Exception("c4nary")), tasks.reconcile_with_stripe)
+    worker_app.note_failed_task(OperationalError("c4nary", {}, Exception("c4nary")), tasks.reconcile_with_stripe)
     [said] = _refusals()
     assert said.startswith("the database lets the schedule fail (Exception): nothing else since")
     tasks.sweep()
     assert _refusals() == []
-    worker_app.note_failure(KeyError("c4nary"), tasks.purge_finished)
+    worker_app.note_failed_task(KeyError("c4nary"), tasks.purge_finished)
     [said] = _refusals()
     assert said.startswith("this service fails at the task purge (KeyError): nothing else since")
     worker_app.unbind_task("1", tasks.purge_finished, "SUCCESS")
