@@ -1,13 +1,12 @@
 """The speed of owed actions: mails to files; and mails whose addresses Stripe is asked for, with calls."""
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 import psycopg
 
 from tests.bench import store
 from tests.bench.flow import MAILING, UNDONE, noop_rate, procfile_running, wait_for_none
-from tests.bench.report import Report, judged, ratios
+from tests.bench.report import Report, beside_noops, judged, ratios
 from tests.bench.servers import House
 from tests.chaos.outside import Application
 from tests.simulator.client import Simulator
@@ -42,18 +41,14 @@ def drain(report: Report, house: House, database: str, *, persons: int, rounds: 
     report.add(
         "drain",
         f"{2 * persons:,} waiting: mails to files",
-        f"{median(alone):,.0f} actions/s",
-        beside=f"{median(noops):,.0f} no-op tasks/s",
-        pairs=ratios(alone, noops),
+        **beside_noops(alone, "actions", noops),
         target="≥ 2.0",
         met=judged(ratios(alone, noops), least=2.0),
     )
     report.add(
         "drain",
         f"{2 * persons:,} waiting: mails by SMTP, addresses from Stripe, calls of the application",
-        f"{median(rates):,.0f} actions/s",
-        beside=f"{median(noops):,.0f} no-op tasks/s",
-        pairs=ratios(rates, noops),
+        **beside_noops(rates, "actions", noops),
         target="≥ 300/s",
         met=judged(rates, least=300),
     )

@@ -12,7 +12,7 @@ from statistics import median, quantiles
 import psycopg
 
 from tests.bench import load, noop, store
-from tests.bench.report import STORY, Report, judged, ratios
+from tests.bench.report import STORY, Report, beside_noops, judged, ratios
 from tests.bench.servers import House, Process, procfile
 
 _CONNECTIONS = 64
@@ -40,18 +40,14 @@ def end_to_end(report: Report, house: House, database: str, *, rounds: int, seco
     report.add(
         "end to end",
         "POST to committed record and owed actions",
-        f"{median(rates):,.0f} events/s",
-        beside=f"{median(noops):,.0f} no-op tasks/s",
-        pairs=ratios(rates, noops),
+        **beside_noops(rates, "events", noops),
         target="≥ 1.5",
         met=judged(ratios(rates, noops), least=1.5),
     )
     report.add(
         "end to end",
         "until the mails are written to files, too",
-        f"{median(acted):,.0f} events/s",
-        beside=f"{median(noops):,.0f} no-op tasks/s",
-        pairs=ratios(acted, noops),
+        **beside_noops(acted, "events", noops),
         target="≥ 1.5",
         met=judged(ratios(acted, noops), least=1.5),
     )

@@ -128,6 +128,15 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [our / their for our, their in zip(ours, theirs, strict=True)]
 
 
+def beside_noops(rates: Sequence[float], of: str, noops: Sequence[float]) -> dict[str, Any]:
+    """Rates a second beside those of tasks that do nothing, as Report.add takes them."""
+    return {
+        "value": f"{median(rates):,.0f} {of}/s",
+        "beside": f"{median(noops):,.0f} no-op tasks/s",
+        "pairs": ratios(rates, noops),
+    }
+
+
 def judged(values: Sequence[float], *, least: float = -inf, most: float = inf) -> bool | str | None:
     """Whether each round is within the limits, or none: RANGE if some are, since the next median may say otherwise.
 
