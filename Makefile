@@ -7,6 +7,7 @@ STRIPE_PORT ?= 12111
 STRIPE_SECRET = whsec_simulator00000000000000000000
 # Tests wait more than they work.
 AT_ONCE = -n 4 --dist worksteal
+ALL = -m "not e2e and not browser and not processes" --ignore=tests/browser --ignore=tests/e2e $(AT_ONCE)
 LOCKS = requirements.txt requirements-dev.txt
 # uv compiles for the oldest Python that pyproject.toml promises, whichever runs it, and asks pip's index if it has none of its own.
 UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/pip config get global.index-url 2>/dev/null)}}" \
@@ -20,8 +21,9 @@ define compile
 	@$(UV) $(1) --group dev --constraint var/lock/requirements.txt --output-file var/lock/requirements-dev.txt
 endef
 .DEFAULT_GOAL = help
-.PHONY: help install dev demo run listen stripe test test-processes test-postgres test-browser e2e proof mutants chaos hosts fuzz api-cases bench growth bench-peers \
-	bench-tools browser-tools ci way mails pages pictures check lock lock-check upgrade
+.PHONY: help install dev demo run listen stripe test test-extended test-processes test-postgres test-browser e2e proof mutants \
+	chaos hosts fuzz api-cases bench growth bench-peers bench-tools browser-tools ci way mails pages pictures check lock \
+	lock-check upgrade
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +46,13 @@ stripe: dev ## Runs a local Stripe that delivers to `make run`, and says how to 
 		--forward-to http://127.0.0.1:$(PORT)/webhooks/stripe --secret $(STRIPE_SECRET)
 
 test: dev ## Runs the tests, on SQLite and an embedded Redis; all of a file's, or some of them: T=tests/unit/test_events.py K=redacted
-	@$(BIN)/python -m pytest -m "not e2e and not browser $(if $(T),,and not processes)" $(if $(T),$(T),--ignore=tests/browser --ignore=tests/e2e $(AT_ONCE)) $(if $(K),-k "$(K)")
+	@$(BIN)/python -m pytest $(if $(T),-m "not e2e and not browser" $(T),$(ALL)) $(if $(K),-k "$(K)")
+
+test-extended: dev ## Follows docs/extend.md in a copy of this folder, and runs the tests there
+	@rm -rf var/extended
+	@$(BIN)/python -m tests.support.extended var/extended
+	@ln -s $(abspath $(VENV)) var/extended/.venv
+	@cd var/extended && .venv/bin/python -m pytest $(ALL) $(if $(K),-k "$(K)")
 
 test-processes: dev ## Runs what `make test` leaves out: the service as it is deployed, on PostgreSQL, process by process, killed, frozen and cut off
 	@$(BIN)/python -m tests.support.postgres -m processes $(AT_ONCE) tests/integration $(if $(K),-k "$(K)")

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -16,3 +17,7 @@ def extend(folder: Path) -> None:
     # Without a repository above: git would take the paths as its own.
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "GIT_CEILING_DIRECTORIES": str(folder.parent)}
     subprocess.run(["bash", "-eo", "pipefail", "-c", command], cwd=folder, env=environment, check=True)
+
+
+if __name__ == "__main__":
+    extend(Path(sys.argv[1]))
