@@ -46,6 +46,9 @@ _IDLE_SECONDS = 5.0  # after which a connection is given back: others may wait f
 # A thread's longest wait for a free connection of its process, and then for a server that has one free.
 _WAITS_SECONDS = 30.0
 _APART_WAITS_SECONDS = 5.0  # somebody waits for the answer
+_ENDING_WAITS_SECONDS = 1.0  # once this process is asked to end: a platform gives it thirty, for several tries in a row
+_ENDING_CONNECT_SECONDS = 2  # the least that libpq knows
+_GLANCE_SECONDS = 1.0
 _SQLITE_BUSY_SECONDS = 10
 _ANSWER_SECONDS = 5.0  # for the server's answer once its own timeout has ended a statement: before any lease is over
 # SQLite has no times: a text that sorts as they do, and says that it is UTC.
@@ -71,6 +74,7 @@ _jump_seen: float | None = None
 _kept_connections = 1  # of an operator's command
 _beside = 0
 _some_stand_apart = False
+_is_ending = False
 # The engines of the threads that stand apart (True) and of all others (False), and one that keeps no connection.
 _engines: dict[bool | None, Engine] = {}
 _opening = Lock()
@@ -116,6 +120,12 @@ def keep_connections(most: int, *, beside: int = 0, apart: bool = False) -> None
 def stand_apart() -> None:
     """From now on this thread takes no connection that others wait for: its own may be held up by locks of others."""
     _thread.stands_apart = True
+
+
+def end_soon() -> None:
+    """From now on no thread waits long for a connection, also one that waits already: this process shall end."""
+    global _is_ending
+    _is_ending = True
 
 
 @contextmanager
@@ -266,15 +276,25 @@ def _committing(engine: Engine) -> Engine:
 def _patience() -> float:
     """The seconds that this thread waits for a connection."""
     by_default = _APART_WAITS_SECONDS if getattr(_thread, "stands_apart", False) else _WAITS_SECONDS
-    return float(getattr(_thread, "waits_seconds", None) or by_default)
+    seconds = float(getattr(_thread, "waits_seconds", None) or by_default)
+    return min(seconds, _ENDING_WAITS_SECONDS) if _is_ending else seconds
 
 
 class _Pool(QueuePool):
     """Waits for as long as its thread does."""
 
+    def _do_get(self) -> ConnectionPoolEntry:
+        began = time.monotonic()
+        while True:
+            try:
+                return super()._do_get()
+            except PoolTimeoutError:
+                if time.monotonic() - began >= _patience():
+                    raise
+
     @property
     def _timeout(self) -> float:
-        return _patience()
+        return min(_patience(), _GLANCE_SECONDS)
 
     @_timeout.setter
     def _timeout(self, seconds: float) -> None:
@@ -306,13 +326,15 @@ def take_your_time(connection: Connection) -> None:
 
 def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> _Connection:
     """Opens a connection with the wanted settings; waits while the server has none free."""
-    deadline = time.monotonic() + _patience()
+    began = time.monotonic()
     while True:
+        if _is_ending:
+            parameters = parameters | {"connect_timeout": _ENDING_CONNECT_SECONDS}
         try:
             connection = _Connection.connect(**parameters)
             break
         except psycopg.OperationalError as error:
-            if not postgres.is_full(error) or time.monotonic() > deadline:
+            if not postgres.is_full(error) or time.monotonic() - began > _patience():
                 raise
             time.sleep(random.uniform(0.1, 0.5))
     try:

@@ -21,7 +21,7 @@ from celery.exceptions import CPendingDeprecationWarning
 
 from config import postgres
 from config.broker import say_whom_we_trust
-from config.database import DATABASE_TROUBLE, keep_connections
+from config.database import DATABASE_TROUBLE, end_soon, keep_connections
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from handlers.catalogue.check import check
@@ -107,6 +107,7 @@ def note_failed_task(exception: Exception, sender: Any, **_: Any) -> None:
 def hand_back(**_: Any) -> None:
     """Says that the worker ends: the events and actions that wait for their turn go back."""
     failures.stopping.set()
+    end_soon()
 
 
 def begin_counting(**_: Any) -> None:

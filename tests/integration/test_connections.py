@@ -230,6 +230,22 @@ def test_a_server_that_stays_full_is_trouble_in_the_end(
         receive([event("created")])
 
 
+def test_a_process_that_shall_end_waits_for_no_connection_any_longer(
+    environment: pytest.MonkeyPatch, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_WAITS_SECONDS", 3600.0)
+    monkeypatch.setattr(database, "_is_ending", False)
+    keep_connections(2)
+    with _plain_role(database_url, environment, limit=1) as url, psycopg.connect(url):
+        with ThreadPoolExecutor() as threads:  # two of them ask the server, which is full, and the third the pool
+            asked = [threads.submit(receive, [event("created")]) for _ in range(3)]
+            time.sleep(1)  # else some might ask only afterwards, and be refused for that
+            database.end_soon()
+        for one in asked:
+            with pytest.raises(DATABASE_TROUBLE):
+                one.result()
+
+
 @pytest.mark.parametrize(
     ("words", "is_trouble"),
     [
