@@ -197,10 +197,9 @@ def document() -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    over = ("processing", "verified", "canceled", "redacted")
+    over = ("processing", "verified", "redacted")
     opening = (
-        "processing",
-        "redacted",
+        *over,
         "submission-limit",
         "configuration-differs",
         "not-adoptable",
@@ -224,7 +223,9 @@ def _paths() -> dict[str, Any]:
                 *_BODY,
                 *_ASKING,
                 "not-found",
+                "opening",
                 "submission-limit",
+                "canceled",
                 *over,
                 body=Entering,
                 of_one="id",

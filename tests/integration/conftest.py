@@ -12,6 +12,7 @@ from tests.integration.visits import HERE, KEYS
 from tests.property.outside import Application, PostBox, outside
 from tests.simulator.client import Simulator
 from tests.support import databases
+from tests.support.documented import must_be_documented
 from tests.support.operator import stripe_in_use
 from tests.support.waiting import PATIENCE
 
@@ -72,6 +73,7 @@ def api(patient: pytest.MonkeyPatch) -> Iterator[TestClient]:
     patient.setenv("RETURN_ORIGINS", "https://app.example,shop:")
     databases.forget_process_state()
     with TestClient(app, "https://verify.example", headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        client.event_hooks = {"response": [must_be_documented]}
         yield client
 
 

@@ -17,6 +17,7 @@ from receiver.app import app
 from tests.integration.stories import Stories
 from tests.simulator.client import Simulator
 from tests.support import databases
+from tests.support.documented import must_be_documented
 from tests.support.servers import FakeStripe
 from worker.__main__ import parser
 
@@ -33,6 +34,7 @@ def api(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
     environment.setenv("API_TOKENS", f"shop:{TOKEN}")
     databases.forget_process_state()
     with TestClient(app, "https://verify.example", headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        client.event_hooks = {"response": [must_be_documented]}
         yield client
 
 

@@ -15,11 +15,13 @@ from starlette.testclient import TestClient
 from config.database import now, transaction
 from config.settings import settings
 from handlers.outbox.perform import perform
+from handlers.sessions import ending
 from handlers.sessions.opening import use_turn
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.turn import take_turn
 from handlers.sessions.views import Page, listed, verification
 from handlers.stripe_api import changing
+from handlers.stripe_api.sessions import cancel
 from handlers.tables.models import Verification
 from receiver.app import app
 from tests.integration.openings import CREATING, LEAST, TOKEN, at_stripe, open_one, wanted
@@ -233,6 +235,21 @@ def test_what_is_being_checked_is_not_replaced(api: TestClient, stripe: Stories)
     first = open_one(api).json()
     stripe.simulator.submit(first["session_id"])
     assert open_one(api, replaces=first["session_id"]).json()["code"] == "processing"
+
+
+def test_who_passes_while_their_session_is_to_be_replaced_is_not_asked_again(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    first = open_one(api).json()["session_id"]
+
+    def cancel_late(session_id: str, account: str | None) -> bool:
+        stripe.simulator.passed(session_id)
+        return cancel(session_id, account)
+
+    environment.setattr(ending, "cancel", cancel_late)
+    refused = open_one(api, replaces=first)
+    assert (refused.status_code, refused.json()["code"]) == (409, "verified")
+    assert (len(at_stripe(stripe)), facts.record(first).replaced_at) == (1, None)
 
 
 def test_an_open_session_of_the_applications_own_is_adopted(api: TestClient, stripe: Stories) -> None:
