@@ -399,6 +399,31 @@ def test_a_page_that_is_hidden_asks_nothing_and_asks_at_once_when_it_is_shown(wa
     assert waiting.asked[ASKS] == 1
 
 
+def test_a_page_that_is_hidden_before_its_last_question_offers_to_check_again(waiting: Ours) -> None:
+    page = waiting.visitor.page
+    waited, last = 0.0, 0
+    while waited < 600_000:
+        waited, last = waited + min(15_000, 2_000 + waited / 20), last + 1
+    while waiting.asked[ASKS] < last - 1:
+        page.clock.run_for(2_000)
+        page.wait_for_timeout(20)
+    page.evaluate(HIDE, True)
+    page.clock.run_for(60_000)
+    page.evaluate(HIDE, False)
+    page.clock.run_for(20_000)
+    expect(page.get_by_role("link", name="Check again")).to_be_visible()
+    assert waiting.asked[ASKS] == last
+
+
+def test_where_the_script_of_the_status_page_is_blocked_there_is_a_way_on(visits: Visits) -> None:
+    ours = Ours(visits())
+    ours.page, ours.shown = "processing", Shown(word="processing", version="1", status_url="/verify/t/status")
+    ours.visitor.page.route(f"{AT}/assets/status.js", lambda route: route.abort())
+    ours.open()
+    ours.visitor.page.get_by_role("link", name="Check again").click()
+    _is_at(ours, "The status")
+
+
 def test_without_scripts_the_status_page_loads_itself_again(visits: Visits) -> None:
     ours = Ours(visits(java_script_enabled=False))
     ours.page = "processing"

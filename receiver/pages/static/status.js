@@ -11,6 +11,8 @@
   if (!place) return;
   const { status, word, version } = place.dataset;
   const says = place.querySelector("[data-says]");
+  const again = place.querySelector("[data-again]");
+  again.hidden = true; // until this script asks no more
   let waited = 0;
   let tag = "";
   let timer = null;
@@ -21,7 +23,7 @@
   });
   document.addEventListener("visibilitychange", () => {
     clearTimeout(timer);
-    if (!document.hidden && !isAsking && waited < LONGEST) ask();
+    if (!document.hidden && !isAsking && again.hidden) ask();
   });
   later();
 
@@ -29,7 +31,7 @@
     if (document.hidden) return; // until it is shown again
     if (waited >= LONGEST) {
       say("longer");
-      place.querySelector("[data-again]").hidden = false;
+      again.hidden = false;
       return;
     }
     const delay = Math.min(SLOWEST, FIRST + waited / 20);
