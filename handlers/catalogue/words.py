@@ -40,9 +40,19 @@ def language_for(*wanted: str | None, accepted: str = "") -> str:
     de-AT is answered by de-AT, or else by de, or else by another de (RFC 4647's look-up, and one step more).
     """
     for one in (*wanted, *_accepted(accepted)):
-        if one and (found := _offered(one)):
+        if found := offered(one or ""):
             return found
     return settings().locales[0]
+
+
+def offered(wanted: str) -> str | None:
+    """The language of LOCALES that answers this one, as in language_for; None if none does."""
+    known = {language.lower(): language for language in settings().locales}
+    parts = wanted[:_LONGEST_TAG].lower().replace("_", "-").split("-")
+    for length in range(len(parts), 0, -1):
+        if found := known.get("-".join(parts[:length])):
+            return found
+    return next((language for name, language in known.items() if name.partition("-")[0] == parts[0]), None)
 
 
 def is_english(language: str) -> bool:
@@ -90,15 +100,6 @@ def _read(path: Path) -> Catalog:
         raise WordsError(f"{path.name} cannot be read: {error}") from None
     except (OSError, ValueError, LookupError) as error:  # of its bytes, its header or its charset
         raise WordsError(f"{path.name} cannot be read: {type(error).__name__}") from None
-
-
-def _offered(wanted: str) -> str | None:
-    offered = {language.lower(): language for language in settings().locales}
-    parts = wanted[:_LONGEST_TAG].lower().replace("_", "-").split("-")
-    for length in range(len(parts), 0, -1):
-        if found := offered.get("-".join(parts[:length])):
-            return found
-    return next((language for name, language in offered.items() if name.partition("-")[0] == parts[0]), None)
 
 
 def _accepted(header: str) -> Iterator[str]:

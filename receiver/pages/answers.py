@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from config.settings import settings
 from handlers.catalogue.pages import REFUSALS, Shown, write_page, write_refusal
-from handlers.catalogue.words import language_for
+from handlers.catalogue.words import language_for, offered
 from receiver.headers import headers
 from receiver.pages.headers import PLAIN, entering
 
@@ -49,6 +49,12 @@ def language(request: Request, locale: str | None = None) -> str:
     return language_for(asked, locale, accepted=accepted)
 
 
+def picked_language(request: Request, locale: str | None) -> str | None:
+    """The language that was asked for, if the page would have another one without that."""
+    accepted, chosen = request.headers.get("accept-language", ""), language(request, locale)
+    return chosen if chosen != language_for(locale, accepted=accepted) else None
+
+
 def redirect(request: Request, url: str) -> Response:
     """Leads to another page by GET, after any method."""
     return _answer(request, 303, more={"Location": url})
@@ -79,10 +85,10 @@ def refused_method(request: Request, allowed: Iterable[str]) -> Response:
 
 def address(request: Request, below: str = "", **query: str) -> str:
     """The address of this link's page, or of one below it, in the language that was asked for."""
-    token, asked = request.path_params.get("token"), request.query_params.get("lang")
+    token, asked = request.path_params.get("token"), offered(request.query_params.get("lang", ""))
     if token is None:
         return ""
-    if asked in settings().locales:
+    if asked:
         query["lang"] = asked
     return f"{base()}/verify/{quote(token)}{below}{'?' if query else ''}{urlencode(query)}"
 

@@ -21,6 +21,7 @@ from handlers.sessions.asking import ask_for_link
 from handlers.sessions.entering import Way, enter_by_link
 from handlers.sessions.links import Token, link_to, read_return, read_token
 from handlers.sessions.looking import look
+from handlers.sessions.picking import pick_language
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.seen import Seen, Word, seen
 from handlers.sessions.views import NotFoundError
@@ -97,6 +98,8 @@ class Room:
         subject = await self._subject(request, ENTRIES)
         # The version before the entry, which is no result; the page with the button may have an older one.
         found = await self._looking.do(seen, subject)
+        if picked := answers.picked_language(request, found.locale):
+            await self._looking.do(pick_language, subject, picked)  # Stripe's pages hand none on
         is_modal = wants_json(request) and bool(settings().stripe_publishable_key)
         way = Way(integration="modal" if is_modal else "redirect")
         try:

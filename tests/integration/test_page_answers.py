@@ -269,7 +269,10 @@ def test_the_language_is_asked_for_or_the_verifications_or_the_browsers(pages: T
     assert language("/verify/x", "de") == "de"
     assert f'action="{german}?lang=de"' in pages.get(german, headers={"Accept-Language": "en"}).text
     assert f'action="{german}?lang=en"' in pages.get(german, params={"lang": "en"}).text
-    assert pages.get(f"{german}/status", params={"lang": "en"}).headers["location"] == f"{german}?lang=en"
+    for asked, kept in (("en", "en"), ("EN", "en"), ("en-GB", "en"), ("de_AT", "de")):
+        assert pages.get(f"{german}/status", params={"lang": asked}).headers["location"] == f"{german}?lang={kept}"
+    for junk in ("", "-", "*", "%00", "e" * 9000, "tlh", "../de"):
+        assert pages.get(f"{german}/status", params={"lang": junk}).headers["location"] == german
 
 
 def test_another_language_leads_to_the_same_page_and_of_a_forms_answer_to_the_forms(pages: TestClient) -> None:

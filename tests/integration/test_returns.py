@@ -17,7 +17,7 @@ from handlers.sessions.links import return_url_of
 from handlers.tables.models import Verification
 from tests.integration.openings import LEAST, TOKEN, at_stripe
 from tests.integration.stories import Stories, by_name
-from tests.integration.visits import HERE, choose, enter, path_to
+from tests.integration.visits import HERE, OURS, SCRIPT, choose, enter, path_to
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
@@ -30,6 +30,11 @@ def _opened(pages: TestClient, **changes: Any) -> dict[str, Any]:
 
 def _returning(opened: dict[str, Any]) -> str:
     return return_url_of(opened["id"]).removeprefix(HERE)
+
+
+def _locale(opened: dict[str, Any]) -> str | None:
+    with transaction() as session:
+        return session.get_one(Verification, opened["id"]).locale
 
 
 def _asked(stripe: Stories) -> int:
@@ -74,6 +79,39 @@ def test_one_look_applies_what_stripe_says_before_its_event_comes(pages: TestCli
     before = _asked(stripe)
     pages.get(_returning(opened))
     assert _asked(stripe) == before + 1
+
+
+def test_a_language_that_was_picked_before_going_in_is_the_persons_on_the_way_back_and_later(pages: TestClient) -> None:
+    opened = _opened(pages, locale="en")
+    page = pages.get(path_to(opened["id"]), params={"lang": "de"}).text
+    action = page.partition('<form id="verify" method="post" action="')[2].partition('"')[0]
+    back = choose(pages.post(action, headers=OURS).headers["location"], "pass").removeprefix(HERE)
+    returned = pages.get(pages.get(back).headers["location"], headers={"Accept-Language": "en"})
+    assert "Ihre Identität ist bestätigt" in returned.text
+    assert _locale(opened) == "de"
+
+
+def test_only_a_language_that_was_picked_to_go_in_with_is_kept_and_of_a_wiped_verification_none(
+    pages: TestClient,
+) -> None:
+    opened = _opened(pages)
+    for path, headers in (
+        (path_to(opened["id"], "?lang=de"), {"Accept-Language": "de"}),  # the browser says it each time
+        (path_to(opened["id"], "?lang=tlh"), {}),
+        (path_to(opened["id"], "?lang=en"), {}),
+        (path_to(opened["id"], "?lang=de"), {"Sec-Fetch-Site": "cross-site"}),
+    ):
+        pages.get(path)
+        pages.post(path, headers=OURS | headers)
+        assert _locale(opened) is None, (path, headers)
+    with transaction() as session:
+        session.connection().execute(update(Verification).values(client_reference_id=None))
+    pages.post(path_to(opened["id"], "?lang=de"), headers=OURS)
+    assert _locale(opened) is None
+    with transaction() as session:
+        session.connection().execute(update(Verification).values(client_reference_id="user-1"))
+    assert pages.post(path_to(opened["id"], "?lang=de"), headers=OURS | SCRIPT).status_code == 200
+    assert _locale(opened) == "de"
 
 
 def test_two_servers_to_which_somebody_returns_at_once_ask_once(pages: TestClient, stripe: Stories) -> None:
