@@ -45,6 +45,11 @@ ENDED_CONNECTIONS = Counter(
     ("reason",),
     registry=COUNTED,
 )
+UNKNOWN_SENDERS = Counter(
+    "identity_unknown_senders_total",
+    "Visits by a link of ours whose sender nobody knows: through other proxies than TRUSTED_PROXIES says.",
+    registry=COUNTED,
+)
 ENDED_EVENTS = Counter(
     "identity_events_total", "Events processed or given up, by type and outcome.", ("type", "outcome"), registry=COUNTED
 )

@@ -19,7 +19,8 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 TEN_MINUTES, TWENTY_MINUTES = timedelta(minutes=10), timedelta(minutes=20)
 SPANS = (TEN_MINUTES, TWENTY_MINUTES, HOUR, DAY)
 _DELIVERIES, _SKIPPED = "identity_deliveries_total", "identity_skipped_actions_total"
-_IGNORED = "identity_ignored_events_total"
+_IGNORED, _UNKNOWN = "identity_ignored_events_total", "identity_unknown_senders_total"
+_READ = (_DELIVERIES, _SKIPPED, _IGNORED, _UNKNOWN)
 _ENDED = {
     "deliveries_answered": _DELIVERIES,
     "events_ended": "identity_events_total",
@@ -50,7 +51,10 @@ def add(connection: Connection, grown: Sequence[dict[str, Any]]) -> None:
 
 
 class Lately:
-    """The counts of deliveries, ignored events and skipped actions in each of SPANS, with the current ten minutes."""
+    """The counts of deliveries, ignored events, skipped actions and unknown senders in each of SPANS.
+
+    Each span includes the current ten minutes.
+    """
 
     def __init__(self, rows: Iterable[Row[Any]]) -> None:
         self._grown: list[tuple[str, dict[str, str], dict[timedelta, float]]] = [
@@ -66,6 +70,10 @@ class Lately:
         """The number of skipped actions, by name and reason."""
         found = self._counted(_SKIPPED, within)
         return defaultdict(float, {(labels["name"], labels["reason"]): count for labels, count in found})
+
+    def unknown_senders(self, within: timedelta) -> float:
+        """The number of visits whose sender nobody knows."""
+        return sum(count for _, count in self._counted(_UNKNOWN, within))
 
     def counts(self) -> list[Count]:
         """The counts of the last day by reason (refused, ignored, skipped), the most frequent first."""
@@ -90,7 +98,7 @@ def lately() -> Lately:
     sums = (func.sum(case((since > now(-span), value), else_=0.0)) for span in SPANS)
     grown = (
         select(col(Tally.name), col(Tally.labels), *sums)
-        .where(col(Tally.seconds) == SHORT, since > now(-DAY), col(Tally.name).in_((_DELIVERIES, _SKIPPED, _IGNORED)))
+        .where(col(Tally.seconds) == SHORT, since > now(-DAY), col(Tally.name).in_(_READ))
         .group_by(col(Tally.name), col(Tally.labels))
     )
     with statement() as connection:

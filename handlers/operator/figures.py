@@ -49,7 +49,7 @@ class Figures:
 
     @cached_property
     def lately(self) -> tallies.Lately:
-        """The counts of deliveries by outcome, and of skipped actions."""
+        """The counts of deliveries by outcome, of skipped actions, and of visits whose sender is unknown."""
         return tallies.lately()
 
     @cached_property

@@ -269,6 +269,15 @@ def _links(_: Figures) -> Iterator[Told]:
         )
 
 
+def _senders(figures: Figures) -> Iterator[Told]:
+    # Anybody can add a proxy's headers to a request, but only a person with a link is counted.
+    if count := figures.lately.unknown_senders(tallies.HOUR):
+        often = f", {count:.0f} times" if count > 1 else ""
+        words = f"a person came through other proxies than TRUSTED_PROXIES={settings().trusted_proxies} says{often}"
+        to_do = "set it to the number of your proxies that add to X-Forwarded-For; this ends an hour after the last"
+        yield WARN, f"{words}: all strangers' tries are counted as one sender's", to_do
+
+
 def _unanswered(figures: Figures) -> Iterator[Told]:
     rows = figures.unanswered
     for row in rows[:_MOST_LINES]:
@@ -311,6 +320,7 @@ JUDGES: dict[str, Judge] = {
     "skipped": Judge(_skipped, "IdentitySkipped", "no setting was missing for what was owed"),
     "outputs": Judge(_outputs, "IdentityOutputs", "what is kept can be read"),
     "links": Judge(_links, "IdentityLinks", "those that may be open lead to their pages"),
+    "senders": Judge(_senders, "IdentitySenders", "each visit in the last hour had a sender's address"),
     "unanswered": Judge(_unanswered, "IdentityUnanswered", "reconcile got its answers about each account and session"),
     "redactions": Judge(
         _redactions, "IdentityNotRedacted", "whoever was to be forgotten five days ago is redacted at Stripe"

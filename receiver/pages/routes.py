@@ -16,6 +16,7 @@ from config.broker import publish_actions
 from config.database import DATABASE_TROUBLE
 from config.settings import settings
 from handlers.catalogue.pages import Shown
+from handlers.metrics.counting import UNKNOWN_SENDERS
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.sessions.asking import ask_for_link
 from handlers.sessions.entering import Way, enter_by_link
@@ -178,11 +179,14 @@ class Room:
         if sender:
             self._tries.of_address(sender)
         try:
-            return read(text)
+            found = read(text)
         except NotFoundError:
             if not sender:
                 self._tries.of_address(None)
             raise
+        if not sender:
+            UNKNOWN_SENDERS.inc()
+        return found
 
     async def _subject(self, request: Request, allowed: RateLimitItem) -> str:
         """The id in a link. Raises as _token, and _ExpiredError."""

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -450,6 +451,35 @@ def test_what_a_missing_setting_has_skipped_is_counted(environment: pytest.Monke
     settings.cache_clear()
     [found] = [one for one in findings(None) if one.what == "skipped" and "REVIEW_EMAIL" in one.words]
     assert "this ends a day after the last" in found.to_do
+
+
+def test_a_proxy_that_no_setting_counts_is_found_by_who_has_a_link(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
+    for name, value in LINKS.items():
+        environment.setenv(name, value)
+    facts.applied(facts.event("created"))
+    databases.forget_process_state()
+    with TestClient(app, client=("10.0.0.1", 50000)) as behind:
+        proxied, path = {"X-Forwarded-For": "192.0.2.1"}, urlsplit(link_to("vs_1").url).path
+
+        def found() -> list[str]:
+            counting.flush()
+            return [one.words for one in findings(None) if one.what == "senders"]
+
+        behind.get("/verify/x", headers=proxied)  # anybody may say that there is a proxy
+        assert behind.get(path).status_code == 200
+        assert found() == []
+        assert behind.get(path, headers=proxied).status_code == 200
+        (said,) = found()
+        assert said.startswith("a person came through other proxies than TRUSTED_PROXIES=0 says: ")
+        behind.head(path, headers=proxied)
+        assert "says, 2 times: " in found()[0]
+        with transaction() as session:
+            session.connection().execute(text("DELETE FROM identity_tally"))
+        environment.setenv("TRUSTED_PROXIES", "1")
+        settings.cache_clear()
+        assert behind.get(path, headers=proxied).status_code == 200
+        assert found() == []
 
 
 @pytest.mark.usefixtures("alive")
