@@ -206,12 +206,16 @@ def test_a_page_is_in_the_persons_language(
     expect(visitor.page.locator("h1")).to_have_text(heading)
 
 
-def test_a_language_that_was_picked_stays_to_the_end(application: Application, visitor: Visitor) -> None:
+@pytest.mark.parametrize("has_scripts", [True, False])
+def test_a_language_that_was_picked_stays_to_the_end(
+    application: Application, visits: Visits, has_scripts: bool
+) -> None:
+    visitor = visits(java_script_enabled=has_scripts)
     visitor.page.goto(application.open().link)
     visitor.page.get_by_role("link", name="Deutsch").click()
     expect(visitor.page.locator("html")).to_have_attribute("lang", "de")
     visitor.page.locator("#verify button").click()
-    visitor.pick("pass")
+    visitor.pick("pass", at=None if has_scripts else visitor.page)
     expect(visitor.page.locator("h1")).to_have_text("Ihre Identität ist bestätigt")
 
 
