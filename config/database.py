@@ -42,6 +42,7 @@ from sqlmodel import Session
 from config import postgres
 from config.settings import SettingsError, settings
 
+BY_ITSELF = "by_itself"  # the option of a connection to PostgreSQL whose statements are each a transaction
 _IDLE_SECONDS = 5.0  # after which a connection is given back: others may wait for one
 # A thread's longest wait for a free connection of its process, and then for a server that has one free.
 _WAITS_SECONDS = 30.0
@@ -150,6 +151,22 @@ def statement() -> AbstractContextManager[Connection]:
 
 
 @contextmanager
+def past_sqlalchemy() -> Iterator[psycopg.Connection[Any]]:
+    """As statement(), over the driver alone: SQLAlchemy takes several times as long as a short statement does."""
+    place = engine().raw_connection()
+    connection: Any = place.driver_connection
+    try:
+        yield connection
+    except psycopg.Error as error:
+        if connection.closed or error.sqlstate in _ENDS_CONNECTION:
+            place.invalidate(error)
+        kind = DataError if is_data(error.sqlstate) else OperationalError
+        raise kind(None, None, error, hide_parameters=True) from None
+    finally:
+        place.close()
+
+
+@contextmanager
 def statement_at_once() -> Iterator[Connection]:
     """As statement(), for a thread in a hurry: if none of its process's connections comes free, over an extra one."""
     with ExitStack() as stack:
@@ -244,6 +261,7 @@ def on_postgres(most_connections: int) -> Engine:
         pool = {"poolclass": _Pool, "pool_size": most_connections, "max_overflow": 0, "pool_use_lifo": True}
     engine = create_engine("postgresql+psycopg://", hide_parameters=True, connect_args=postgres.address(), **pool)
     event.listen(engine, "do_connect", _connect)
+    event.listen(engine, "begin", _begin)
     event.listen(engine, "handle_error", _sort_out)
     if most_connections:
         event.listen(engine, "checkin", _GivesBack(engine).note)
@@ -270,7 +288,7 @@ def _opened(*, apart: bool) -> Engine:
 def _committing(engine: Engine) -> Engine:
     # SQLite makes no round trips, and its BEGIN IMMEDIATE waits for the other writer.
     is_postgres = engine.dialect.name == "postgresql"
-    return engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgres else engine
+    return engine.execution_options(**{BY_ITSELF: True}) if is_postgres else engine
 
 
 def _patience() -> float:
@@ -348,11 +366,18 @@ def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> 
             connection.prepare_threshold = None  # a prepared statement may be another's at the next transaction
         ends_within = postgres.statement_seconds(rows, our_pid)
         connection.most_seconds = ends_within and ends_within + _ANSWER_SECONDS
-        connection.autocommit = False
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _begin(connection: Connection) -> None:
+    """Begins a transaction, unless the statement is one by itself: all connections commit by themselves, since to
+    change that and back takes longer than a short statement.
+    """
+    if not connection.get_execution_options().get(BY_ITSELF):
+        connection.exec_driver_sql("BEGIN")
 
 
 def _sort_out(context: ExceptionContext) -> None:

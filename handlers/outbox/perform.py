@@ -15,13 +15,13 @@ from threading import Timer
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, String, Table, and_, bindparam, exists, func, select, update
+from sqlalchemy import Row, String, and_, bindparam, exists, func, select, update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased, class_mapper
 from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Session, col
 
-from config.database import engine, now, statement, steady, transaction, true_now
+from config.database import CLOCK, engine, now, past_sqlalchemy, statement, steady, transaction, true_now
 from config.settings import settings
 from handlers.metrics import counting, heartbeats
 from handlers.outbox import turns
@@ -127,37 +127,22 @@ _TOLD_SINCE = select(col(OutboxAction.id)).where(
     col(OutboxAction.status) == ActionStatus.DONE,
     col(OutboxAction.done_at) > bindparam("since"),
 )
-# One statement ends a mail and notes that its person was told; it changes nothing if the record has changed.
-_RECORDS: Table = VerificationRecord.__table__  # type: ignore[attr-defined]  # SQLModel hides it
-_ACTIONS: Table = OutboxAction.__table__  # type: ignore[attr-defined]
 _ACTION: Any = class_mapper(OutboxAction).class_manager
-_TOLD_OF = (
-    update(_RECORDS)
-    .where(col(VerificationRecord.session_id) == bindparam("about"), _Version() == bindparam("version"))
-    .values(told_cause=bindparam("told"), told_count=col(VerificationRecord.told_count) + 1)
-    .returning(col(VerificationRecord.told_count))
-    .cte("told_of")
+# One statement ends a mail and notes that its person was told; it changes nothing if the record has changed.
+_TELL_AND_END = f"""
+WITH told AS (
+  UPDATE verification_record SET told_cause = %(cause)s, told_count = told_count + 1
+  WHERE session_id = %(session_id)s AND CAST(xmin AS text) = %(version)s
+  RETURNING told_count
+), ended AS (
+  UPDATE outbox_action
+  SET status = 'done', reason = NULL, done_at = {CLOCK["postgresql"]}, waits = %(waits)s, last_error = NULL,
+    mail_number = told.told_count - 1
+  FROM told
+  WHERE id = %(action_id)s AND attempts = %(attempts)s AND coalesce(status, '') = 'pending'
+  RETURNING id
 )
-_ENDED = (
-    update(_ACTIONS)
-    .where(
-        exists(select(_TOLD_OF)),
-        col(OutboxAction.id) == bindparam("action_id"),
-        col(OutboxAction.attempts) == bindparam("claimed_attempts"),
-        status_of(OutboxAction) == ActionStatus.PENDING,
-    )
-    .values(
-        status=ActionStatus.DONE,
-        reason=None,
-        done_at=now(),
-        waits=bindparam("kept_waits"),
-        last_error=None,
-        mail_number=select(_TOLD_OF.c.told_count - 1).scalar_subquery(),
-    )
-    .returning(col(OutboxAction.id))
-    .cte("ended")
-)
-_TELL_AND_END = select(*(select(func.count()).select_from(one).scalar_subquery() for one in (_TOLD_OF, _ENDED)))
+SELECT (SELECT count(*) FROM told), (SELECT count(*) FROM ended)"""  # noqa: S608  # our own words
 _PENDING = select(
     col(OutboxAction.id),
     col(OutboxAction.name),
@@ -308,18 +293,10 @@ def _told_and_ended(claimed: Claim, action: OutboxAction, look: _Look) -> int | 
     """
     if owed_still(replace(look.record.state, told=action.cause), look.limit):
         return None
-    with statement() as connection:
-        told, ended = connection.execute(
-            _TELL_AND_END,
-            {
-                "about": action.session_id,
-                "told": action.cause,
-                "action_id": claimed.id,
-                "claimed_attempts": claimed.attempts,
-                "kept_waits": claimed.waits,
-                "version": look.version,
-            },
-        ).one()
+    mine = {"action_id": claimed.id, "attempts": claimed.attempts, "waits": claimed.waits, "cause": action.cause}
+    with past_sqlalchemy() as connection:
+        about = {"session_id": action.session_id, "version": look.version}
+        told, ended = connection.execute(_TELL_AND_END, mine | about).fetchone() or (0, 0)
     return ended if told else None
 
 

@@ -73,8 +73,13 @@ def _owed(tag: str, actions: int) -> list[int]:
 @contextmanager
 def _one_transaction() -> Iterator[None]:
     """Gives perform one connection for all its statements, and commits only after the last."""
-    with engine().begin() as connection, patch.object(outbox, "statement", lambda: nullcontext(connection)):
-        yield
+    with engine().begin() as connection:
+        driver = connection.connection.driver_connection
+        with (
+            patch.object(outbox, "statement", lambda: nullcontext(connection)),
+            patch.object(outbox, "past_sqlalchemy", lambda: nullcontext(driver)),
+        ):
+            yield
 
 
 if __name__ == "__main__":

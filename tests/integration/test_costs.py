@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import Mock, patch
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, event
 
 from config import broker
-from config.database import database_now, engine
+from config.database import BY_ITSELF, database_now, engine
 from config.settings import settings
 from handlers.inbox.process import process, process_session
 from handlers.inbox.receive import receive
@@ -62,18 +63,21 @@ def counted() -> Iterator[Costs]:
         costs.statements.append(" ".join(statement.split())[:60])
 
     def begun(connection: Connection) -> None:
-        commits_itself = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
-        costs.transactions += not commits_itself
+        costs.transactions += not connection.get_execution_options().get(BY_ITSELF)
 
     async def asked(storage: _OnTheLoop, statement: str, parameter: str) -> frozenset[str]:
         executed(None, None, statement)  # a transaction by itself
         return await by_itself(storage, statement, parameter)
 
-    by_itself = _OnTheLoop._ask
+    def past_sqlalchemy(connection: psycopg.Connection[Any], statement: str, *arguments: Any) -> Any:
+        executed(None, None, statement)
+        return by_the_driver(connection, statement, *arguments)
+
+    by_itself, by_the_driver = _OnTheLoop._ask, psycopg.Connection.execute
     event.listen(engine(), "before_cursor_execute", executed)
     event.listen(engine(), "begin", begun)
     try:
-        with patch.object(_OnTheLoop, "_ask", asked):
+        with patch.object(_OnTheLoop, "_ask", asked), patch.object(psycopg.Connection, "execute", past_sqlalchemy):
             yield costs
     finally:
         event.remove(engine(), "before_cursor_execute", executed)
