@@ -270,7 +270,10 @@ _CspOrigin = Annotated[
     ),
 ]
 _StaticLink = Annotated[
-    str, _matching(r"[\w.-]+=https?://[^\s,]+", "must be one or several static links, name=https://…")
+    str,
+    _matching(
+        r"[\w.-]+=https?://[A-Za-z0-9.-]+(:\d+)?([/?#][^\s,]*)?", "must be one or several static links, name=https://…"
+    ),
 ]
 # VerificationSession.VerifiedOutputs of stripe-python 16.1.0.
 _Output = Literal[

@@ -223,5 +223,6 @@ def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Ite
 
 def _origin(url: str) -> str:
     """`https://host:port` of a web address, `scheme:` of an app's."""
-    found = re.match(r"(https?://[^/?#\\@]+)(?:[/?#]|$)|([a-z][a-z0-9+.-]*:)", url, re.IGNORECASE)
+    # ASCII: elsewhere a Kelvin sign is a k, which makes no scheme.
+    found = re.match(r"(https?://[^/?#\\@]+)(?:[/?#]|$)|([a-z][a-z0-9+.-]*:)", url, re.ASCII | re.IGNORECASE)
     return (found[1] or found[2]).lower() if found else ""

@@ -29,13 +29,14 @@ def changes(params: Mapping[str, Any], session: Mapping[str, Any]) -> dict[str, 
 
 
 def _metadata(wanted: Mapping[str, str] | None, has: Mapping[str, str]) -> dict[str, str]:
-    """The metadata to update; empty if none is given. A key that is left out is unset by an empty value; our own keys
-    stay, except a purpose that leaves no room for the given keys.
+    """The metadata to update; empty if none is given. A key that is left out is unset by an empty value, which stands
+    for no key; our own keys stay, except a purpose that leaves no room for the given keys.
     """
     if wanted is None:
         return {}
     kept = WRITTEN_HERE if len({*wanted, *WRITTEN_HERE} - {PURPOSE}) < MOST_KEYS else OURS
-    return {**{name: "" for name in has if name not in wanted and name not in kept}, **_differing(wanted, has)}
+    unset = {name: "" for name in has if name not in wanted and name not in kept}
+    return {**unset, **{name: value for name, value in wanted.items() if has.get(name, "") != value}}
 
 
 def _options(wanted: Mapping[str, Any], has: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,26 +60,36 @@ def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
 
 
 def adoptable(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
-    """The open session of this person that the application made itself; else, or beside another, OpeningError."""
+    """The open session of this person that the application made itself, with room in its metadata for ours; else, or
+    beside another, OpeningError.
+    """
     is_beside = current or (not turn.is_new and turn.session_id is None and searched(turn, wanted))
     answer = None if is_beside else changing.retrieve(wanted.adopt or "", wanted.stripe_account)
+    has = (answer and answer.content.get("metadata")) or {}
     # rule: only an open session of this person's is adopted
     if (
         answer is None
         or answer.state.status != Status.REQUIRES_INPUT
         or answer.state.redaction
         or answer.state.client_reference_id != wanted.client_reference_id
-        or (answer.content.get("metadata") or {}).get(OURS[0]) not in (None, turn.verification_id)
+        or has.get(OURS[0]) not in (None, turn.verification_id)
     ):
         raise OpeningError("not-adoptable")
+    # rule: a session whose metadata has no room for ours is not adopted
+    if len({**has, **turn.metadata}) > MOST_KEYS:
+        raise OpeningError("not-adoptable", f"its metadata has no room for {' and '.join(OURS)}")
     return answer
 
 
 def marks(turn: Turn, wanted: Wanted, given: Mapping[str, str]) -> dict[str, str]:
-    """The keys to add to a session's metadata: our mark, verification, generation, and the purpose if there is room."""
-    ours = {**mark(), **turn.metadata}
-    has_room = len({**given, **ours}) < MOST_KEYS
-    return {**ours, PURPOSE: wanted.purpose} if wanted.purpose and has_room else ours
+    """The keys to add to a session's metadata: verification, generation, and as there is room our mark and the purpose.
+    A session that names its verification is known as ours without the mark.
+    """
+    ours = turn.metadata
+    for key, value in {**mark(), PURPOSE: wanted.purpose}.items():
+        if value and len({**given, **ours, key: value}) <= MOST_KEYS:
+            ours[key] = value
+    return ours
 
 
 def mark() -> dict[str, str]:

@@ -125,7 +125,11 @@ def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn
             answer, made = created(turn, wanted)
         if answer is None:
             turn = next_generation(turn, wanted)
-    event_ids.append(write(turn, wanted, answer, made=made))
+    with nothing_left(turn):
+        event_ids.append(write(turn, wanted, answer, made=made))
+    # rule: a session that is known as the current one only now is replaced by the next try
+    if answer.id == wanted.replaces:
+        raise OpeningError("opening")
     if answer.state.status == Status.REQUIRES_INPUT:
         unless_enough(turn.verification_id, answer)
         if not made:

@@ -222,6 +222,20 @@ def test_replacing_begins_again_and_is_the_same_however_often_it_is_asked(api: T
     assert (again[1]["submissions"], again[1]["submissions_left"]) == (0, 3)
 
 
+def test_a_session_that_a_lost_answer_made_is_replaced_too(api: TestClient, stripe: Stories) -> None:
+    _lose_the_answer(stripe)
+    open_one(api)
+    [lost] = at_stripe(stripe)
+    stripe.deliver(lost["id"])  # so the application knows of it
+    answers = [open_one(api, type="id_number", replaces=lost["id"]) for _ in range(2)]
+    assert [one.status_code for one in answers] == [503, 201]
+    assert answers[0].json()["code"] == "opening"
+    assert [(one["status"], one["type"]) for one in at_stripe(stripe)] == [
+        ("canceled", "document"),
+        ("requires_input", "id_number"),
+    ]
+
+
 def test_a_verified_session_stays_and_counts_no_more_once_it_is_replaced(api: TestClient, stripe: Stories) -> None:
     first = open_one(api).json()
     stripe.simulator.passed(first["session_id"])
@@ -293,6 +307,20 @@ def test_what_can_be_changed_is_and_what_cannot_is_named(api: TestClient, stripe
     refused = open_one(api, related_customer="cus_2")
     assert (refused.status_code, refused.json()["code"]) == (409, "configuration-differs")
     assert "related_customer" in refused.json()["detail"]
+
+
+def test_a_key_of_metadata_without_a_value_is_changed_by_nobody(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    """To Stripe it is a key that there is not."""
+    open_one(api, metadata={"a": "", "b": "1"})
+    updated: list[object] = []
+    with environment.context() as patch:
+        patch.setattr(changing, "update", lambda *given: updated.append(given))
+        assert open_one(api, metadata={"a": "", "b": "1"}).status_code == 200
+    assert updated == []
+    assert open_one(api, metadata={"a": "", "b": ""}).status_code == 200
+    assert at_stripe(stripe)[0]["metadata"].keys() == {"idv_id", "idv_generation"}
 
 
 def test_a_person_comes_back_to_where_the_application_said(api: TestClient) -> None:
@@ -809,6 +837,50 @@ def test_an_adoption_needs_no_type_and_is_refused_where_another_is_asked_for_lat
         assert (adopted.status_code, adopted.json()["session_id"]) == (200, theirs)
     assert open_one(api, adopt=theirs).json()["detail"] == "type"
     assert stripe.simulator.session(theirs)["type"] == "id_number"
+
+
+@pytest.mark.parametrize("count", [49, 50])
+def test_a_session_without_room_for_our_keys_is_not_adopted(api: TestClient, stripe: Stories, count: int) -> None:
+    theirs = stripe.simulator.create(client_reference_id="user-1", metadata={f"key-{n}": "v" for n in range(count)})
+    before = stripe.simulator.session(theirs)
+    refused = open_one(api, adopt=theirs)
+    assert (refused.json()["code"], "metadata" in refused.json()["detail"]) == ("not-adoptable", True)
+    assert stripe.simulator.session(theirs) == before
+    assert api.get("/verifications").json()["data"] == []
+
+
+def test_a_session_with_room_for_our_keys_alone_is_adopted_without_mark_and_purpose(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    theirs = stripe.simulator.create(client_reference_id="user-1", metadata={f"key-{n}": "v" for n in range(48)})
+    environment.setenv("OUR_SESSIONS", "app=onboarding")
+    settings.cache_clear()
+    for _ in range(2):
+        assert open_one(api, adopt=theirs, purpose="age").status_code == 200
+    metadata = stripe.simulator.session(theirs)["metadata"]
+    assert (len(metadata), metadata.keys() & {"idv_id", "app", "idv_purpose"}) == (50, {"idv_id"})
+
+
+def test_a_mark_that_has_no_room_any_more_keeps_nobody_out(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    opened = open_one(api, metadata={f"key-{n}": "v" for n in range(48)}).json()
+    environment.setenv("OUR_SESSIONS", "app=onboarding")
+    settings.cache_clear()
+    again = open_one(api)
+    assert (again.status_code, again.json()["session_id"]) == (200, opened["session_id"])
+    assert "app" not in at_stripe(stripe)[0]["metadata"]
+
+
+def test_a_session_that_another_purpose_has_just_taken_is_adopted_once_and_leaves_no_other_verification(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    theirs = stripe.simulator.create(client_reference_id="user-1")
+    with environment.context() as patch:
+        patch.setattr(changing, "update", lambda *_: None)  # it dies before Stripe has our mark
+        first = open_one(api, adopt=theirs).json()
+    assert open_one(api, adopt=theirs, purpose="age").json()["code"] == "not-adoptable"
+    assert [one["id"] for one in api.get("/verifications").json()["data"]] == [first["id"]]
 
 
 def test_a_refused_adoption_begins_no_generation(api: TestClient, stripe: Stories) -> None:

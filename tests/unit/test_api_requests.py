@@ -13,7 +13,7 @@ from handlers.sessions import asked
 from handlers.sessions.asked import Changeable, Opening, opening
 from handlers.sessions.refusals import FaultsError
 
-ORIGINS = ("https://app.example", "shop:")
+ORIGINS = ("https://app.example", "shop:", "book:")
 LEAST = {"client_reference_id": "user-1", "type": "document"}
 OURS = asked.OWN - {"client_reference_id", "return_url"}
 
@@ -116,6 +116,7 @@ def test_everything_that_stripe_takes_is_taken() -> None:
         ({"return_url": "https://xn--pp-zia.example/"}, {"/return_url"}),
         ({"return_url": " https://app.example/"}, {"/return_url"}),
         ({"return_url": "shopping:done"}, {"/return_url"}),
+        ({"return_url": "boo\u212a:done"}, {"/return_url"}),
         ({"return_url": ["https://app.example/"]}, {"/return_url"}),
         ({"integration": "native"}, {"/stripe_version"}),
         ({"stripe_version": "2026-10-28.endive"}, {"/stripe_version"}),

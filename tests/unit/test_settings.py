@@ -207,6 +207,8 @@ BAD = [
     ("CSP_EXTRA", "'unsafe-inline'"),
     ("RETURN_ORIGINS", "javascript:"),
     ("STATIC_LINKS", "age=ftp://c4nary"),
+    ("STATIC_LINKS", "age=https://[c4nary/x"),
+    ("STATIC_LINKS", "age=https://c4nary\u2100/x"),
     ("OPENINGS_PER_DAY", "0"),
     ("LINK_KEYS", "c4nary"),
     ("LINK_KEYS", f"{'n' * 32},c4nary"),
