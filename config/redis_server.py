@@ -36,6 +36,7 @@ _REASONS = {
     "MasterNotFound": "no Sentinel that answers, and is trusted, names a master that is up",
     "[SSL": "it does not speak TLS as we do",
     "[X509": "a file of certificates that REDIS_URL names holds none",
+    "LateNameError": "its name was not found in time",
     "Timeout": "it does not answer in time",
     "ResponseError": "it refuses a command that is needed",
 }

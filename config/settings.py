@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -26,12 +27,13 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from config.names import look_up
 from config.redis_server import read_redis_url
 
 logging.getLogger("pydantic_settings").disabled = True  # with PYDANTIC_SETTINGS_DEBUG it logs every value it reads
-# Nobody can interrupt a look-up of a name, and libc's own bounds are up to a minute where name servers are silent: a
-# second for each of them, twice. Every library and both drivers look up by libc.
+# A silent name server is waited for a second, twice; libc by itself waits for up to a minute.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")
+socket.getaddrinfo = look_up  # and so each library's, but for uvloop's own
 
 
 class SettingsError(Exception):

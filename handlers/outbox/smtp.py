@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import SecretStr
 
+from config import names
 from config.settings import settings
 from handlers.metrics import counting, outside
 from handlers.queue.failures import (
@@ -156,12 +157,12 @@ def _take() -> "_Bounded | None":
 
 def _connect() -> "_Bounded":
     server = urlsplit(settings().smtp_url.get_secret_value())
-    host, seconds = server.hostname or "localhost", max(0.1, min(_CONNECT_SECONDS, _bounds.ends_at - time.monotonic()))
+    host, own_name = server.hostname or "localhost", names.own_name()
     smtp: _Bounded
     if server.scheme == "smtps":
-        smtp = _BoundedSsl(host, server.port or 465, timeout=seconds, context=ssl.create_default_context())
+        smtp = _BoundedSsl(host, server.port or 465, own_name, context=ssl.create_default_context())
     else:
-        smtp = _Bounded(host, server.port or 587, timeout=seconds)
+        smtp = _Bounded(host, server.port or 587, own_name)
     smtp.address = settings().smtp_url
     try:
         _log_in(smtp, server)
@@ -271,8 +272,8 @@ class _Bounded(smtplib.SMTP):
         if self._wire:
             self._wire.close()
 
-    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        connection = socket.create_connection((host, port), timeout, self.source_address)
+    def _get_socket(self, host: str, port: int, _: object) -> socket.socket:
+        connection = names.connect(host, port, self._ends_at, _CONNECT_SECONDS)
         self._wire = connection.dup()
         return connection
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from config.names import LateNameError
 from config.settings import SettingsError, settings
 
 # Longer than any event or action may take; the work of a dead worker waits so long.
@@ -16,6 +17,7 @@ _TURN = 2  # the most attempts by which a wait for a turn grows: up to four seco
 
 _CERTIFICATES = {9: "is not valid yet", 10: "has expired", 62: "is of another host", 64: "is of another host"}
 _UNREACHED: tuple[tuple[type[BaseException], str], ...] = (
+    (LateNameError, "its name was not found in time"),
     (socket.gaierror, "its name is not known"),
     (ConnectionRefusedError, "nobody listens there"),
     (ssl.SSLError, "no TLS comes about"),

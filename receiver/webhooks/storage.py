@@ -5,7 +5,7 @@ The reasons against psycopg, which everything else uses: docs/decisions/0012.
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -15,6 +15,7 @@ import asyncpg
 
 from config import postgres
 from config.database import is_data
+from config.names import look_up
 from config.settings import settings
 from handlers.inbox import receive
 from handlers.inbox.receive import Receipt
@@ -134,8 +135,16 @@ async def _reached() -> asyncpg.Connection:
     *others, last = postgres.asyncpg_addresses()
     for address in others:
         with suppress(*_ANOTHER_HOST_MAY_DO):
-            return await asyncpg.connect(**address)
-    return await asyncpg.connect(**last)
+            return await _connect(address)
+    return await _connect(last)
+
+
+async def _connect(address: Mapping[str, Any]) -> asyncpg.Connection:
+    host = address["host"]
+    if host and not host.startswith("/"):
+        # uvloop looks names up by four threads, and each that waits for a silent name server is lost.
+        await asyncio.to_thread(look_up, host, address["port"])
+    return await asyncpg.connect(**address)
 
 
 class _InAThread:

@@ -2,18 +2,23 @@
 
 import gzip
 import random
+import socket
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import repeat
+from typing import Any
 
 import pytest
 
+from config import names
 from handlers.queue import calls
 from handlers.queue.calls import Line, asked_pause
 from handlers.queue.failures import AwayError, NotNowError, UnreadableError
+from tests.support.waiting import PATIENCE, wait_until
 from tests.support.wire import OK, saying
 
 _MOST = 1000
@@ -102,6 +107,37 @@ def test_an_answer_by_a_proxy_has_the_same_bounds(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(AwayError, match="Stripe was not reached"):
             _ask(_line(), "http://stripe.invalid/")
         assert wire.asked[0].startswith(b"GET http://stripe.invalid/ ")
+
+
+def test_a_name_that_is_not_found_in_time_uses_up_the_calls_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    back = threading.Event()
+
+    def look_up(*arguments: Any) -> list[Any]:
+        if arguments[-1] & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "no number")
+        back.wait(PATIENCE)
+        return []
+
+    monkeypatch.setattr(names, "_libc", look_up)
+    try:
+        with pytest.raises(AwayError, match="Stripe was not reached: its name was not found in time"):
+            _ask(_line(), "https://stripe.example/")
+    finally:
+        back.set()
+        wait_until(lambda: not names._waiting)
+        names._asked.clear()
+
+
+def test_the_next_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    with saying() as wire, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        addresses = (nobody.getsockname(), ("127.0.0.1", int(wire.url.rstrip("/").rpartition(":")[2])))
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in addresses]
+        monkeypatch.setattr(names, "_libc", lambda *_: found)
+        assert _ask(_line(30), "http://stripe.example/").status == 200
+        monkeypatch.setattr(names, "_libc", lambda *_: found[:1])
+        with pytest.raises(AwayError, match="nobody listens there"):
+            _ask(_line(30), "http://other.example/")
 
 
 def test_a_body_that_nobody_wants_is_not_waited_for() -> None:

@@ -30,6 +30,7 @@ GENERATIONS = ("tests/integration/test_generations.py",)
 STANDING = ("tests/unit/test_standing.py",)
 CLOCKS = ("tests/integration/test_clocks.py",)
 ANSWERS = ("tests/integration/test_answers.py",)
+NAMES = ("tests/unit/test_names.py",)
 CALLS = ("tests/integration/test_calls.py",)
 OURS = ("tests/integration/test_ours.py",)
 TOLD = ("tests/integration/test_told.py", "tests/property/test_orders.py")
@@ -271,6 +272,8 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a row that a worker has is not made due": (becomes("{args[0]}"), FENCES),
     "EMAIL_LOOKUP is not asked again while it has not answered": (never, OUTBOX),
     "a side that wants quiet is asked nothing by any thread": (never, CALLS),
+    "a name is not looked up again while a late look-up goes on": (always, NAMES),
+    "threads that wait for name servers are few": (never, NAMES),
     "a limit of one thing leaves all others alone": (becomes("{values[0]}"), ANSWERS),
     "a call has an end, however slowly its answer drips": (becomes("{} + 3600"), CALLS),
     "an answer is bounded after unpacking, too": (never, CALLS),

@@ -1,9 +1,8 @@
-"""Calls each outside service by a name that nobody knows, while the name server takes each question and says nothing.
+"""Calls each outside service by a name that nobody knows, while the name server takes each question and tells nothing.
 
 python -m tests.support.dead_resolver, in a network of its own, whose resolver would wait for minutes; see `tried`.
 """
 
-import asyncio
 import fcntl
 import json
 import os
@@ -11,23 +10,29 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from config import broker
 from config.database import statement
 from handlers.outbox import application
 from handlers.outbox.smtp import check_smtp
+from handlers.queue.failures import describe
 from handlers.stripe_api import account
 from receiver.pages import assets
 from receiver.webhooks import storage
 from tests.support.processes import ROOT
 from tests.support.waiting import PATIENCE
 
-_SERVER = "127.0.0.1"
-_PATIENT = f"nameserver {_SERVER}\noptions timeout:30 attempts:5\n"
+SERVERS = ("silent", "silent over TCP")
+_SERVER = ("127.0.0.1", 53)
+_PATIENT = f"nameserver {_SERVER[0]}\noptions timeout:30 attempts:5\n"
 _APART = ("unshare", "--map-root-user", "--net", "--mount")
 _WITH_RESOLVER = ("sh", "-c", 'mount --bind "$0" "$(realpath /etc/resolv.conf)" && exec "$@"')
 _NOWHERE = {
@@ -40,6 +45,7 @@ _NOWHERE = {
     "APP_CALLBACK_SECRET": "whsec_" + "b3Vycw" * 8,
 }
 _SET_FLAGS, _UP = 0x8914, 0x41  # of a network interface, by ioctl
+_ASK_BY_TCP = b"\x83\x80"  # an answer's flags: it is cut short
 
 
 def can_stand_apart() -> bool:
@@ -50,11 +56,11 @@ def can_stand_apart() -> bool:
         return False
 
 
-def tried(folder: Path) -> dict[str, Any]:
+def tried(folder: Path, server: str) -> dict[str, Any]:
     """The result of each call by its service's name. Raises TimeoutExpired if one of them goes on waiting."""
     resolver = folder / "resolv.conf"
     resolver.write_text(_PATIENT)
-    command = [*_APART, *_WITH_RESOLVER, str(resolver), sys.executable, "-m", __name__]
+    command = [*_APART, *_WITH_RESOLVER, str(resolver), sys.executable, "-m", __name__, server]
     environment = {**os.environ, **_NOWHERE, "VAR_DIR": str(folder)}
     environment.pop("RES_OPTIONS", None)
     ran = subprocess.run(
@@ -67,18 +73,33 @@ def tried(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Makes all calls at once, each in a thread of its own, and prints their results."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent, ThreadPoolExecutor(len(_ASKS)) as threads:
-        fcntl.ioctl(silent, _SET_FLAGS, struct.pack("16sh", b"lo", _UP))
-        silent.bind((_SERVER, 53))
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked,
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as silent,
+        ThreadPoolExecutor(len(_ASKS)) as threads,
+    ):
+        fcntl.ioctl(asked, _SET_FLAGS, struct.pack("16sh", b"lo", _UP))
+        asked.bind(_SERVER)
+        silent.bind(_SERVER)
+        silent.listen()  # the kernel takes the connections, and nobody reads from them
+        if sys.argv[1] == "silent over TCP":
+            threading.Thread(target=_ask_by_tcp, args=(asked,), daemon=True).start()
         answers = list(threads.map(_answer, _ASKS.values()))
     sys.stdout.write(json.dumps(dict(zip(_ASKS, answers, strict=True))))
+
+
+def _ask_by_tcp(asked: socket.socket) -> None:
+    with suppress(OSError):
+        while True:
+            question, sender = asked.recvfrom(4096)
+            asked.sendto(question[:2] + _ASK_BY_TCP + question[4:], sender)
 
 
 def _answer(ask: Callable[[], object]) -> str | None:
     try:
         said = ask()
     except Exception as error:
-        return type(error).__name__
+        return describe(error)
     return None if said is None else str(said)
 
 
@@ -89,7 +110,7 @@ _ASKS: dict[str, Callable[[], object]] = {
     "the logo": lambda: assets.fetched("https://logo.example/logo.png"),
     "Redis": broker.trouble_now,
     "PostgreSQL": lambda: statement().__enter__(),
-    "PostgreSQL, from web's event loop": lambda: asyncio.run(storage.storage().open()),
+    "PostgreSQL, from web's event loop": lambda: uvloop.run(storage.storage().open()),
 }
 
 if __name__ == "__main__":
