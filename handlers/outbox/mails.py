@@ -30,6 +30,7 @@ from handlers.outbox.smtp import MAIL_LEASE, send_by_smtp
 from handlers.owed.kinds import KINDS, LIMIT_CAUSE, Kind
 from handlers.queue.claims import unless_lost
 from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
+from handlers.record.decide import REPLACED
 from handlers.record.error_codes import ErrorClass, classify
 from handlers.record.events import Status
 from handlers.sessions.links import link_to
@@ -101,7 +102,9 @@ def to_the_person(action: OutboxAction, record: VerificationRecord) -> str | Non
 
 def to_the_person_unless_quiet(action: OutboxAction, record: VerificationRecord) -> str | None:
     """Sends it as `to_the_person`, unless the session was ended quietly, or to be replaced."""
-    return "its end is told to nobody" if record.ends_quietly or record.replacing_at else to_the_person(action, record)
+    if record.replacing_at:
+        return REPLACED
+    return "its end is told to nobody" if record.ends_quietly else to_the_person(action, record)
 
 
 def a_new_link(action: OutboxAction, record: VerificationRecord) -> str | None:

@@ -218,7 +218,9 @@ def test_what_was_canceled_to_be_replaced_is_replaced_by_whoever_opens_next(near
     near.later(150.0)
     assert near.sessions()[0].status == "canceled"
     _deliver(near)
-    assert [(one.name, one.status) for one in facts.actions(opened.answer.id)] == [("email_canceled", "skipped")]
+    assert [(one.name, one.status, one.reason) for one in facts.actions(opened.answer.id)] == [
+        ("email_canceled", "skipped", "replaced")
+    ]
     assert _opened().generation == 2
     assert facts.record(opened.answer.id).replaced_at is not None
 
