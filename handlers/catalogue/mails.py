@@ -1,9 +1,10 @@
 """The words of a mail: its subject, its text and its HTML, from one template, in one language."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, lru_cache
+from unicodedata import bidirectional
 from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, meta
@@ -25,6 +26,7 @@ SUBJECT = "Subject:"
 MOST_CHARACTERS = 300  # of a value that others wrote; a link is left whole
 # Ends of lines, letters that are not printed, halves of letters, and marks that turn the direction of a text.
 UNWRITTEN = re.compile("[\\s\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
+_FROM_RIGHT_TO_LEFT = {"R", "AL"}  # letters, as Unicode has them
 _GAPS = re.compile(r"\s*\n\s*\n\s*")
 _OF_MANY = {"code", "submissions", "is_at_limit", "will_cancel", "livemode"}  # values that many persons share
 _MOST_KEPT = 100  # mails with no other values, some 5 KB each
@@ -157,17 +159,20 @@ def known_names() -> set[str]:
 @cache
 def speaking(language: str) -> Mapping[str, object]:
     """The functions and values by which a template speaks a language. Raises WordsError."""
-    words, apart = words_of(language), _apart(language)
+    words, way = words_of(language), direction(language)
 
     def say(sentence: str, /, **values: object) -> str:
-        return words.gettext(sentence) % {name: apart(value) for name, value in values.items()}
+        return words.gettext(sentence) % {name: _apart(value, way) for name, value in values.items()}
 
     def say_number(one: str, many: str, num: int, /, **values: object) -> str:
-        return words.ngettext(one, many, num) % ({name: apart(value) for name, value in values.items()} | {"num": num})
+        said = words.ngettext(one, many, num)
+        return said % ({name: _apart(value, way) for name, value in values.items()} | {"num": num})
 
-    return {"_": say, "ngettext": say_number, "language": language, "direction": direction(language)}
+    return {"_": say, "ngettext": say_number, "language": language, "direction": way}
 
 
-def _apart(language: str) -> Callable[[object], object]:
-    """The function that sets a value apart in a text from right to left: else the words beside it change places."""
-    return str if direction(language) == "ltr" else "\u2068{}\u2069".format
+def _apart(value: object, way: str) -> str:
+    """A value of a sentence, set apart where either is read from right to left: else the words change places."""
+    text = str(value)
+    is_mixed = way == "rtl" or not _FROM_RIGHT_TO_LEFT.isdisjoint(map(bidirectional, text))
+    return f"\u2068{text}\u2069" if is_mixed else text

@@ -108,6 +108,15 @@ def test_among_letters_from_right_to_left_a_name_stands_by_itself(tmp_path: Path
     assert "\u2068" not in write_mail("email_verified", "en", sample.about).text
 
 
+def test_a_name_from_right_to_left_turns_no_line_of_another_language(set_: Set) -> None:
+    set_(BRAND_NAME="\u05e9\u05dc\u05d5\u05dd 24")
+    (sample, *_) = samples("email_reminder")
+    # Where nothing says how a text is read, its first letter that stands by no other does.
+    written = write_mail("email_reminder", "en", sample.about)
+    for text in (written.text, written.html):
+        assert "\u2068\u05e9\u05dc\u05d5\u05dd 24\u2069 has asked you to verify your identity" in text
+
+
 def test_which_way_a_language_is_read_is_what_babel_says() -> None:
     # All but scripts from top to bottom: nobody's mail is written so.
     of_a_script = re.compile("[a-z]{2}(_(?!Mong)[A-Z][a-z]{3})?")
