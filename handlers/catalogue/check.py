@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from html import escape
 from typing import cast
 
 from babel.messages.catalog import Catalog
@@ -14,18 +15,26 @@ from config.settings import SettingsError, settings
 from handlers.catalogue import mails, pages
 from handlers.catalogue.mails import FORMS, PAGE, NoSubjectError, environment, templates, write_mail
 from handlers.catalogue.pages import PAGES, STYLES, stylesheet, write_page
-from handlers.catalogue.samples import PageSample, mail_samples, mail_templates, page_samples
+from handlers.catalogue.samples import PageSample, Sample, mail_samples, mail_templates, page_samples
 from handlers.catalogue.words import WordsError, catalogs, is_english
 
 Sentence = str | tuple[str, str]  # or its singular and its plural
 _Parsed = Mapping[tuple[str, str], nodes.Template]  # by form and name
 _SAYS = {"_": 1, "ngettext": 2}  # the functions of templates, and how many sentences each takes
-_LEADS_TO = {"todo": "action_url", "failed": "action_url", "processing": "status_url", "expired": "link_url"}
+_LEADS_TO = {
+    "todo": ("action", "action_url"),
+    "failed": ("action", "action_url"),
+    "processing": ("href", "status_url"),
+    "expired": ("action", "link_url"),
+}
+_FOLDERS = ("mails", "pages", "shared")
+_TITLED = re.compile(r"<title>\s*[^\s<]")
+_BLOCKED = re.compile(r"<style\b|<script\b(?![^>]*\ssrc=)|<[^>]+\s(?:style|on\w+)=", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"%\((\w+)\)[sd]")
 
 
-class _NoWayError(Exception):
-    """A page on which nobody gets any further."""
+class _OfNoUseError(Exception):
+    """A mail or page that says nothing, or from which nobody gets any further."""
 
 
 def check() -> None:
@@ -141,6 +150,9 @@ def _own(tree: nodes.Template) -> set[str]:
 def _unused(parsed: _Parsed) -> Iterator[str]:
     """The faults of files that no mail or page uses, and of mails and pages that have no file."""
     theirs = settings().templates_dir
+    for path in sorted(theirs.rglob("*.jinja")) if theirs else []:
+        if path.relative_to(theirs or path).parts[0] not in _FOLDERS:
+            yield f"TEMPLATES_DIR: {path.name} lies in no folder that is read: {', '.join(_FOLDERS)}"
     for forms, kind, names in ((FORMS, "mail", mail_templates()), ((PAGE,), "page", PAGES)):
         written = {f"{name}.jinja" for name in names}
         trees = {name: tree for (form, name), tree in parsed.items() if form in forms}
@@ -193,25 +205,36 @@ def _fills(words: str, least: str, most: str) -> bool:
 def _unwritten(language: str) -> Iterator[str]:
     """The faults that rendering shows, of every mail and page in one language."""
     writers: list[tuple[str, Callable[[], object]]] = [
-        *((f"{one.template}.jinja", partial(write_mail, one.template, language, one.about)) for one in mail_samples()),
+        *((f"{one.template}.jinja", partial(_mail, language, one)) for one in mail_samples()),
         *((f"{one.page}.jinja", partial(_page, language, one)) for one in page_samples()),
         (STYLES, stylesheet),
     ]
     for name, write in writers:
         try:
             write()
-        except (UndefinedError, NoSubjectError, _NoWayError) as error:
+        except (UndefinedError, NoSubjectError, _OfNoUseError) as error:
             yield f"TEMPLATES_DIR: {name}: {error}"
         except Exception as error:  # a team's own template may raise anything
             yield f"TEMPLATES_DIR: {name} cannot be rendered: {type(error).__name__}"
 
 
+def _mail(language: str, sample: Sample) -> None:
+    written, url = write_mail(sample.template, language, sample.about), sample.about.link_url or ""
+    is_led = {"text": url in written.text, "HTML": escape(url) in written.html}
+    for form in [form for form, leads in is_led.items() if not leads and any(is_led.values())]:
+        raise _OfNoUseError(f"its {form} does not lead to link_url")
+
+
 def _page(language: str, sample: PageSample) -> None:
-    page, name = write_page(sample.page, language, sample.shown), _LEADS_TO.get(sample.page)
+    page, (attribute, name) = write_page(sample.page, language, sample.shown), _LEADS_TO.get(sample.page, ("", ""))
+    if not _TITLED.search(page):
+        raise _OfNoUseError("it has no title")
+    if _BLOCKED.search(page):
+        raise _OfNoUseError("its policy blocks a style or script that is no file")
     if sample.page == "expired" and not settings().mails_go_out:
-        name = None  # another link can only be mailed
-    if name and (url := getattr(sample.shown, name)) and f'="{url}"' not in page:
-        raise _NoWayError(f"it does not lead to {name}")
+        return  # another link can only be mailed
+    if name and (url := getattr(sample.shown, name)) and f'{attribute}="{url}"' not in page:
+        raise _OfNoUseError(f"it does not lead to {name}")
 
 
 def _start(sentence: str | Sequence[str]) -> str:

@@ -337,6 +337,8 @@ def test_a_team_writes_a_mail_and_a_layout_of_its_own(tmp_path: Path, set_: Set)
         ],
         [("email_verified.jinja", MAIL.replace("Hello,", "Well done."), "LOCALES names de: 1 of ")],
         [("text/layout.jinja", "{{ subject }}", "email_verified.jinja: its text does not begin with Subject:")],
+        [("text/layout.jinja", "Subject: {{ subject }}", "email_link.jinja: its text does not lead to link_url")],
+        [("html/layout.jinja", "{{ subject }}", "email_link.jinja: its HTML does not lead to link_url")],
     ],
 )
 def test_a_template_that_is_broken_is_found_with_its_name(

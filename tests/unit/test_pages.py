@@ -228,11 +228,27 @@ OWN = """{% extends "layout.jinja" %}
             ("verified.jinja", OWN.replace("continue_url", "of_theirs"), "names 'of_theirs', which is not known"),
             ("ended.jinja", OWN.replace("continue_url", "session_id"), "names 'session_id', which is not known"),
             ("verfied.jinja", OWN, "verfied.jinja has no page's name, and none refers to it"),
+            ("../verified.jinja", OWN, "verified.jinja lies in no folder that is read: mails, pages, shared"),
+            ("../page/ended.jinja", OWN, "ended.jinja lies in no folder that is read: mails, pages, shared"),
         ],
         [
             ("verified.jinja", OWN.replace("continue_url", "1 // 0"), "cannot be rendered: ZeroDivisionError"),
             ("expired.jinja", OWN, "expired.jinja: it does not lead to link_url"),
             ("todo.jinja", OWN, "todo.jinja: it does not lead to action_url"),
+            (
+                "failed.jinja",
+                OWN.replace("{{ continue_url }}", '<a href="{{ action_url }}">'),
+                "failed.jinja: it does not lead to action_url",  # which nobody enters by a link
+            ),
+            ("ended.jinja", "", "ended.jinja: it has no title"),
+            ("limit.jinja", OWN.replace("{{", "<style>p {}</style>{{"), "limit.jinja: its policy blocks a style"),
+            (
+                "opening.jinja",
+                OWN.replace("{{", '<p style="color: red">{{'),
+                "opening.jinja: its policy blocks a style",
+            ),
+            ("redacted.jinja", OWN.replace("{{", "<script>1</script>{{"), "redacted.jinja: its policy blocks a style"),
+            ("link_sent.jinja", OWN.replace("{{", "<a onclick='x'>{{"), "link_sent.jinja: its policy blocks a style"),
         ],
         [("verified.jinja", OWN.replace("Your identity is", "All is"), "LOCALES names de: 1 of ")],
     ],
@@ -242,7 +258,9 @@ def test_a_page_of_a_teams_own_that_is_broken_is_found_with_its_name(
 ) -> None:
     (tmp_path / "pages").mkdir()
     for name, content, _ in broken:
-        (tmp_path / "pages" / name).write_text(content)
+        path = tmp_path / "pages" / name
+        path.resolve().parent.mkdir(exist_ok=True)
+        path.resolve().write_text(content)
     _set(environment, TEMPLATES_DIR=tmp_path)
     found = faults()
     for _, _, said in broken:
