@@ -1,6 +1,8 @@
 """The whole from outside: a team's backend, a person with a browser and a mailbox, and the rows that are left."""
 
+import json
 import sqlite3
+import subprocess
 import urllib.request
 from contextlib import closing
 
@@ -9,7 +11,7 @@ from playwright.sync_api import expect
 from standardwebhooks import Webhook
 
 from tests.browser.addresses import Addresses
-from tests.browser.application import Application
+from tests.browser.application import TOKEN, Application, Opened
 from tests.browser.conftest import CALLBACK_SECRET, Visits
 from tests.browser.test_coming_back import link_in_mail
 from tests.browser.test_dialog import go_in
@@ -31,13 +33,14 @@ def test_a_person_fails_comes_back_by_mail_passes_and_is_forgotten(
     visits: Visits,
 ) -> None:
     asked = len(addresses.asked)
-    opened = application.open(
-        client_reference_id=f"user-{MARK}",
-        provided_details={"email": f"{MARK}@example.com"},
-        return_url=f"https://app.example.com/{MARK}",
-    )
-    opened.email = f"{MARK}@example.com"
-    first_link = opened.link
+    asked_for = {
+        "client_reference_id": f"user-{MARK}",
+        "type": "document",
+        "provided_details": {"email": f"{MARK}@example.com"},
+        "return_url": f"https://app.example.com/{MARK}",
+    }
+    answer = json.loads(curl(f"{application.base}/verifications", json.dumps(asked_for)))
+    opened, first_link = Opened(application, answer, f"{MARK}@example.com"), str(answer["entry"]["url"])
 
     at_once = visits()
     go_in(at_once, first_link)
@@ -77,6 +80,13 @@ def test_a_person_fails_comes_back_by_mail_passes_and_is_forgotten(
     heads = [f"{one.path} {one.headers}" for one in addresses.asked[asked:]]
     assert [head for head in heads if any(mark in head for mark in (MARK, opened.id, *tokens))] == []
     assert [one.headers for one in addresses.asked[asked:] if "127.0.0.1" in one.headers.get("Referer", "")] == []
+
+
+def curl(url: str, body: str) -> str:
+    """The answer to a POST of the team's backend."""
+    headers = ("-H", f"Authorization: Bearer {TOKEN}", "-H", "Content-Type: application/json")
+    command = ["curl", "--silent", "--fail", *headers, "-d", body, url]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def changes(told: Catcher, verification_id: str) -> list[tuple[str, str | None]]:
