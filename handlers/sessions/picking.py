@@ -1,4 +1,4 @@
-"""Picking a language: a person who goes in with it gets their pages and mails in it from then on."""
+"""Picking a language: a person who presses a button in it gets their pages and mails in it from then on."""
 
 from sqlalchemy import update
 from sqlmodel import col

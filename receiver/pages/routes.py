@@ -98,9 +98,7 @@ class Room:
             return answers.page(request, why)
         subject = await self._subject(request, ENTRIES)
         # The version before the entry, which is no result; the page with the button may have an older one.
-        found = await self._looking.do(seen, subject)
-        if picked := answers.picked_language(request, found.locale):
-            await self._looking.do(pick_language, subject, picked)  # Stripe's pages hand none on
+        found = await self._spoken_to(request, subject)
         is_modal = wants_json(request) and bool(settings().stripe_publishable_key)
         way = Way(integration="modal" if is_modal else "redirect")
         try:
@@ -137,9 +135,16 @@ class Room:
         if why := await _unposted(request):
             return answers.page(request, why)
         subject = self._token(request, ENTRIES).subject
-        locale = (await self._looking.do(seen, subject)).locale
+        found = await self._spoken_to(request, subject)
         await self._looking.do(publish_actions, await self._looking.do(ask_for_link, subject))
-        return answers.page(request, "link_sent", locale=locale)
+        return answers.page(request, "link_sent", locale=found.locale)
+
+    async def _spoken_to(self, request: Request, subject: str) -> Seen:
+        """The state of the person, whose picked language is written down: neither Stripe's pages nor mails have it."""
+        found = await self._looking.do(seen, subject)
+        if picked := answers.picked_language(request, found.locale):
+            await self._looking.do(pick_language, subject, picked)
+        return found
 
     async def _return(self, request: Request) -> Response:
         """The one page whose GET asks Stripe: its person has just been there."""

@@ -1,6 +1,7 @@
 """Coming back from Stripe: one look, however often and to whichever server, and then the status."""
 
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import col
 from starlette.testclient import TestClient
 
-from config.database import now, transaction
+from config.database import now, transaction, true_now
 from config.settings import settings
 from handlers.inbox import process
-from handlers.sessions import looking
+from handlers.sessions import links, looking
 from handlers.sessions.links import return_url_of
 from handlers.tables.models import Verification
 from tests.integration.openings import LEAST, TOKEN, at_stripe
@@ -88,6 +89,18 @@ def test_a_language_that_was_picked_before_going_in_is_the_persons_on_the_way_ba
     back = choose(pages.post(action, headers=OURS).headers["location"], "pass").removeprefix(HERE)
     returned = pages.get(pages.get(back).headers["location"], headers={"Accept-Language": "en"})
     assert "Ihre Identität ist bestätigt" in returned.text
+    assert _locale(opened) == "de"
+
+
+def test_a_new_link_is_sent_in_the_language_that_was_picked_to_ask_for_it(
+    pages: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, moment = _opened(pages, locale="en"), true_now()
+    path = path_to(opened["id"])
+    monkeypatch.setattr(links, "true_now", lambda: moment + timedelta(days=8))
+    pages.post(path, params={"lang": "de"}, headers=OURS)
+    assert _locale(opened) == "en", "an expired link lets nobody in"
+    pages.post(f"{path}/link?lang=de", headers=OURS)
     assert _locale(opened) == "de"
 
 
