@@ -31,7 +31,7 @@ OWNERS = {
     "uvicorn": ("receiver/__main__.py", "receiver/connections.py"),
     "httptools": ("receiver/connections.py",),
     "celery": ("worker/",),
-    "kombu": ("config/broker.py",),
+    "kombu": ("config/broker.py", "worker/foreign.py"),
     "stripe": (
         "receiver/webhooks/delivery.py",
         "handlers/stripe_api/",
