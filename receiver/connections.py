@@ -27,7 +27,7 @@ HEAD_BYTES = 16 * 1024  # of a request line and its headers: Node's bound; Strip
 HEADERS = 100  # lines of them, trailers too: each costs more than its bytes
 MESSAGE_BYTES = 1024 * 1024  # of a body with the frames of its chunks: twice the most that a room here reads
 UNFINISHED_BYTES = 8 * 1024 * 1024  # of all requests that are not whole yet: thousands of Stripe's
-PIPELINED = 8  # requests behind one that is not answered; nobody needs any
+PIPELINED = 2  # requests behind one that is not answered: nobody needs any, and a head of many lines takes 12 KB
 UNREAD_BYTES = 16 * 1024  # of answers that a client has not taken: beyond, no more are written for it
 _LEAST = 10  # connections, however few files there are
 MOST = 1000  # connections, if there are files for them; each costs some 10 KB, and an answer takes milliseconds
@@ -224,8 +224,8 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINED:
             self._fault = (400, "too many requests in a row")
             raise httptools.HttpParserError
+        super().on_headers_complete()  # it raises for a target without a path, and then this is still a head
         self._has, self._size = _BODY, 0
-        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Notes that a request is whole."""
@@ -276,6 +276,7 @@ class Connection(HttpToolsProtocol):
             kept = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
             head = b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(kept))
             self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
             # rule: an offer of another protocol takes nothing of its request
             return head + data[offer.args[0] :]
         return None

@@ -67,7 +67,7 @@ class Webhook:
         if not self._secrets:
             raise RefusedDeliveryError(503, "STRIPE_WEBHOOK_SECRET is not set")
         headers = dict(scope["headers"])
-        signature = headers.get(b"stripe-signature", b"").decode("latin-1")
+        signature = headers.get(b"stripe-signature", b"").decode("latin-1").strip()  # RFC 9110, 5.5
         _check_head(signature, headers.get(b"content-length", b""))
         body = await _body(receive)
         if not any(_is_signed(body, signature, secret) for secret in self._secrets):

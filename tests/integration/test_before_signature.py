@@ -205,6 +205,27 @@ def test_a_tunnel_is_refused(port: int, method: bytes) -> None:
     assert _ended_by_itself(port, said).startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("target", [b"http://x", b"http://x?y=z", b"https://[::1]"])
+def test_a_target_without_a_path_is_refused_as_any_other_that_cannot_be_read(
+    port: int, target: bytes, is_first: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        if not is_first:
+            connection.sendall(ASK)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert _answer(connection).startswith(b"HTTP/1.1 400")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("offer", [b"Connection: close", b"Connection: close, Upgrade\r\nUpgrade: h2c"])
+def test_what_comes_behind_the_last_request_takes_nothing_of_it(port: int, offer: bytes) -> None:
+    body = shapes.as_body(facts.payload("verified"))
+    raw = _signed(body, offer, b"Content-Length: %d" % len(body)) + body + ASK
+    assert b'"outcome":"accepted"' in _ended_by_itself(port, raw)
+
+
 def test_a_slash_at_the_end_makes_no_difference(port: int) -> None:
     body = shapes.as_body(facts.payload("verified"))
     raw = _signed(body, b"Connection: close", b"Content-Length: %d" % len(body)).replace(b"/stripe ", b"/stripe/ ")
@@ -229,6 +250,12 @@ def test_a_header_that_cannot_be_right_is_refused_before_its_body_is_sent(
     answer = _ended_by_itself(hasty_port, POST + header + b"Content-Length: 100\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert answer.count(b"HTTP/1.1 ") == 1  # nothing more, when the body has not come in time
+
+
+def test_spaces_around_a_signature_are_no_part_of_it(port: int) -> None:
+    body = shapes.as_body(facts.payload("verified"))
+    head = POST + b"Stripe-Signature:\t %s \t\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    assert b'"accepted"' in _ended_by_itself(port, head % (shapes.signature(body).encode(), len(body)) + body)
 
 
 def test_a_space_before_an_old_time_and_a_young_one_behind_it_fool_nobody(port: int) -> None:

@@ -3,6 +3,7 @@
 import re
 import resource
 import socket
+import sys
 import threading
 import time
 import urllib.request
@@ -220,8 +221,22 @@ def _with_small_buffers() -> Iterator[tuple[int, connections.Connections]]:
         listener.close()
 
 
-def _is_unread(one: connections.Connection) -> bool:
-    return one.transport.get_write_buffer_size() > 0
+def _who_reads_nothing(port: int, all_: connections.Connections) -> tuple[socket.socket, connections.Connection]:
+    """A client that asks until no more answers are written for it, and its connection."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    client.connect(("127.0.0.1", port))
+    wait_until(lambda: any(one.client == client.getsockname() for one in [*all_.silent]))
+    one = next(one for one in all_.silent if one.client == client.getsockname())
+    asked = one.server_state.total_requests
+    while not one.flow.write_paused:
+        client.sendall(ASK + b"\r\n")
+        asked += 1
+        wait_until(lambda: one.flow.write_paused or one.server_state.total_requests == asked)  # noqa: B023  # now
+    return client, one
+
+
+ASK = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
 
 
 @pytest.mark.usefixtures("database_url")
@@ -230,14 +245,25 @@ def test_whoever_reads_no_answer_makes_room_for_deliveries(environment: pytest.M
     environment.setattr(connections, "_AT_ONCE", 0.0)
     with _with_small_buffers() as (port, all_), ExitStack() as open_:
         for _ in range(connections.MOST):
-            one = open_.enter_context(socket.socket())
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-            one.connect(("127.0.0.1", port))
-            one.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * connections.PIPELINED)
-        wait_until(lambda: sum(map(_is_unread, [*all_.waiting])) == connections.MOST)
+            open_.enter_context(_who_reads_nothing(port, all_)[0])
         for _ in range(5):
             body = shapes.as_body(facts.payload("verified", session_id=f"vs_{next(_numbers)}"))
             request = urllib.request.Request(f"http://127.0.0.1:{port}/webhooks/stripe", body)
             request.add_header("Stripe-Signature", shapes.signature(body))
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 assert answer.status == 200
+
+
+@pytest.mark.usefixtures("database_url")
+def test_the_heads_behind_unread_answers_leave_web_below_its_bound_however_many_lines_they_have() -> None:
+    with _with_small_buffers() as (port, all_), ExitStack() as open_:
+        client, one = _who_reads_nothing(port, all_)
+        open_.enter_context(client)
+        client.sendall((ASK + b"a:\r\n" * (connections.HEADERS - 1) + b"\r\n") * connections.PIPELINED)
+        wait_until(lambda: len(one.pipeline) >= connections.PIPELINED - 1)  # the first may be in work
+        cycles = [one.cycle, one._in_work, *(cycle for cycle, _ in one.pipeline)]
+        heads = {id(cycle): cycle.scope["headers"] for cycle in cycles if cycle}
+        lines = [line for head in heads.values() for line in head]
+        held = sum(sys.getsizeof(part) for line in lines for part in (line, *line))
+    assert len(lines) >= connections.HEADERS * connections.PIPELINED
+    assert held * connections.MOST < 40_000_000  # web itself has 110
