@@ -51,6 +51,7 @@ _OF_THE_SENDER = (b"1.7", b"1.8")
 # The codes of a server without enhanced ones: RFC 5321 has 554, 451 and the others for all else.
 _OF_THE_RECIPIENT = (450, 550, 551, 552, 553)
 _CLOSING = 421  # the answer to any command of a server that closes
+_LOGINS = {"CRAM-MD5", "PLAIN", "LOGIN"}  # those of smtplib
 _MAILS = "take a mail"  # the act that is asked of the server
 _DOTS = re.compile(rb"^\.", re.MULTILINE)
 
@@ -63,7 +64,7 @@ def send_by_smtp(message: bytes, recipient: str, last_look: Callable[[], object]
     for now, UnknownOutcomeError if it has the mail and does not answer.
     """
     sender, content = settings().mail_from.mailbox, message.replace(b"\n", b"\r\n")
-    options = [] if (sender + recipient).isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
+    options = [] if message.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]  # it names every address
 
     def give(smtp: _Bounded) -> None:
         if options and not smtp.has_extn("smtputf8"):
@@ -106,9 +107,15 @@ def hang_up() -> None:
 
 def _introduce(smtp: smtplib.SMTP) -> None:
     sender = settings().mail_from.mailbox
-    code, answer = smtp.mail(sender, [] if sender.isascii() else ["SMTPUTF8"])
+    code, answer = smtp.mail(sender, ["SMTPUTF8"] if _with_letters() else [])
     if code != 250:
         raise smtplib.SMTPSenderRefused(code, answer, sender)
+
+
+def _with_letters() -> str:
+    """The setting whose address has letters that some servers do not take, or "": it is in every person's mail."""
+    ours = {"MAIL_FROM": settings().mail_from, "SUPPORT_EMAIL": settings().support_email}
+    return next((name for name, address in ours.items() if address and not address.mailbox.isascii()), "")
 
 
 @contextmanager
@@ -128,8 +135,8 @@ def _in_our_words(recipient: str = "") -> Iterator[None]:
     except smtplib.SMTPResponseException as error:
         raise _refusal(f"answered {error.smtp_code}", began) from None
     except smtplib.SMTPNotSupportedError:
-        if not settings().mail_from.mailbox.isascii():
-            raise _refusal("takes no MAIL_FROM with such letters before the @", began) from None
+        if ours := _with_letters():
+            raise _refusal(f"takes no {ours} with such letters before the @", began) from None
         raise PermanentError("the SMTP server takes no address with such letters before the @") from None
     except _UnfitError as error:
         raise _refusal(str(error), began) from None
@@ -327,8 +334,8 @@ def _log_in(smtp: smtplib.SMTP, server: SplitResult) -> None:
     elif server.scheme == "smtp" and server.password and server.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise _UnfitError("offers no TLS: the password is not sent in clear")
     if server.username:
-        if not smtp.has_extn("auth"):
-            raise _UnfitError("offers no login")
+        if not _LOGINS & {*smtp.esmtp_features.get("auth", "").split()}:
+            raise _UnfitError("offers no login, or none that smtplib knows")
         login = unquote(server.username), unquote(server.password or "")
         if not "".join(login).isascii():
             raise _UnfitError("is given a user or a password that is not in ASCII, as SMTP_URL says")

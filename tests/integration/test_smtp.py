@@ -145,6 +145,25 @@ def test_letters_before_the_at_need_a_server_that_takes_them(
     assert "<jörg@xn--bcher-kva.example>".encode() in _content(taken)
 
 
+def test_letters_of_whom_to_answer_need_a_server_that_takes_them_too(
+    mailbox: Mailbox, server: Mailbox, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("SUPPORT_EMAIL", "jörg@bücher.example")
+    settings.cache_clear()
+    answered = replace(MAIL, reply_to=settings().support_email)
+    for use in (check_smtp, lambda: send(answered)):
+        with pytest.raises(AwayError, match="takes no SUPPORT_EMAIL with such letters"):
+            use()
+    send(MAIL)  # a reviewer's mail names nobody to answer
+    (taken,) = server.mails
+    assert _content(taken).isascii()
+    with mail_server(mailbox, enable_SMTPUTF8=True) as port:
+        _use(environment, f"smtp://127.0.0.1:{port}")
+        check_smtp()
+        send(answered)
+    assert [one.smtp_utf8 for one in mailbox.mails] == [False, True]
+
+
 def test_a_sender_the_server_refuses_makes_every_mail_wait_and_the_check_fail(
     server: Mailbox, environment: pytest.MonkeyPatch
 ) -> None:
