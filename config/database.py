@@ -95,6 +95,8 @@ DATABASE_TROUBLE = (
 )
 # Data, integrity, and values that are too large for the server, such as an index row of more than 2,704 bytes.
 _DATA_CLASSES = ("22", "23", "54")
+# A server's answers to a setting that holds from its start, or from a connection's.
+_SET_TOO_LATE = (psycopg.errors.CantChangeRuntimeParam, psycopg.errors.ActiveSqlTransaction)
 # A replica, and prepared statements that a pooler has mixed up or a migration has made old: the connection is useless.
 _ENDS_CONNECTION = ("25006", "26000", "42P05", "0A000")
 
@@ -360,7 +362,7 @@ def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> 
         rows, our_pid = connection.execute(postgres.reading()).fetchall(), connection.info.backend_pid
         try:
             connection.execute(postgres.setting(rows, our_pid))
-        except (psycopg.DataError, psycopg.ProgrammingError):  # elsewhere they are about stored data
+        except (psycopg.DataError, psycopg.ProgrammingError, *_SET_TOO_LATE):  # elsewhere these are about stored data
             raise postgres.not_taken() from None
         if postgres.is_pooled(rows, our_pid):
             connection.prepare_threshold = None  # a prepared statement may be another's at the next transaction

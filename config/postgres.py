@@ -65,6 +65,8 @@ def address() -> dict[str, str]:
     Raises SettingsError if one of web's two drivers would not do as the URL says.
     """
     said = _said()
+    if beside := _said_beside():
+        raise SettingsError(f"not both drivers follow {beside}: leave it out, and say it in DATABASE_URL if you can")
     if refused := _refused(said):
         raise SettingsError(f"DATABASE_URL has values that PostgreSQL's own programs would not take: {refused}")
     named = {**_DEFAULTS, "application_name": f"{OURS} {_kind}"}
@@ -181,7 +183,7 @@ def _said() -> dict[str, str]:
     if twice := {word for word, times in Counter(word for word, _, _ in pairs).items() if times > 1}:
         raise SettingsError(f"DATABASE_URL names these more than once: {', '.join(sorted(twice))}")
     # `options=-c search_path=x` is often written so, and libpq wants the space and the second sign escaped.
-    escaped = "&".join(f"{word}={value.replace('=', '%3D').replace(' ', '%20')}" for word, _, value in pairs)
+    escaped = "&".join(f"{word}{sign}{value.replace('=', '%3D').replace(' ', '%20')}" for word, sign, value in pairs)
     try:
         said = {word: str(value) for word, value in conninfo_to_dict(f"{base}{mark}{escaped}").items()}
         unknown = said.keys() - _WORDS
@@ -195,6 +197,13 @@ def _said() -> dict[str, str]:
         raise SettingsError("DATABASE_URL cannot be read as PostgreSQL's own programs would read it")
     _options(said)
     return said
+
+
+def _said_beside() -> str:
+    """The variables of libpq's own that would lead psycopg elsewhere than asyncpg, such as PGOPTIONS."""
+    followed = _WORDS - {"options"}
+    words = [word for word in pq.Conninfo.get_defaults() if word.val != word.compiled]
+    return ", ".join((one.envvar or one.keyword).decode() for one in words if one.keyword.decode() not in followed)
 
 
 def _refused(said: dict[str, str]) -> str:

@@ -128,7 +128,7 @@ def _login(login: str) -> str:
 
 def _place(host: str, usual_port: int) -> str:
     found = _HOST.fullmatch(host)
-    if not found:
+    if not found or not 0 < int(found[2] or usual_port) < 65536:
         raise ValueError("needs a host and a port: reserved characters in a password are written as %2F")
     return f"{found[1]}:{found[2] or usual_port}"
 

@@ -112,6 +112,12 @@ def _url(*schemes: str) -> BeforeValidator:
             raise ValueError(f"must be a URL that starts with {', '.join(f'{scheme}:' for scheme in schemes)}")
         if parts.scheme in _WITH_A_HOST and not all(host.hostname for host in hosts):
             raise ValueError(f"must name a host: {parts.scheme}://host")
+        # A password's first characters may look like a port.
+        if parts.scheme in _NOTHING_BEHIND and (parts.path.strip("/") or parts.query or parts.fragment):
+            raise ValueError("must end with its host and port: reserved characters in a password are written as %2F")
+        # libpq ends the password at the first one, and what follows could be shown as a name.
+        if parts.scheme.startswith("postgres") and (text.count("@") > 1 or "@" in text.replace(parts.netloc, "", 1)):
+            raise ValueError("may hold one @, before its host: anywhere else it is written as %40")
         if parts.scheme == "sqlite" and not re.match("sqlite:///[^?]", text):
             raise ValueError("must name a file: sqlite:////absolute/path or sqlite:///relative/path")
         return text
@@ -188,6 +194,7 @@ def _parts(text: str) -> list[str]:
 
 
 _WITH_A_HOST = ("https", "http", "smtp", "smtps", "redis", "rediss")
+_NOTHING_BEHIND = ("smtp", "smtps")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _BELOW = r"/[\w./-]*(\?advancedFraudSignals=false)?"
 _STRIPE_JS = rf"https://js\.stripe\.com{_BELOW}"
@@ -232,7 +239,7 @@ _Language = Annotated[
 _Mark = Annotated[
     str,
     _matching(
-        r"vf_\w+|[^=\s][^=]{0,39}=.{1,500}",
+        r"vf_\w+|[^=\s]([^=]{0,38}[^=\s])?=\S.{0,499}",
         "must be one or several marks, separated by commas: key=value of a session's metadata, or a flow's vf_…",
     ),
 ]

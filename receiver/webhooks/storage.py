@@ -23,6 +23,8 @@ from handlers.queue.failures import NotNowError, describe
 from handlers.record.events import VerificationEvent
 
 _ANOTHER_HOST_MAY_DO = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
+# A server's answers to a setting that holds from its start, or from a connection's.
+_SET_TOO_LATE = (asyncpg.CantChangeRuntimeParamError, asyncpg.ActiveSQLTransactionError)
 _PAUSE = 0.25  # seconds, while the server has no connection free
 
 
@@ -116,7 +118,11 @@ async def _connected() -> tuple[asyncpg.Connection, bool]:
         rows, our_pid = await _fetched(connection, postgres.reading()), connection.get_server_pid()
         try:
             await connection.execute(postgres.setting(rows, our_pid))
-        except (asyncpg.DataError, asyncpg.SyntaxOrAccessError):  # elsewhere they are about stored data
+        except (
+            asyncpg.DataError,
+            asyncpg.SyntaxOrAccessError,
+            *_SET_TOO_LATE,
+        ):  # elsewhere these are about stored data
             raise postgres.not_taken() from None
     except BaseException:
         connection.terminate()

@@ -140,7 +140,7 @@ def test_a_search_path_of_the_urls_is_followed(environment: pytest.MonkeyPatch, 
         assert connection.scalar(text("SELECT count(*) FROM elsewhere.inbox_event")) == 2
 
 
-@pytest.mark.parametrize("option", ["role=nobody_here", "work_mem=much", "not_a_setting=1"])
+@pytest.mark.parametrize("option", ["role=nobody_here", "work_mem=much", "not_a_setting=1", "log_connections=on"])
 def test_what_the_server_takes_not_of_the_urls_is_trouble_and_no_data(
     environment: pytest.MonkeyPatch, database_url: str, option: str
 ) -> None:

@@ -131,6 +131,29 @@ def test_an_option_that_the_promise_or_the_drivers_could_not_bear_is_refused(
     assert "c4nary" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PGOPTIONS", "-c search_path=c4nary"),
+        ("PGHOSTADDR", "192.0.2.1"),
+        ("PGREQUIREAUTH", "none"),
+        ("PGSERVICE", "a"),
+    ],
+)
+def test_what_libpqs_variables_say_to_one_driver_alone_is_refused(
+    environment: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """By PGOPTIONS web would store events in one schema, and workers look for them in another."""
+    _use(environment, "postgres://u:p@h/d")
+    environment.setenv("PGPORT", "6432")  # both follow it
+    environment.setenv("PGAPPNAME", "me")  # ours counts
+    assert postgres.address()["host"] == "h"
+    environment.setenv(variable, value)
+    with pytest.raises(SettingsError, match=f"^not both drivers follow {variable}: ") as refusal:
+        engine()
+    assert "c4nary" not in str(refusal.value)
+
+
 def test_what_is_said_twice_is_refused(environment: pytest.MonkeyPatch) -> None:
     _use(environment, "postgres://u:c4nary@h/d?options=-csearch_path=a&sslmode=require&options=-cgeqo=off")
     with pytest.raises(SettingsError, match=r"^DATABASE_URL names these more than once: options$"):
