@@ -4,7 +4,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -20,6 +20,7 @@ from sqlalchemy import (
     DateTime,
     Engine,
     ExceptionContext,
+    Executable,
     Float,
     NullPool,
     QueuePool,
@@ -166,6 +167,21 @@ def past_sqlalchemy() -> Iterator[psycopg.Connection[Any]]:
         raise kind(None, None, error, hide_parameters=True) from None
     finally:
         place.close()
+
+
+def brief(asked: Executable, parameters: Mapping[str, Any]) -> Sequence[Any]:
+    """The rows of a short statement of the core, as tuples of what the driver gives; it is a transaction by itself."""
+    if engine().dialect.name != "postgresql":
+        with statement() as connection:
+            return connection.execute(asked, parameters).all()
+    said = _compiled(asked, tuple(parameters)).construct_expanded_state(dict(parameters))
+    with past_sqlalchemy() as driver:
+        return driver.execute(said.statement, said.parameters).fetchall()
+
+
+@cache
+def _compiled(asked: Executable, names: tuple[str, ...]) -> Any:
+    return asked.compile(dialect=engine().dialect, column_keys=names)  # type: ignore[attr-defined]
 
 
 @contextmanager

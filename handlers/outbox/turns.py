@@ -3,7 +3,7 @@
 from sqlalchemy import Integer, bindparam, cast, func, or_, select, update
 from sqlmodel import col
 
-from config.database import now, statement
+from config.database import brief, now
 from handlers.queue.failures import NotNowError
 from handlers.tables.models import ActionStatus, OutboxAction, VerificationRecord, status_of
 
@@ -32,13 +32,11 @@ _RELEASE = (
 def unless_lower_is_pending(action: OutboxAction) -> None:
     """Raises NotNowError while an action of a lower number, of the same kind and verification or session, waits."""
     about = {"about": action.session_id, "kind": action.name, "number": int(action.cause)}
-    with statement() as connection:
-        # rule: a lower change number is waited for
-        if connection.scalars(_LOWER, about).first() is not None:
-            raise NotNowError(_WAITS)
+    # rule: a lower change number is waited for
+    if brief(_LOWER, about):
+        raise NotNowError(_WAITS)
 
 
 def release_next(action: OutboxAction) -> list[int]:
     """Makes the lowest pending action of the same numbers due, if it has waited for a lower one; returns its id."""
-    with statement() as connection:
-        return list(connection.scalars(_RELEASE, {"about": action.session_id, "kind": action.name}))
+    return [id_ for (id_,) in brief(_RELEASE, {"about": action.session_id, "kind": action.name})]

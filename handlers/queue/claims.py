@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import structlog
@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
-from config.database import DATABASE_TROUBLE, UtcDateTime, now, statement, steady, true_now
+from config.database import DATABASE_TROUBLE, UtcDateTime, brief, now, statement, steady, true_now
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.owed.kinds import KINDS
@@ -203,12 +203,11 @@ def unless_lost(row: InboxEvent | OutboxAction, lease: timedelta = LEASE, *, unk
     came too late to be relied on.
     """
     mine = Claim(type(row), row.id, getattr(row, row.KIND), 0.0, row.attempts, row.waits)
-    with statement() as connection:
-        waits = (mine.unknown if unknown else mine).waits
-        given_away = dict.fromkeys(mine.table.GIVES_AWAY if unknown else (), timedelta())
-        # rule: a worker that has lost its claim does nothing more
-        if not change_claimed(connection, [mine], waits=waits, due_at=lease, **given_away):
-            raise LostClaimError
+    waits = (mine.unknown if unknown else mine).waits
+    given_away = dict.fromkeys(mine.table.GIVES_AWAY if unknown else (), timedelta())
+    # rule: a worker that has lost its claim does nothing more
+    if not change_claimed(None, [mine], waits=waits, due_at=lease, **given_away):
+        raise LostClaimError
     if steady() - mine.claimed > _LOOK_SECONDS:  # rule: a last look that took too long is not relied on
         raise NotNowError("this process was held up")
 
@@ -259,12 +258,7 @@ def write_down(claims: Sequence[Claim], **values: Any) -> int:
 
     Returns the number of changed rows: 0 if the claims are lost, or if `insist` gives up.
     """
-
-    def write() -> int:
-        with statement() as connection:
-            return change_claimed(connection, claims, **values)
-
-    return insist(write) or 0
+    return insist(partial(change_claimed, None, claims, **values)) or 0
 
 
 def insist(write: Callable[[], _Written]) -> _Written | None:
@@ -280,16 +274,18 @@ def insist(write: Callable[[], _Written]) -> _Written | None:
                 return None
 
 
-def change_claimed(connection: Connection, claims: Sequence[Claim], **values: Any) -> int:
+def change_claimed(connection: Connection | None, claims: Sequence[Claim], **values: Any) -> int:
     """Changes columns of one claimed row, or of first tries of one attempt; returns how many were still claimed.
 
-    A timedelta stands for the moment so much later than the database's clock.
+    Without a connection it is a transaction by itself. A timedelta stands for the moment so much later than the
+    database's clock.
     """
     parameters = {"ids": [claim.id for claim in claims], "claimed_attempts": claims[0].attempts, **values}
     moments = tuple(name for name, value in values.items() if isinstance(value, timedelta))
     for name in moments:
         parameters[f"{name}_seconds"] = parameters.pop(name).total_seconds()
-    return connection.execute(_claimed_rows(claims[0].table, moments), parameters).rowcount
+    asked = _claimed_rows(claims[0].table, moments)
+    return len(connection.execute(asked, parameters).all() if connection else brief(asked, parameters))
 
 
 def _bury(claim: Claim, reason: str) -> None:
@@ -339,4 +335,5 @@ def _claimed_rows(table: Table, moments: tuple[str, ...]) -> Executable:
         col(table.attempts) == bindparam("claimed_attempts"),  # rule: a late worker is fenced by the attempt
         status_of(table) == table.UNFINISHED,  # rule: a row that has ended stays as it is
     )
-    return claimed.values({name: now(bindparam(f"{name}_seconds", type_=Float)) for name in moments})
+    later = {name: now(bindparam(f"{name}_seconds", type_=Float)) for name in moments}
+    return claimed.values(later).returning(col(table.id))

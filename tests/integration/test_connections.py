@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
@@ -22,7 +22,14 @@ from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from config import database
-from config.database import DATABASE_TROUBLE, keep_connections, measure_clock, statement, take_your_time
+from config.database import (
+    DATABASE_TROUBLE,
+    keep_connections,
+    measure_clock,
+    past_sqlalchemy,
+    statement,
+    take_your_time,
+)
 from config.settings import SettingsError
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
@@ -246,6 +253,17 @@ def test_a_process_that_shall_end_waits_for_no_connection_any_longer(
                 one.result()
 
 
+def _by_sqlalchemy(words: str) -> Any:
+    with statement() as connection:
+        return connection.exec_driver_sql(words).scalar()
+
+
+def _by_the_driver(words: Any) -> Any:
+    with past_sqlalchemy() as driver:
+        return (driver.execute(words).fetchone() or (None,))[0]
+
+
+@pytest.mark.parametrize("ask", [_by_sqlalchemy, _by_the_driver])
 @pytest.mark.parametrize(
     ("words", "is_trouble"),
     [
@@ -258,10 +276,23 @@ def test_a_process_that_shall_end_waits_for_no_connection_any_longer(
         ("SET LOCAL lock_timeout = 'x'", False),
     ],
 )
-def test_what_is_data_and_what_is_trouble_is_told_by_sqlstate(words: str, is_trouble: bool) -> None:
-    with pytest.raises(DBAPIError) as raised, statement() as connection:
-        connection.exec_driver_sql(words)
+def test_what_is_data_and_what_is_trouble_is_told_by_sqlstate(
+    words: str, is_trouble: bool, ask: Callable[[str], Any]
+) -> None:
+    with pytest.raises(DBAPIError) as raised:
+        ask(words)
     assert isinstance(raised.value, DATABASE_TROUBLE) == is_trouble
+    assert ask("SELECT 1") == 1
+
+
+@pytest.mark.parametrize("ask", [_by_sqlalchemy, _by_the_driver])
+def test_a_connection_that_has_lost_its_statements_is_left(ask: Callable[[str], Any]) -> None:
+    ours = "SELECT pg_backend_pid()"
+    before = ask(ours)
+    assert ask(ours) == before
+    with pytest.raises(DATABASE_TROUBLE):
+        ask("EXECUTE gone")
+    assert ask(ours) != before
 
 
 def test_twenty_connections_hold_a_service_its_release_a_command_and_the_next_service_beside_it(

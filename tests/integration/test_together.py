@@ -68,9 +68,10 @@ def _statuses(owed: list[int]) -> list[str]:
     return [str(facts.action(action_id).status) for action_id in owed]
 
 
-def test_mails_of_one_claim_are_each_sent_once_and_ended_each_by_itself(
-    post_box: PostBox, owed: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def statements(environment: pytest.MonkeyPatch, database_url: str) -> list[str]:
+    """The statements that the database is sent from now on, past SQLAlchemy, too."""
+    assert database_url
     statements: list[str] = []
 
     def execute(connection: psycopg.Connection[Any], said: str, *more: Any) -> Any:
@@ -78,8 +79,15 @@ def test_mails_of_one_claim_are_each_sent_once_and_ended_each_by_itself(
         return by_the_driver(connection, said, *more)
 
     by_the_driver = psycopg.Connection.execute
-    monkeypatch.setattr(psycopg.Connection, "execute", execute)
+    environment.setattr(psycopg.Connection, "execute", execute)
     sqlalchemy_event.listen(engine(), "before_cursor_execute", lambda *said: statements.append(said[2]))
+    return statements
+
+
+def test_mails_of_one_claim_are_each_sent_once_and_ended_each_by_itself(
+    post_box: PostBox, owed: list[int], statements: list[str]
+) -> None:
+    statements.clear()
     assert perform(*owed) == []
     claimed = [one for one in statements if one.startswith("UPDATE outbox_action SET attempts")]
     looked = [one for one in statements if one.startswith("SELECT outbox_action.id, outbox_action.attempts")]
@@ -88,11 +96,12 @@ def test_mails_of_one_claim_are_each_sent_once_and_ended_each_by_itself(
     assert (_statuses(owed), set(post_box.sent.values())) == (["done"] * PERSONS, {1})
 
 
-def test_what_is_owed_no_more_is_skipped_with_one_statement(post_box: PostBox, owed: list[int]) -> None:
+def test_what_is_owed_no_more_is_skipped_with_one_statement(
+    post_box: PostBox, owed: list[int], statements: list[str]
+) -> None:
     for number in range(PERSONS):
         facts.applied(event("canceled", NOON + 60, session_id=f"vs_{number}"))
-    statements: list[str] = []
-    sqlalchemy_event.listen(engine(), "before_cursor_execute", lambda *said: statements.append(said[2]))
+    statements.clear()
     perform(*owed)
     asked = [one for one in statements if not one.startswith("BEGIN")]
     assert len(asked) == 3, asked  # claim, look, end
