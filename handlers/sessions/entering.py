@@ -16,6 +16,7 @@ from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 from handlers.sessions.writing import apply_observed, notice
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
+from handlers.stripe_api.client import unreadable
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -51,13 +52,21 @@ def entry(verification_id: str, answer: Answer, account: str | None, way: Way) -
         return None
     if way.integration == "modal":
         key = settings().stripe_publishable_key.get_secret_value()
-        return Entry({"client_secret": answer.content.get("client_secret"), "publishable_key": key})
+        return Entry({"client_secret": _way_in(answer, "client_secret"), "publishable_key": key})
     if way.integration == "redirect":
-        return Entry({"url": answer.content.get("url")})
+        return Entry({"url": _way_in(answer, "url")})
     if way.asks_stripe:
         secret = changing.ephemeral_key(answer.id, account, way.stripe_version or "")
         return Entry({"session_id": answer.id, "ephemeral_key_secret": secret})
     return Entry({} if settings().why_no_links else {"url": link_to(verification_id).url})
+
+
+def _way_in(answer: Answer, name: str) -> str:
+    found = answer.content.get(name)
+    # rule: an open session without a way in is an answer that cannot be read
+    if not isinstance(found, str):
+        raise unreadable(f"it has no {name}")
+    return found
 
 
 def enter(verification_id: str, way: Way) -> Entry:

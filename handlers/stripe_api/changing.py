@@ -12,7 +12,7 @@ from config.database import steady
 from handlers.queue.failures import NotNowError
 from handlers.record.events import MalformedEventError, SessionState, parse_session
 from handlers.stripe_api.client import Found, MissingError, ask, ask_for_page, unreadable
-from handlers.stripe_api.sessions import MOST_LISTED, SESSION, SESSIONS, fetch, unless_another
+from handlers.stripe_api.sessions import MOST_LISTED, SESSION, SESSIONS, fetch, part, unless_another
 
 _SEARCH_SECONDS = 10.0  # for all pages of a search; one that is cut off is an error, and no "not there"
 
@@ -97,6 +97,8 @@ def ephemeral_key(session_id: str, account: str | None, stripe_version: str) -> 
 
 
 def _answer(found: Found) -> Answer:
+    for content, name in ((found.content, "provided_details"), (part(found.content, "options"), "document")):
+        part(content, name)
     try:
         state, id_ = parse_session(found.content), found.content["id"]
     except (MalformedEventError, KeyError):

@@ -1,6 +1,6 @@
 """Verification sessions and their events, as Stripe has them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -50,7 +50,7 @@ def retrieve_state(session_id: str, account: str | None) -> Retrieved | None:
 
 def retrieve_email(session_id: str, account: str | None) -> str | None:
     """The address the person was asked for or gave: provided_details.email, which no event carries."""
-    address = _part(fetch(session_id, account, ["provided_details"]), "provided_details").get("email")
+    address = part(fetch(session_id, account, ["provided_details"]).content, "provided_details").get("email")
     # Stripe redacts before its event arrives here, and puts this in the place of every string.
     if address in (None, "", "[redacted]"):
         return None
@@ -62,7 +62,7 @@ def retrieve_email(session_id: str, account: str | None) -> str | None:
 def retrieve_outputs(session_id: str, account: str | None, names: Sequence[str]) -> dict[str, Any]:
     """The named verified outputs, as far as there are any, by the restricted key, which sees the sensitive ones."""
     expand = _to_expand(names)
-    outputs = _part(fetch(session_id, account, expand, settings().stripe_restricted_key), "verified_outputs")
+    outputs = part(fetch(session_id, account, expand, settings().stripe_restricted_key).content, "verified_outputs")
     return {name: outputs[name] for name in names if outputs.get(name) is not None}
 
 
@@ -136,10 +136,10 @@ def unless_another(found: Found, session_id: str | None = None) -> Found:
     return found
 
 
-def _part(found: Found, name: str) -> dict[str, Any]:
-    """A part that the retrieve was asked to expand; empty if there is none."""
-    part = found.content.get(name)
+def part(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A part of Stripe's answer; empty if there is none. Raises as unreadable if it is no object."""
+    found = content.get(name)
     # rule: only a whole answer shows that there is no address
-    if part is not None and not isinstance(part, dict):
+    if found is not None and not isinstance(found, dict):
         raise unreadable(f"{name} is not an object")
-    return part or {}
+    return found or {}

@@ -112,8 +112,8 @@ class Room:
             # The record does not know that a session is gone at Stripe: a script would load the same page again.
             is_gone = name == Word.ENDED and error.detail
             return _gone(request, found) if is_gone else answers.refusal(request, name, locale=found.locale)
-        if not (isinstance(fields["client_secret"], str) if is_modal else leads_to_stripe(fields["url"])):
-            log.error("page.entry_refused", id=subject, origin=origin(str(fields.get("url"))))
+        if not is_modal and not leads_to_stripe(fields["url"]):
+            log.error("page.entry_refused", id=subject, origin=origin(fields["url"]))
             return answers.refusal(request, "away", locale=found.locale)
         log.info("verification.entered", id=subject, integration=way.integration)
         if not wants_json(request):

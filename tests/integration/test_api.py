@@ -12,10 +12,11 @@ from structlog.testing import capture_logs
 from config.settings import settings
 from handlers.queue.failures import NotNowError
 from handlers.sessions import views
-from handlers.stripe_api import changing
+from handlers.stripe_api import changing, client
 from receiver.app import app
 from tests.integration.stories import Stories
 from tests.simulator.client import Simulator
+from tests.simulator.nonsense import KINDS, PARTLY
 from tests.support import databases
 from tests.support.documented import must_be_documented
 from tests.support.servers import FakeStripe
@@ -237,6 +238,30 @@ def test_each_of_stripes_parameters_reaches_it_as_it_was_given(api: TestClient, 
     given["metadata"] = {"plan & sum": "+ 3 = [x]", "idv_id": opened["id"], "idv_generation": "1"}
     assert {name: session[name] for name in given} == given
     assert session["client_reference_id"] == "user/1?&"
+
+
+@pytest.mark.parametrize("what", [*KINDS, *PARTLY])
+def test_an_answer_that_is_not_stripes_is_waited_for_and_is_no_error_of_ours(
+    api: TestClient, stripe: Stories, what: str
+) -> None:
+    opened = api.post("/verifications", json=LEAST).json()
+    one, native = f"/verifications/{opened['id']}", {"integration": "native", "stripe_version": "2026-10-28.endive"}
+    changed = {"metadata": {"a": "1"}, "options": {"document": {"require_live_capture": True}}}
+    for path, body in (
+        ("/verifications", LEAST | changed),
+        ("/verifications", LEAST | changed | {"client_reference_id": "user-2"}),
+        ("/verifications", LEAST | {"replaces": opened["session_id"]}),
+        ("/verifications", LEAST | {"integration": "redirect"}),
+        (f"{one}/entry", {"integration": "redirect"}),
+        (f"{one}/entry", native),
+        (f"{one}/cancel", {}),
+    ):
+        stripe.simulator.fault(nonsense=what, count=None)
+        answer = api.post(path, json=body)
+        assert answer.status_code != 500, answer.text
+        assert all(isinstance(value, str) for value in answer.json().get("entry", {}).values())
+        stripe.simulator.clear_faults()
+        client.client.cache_clear()  # and with it the quiet that was asked for
 
 
 def test_without_a_key_for_stripe_it_says_so(api: TestClient, environment: pytest.MonkeyPatch) -> None:

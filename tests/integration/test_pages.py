@@ -457,11 +457,12 @@ def test_nobody_is_sent_to_another_place_than_stripes_own(url: object) -> None:
 
 
 def test_what_stripe_does_not_say_as_it_should_lets_nobody_in(
-    pages: TestClient, monkeypatch: pytest.MonkeyPatch
+    pages: TestClient, stripe: Stories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = path_to(_opened(pages)["id"])
-    fields = {"url": "https://evil.example/start", "client_secret": None, "publishable_key": "pk_test_1"}
-    monkeypatch.setattr(entering, "entry", lambda *_: entering.Entry(fields))
-    for headers in ({}, SCRIPT):
-        answer = pages.post(path, headers=headers)
+    stripe.simulator.fault(nonsense="no way in", count=None)
+    refused = [pages.post(path, headers=headers) for headers in ({}, SCRIPT)]
+    stripe.simulator.clear_faults()
+    monkeypatch.setattr(entering, "entry", lambda *_: entering.Entry({"url": "https://evil.example/start"}))
+    for answer in (*refused, pages.post(path)):
         assert (answer.status_code, "location" in answer.headers, "evil" in answer.text) == (503, False, False)

@@ -41,6 +41,7 @@ PAUSES = ("tests/integration/test_pauses.py",)
 WIPING = ("tests/integration/test_wiping.py",)
 OPENINGS = ("tests/integration/test_openings.py",)
 VERIFICATIONS = ("tests/integration/test_verifications.py",)
+API = ("tests/integration/test_api.py",)
 REMINDERS = ("tests/integration/test_reminders.py",)
 PURGE = ("tests/integration/test_purge.py",)
 LINKS = ("tests/unit/test_links.py",)
@@ -213,6 +214,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a refused opening leaves no new verification behind": (never, VERIFICATIONS),
     "only a session of the same verification is replaced": (never, VERIFICATIONS),
     "only an open session is entered": (never, VERIFICATIONS),
+    "an open session without a way in is an answer that cannot be read": (never, API),
     "a person at the limit is told so, and not to open again": (never, VERIFICATIONS),
     "a person who is to be forgotten is not let in": (never, OPENINGS),
     "the marks of an end that did not come are taken back": (never, OPENINGS),

@@ -104,6 +104,13 @@ PARTLY: dict[str, Callable[[bytes], Instead]] = {
     "an address that is no text": lambda true: Instead(
         body=_changed(true, provided_details={"email": ["jenny@example.com"]}), content_type=_JSON
     ),
+    "a session whose parts are none": lambda true: Instead(
+        body=_changed(true, options="o_1", metadata={"idv_id": 1}), content_type=_JSON
+    ),
+    "options whose parts are none": lambda true: Instead(
+        body=_changed(true, options={"document": ["d_1"]}), content_type=_JSON
+    ),
+    "no way in": lambda true: Instead(body=_changed(true, client_secret=None, url=5, secret=None), content_type=_JSON),
     "parts that are none": lambda true: Instead(
         body=_changed(true, provided_details="pd_1", verified_outputs="vo_1", status={}), content_type=_JSON
     ),
