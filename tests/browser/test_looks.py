@@ -80,3 +80,19 @@ def test_a_page_can_be_read_in_any_brands_colour(color: str, visits: Visits, env
         _open(visitor.page, sample, "en")
         visitor.page.evaluate(_SHOWS_WHAT_THE_SCRIPT_WOULD)
         assert visitor.hindrances() == []
+
+
+def test_in_forced_colours_the_sign_of_waiting_has_its_gap_and_a_button_its_frame(visits: Visits) -> None:
+    visitor = visits(forced_colors="active")
+    visitor.context.grant_permissions(["local-network-access"])
+    _open(visitor.page, next(one for one in page_samples() if one.page == "processing"), "en")
+    sides = visitor.page.locator(".waits").evaluate(
+        "(one) => { const {borderTopColor, borderRightColor} = getComputedStyle(one, '::before');"
+        " return [borderTopColor, borderRightColor]; }"
+    )
+    assert sides[0] != sides[1]
+    frame, ground = visitor.page.locator("a.button").first.evaluate(
+        "(one) => { const {borderTopColor} = getComputedStyle(one);"
+        " return [borderTopColor, getComputedStyle(document.body).backgroundColor]; }"
+    )
+    assert frame != ground
