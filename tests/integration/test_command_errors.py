@@ -150,13 +150,22 @@ def test_a_person_is_forgotten_by_who_they_are_to_the_application(stripe: Storie
         stripe.deliver(stripe.simulator.create(client_reference_id=reference, metadata={"user_id": user}))
     stripe.deliver(stripe.simulator.create_from_link("carl"))
     assert command("redact", "7").code == 0
-    assert command("redact", "7").err == "There is no such verification.\n"
+    assert command("redact", "7").err == "There is no session, verification, user or reference 7.\n"
     several = command("redact", "bob")
     assert (several.code, several.err.startswith("bob is not enough, there are several. Name the one: vs_")) == (
         1,
         True,
     )
     assert "carl is not enough, anybody may have typed it. Name the one: vs_" in command("redact", "carl").err
+
+
+@pytest.mark.usefixtures("stripe")
+@pytest.mark.parametrize("name", ["verification", "cancel", "redact", "link"])
+def test_an_id_that_leads_to_nobody_is_said_to_be_none_of_all_that_is_taken(name: str) -> None:
+    for word in ("vs_none", "idv_none", "user-none"):
+        said = command(name, word)
+        assert (said.code, said.err) == (1, f"There is no session, verification, user or reference {word}.\n")
+    assert "No mail address is stored here" in command(name, "c4nary@example.com").err
 
 
 def _run(line: str) -> "subprocess.CompletedProcess[str]":

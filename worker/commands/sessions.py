@@ -34,8 +34,7 @@ def session(arguments: argparse.Namespace) -> int:
     Message-IDs; 1 when unknown."""
     records = find_records(arguments.id)
     if not records:
-        sentence = f"There is no session, verification, user or reference {arguments.id}."
-        print(_NO_ADDRESS if "@" in arguments.id else sentence, file=sys.stderr)
+        print(unknown(arguments.id), file=sys.stderr)
         return 1
     stories: list[dict[str, Any]] = [
         {
@@ -55,6 +54,11 @@ def session(arguments: argparse.Namespace) -> int:
         print_rows(one["mails"], ("sent_at", "name", "id", "status", "attempts", "message_id", "why"), "\nmails")
         print()
     return 0
+
+
+def unknown(word: str) -> str:
+    """The sentence for an id that leads to nobody; it repeats no mail address."""
+    return _NO_ADDRESS if "@" in word else f"There is no session, verification, user or reference {word}."
 
 
 def actions_options(parser: argparse.ArgumentParser) -> None:

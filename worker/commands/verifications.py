@@ -20,7 +20,7 @@ from handlers.sessions.timeline import view_in_time
 from handlers.sessions.views import NotFoundError, verification
 from worker.commands.options import acting, add_reason
 from worker.commands.printing import print_json, print_pairs, print_rows
-from worker.commands.sessions import session
+from worker.commands.sessions import session, unknown
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ def redact_now(arguments: argparse.Namespace) -> int:
 def make_link(arguments: argparse.Namespace) -> int:
     """Prints a link by which the person goes on, to be mailed or read out; 1 when none can be made."""
     measure_clock()  # a link holds the time at which it was made, and this host's clock may be wrong
-    link = _unless_refused(lambda: link_of(_whose(arguments)))
+    link = _unless_refused(arguments, lambda: link_of(_whose(arguments)))
     if link is None:
         return 1
     note_beforehand(acting(arguments), "link", (arguments.id,))  # its holder may go on as the person
@@ -161,13 +161,13 @@ def _ended(arguments: argparse.Namespace, end: Callable[[], None]) -> int:
             return session(arguments)
         return show_verification(arguments)
 
-    code = _unless_refused(ended)
+    code = _unless_refused(arguments, ended)
     return 1 if code is None else code
 
 
 def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
     """Runs `act`, and shows the verification afterwards."""
-    found = _unless_refused(lambda: view_in_time(act()))
+    found = _unless_refused(arguments, lambda: view_in_time(act()))
     if found is None:
         return 1
     if arguments.json:
@@ -180,12 +180,12 @@ def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
     return 0
 
 
-def _unless_refused(act: Callable[[], T]) -> T | None:
+def _unless_refused(arguments: argparse.Namespace, act: Callable[[], T]) -> T | None:
     """The result of `act`; None if it was refused, and then the reason is printed."""
     try:
         return act()
     except NotFoundError as error:
-        print(str(error) or "There is no such verification.", file=sys.stderr)
+        print(str(error) or unknown(arguments.id), file=sys.stderr)
     except FaultsError as error:
         for fault in error.faults:
             print(f"Refused: {fault.pointer} {fault.detail}", file=sys.stderr)
