@@ -19,6 +19,7 @@ from config.database import DATABASE_TROUBLE
 from handlers.inbox.process import process, process_session
 from handlers.metrics import outside
 from handlers.metrics.counting import note_in_vain
+from handlers.operator import endpoints
 from handlers.outbox.perform import Performers
 from handlers.queue.claims import due
 from handlers.queue.failures import describe
@@ -100,9 +101,10 @@ def reconcile_with_stripe() -> None:
 
 @celery_app.task(name="remind")  # type: ignore[untyped-decorator]
 def remind_persons() -> None:
-    """Owes a reminder to each person who has not begun in time."""
+    """Owes a reminder to each person who has not begun in time, and looks whether Stripe still delivers here."""
     try:
         publish_actions(remind())
+        endpoints.look()
     except DATABASE_TROUBLE as error:
         _leave_to_the_sweep(SCHEDULE, error)
 

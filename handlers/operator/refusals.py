@@ -24,8 +24,8 @@ _TO_DO = {
     outside.LOOKUP: "mails wait until it answers, and none is lost: see what it waits for",
     outside.STARTED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it, and is STRIPE_API_KEY"
     " a key of its mode?",
-    outside.ENDPOINT: "python -m worker endpoint check looks again at once, a worker every RECONCILE_SECONDS; reconcile"
-    " fetches what it does not deliver",
+    outside.ENDPOINT: "python -m worker endpoint check looks again at once, a worker every minute; reconcile fetches"
+    " what it does not deliver",
 }
 
 

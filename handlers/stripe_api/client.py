@@ -196,7 +196,6 @@ def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
     if answer.status == 404 and said.get("code") == "resource_missing" and not is_spent:
         return MissingError(sentence)
     is_refusal = answer.status in (401, 403, 407) and not is_spent
-    counting.NO_ANSWERS.labels(of=outside.STRIPE, why="not allowed" if is_refusal else "failing").inc()
     if is_refusal:
         return NotAllowedError(sentence, again_after, dated(answer.headers) if answer.status == 403 else None)
     if answer.status == HTTPStatus.TOO_MANY_REQUESTS:  # about one object: the line raises at all others
@@ -210,13 +209,17 @@ def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
 
 def _note(no_answer: NotNowError | MissingError, method: str, url: str, headers: Mapping[str, str]) -> None:
     """Notes who or what is refused by an answer: the key, one of its permissions, an account, or the one object."""
+    account, doing = _account(headers), _doing(method, url, headers)
+    is_needed = account or urlsplit(url).path not in _NOT_NEEDED
+    if isinstance(no_answer, NotAllowedError) and no_answer.dated and not is_needed:
+        outside.answered(outside.STRIPE)
+        return
+    if not isinstance(no_answer, MissingError):
+        why = "not allowed" if isinstance(no_answer, NotAllowedError) else "failing"
+        counting.NO_ANSWERS.labels(of=outside.STRIPE, why=why).inc()
     word = f"{str(no_answer).removeprefix('Stripe ')}{no_answer.why and f': {no_answer.why}'}"
-    account = _account(headers)
-    doing = _doing(method, url, headers)
     if isinstance(no_answer, NotAllowedError) and account:
         outside.refused(outside.STRIPE, word, doing="in the name of an account", about=account)
-    elif isinstance(no_answer, NotAllowedError) and no_answer.dated and urlsplit(url).path in _NOT_NEEDED:
-        outside.answered(outside.STRIPE)
     elif no_answer.why == _IDENTITY_IS_OFF or (isinstance(no_answer, NotAllowedError) and no_answer.dated):
         outside.refused(outside.STRIPE, word, doing=doing)
     elif isinstance(no_answer, MissingError | NotAcceptedError | SpentKeyError | HeldError):

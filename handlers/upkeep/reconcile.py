@@ -10,7 +10,6 @@ import structlog
 from config.database import database_now
 from config.inserts import NOW
 from config.settings import settings
-from handlers.operator import endpoints
 from handlers.queue.failures import AwayError, stopping
 from handlers.upkeep import progress, unanswered
 from handlers.upkeep.accounts import Accounts, heard_of
@@ -33,8 +32,7 @@ def reconcile(*, bounded: bool = True) -> Report:
     2. fetches the events that Stripe could not deliver, from where the last run stopped;
     3. compares our sessions that are not at their end with Stripe's, and makes an event of each difference;
     4. does the same with all sessions that have reached one of their ages, as Stripe lists them;
-    5. checks whether Stripe's endpoint still leads here;
-    6. notes the time of the run; the report names the events to hand to the workers.
+    5. notes the time of the run; the report names the events to hand to the workers.
 
     Each look has a share for our account and one for the connected accounts, who take turns. Raises no error of
     Stripe's: the report says what failed and why a look stopped, and the next run goes on from there.
@@ -55,7 +53,6 @@ def reconcile(*, bounded: bool = True) -> Report:
                 report.stopped.append(f"{what}{whose}: {error}")
                 if error.again_after <= SECONDS:  # a short wait, so that the next look is answered
                     stopping.wait(error.again_after)
-    endpoints.look()
     unanswered.forget_old()
     progress.move(RUN, NOW)
     log.info(

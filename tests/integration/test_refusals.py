@@ -18,7 +18,6 @@ from handlers.outbox.smtp import send_by_smtp
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
 from handlers.stripe_api import account, sessions
 from handlers.tables.models import Heartbeat
-from handlers.upkeep.reconcile import reconcile
 from tests.simulator.client import Simulator
 from tests.support import databases, facts
 from tests.support.servers import Mailbox, mail_server
@@ -189,7 +188,7 @@ def test_a_key_that_is_revoked_and_a_permission_that_is_taken_are_found(
     assert "Stripe answered 401: the key is none, or not any more" in "".join(_refusals())
 
 
-def test_an_endpoint_that_delivers_no_more_is_found_by_reconcile(
+def test_an_endpoint_that_delivers_no_more_is_found_with_the_schedules_next_minute(
     simulator: Simulator, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setattr(refusals, "_BLIP", timedelta(0))
@@ -203,7 +202,7 @@ def test_an_endpoint_that_delivers_no_more_is_found_by_reconcile(
             simulator.remove_endpoint(endpoints.url())
         elif change:
             simulator.change_endpoint(endpoints.url(), **change)
-        reconcile()
+        tasks.remind_persons()
         told.append([one.partition(": ")[0] for one in _refusals()])
     less, gone = "the endpoint at Stripe delivers less than it should", "the endpoint at Stripe is gone"
     assert told == [[], [less], [], [gone]]
@@ -229,9 +228,11 @@ def test_a_key_that_may_not_look_at_endpoints_is_none_that_is_refused(
     databases.forget_process_state()
     facts.all_alive()
     simulator.keys(key=simulator.restricted_key, permissions=["identity_product_read", "event_read"])
+    counted = counting.NO_ANSWERS.labels(of=outside.STRIPE, why="not allowed")
+    before = counted._value.get()
     endpoints.look()
     account.stripe_now()
-    assert _refusals() == []
+    assert (_refusals(), counted._value.get()) == ([], before)
 
 
 def _refusals() -> list[str]:
