@@ -82,9 +82,15 @@ def publish_tick(task_name: str, clock: Mapping[str, Any]) -> bool:
     """
     # A second sweep would find the same rows as the first; but the last one of a clock says that the clock ends.
     is_enough = task_name == "sweep" and not clock.get("is_ending")
-    if queue_length(CLOCK_QUEUE) >= (1 if is_enough else TICKS_WAITING):
-        return False
-    return _reached(lambda producer: _send(producer, CLOCK_QUEUE, task_name, [], clock=dict(clock)))
+    is_sent = False
+
+    def send(producer: Any) -> None:
+        nonlocal is_sent
+        if _length(producer, CLOCK_QUEUE) < (1 if is_enough else TICKS_WAITING):
+            _send(producer, CLOCK_QUEUE, task_name, [], clock=dict(clock))
+            is_sent = True
+
+    return _reached(send, is_patient=False) and is_sent  # a clock that is silent for seconds would be held for dead
 
 
 def queue_length(queue: str) -> int:
@@ -225,15 +231,14 @@ def _send(producer: Any, queue: str, task_name: str, arguments: Sequence[object]
     producer.publish([arguments, {}, {}], queue, headers=task | headers, serializer="json", retry=False)
 
 
-def _reached(use: Callable[[Any], object]) -> bool:
+def _reached(use: Callable[[Any], object], *, is_patient: bool = True) -> bool:
     """Whether `use` went through with a producer; never raises, never waits for more than the timeouts above."""
-    if time.monotonic() < _outage.silent_until:
+    if is_patient and time.monotonic() < _outage.silent_until:
         return False
     try:
         with producers().acquire(block=True, timeout=_FREE_WITHIN) as producer:
-            if (
-                time.monotonic() < _outage.silent_until
-            ):  # another thread has just found out, while this one waited for a producer
+            # Another thread may just have found out, while this one waited for a producer.
+            if is_patient and time.monotonic() < _outage.silent_until:
                 return False
             use(producer)
     except LimitExceeded:  # the threads before us are served, though slowly: the broker is not away

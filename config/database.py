@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
+from math import ceil
 from pathlib import Path
 from threading import Lock, Timer, local
 from typing import Any
@@ -80,7 +81,17 @@ _is_ending = False
 # The engines of the threads that stand apart (True) and of all others (False), and one that keeps no connection.
 _engines: dict[bool | None, Engine] = {}
 _opening = Lock()
-_thread = local()
+
+
+class _Thread(local):
+    """A thread's own ways to wait for the database."""
+
+    stands_apart = False
+    waits_seconds: float | None = None  # for a connection
+    answer_seconds: float | None = None  # for each answer
+
+
+_thread = _Thread()
 
 # Errors for which the work itself is not to blame: no connection, a deadlock, a timeout, a full disk, a replica, a
 # schema or a role that is not as it should be. On PostgreSQL `_sort_out` sorts the errors by SQLSTATE.
@@ -104,7 +115,7 @@ _ENDS_CONNECTION = ("25006", "26000", "42P05", "0A000")
 
 def engine() -> Engine:
     """This process's engine, or that of its threads that stand apart; opened at its first use: never before a fork."""
-    apart = _some_stand_apart and getattr(_thread, "stands_apart", False)
+    apart = _some_stand_apart and _thread.stands_apart
     with _opening:  # or each of the threads that come first would open one
         if apart not in _engines:
             _engines[apart] = _opened(apart=apart)
@@ -133,14 +144,14 @@ def end_soon() -> None:
 
 
 @contextmanager
-def hurry(seconds: float) -> Iterator[None]:
-    """Within the block this thread waits for a connection for so many seconds at most."""
-    before = getattr(_thread, "waits_seconds", None)
-    _thread.waits_seconds = seconds
+def hurry(seconds: float | None = None, *, answer: float | None = None) -> Iterator[None]:
+    """Within the block this thread waits for so many seconds at most for a connection, and for each answer over it."""
+    before = _thread.waits_seconds, _thread.answer_seconds
+    _thread.waits_seconds, _thread.answer_seconds = seconds or before[0], answer or before[1]
     try:
         yield
     finally:
-        _thread.waits_seconds = before
+        _thread.waits_seconds, _thread.answer_seconds = before
 
 
 def transaction() -> AbstractContextManager[Session]:
@@ -268,7 +279,7 @@ def on_sqlite(url: URL) -> Engine:
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_SECONDS})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "handle_error", _say_damage)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -311,8 +322,8 @@ def _committing(engine: Engine) -> Engine:
 
 def _patience() -> float:
     """The seconds that this thread waits for a connection."""
-    by_default = _APART_WAITS_SECONDS if getattr(_thread, "stands_apart", False) else _WAITS_SECONDS
-    seconds = float(getattr(_thread, "waits_seconds", None) or by_default)
+    by_default = _APART_WAITS_SECONDS if _thread.stands_apart else _WAITS_SECONDS
+    seconds = _thread.waits_seconds or by_default
     return min(seconds, _ENDING_WAITS_SECONDS) if _is_ending else seconds
 
 
@@ -345,7 +356,7 @@ class _Connection(psycopg.Connection[Any]):
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """As psycopg's, which by itself waits for ever."""
         try:
-            return super().wait(gen, interval, timeout or self.most_seconds)
+            return super().wait(gen, interval, timeout or _thread.answer_seconds or self.most_seconds)
         except psycopg.errors._WaitTimeout:  # psycopg's own code turns it into another error
             self.close()  # a late answer would be taken for that to another statement
             raise psycopg.OperationalError("the server has said nothing for too long") from None
@@ -363,6 +374,8 @@ def take_your_time(connection: Connection) -> None:
 def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> _Connection:
     """Opens a connection with the wanted settings; waits while the server has none free."""
     began = time.monotonic()
+    if _thread.answer_seconds:
+        parameters = {**parameters, "connect_timeout": ceil(_thread.answer_seconds)}
     while True:
         if _is_ending:
             parameters = parameters | {"connect_timeout": _ENDING_CONNECT_SECONDS}
@@ -462,6 +475,12 @@ def _make_private(path: Path) -> None:
     with suppress(OSError):  # SQLite says it, when it is asked to open the file
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT, 0o600))  # its -wal and -shm are made like it
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    file: Any = connection.connection.driver_connection
+    file.execute(f"PRAGMA busy_timeout = {(_thread.answer_seconds or _SQLITE_BUSY_SECONDS) * 1000:.0f}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:

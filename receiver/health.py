@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from config import broker
-from config.database import DATABASE_TROUBLE
+from config.database import DATABASE_TROUBLE, hurry
 from config.defaults import lacks_webhook_secret
 from config.settings import settings
 from handlers.metrics import heartbeats
@@ -29,6 +29,7 @@ from handlers.operator.figures import Figures
 from receiver.sender import is_this_machine
 
 _LOOK_SECONDS = 5.0  # a frozen server neither answers nor fails, and a monitor gives up soon
+_AGES_SECONDS = 1.0  # for an answer of the database's, after the findings
 _GOOD_FOR_SECONDS = 1.0
 _MOST_WAITING = 20  # for one look; monitors are fewer, and each holds a connection meanwhile
 
@@ -137,7 +138,7 @@ def what_needs_a_hand() -> tuple[list[findings.Finding], dict[str, float]]:
     """All findings of this moment, and the backlogs' ages; no ages without a database, which is a finding itself."""
     figures = Figures(broker.trouble_now())
     needed, ages = findings.judged(figures), dict[str, float]()
-    with suppress(*DATABASE_TROUBLE):
+    with suppress(*DATABASE_TROUBLE), hurry(answer=_AGES_SECONDS):
         ages = {f"{of.NOUN}s_oldest_seconds": round(one.oldest_seconds, 1) for of, one in figures.backlogs.items()}
     return needed, ages
 

@@ -20,7 +20,7 @@ from celery import platforms, signals
 from celery.exceptions import CPendingDeprecationWarning
 
 from config import postgres
-from config.broker import say_whom_we_trust
+from config.broker import say_whom_we_trust, trouble_now
 from config.database import DATABASE_TROUBLE, end_soon, keep_connections
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
@@ -34,6 +34,8 @@ from worker.clock import Clock
 from worker.consumer import celery_app
 
 _CONNECTIONS = 4  # of a worker: its threads need one for moments only, and wait for the outside without any
+
+_QUIET = 2.5  # seconds without a tick, of which there is one a second
 
 _clock = Clock()
 _failed: set[str] = set()  # tasks, by name
@@ -113,6 +115,14 @@ def hand_back(**_: Any) -> None:
 def begin_counting(**_: Any) -> None:
     """Starts the thread that writes down the tasks' figures and the worker's heartbeat."""
     start_flushing("worker")
+    Thread(target=_listen, name="listening", daemon=True).start()
+
+
+def _listen() -> None:
+    """While no clock is heard, tries whether the broker would bring a tick: it may take none and still be read."""
+    while not failures.stopping.wait(1.0):
+        if heartbeats.heard_nobody_for() > _QUIET and trouble_now():
+            heartbeats.cut_off()
 
 
 def end_counting(**_: Any) -> None:

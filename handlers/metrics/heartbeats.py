@@ -33,7 +33,9 @@ BEAT_SECONDS = 2.0
 MEASURED_EVERY = 60.0  # seconds between two looks at the database's clock
 WRONG = 5.0  # seconds apart: more than any of the small errors of a clock that is set by NTP
 MOST_APART = 120.0  # seconds: one of the two clocks is wrong, and nobody knows which
-GONE_AFTER = timedelta(seconds=8)  # without a heartbeat: three beats, and the time of a commit
+GONE_AFTER = timedelta(seconds=7)  # without a sign of life: three beats, and the time of a commit
+_SECOND_LOOK = BEAT_SECONDS + 1.0  # seconds: all who live have beaten by then
+_HEARS_AGAIN = 6.0  # seconds from the end of an outage of the broker: the next tick of a clock, and two beats
 _READY_SECONDS = 5.0  # after which the last write is out of date
 _JUMP = 2.0  # seconds: more than passes between two looks at a clock
 _HANGS_AFTER = 120.0  # seconds without progress, after which the threads are logged
@@ -76,11 +78,14 @@ class _Process:
         self.hanging: set[str] = set()
         # The database's clock, our time of reading it, and the statement's length: it may be read at the start of that.
         self.shown: tuple[datetime, float, float] | None = None
+        self.heard_at = time.monotonic()
         self.listened: float | None = None
+        self.cut_off = -_HEARS_AGAIN
         self.ahead: float | None = None
         self.measured = -MEASURED_EVERY
-        self.heard: dict[str, Said] = {}
+        self.heard: dict[str, tuple[Said, float]] = {}
         self.trouble: Trouble | None = None
+        self.not_stored: Trouble | None = None
         self.wrote = -_READY_SECONDS
         self.lock = threading.Lock()
 
@@ -95,8 +100,9 @@ def hear(said: object) -> None:
     except ValidationError:
         return
     with _process.lock:
+        _process.heard_at = time.monotonic()
         if len(_process.heard) < _MOST_HEARD:
-            _process.heard[clock.name] = clock
+            _process.heard[clock.name] = clock, _process.heard_at
 
 
 def listened() -> None:
@@ -104,23 +110,38 @@ def listened() -> None:
     _process.listened = time.monotonic()
 
 
+def heard_nobody_for() -> float:
+    """The seconds since this process has heard a clock."""
+    return time.monotonic() - _process.heard_at
+
+
+def cut_off() -> None:
+    """Notes that the broker takes no message of a clock now: for a while, silence says nothing of clocks."""
+    _process.cut_off = time.monotonic()
+
+
+def stores(trouble: Trouble | None) -> None:
+    """Notes why the last event was not stored; None if it was. The heartbeat is another table, on another disk even."""
+    _process.not_stored = trouble
+
+
 def trouble() -> Trouble | None:
     """The reason why this process can store nothing now, by its last write; None if it can."""
     is_fresh = time.monotonic() - _process.wrote < _READY_SECONDS
-    return _process.trouble if is_fresh else Trouble("unreachable")
+    return (_process.trouble or _process.not_stored) if is_fresh else Trouble("unreachable")
 
 
 def beat(kind: str, *, is_ending: bool = False) -> None:
     """Writes the heartbeats of this process, with its work's progress, and of the clocks it has heard. Never raises."""
     with _process.lock:
         heard, _process.heard = _process.heard, {}
-    clocks, found = [("clock", clock) for clock in heard.values()], None
+    clocks, found = [("clock", *clock) for clock in heard.values()], None
     try:
         if time.monotonic() - _process.measured >= MEASURED_EVERY:
             with suppress(PoolTimeoutError):  # all connections of the pool are held up
                 _measure()
         with statement_at_once() as connection:
-            said = [(kind, Said(**myself(kind, is_ending=is_ending))), *clocks]
+            said = [(kind, Said(**myself(kind, is_ending=is_ending)), time.monotonic()), *clocks]
             if before := _write(connection, said):  # the database's clock has jumped
                 _take_along(connection, before)
                 _write(connection, said)
@@ -145,7 +166,7 @@ def known() -> Sequence[Heartbeat]:
         and any(not one.ended_at for one, _ in found)
         and not any(is_fresh for _, is_fresh in found)
     ):
-        time.sleep(BEAT_SECONDS + 1.0)
+        time.sleep(_SECOND_LOOK)
         found = _known()
     return [one for one, _ in found]
 
@@ -155,7 +176,7 @@ def _known() -> list[tuple[Heartbeat, bool]]:
     latest = select(func.max(col(other.last_at))).where(col(other.kind) == col(Heartbeat.kind)).scalar_subquery()
     at = col(Heartbeat.last_at)
     rows = (
-        select(Heartbeat, at > now(-GONE_AFTER))
+        select(Heartbeat, at > now(timedelta(seconds=_SECOND_LOOK) - GONE_AFTER))
         .where(or_(at > now(-_KNOWN_FOR), at == latest))
         .order_by(col(Heartbeat.started_at).desc(), col(Heartbeat.name))
     )
@@ -163,16 +184,21 @@ def _known() -> list[tuple[Heartbeat, bool]]:
         return [(row[0], bool(row[1])) for row in session.execute(rows)]
 
 
-def _write(connection: Connection, said: Sequence[tuple[str, Said]]) -> datetime | None:
+def last_sign(of: Heartbeat) -> datetime:
+    """The last sign of life: for a clock, a worker heard it then, and has written it down later."""
+    return of.worked_at if of.kind == "clock" else of.last_at
+
+
+def _write(connection: Connection, said: Sequence[tuple[str, Said, float]]) -> datetime | None:
     """Writes the rows; returns the time that the database's clock would have shown if it had not jumped, or None."""
     before = time.monotonic()
     shown, then, took = _process.shown or (true_now(), before, 0.0)
     expected = shown + timedelta(seconds=before - then)
-    rows = [_row(kind, one, expected) for kind, one in said]
+    rows = [_row(kind, one, expected - timedelta(seconds=before - at)) for kind, one, at in said]
     rows[0] |= {
         "worked_at": expected - timedelta(seconds=before - _works_since(before)),
         "ahead_seconds": _process.ahead,
-        "listened_at": _process.listened and expected - timedelta(seconds=before - _process.listened),
+        "listened_at": _listened_at(expected, before),
         "outside": outside.said(),
     }
     rows.sort(key=lambda row: str(row["name"]))  # one order for all: no deadlock
@@ -182,6 +208,13 @@ def _write(connection: Connection, said: Sequence[tuple[str, Said]]) -> datetime
     _process.shown = shown, after, after - before
     off = (shown - expected).total_seconds()
     return expected if is_known and not -_JUMP < off < _JUMP + took + after - before else None
+
+
+def _listened_at(at: datetime, now: float) -> datetime | None:
+    """The last moment at which a living clock would have been heard, if any."""
+    if _process.listened is None or _process.listened < _process.cut_off + _HEARS_AGAIN:
+        return None
+    return at - timedelta(seconds=now - _process.listened)
 
 
 def _take_along(connection: Connection, before: datetime) -> None:

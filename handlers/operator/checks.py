@@ -23,6 +23,7 @@ from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.stripe_api import account, sessions
 
 _WAITS_SECONDS = 1.5  # for a connection, by each check that asks for one; without any there is a finding
+_ANSWER_SECONDS = 2.0  # for each answer of the database's: a server that stands still is a finding, too
 # A signature is good for 300 s either way: a clock this wrong takes half of that.
 _SKEW_FAILS = 150.0
 
@@ -62,7 +63,7 @@ def examine(asked: Mapping[str, Check]) -> Iterator[Line]:
 
     Until the last one, this thread waits no longer than a moment for a connection; it holds none between two.
     """
-    with hurry(_WAITS_SECONDS):
+    with hurry(_WAITS_SECONDS, answer=_ANSWER_SECONDS):
         yield from _lines(asked)
 
 

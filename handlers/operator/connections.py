@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 from config.database import statement
 from config.postgres import OURS
 from handlers.tables.models import TABLES
+from handlers.tables.revisions import VERSION_TABLE
 
 # Connections of autovacuum and of replicas have no database; a superuser's are beside the limits.
 _TAKEN = "SELECT count(*) FROM pg_stat_activity WHERE datname IS NOT NULL"
@@ -64,4 +65,4 @@ def locked(connection: Connection) -> list[tuple[str, int, str]]:
     """Our tables that have been locked for seconds, each with the number and the name of the connection."""
     if connection.dialect.name != "postgresql":
         return []
-    return [(name, pid, whose) for name, pid, whose in connection.exec_driver_sql(_LOCKS, ([*TABLES],))]
+    return [(name, pid, whose) for name, pid, whose in connection.exec_driver_sql(_LOCKS, ([*TABLES, VERSION_TABLE],))]

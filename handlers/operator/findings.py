@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col
 
-from config.database import DATABASE_TROUBLE, statement, transaction
+from config.database import DATABASE_TROUBLE, hurry, statement, transaction
 from config.defaults import lacks_webhook_secret
 from config.settings import settings
 from config.trouble import hindrance, trouble_of
@@ -31,6 +31,7 @@ from handlers.tables.models import TABLES, InboxEvent, OutboxAction, VerifiedOut
 from handlers.tables.revisions import is_at_head
 
 FAIL, WARN = "FAIL", "WARN"
+ANSWER_SECONDS = 3.0  # for each answer of the database's: a lock, or a server that stands still, is a finding itself
 # The outputs that are tried, of the oldest and of the newest: a key may be gone too early, or be one from before.
 _OUTERMOST = 3
 _MOST_LINES = 20  # of one kind of finding
@@ -88,8 +89,9 @@ def judged(figures: Figures) -> list[Finding]:
     found: list[Finding] = []
     for what, one in JUDGES.items():
         try:
-            told = one.judge(figures)
-            found += [Finding(level, what, words, to_do, one.alert) for level, words, to_do in told]
+            with hurry(answer=ANSWER_SECONDS):
+                for level, words, to_do in one.judge(figures):
+                    found.append(Finding(level, what, words, to_do, one.alert))  # also before an error
         except (SQLAlchemyError, *DATABASE_TROUBLE) as error:  # the other judges need its tables, too
             if not any(one.what == DATABASE and one.level == FAIL for one in found):
                 words = f"it cannot be used: {trouble_of(error).sentence}"
@@ -124,6 +126,10 @@ def _broker(figures: Figures) -> Iterator[Told]:
 
 
 def _database(_: Figures) -> Iterator[Told]:
+    with statement() as connection:
+        held = locked(connection)
+    for name, pid, whose in held:
+        yield FAIL, f"{name} is locked by connection {pid} ({whose})", f"end it: SELECT pg_terminate_backend({pid})"
     if not is_at_head():
         yield FAIL, "migrations are missing", "python -m worker migrate"
         return
@@ -133,14 +139,12 @@ def _database(_: Figures) -> Iterator[Told]:
             words = f"{', '.join(gone)} {'are' if len(gone) > 1 else 'is'} missing, which migrations have made"
             yield FAIL, words, "put a backup back, and before anything else is started: python -m worker restored"
             return
-        found, closed, held = hindrance(connection), _not_granted(connection), locked(connection)
+        found, closed = hindrance(connection), _not_granted(connection)
     if found:
         yield FAIL, f"nothing can be stored: {found.sentence}", "deliveries are answered 503 meanwhile"
     elif closed:
         words = "; ".join(f"{name} ({may})" for name, may in closed.items())
         yield FAIL, f"its role lacks rights to {words}: what is due waits", "grant it all on our tables"
-    for name, pid, whose in held:
-        yield FAIL, f"{name} is locked by connection {pid} ({whose})", f"end it: SELECT pg_terminate_backend({pid})"
     if taken := full():
         names = ", ".join(f"{name} {count}" for name, count in taken.holders.items())
         words = f"all {taken.most} connections are taken of {taken.limit}: {names}"
@@ -154,8 +158,8 @@ def _not_granted(connection: Connection) -> dict[str, str]:
 
 
 def _processes(figures: Figures) -> Iterator[Told]:
-    for words, to_do in ill_processes(figures.processes, figures.at, hears_clocks=not figures.broker_trouble):
-        yield FAIL, words, to_do
+    found = ill_processes(figures.processes, figures.at, hears_clocks=not figures.broker_trouble)
+    yield from ((FAIL if is_urgent else WARN, words, to_do) for is_urgent, words, to_do in found)
 
 
 def _clocks(figures: Figures) -> Iterator[Told]:

@@ -9,7 +9,7 @@ from config.settings import LOOPBACK, settings
 from handlers.queue.calls import Line
 from handlers.queue.failures import NotNowError
 
-_SECONDS, _MOST_BYTES = 3.0, 256 * 1024
+_SECONDS, _MOST_BYTES = 2.0, 256 * 1024
 _SHOWN = ("level", "what", "words", "to_do", "alert")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from handlers.metrics.heartbeats import GONE_AFTER
+from handlers.metrics.heartbeats import GONE_AFTER, last_sign
 from handlers.tables.models import Heartbeat
 
 KINDS = {
@@ -11,18 +11,19 @@ KINDS = {
     "worker": "nothing is applied, and nobody is mailed",
     "clock": "sweep, reconcile and purge have stopped",
 }
+_UNHEARD = timedelta(seconds=3)  # three ticks, for a worker that listens; with the time in which none is written down
 _ENDED_FOR = timedelta(minutes=1)  # for a kind whose process said that it ends: a deploy, or a restart
 _BEGINS_FOR = timedelta(seconds=10)  # then the other kinds ought to be there, and a worker has heard the clock
 _HANGS_AFTER = timedelta(minutes=2)  # longer than any lease
 _CRASHES, _WITHIN = 3, timedelta(minutes=10)  # of one kind: processes that began within this time, and died
 _BESIDE_FOR = timedelta(minutes=10)  # two versions may run in a rolling deploy
 
-Said = tuple[str, str]  # the fault, and what to do
+Said = tuple[bool, str, str]  # whether it needs somebody now, the fault, and what to do
 
 
 def ill_processes(known: Sequence[Heartbeat], at: datetime, *, hears_clocks: bool) -> Iterator[Said]:
     """The faults of processes, given the youngest first. Clocks are heard by a worker, over the broker."""
-    living = [one for one in known if one.last_at > at - GONE_AFTER and not one.ended_at]
+    living = [one for one in known if last_sign(one) > at - GONE_AFTER and not one.ended_at]
     yield from _missing(known, living, at, hears_clocks=hears_clocks)
     yield from _crashing(known, at)
     for one in living:
@@ -30,13 +31,19 @@ def ill_processes(known: Sequence[Heartbeat], at: datetime, *, hears_clocks: boo
             words = (
                 f"{one.name} lives, and has ended nothing since {one.worked_at:%F %T} UTC: all threads of a kind hang"
             )
-            yield words, "restart it; its log says which kind (threads.hanging)"
-    if living and living[0].started_at < at - _BESIDE_FOR:
-        yield from (
-            (f"{one.name} is of {one.version}, and {living[0].version} runs beside it", "has it missed the deploy?")
-            for one in living
-            if one.version != living[0].version
-        )
+            yield True, words, "restart it; its log says which kind (threads.hanging)"
+    yield from _left_behind(living, at)
+
+
+def _left_behind(living: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
+    """The processes of another version than the youngest: in a rolling deploy they end soon."""
+    is_over = bool(living) and living[0].started_at < at - _BESIDE_FOR
+    to_do = (
+        "has it missed the deploy?" if is_over else "it ends with the deploy; ten minutes after that began, this fails"
+    )
+    for one in living:
+        if one.version != living[0].version:
+            yield is_over, f"{one.name} is of {one.version}, and {living[0].version} runs beside it", to_do
 
 
 def _crashing(known: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
@@ -46,16 +53,16 @@ def _crashing(known: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
             one
             for one in known
             if one.kind == kind and not one.ended_at and at - _WITHIN < one.started_at <= at
-            if one.last_at < at - GONE_AFTER and (kind != "clock" or _was_heard(known, one))
+            if last_sign(one) < at - GONE_AFTER and (kind != "clock" or _was_heard(known, one))
         ]
         if len(died) >= _CRASHES:
             words = f"{kind} keeps restarting: {len(died)} that began within ten minutes have died without a word"
-            yield words, "its log says why; has it memory enough?"
+            yield True, words, "its log says why; has it memory enough?"
 
 
 def _was_heard(known: Sequence[Heartbeat], clock: Heartbeat) -> bool:
     """Whether a worker has outlived the clock, and would have heard its end: on one machine Ctrl-C ends both."""
-    since, until = clock.last_at, clock.last_at + GONE_AFTER
+    since, until = last_sign(clock), last_sign(clock) + GONE_AFTER
     return any(one.kind == "worker" and one.started_at < since and one.last_at > until for one in known)
 
 
@@ -69,15 +76,15 @@ def _missing(
     for kind, words in KINDS.items():
         if kind in kinds or kind in restarting or (living and not begun):
             continue
-        last = max((one.last_at for one in known if one.kind == kind), default=None)
+        last = max((last_sign(one) for one in known if one.kind == kind), default=None)
         if kind == "clock" and kinds and not (hears_clocks and "worker" in begun and _is_silent(living, last)):
             continue
         since = f"since {last:%F %T} UTC" if last else "as yet"
-        yield f"no {kind} runs {since}: {words}", f"start {kind}, or scale it to one or more"
+        yield True, f"no {kind} runs {since}: {words}", f"start {kind}, or scale it to one or more"
 
 
 def _is_silent(living: Sequence[Heartbeat], last: datetime | None) -> bool:
     """Whether a worker has listened for long without hearing a clock: one whose threads are busy does not listen."""
     workers = [one for one in living if one.kind == "worker"]
     since = last or min(one.started_at for one in workers)
-    return any(one.listened_at and one.listened_at > since + GONE_AFTER for one in workers)
+    return any(one.listened_at and one.listened_at > since + _UNHEARD for one in workers)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from config import broker
-from config.database import DATABASE_TROUBLE
+from config.database import DATABASE_TROUBLE, hurry
 from handlers.catalogue.console import console_script, console_stylesheet
 from handlers.catalogue.pictures import Picture, picture
 from handlers.metrics import history, tallies
@@ -23,7 +23,7 @@ from handlers.operator import queries
 from handlers.operator.audit import REASON, By, Way, audited
 from handlers.operator.console_users import Role, judge
 from handlers.operator.figures import Figures
-from handlers.operator.findings import judged
+from handlers.operator.findings import ANSWER_SECONDS, judged
 from handlers.operator.lists import LISTS, LOOKED_AT, page_of
 from handlers.operator.persons import mail_as_shown, person, session_of
 from handlers.tables.models import InboxEvent
@@ -324,7 +324,8 @@ def _overview(span: str) -> dict[str, Any]:
     """The findings, and the figures if the database tells any."""
     figures = Figures(broker.trouble_now())
     shown: dict[str, Any] = {"findings": judged(figures), "figures": None, "span": span, "spans": list(history.SPANS)}
-    with suppress(*DATABASE_TROUBLE):  # there is a finding for it
+    # There is a finding for it.
+    with suppress(*DATABASE_TROUBLE), hurry(answer=ANSWER_SECONDS):
         shown["figures"] = {
             "at": figures.at,
             "backlogs": {f"{table.NOUN}s": backlog for table, backlog in figures.backlogs.items()},

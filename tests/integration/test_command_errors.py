@@ -159,7 +159,7 @@ def test_a_person_is_forgotten_by_who_they_are_to_the_application(stripe: Storie
     assert "carl is not enough, anybody may have typed it. Name the one: vs_" in command("redact", "carl").err
 
 
-@pytest.mark.usefixtures("stripe")
+@pytest.mark.usefixtures("database_url")
 @pytest.mark.parametrize("name", ["verification", "cancel", "redact", "link"])
 def test_an_id_that_leads_to_nobody_is_said_to_be_none_of_all_that_is_taken(name: str) -> None:
     for word in ("vs_none", "idv_none", "user-none"):

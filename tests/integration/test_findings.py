@@ -2,10 +2,11 @@
 
 import asyncio
 import re
+import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,12 +16,13 @@ import psycopg
 import pytest
 from cryptography.fernet import Fernet
 from prometheus_client import Counter
-from sqlalchemy import insert, make_url, text, update
+from sqlalchemy import delete, insert, make_url, text, update
 from sqlmodel import col
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
-from config.database import now, statement, transaction
+from config import database
+from config.database import database_now, now, statement, transaction
 from config.settings import settings
 from config.version import running_version
 from handlers.inbox.process import process
@@ -38,6 +40,7 @@ from receiver.threads import Threads
 from tests.support import databases, facts, shapes
 from tests.support.operator import command
 from tests.support.processes import service
+from tests.support.redises import other_redis
 from tests.support.servers import running_receiver
 from tests.support.waiting import wait_until
 from worker import app as worker_app
@@ -192,7 +195,7 @@ def test_a_key_of_the_other_mode_is_found(environment: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("kind", ["web", "worker", "clock"])
 @pytest.mark.usefixtures("alive")
 def test_a_missing_kind_of_process_is_found_unless_it_said_that_it_ends(kind: str) -> None:
-    _move(kind, last_at=now(-timedelta(seconds=9)))
+    _move(kind, last_at=now(-timedelta(seconds=9)), worked_at=now(-timedelta(seconds=9)))
     [found] = [one for one in findings(None) if one.level == FAIL]
     assert (found.what, f"no {kind} runs since" in found.words) == ("processes", True)
     _move(kind, ended_at=now(-timedelta(seconds=50)))
@@ -217,17 +220,44 @@ def test_a_process_that_dies_after_a_restart_is_missing_at_once() -> None:
 
 @pytest.mark.usefixtures("alive")
 def test_a_clock_that_cannot_be_heard_is_not_called_missing() -> None:
-    _move("clock", last_at=now(-timedelta(minutes=5)))
+    _move("clock", worked_at=now(-timedelta(minutes=5)))
     assert {one.what for one in findings("it cannot be reached")} == {"redis"}
 
 
 @pytest.mark.usefixtures("alive")
 def test_a_clock_is_not_called_missing_while_the_workers_are_too_busy_to_hear_it() -> None:
-    _move("clock", last_at=now(-timedelta(seconds=20)))
+    _move("clock", worked_at=now(-timedelta(seconds=20)))
     _move("worker", listened_at=now(-timedelta(seconds=21)))
     assert _failing() == set()
     _move("worker", listened_at=now(-timedelta(seconds=2)))
     assert _failing() == {"processes"}
+
+
+def test_a_clock_has_lived_until_it_was_heard_not_until_that_is_written_down() -> None:
+    said = {"name": "clock here 1", "version": "1", "host": "here", "age_seconds": 99.0, "is_ending": False}
+    heartbeats.hear(said)
+    heartbeats._process.heard = {name: (one, at - 7.0) for name, (one, at) in heartbeats._process.heard.items()}
+    heartbeats.listened()
+    heartbeats.beat("worker")
+    heartbeats.beat("web")
+    _move("worker", started_at=now(-timedelta(minutes=5)))
+    assert ["no clock runs since" in one.words for one in findings(None) if one.what == "processes"] == [True]
+
+
+@pytest.mark.parametrize(("ended", "is_told"), [(1.0, False), (20.0, True)])
+def test_a_clock_that_redis_took_no_message_of_is_not_called_missing_until_it_may_be_heard_again(
+    ended: float, *, is_told: bool
+) -> None:
+    facts.all_alive()
+    _move("clock", worked_at=now(-timedelta(minutes=1)))
+    with transaction() as session:
+        session.connection().execute(delete(Heartbeat).where(col(Heartbeat.kind) == "worker"))
+    heartbeats.cut_off()
+    heartbeats._process.cut_off -= ended
+    heartbeats.listened()
+    heartbeats.beat("worker")
+    _move("worker", started_at=now(-timedelta(minutes=5)))
+    assert _failing() == ({"processes"} if is_told else set())
 
 
 def test_what_a_clock_said_before_its_end_undoes_it_not_though_it_is_heard_later() -> None:
@@ -357,16 +387,18 @@ def test_a_process_whose_threads_all_hang_is_found() -> None:
 
 
 @pytest.mark.usefixtures("alive")
-def test_an_old_version_beside_a_new_one_is_found_after_a_while() -> None:
+def test_an_old_version_beside_a_new_one_is_told_at_once_and_fails_after_a_while() -> None:
     _move("web", version="2")
-    assert _failing() == set()
+    _move("web", started_at=now(-timedelta(seconds=5)))
+    told = [(one.level, one.words) for one in findings(None) if one.what == "processes"]
+    assert told == [
+        (WARN, f"clock here 1 is of {running_version()}, and 2 runs beside it"),
+        (WARN, f"worker here 1 is of {running_version()}, and 2 runs beside it"),
+    ]
     _move("worker", started_at=now(-timedelta(minutes=21)))
     _move("clock", started_at=now(-timedelta(minutes=21)))
     _move("web", started_at=now(-timedelta(minutes=11)))
-    assert [one.words for one in findings(None) if one.what == "processes"] == [
-        "clock here 1 is of 1, and 2 runs beside it",
-        "worker here 1 is of 1, and 2 runs beside it",
-    ]
+    assert [one.level for one in findings(None) if one.what == "processes"] == [FAIL, FAIL]
 
 
 @pytest.mark.usefixtures("alive")
@@ -408,6 +440,34 @@ def test_who_holds_a_table_locked_is_named_and_not_waited_for(
         other.execute("LOCK TABLE outbox_action IN ACCESS EXCLUSIVE MODE")
         [found] = [one for one in findings(None) if one.level == FAIL]
         assert found.to_do == f"end it: SELECT pg_terminate_backend({pid})"
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no locks on tables")
+@pytest.mark.parametrize("table", ["outbox_action", "identity_heartbeat", "identity_schema_version"])
+@pytest.mark.usefixtures("alive")
+def test_no_lock_keeps_the_operator_waiting(table: str, database_url: str, environment: pytest.MonkeyPatch) -> None:
+    """The server would let each statement wait for ever."""
+    environment.setenv("DATABASE_URL", f"{database_url}&options=-c lock_timeout=0 -c statement_timeout=0")
+    databases.forget_process_state()
+    with psycopg.connect(database_url, application_name="somebody's psql") as other:
+        other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+        words = f"{table} is locked by connection {other.info.backend_pid} (somebody's psql)"
+        wait_until(lambda: words in command("status", "--json").out)
+        said = command("doctor", "--json")
+        assert (said.code, words in said.out) == (1, True)
+        assert words in [one.words for one in health.what_needs_a_hand()[0]]
+
+
+@pytest.mark.skipif(bool(databases.SERVER_URL), reason="PostgreSQL has no lock on the whole database")
+@pytest.mark.usefixtures("alive")
+def test_a_file_that_is_locked_keeps_the_operator_waiting_no_longer_than_its_findings(
+    database_url: str, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(database, "_SQLITE_BUSY_SECONDS", 3600)
+    with closing(sqlite3.connect(str(make_url(database_url).database))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        [found] = [one for one in findings(None) if one.level == FAIL]
+        assert (found.what, "has held a lock of it" in found.words) == ("database", True)
 
 
 @pytest.mark.usefixtures("alive")
@@ -651,6 +711,28 @@ def test_real_processes_say_that_they_live_which_of_them_were_killed_and_which_w
         wait_until(lambda: said() == ["no web runs", "no clock runs"], running.logs)
     [worker] = [one for one in heartbeats.known() if one.kind == "worker"]
     assert worker.ended_at
+
+
+@pytest.mark.processes
+def test_a_clock_is_not_called_dead_when_redis_takes_its_messages_again(tmp_path: Path, database_url: str) -> None:
+    def heard() -> datetime:
+        return max(one.worked_at for one in heartbeats.known() if one.kind == "clock")
+
+    with (
+        other_redis(tmp_path / "redis") as redis,
+        redis.client() as client,
+        service(tmp_path / "service", database_url, REDIS_URL=f"redis://127.0.0.1:{redis.port}/0") as running,
+    ):
+        running.start("web", "worker", "clock")
+        wait_until(lambda: {one.kind for one in heartbeats.known()} == {"web", "worker", "clock"}, running.logs)
+        client.config_set("maxmemory", "1")
+        last = database_now()
+        wait_until(lambda: database_now() > heard() + 2 * heartbeats.GONE_AFTER, running.logs)
+        client.config_set("maxmemory", "0")
+        while heard() <= last + heartbeats.GONE_AFTER:
+            assert "no clock runs" not in str(findings(None)), running.logs()
+        running.kill("clock")
+        wait_until(lambda: "no clock runs" in str(findings(None)), running.logs)
 
 
 def _failing() -> set[str]:

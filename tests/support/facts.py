@@ -7,6 +7,7 @@ from sqlalchemy import update
 from sqlmodel import col, select
 
 from config.database import database_now, transaction
+from config.version import running_version
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.outbox.perform import end_actions
@@ -115,7 +116,7 @@ def all_alive() -> None:
             said = Heartbeat(
                 name=f"{kind} here 1",
                 kind=kind,
-                version="1",
+                version=running_version(),
                 host="here",
                 started_at=at,
                 last_at=later,

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -32,6 +31,7 @@ from worker.commands.printing import print_json, print_pairs, print_rows
 _Row = InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat
 _FEW_MINUTES = timedelta(minutes=5)
 _WAITS_SECONDS, _WAITS_AGAIN_SECONDS = 5.0, 0.5  # for a connection; none by then is a finding
+_FIGURES_SECONDS = 2.0  # for each answer: the findings come first
 # The columns that are shown: none of them holds a name, an address or a text about a document.
 _EVENT: tuple[str, ...] = ("id", "type", "session_id", "account", "livemode", "created_at", "received_at", "status")
 _EVENT += ("outcome", "attempts", "waits", "due_at", "last_error", "processed_at", "owes_nothing")
@@ -49,9 +49,13 @@ def status(arguments: argparse.Namespace) -> int:
         figures = Figures(trouble_now())
         needed = judged(figures)
     found: dict[str, Any] = {"findings": [asdict(one) for one in needed]}
-    with suppress(*DATABASE_TROUBLE), hurry(_WAITS_AGAIN_SECONDS):  # the findings say so
-        found |= _shown(figures)
-    if len(found) == 1:
+    is_connected = True
+    try:
+        with hurry(_WAITS_AGAIN_SECONDS, answer=_FIGURES_SECONDS):
+            found |= _shown(figures)
+    except DATABASE_TROUBLE as error:  # the findings say so
+        is_connected = bool(getattr(error, "statement", ""))
+    if not is_connected:
         said = {one.words for one in needed}
         others = [one for one in findings_of_web() if one["words"] not in said]
         found["findings"] += [one | {"words": f"web says: {one['words']}"} for one in others]
