@@ -14,8 +14,9 @@ import structlog
 
 from config.broker import publish_events
 from config.database import DATABASE_TROUBLE
+from config.trouble import trouble_of
 from handlers.inbox.receive import Receipt
-from handlers.metrics import counting
+from handlers.metrics import counting, heartbeats, outside
 from handlers.queue.failures import NotNowError, describe
 from handlers.record.events import VerificationEvent
 from receiver.webhooks.storage import storage
@@ -27,6 +28,7 @@ _ANSWER_SECONDS = 10.0  # when the database hangs: Stripe has given up by then, 
 # While the database hangs; Stripe keeps the others, and delivers again. Fewer than connections, so that a question for
 # this process's health still finds a place.
 _MOST_WAITING = 900
+_AGAIN_SECONDS = 2.0  # between two tries, while the database takes no event
 _MOST_BATCHES = 1000  # published at once
 _PAUSE = 0.025  # seconds after a message: ids that come meanwhile travel together, and the first after it at once
 
@@ -56,6 +58,7 @@ class Intake:
         self._in_work: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._closing = False
+        self._again: asyncio.TimerHandle | None = None
         self._storage = storage()
         self._publisher = _Publisher()
         self._writer = asyncio.create_task(self._write())
@@ -75,6 +78,8 @@ class Intake:
     async def close(self) -> None:
         """Stores the waiting events, publishes their ids, and ends."""
         self._closing = True
+        if self._again:
+            self._again.cancel()
         self._wake.set()
         await self._writer
         await self._storage.close()
@@ -108,8 +113,7 @@ class Intake:
     def _refuse_all(self) -> list[_Stored]:
         """Refuses the events in work and the waiting ones, too: Stripe delivers them again the sooner."""
         self._in_work, self._waiting = [*self._in_work, *self._waiting], []
-        counting.note_in_vain("deliveries", NotNowError("no answer in time"))
-        log.error("events.not_stored", events=len(self._in_work), error="no answer in time")
+        self._note_in_vain(NotNowError("no answer in time"), [event for event, _ in self._in_work])
         return [UnavailableError() for _ in self._in_work]
 
     async def _store(self, events: Sequence[VerificationEvent]) -> list[_Stored]:
@@ -117,15 +121,18 @@ class Intake:
         try:
             receipt = await self._storage.receive(events)
         except (NotNowError, *DATABASE_TROUBLE) as error:
-            counting.note_in_vain("deliveries", error)
-            log.error("events.not_stored", events=len(events), error=describe(error))
+            self._note_in_vain(error, events)
             return [UnavailableError() for _ in events]
         except Exception as error:
             if len(events) > 1:
                 return [result for event in events for result in await self._store([event])]
+            if self._again:
+                self._note_answer(self._again)
             counting.note_in_vain("deliveries", error, events[0].id)
             log.error("event.refused", event_id=events[0].id, error=describe(error))
             return [RefusedEventError()]
+        if self._again:
+            self._note_answer(self._again)
         self._publisher.publish(receipt)
         first_deliveries = set(receipt.accepted)
         outcomes: list[_Stored] = []
@@ -133,6 +140,31 @@ class Intake:
             outcomes.append("ignored" if event.ignored else "accepted" if event.id in first_deliveries else "duplicate")
             first_deliveries.discard(event.id)
         return outcomes
+
+    def _note_in_vain(self, error: Exception, events: Sequence[VerificationEvent]) -> None:
+        """Notes why nothing is stored, and tries one of the events again later: its delivery was refused, and the next
+        one, which would say that the trouble is over, may be hours away.
+        """
+        heartbeats.stores(trouble_of(error.__context__ or error))
+        counting.note_in_vain("deliveries", error)
+        log.error("events.not_stored", events=len(events), error=describe(error))
+        if not self._closing:
+            if self._again:
+                self._again.cancel()
+            self._again = self._loop.call_later(_AGAIN_SECONDS, self._try_again, events[0])
+
+    def _note_answer(self, again: asyncio.TimerHandle) -> None:
+        """Notes that the database takes events, or refuses one for its values, once more."""
+        again.cancel()
+        self._again = None
+        heartbeats.stores(None)
+        outside.answered(outside.DATABASE, "deliveries")
+
+    def _try_again(self, event: VerificationEvent) -> None:
+        nobody: asyncio.Future[str] = self._loop.create_future()
+        nobody.cancel()
+        self._waiting.append((event, nobody))
+        self._wake.set()
 
 
 class _Publisher:
