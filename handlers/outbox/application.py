@@ -23,7 +23,8 @@ _TOTAL_SECONDS = 10.0
 # The statuses by which an application refuses one change. All others may come from a proxy, or from an application that
 # is being deployed or is the wrong one: the change waits.
 _VERDICTS = (400, 409, 410, 422, 500)
-_PAGE = re.compile(rb"<(!doctype\s+)?html\b", re.IGNORECASE)
+# A proxy's page may leave out any of them, and a browser takes it none the less.
+_PAGE = re.compile(rb"<((!doctype\s+)?html|head|body|meta|title|script)\b", re.IGNORECASE)
 _PAGE_BYTES = 16 * 1024  # the words of a page's kind come before that
 _CALLS = "take a call"  # the act that is asked of the application
 
@@ -43,7 +44,7 @@ def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
     unless_lost(action)
     answer = line().call("POST", url, headers, body, most=_PAGE_BYTES, only_pages=True)
     # rule: a web page is not the application's word
-    is_page = _PAGE.search(answer.body) is not None
+    is_page = _PAGE.search(answer.body.replace(b"\0", b"")) is not None  # in UTF-16, every other byte is one
     if 200 <= answer.status < 300 and not is_page:
         outside.answered(outside.APPLICATION, _CALLS)
         return None

@@ -75,9 +75,12 @@ def redact(session_id: str, account: str | None) -> bool:
     Raises as ask, NotAcceptedError while the session is processing.
     """
     try:
-        unless_another(ask("post", f"{SESSIONS}/{session_id}/redact", SESSION, account), session_id)
+        answer = unless_another(ask("post", f"{SESSIONS}/{session_id}/redact", SESSION, account), session_id)
     except MissingError:
         return False
+    # rule: a redaction has begun only if the answer shows it
+    if not answer.content.get("redaction"):
+        raise unreadable("it is not being redacted")
     return True
 
 

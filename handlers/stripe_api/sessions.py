@@ -79,7 +79,7 @@ def cancel(session_id: str, account: str | None) -> bool:
     It uses no idempotency key of ours: the SDK's is new each time, else Stripe would repeat a saved refusal for a day.
     """
     try:
-        unless_another(ask("post", f"{SESSIONS}/{session_id}/cancel", SESSION, account), session_id)
+        answer = unless_another(ask("post", f"{SESSIONS}/{session_id}/cancel", SESSION, account), session_id)
     except MissingError:  # Stripe's final word: it is asked no more
         return True
     except NotAcceptedError:  # Stripe has no code for this: the session's status says why
@@ -88,6 +88,9 @@ def cancel(session_id: str, account: str | None) -> bool:
         if status not in (Status.CANCELED, Status.PROCESSING, Status.VERIFIED):
             raise
         return bool(status == Status.CANCELED)  # by a try whose answer was lost, or by somebody else
+    # rule: a cancellation is done only if the answer shows it
+    if answer.content.get("status") != Status.CANCELED:
+        raise unreadable("it is not canceled")
     return True
 
 

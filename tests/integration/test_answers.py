@@ -8,10 +8,12 @@ from config.settings import settings
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import exposition
+from handlers.operator.audit import By, Way
 from handlers.outbox import outputs
 from handlers.queue.failures import NotNowError
 from handlers.record.decide import Outcome
 from handlers.record.events import Status, VerificationEvent
+from handlers.sessions import closing
 from handlers.stripe_api import sessions
 from handlers.stripe_api.client import MissingError
 from handlers.tables.models import ActionStatus, InboxStatus
@@ -120,7 +122,7 @@ def test_outputs_wait_for_an_answer_whatever_comes_instead(
     assert outputs.read_outputs(session_id)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "as it was created", _OF_PARTS])
 def test_a_cancellation_waits_for_an_answer_whatever_comes_instead(stripe: Stories, kind: str) -> None:
     databases.forget_process_state()
     session_id = _at_the_limit(stripe)
@@ -131,6 +133,21 @@ def test_a_cancellation_waits_for_an_answer_whatever_comes_instead(stripe: Stori
     perform_everything()
     assert by_name(session_id)["cancel_session"] == [ActionStatus.DONE]
     assert stripe.simulator.session(session_id)["status"] == "canceled"
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "as it was created"])
+def test_a_redaction_waits_for_an_answer_whatever_comes_instead(stripe: Stories, kind: str) -> None:
+    databases.forget_process_state()
+    session_id = _verified(stripe)
+    stripe.deliver(session_id)
+    closing.redact(session_id, By(who="anna", way=Way.COMMAND))
+    stripe.simulator.fault(nonsense=kind, path="/redact")
+    perform_everything()
+    assert by_name(session_id)["redact_session"] == [ActionStatus.PENDING]
+    databases.forget_process_state()
+    perform_everything()
+    assert by_name(session_id)["redact_session"] == [ActionStatus.DONE]
+    assert stripe.simulator.session(session_id)["redaction"]
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"another id"}))

@@ -248,12 +248,20 @@ _HTML = b"Content-Type: text/html; charset=utf-8\r\n"
         (_HTML, b"<!doctype html><title>Sign in</title>", False),
         (_HTML, b"\xef\xbb\xbf\n<!-- app -->\n<HTML lang=en>", False),
         (_HTML, b"<!DOCTYPE html>" + b"x" * 200_000, False),
+        (_HTML, b"<head><title>Document Moved</title></head>", False),
+        (_HTML, b'<META http-equiv="refresh" content="0; url=http://portal/">', False),
+        (_HTML, b"<script>location='/login'</script>", False),
+        (b"Content-Type: text/html; charset=utf-16\r\n", "<html lang=en>".encode("utf-16"), False),
+        (_HTML, b"<p>taken by <b>headquarters</b></p>", True),
         (_HTML, b"ok", True),
         (_HTML, b"", True),
         (b"Content-Type: application/json\r\n", b'{"html": "<html>"}', True),
         (b"", b"<html>", True),
     ],
-    ids=["sign-in", "comment", "large", "ok", "empty", "json", "no type"],
+    ids=[
+        *("sign-in", "comment", "large", "no html", "refresh", "script", "utf-16"),
+        *("words", "ok", "empty", "json", "no type"),
+    ],
 )
 def test_a_web_page_is_no_word_of_the_application(
     environment: pytest.MonkeyPatch, application: Application, head: bytes, body: bytes, is_taken: bool

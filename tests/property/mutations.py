@@ -286,6 +286,8 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "Stripe is asked in the account's name": (drop, THIN),
     "only a whole object is an answer": (never, ANSWERS),
     "only a whole answer shows that there is no address": (never, ANSWERS),
+    "a cancellation is done only if the answer shows it": (never, ANSWERS),
+    "a redaction has begun only if the answer shows it": (never, ANSWERS),
     "only Stripe's own word is final": (becomes("{values[0]}"), ANSWERS),
     "an answer that Stripe has saved says nothing of today": (becomes("{values[0]}"), VERIFICATIONS),
     "Stripe's clock is bounded by ours": (becomes("{values[0]}"), ANSWERS),
