@@ -38,22 +38,27 @@ def _compare(report: Report, account: str | None, heard_of_at: datetime, *, boun
     name, now, first = bookmark("listed", account), database_now(), whole_second(heard_of_at)
     progress.begin(name, first)
     if not bounded:
-        yield from _look(report, account, first, now + AHEAD, f"{name}:all")
+        yield from _look(report, account, first, now + AHEAD, f"{name}:all", timedelta())
         return
     for age in AGES:
         mark, until = f"{name}:{age // timedelta(hours=1)}", whole_second(now - age)
         start = max(progress.reached(mark) or first, first)
         if until - start >= age / _LATE:
-            yield from _look(report, account, start, until, mark)
+            yield from _look(report, account, start, until, mark, age)
 
 
-def _look(report: Report, account: str | None, start: datetime, until: datetime, mark: str) -> Asking:
+def _look(report: Report, account: str | None, start: datetime, until: datetime, mark: str, age: timedelta) -> Asking:
     doubtful: list[Whose] = []
     ends: list[datetime] = []
+
+    def reached(end: datetime, page: Listed) -> None:
+        too_young = end + age - page.asked_at  # by Stripe's clock: ours may be ahead
+        ends.append(whole_second(end - min(max(too_young, timedelta()), end - start)))
+
     reading = Reading(
         ask=lambda start, end, after: sessions.list_sessions(start, end, account, after=after),
         take=lambda page: doubtful.extend(_differing(report, account, page)),
-        reached=lambda end, _: ends.append(end),
+        reached=reached,
         pass_over=lambda second, error: report.note_second(mark, second, error),
     )
     for _ in walk(reading, start, until):

@@ -71,5 +71,6 @@ def _recover(report: Report, account: str | None, name: str) -> Asking:
         reached=lambda end, _: progress.move(so_far, end),
         pass_over=lambda second, error: report.note_second(name, second, error),
     )
-    yield from walk(reading, whole_second(start), whole_second(now + AHEAD))
+    # The standby's clock may be behind the one by which the bookmark was made.
+    yield from walk(reading, whole_second(start), whole_second(max(now, start + _LAG) + AHEAD))
     progress.move(name, NOW)

@@ -51,7 +51,8 @@ def _recover(report: Report, account: str | None, *, bounded: bool) -> Asking:
     name, now = bookmark("events", account), database_now()
     oldest = whole_second(now - EVENTS_KEPT)
     progress.begin(name, oldest)
-    start = max(progress.reached(name) or oldest, oldest)
+    reached = progress.reached(name) or oldest
+    start = oldest if reached > now else reached  # the database's clock may have been wrong by then, or be it now
     reading = Reading(
         ask=lambda start, end, after: sessions.list_events(start, end, account, after=after, undelivered=True),
         take=lambda page: take_in(page.items, account, report, undelivered=True),

@@ -13,6 +13,7 @@ from handlers.inbox.receive import receive
 from handlers.operator.queries import Filter, find_events
 from handlers.record.events import VerificationEvent, parse
 from handlers.tables.models import Bookmark, VerificationRecord
+from handlers.upkeep import aged
 from handlers.upkeep.aged import AGES
 from handlers.upkeep.reconcile import reconcile
 from tests.simulator.client import Simulator
@@ -99,6 +100,19 @@ def test_an_old_answer_of_a_replica_is_not_taken_over(simulator: Simulator) -> N
     first = reconcile()
     assert first.drifted == []
     assert facts.record(session_id).status == "verified"
+
+
+def test_a_look_by_a_clock_far_ahead_takes_the_place_of_none_that_are_to_come(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bookmark in the future would hide the overrides until then."""
+    session_id = _verified(simulator, HOUR / 2)
+    with monkeypatch.context() as wrong:
+        wrong.setattr(aged, "database_now", lambda: datetime.now(UTC) + timedelta(days=61))
+        assert reconcile().drifted == []
+    simulator.override(session_id, "requires_input")
+    monkeypatch.setattr(aged, "database_now", lambda: datetime.now(UTC) + timedelta(hours=1))
+    assert [one.session_id for one in reconcile().drifted] == [session_id]
 
 
 def test_sessions_that_are_as_they_should_be_cost_a_request_for_all(simulator: Simulator) -> None:

@@ -18,8 +18,8 @@ from handlers.metrics import exposition
 from handlers.operator.queries import Filter, find_actions, find_events
 from handlers.record.events import parse
 from handlers.tables.models import Bookmark, VerificationRecord
-from handlers.upkeep import progress
-from handlers.upkeep.accounts import heard_of
+from handlers.upkeep import lost, progress, undelivered
+from handlers.upkeep.accounts import bookmark, heard_of
 from handlers.upkeep.allowance import Report
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
@@ -70,22 +70,60 @@ def test_a_delivery_that_was_too_large_is_counted_and_its_event_fetched(
     assert facts.event_rows(session_id)
 
 
+def test_a_run_by_a_clock_far_ahead_passes_over_no_undelivered_event(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By such a clock the bookmark is older than all that Stripe keeps."""
+    simulator.endpoint(NOWHERE)
+    _verified(simulator)
+    progress.begin(bookmark("events", None), datetime.now(UTC) - timedelta(hours=2))
+    with monkeypatch.context() as wrong:
+        wrong.setattr(undelivered, "database_now", lambda: datetime.now(UTC) + timedelta(days=61))
+        found = reconcile().recovered
+    assert len(found + reconcile().recovered) == 3
+
+
+def test_a_bookmark_from_the_future_keeps_no_event_waiting_for_that(simulator: Simulator) -> None:
+    simulator.endpoint(NOWHERE)
+    _verified(simulator)
+    progress.begin(bookmark("events", None), datetime.now(UTC) + timedelta(days=31))
+    assert len(reconcile().recovered) == 3
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no standby")
+def test_a_promoted_standby_whose_clock_is_far_behind_lacks_no_event_for_good(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reconcile()
+    _verified(simulator)
+    _is_another_database()
+    with monkeypatch.context() as wrong:
+        wrong.setattr(lost, "database_now", lambda: datetime.now(UTC) - timedelta(days=61))
+        assert len(reconcile().recovered) == 3
+
+
 @pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no standby")
 def test_what_was_answered_and_is_lost_is_fetched_once_the_database_is_another(simulator: Simulator) -> None:
     """A standby that was promoted lacks the last commits, and Stripe holds their events for delivered."""
     reconcile()
-    (noted,) = (name for name in _bookmarks() if name.startswith("history:"))
     session_id = _verified(simulator)
     assert reconcile().recovered == []
-    with transaction() as session:  # as if the log were another's, without the events since the last run
-        gone = update(Bookmark).where(col(Bookmark.name) == noted).values(name="history:7/00000001")
-        session.connection().execute(gone)
+    noted = _is_another_database()
     report = reconcile()
     assert (len(report.recovered), report.undelivered) == (3, 0)
     work()
     assert facts.record(session_id).status == "verified"
     assert noted in _bookmarks()
     assert reconcile().recovered == []
+
+
+def _is_another_database() -> str:
+    """Makes the log another's, without the events since the last run; returns the bookmark that has to come back."""
+    (noted,) = (name for name in _bookmarks() if name.startswith("history:"))
+    with transaction() as session:
+        gone = update(Bookmark).where(col(Bookmark.name) == noted).values(name="history:7/00000001")
+        session.connection().execute(gone)
+    return noted
 
 
 def _bookmarks() -> list[str]:
