@@ -55,8 +55,8 @@ class ProblemError(Exception):
 
     def response(self) -> Response:
         """As application/problem+json, with Retry-After, WWW-Authenticate and Allow where they belong."""
-        status, title = self.status, CODES[self.code][self.status]
-        body = {"type": "about:blank", "title": title, "status": status, "code": self.code}
+        status, type_ = self.status, f"urn:problem-type:identity-events:{self.code}"
+        body = {"type": type_, "title": CODES[self.code][status], "status": status, "code": self.code}
         if self.detail:
             body["detail"] = self.detail
         if self.faults:

@@ -23,8 +23,10 @@ def must_be_documented(answer: Response) -> None:
     [(media_type, content)] = response["content"].items()
     assert answer.headers["content-type"] == media_type, about
     if request.method != "HEAD":
-        schema = {"components": document()["components"], **content["schema"]}
-        assert [error.message for error in OAS31Validator(schema).iter_errors(answer.json())] == [], about
+        body, schema = answer.json(), {"components": document()["components"], **content["schema"]}
+        assert [error.message for error in OAS31Validator(schema).iter_errors(body)] == [], about
+        if media_type == "application/problem+json":
+            assert (body["status"], body["type"].rpartition(":")[2]) == (answer.status_code, body["code"]), about
 
 
 def _documented(method: str, path: str) -> dict[str, Any] | None:
