@@ -56,7 +56,7 @@ def _recover(report: Report, account: str | None, *, bounded: bool) -> Asking:
     reading = Reading(
         ask=lambda start, end, after: sessions.list_events(start, end, account, after=after, undelivered=True),
         take=lambda page: take_in(page.items, account, report, undelivered=True),
-        reached=lambda end, page: progress.move(name, min(end, whole_second(page.asked_at - IN_FLIGHT))),
+        reached=lambda end, page: progress.move(name, max(start, min(end, whole_second(page.asked_at - IN_FLIGHT)))),
         pass_over=lambda second, error: report.note_second(name, second, error),
     )
     failures = unanswered.failures("events", account or "")

@@ -70,13 +70,15 @@ def test_a_delivery_that_was_too_large_is_counted_and_its_event_fetched(
     assert facts.event_rows(session_id)
 
 
+@pytest.mark.parametrize("has_run", [True, False])
 def test_a_run_by_a_clock_far_ahead_passes_over_no_undelivered_event(
-    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, has_run: bool
 ) -> None:
-    """By such a clock the bookmark is older than all that Stripe keeps."""
+    """By such a clock the bookmark is older than all that Stripe keeps, or begins in the future."""
     simulator.endpoint(NOWHERE)
     _verified(simulator)
-    progress.begin(bookmark("events", None), datetime.now(UTC) - timedelta(hours=2))
+    if has_run:
+        progress.begin(bookmark("events", None), datetime.now(UTC) - timedelta(hours=2))
     with monkeypatch.context() as wrong:
         wrong.setattr(undelivered, "database_now", lambda: datetime.now(UTC) + timedelta(days=61))
         found = reconcile().recovered
@@ -88,6 +90,14 @@ def test_a_bookmark_from_the_future_keeps_no_event_waiting_for_that(simulator: S
     _verified(simulator)
     progress.begin(bookmark("events", None), datetime.now(UTC) + timedelta(days=31))
     assert len(reconcile().recovered) == 3
+
+
+def test_a_list_with_a_date_of_long_ago_makes_the_next_run_read_no_more(simulator: Simulator) -> None:
+    simulator.endpoint(NOWHERE)
+    progress.begin(bookmark("events", None), start := datetime.now(UTC) - timedelta(hours=2))
+    simulator.clock(offset=-40 * 365 * 86400.0)
+    reconcile()
+    assert progress.reached(bookmark("events", None)) == start
 
 
 @pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no standby")
