@@ -20,6 +20,7 @@ MAIL_SERVER, APPLICATION, STRIPE = "the mail server", "the application", "Stripe
 ENDPOINT = "the endpoint at Stripe"
 DATABASE, OURSELVES, STARTED = "the database", "this service", "every delivery since the start"
 LOOKUP = "EMAIL_LOOKUP"  # a function of the team's
+LOGO = "the server of BRAND_LOGO_URL"
 _SILENT_SECONDS = 4.0  # an answer that takes longer counts as none, until it comes
 _SEVERAL = 3  # single things, each refused for itself: one or two may be at fault themselves
 _FORGOTTEN_SECONDS = 7200.0  # a caller that waits tries again sooner; without one, a refusal is out of date

@@ -17,7 +17,7 @@ from config.database import DATABASE_TROUBLE, hurry, statement, transaction
 from config.defaults import lacks_webhook_secret
 from config.settings import settings
 from config.trouble import hindrance, trouble_of
-from handlers.metrics import counting, heartbeats, tallies
+from handlers.metrics import counting, heartbeats, outside, tallies
 from handlers.operator.connections import full, locked
 from handlers.operator.figures import Figures
 from handlers.operator.pausing import OPERATORS, PAUSABLE
@@ -199,8 +199,8 @@ def _deliveries(figures: Figures) -> Iterator[Told]:
 
 
 def _refusals(figures: Figures) -> Iterator[Told]:
-    for words, to_do in refusals(figures.processes, figures.at):
-        yield FAIL, words, to_do
+    for of, words, to_do in refusals(figures.processes, figures.at):
+        yield WARN if of == outside.LOGO else FAIL, words, to_do
 
 
 def _waiting(table: Table) -> Callable[[Figures], Iterator[Told]]:

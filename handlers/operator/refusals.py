@@ -22,6 +22,7 @@ _TO_DO = {
     outside.DATABASE: "its log, and that of web and worker, say why; what is due waits, and Stripe delivers again",
     outside.OURSELVES: "its log says where; what is dead comes back by python -m worker retry once that is mended",
     outside.LOOKUP: "mails wait until it answers, and none is lost: see what it waits for",
+    outside.LOGO: "pages are shown without the logo: see BRAND_LOGO_URL, and start web again",
     outside.STARTED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it, and is STRIPE_API_KEY"
     " a key of its mode?",
     outside.ENDPOINT: "python -m worker endpoint check looks again at once, a worker every minute; reconcile fetches"
@@ -44,8 +45,8 @@ class _Refusal:
         return self.standing.of, self.standing.doing
 
 
-def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, str]]:
-    """The fault and the thing to do: one pair for each that refuses, and for each kind of work that is asked of it.
+def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, str, str]]:
+    """Each one that refuses, for each kind of work that is asked of it: with the fault and the thing to do.
 
     A refusal ends with the next answer to any process; a process that alone is refused, again and again, is named. A
     young refusal may be over in a moment, and the refusal of a single action says little of us.
@@ -71,6 +72,7 @@ def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, st
         alone = f" to {latest.process}, and to no other process" if _is_over(latest, answers) else ""
         often = f", {times} times" if times > 1 else ""
         yield (
+            of[0],
             f"{of[0]} {latest.standing.word}{alone}: nothing else since {some[0].since:%F %T} UTC{often}",
             _TO_DO.get(of[0], "python -m worker doctor"),  # a newer version, beside this one, may know others
         )

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from config.settings import settings
 from handlers.catalogue.pages import stylesheet
+from handlers.metrics import outside
 from handlers.queue.calls import Line
 from handlers.queue.failures import NotNowError
 from receiver.headers import headers
@@ -79,8 +80,10 @@ class Assets:
 
 def fetched(url: str) -> tuple[str, bytes]:
     """A logo's type, by its first bytes, and its content. Raises NotNowError, or ValueError for other files."""
-    answer = Line("logo", _SECONDS).call("GET", url, {"Accept": ", ".join(_IMAGES)}, None, most=_MOST_BYTES)
+    answer = Line(outside.LOGO, _SECONDS).call("GET", url, {"Accept": ", ".join(_IMAGES)}, None, most=_MOST_BYTES)
     found = [name for name, start in _IMAGES.items() if re.match(start, answer.body, re.DOTALL)]
     if answer.status != 200 or not found:
-        raise ValueError(f"answered {answer.status}, and no image that is served")
+        outside.refused(outside.LOGO, word := f"answered {answer.status}, and no image that is served")
+        raise ValueError(word)
+    outside.answered(outside.LOGO)
     return found[0], answer.body

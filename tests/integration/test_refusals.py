@@ -13,11 +13,12 @@ from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import counting, heartbeats, outside
 from handlers.operator import endpoints, refusals
-from handlers.operator.findings import findings
+from handlers.operator.findings import WARN, findings
 from handlers.outbox.smtp import send_by_smtp
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
 from handlers.stripe_api import account, sessions
 from handlers.tables.models import Heartbeat
+from receiver.pages.assets import fetched
 from tests.simulator.client import Simulator
 from tests.support import databases, facts
 from tests.support.servers import Mailbox, mail_server
@@ -233,6 +234,26 @@ def test_a_key_that_may_not_look_at_endpoints_is_none_that_is_refused(
     endpoints.look()
     account.stripe_now()
     assert (_refusals(), counted._value.get()) == ([], before)
+
+
+def test_a_logo_that_cannot_be_had_is_a_warning_and_fails_nothing(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    picture = OK + b"Content-Length: 8\r\n\r\n\x89PNG\r\n\x1a\n"
+    with (
+        saying(lambda _: iter([OK + b"Content-Length: 2\r\n\r\n{}"])) as page,
+        saying(lambda _: iter([picture])) as logo,
+    ):
+        for url, words in (
+            ("http://127.0.0.1:9/", "was not reached: nobody listens there: nothing else since"),
+            (page.url, "answered 200, and no image that is served: nothing else since"),
+        ):
+            with pytest.raises((NotNowError, ValueError)):
+                fetched(url)
+            [said] = _refusals()
+            assert said.startswith(f"the server of BRAND_LOGO_URL {words}")
+            assert {one.level for one in findings(None) if one.what == "refusals"} == {WARN}
+            assert fetched(logo.url)[0] == "image/png"
+            assert _refusals() == []
 
 
 def _refusals() -> list[str]:
