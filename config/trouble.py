@@ -73,6 +73,9 @@ _TO_DO = {
     "unreachable": "it cannot be reached, or does not answer: see DATABASE_URL (VAR_DIR where there is none), and"
     " whether it runs",
 }
+_POOLED_BY_STATEMENT = (
+    "DATABASE_URL leads to a pooler in its statement mode, which takes no transactions: set pool_mode to transaction"
+)
 _MAY_STORE = "SELECT current_setting('transaction_read_only') = 'on', has_table_privilege('inbox_event', 'INSERT')"
 _LEAST_FREE = 4 * 1024 * 1024  # bytes: SQLite may go on for a while within its own files, and then stop amid a burst
 
@@ -95,6 +98,8 @@ def trouble_of(error: BaseException) -> Trouble:
     if isinstance(error, SettingsError):
         return Trouble("settings", str(error))
     origin = getattr(error, "orig", None) or error
+    if "in statement pooling mode" in str(origin):  # PgBouncer has one code for all that it refuses
+        return Trouble("unreachable", _POOLED_BY_STATEMENT)
     if code := getattr(origin, "sqlstate", None):
         return Trouble(_CODES.get(code) or _CLASSES.get(code[:2], "failed"))
     said = _SQLITE if isinstance(origin, sqlite3.Error) else _UNCONNECTED

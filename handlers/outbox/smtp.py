@@ -334,7 +334,8 @@ def _log_in(smtp: smtplib.SMTP, server: SplitResult) -> None:
     elif server.scheme == "smtp" and server.password and server.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise _UnfitError("offers no TLS: the password is not sent in clear")
     if server.username:
-        if not _LOGINS & {*smtp.esmtp_features.get("auth", "").split()}:
+        smtp.esmtp_features["auth"] = smtp.esmtp_features.get("auth", "").upper()  # smtplib knows them by these letters
+        if not _LOGINS & {*smtp.esmtp_features["auth"].split()}:
             raise _UnfitError("offers no login, or none that smtplib knows")
         login = unquote(server.username), unquote(server.password or "")
         if not "".join(login).isascii():

@@ -226,20 +226,22 @@ def test_an_answer_that_is_none_counts_no_try(server: Mailbox, answer: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("login", "says", "sentence"),
+    ("login", "offers", "says", "sentence"),
     [
-        ("u:p%C3%A9", b"", "is given a user or a password that is not in ASCII"),
-        ("u:p", b"334 !!!notbase64\r\n", "answers as no mail server does"),
-        ("u:p", b"", "was not reached: it hangs up"),
+        ("u:p%C3%A9", b"PLAIN", b"", "is given a user or a password that is not in ASCII"),
+        ("u:p", b"CRAM-MD5 PLAIN", b"334 !!!notbase64\r\n", "answers as no mail server does"),
+        ("u:p", b"PLAIN", b"", "was not reached: it hangs up"),
+        ("u:p", b"XOAUTH2 GSSAPI", b"", "offers no login, or none that smtplib knows"),
+        ("u:p", b"plain", b"235 welcome\r\n", "answered 235 to MAIL_FROM"),
     ],
 )
 def test_a_login_that_cannot_be_is_about_us(
-    environment: pytest.MonkeyPatch, login: str, says: bytes, sentence: str
+    environment: pytest.MonkeyPatch, login: str, offers: bytes, says: bytes, sentence: str
 ) -> None:
     def behave(connection: socket.socket) -> None:
         connection.sendall(b"220 mail.test\r\n")
         for line in connection.makefile("rb"):
-            connection.sendall(b"250-x\r\n250 AUTH CRAM-MD5 PLAIN\r\n" if line[:4] == b"ehlo" else says)
+            connection.sendall(b"250-x\r\n250 AUTH " + offers + b"\r\n" if line[:4] == b"ehlo" else says)
             if line[:4] == b"AUTH" and not says:
                 return
 

@@ -35,3 +35,9 @@ from config.trouble import trouble_of
 def test_the_words_of_one_database_say_nothing_of_the_other(error: Exception, word: str) -> None:
     assert trouble_of(error).word == word
     assert trouble_of(error).sentence
+
+
+def test_a_pooler_that_takes_no_transactions_is_said_to() -> None:
+    error = psycopg.errors.ProtocolViolation("transaction blocks not allowed in statement pooling mode")
+    assert trouble_of(error).sentence.endswith("set pool_mode to transaction")
+    assert "pool_mode" not in trouble_of(psycopg.errors.ProtocolViolation("server login failed")).sentence
