@@ -26,6 +26,7 @@ log = structlog.stdlib.get_logger(__name__)
 HEAD_BYTES = 16 * 1024  # of a request line and its headers: Node's bound; Stripe's have less than 1 KiB
 HEADERS = 100  # lines of them, trailers too: each costs more than its bytes
 MESSAGE_BYTES = 1024 * 1024  # of a body with the frames of its chunks: twice the most that a room here reads
+LINE_BYTES = 150  # of memory for each line of a head, besides its bytes
 UNFINISHED_BYTES = 8 * 1024 * 1024  # of all requests that are not whole yet: thousands of Stripe's
 PIPELINED = 2  # requests behind one that is not answered: nobody needs any, and a head of many lines takes 12 KB
 UNREAD_BYTES = 16 * 1024  # of answers that a client has not taken: beyond, no more are written for it
@@ -81,8 +82,7 @@ class Connections:
         room = MOST if files == resource.RLIM_INFINITY else min(MOST, max(files - self._other_files, _LEAST))
         # rule: connections are bounded, and the silent ones go first
         if sum(map(len, (self.silent, self.sending, self.waiting, self.idle))) >= room:
-            unread = (one for one in self._late(self.waiting) if one.transport.get_write_buffer_size())
-            late = chain(self._late(self.silent), self._late(self.sending), unread)
+            late = chain(self._late(self.silent), self._late(self.sending), self._unread())
             next(chain(late, self.idle, self.silent, self.sending), newcomer).end("too many connections")
         newcomer.wait_in(self.silent)
         if not self._looks:
@@ -96,7 +96,7 @@ class Connections:
         # rule: all requests that are not whole are bounded together
         while self._unfinished > UNFINISHED_BYTES:
             # A delivery is the least likely to be late, or to have half a head.
-            late = chain(self._late(self.silent), self._late(self.sending))
+            late = chain(self._late(self.silent), self._late(self.sending), self._unread())
             unfinished = (one for one in chain(late, self.silent, self.sending) if one.unfinished)
             next(unfinished, connection).end("too many bytes at once", 503)
 
@@ -109,6 +109,10 @@ class Connections:
     def _late(self, wait: _Wait) -> Iterator["Connection"]:
         """The connections of a wait that have waited for more than _AT_ONCE, the longest first."""
         return (one for one, since in wait.items() if one.loop.time() - since > _AT_ONCE)
+
+    def _unread(self) -> Iterator["Connection"]:
+        """The connections whose clients have not read an answer for more than _AT_ONCE, the longest first."""
+        return (one for one in self._late(self.waiting) if one.transport.get_write_buffer_size())
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Ends the connections that take too long, again and again, as long as there are connections."""
@@ -140,7 +144,7 @@ class Connection(HttpToolsProtocol):
         self._wait: _Wait | None = None
         self._has = _NOTHING
         self._size = 0  # bytes of the head or body that is not whole, without those being fed
-        self._fed = 0
+        self._fed = self._lines = 0  # bytes and header lines of what is being fed
         self._fault = (400, "not HTTP")
         self._in_work: RequestResponseCycle | None = None
 
@@ -184,20 +188,21 @@ class Connection(HttpToolsProtocol):
             head = f"HTTP/1.1 {status} {phrase}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             self.transport.write(head.encode())
         self._let_down()
+        self.pipeline.clear()
         reads_nothing = self._wait is self._all.waiting and self.transport.get_write_buffer_size() and not status
         self.wait_in(self._all.leaving)
         return self.transport.abort() if reads_nothing else self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Feeds uvicorn's parser, which then shows the connection's wait, and the bytes that it has sent."""
-        had, self._fed = self._has, len(data)
+        had, self._fed, self._lines = self._has, len(data), 0
         try:
             rest: bytes | None = data
             while rest is not None:
                 rest = self._feed(rest)
         except httptools.HttpParserError:
             return self.end(self._fault[1], self._fault[0])
-        if self._has == _WHOLE and self._fed <= _UNCOUNTED and not self.unfinished:
+        if self._has == _WHOLE and self._fed <= _UNCOUNTED and not (self.unfinished or self.pipeline):
             if not self.cycle.response_complete:
                 self.wait_in(self._all.waiting)
             return None
@@ -213,6 +218,7 @@ class Connection(HttpToolsProtocol):
         # rule: a trailer adds nothing to a head
         if self._has == _BODY:
             name = value = b""  # it counts among the lines
+        self._lines += 1
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -290,7 +296,8 @@ class Connection(HttpToolsProtocol):
             self.wait_in(self._all.idle if self.cycle.response_complete else self._all.waiting)
         else:
             self.wait_in(self._all.sending if is_body else self._all.silent)
-        self._all.hold(self, len(data))  # a client that has just sent a whole head is not silent
+        size = len(data) + self._lines * LINE_BYTES
+        self._all.hold(self, size)  # a client that has just sent a whole head is not silent
         if self._has == _WHOLE and not self.pipeline:  # the reader's turn comes first
             self.loop.call_soon(self._all.let_go, self, self.unfinished)
         if self._has == _WHOLE or self.transport.is_closing():
