@@ -26,14 +26,18 @@ WHERE datname IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 8
 """
 
 
-# Locks of the modes that keep our writes waiting. PostgreSQL shows only the number of another user's connection.
-_LOCKS = """
-SELECT DISTINCT c.relname, a.pid, coalesce(nullif(a.application_name, ''), 'unnamed') FROM pg_locks AS l
+# Locks of the modes that keep our writes waiting, and a stranger's transactions that may hold some rows: our claims pass
+# those over, and nothing fails. PostgreSQL shows only the number of another user's connection.
+_LOCKS = f"""
+SELECT c.relname, a.pid, coalesce(nullif(a.application_name, ''), 'unnamed'),
+bool_or(l.mode NOT IN ('RowShareLock', 'RowExclusiveLock')) FROM pg_locks AS l
 JOIN pg_class AS c ON c.oid = l.relation JOIN pg_stat_activity AS a USING (pid)
-WHERE l.granted AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+WHERE l.granted AND l.locktype = 'relation'
+AND (l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+OR (l.mode IN ('RowShareLock', 'RowExclusiveLock') AND NOT starts_with(coalesce(a.application_name, ''), '{OURS} ')))
 AND l.relation = to_regclass(c.relname) AND c.relname = ANY(%s)
-AND coalesce(a.xact_start < clock_timestamp() - interval '3 seconds', true) ORDER BY 1, 2
-"""
+AND coalesce(a.xact_start < clock_timestamp() - interval '3 seconds', true) GROUP BY 1, 2, 3 ORDER BY 1, 2
+"""  # noqa: S608  # our own words
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,10 @@ def full() -> Full | None:
 
 
 def locked(connection: Connection) -> list[tuple[str, int, str]]:
-    """Our tables that have been locked for seconds, each with the number and the name of the connection."""
+    """Our tables that have been locked for seconds, or rows of them, each with the connection's number and name."""
     if connection.dialect.name != "postgresql":
         return []
-    return [(name, pid, whose) for name, pid, whose in connection.exec_driver_sql(_LOCKS, ([*TABLES, VERSION_TABLE],))]
+    return [
+        (f"{name} is" if is_whole else f"rows of {name} are", pid, whose)
+        for name, pid, whose, is_whole in connection.exec_driver_sql(_LOCKS, ([*TABLES, VERSION_TABLE],))
+    ]

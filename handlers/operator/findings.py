@@ -128,8 +128,8 @@ def _broker(figures: Figures) -> Iterator[Told]:
 def _database(_: Figures) -> Iterator[Told]:
     with statement() as connection:
         held = locked(connection)
-    for name, pid, whose in held:
-        yield FAIL, f"{name} is locked by connection {pid} ({whose})", f"end it: SELECT pg_terminate_backend({pid})"
+    for what, pid, whose in held:
+        yield FAIL, f"{what} locked by connection {pid} ({whose})", f"end it: SELECT pg_terminate_backend({pid})"
     if not is_at_head():
         yield FAIL, "migrations are missing", "python -m worker migrate"
         return

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -440,6 +441,31 @@ def test_who_holds_a_table_locked_is_named_and_not_waited_for(
         other.execute("LOCK TABLE outbox_action IN ACCESS EXCLUSIVE MODE")
         [found] = [one for one in findings(None) if one.level == FAIL]
         assert found.to_do == f"end it: SELECT pg_terminate_backend({pid})"
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no locks on rows")
+@pytest.mark.usefixtures("alive")
+def test_a_stranger_who_holds_rows_is_named_and_nobody_of_ours_who_waits_for_them(
+    database_url: str, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(connections, "_LOCKS", connections._LOCKS.replace("3 seconds", "0 seconds"))
+    facts.applied(facts.event("verified"))
+    update_rows = "UPDATE verification_record SET user_id = user_id"
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'tuple' AND granted"
+    with (
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(database_url, application_name="identity worker") as ours,
+        psycopg.connect(database_url, application_name="somebody's psql") as other,
+    ):
+        other.execute(update_rows)
+        waiting = pool.submit(ours.execute, update_rows)
+        with psycopg.connect(database_url, autocommit=True) as looking:
+            wait_until(lambda: looking.execute(waits).fetchone() == (1,))
+        [found] = [one for one in findings(None) if one.level == FAIL]
+        other.rollback()
+        waiting.result()
+        pid = other.info.backend_pid
+        assert found.words == f"rows of verification_record are locked by connection {pid} (somebody's psql)"
 
 
 @pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no locks on tables")
