@@ -28,6 +28,7 @@ from handlers.tables.models import InboxEvent, OutboxAction
 from handlers.upkeep.limits import judge_limits
 from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.reconcile import reconcile
+from handlers.upkeep.strayed import bring_back
 from worker.consumer import celery_app
 
 _SWEEP_MOST = 10_000  # ids of each kind a sweep: more than the workers finish until the next, or they would wait
@@ -94,7 +95,8 @@ def sweep() -> None:
 
 @celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]
 def reconcile_with_stripe() -> None:
-    """Asks Stripe for the events that never arrived, and judges the limit again."""
+    """Asks Stripe for the events that never arrived, judges the limit again, and brings back rows that went astray."""
+    bring_back()
     publish_actions(judge_limits())
     publish_events(reconcile().to_process)
 

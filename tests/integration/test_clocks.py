@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
+from sqlmodel import col
 
 from config import database
 from config.database import database_now, measure_clock, now, transaction, true_now
@@ -28,13 +29,14 @@ from handlers.outbox.smtp import MAIL_LEASE
 from handlers.queue.failures import LEASE
 from handlers.tables import schema
 from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
-from handlers.upkeep import purge
+from handlers.upkeep import purge, strayed
 from tests.chaos.stores import Postgres, free_port
 from tests.support import databases, facts, faketime, shapes
 from tests.support.facts import claim_action, end_action, event
 from tests.support.faketime import SteppingClock
 from tests.support.operator import ROOT, command
 from tests.support.waiting import PATIENCE, wait_until
+from worker import tasks
 
 pytestmark = pytest.mark.usefixtures("database_url")
 HOSTS = {"90 s ahead": 90.0, "an hour behind": -3600.0, "61 days ahead": 61 * 86400.0}
@@ -179,6 +181,30 @@ def test_a_purge_that_another_clock_contradicts_is_refused(environment: pytest.M
             purge.purge()
     environment.setattr(purge, "measure_clock", lambda: 90.0)
     assert purge.purge().events == 1
+
+
+def test_rows_that_a_wrong_clock_of_the_databases_has_put_days_ahead_are_brought_back(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setattr(strayed, "_BATCH", 1)
+    events = [event("verified", session_id=f"vs_{number}", report="vr_1") for number in range(2)]
+    receive(events)
+    (in_work,) = facts.applied(event("verified", report="vr_1", session_id="vs_in_work"))
+    claimed = claim_action(in_work)
+    assert claimed
+    (waiting,) = facts.applied(event("verified", report="vr_1", session_id="vs_waiting"))
+    a_day = database_now() + timedelta(days=1)
+    with transaction() as session:
+        for table in (InboxEvent, OutboxAction):
+            session.connection().execute(update(table).values(due_at=now(timedelta(days=61))))
+        session.connection().execute(update(OutboxAction).where(col(OutboxAction.id) == waiting).values(due_at=a_day))
+    tasks.reconcile_with_stripe()
+    assert facts.action(waiting).due_at == a_day
+    for row in (*(facts.event_row(one.id) for one in events), facts.action(in_work)):
+        assert MAIL_LEASE < row.due_at - database_now() <= timedelta(minutes=10)
+    end_action(*claimed, None)
+    assert facts.action(in_work).status == ActionStatus.DONE
+    assert strayed.bring_back() == 0
 
 
 def test_a_lease_outlives_a_jump_of_the_databases_clock(environment: pytest.MonkeyPatch) -> None:
