@@ -26,8 +26,8 @@ WHERE datname IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 8
 """
 
 
-# Locks of the modes that keep our writes waiting, and a stranger's transactions that may hold some rows: our claims pass
-# those over, and nothing fails. PostgreSQL shows only the number of another user's connection.
+# Locks of the modes that keep our writes waiting, and a stranger's transactions that may hold some rows: our claims
+# pass those over, and nothing fails. PostgreSQL shows only the number of another user's connection.
 _LOCKS = f"""
 SELECT c.relname, a.pid, coalesce(nullif(a.application_name, ''), 'unnamed'),
 bool_or(l.mode NOT IN ('RowShareLock', 'RowExclusiveLock')) FROM pg_locks AS l
