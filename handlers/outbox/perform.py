@@ -15,13 +15,13 @@ from threading import Timer
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, String, and_, bindparam, exists, func, select, update
+from sqlalchemy import String, Table, and_, bindparam, exists, func, select, update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased, class_mapper
 from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Session, col
 
-from config.database import CLOCK, engine, now, past_sqlalchemy, statement, steady, transaction, true_now
+from config.database import CLOCK, brief, engine, now, past_sqlalchemy, statement, steady, transaction, true_now
 from config.settings import settings
 from handlers.metrics import counting, heartbeats
 from handlers.outbox import turns
@@ -80,6 +80,10 @@ def _(_: _Version, __: Any, **___: Any) -> str:
 
 
 _OTHER = aliased(OutboxAction)
+_RECORDS: Table = VerificationRecord.__table__  # type: ignore[attr-defined]  # SQLModel hides it
+# They make objects of rows as the ORM does: SQLModel's own constructor takes an eighth of a mail's time.
+_ACTION: Any = class_mapper(OutboxAction).class_manager
+_RECORD: Any = class_mapper(VerificationRecord).class_manager
 # In one statement, whether an event waits its turn (not after a try in vain: it may wait for Stripe, and for long) and
 # whether another mail is under way (an ended one is noted in the record). A claim clears last_error; the end of an
 # action, or its putting back, ends its lease.
@@ -87,7 +91,7 @@ _LOOKS = (
     select(
         col(OutboxAction.id),
         col(OutboxAction.attempts),
-        VerificationRecord,
+        *_RECORDS.columns,
         exists().where(
             col(InboxEvent.session_id) == col(OutboxAction.session_id),
             status_of(InboxEvent) == InboxStatus.RECEIVED,
@@ -127,7 +131,6 @@ _TOLD_SINCE = select(col(OutboxAction.id)).where(
     col(OutboxAction.status) == ActionStatus.DONE,
     col(OutboxAction.done_at) > bindparam("since"),
 )
-_ACTION: Any = class_mapper(OutboxAction).class_manager
 # One statement ends a mail and notes that its person was told; it changes nothing if the record has changed.
 _TELL_AND_END = f"""
 WITH told AS (
@@ -202,7 +205,11 @@ def perform(
     first_try = True if len(action_ids) > 1 else None  # rule: an action that was tried before is performed alone
     taken = [] if stopping.is_set() else claim(OutboxAction, action_ids, first_try=first_try)
     by_age = sorted((claimed.id, claimed, row) for claimed, row in taken)  # no two ids are equal
-    waiting = deque((claimed, _action(row)) for _, claimed, row in by_age)
+    waiting = deque[tuple[Claim, OutboxAction]]()
+    for _, claimed, row in by_age:
+        action: OutboxAction = _ACTION.new_instance()
+        action.__dict__.update(row._mapping)
+        waiting.append((claimed, action))
     alarm = Timer(_TOGETHER_SECONDS, _give_back, (waiting, "its turn did not come in time"))
     # rule: an action that waits for long behind another is put back
     if len(waiting) > 1:
@@ -240,13 +247,6 @@ def perform(
                 _give_back(waiting, "the worker was asked to end")
     alarm.cancel()
     return owed
-
-
-def _action(row: Row[Any]) -> OutboxAction:
-    """The action of a row, made as the ORM does: SQLModel's own constructor takes an eighth of a mail's time."""
-    action: OutboxAction = _ACTION.new_instance()
-    action.__dict__.update(row._mapping)
-    return action
 
 
 def end_actions(some: Sequence[tuple[Claim, OutboxAction]], reason: str | None, look: _Look | None = None) -> list[int]:
@@ -347,9 +347,11 @@ def _skip_together(waiting: deque[tuple[Claim, OutboxAction]], most: int) -> dic
 def _look(actions: Sequence[OutboxAction]) -> dict[int, _Look]:
     """Looks at claimed actions; returns the looks by action id, without the actions whose claim is lost."""
     mine, looks, at = {action.id: action for action in actions}, {}, steady()
-    with statement() as connection, Session(connection) as session:
-        found = session.execute(_LOOKS, {"ids": list(mine)}).all()
-    for id_, attempts, record, is_behind, is_under_way, goes_on, elsewhere, version in found:
+    for id_, attempts, *columns, is_behind, is_under_way, goes_on, elsewhere, version in brief(
+        _LOOKS, {"ids": list(mine)}
+    ):
+        record: VerificationRecord = _RECORD.new_instance()
+        record.__dict__.update(zip(_RECORDS.columns.keys(), columns, strict=True))
         action, limit = mine[id_], settings().submission_limit - elsewhere
         if attempts == action.attempts and action.name in KINDS:
             # rule: a mail that an operator sends again may repeat the last one

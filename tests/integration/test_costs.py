@@ -283,11 +283,15 @@ def test_nobody_is_looked_for_by_a_scan_of_all_verifications(environment: pytest
     assert {statement for statement, plan in plans.items() if "Seq Scan on verification" in plan} == set()
 
 
-def test_what_is_found_by_its_id_or_its_session_is_not_looked_for_among_all_that_waits(database_url: str) -> None:
+def test_what_is_found_by_its_id_or_its_session_is_not_looked_for_among_all_that_waits(
+    database_url: str, environment: pytest.MonkeyPatch
+) -> None:
     if not is_postgres():
         pytest.skip("how PostgreSQL plans it")
     store.fill(database_url, 20_000, 6_000)
     store.add_waiting(database_url, 1_000)  # PostgreSQL has not analysed them yet
+    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
+    databases.forget_process_state()
     plans: dict[str, str] = {}
 
     def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
@@ -295,6 +299,12 @@ def test_what_is_found_by_its_id_or_its_session_is_not_looked_for_among_all_that
             cursor.execute("EXPLAIN " + statement, parameters)
             plans[statement] = "\n".join(row[0] for row in cursor.fetchall())
 
+    def past_sqlalchemy(connection: psycopg.Connection[Any], statement: str, parameters: Any = None) -> Any:
+        explain(None, connection.cursor(), statement, parameters)
+        return connection.cursor().execute(statement, parameters)
+
+    engine().connect().close()
+    environment.setattr(psycopg.Connection, "execute", past_sqlalchemy)
     event.listen(engine(), "before_cursor_execute", explain)
     try:
         event_ids = received(2)
@@ -306,6 +316,7 @@ def test_what_is_found_by_its_id_or_its_session_is_not_looked_for_among_all_that
     finally:
         event.remove(engine(), "before_cursor_execute", explain)
     assert len(plans) > 10, plans
+    assert any("told_count = told_count + 1" in asked for asked in plans), "no mail ended"
     waiting = ("_due ", "_waiting ")
     assert [asked for asked, plan in plans.items() if any(index in plan for index in waiting)] == []
 
