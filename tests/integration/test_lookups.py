@@ -14,7 +14,7 @@ def test_a_name_that_no_server_answers_about_is_given_up_by_whoever_asks(tmp_pat
         "Stripe": "Stripe was not reached: its name was not found in time",
         "the mail server": "the SMTP server was not reached: its name was not found in time",
         "the application": "the application was not reached: its name was not found in time",
-        "the logo": "logo was not reached: its name was not found in time",
+        "the logo": "the server of BRAND_LOGO_URL was not reached: its name was not found in time",
         "Redis": "its name was not found in time",
         "PostgreSQL": "OperationalError",
         "PostgreSQL, from web's event loop": "LateNameError",
