@@ -162,7 +162,7 @@ def known() -> Sequence[Heartbeat]:
     """
     found = _known()
     if (
-        _process.trouble is None
+        (_process.shown is None or trouble() is None)
         and any(not one.ended_at for one, _ in found)
         and not any(is_fresh for _, is_fresh in found)
     ):

@@ -381,6 +381,15 @@ def test_where_nobody_has_beaten_just_now_it_is_looked_again(environment: pytest
     assert _failing() == set()
 
 
+def test_a_process_whose_own_heartbeat_hangs_does_not_look_again(environment: pytest.MonkeyPatch) -> None:
+    heartbeats.beat("web")
+    with transaction() as session:
+        session.connection().execute(update(Heartbeat).values(last_at=now(-timedelta(minutes=1))))
+    heartbeats._process.wrote -= 60.0
+    environment.setattr(time, "sleep", lambda _: pytest.fail("it looks again"))
+    assert _failing() == {"processes"}
+
+
 @pytest.mark.usefixtures("alive")
 def test_a_process_whose_threads_all_hang_is_found() -> None:
     _move("worker", worked_at=now(timedelta(minutes=56)))  # of a last word in an hour
