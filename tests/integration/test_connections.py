@@ -241,7 +241,6 @@ def test_a_process_that_shall_end_waits_for_no_connection_any_longer(
     environment: pytest.MonkeyPatch, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "_WAITS_SECONDS", 3600.0)
-    monkeypatch.setattr(database, "_is_ending", False)
     keep_connections(2)
     with _plain_role(database_url, environment, limit=1) as url, psycopg.connect(url):
         with ThreadPoolExecutor() as threads:  # two of them ask the server, which is full, and the third the pool

@@ -52,7 +52,8 @@ def unsynced() -> Iterator[None]:
 
 
 def forget_process_state() -> None:
-    """Makes this process as a fresh one: no settings read, no engine open."""
+    """Makes this process as a fresh one: no settings read, no engine open, no end in sight."""
+    database._is_ending = False
     if database._engines:
         # A thread that looks for idle connections has them in hand, where `dispose` does not find them.
         while looking := [thread for thread in threading.enumerate() if thread.name == database.LOOKER]:
