@@ -164,7 +164,7 @@ def test_a_database_that_goes_away_behind_an_actions_claim_is_no_try_of_it(envir
     _buried_at_the_first_failure(environment)
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("handlers.outbox.perform.statement", _raise_gone)
+        patch.setattr(performing, "brief", _raise_gone)
         assert perform(action_id) == []
     row = facts.action(action_id)
     assert (row.status, row.attempts, row.waits) == (ActionStatus.PENDING, 1, 1)
