@@ -23,6 +23,7 @@ from handlers.queue.claims import due
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
 from handlers.record.events import RANKS, VerificationEvent
 from handlers.sessions.reminders import remind
+from handlers.stripe_api.client import client
 from handlers.tables.models import (
     ActionStatus,
     InboxEvent,
@@ -268,8 +269,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def time_passes(self) -> None:
-        """Ends all leases and delays."""
+        """Ends all leases and delays, and the quiet that Stripe has asked for."""
         facts.end_all_leases()
+        client.cache_clear()
 
     @rule(at_once=st.booleans())
     def remind(self, at_once: bool) -> None:
@@ -295,7 +297,7 @@ class Machine(RuleBasedStateMachine):
         for _ in range(12):
             for story in self.world.stories.values():
                 story.now += timedelta(seconds=2)  # a later answer settles a tie within one second
-            facts.end_all_leases()
+            self.time_passes()
             self.sweep(3)
             tables = _tables()
             if not any(one.status == InboxStatus.RECEIVED for one in tables.events) and not any(
