@@ -48,8 +48,9 @@ def test_the_dialog_says_what_became_of_it(
     assert ("verificationSession" in result) != bool(error.get("message"))
     now = simulator.session(session.id)
     assert at_stripe == (now["last_error"] or {}).get("code", now["status"])
-    with pytest.raises(urllib.error.HTTPError, match="Gone"):
+    with pytest.raises(urllib.error.HTTPError, match="Gone") as gone:
         _post(url, outcome="pass")
+    gone.value.close()
 
 
 def test_the_dialog_opens_for_a_fresh_secret_of_its_account_and_mode(

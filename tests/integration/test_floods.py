@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory in /proc")
 
-MOST_MEMORY = 150 * 1024  # KiB
+MOST_MEMORY = (150 if sys.version_info < (3, 14) else 175) * 1024  # KiB; docs/decisions/0018 weighs the Pythons
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,10 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with databases.fresh_database(folder) as url, service(folder, url, **rooms) as running:
         running.start("web")
         for path in ("/verify/x", "/console", "/openapi.json", "/metrics", "/health/backlog"):
-            with suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{running.port}{path}")
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{running.port}{path}").close()
+            except urllib.error.HTTPError as refused:
+                refused.close()
         yield running
 
 

@@ -25,7 +25,8 @@ def make_user(arguments: argparse.Namespace) -> int:
     password = _asked() if arguments.ask else secrets.token_urlsafe(15)
     if password is None:
         return 1
-    print(f"{arguments.name}:{arguments.role}:{hash_of(password)}")
+    # A password without its entry would be of no use.
+    print(f"{arguments.name}:{arguments.role}:{hash_of(password)}", flush=True)
     print("goes into CONSOLE_USERS, with a comma between two users.", file=sys.stderr)
     if not arguments.ask:
         print(f"The password is shown this once: {password}", file=sys.stderr)
