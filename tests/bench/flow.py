@@ -28,6 +28,7 @@ CREATE OR REPLACE TRIGGER tell AFTER UPDATE ON inbox_event FOR EACH ROW
 
 def end_to_end(report: Report, house: House, database: str, *, rounds: int, seconds: float, tasks: int) -> None:
     """Measures the default Procfile under full load, beside Celery's own rate for as many tasks that do nothing."""
+    store.empty(database)
     rates, noops, acted, spent, noops_spent = [], [], [], list[float](), []
     for number in range(rounds):
         noops.append(noop_rate(house, tasks))
