@@ -107,8 +107,14 @@ DATABASE_TROUBLE = (
 )
 # Data, integrity, and values that are too large for the server, such as an index row of more than 2,704 bytes.
 _DATA_CLASSES = ("22", "23", "54")
-# A server's answers to a setting that holds from its start, or from a connection's.
-_SET_TOO_LATE = (psycopg.errors.CantChangeRuntimeParam, psycopg.errors.ActiveSqlTransaction)
+# A server's answers to a setting that it does not take, or that holds from its start, or from a connection's;
+# elsewhere the first two are about stored data.
+_NOT_TAKEN = (
+    psycopg.DataError,
+    psycopg.ProgrammingError,
+    psycopg.errors.CantChangeRuntimeParam,
+    psycopg.errors.ActiveSqlTransaction,
+)
 # A replica, and prepared statements that a pooler has mixed up or a migration has made old: the connection is useless.
 _ENDS_CONNECTION = ("25006", "26000", "42P05", "0A000")
 
@@ -374,13 +380,11 @@ def take_your_time(connection: Connection) -> None:
 def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> _Connection:
     """Opens a connection with the wanted settings; waits while the server has none free."""
     began = time.monotonic()
-    if _thread.answer_seconds:
-        parameters = {**parameters, "connect_timeout": ceil(_thread.answer_seconds)}
     while True:
-        if _is_ending:
-            parameters = parameters | {"connect_timeout": _ENDING_CONNECT_SECONDS}
+        seconds = _ENDING_CONNECT_SECONDS if _is_ending else ceil(_thread.answer_seconds or 0)
+        bound = {"connect_timeout": seconds} if seconds else {}
         try:
-            connection = _Connection.connect(**parameters)
+            connection = _Connection.connect(**parameters | bound)
             break
         except psycopg.OperationalError as error:
             if not postgres.is_full(error) or time.monotonic() - began > _patience():
@@ -391,7 +395,7 @@ def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> 
         rows, our_pid = connection.execute(postgres.reading()).fetchall(), connection.info.backend_pid
         try:
             connection.execute(postgres.setting(rows, our_pid))
-        except (psycopg.DataError, psycopg.ProgrammingError, *_SET_TOO_LATE):  # elsewhere these are about stored data
+        except _NOT_TAKEN:
             raise postgres.not_taken() from None
         if postgres.is_pooled(rows, our_pid):
             connection.prepare_threshold = None  # a prepared statement may be another's at the next transaction

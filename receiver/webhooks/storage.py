@@ -23,8 +23,14 @@ from handlers.queue.failures import NotNowError, describe
 from handlers.record.events import VerificationEvent
 
 _ANOTHER_HOST_MAY_DO = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
-# A server's answers to a setting that holds from its start, or from a connection's.
-_SET_TOO_LATE = (asyncpg.CantChangeRuntimeParamError, asyncpg.ActiveSQLTransactionError)
+# A server's answers to a setting that it does not take, or that holds from its start, or from a connection's;
+# elsewhere the first two are about stored data.
+_NOT_TAKEN = (
+    asyncpg.DataError,
+    asyncpg.SyntaxOrAccessError,
+    asyncpg.CantChangeRuntimeParamError,
+    asyncpg.ActiveSQLTransactionError,
+)
 _PAUSE = 0.25  # seconds, while the server has no connection free
 
 
@@ -118,11 +124,7 @@ async def _connected() -> tuple[asyncpg.Connection, bool]:
         rows, our_pid = await _fetched(connection, postgres.reading()), connection.get_server_pid()
         try:
             await connection.execute(postgres.setting(rows, our_pid))
-        except (
-            asyncpg.DataError,
-            asyncpg.SyntaxOrAccessError,
-            *_SET_TOO_LATE,
-        ):  # elsewhere these are about stored data
+        except _NOT_TAKEN:
             raise postgres.not_taken() from None
     except BaseException:
         connection.terminate()
