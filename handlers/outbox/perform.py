@@ -347,9 +347,8 @@ def _skip_together(waiting: deque[tuple[Claim, OutboxAction]], most: int) -> dic
 def _look(actions: Sequence[OutboxAction]) -> dict[int, _Look]:
     """Looks at claimed actions; returns the looks by action id, without the actions whose claim is lost."""
     mine, looks, at = {action.id: action for action in actions}, {}, steady()
-    for id_, attempts, *columns, is_behind, is_under_way, goes_on, elsewhere, version in brief(
-        _LOOKS, {"ids": list(mine)}
-    ):
+    found = brief(_LOOKS, {"ids": list(mine)})
+    for id_, attempts, *columns, is_behind, is_under_way, goes_on, elsewhere, version in found:
         record: VerificationRecord = _RECORD.new_instance()
         record.__dict__.update(zip(_RECORDS.columns.keys(), columns, strict=True))
         action, limit = mine[id_], settings().submission_limit - elsewhere
