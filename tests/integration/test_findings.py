@@ -433,12 +433,15 @@ def test_a_table_that_is_gone_is_named_since_no_migration_brings_it_back(table: 
     assert (found.what, found.words) == ("database", f"{table} is missing, which migrations have made")
 
 
-@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no locks on tables")
-@pytest.mark.usefixtures("alive")
-def test_who_holds_a_table_locked_is_named_and_not_waited_for(
-    database_url: str, environment: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def locks_at_once(environment: pytest.MonkeyPatch) -> None:
+    """Tells of a lock without the seconds that one may last."""
     environment.setattr(connections, "_LOCKS", connections._LOCKS.replace("3 seconds", "0 seconds"))
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no locks on tables")
+@pytest.mark.usefixtures("alive", "locks_at_once")
+def test_who_holds_a_table_locked_is_named_and_not_waited_for(database_url: str) -> None:
     with psycopg.connect(database_url, application_name="somebody's psql") as other:
         other.execute("LOCK TABLE outbox_action IN SHARE MODE")
         [found] = [one for one in findings(None) if one.level == FAIL]
@@ -453,11 +456,8 @@ def test_who_holds_a_table_locked_is_named_and_not_waited_for(
 
 
 @pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no locks on rows")
-@pytest.mark.usefixtures("alive")
-def test_a_stranger_who_holds_rows_is_named_and_nobody_of_ours_who_waits_for_them(
-    database_url: str, environment: pytest.MonkeyPatch
-) -> None:
-    environment.setattr(connections, "_LOCKS", connections._LOCKS.replace("3 seconds", "0 seconds"))
+@pytest.mark.usefixtures("alive", "locks_at_once")
+def test_a_stranger_who_holds_rows_is_named_and_nobody_of_ours_who_waits_for_them(database_url: str) -> None:
     facts.applied(facts.event("verified"))
     update_rows = "UPDATE verification_record SET user_id = user_id"
     waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'tuple' AND granted"
