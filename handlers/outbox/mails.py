@@ -28,6 +28,7 @@ from handlers.catalogue.words import language_for
 from handlers.metrics import counting, outside
 from handlers.outbox.smtp import MAIL_LEASE, send_by_smtp
 from handlers.owed.kinds import KINDS, LIMIT_CAUSE, Kind
+from handlers.owed.limits import ELSEWHERE
 from handlers.queue.claims import unless_lost
 from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
 from handlers.record.decide import REPLACED
@@ -61,7 +62,12 @@ _LEFT_SECONDS = 900.0  # until such a thread counts no more: it may wait for eve
 _ADDRESSES = "say an address"  # the act that is asked of EMAIL_LOOKUP
 _askers = threading.local()  # the calls that a thread of EMAIL_LOOKUP makes for this one
 _left: dict[str, float] = {}  # the start of each such thread, by its session
-_LOCALE = select(col(Verification.locale)).where(col(Verification.id) == bindparam("of"))
+# The language of a session's verification, and the submissions that its other sessions have used up.
+_OF_ITS_VERIFICATION = (
+    select(col(Verification.locale), ELSEWHERE)
+    .join(VerificationRecord, col(VerificationRecord.verification_id) == col(Verification.id))
+    .where(col(VerificationRecord.session_id) == bindparam("about"))
+)
 
 _Answer = TypeVar("_Answer")
 
@@ -223,8 +229,14 @@ def mail_of(action: OutboxAction, record: VerificationRecord, recipient: Address
     # A cause that is a state says its code and report; the record may have moved on.
     state, _, report_id = action.cause.rpartition(":")
     code = state.partition(":")[2] if state else record.last_error_code
-    at_limit = action.cause == "canceled" and record.submissions >= settings().submission_limit
-    link_url = None
+    language, submissions, link_url = settings().locales[0], record.submissions, None
+    if record.verification_id:
+        with statement() as connection:
+            locale, elsewhere = connection.execute(_OF_ITS_VERIFICATION, {"about": record.session_id}).one()
+        # rule: a mail counts the submissions of all sessions of a verification
+        submissions += elsewhere
+        language = language_for(locale) if is_persons else language
+    at_limit = action.cause == "canceled" and submissions >= settings().submission_limit
     # rule: RETRY_URL wins if the person is to try again
     if KINDS[action.name].link == "retry" and settings().retry_url:
         link_url = retry_url_for(record)
@@ -240,15 +252,11 @@ def mail_of(action: OutboxAction, record: VerificationRecord, recipient: Address
         report_id=(report_id if state else record.last_report_id) or None,
         reason=record.last_error_reason if code == record.last_error_code else None,  # Stripe: may be shown to the user
         link_url=link_url,
-        submissions=record.submissions,
+        submissions=submissions,
         is_at_limit=at_limit or action.cause == LIMIT_CAUSE,
         will_cancel=bool(settings().stripe_api_key),
         dashboard_url=DASHBOARD[record.livemode] + quote(record.session_id, safe=""),
     )
-    language = settings().locales[0]
-    if is_persons and record.verification_id:
-        with statement() as connection:
-            language = language_for(connection.execute(_LOCALE, {"of": record.verification_id}).scalar())
     if is_persons and about.code and classify(about.code) is ErrorClass.FRAUD_SIGNAL:  # no person is told of it
         about = replace(about, code=None, reason=None)
     return Mail(

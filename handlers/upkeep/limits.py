@@ -16,7 +16,7 @@ from handlers.owed.kinds import LIMIT_CAUSE
 from handlers.owed.limits import ELSEWHERE
 from handlers.owed.owe import owe
 from handlers.queue.failures import stopping
-from handlers.record.decide import owed_still
+from handlers.record.decide import SUPERSEDED, owed_still
 from handlers.record.events import Status
 from handlers.tables.models import OutboxAction, VerificationRecord
 from handlers.upkeep import progress
@@ -55,6 +55,12 @@ def _judged(which: Sequence[ColumnElement[bool]]) -> tuple[int, list[int]]:
     judged = exists().where(
         col(OutboxAction.session_id) == col(VerificationRecord.session_id), col(OutboxAction.cause) == LIMIT_CAUSE
     )
+    # A worker with a higher limit has prompted its person instead.
+    is_passed_over = judged.where(
+        col(OutboxAction.name) == "cancel_session",
+        col(OutboxAction.reason) == SUPERSEDED,
+        col(VerificationRecord.replaced_at).is_(None),
+    )
     submissions = col(VerificationRecord.submissions)
     of_many = and_(col(VerificationRecord.verification_id).is_not(None), submissions + ELSEWHERE >= limit)
     is_open = col(VerificationRecord.status) == Status.REQUIRES_INPUT
@@ -68,7 +74,7 @@ def _judged(which: Sequence[ColumnElement[bool]]) -> tuple[int, list[int]]:
             is_open,
             or_(submissions >= limit, of_many),
             col(VerificationRecord.redacted_at).is_(None),
-            ~judged,
+            or_(~judged, is_passed_over),  # rule: a session that a higher limit has let go on is judged again
         )
         .order_by(col(VerificationRecord.session_id))  # as everywhere: no deadlock
         .limit(_MOST)

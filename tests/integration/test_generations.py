@@ -429,6 +429,20 @@ def test_a_late_report_of_an_older_session_ends_the_open_one_and_stops_its_promp
     assert {key[:2] for key in post_box.sent if key[0] == "vs_2"} == {("vs_2", "alert_review")}
 
 
+def test_mails_count_the_submissions_of_all_sessions(post_box: PostBox) -> None:
+    first, second = _two_sessions()
+    facts.applied(*(_failure(first, "vs_1", number) for number in (1, 2)), _event(first, "canceled", NOON + 5))
+    facts.applied(_failure(second, "vs_2", 9))
+    alerts: list[int] = []
+    post_box.behave = lambda mail: alerts.append(mail.about.submissions) if mail.template == "alert_review" else None
+    perform_everything()
+    facts.applied(_event(second, "canceled", NOON + 20, "vs_2"))
+    perform_everything()
+    assert alerts == [3]
+    last = post_box.told["vs_2"][-1]
+    assert (last.template, last.about.submissions, last.about.is_at_limit) == ("email_canceled", 3, True)
+
+
 def test_a_limit_that_has_fallen_is_judged_over_all_sessions(environment: pytest.MonkeyPatch) -> None:
     first, second = _two_sessions()
     facts.applied(_failure(first, "vs_1", 1), _event(first, "canceled", NOON + 5), _failure(second, "vs_2", 9))

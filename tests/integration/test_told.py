@@ -274,6 +274,20 @@ def test_who_was_prompted_before_the_limit_fell_is_found(post_box: PostBox, envi
     assert _told(post_box)[-1] == "email_verified"
 
 
+def test_who_was_prompted_because_of_a_raised_limit_is_found_when_it_falls_again(
+    post_box: PostBox, environment: pytest.MonkeyPatch
+) -> None:
+    _limit(environment, 3)
+    facts.applied(*_failures(3))
+    _limit(environment, 10)
+    perform_everything()
+    assert (_told(post_box), judge_limits()) == (["email_retry_prompt"], [])
+    _limit(environment, 3)
+    owed = judge_limits()
+    assert {facts.action(one).name for one in owed} == {"cancel_session"}, "the reviewer has heard of it"
+    assert judge_limits() == []
+
+
 def test_who_is_not_canceled_because_of_a_raised_limit_is_prompted(
     post_box: PostBox, environment: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,8 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a mail that was given away is told if discarded": (drop, TOLD),
     "the limit is judged again after a change of it has skipped an action": (becomes("False"), TOLD),
     "a person gets one mail at a time": (never, TOLD),
+    "a session that a higher limit has let go on is judged again": (becomes("{args[0]}"), TOLD),
+    "a mail counts the submissions of all sessions of a verification": (drop, GENERATIONS),
     # handlers/sessions
     "one opening of a verification is under way at a time": (
         becomes("col(Verification.id).is_not(None)"),
