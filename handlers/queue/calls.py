@@ -2,22 +2,29 @@
 
 import http.client
 import io
+import ipaddress
 import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from http import HTTPStatus
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+import certifi
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, ProxyManager, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import DecodeError, HTTPError, InvalidHeader, ProtocolError
+from urllib3.util import make_headers
+from urllib3.util.ssl_ import create_urllib3_context
 
 from config import names
 from config.database import true_now
@@ -29,9 +36,15 @@ _SILENT_SECONDS = 5.0  # about as long as a try without an answer: half of the t
 _LONGEST_QUIET = 3600.0  # a side that asks for more is asked again each hour
 _LONGEST_GUESS = 60.0  # of a quiet whose length nobody named
 _LIMITS = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-_BROKEN = (requests.RequestException, ValueError, AttributeError)  # nonsense breaks the libraries, too
+_NONSENSE = (InvalidHeader, DecodeError, ValueError, AttributeError)  # some of it breaks the libraries
 _HEADER_BYTES = 64 * 1024  # Stripe's are below two thousand
 _PIECE_BYTES = 16 * 1024  # a compressed answer unpacks to no more at a time
+_USUAL = {
+    "User-Agent": "identity-events",
+    "Accept-Encoding": "gzip, deflate",
+    "Accept": "*/*",
+    "Connection": "keep-alive",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +80,15 @@ class Line:
         self,
         name: str,
         seconds: float,
-        verify: bool | str = True,
+        trusted: str = "",
         is_of_one: Callable[[Answer], bool] = lambda _: False,
     ) -> None:
         self.name = name  # in the stored errors and the metrics
         self._seconds = seconds  # for a whole call
-        self._verify = verify  # as requests takes it: the certificates to trust
+        self._timeout = Timeout(connect=_CONNECT_SECONDS, read=seconds)
+        self._trusted = trusted  # the file of the certificates to trust; "" for the usual ones
         self._is_of_one = is_of_one  # true if a limit is about the asked thing alone
-        self._sessions = threading.local()
+        self._ways = threading.local()
         self._quiet = _Quiet()
         self._quiet_of: dict[str, _Quiet] = {}  # by the name of the calls
 
@@ -102,15 +116,15 @@ class Line:
         try:
             with outside.asking(self.name):
                 answer = self._exchange(method, url, headers, body, most, only_pages)
-        except (requests.ConnectionError, requests.Timeout) as error:
+        except _NONSENSE as error:
+            counting.NO_ANSWERS.labels(of=self.name, why="unreadable").inc()
+            outside.refused(self.name, "breaks off its answers, or sends too much", seconds=time.monotonic() - began)
+            raise UnreadableError(f"{self.name}'s answer broke off: {type(error).__name__}") from None
+        except HTTPError as error:
             counting.NO_ANSWERS.labels(of=self.name, why="unreached").inc()
             word = f"was not reached: {why_unreached(error)}"
             outside.refused(self.name, word, seconds=time.monotonic() - began)
             raise self._quiet.wanted(_SILENT_SECONDS, f"{self.name} {word}") from None
-        except _BROKEN as error:
-            counting.NO_ANSWERS.labels(of=self.name, why="unreadable").inc()
-            outside.refused(self.name, "breaks off its answers, or sends too much", seconds=time.monotonic() - began)
-            raise UnreadableError(f"{self.name}'s answer broke off: {type(error).__name__}") from None
         wanted = asked_pause(answer.headers)
         is_limit = answer.status == HTTPStatus.TOO_MANY_REQUESTS or (answer.status in _LIMITS and wanted)
         # rule: a limit of one thing leaves all others alone
@@ -135,36 +149,47 @@ class Line:
     def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: Any, most: int, only_pages: bool
     ) -> Answer:
-        if not hasattr(self._sessions, "one"):
-            self._sessions.one = _Session()
         # rule: a call has an end, however slowly its answer drips
         _bounds.ends_at = time.monotonic() + self._seconds
         _bounds.most = most + _HEADER_BYTES
-        with self._sessions.one.request(
-            method,
-            url,
-            data=body,
-            headers=headers,
-            timeout=(_CONNECT_SECONDS, self._seconds),
-            verify=self._verify,
-            stream=True,
-        ) as response:
-            if only_pages and "html" not in response.headers.get("Content-Type", "").lower():
-                return Answer(response.status_code, response.headers, b"")
-            content = bytearray()
-            try:
-                for piece in response.iter_content(_PIECE_BYTES):
-                    content += piece
-                    # rule: an answer is bounded after unpacking, too
-                    if len(content) > most:
-                        if only_pages:
-                            break
-                        raise requests.exceptions.ContentDecodingError("too large")
-            except _BROKEN:
-                if response.status_code not in _LIMITS:  # a limit holds without its body, too
-                    raise
-                content.clear()
-            return Answer(response.status_code, response.headers, bytes(content))
+        parts = urlsplit(url)
+        way = self._way(parts)
+        response = way.pool.urlopen(
+            method.upper(),
+            f"{way.before}{parts.path or '/'}{parts.query and f'?{parts.query}'}",
+            body,
+            {**_USUAL, **headers, **way.headers},
+            retries=False,
+            # A signature and a key are for one address alone.
+            redirect=False,  # rule: no redirect is followed
+            assert_same_host=False,  # of a proxy, where addresses are whole
+            timeout=self._timeout,
+            preload_content=False,
+        )
+        try:
+            return Answer(response.status, response.headers, _body(response, most, only_pages))
+        finally:
+            response.close()
+            response.release_conn()
+
+    def _way(self, parts: SplitResult) -> "_Way":
+        """This thread's way to the other side."""
+        ways: dict[str, _Way] = self._ways.__dict__
+        to = f"{parts.scheme}://{parts.netloc}"
+        if to not in ways:
+            proxy = "" if _is_near(parts) else _proxy(parts.scheme)
+            is_secret = parts.scheme == "https" or proxy.startswith("https:")
+            ways[to] = _way(parts, proxy, self._certificates if is_secret else None)
+        return ways[to]
+
+    @cached_property
+    def _certificates(self) -> ssl.SSLContext:
+        """The certificates to trust: reading them takes longer than a call."""
+        context = create_urllib3_context()
+        context.load_verify_locations(self._trusted or certifi.where())
+        if not self._trusted:
+            context.load_default_certs()  # the machine's, or those of SSL_CERT_FILE
+        return context
 
 
 def asked_pause(headers: Mapping[str, str]) -> float | None:
@@ -189,18 +214,76 @@ def moment_in(text: str) -> datetime | None:
         return None
 
 
-class _Session(requests.Session):
-    """One thread's connections."""
+def _body(response: BaseHTTPResponse, most: int, only_pages: bool) -> bytes:
+    """The answer's body, unpacked. Raises DecodeError if it breaks off or is too large, HTTPError if it is late."""
+    if only_pages and "html" not in response.headers.get("Content-Type", "").lower():
+        return b""
+    content = bytearray()
+    try:
+        for piece in response.stream(_PIECE_BYTES, decode_content=True):
+            content += piece
+            # rule: an answer is bounded after unpacking, too
+            if len(content) > most:
+                if only_pages:
+                    break
+                raise DecodeError("too large")
+    except (HTTPError, *_NONSENSE) as error:
+        if response.status in _LIMITS:  # a limit holds without its body, too
+            return b""
+        if isinstance(error, ProtocolError):
+            raise DecodeError("it breaks off") from error
+        raise
+    return bytes(content)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        for scheme in ("http://", "https://"):
-            self.mount(scheme, _Bounded())
 
-    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002  # theirs
-        # A signature and a key are for one address alone; and for a redirect the library unpacks all of the body.
-        return None  # rule: no redirect is followed
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One thread's connections to another side: straight, or by a proxy that the environment names."""
+
+    pool: HTTPConnectionPool
+    before: str  # each path: a proxy is told whole addresses, if it may read along
+    headers: Mapping[str, str]  # for the name and the password in an address
+
+
+def _way(parts: SplitResult, proxy: str, trusted: ssl.SSLContext | None) -> _Way:
+    host = parts.netloc.rpartition("@")[2]
+    manager = PoolManager(ssl_context=trusted)
+    if proxy:
+        known = _credentials("Proxy-Authorization", urlsplit(proxy))
+        manager = ProxyManager(proxy, proxy_headers=known, proxy_ssl_context=trusted, ssl_context=trusted)
+    manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+    before = f"http://{host}" if proxy and parts.scheme == "http" else ""
+    pool = manager.connection_from_url(f"{parts.scheme}://{host}")
+    return _Way(pool, before, _credentials("Authorization", parts))
+
+
+def _credentials(header: str, parts: SplitResult) -> dict[str, str]:
+    """The header that tells an address's name and password, if it has any."""
+    if not parts.username:
+        return {}
+    words = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {header: make_headers(basic_auth=words)["authorization"]}
+
+
+def _proxy(scheme: str) -> str:
+    """The proxy for a scheme, as HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names it; "" for none."""
+    proxies = getproxies()
+    named = proxies.get(scheme) or proxies.get("all", "")
+    return named if not named or "://" in named else f"http://{named}"
+
+
+def _is_near(parts: SplitResult) -> bool:
+    """Whether NO_PROXY names a host: itself, a domain above it, or its network."""
+    host = parts.hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return bool(proxy_bypass(f"{host}:{parts.port}" if parts.port else host))
+    for one in getproxies().get("no", "").replace(" ", "").split(","):
+        with suppress(ValueError):
+            if address in ipaddress.ip_network(one, strict=False):
+                return True
+    return bool(proxy_bypass(host))
 
 
 # The time and the bytes left for this thread's call: the library passes nothing on to the code that reads an answer.
@@ -261,14 +344,3 @@ class _HttpPool(HTTPConnectionPool):
 
 class _HttpsPool(HTTPSConnectionPool):
     ConnectionCls = _Https
-
-
-class _Bounded(HTTPAdapter):
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
-
-    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
-        manager = super().proxy_manager_for(*arguments, **options)
-        manager.pool_classes_by_scheme = self.poolmanager.pool_classes_by_scheme
-        return manager

@@ -3,6 +3,7 @@
 import gzip
 import random
 import socket
+import ssl
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +111,117 @@ def test_an_answer_by_a_proxy_has_the_same_bounds(monkeypatch: pytest.MonkeyPatc
         assert wire.asked[0].startswith(b"GET http://stripe.invalid/ ")
 
 
+@pytest.mark.parametrize(
+    ("variable", "begin"), [("HTTP_PROXY", "http://us%40er:p%3Aw@"), ("http_proxy", ""), ("ALL_PROXY", "http://")]
+)
+def test_a_proxy_of_the_environment_is_told_the_whole_address(
+    monkeypatch: pytest.MonkeyPatch, variable: str, begin: str
+) -> None:
+    with saying() as wire:
+        monkeypatch.setenv(variable, wire.url.replace("http://", begin))
+        _ask(_line(30), "http://someone:c4nary@stripe.invalid/a?b=c#d")
+    asked = wire.asked[0]
+    assert asked.startswith(b"GET http://stripe.invalid/a?b=c HTTP/1.1\r\nHost: stripe.invalid\r\n")
+    assert (b"\r\nProxy-Authorization: Basic dXNAZXI6cDp3\r\n" in asked) == ("us%40er" in begin)
+
+
+def test_a_proxy_of_the_environment_hears_of_a_secret_call_only_where_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with saying() as wire:
+        monkeypatch.setenv("HTTPS_PROXY", wire.url.replace("http://", "http://us%40er:p%3Aw@"))
+        with pytest.raises(AwayError, match="Stripe was not reached: no TLS comes about"):
+            _line(30).call("GET", "https://stripe.invalid/a", {"Authorization": "Bearer c4nary"}, None, most=_MOST)
+    asked = b"Proxy-Authorization: Basic dXNAZXI6cDp3\r\nHost: stripe.invalid:443\r\n\r\n"
+    assert wire.asked[0] == b"CONNECT stripe.invalid:443 HTTP/1.1\r\n" + asked
+    assert b"c4nary" not in b"".join(wire.asked)
+
+
+@pytest.mark.parametrize(
+    ("named", "host"),
+    [
+        ("127.0.0.0/8", "127.0.0.1"),
+        ("x, 127.0.0.1", "127.0.0.1"),
+        ("*", "127.0.0.1"),
+        ("x,localhost", "localhost"),
+        ("localhost:{port}", "localhost"),
+        (".example.com", "stripe.example.com"),
+        ("example.com", "stripe.example.com"),
+    ],
+)
+def test_whoever_no_proxy_names_is_asked_straight(monkeypatch: pytest.MonkeyPatch, named: str, host: str) -> None:
+    with saying() as wire:
+        port = int(wire.url.rstrip("/").rpartition(":")[2])
+        here = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+        monkeypatch.setattr(names, "_libc", lambda *_: here)
+        monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:1")
+        monkeypatch.setenv("NO_PROXY", named.format(port=port))
+        _ask(_line(30), f"http://{host}:{port}/")
+    assert wire.asked[0].startswith(b"GET / ")
+
+
+@pytest.mark.parametrize(
+    ("named", "host"), [("ample.com", "example.com"), ("10.0.0.0/8,x/y", "127.0.0.2"), ("localhost:1", "localhost")]
+)
+def test_whoever_no_proxy_does_not_name_is_asked_by_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, named: str, host: str
+) -> None:
+    with saying() as wire:
+        monkeypatch.setenv("HTTP_PROXY", wire.url)
+        monkeypatch.setenv("NO_PROXY", named)
+        _ask(_line(30), f"http://{host}/")
+    assert wire.asked[0].startswith(f"GET http://{host}/ ".encode())
+
+
+def test_a_request_says_who_asks_and_what_may_come_back() -> None:
+    with saying() as wire:
+        line = _line(30)
+        line.call("get", f"{wire.url}a b/ü?x=%2F&y=a b#c", {}, None, most=_MOST)
+        line.call("post", wire.url, {"User-Agent": "Stripe/v1", "Content-Type": "text/plain"}, "ü=b", most=_MOST)
+        line.call("POST", wire.url.replace("//", "//us%40er:p%3Aw@"), {}, None, most=_MOST)
+    host = wire.url.removeprefix("http://").rstrip("/")
+    said = b"".join(wire.asked).decode().split("\r\n\r\n")
+    usual = ["Accept-Encoding: gzip, deflate", "Accept: */*", "Connection: keep-alive"]
+    assert [one.split("\r\n") for one in said] == [
+        ["GET /a%20b/%C3%BC?x=%2F&y=a%20b HTTP/1.1", f"Host: {host}", "User-Agent: identity-events", *usual],
+        [
+            *("POST / HTTP/1.1", f"Host: {host}", "Content-Length: 4", "User-Agent: Stripe/v1", *usual),
+            "Content-Type: text/plain",
+        ],
+        [
+            *("ü=bPOST / HTTP/1.1", f"Host: {host}", "Content-Length: 0", "User-Agent: identity-events", *usual),
+            "Authorization: Basic dXNAZXI6cDp3",
+        ],
+        [""],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trusts", "host", "says"),
+    [
+        ("SSL_CERT_FILE", "localhost", None),
+        ("the line", "localhost", None),
+        ("nobody", "localhost", "its certificate is signed by nobody that we know"),
+        ("SSL_CERT_FILE", "127.0.0.1", "its certificate is of another host"),
+        ("the line", "127.0.0.1", "its certificate is of another host"),
+    ],
+)
+def test_a_certificate_is_trusted_by_its_signer_and_its_host(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, trusts: str, host: str, says: str | None
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    if trusts == "SSL_CERT_FILE":
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    line = Line("Stripe", 30, str(certificate[0])) if trusts == "the line" else _line(30)
+    with saying(tls=context) as wire:
+        url = f"https://{host}:{wire.url.rstrip('/').rpartition(':')[2]}/"
+        if says:
+            with pytest.raises(AwayError, match=f"Stripe was not reached: {says}"):
+                _ask(line, url)
+        else:
+            assert [_ask(line, url).body for _ in range(2)] == [b"{}"] * 2
+            assert wire.connections == 1
+
+
 def test_a_name_that_is_not_found_in_time_uses_up_the_calls_time(monkeypatch: pytest.MonkeyPatch) -> None:
     back = threading.Event()
 
@@ -150,6 +263,19 @@ def test_what_fits_is_taken_and_the_connection_kept() -> None:
         line = _line(30)
         assert [_ask(line, wire.url).body for _ in range(3)] == [b"{}"] * 3
         assert wire.connections == 1
+
+
+def test_a_kept_connection_that_the_other_side_has_closed_is_made_anew() -> None:
+    def last(_: bytes) -> Iterator[bytes]:
+        yield OK + b"Content-Length: 2\r\n\r\n{}"
+        raise ConnectionError  # the server closes
+
+    with saying(last) as wire:
+        line = _line(30)
+        for number in range(1, 4):
+            assert _ask(line, wire.url).body == b"{}"
+            assert wire.connections == number
+            wait_until(lambda: wire.closed == number)  # noqa: B023  # now
 
 
 def test_half_an_answer_is_none() -> None:

@@ -10,10 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import requests
-from requests.structures import CaseInsensitiveDict
 from sqlalchemy import event, text
 from sqlalchemy.pool import Pool
+from urllib3 import HTTPHeaderDict, exceptions
 
 from config import database, inserts
 from config.database import steady, transaction
@@ -99,7 +98,7 @@ class NearStripe:
         if stepped:
             stepped.answer = "as it is"
         if wanted == "never arrived":
-            raise requests.ConnectionError
+            raise exceptions.ProtocolError
         if wanted == "on its way" and method.upper() == "POST":
             self.before("LATE", urlsplit(url).path, body)
             self.world.faults.add(delay=_ON_ITS_WAY)
@@ -108,7 +107,7 @@ class NearStripe:
             while self.world.faults.faults and not self.world.faults.faults[0].hits:
                 self._loop.run_until_complete(asyncio.sleep(0))
             self.world.faults.faults.clear()
-            raise requests.ReadTimeout
+            raise exceptions.TimeoutError
         faults: dict[str, dict[str, Any]] = {
             "500": {"status": 500},
             "500, saved": {"status": 500, "saved": True},
@@ -126,7 +125,7 @@ class NearStripe:
         self.world.faults.faults.clear()
         stand_still(f"the answer to {method} {urlsplit(url).path}")
         if wanted == "lost":
-            raise requests.ReadTimeout
+            raise exceptions.TimeoutError
         return answer
 
     async def _ask(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> Answer:
@@ -155,7 +154,7 @@ class NearStripe:
 
         await self._app(scope, receive, send)
         start, *bodies = answered
-        head = CaseInsensitiveDict({name.decode(): value.decode() for name, value in start["headers"]})
+        head = HTTPHeaderDict({name.decode(): value.decode() for name, value in start["headers"]})
         return Answer(start["status"], head, b"".join(one.get("body", b"") for one in bodies))
 
 

@@ -1,6 +1,7 @@
 """A server that sends any bytes that a test wants, and keeps the requests."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,14 +18,18 @@ class Wire:
     pause: float = 0.0
     asked: list[bytes] = field(default_factory=list)
     connections: int = 0
+    closed: int = 0
     url: str = ""
+    tls: ssl.SSLContext | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
-def saying(says: Callable[[bytes], Iterator[bytes]] | None = None, pause: float = 0.0) -> Iterator[Wire]:
+def saying(
+    says: Callable[[bytes], Iterator[bytes]] | None = None, pause: float = 0.0, tls: ssl.SSLContext | None = None
+) -> Iterator[Wire]:
     """Listens until the block ends."""
-    wire = Wire(pause=pause)
+    wire = Wire(pause=pause, tls=tls)
     if says:
         wire.says = says
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -52,18 +57,28 @@ def _accept(server: socket.socket, wire: Wire) -> None:
         thread.join()
 
 
-def _talk(one: socket.socket, wire: Wire) -> None:
+def _talk(plain: socket.socket, wire: Wire) -> None:
+    try:
+        with (
+            suppress(ssl.SSLError, ConnectionError),
+            wire.tls.wrap_socket(plain, server_side=True) if wire.tls else plain as one,
+        ):
+            _answer(one, wire)
+    finally:
+        wire.closed += 1
+
+
+def _answer(one: socket.socket, wire: Wire) -> None:
     one.settimeout(0.05)
-    with one, suppress(ConnectionError):
-        while not wire.ended.is_set():
-            with suppress(TimeoutError):
-                request = one.recv(65536)
-                if not request:
+    while not wire.ended.is_set():
+        with suppress(TimeoutError):
+            request = one.recv(65536)
+            if not request:
+                return
+            wire.asked.append(request)
+            one.settimeout(5)
+            for piece in wire.says(request):
+                one.sendall(piece)
+                if wire.ended.wait(wire.pause):
                     return
-                wire.asked.append(request)
-                one.settimeout(5)
-                for piece in wire.says(request):
-                    one.sendall(piece)
-                    if wire.ended.wait(wire.pause):
-                        return
-                one.settimeout(0.05)
+            one.settimeout(0.05)
