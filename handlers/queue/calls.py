@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _LONGEST_GUESS = 60.0  # of a quiet whose length nobody named
 _LIMITS = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _NONSENSE = (InvalidHeader, DecodeError, ValueError, AttributeError)  # some of it breaks the libraries
 _HEADER_BYTES = 64 * 1024  # Stripe's are below two thousand
+_UNWANTED_SECONDS = 0.05  # for a body that nobody wants: less than a new connection takes by TLS, across a country
 _PIECE_BYTES = 16 * 1024  # a compressed answer unpacks to no more at a time
 _USUAL = {
     "User-Agent": "identity-events",
@@ -217,6 +219,10 @@ def moment_in(text: str) -> datetime | None:
 def _body(response: BaseHTTPResponse, most: int, only_pages: bool) -> bytes:
     """The answer's body, unpacked. Raises DecodeError if it breaks off or is too large, HTTPError if it is late."""
     if only_pages and "html" not in response.headers.get("Content-Type", "").lower():
+        # The connection can be kept if the body is read: in most answers it has come along.
+        _bounds.ends_at = min(_bounds.ends_at, time.monotonic() + _UNWANTED_SECONDS)
+        with suppress(HTTPError, *_NONSENSE):
+            deque(response.stream(_PIECE_BYTES, decode_content=False), 0)
         return b""
     content = bytearray()
     try:
@@ -295,13 +301,13 @@ class _Wire(io.RawIOBase):
 
     def __init__(self, sock: Any, raw: Any) -> None:
         self._sock, self._raw = sock, raw
-        self._ends_at, self._left = _bounds.ends_at, _bounds.most
+        self._left = _bounds.most
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if (seconds := self._ends_at - time.monotonic()) <= 0:
+        if (seconds := _bounds.ends_at - time.monotonic()) <= 0:
             raise TimeoutError("the call has taken too long")
         self._sock.settimeout(seconds)
         count: int = self._raw.readinto(buffer)

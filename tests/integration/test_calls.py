@@ -103,6 +103,17 @@ def test_an_answer_takes_a_bounded_number_of_bytes(says: Callable[[bytes], Itera
     assert peak < 2_000_000
 
 
+def test_a_body_that_nobody_wants_takes_no_memory() -> None:
+    with saying(lambda _: iter([OK + _BOMBED])) as wire:
+        tracemalloc.start()
+        try:
+            assert _ask(_line(30), wire.url, only_pages=True).status == 200
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 2_000_000
+
+
 def test_an_answer_by_a_proxy_has_the_same_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     with saying(_dripping(OK + b"Content-Length: %d\r\n\r\n" % _FOREVER, b" " * _FOREVER), pause=0.02) as wire:
         monkeypatch.setenv("http_proxy", wire.url)
@@ -253,9 +264,32 @@ def test_the_next_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) ->
             _ask(_line(30), "http://other.example/")
 
 
-def test_a_body_that_nobody_wants_is_not_waited_for() -> None:
-    with saying(lambda _: iter([OK + b"Content-Length: 1000\r\n\r\n"])) as wire:
-        assert _ask(_line(30), wire.url, only_pages=True).status == 200
+@pytest.mark.parametrize(
+    "says",
+    [
+        lambda _: iter([OK + b"Content-Length: 1000\r\n\r\n"]),
+        _dripping(OK + b"Content-Length: %d\r\n\r\n" % _FOREVER, b" " * _FOREVER),
+        _flooding(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 10_000),
+        lambda _: iter([OK + b"Transfer-Encoding: chunked\r\n\r\n-5\r\n{}"]),
+    ],
+    ids=["silent", "dripping", "flooding", "nonsense"],
+)
+def test_a_body_that_nobody_wants_is_not_waited_for(says: Callable[[bytes], Iterator[bytes]]) -> None:
+    with saying(says, pause=0.02) as wire:
+        line = _line(30)
+        assert [_ask(line, wire.url, only_pages=True) for _ in range(2)]
+        assert wire.connections == 2
+
+
+def test_a_body_that_nobody_wants_leaves_the_connection_for_the_next_call() -> None:
+    def in_two(_: bytes) -> Iterator[bytes]:
+        yield OK + b"Content-Length: 2\r\n\r\n"
+        yield b"{}"
+
+    with saying(in_two) as wire:
+        line = _line(30)
+        assert [_ask(line, wire.url, only_pages=True).body for _ in range(3)] == [b""] * 3
+        assert wire.connections == 1
 
 
 def test_what_fits_is_taken_and_the_connection_kept() -> None:
