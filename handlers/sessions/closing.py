@@ -6,7 +6,7 @@ from sqlmodel import col
 from config.database import now, transaction
 from handlers.operator.audit import By, note
 from handlers.record.events import Status
-from handlers.sessions.ending import end
+from handlers.sessions.ending import end, mark
 from handlers.sessions.forgetting import forget_sessions
 from handlers.sessions.making import searched
 from handlers.sessions.refusals import OpeningError, past
@@ -72,10 +72,8 @@ def _cancel(
     account = whose.account or None
     answer = changing.retrieve(session_id, account)
     if answer and answer.state.status == Status.REQUIRES_INPUT:
-        # Marked before its end, so that no event can be faster.
-        told = update(VerificationRecord).where(col(VerificationRecord.session_id) == session_id)
         with transaction() as session:
-            session.connection().execute(told.values(ends_quietly=not notify))
+            mark(session, session_id, ends_quietly=not notify)
             if by:
                 note(session, by, "cancel", (about, session_id))
         answer = end(session_id, account)

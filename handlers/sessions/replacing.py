@@ -1,11 +1,11 @@
 """Replacing: ends a session on purpose, so that another begins in its place; the submissions so far count no more."""
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlmodel import col
 
 from config.database import now, statement, transaction
 from handlers.record.events import Status
-from handlers.sessions.ending import end
+from handlers.sessions.ending import end, mark
 from handlers.sessions.refusals import Fault, FaultsError, OpeningError, past
 from handlers.sessions.turn import Turn, Wanted, fence
 from handlers.stripe_api.changing import Answer
@@ -34,12 +34,11 @@ def replace(turn: Turn, wanted: Wanted, answer: Answer | None) -> Answer | None:
     """
     if answer and answer.state.status == Status.PROCESSING:
         raise past(answer)
-    marked = update(VerificationRecord).where(col(VerificationRecord.session_id) == turn.session_id)
     with transaction() as session:
         # The verification is locked before its records, as everywhere: no deadlock.
         if session.scalars(select(Verification).where(*fence(turn)).with_for_update()).one_or_none() is None:
             raise OpeningError("opening")
-        session.connection().execute(marked.values(replacing_at=now()))
+        mark(session, turn.session_id or "", replacing_at=now())
     if answer is None or answer.state.status != Status.REQUIRES_INPUT:
         return None
     again = end(answer.id, wanted.stripe_account)

@@ -113,8 +113,7 @@ def take_turn_again(verification_id: str) -> Turn | None:
 
 def _leased(session: Session, whose: Sequence[ColumnElement[bool]], *, is_new: bool) -> Turn | None:
     # rule: one opening of a verification is under way at a time
-    free = or_(col(Verification.opening_until).is_(None), col(Verification.opening_until) < now())
-    taken = update(Verification).where(*whose, free).values(opening_until=now(LEASE))
+    taken = update(Verification).where(*whose, is_free()).values(opening_until=now(LEASE))
     found = session.execute(taken.returning(*(col(getattr(Verification, name)) for name in _TURN))).one_or_none()
     if found is None:
         return None
@@ -129,6 +128,11 @@ def _leased(session: Session, whose: Sequence[ColumnElement[bool]], *, is_new: b
         until=until,
         began=steady(),
     )
+
+
+def is_free() -> ColumnElement[bool]:
+    """The condition of a verification that no opening has the lease of."""
+    return or_(col(Verification.opening_until).is_(None), col(Verification.opening_until) < now())
 
 
 def noted(turn: Turn, wanted: Wanted) -> Turn:
@@ -178,7 +182,7 @@ def next_generation(turn: Turn, wanted: Wanted, last: Answer | None = None, *, i
             write_down_replaced(session, turn.verification_id)
         unless_used_up(session.connection(), turn.verification_id, last)
         unless_too_many(session.connection(), turn.verification_id)
-        _burn(session, turn, None if is_gone else turn.session_id)
+        burn(session, turn.verification_id, turn.generation, but_for=None if is_gone else turn.session_id)
     return replace(
         turn,
         generation=turn.generation + 1,
@@ -199,16 +203,16 @@ def write_down_replaced(session: Session, verification_id: str) -> None:
     withdraw(session, over, ENDED_BY_REPLACING, REPLACED, at)
 
 
-def _burn(session: Session, turn: Turn, kept: str | None) -> None:
-    """Burns all sessions of this generation except the kept one: they end, and nobody is mailed about them, except a
-    person who passes in one all the same.
+def burn(session: Session, verification_id: str, generation: int, *, but_for: str | None) -> None:
+    """Burns all sessions of a generation except one: they end, and nobody is mailed about them, except a person who
+    passes in one all the same.
     """
     burned = (
         update(VerificationRecord)
         .where(
-            col(VerificationRecord.verification_id) == turn.verification_id,
-            col(VerificationRecord.generation) == turn.generation,
-            col(VerificationRecord.session_id).is_distinct_from(kept),
+            col(VerificationRecord.verification_id) == verification_id,
+            col(VerificationRecord.generation) == generation,
+            col(VerificationRecord.session_id).is_distinct_from(but_for),
         )
         .values(burned_at=now())
         .returning(VerificationRecord, now())

@@ -19,7 +19,7 @@ from handlers.owed.kinds import Owed
 from handlers.owed.owe import owe
 from handlers.sessions.forgetting import forget_sessions
 from handlers.sessions.refusals import OpeningError
-from handlers.sessions.turn import Turn, Wanted, fence
+from handlers.sessions.turn import Turn, Wanted, burn, fence
 from handlers.stripe_api.changing import Answer
 from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord, status_of
 from handlers.upkeep.drift import observed
@@ -56,6 +56,9 @@ def write(turn: Turn, wanted: Wanted, answer: Answer, *, made: bool) -> str | No
                 raise OpeningError("opening")
             if not insert_new(connection, VerificationRecord, [record]):
                 _take_over(session, record)
+            # rule: of two sessions that openings which died made for one generation, one ends
+            if turn.session_id is None and not turn.is_new:
+                burn(session, turn.verification_id, turn.generation, but_for=answer.id)
             if written.redaction_asked_at:
                 forgotten = update(Verification).where(col(Verification.id) == turn.verification_id)
                 connection.execute(forgotten.values(dict.fromkeys(Verification.PERSONAL)))

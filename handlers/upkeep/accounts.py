@@ -1,4 +1,4 @@
-"""The accounts that reconcile asks about: our own, and each connected one that has sessions of this key's mode."""
+"""The accounts that reconcile asks about: our own, and each connected one that is heard of in this key's mode."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -8,18 +8,20 @@ from sqlmodel import col
 from config.database import UtcDateTime, database_now, statement, transaction
 from config.inserts import insert_new
 from config.settings import settings
-from handlers.tables.models import Bookmark, VerificationRecord
+from handlers.tables.models import Bookmark, Verification, VerificationRecord
 from handlers.upkeep import progress, unanswered
 
 Accounts = dict[str | None, datetime]
 
 _COMMITTED_WITHIN = timedelta(hours=1)  # far longer than a transaction may take
+_DIFFER = timedelta(minutes=1)  # the database's clock and Stripe's
 
 
 def heard_of() -> Accounts:
     """The accounts that have sessions here, each with the time at which its first record was made.
 
-    Bookmarks keep them, so a run reads only the records made since the run before; the first run reads all.
+    Bookmarks keep them, so a run reads only the records made since the run before; the first run reads all. An account
+    whose first session was opened here is heard of by that opening: the session may be known at Stripe alone.
     """
     read, heard, now = bookmark("read", None), bookmark("heard", None), database_now()
     since = progress.reached(read)
@@ -34,6 +36,13 @@ def heard_of() -> Accounts:
             rows = [{"name": bookmark("heard", row[0]), "reached": row[1]} for row in found]
             insert_new(session.connection(), Bookmark, rows)
         progress.move(read, start or now)
+    opening, began = col(Verification.account), func.min(col(Verification.created_at), type_=UtcDateTime)
+    # Those with a session have its record. The index on session_id finds the others.
+    without = col(Verification.session_id).is_(None), col(Verification.livemode) == settings().livemode
+    with transaction() as session:
+        found = session.execute(select(opening, began).where(*without).group_by(opening)).all()
+        rows = [{"name": bookmark("heard", row[0]), "reached": row[1] - _DIFFER} for row in found]
+        insert_new(session.connection(), Bookmark, rows)
     remembered = select(col(Bookmark.name), col(Bookmark.reached)).where(
         col(Bookmark.name).startswith(heard, autoescape=True)
     )

@@ -20,6 +20,7 @@ from handlers.inbox.receive import receive
 from handlers.metrics import counting
 from handlers.queue.failures import AwayError, NotAllowedError, UnreadableError
 from handlers.record.events import ANSWERED, SessionState, Status, VerificationEvent
+from handlers.sessions.ending import unmark_abandoned
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Retrieved
 from handlers.tables.models import ENDED, NOT_ENDED, Bookmark, Verification, VerificationRecord
@@ -182,6 +183,8 @@ def _asked(report: Report, one: Whose) -> tuple[VerificationRecord | None, Retri
             raise
         return record, None
     unanswered.forget("session", one.session_id)
+    if record and retrieved:
+        unmark_abandoned(record, retrieved.state.status)
     return record, retrieved and replace(retrieved, state=whose(retrieved.state, one.account))
 
 

@@ -16,6 +16,7 @@ from handlers.upkeep.accounts import Accounts, heard_of
 from handlers.upkeep.aged import compare_listed
 from handlers.upkeep.allowance import SECONDS, EnoughError, Report, allowance, in_turn, no_limit
 from handlers.upkeep.drift import compare_open
+from handlers.upkeep.left_behind import take_up
 from handlers.upkeep.lost import recover_lost
 from handlers.upkeep.undelivered import recover_events
 
@@ -32,7 +33,8 @@ def reconcile(*, bounded: bool = True) -> Report:
     2. fetches the events that Stripe could not deliver, from where the last run stopped;
     3. compares our sessions that are not at their end with Stripe's, and makes an event of each difference;
     4. does the same with all sessions that have reached one of their ages, as Stripe lists them;
-    5. notes the time of the run; the report names the events to hand to the workers.
+    5. gives verifications whose openings died the sessions that those have made;
+    6. notes the time of the run; the report names the events to hand to the workers.
 
     Each look has a share for our account and one for the connected accounts, who take turns. Raises no error of
     Stripe's: the report says what failed and why a look stopped, and the next run goes on from there.
@@ -53,6 +55,7 @@ def reconcile(*, bounded: bool = True) -> Report:
                 report.stopped.append(f"{what}{whose}: {error}")
                 if error.again_after <= SECONDS:  # a short wait, so that the next look is answered
                     stopping.wait(error.again_after)
+    take_up()
     unanswered.forget_old()
     progress.move(RUN, NOW)
     log.info(

@@ -22,6 +22,7 @@ from handlers.sessions.seen import seen
 from handlers.sessions.turn import Wanted
 from handlers.sessions.views import view
 from handlers.tables.models import Verification
+from handlers.upkeep.reconcile import reconcile
 from tests.property.near_stripe import NearStripe, near_stripe
 from tests.property.stepping import Stepped, stepping
 from tests.simulator import person, sessions
@@ -76,6 +77,11 @@ def _go_on_to(stepped: Stepped, at: str) -> None:
 
 def _open_ones(near: NearStripe) -> list[Session]:
     return [one for one in near.sessions() if one.status == "requires_input"]
+
+
+def _verifications() -> list[Verification]:
+    with transaction() as session:
+        return list(session.scalars(select(Verification)))
 
 
 def _deliver(near: NearStripe) -> None:
@@ -232,6 +238,116 @@ def test_what_shows_up_beside_an_adopted_session_ends(near: NearStripe) -> None:
     near.arrive()
     _deliver(near)
     assert _open_ones(near) == [theirs]
+
+
+def _lost(near: NearStripe) -> None:
+    """Answers all events, and loses them: Stripe takes them for delivered."""
+    for event in near.world.store.events.values():
+        event.pending.clear()
+
+
+def _reconciled(*, bounded: bool = False) -> None:
+    """Lets reconcile run, and the events that it has found be applied, until it finds nothing more."""
+    while found := reconcile(bounded=bounded).to_process:
+        process(found)
+
+
+@pytest.mark.parametrize("account", ["", "acct_1"])
+@pytest.mark.parametrize("answer", ["500, done", "lost", "on its way"])
+def test_a_session_whose_opener_died_and_whose_events_were_lost_is_found_without_another_opening(
+    near: NearStripe, answer: str, account: str
+) -> None:
+    _tries(near, answer, account=account)
+    near.arrive()
+    _lost(near)
+    near.later(2 * 3600.0)
+    _reconciled(bounded=True)
+    [made] = near.sessions()
+    [found] = _verifications()
+    record = facts.record(made.id)
+    assert (record.verification_id, record.generation, record.status) == (found.id, 1, "requires_input")
+    assert (found.session_id, record.burned_at) == (made.id, None)
+    assert _opened(account=account).answer.id == made.id
+
+
+def test_a_session_is_taken_up_once_the_lease_of_its_opener_is_over(near: NearStripe) -> None:
+    opener = Stepped(lambda: _opened())
+    _go_on_to(opener, "the answer to post")
+    _deliver(near)
+    _reconciled()
+    assert [one.session_id for one in _verifications()] == [None]
+    opener.die()
+    near.later(150.0)
+    _reconciled()
+    assert [(one.session_id, one.opening_until) for one in _verifications()] == [(near.sessions()[0].id, None)]
+
+
+def test_whoever_only_slept_and_finds_its_session_taken_up_lets_nobody_in_twice(near: NearStripe) -> None:
+    opener = Stepped(lambda: _opened())
+    _go_on_to(opener, "the answer to post")
+    near.later(150.0)
+    _lost(near)
+    _reconciled()
+    while not opener.is_over:
+        opener.go_on()
+    assert isinstance(opener.raised, OpeningError)
+    assert _opened().answer.id == near.sessions()[0].id
+
+
+@pytest.mark.parametrize("is_opened", [False, True])
+def test_of_two_sessions_that_sleepers_made_for_one_generation_one_ends(near: NearStripe, is_opened: bool) -> None:
+    sleeper = Stepped(lambda: _opened())
+    _go_on_to(sleeper, "post")
+    near.later(150.0)
+    _tries(near, "500, done")
+    near.later(30 * 3600.0)  # Stripe has forgotten the key
+    while not sleeper.is_over:
+        sleeper.go_on()
+    near.later(150.0)
+    assert len(_open_ones(near)) == 2
+    _deliver(near)
+    if is_opened:
+        _opened()
+    _reconciled()
+    for action_id in facts.due_actions():
+        perform(action_id)
+    [left] = _open_ones(near)
+    assert [one.session_id for one in _verifications()] == [left.id]
+    assert _opened().answer.id == left.id
+
+
+def test_what_a_person_who_is_to_be_forgotten_has_left_behind_is_not_taken_up(near: NearStripe) -> None:
+    _tries(near, "500, done")
+    [found] = _verifications()
+    redact_verification(found.id)
+    _lost(near)
+    _reconciled()
+    assert [one.session_id for one in _verifications()] == [None]
+    assert facts.record(near.sessions()[0].id).redaction_asked_at is not None
+
+
+@pytest.mark.parametrize("how", ["cancel quietly", "replaces"])
+def test_the_marks_of_an_end_that_never_came_are_taken_back(near: NearStripe, how: str) -> None:
+    jenny = {"type": "document", "provided_details": {"email": "jenny@example.com"}}
+    opened = _opened(params=jenny)
+    _deliver(near)
+    works = {
+        "cancel quietly": lambda: cancel_verification(opened.verification_id, notify=False),
+        "replaces": lambda: _opened(replaces=opened.answer.id),
+    }
+    closing = Stepped(works[how])
+    _go_on_to(closing, "post")
+    process(reconcile(bounded=False).to_process)  # it is not over yet
+    record = facts.record(opened.answer.id)
+    assert record.ends_quietly or record.replacing_at
+    closing.die()
+    near.later(700.0)  # the session is compared again
+    process(reconcile().to_process)
+    record = facts.record(opened.answer.id)
+    assert (record.ends_quietly, record.replacing_at) == (None, None)
+    sessions.cancel(near.world, near.sessions()[0])
+    _deliver(near)
+    assert [(one.name, one.status) for one in facts.actions(opened.answer.id)] == [("email_canceled", "done")]
 
 
 def test_an_end_that_was_to_be_quiet_and_was_not_is_told_later(near: NearStripe) -> None:

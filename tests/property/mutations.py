@@ -220,6 +220,9 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a person at the limit is told so, and not to open again": (never, VERIFICATIONS),
     "a person who is to be forgotten is not let in": (never, OPENINGS),
     "the marks of an end that did not come are taken back": (never, OPENINGS),
+    "the marks of an end whose asker died are taken back": (never, OPENINGS),
+    "of two sessions that openings which died made for one generation, one ends": (never, OPENINGS),
+    "a session is left to its opener, as long as that has the lease": (drop, OPENINGS),
     "a session counts until the next generation replaces it": (always, GENERATIONS),
     "the time of a reminder comes once": (drop, REMINDERS),
     # handlers/queue

@@ -116,7 +116,6 @@ class OpeningMachine(RuleBasedStateMachine):
         self.made: dict[str, tuple[str, int]] = {}  # by session: its verification and generation, as told to Stripe
         self.secrets: Counter[str] = Counter()
         self.seen: set[str] = set()  # events that were delivered or lost
-        self.lost: set[str] = set()  # sessions of which an event was answered and lost
         self.delivered: list[VerificationEvent] = []
         self.windows: set[str] = set()  # verifications of which two sessions may be open for some time
         self.wrong: list[str] = []
@@ -313,7 +312,6 @@ class OpeningMachine(RuleBasedStateMachine):
         self.seen |= {one.id for one in some}
         for one in some:
             one.pending.clear()
-        self.lost |= {one.session_id for one in some if kind == "lost" or one.thin != (kind == "thin")}
         if kind == "lost":
             return
         news = [_parsed(one.rendered()) for one in some if one.thin == (kind == "thin")]
@@ -359,7 +357,6 @@ class OpeningMachine(RuleBasedStateMachine):
         self._settle()
         for reference in PEOPLE:
             self._can_be_opened(reference)
-        self.lost.clear()
         self._settle()
 
     def _settle(self) -> None:
@@ -480,10 +477,14 @@ class OpeningMachine(RuleBasedStateMachine):
         verifications = {one.id: one for one in _verifications()}
         records = {one.session_id: one for one in _records()}
         for one in self.stripe.sessions():
-            # A session whose opener died, and whose events were lost with a database, is found by the next opening.
-            if one.id in self.made and not one.redaction and (one.id in records or one.id not in self.lost):
+            if one.id in self.made and not one.redaction:
                 record = records[one.id]
                 assert (record.verification_id, record.generation) == self.made[one.id], "each session has its record"
+                if one.status == "requires_input":
+                    known = verifications[self.made[one.id][0]]
+                    assert known.session_id == one.id or known.redaction_asked_at, "an open session is the current one"
+                    marks = record.replacing_at, record.ends_quietly or None
+                    assert marks == (None, None), "an open session is about to end"
         for id_, verification in verifications.items():
             if verification.redaction_asked_at:
                 self._is_forgotten(verification)
