@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 
-from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import col
+from sqlmodel import SQLModel, col
 
 from config.database import DATABASE_TROUBLE, hurry, statement, transaction
 from config.defaults import lacks_webhook_secret
@@ -50,6 +50,11 @@ _DROPPED = {tallies.HOUR: 3, tallies.DAY: 1}
 _BURST, _MINUTE = 10.0, 60.0  # seconds
 _MANY = 0.2  # of all deliveries of an hour
 
+_COLUMNS = {  # not by SQLAlchemy's inspection, which a lock on a table keeps waiting
+    "postgresql": "SELECT name, attname FROM unnest(CAST(:names AS text[])) AS name JOIN pg_attribute"
+    " ON attrelid = to_regclass(name) AND attnum > 0 AND NOT attisdropped",
+    "sqlite": "SELECT t.name, c.name FROM sqlite_master AS t JOIN pragma_table_info(t.name) AS c",
+}
 _NOT_GRANTED = """
 SELECT name, string_agg(lower(may), ', ') AS rights FROM unnest(CAST(:names AS text[])) AS name,
 unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS may
@@ -134,8 +139,7 @@ def _database(_: Figures) -> Iterator[Told]:
         yield FAIL, "migrations are missing", "python -m worker migrate"
         return
     with statement() as connection:
-        there = {*inspect(connection).get_table_names()}
-        if gone := [name for name in TABLES if name not in there]:
+        if gone := _gone(connection):
             words = f"{', '.join(gone)} {'are' if len(gone) > 1 else 'is'} missing, which migrations have made"
             yield FAIL, words, "put a backup back, and before anything else is started: python -m worker restored"
             return
@@ -149,6 +153,17 @@ def _database(_: Figures) -> Iterator[Told]:
         names = ", ".join(f"{name} {count}" for name, count in taken.holders.items())
         words = f"all {taken.most} connections are taken of {taken.limit}: {names}"
         yield FAIL if taken.by_others else WARN, words, "end what needs none, raise the limit, or lower DATABASE_POOL"
+
+
+def _gone(connection: Connection) -> list[str]:
+    """Our tables that are not there, and the columns of the others that are not."""
+    there = defaultdict[str, set[str]](set)
+    for table, name in connection.execute(text(_COLUMNS[connection.dialect.name]), {"names": TABLES}):
+        there[table].add(name)
+    columns = [column for name in TABLES for column in SQLModel.metadata.tables[name].columns if name in there]
+    return [name for name in TABLES if name not in there] + [
+        f"{column.table.name}.{column.name}" for column in columns if column.name not in there[column.table.name]
+    ]
 
 
 def _not_granted(connection: Connection) -> dict[str, str]:

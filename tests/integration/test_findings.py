@@ -433,6 +433,16 @@ def test_a_table_that_is_gone_is_named_since_no_migration_brings_it_back(table: 
     assert (found.what, found.words) == ("database", f"{table} is missing, which migrations have made")
 
 
+@pytest.mark.parametrize("column", ["outbox_action.reason", "verification_record.redaction_asked_at"])
+@pytest.mark.usefixtures("alive")
+def test_a_column_that_is_gone_is_named(column: str) -> None:
+    table, _, name = column.partition(".")
+    with statement() as connection:
+        connection.execute(text(f"ALTER TABLE {table} RENAME COLUMN {name} TO gone"))
+    [found] = [one for one in findings(None) if one.level == FAIL]
+    assert (found.what, found.words) == ("database", f"{column} is missing, which migrations have made")
+
+
 @pytest.fixture
 def locks_at_once(environment: pytest.MonkeyPatch) -> None:
     """Tells of a lock without the seconds that one may last."""
