@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 
 from config.database import DATABASE_TROUBLE, hurry, transaction
 from config.inserts import insert_or
+from config.trouble import trouble_of
 from handlers.metrics import heartbeats, outside, tallies
 from handlers.queue.failures import NotNowError, describe
 from handlers.record.events import OTHER_MODE
@@ -73,6 +74,8 @@ _GETS_ON = {"deliveries": DELIVERIES, "events": ENDED_EVENTS, "actions": ENDED_A
 _IN_VAIN = ("refused", "dead", OTHER_MODE)
 # Deliveries that say, if a new process takes no other, that its secret or its key is not the endpoint's.
 _NOT_TAKEN = {UNSIGNED: "was refused for its signature", OTHER_MODE: "was of the other mode than STRIPE_API_KEY"}
+# Words of a trouble that some statements meet, and others do not.
+_OF_STATEMENTS = ("no schema", "not granted", "disk full", "failed")
 _FEW = 3  # which anybody may have sent
 RECOVERED_EVENTS = Counter(
     "identity_recovered_events_total",
@@ -122,6 +125,7 @@ _ended = threading.Event()
 _looked = threading.Event()
 _was_told = True
 _got_on = defaultdict[str, float](float)
+_failing: set[str] = set()  # tables and kinds of work that failed, and of which nothing was done since
 
 
 def start_flushing(kind: str) -> None:
@@ -147,14 +151,25 @@ def stop_flushing(*, was_told: bool = True) -> None:
         _thread.join()
 
 
-def note_in_vain(doing: str, error: Exception, about: str = "") -> None:
-    """Notes that the database or a fault of ours lets some work fail: `about` one thing, or all that is tried."""
+def note_in_vain(doing: str, error: Exception, about: str = "", kind: str = "") -> None:
+    """Notes that the database or a fault of ours lets some work fail: `about` one thing, or all that is tried.
+
+    Work of a `kind` may fail for ever while others of its table are done.
+    """
     _note_progress()
     name = describe(getattr(error, "orig", None) or error)
-    if isinstance(error, (NotNowError, *DATABASE_TROUBLE)):
+    is_the_databases = isinstance(error, (NotNowError, *DATABASE_TROUBLE))
+    if not is_the_databases or trouble_of(error).word in _OF_STATEMENTS:
+        doing = _of_kind(doing, kind)
+        _failing.add(doing)
+    if is_the_databases:
         outside.refused(outside.DATABASE, f"lets {doing} fail ({name})", doing=doing)
     else:
         outside.refused(outside.OURSELVES, f"fails at {doing} ({name})", doing=doing, about=about)
+
+
+def _of_kind(doing: str, kind: str) -> str:
+    return f"{doing} of kind {kind.rpartition('.')[2]}" if kind else doing
 
 
 def flush() -> None:
@@ -177,19 +192,22 @@ def flush() -> None:
 
 def _note_progress() -> None:
     """Work that has ended well since the last look contradicts the failures before it."""
-    for doing, counter in _GETS_ON.items():
-        ended = sum(
-            sample.value
-            for metric in counter.collect()
-            for sample in metric.samples
-            if not {*sample.labels.values()}.intersection(_IN_VAIN)
-        )
-        if ended > _got_on[doing]:
-            _got_on[doing] = ended
-            outside.answered(outside.DATABASE, doing)
-            outside.answered(outside.OURSELVES, doing)
-            if doing == "deliveries":
-                outside.answered(outside.STARTED)
+    for table, counter in _GETS_ON.items():
+        ended = defaultdict[str, float](float)
+        for sample in (sample for metric in counter.collect() for sample in metric.samples):
+            if not {*sample.labels.values()}.intersection(_IN_VAIN):
+                kind = sample.labels.get("type") or sample.labels.get("name", "")
+                for doing in {table, _of_kind(table, kind)}:
+                    ended[doing] += sample.value
+        for doing, count in ended.items():
+            if count > _got_on[doing]:
+                _got_on[doing] = count
+                if doing == table or doing in _failing:  # else each heartbeat would carry all kinds
+                    _failing.discard(doing)
+                    outside.answered(outside.DATABASE, doing)
+                    outside.answered(outside.OURSELVES, doing)
+                if doing == "deliveries":
+                    outside.answered(outside.STARTED)
     if _got_on["deliveries"]:
         return
     samples = [sample for metric in DELIVERIES.collect() for sample in metric.samples]

@@ -12,7 +12,7 @@ from handlers.tables.models import Heartbeat
 _BLIP = timedelta(seconds=3)  # within it a second try mostly gets its answer
 _SEVERAL = 3  # refusals in a row
 _TRIES_WITHIN = timedelta(minutes=1)  # a process that still has something to ask has asked by then
-_MAY_BE_OVER = timedelta(minutes=2)  # for the database's: work that has failed, and is not done, is tried again sooner
+_MAY_BE_OVER = timedelta(minutes=2)  # for rows: work that has failed, and is not done, is tried again sooner
 _TO_DO = {
     outside.MAIL_SERVER: "mails wait until it takes them, and none is lost: see SMTP_URL and MAIL_FROM; python -m"
     " worker doctor tries them",
@@ -79,7 +79,8 @@ def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, st
 
 
 def _is_told(one: _Refusal, answers: dict[tuple[str, str], datetime], at: datetime) -> bool:
-    if one.standing.of == outside.DATABASE and one.last < at - _MAY_BE_OVER:
+    is_tried_again = one.standing.of == outside.DATABASE or (one.standing.of == outside.OURSELVES and one.standing.each)
+    if is_tried_again and one.last < at - _MAY_BE_OVER:
         return False
     if _is_over(one, answers):
         return one.standing.times >= _SEVERAL and one.last > at - _TRIES_WITHIN

@@ -227,7 +227,7 @@ def give_up(claim: Claim, error: Exception) -> None:
     else:
         put_back([claim], error, is_try=True)
     if not isinstance(error, (NotNowError, PermanentError, RefusedError, UnknownOutcomeError, *DATABASE_TROUBLE)):
-        counting.note_in_vain(f"{claim.table.NOUN}s", error, str(claim.id))
+        counting.note_in_vain(f"{claim.table.NOUN}s", error, str(claim.id), claim.kind)
 
 
 def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False, has_begun: bool = True) -> None:
@@ -240,7 +240,7 @@ def put_back(claims: Sequence[Claim], error: Exception, *, is_try: bool = False,
         put_back(others, error, has_begun=has_begun)
         claims = [claim for claim in claims if claim.attempts == first.attempts]
     if isinstance(error, DATABASE_TROUBLE):
-        counting.note_in_vain(f"{first.table.NOUN}s", error)
+        counting.note_in_vain(f"{first.table.NOUN}s", error, kind=first.kind)
     # rule: a row that is put back waits
     wait = delay(first.attempts, error) if has_begun else timedelta()
     if isinstance(error, UnknownOutcomeError):  # rule: tries whose outcome is unknown are far apart

@@ -1,5 +1,6 @@
 """A refusal from outside is a finding within seconds, in a word: the refused process knows it first, and says so."""
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -142,7 +143,45 @@ def test_a_fault_of_ours_is_found_where_several_events_fail(environment: pytest.
         receive([facts.event("verified", session_id=f"vs_{number}", event_id=f"evt_{number}")])
         process([f"evt_{number}"])
     [said] = _refusals()
-    assert said.startswith("this service fails at events (KeyError): nothing else since")
+    assert said.startswith("this service fails at events of kind verified (KeyError): nothing else since")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError("c4nary"), "this service fails at events of kind verified (KeyError): nothing else since"),
+        (
+            OperationalError("c4nary", {}, sqlite3.OperationalError("no such column: c4nary")),
+            "the database lets events of kind verified fail (OperationalError): nothing else since",
+        ),
+    ],
+)
+def test_what_fails_at_one_kind_is_found_though_others_are_done_and_over_with_the_next_of_its_own(
+    environment: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    for number in range(3):
+        facts.applied(facts.event("created", session_id=f"vs_{number}", event_id=f"evt_created_{number}"))
+        receive([facts.event("verified", facts.NOON + 1, session_id=f"vs_{number}", event_id=f"evt_{number}")])
+        with environment.context() as patch:
+            patch.setattr("handlers.inbox.process.apply", fail)
+            process([f"evt_{number}"])
+    facts.applied(facts.event("created", session_id="vs_3", event_id="evt_created_3"))
+    [said] = _refusals()
+    assert said.startswith(words)
+    facts.applied(facts.event("verified", facts.NOON + 1, session_id="vs_3", event_id="evt_3"))
+    assert _refusals() == []
+
+
+def test_a_fault_of_ours_is_over_once_nothing_fails_by_it_any_more(environment: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        counting.note_in_vain("events", KeyError("c4nary"), str(number), kind="canceled")
+    assert len(_refusals()) == 1
+    environment.setattr(refusals, "_MAY_BE_OVER", timedelta(0))
+    assert _refusals() == []
 
 
 def test_a_task_that_fails_is_found(environment: pytest.MonkeyPatch) -> None:
