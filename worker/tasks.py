@@ -25,6 +25,7 @@ from handlers.queue.claims import due
 from handlers.queue.failures import describe
 from handlers.sessions.reminders import remind
 from handlers.tables.models import InboxEvent, OutboxAction
+from handlers.upkeep import unanswered
 from handlers.upkeep.limits import judge_limits
 from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.reconcile import reconcile
@@ -103,10 +104,14 @@ def reconcile_with_stripe() -> None:
 
 @celery_app.task(name="remind")  # type: ignore[untyped-decorator]
 def remind_persons() -> None:
-    """Owes a reminder to each person who has not begun in time, and looks whether Stripe still delivers here."""
+    """Owes a reminder to each person who has not begun in time, and asks Stripe what cannot wait for reconcile's time:
+    whether it still delivers here, and about our account if it has not answered just now.
+    """
     try:
         publish_actions(remind())
         endpoints.look()
+        if unanswered.is_to_be_asked_soon():
+            publish_events(reconcile().to_process)
     except DATABASE_TROUBLE as error:
         _leave_to_the_sweep(SCHEDULE, error)
 

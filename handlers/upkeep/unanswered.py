@@ -22,6 +22,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 _FIRST_PAUSE = timedelta(minutes=5)  # doubled with each failure in a row
 _LONGEST_PAUSE = timedelta(hours=1)  # an outage of Stripe's fails all alike; each is asked about again soon after it
+_SOON = timedelta(
+    seconds=50
+)  # doubled likewise: an outage is over by the schedule's next minute, or as long again after
 _FORGOTTEN_AFTER = timedelta(days=4)  # without a question
 _AGAIN = (
     "(what, livemode, name) DO UPDATE SET failures = identity_unanswered.failures + 1,"
@@ -96,6 +99,12 @@ def waiting(what: str) -> list[str]:
     """The names whose pause is not over yet; our own account is never among them."""
     at = database_now()
     return [row.name for row in known(what) if row.name and row.asked_at + pause(row.failures) > at]
+
+
+def is_to_be_asked_soon() -> bool:
+    """Whether our own account is to be asked about again before the next run: Stripe was away for a moment, perhaps."""
+    ours, at = [row for row in known() if not row.name], database_now()
+    return any(row.asked_at + _SOON * (1 << min(row.failures - 1, 10)) <= at for row in ours)
 
 
 def counts(rows: Iterable[Unanswered]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from sqlmodel import col
 from config.database import transaction
 from handlers.inbox.receive import receive
 from handlers.metrics import exposition
+from handlers.operator.findings import findings
 from handlers.operator.queries import Filter, find_events
 from handlers.record.events import VerificationEvent, parse
 from handlers.stripe_api import sessions
@@ -22,6 +23,7 @@ from handlers.upkeep.reconcile import reconcile
 from tests.simulator.client import Simulator
 from tests.support import databases, facts
 from tests.support.operator import command, work
+from worker import tasks
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
@@ -116,6 +118,25 @@ def test_busy_neighbours_leave_us_our_share_and_each_other_theirs(
         "acct_1Busy1": 2 * 40 * 3 + 1,
         "acct_1Busy2": 2 * 40 * 3 + 1,
     }
+
+
+def test_our_own_account_is_asked_about_again_soon_after_a_first_failure_and_later_after_several(
+    simulator: Simulator,
+) -> None:
+    facts.all_alive()
+    session_id = _undelivered(simulator)
+    simulator.fault(500, path="/v1/events", count=None)
+    for failures in (1, 2):
+        reconcile() if failures == 1 else tasks.remind_persons()
+        assert [(row.name, row.failures) for row in unanswered.known()] == [("", failures)]
+        tasks.remind_persons()  # it waits
+        assert [row.failures for row in unanswered.known()] == [failures]
+        assert [one.what for one in findings(None)] == ["unanswered"]
+        _asked_before(timedelta(seconds=50 * failures))
+    simulator.clear_faults()
+    tasks.remind_persons()
+    assert session_id in {event.session_id for event in find_events(Filter(), None)}
+    assert findings(None) == []
 
 
 @pytest.mark.parametrize("status", [500, 503])
@@ -359,9 +380,14 @@ def _say(*session_ids: str, **values: Any) -> None:
 
 
 def _pauses_are_over() -> None:
+    _asked_before(timedelta(hours=2))
     with transaction() as session:
-        session.connection().execute(update(Unanswered).values(asked_at=datetime.now(UTC) - timedelta(hours=2)))
         session.connection().execute(update(Bookmark).values(asked_at=datetime.now(UTC) - timedelta(hours=2)))
+
+
+def _asked_before(ago: timedelta) -> None:
+    with transaction() as session:
+        session.connection().execute(update(Unanswered).values(asked_at=datetime.now(UTC) - ago))
 
 
 def _rebuilt(accounts: list[str | None]) -> list[Restored]:
