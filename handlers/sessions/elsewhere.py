@@ -5,10 +5,10 @@ Stripe may have called that session gone before; a person who had entered it is 
 
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlmodel import col
 
-from config.database import statement, true_now
+from config.database import brief, true_now
 from config.settings import settings
 from handlers.record.events import SessionState, Status
 from handlers.sessions.writing import notice
@@ -17,6 +17,16 @@ from handlers.stripe_api.changing import Answer
 from handlers.tables.models import VerificationRecord
 
 _OVER = (Status.VERIFIED, Status.PROCESSING)
+_KNOWN = (
+    select(col(VerificationRecord.session_id), col(VerificationRecord.status))
+    .where(
+        col(VerificationRecord.verification_id) == bindparam("verification_id"),
+        col(VerificationRecord.session_id).is_distinct_from(bindparam("session_id")),
+        col(VerificationRecord.status).in_(_OVER),
+        col(VerificationRecord.replaced_at).is_(None),
+    )
+    .order_by(col(VerificationRecord.status).desc())  # verified comes first
+)
 
 
 class Elsewhere(NamedTuple):
@@ -39,15 +49,7 @@ def elsewhere(verification_id: str, session_id: str | None, account: str | None)
     If Stripe does not know a session any more, a verified one still counts, and one being checked does not. Raises as
     ask.
     """
-    over = select(col(VerificationRecord.session_id), col(VerificationRecord.status)).where(
-        col(VerificationRecord.verification_id) == verification_id,
-        col(VerificationRecord.session_id).is_distinct_from(session_id),
-        col(VerificationRecord.status).in_(_OVER),
-        col(VerificationRecord.replaced_at).is_(None),
-    )
-    with statement() as connection:
-        known = connection.execute(over.order_by(col(VerificationRecord.status).desc())).all()  # verified comes first
-    for id_, status in known:
+    for id_, status in brief(_KNOWN, {"verification_id": verification_id, "session_id": session_id}):
         answer = changing.retrieve(id_, account)
         if answer and answer.state.status == status:
             return Elsewhere(answer)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil
 
-from sqlalchemy import Connection, and_, case, exists, func, select
+from sqlalchemy import Connection, and_, bindparam, case, exists, func, select
 from sqlmodel import col
 
-from config.database import now, statement
+from config.database import brief, now
 from config.settings import settings
 from handlers.queue.failures import NotNowError
 from handlers.record.events import Status
@@ -17,6 +17,19 @@ from handlers.stripe_api.changing import Answer
 from handlers.tables.models import Submission, VerificationRecord
 
 _DAY = timedelta(days=1)
+_SESSION_ID = col(VerificationRecord.session_id)
+_IS_KNOWN = exists().where(
+    col(Submission.session_id) == _SESSION_ID, col(Submission.report_id) == bindparam("report_id")
+)
+_NEWS = case((and_(bindparam("shown_in") == _SESSION_ID, ~_IS_KNOWN), 1), else_=0)
+# Over the sessions of a verification, and in a session that is no verification's; built once, as it takes longer than
+# asking.
+_SUBMITTED, _SUBMITTED_ALONE = (
+    select(func.coalesce(func.sum(col(VerificationRecord.submissions) + _NEWS), 0)).where(
+        of == bindparam("id"), col(VerificationRecord.replaced_at).is_(None)
+    )
+    for of in (col(VerificationRecord.verification_id), _SESSION_ID)
+)
 
 
 class OpeningError(Exception):
@@ -55,29 +68,20 @@ def past(answer: Answer) -> Exception:
     return NotNowError("Stripe's answers contradict each other")
 
 
-def unless_enough(verification_id: str | None, answer: Answer | None) -> None:
-    """Does as unless_used_up, over a connection of its own."""
-    with statement() as connection:
-        unless_used_up(connection, verification_id, answer)
-
-
-def unless_used_up(connection: Connection, verification_id: str | None, answer: Answer | None) -> None:
+def unless_enough(verification_id: str | None, answer: Answer | None, connection: Connection | None = None) -> None:
     """Raises OpeningError if the person has submitted as often as SUBMISSION_LIMIT allows, over all sessions that were
     not replaced (without a verification: in the answered session). Stripe's answer counts beside the events, which may
     be late.
+
+    Without a connection the count is a transaction by itself.
     """
-    session_id = col(VerificationRecord.session_id)
     report_id = answer and as_seen(str(answer.state.status), answer.asked_at, answer.state).submitted
-    known = exists().where(col(Submission.session_id) == session_id, col(Submission.report_id) == report_id)
     # rule: a submission that only Stripe's answer shows counts towards the limit
-    news = case((and_(session_id == answer.id, ~known), 1), else_=0) if answer and report_id else 0
-    is_theirs = col(VerificationRecord.verification_id) == verification_id
-    if verification_id is None:
-        is_theirs = session_id == (answer and answer.id)
-    counted = select(func.coalesce(func.sum(col(VerificationRecord.submissions) + news), 0)).where(
-        is_theirs, col(VerificationRecord.replaced_at).is_(None)
-    )
-    if connection.execute(counted).scalar_one() >= settings().submission_limit:
+    shown_in = answer.id if answer and report_id else None
+    asked = _SUBMITTED if verification_id else _SUBMITTED_ALONE
+    parameters = {"id": verification_id or (answer and answer.id), "shown_in": shown_in, "report_id": report_id}
+    counted = connection.execute(asked, parameters).all() if connection else brief(asked, parameters)
+    if counted[0][0] >= settings().submission_limit:
         raise OpeningError("submission-limit")
 
 

@@ -2,23 +2,44 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import NamedTuple
 from zlib import crc32
 
-from sqlalchemy import Row, bindparam, literal, null, select
+from sqlalchemy import bindparam, literal, null, select
 from sqlmodel import col
 
-from config.database import statement
+from config.database import brief
 from config.settings import settings
 from handlers.record.events import Status
 from handlers.sessions.standing import Standing, standing
 from handlers.sessions.views import NotFoundError, is_of, stands_in
 from handlers.tables.models import Verification, VerificationRecord
 
-_RECORDS: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_error_reason", "submissions")
-_RECORDS += ("change_number", "last_report_id", "replaced_at", "redacted_at")
-_READ = [col(getattr(VerificationRecord, name)) for name in _RECORDS]
+
+class _Row(NamedTuple):
+    """A session's record beside its verification; where there is none yet, the record's columns are empty."""
+
+    session_id: str | None
+    status: Status | None
+    last_error_code: str | None
+    last_error_reason: str | None
+    submissions: int
+    change_number: int
+    last_report_id: str | None
+    replaced_at: datetime | None
+    redacted_at: datetime | None
+    generation: int | None
+    current_generation: int
+    current_session_id: str | None
+    account: str | None
+    locale: str | None
+    return_url: str | None
+    redaction_asked_at: datetime | None
+
+
+_READ = [col(getattr(VerificationRecord, name)) for name in _Row._fields[:9]]
 # Statements for a verification with its sessions, and for a session of none; built once: that takes longer than asking.
 _THEIRS = (
     select(
@@ -86,14 +107,13 @@ def seen(subject: str) -> Seen:
     Nothing is changed, and Stripe is not asked. Raises NotFoundError.
     """
     for wanted in (_THEIRS, _ALONE):
-        with statement() as connection:  # a page that waits asks every few seconds
-            rows = connection.execute(wanted, {"id": subject, "livemode": settings().livemode}).all()
+        rows = brief(wanted, {"id": subject, "livemode": settings().livemode})  # a page that waits asks all the time
         if rows:
-            return _seen(rows)
+            return _seen([_Row(*row) for row in rows])
     raise NotFoundError
 
 
-def _seen(rows: Sequence[Row[*tuple[Any, ...]]]) -> Seen:
+def _seen(rows: Sequence[_Row]) -> Seen:
     found, records = rows[0], [row for row in rows if row.session_id]
     stands = standing(
         [stands_in(one, found.current_session_id) for one in records],

@@ -21,7 +21,7 @@ from handlers.queue.failures import NotAllowedError
 from handlers.queue.pauses import OPENINGS
 from handlers.record.decide import BURNED, REPLACED, ending
 from handlers.record.events import OURS
-from handlers.sessions.refusals import FaultsError, OpeningError, unless_too_many, unless_used_up
+from handlers.sessions.refusals import FaultsError, OpeningError, unless_enough, unless_too_many
 from handlers.stripe_api.changing import Answer
 from handlers.stripe_api.client import MissingError, NotAcceptedError
 from handlers.tables.models import Paused, Verification, VerificationRecord
@@ -180,7 +180,7 @@ def next_generation(turn: Turn, wanted: Wanted, last: Answer | None = None, *, i
         # rule: a session counts until the next generation replaces it
         if current and current.replacing_at:
             write_down_replaced(session, turn.verification_id)
-        unless_used_up(session.connection(), turn.verification_id, last)
+        unless_enough(turn.verification_id, last, session.connection())
         unless_too_many(session.connection(), turn.verification_id)
         burn(session, turn.verification_id, turn.generation, but_for=None if is_gone else turn.session_id)
     return replace(

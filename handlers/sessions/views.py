@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Row, bindparam, case, exists, func, select, tuple_
+from sqlalchemy import BindParameter, ColumnElement, bindparam, case, exists, func, select, tuple_
 from sqlmodel import Session, col
 
-from config.database import statement, transaction
+from config.database import brief, transaction
 from config.settings import settings
 from handlers.record.events import Status
 from handlers.sessions.standing import SessionStands, standing
@@ -52,7 +52,8 @@ def is_of(id_: str | BindParameter[str]) -> ColumnElement[bool]:
 
 
 # Built once: building it takes longer than asking.
-_ONE = select(Verification).where(is_of(bindparam("id")), col(Verification.livemode) == bindparam("livemode"))
+_COLUMNS_OF_ONE = Verification.__table__.columns  # type: ignore[attr-defined]  # SQLModel hides it
+_ONE = select(*_COLUMNS_OF_ONE).where(is_of(bindparam("id")), col(Verification.livemode) == bindparam("livemode"))
 
 
 def view(id_: str, answer: Answer | None = None) -> dict[str, Any]:
@@ -74,11 +75,9 @@ def verification(id_: str) -> Verification:
     """The row, by its own id or a session's. Raises NotFoundError."""
     if not _ID.fullmatch(id_):
         raise NotFoundError
-    with statement() as connection:
-        found = connection.execute(_ONE, {"id": id_, "livemode": settings().livemode}).one_or_none()
-    if found is None:
-        raise NotFoundError
-    return Verification(**found._mapping)
+    for row in brief(_ONE, {"id": id_, "livemode": settings().livemode}):
+        return Verification(**dict(zip(_COLUMNS_OF_ONE.keys(), row, strict=True)))
+    raise NotFoundError
 
 
 def made_elsewhere(session_id: str) -> VerificationRecord:
@@ -110,8 +109,10 @@ def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
     return found[: page.limit], len(found) > page.limit
 
 
-def stands_in(record: VerificationRecord | Row[*tuple[Any, ...]], current_session_id: str | None) -> SessionStands:
-    """The part of a session's record that counts for its verification, which has this current session."""
+def stands_in(record: Any, current_session_id: str | None) -> SessionStands:
+    """The part of a session's record, or of a row with its columns, that counts for its verification, which has this
+    current session.
+    """
     return SessionStands(
         generation=record.generation or 0,
         status=record.status,

@@ -270,6 +270,12 @@ def test_nobody_is_looked_for_by_a_scan_of_all_verifications(environment: pytest
             cursor.execute("EXPLAIN " + statement, parameters)
             plans[statement] = "\n".join(row[0] for row in cursor.fetchall())
 
+    def past_sqlalchemy(connection: psycopg.Connection[Any], statement: str, parameters: Any = None) -> Any:
+        explain(None, connection.cursor(), statement, parameters)
+        return connection.cursor().execute(statement, parameters)
+
+    engine().connect().close()
+    environment.setattr(psycopg.Connection, "execute", past_sqlalchemy)
     event.listen(engine(), "before_cursor_execute", explain)
     for subject in (opened.verification_id, opened.answer.id):
         seen(subject)
