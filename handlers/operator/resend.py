@@ -17,22 +17,25 @@ from handlers.tables.models import ActionStatus, OutboxAction, VerificationRecor
 
 log = structlog.stdlib.get_logger(__name__)
 
+_DONE_BEFORE = "it is not at its end, or was done once more since you asked; somebody may have done it before you"
 
-def resend(action_ids: Sequence[int], by: By) -> dict[int, str | None]:
+
+def resend(action_ids: Sequence[int], by: By, tries: int | None = None) -> dict[int, str | None]:
     """Makes these actions due once more, with all their tries anew. Returns for each None, or why it was refused.
 
     A mail gets another Message-ID, and still says what its record says: if that has moved on, or the person is
-    forgotten, the action is refused, as it would be skipped when it is performed.
+    forgotten, the action is refused, as it would be skipped when it is performed. With `tries`, those that its author
+    has seen, it is also refused if there were more meanwhile.
     """
     refused: dict[int, str | None] = {}
     for action_id in sorted(set(action_ids)):
         with transaction() as session:
-            refused[action_id] = _resend(session, action_id, by)
+            refused[action_id] = _resend(session, action_id, by, tries)
     log.info("actions.resent", ids=[one for one, why in refused.items() if why is None], by=by.who, reason=by.reason)
     return refused
 
 
-def _resend(session: Session, action_id: int, by: By) -> str | None:
+def _resend(session: Session, action_id: int, by: By, tries: int | None) -> str | None:
     action = session.get(OutboxAction, action_id)
     if action is None:
         return "there is no such action"
@@ -50,9 +53,11 @@ def _resend(session: Session, action_id: int, by: By) -> str | None:
         # rule: an action that is not at its end is not sent again
         col(OutboxAction.status).in_((ActionStatus.DONE, ActionStatus.SKIPPED)),
     )
+    if tries is not None:
+        again = again.where(col(OutboxAction.attempts) == tries)  # rule: one form has an action done once more, once
     once_more = {"status": ActionStatus.PENDING, "reason": None, "done_at": None, "given_away_at": None}
-    tries = {"waits": col(OutboxAction.attempts), "due_at": now(), "resent_at": now()}
-    if not session.connection().execute(again.values(**once_more, **tries)).rowcount:
-        return "it is not at its end: python -m worker retry"
+    anew = {"waits": col(OutboxAction.attempts), "due_at": now(), "resent_at": now()}
+    if not session.connection().execute(again.values(**once_more, **anew)).rowcount:
+        return "it is not at its end: python -m worker retry" if tries is None else _DONE_BEFORE
     note(session, by, "resend", (action.session_id, action_id))
     return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from config.broker import publish_actions, publish_events
 from handlers.operator.audit import By, note_beforehand
-from handlers.operator.queries import ACTION_ID, Filter
+from handlers.operator.queries import ACTION_ID, Filter, find_actions
 from handlers.operator.resend import resend
 from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.queue.claims import Table
@@ -46,11 +46,21 @@ def make(change: Change, id_: str, sent: Sent, by: By) -> Link | None:
         raise RefusedChangeError(f"Stripe cannot be asked: {error}") from None
 
 
-def _resend(id_: str, _: Sent, by: By) -> None:
-    action_id = int(id_) if ACTION_ID.fullmatch(id_) else 0
-    if why := resend([action_id], by)[action_id]:
+def tries_of(id_: str) -> int | None:
+    """The tries that an action has had so far, for its form; None if there is no such action."""
+    found = find_actions(Filter(ids=[_number(id_)]), 1)
+    return found[0].attempts if found else None
+
+
+def _resend(id_: str, sent: Sent, by: By) -> None:
+    action_id = _number(id_)
+    if why := resend([action_id], by, _number(sent.get("tries", "")))[action_id]:
         raise RefusedChangeError(why)
     publish_actions([action_id])
+
+
+def _number(text: str) -> int:
+    return int(text) if ACTION_ID.fullmatch(text) else -1
 
 
 def _rows(change: Callable[[Table, Filter, By], Any], id_: str, _: Sent, by: By) -> None:

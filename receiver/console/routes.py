@@ -29,7 +29,7 @@ from handlers.operator.persons import mail_as_shown, person, session_of
 from handlers.tables.models import InboxEvent
 from receiver.console.answers import SorryError, fields, is_safe, page, redirect
 from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
-from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make
+from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make, tries_of
 from receiver.console.checks import PAUSE_SECONDS, Checks
 from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, known_as, visit_of
 from receiver.headers import headers
@@ -187,8 +187,10 @@ class Room:
         _who_mends(request)
         asked = {"what": what, "id": id_, "of": of}
         if request.method != "POST":
-            return page(request, "change", **asked, why=None, reason="")
+            tries = await self._looking.do(tries_of, id_) if what == "resend" else None
+            return page(request, "change", **asked, why=None, reason="", tries=tries)
         sent = await fields(request)
+        asked["tries"] = sent.get("tries")
         by = _by(request, sent)
         if by is None:
             return page(request, "change", 400, **asked, why="reason", reason=sent.get("reason", ""))

@@ -28,6 +28,11 @@ def token_in(page: str) -> str:
     return found[1]
 
 
+def hidden_in(page: str) -> dict[str, str]:
+    """What a page's last form sends without being asked: its token, and what it was made from."""
+    return dict(re.findall(r'type="hidden" name="(\w+)" value="([\w-]*)"', page))
+
+
 def sign_in(client: TestClient, name: str = "anna", password: str = PASSWORD) -> httpx.Response:
     """Signs in by the form, as it is shown."""
     token = token_in(client.get("/console/sign-in").text)
@@ -38,4 +43,4 @@ def send(
     client: TestClient, path: str, on: str = "/console", headers: Mapping[str, str] = OURS, **sent: str
 ) -> httpx.Response:
     """Sends a form of the page `on`."""
-    return client.post(path, data={"token": token_in(client.get(on).text), **sent}, headers=headers)
+    return client.post(path, data={**hidden_in(client.get(on).text), **sent}, headers=headers)

@@ -32,7 +32,7 @@ from handlers.sessions.links import read_token, return_url_of
 from handlers.sessions.reminders import remind
 from handlers.tables.models import InboxEvent, OutboxAction
 from receiver.api.openapi import document
-from tests.integration.operators import OURS, token_in
+from tests.integration.operators import OURS, hidden_in
 from tests.simulator.catcher import Catcher
 from tests.simulator.client import Simulator
 from tests.support import databases, facts, shapes
@@ -364,8 +364,7 @@ def _look_around(port: int) -> str:
             """Loads a page, or sends its form; the address of the answer."""
             answer = client.get(path)
             if sent:
-                token = token_in(answer.text)
-                answer = client.post(sent.pop("to", path), data={"token": token, **sent}, headers=OURS)
+                answer = client.post(sent.pop("to", path), data={**hidden_in(answer.text), **sent}, headers=OURS)
             pages.append(answer.text)
             return str(answer.url)
 

@@ -19,8 +19,9 @@ from handlers.tables.models import ActionStatus, OutboxAction, Verification, Ver
 from receiver.app import app
 from tests.integration import visits
 from tests.integration.openings import wanted
-from tests.integration.operators import HERE, KEYS, send, sign_in
+from tests.integration.operators import HERE, KEYS, OURS, hidden_in, send, sign_in
 from tests.integration.stories import Stories, by_name, perform_everything
+from tests.property.outside import PostBox
 from tests.support import databases, facts
 from tests.support.facts import NOON, event
 
@@ -161,6 +162,23 @@ def test_a_button_mends_for_a_reason_which_is_written_down_with_who(console: Tes
     assert REASON in console.get("/console/audit").text
     twice = [_press(console, "discard", action_id, "vs_1")[0] for _ in range(2)]  # two operators at once
     assert twice == [303, 409]
+
+
+def test_a_form_that_is_sent_twice_has_it_done_once(console: TestClient, post_box: PostBox) -> None:
+    action_id, *_ = facts.applied(event("verified"))
+    perform_everything()
+    path = f"/console/change/resend/{action_id}?of=vs_1"
+    form = hidden_in(console.get(path).text) | {"reason": REASON}
+    sent = []
+    for _ in range(2):  # a double click, or two operators who have both read that she has no mail
+        sent.append(console.post(path, data=form, headers=OURS))
+        perform_everything()
+    assert [answer.status_code for answer in sent] == [303, 409]
+    assert "somebody may have done it before you" in sent[1].text
+    assert [what for _, _, what, *_ in _changed()] == ["resend"]
+    assert len(post_box.told["vs_1"]) == 2
+    assert console.post(path, data=form | {"tries": "é"}, headers=OURS).status_code == 409
+    assert console.post(path, data=hidden_in(console.get(path).text) | {"reason": REASON}, headers=OURS).is_redirect
 
 
 def test_what_is_dead_is_tried_again(console: TestClient) -> None:

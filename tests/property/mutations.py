@@ -179,6 +179,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "nobody is told the same twice in a row": (never, TOLD),
     "an action that the record contradicts is not sent again": (never, RESEND),
     "an action that is not at its end is not sent again": (drop, RESEND),
+    "one form has an action done once more, once": (drop, CONSOLE_PERSONS),
     "a mail that an operator sends again may repeat the last one": (becomes("record.state"), RESEND),
     "another mail in between makes the mail of the record's state due again": (becomes("[]"), TOLD),
     "a mail that may have arrived counts as told": (becomes("{values[0]}"), TOLD),
