@@ -85,12 +85,12 @@ COMMANDS = {
     "redact": Command(
         verifications.redact_now,
         "forget a person, here and at Stripe",
-        verifications.ending_options,
+        verifications.redacting_options,
         asks=True,
         changes=True,
     ),
     "link": Command(
-        verifications.make_link, "make a link by which a person goes on", verifications.linking_options, changes=True
+        verifications.make_link, "make a link by which a person goes on", verifications.ending_options, changes=True
     ),
     "end-links": Command(
         verifications.end_links, "give up the links whose key is gone, on purpose", add_reason, changes=True

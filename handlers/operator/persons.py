@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlmodel import col
 
 from config.database import transaction
@@ -86,6 +86,23 @@ def person(session_id: str) -> Person | None:
         stories=[_story(one, MOST if one.session_id == session_id else _MOST_OF_OTHERS) for one in records],
         others=_others(record, [one.session_id for one in records]),
     )
+
+
+def also_theirs(id_: str, limit: int | None = None) -> list[str]:
+    """The other verifications of a person, and their sessions that were made elsewhere: by the ids of those with a user
+    id of this one's, or with a reference of it, where both are the application's own words.
+    """
+    records = find_records(id_)
+    is_typed = col(VerificationRecord.client_reference_trusted).is_(False)
+    users = {record.user_id for record in records if record.user_id}
+    references = {record.client_reference_id for record in records if record.client_reference_trusted} - {None}
+    whose = func.coalesce(col(VerificationRecord.verification_id), col(VerificationRecord.session_id))
+    # rule: a session whose reference anybody may have typed is forgotten by its own id alone
+    by_reference = and_(col(VerificationRecord.client_reference_id).in_(references), ~is_typed)
+    theirs = select(whose.label("id")).where(or_(col(VerificationRecord.user_id).in_(users), by_reference))
+    theirs = theirs.where(whose.not_in({record.verification_id or record.session_id for record in records}))
+    with transaction() as session:
+        return list(session.scalars(theirs.distinct().order_by("id").limit(limit)))
 
 
 def mail_as_shown(action_id: int) -> tuple[OutboxAction, Written] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from config.broker import publish_actions, publish_events
 from handlers.operator.audit import By, note_beforehand
+from handlers.operator.persons import also_theirs
 from handlers.operator.queries import ACTION_ID, Filter, find_actions
 from handlers.operator.resend import resend
 from handlers.operator.retry_discard import discard_rows, retry_rows
@@ -20,6 +21,7 @@ from handlers.sessions.views import NotFoundError
 from handlers.tables.models import InboxEvent, OutboxAction
 
 Sent = Mapping[str, str]
+_MOST_FORGOTTEN = 20  # others, by a click: a reference of more is hardly one person's
 
 
 class RefusedChangeError(Exception):
@@ -34,6 +36,16 @@ class Change:
     asks: bool = False
 
 
+def told(what: str, id_: str) -> dict[str, Any]:
+    """The values that the form of a change shows or sends: an action's tries so far; or what else is the same person's,
+    by its ids, None if these are many.
+    """
+    if what == "resend":
+        found = find_actions(Filter(ids=[_number(id_)]), 1)
+        return {"tries": found[0].attempts if found else 0}
+    return {"others": _others(id_)} if what == "redact" else {}
+
+
 def make(change: Change, id_: str, sent: Sent, by: By) -> Link | None:
     """Makes a change. Returns a link, if one was asked for. Raises RefusedChangeError."""
     try:
@@ -44,12 +56,6 @@ def make(change: Change, id_: str, sent: Sent, by: By) -> Link | None:
         raise RefusedChangeError(f"{error.code} {error.detail}".strip()) from None
     except (NotNowError, PermanentError) as error:
         raise RefusedChangeError(f"Stripe cannot be asked: {error}") from None
-
-
-def tries_of(id_: str) -> int | None:
-    """The tries that an action has had so far, for its form; None if there is no such action."""
-    found = find_actions(Filter(ids=[_number(id_)]), 1)
-    return found[0].attempts if found else None
 
 
 def _resend(id_: str, sent: Sent, by: By) -> None:
@@ -79,7 +85,16 @@ def _cancel(id_: str, sent: Sent, by: By) -> None:
     publish_actions(closing.cancel(id_, notify="notify" in sent, by=by))
 
 
-def _redact(id_: str, _: Sent, by: By) -> None:
+def _others(id_: str) -> list[str] | None:
+    found = also_theirs(id_, _MOST_FORGOTTEN + 1)
+    return None if len(found) > _MOST_FORGOTTEN else found
+
+
+def _redact(id_: str, sent: Sent, by: By) -> None:
+    shown = sent.get("others", "").split()
+    # The one that names them is the last to forget who it is.
+    for other in [one for one in _others(id_) or () if one in shown]:
+        closing.redact(other, by)
     closing.redact(id_, by)
 
 

@@ -29,7 +29,7 @@ from handlers.operator.persons import mail_as_shown, person, session_of
 from handlers.tables.models import InboxEvent
 from receiver.console.answers import SorryError, fields, is_safe, page, redirect
 from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
-from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make, tries_of
+from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make, told
 from receiver.console.checks import PAUSE_SECONDS, Checks
 from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, known_as, visit_of
 from receiver.headers import headers
@@ -185,20 +185,22 @@ class Room:
         if what not in CHANGES or not (_ID.fullmatch(id_) and _ID.fullmatch(of)):
             raise SorryError("unknown", 404)
         _who_mends(request)
-        asked = {"what": what, "id": id_, "of": of}
+        change = CHANGES[what]
+
+        async def ask(status: int = 200, why: str | None = None, reason: str | None = "") -> Response:
+            values = await self._looking.do(told, what, id_)
+            return page(request, "change", status, what=what, id=id_, of=of, why=why, reason=reason, **values)
+
         if request.method != "POST":
-            tries = await self._looking.do(tries_of, id_) if what == "resend" else None
-            return page(request, "change", **asked, why=None, reason="", tries=tries)
+            return await ask()
         sent = await fields(request)
-        asked["tries"] = sent.get("tries")
         by = _by(request, sent)
         if by is None:
-            return page(request, "change", 400, **asked, why="reason", reason=sent.get("reason", ""))
-        change = CHANGES[what]
+            return await ask(400, "reason", sent.get("reason", ""))
         try:
             link = await (self._asking if change.asks else self._looking).do(make, change, id_, sent, by)
         except RefusedChangeError as error:
-            return page(request, "change", 409, **asked, why=str(error), reason=by.reason)
+            return await ask(409, str(error), by.reason)
         if link:
             return page(request, "link", link=link, of=of)
         return redirect(request, f"/persons/{of}?did={what}")

@@ -152,11 +152,23 @@ def test_a_person_is_forgotten_by_who_they_are_to_the_application(stripe: Storie
     assert command("redact", "7").code == 0
     assert command("redact", "7").err == "There is no session, verification, user or reference 7.\n"
     several = command("redact", "bob")
-    assert (several.code, several.err.startswith("bob is not enough, there are several. Name the one: vs_")) == (
-        1,
-        True,
-    )
-    assert "carl is not enough, anybody may have typed it. Name the one: vs_" in command("redact", "carl").err
+    assert several.code == 1
+    assert several.err.startswith("bob is not enough, there are several. Name the one, or give --all: vs_")
+    assert command("cancel", "bob").err.startswith("bob is not enough, there are several. Name the one: vs_")
+    assert "carl is not enough, anybody may have typed it. Name the one: vs_" in command("redact", "carl", "--all").err
+    forgotten = command("redact", "bob", "--all", "--json")
+    assert (forgotten.code, len(forgotten.json["redacted"])) == (0, 2)
+    assert command("redact", "bob", "--all").err == "There is no session, verification, user or reference bob.\n"
+
+
+@pytest.mark.usefixtures("database_url")
+def test_one_id_is_enough_to_forget_all_that_the_application_says_is_theirs(stripe: Stories) -> None:
+    bobs = [stripe.simulator.create(client_reference_id="bob", metadata={"user_id": user}) for user in ("8", "9")]
+    nines = stripe.simulator.create(client_reference_id="nina", metadata={"user_id": "9"})
+    for session_id in (*bobs, nines):
+        stripe.deliver(session_id)
+    assert command("redact", bobs[0], "--all").code == 0
+    assert [facts.record(id_).client_reference_id for id_ in (*bobs, nines)] == [None, None, "nina"]
 
 
 @pytest.mark.usefixtures("database_url")

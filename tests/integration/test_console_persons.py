@@ -17,6 +17,7 @@ from handlers.record.events import Status
 from handlers.sessions.opening import Opened, open_verification
 from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord
 from receiver.app import app
+from receiver.console import changes
 from tests.integration import visits
 from tests.integration.openings import wanted
 from tests.integration.operators import HERE, KEYS, OURS, hidden_in, send, sign_in
@@ -170,7 +171,7 @@ def test_a_form_that_is_sent_twice_has_it_done_once(console: TestClient, post_bo
     path = f"/console/change/resend/{action_id}?of=vs_1"
     form = hidden_in(console.get(path).text) | {"reason": REASON}
     sent = []
-    for _ in range(2):  # a double click, or two operators who have both read that she has no mail
+    for _ in range(2):  # as by a double click, or by two operators
         sent.append(console.post(path, data=form, headers=OURS))
         perform_everything()
     assert [answer.status_code for answer in sent] == [303, 409]
@@ -231,6 +232,45 @@ def test_what_was_made_elsewhere_is_ended_and_forgotten_as_what_was_made_here(
         assert facts.record(session_id).client_reference_id is None
         perform_everything()
         assert stripe.simulator.session(session_id)["redaction"]
+
+
+def test_a_person_is_forgotten_with_all_that_the_application_says_is_theirs(
+    console: TestClient, stripe: Stories
+) -> None:
+    one, other = _opened("user-1"), open_verification(wanted(client_reference_id="user-1", purpose="age"))
+    assert other
+    made_elsewhere = stripe.simulator.create(client_reference_id="user-1")
+    typed, another = stripe.simulator.create_from_link("user-1"), _opened("user-2")
+    for session_id in (one.answer.id, other.answer.id, made_elsewhere, typed):
+        stripe.deliver(session_id)
+    path = f"/console/change/redact/{one.verification_id}?of={one.answer.id}"
+    page = console.get(path).text
+    assert 'name="others"' not in console.get(f"/console/change/redact/{typed}?of={typed}").text
+    named = re.search(r'name="others" value="([\w ]+)" checked', page)
+    assert named
+    assert named[1].split() == sorted([other.verification_id, made_elsewhere])
+    assert send(console, path, on=path, reason=REASON, others=f"{named[1]} {another.verification_id}").is_redirect
+    ids = (one.answer.id, other.answer.id, made_elsewhere, typed, another.answer.id)
+    assert [facts.record(id_).client_reference_id for id_ in ids] == [None, None, None, "user-1", "user-2"]
+    assert [about for *_, what, about, _ in _changed() if what == "redact"] == [
+        one.verification_id,
+        *reversed(named[1].split()),
+    ]
+
+
+def test_others_are_left_if_so_chosen_and_if_there_are_many(
+    console: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = _opened("user-1"), open_verification(wanted(client_reference_id="user-1", purpose="age"))
+    assert other
+    path = f"/console/change/redact/{one.verification_id}?of={one.answer.id}"
+    monkeypatch.setattr(changes, "_MOST_FORGOTTEN", 0)
+    page = console.get(path).text
+    assert ("are left" in page, 'name="others"' in page) == (True, False)
+    assert send(console, path, on=path, reason=REASON).is_redirect
+    assert facts.record(one.answer.id).client_reference_id is None
+    assert facts.record(other.answer.id).client_reference_id == "user-1"
+    assert "are left" not in console.get(path).text
 
 
 def test_who_may_look_changes_nothing(console: TestClient) -> None:

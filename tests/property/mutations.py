@@ -329,6 +329,10 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "another site's page posts nothing here": (becomes("False"), PAGES),
     "a user who was removed, or has another role or password, is signed out": (always, CONSOLE),
     "a browser that has not signed in sees nothing": (never, CONSOLE),
+    "a session whose reference anybody may have typed is forgotten by its own id alone": (
+        becomes("{args[0]}"),
+        CONSOLE_PERSONS,
+    ),
     "a user who may only look changes nothing": (never, CONSOLE_PERSONS),
     "the checks are made one time after the other, with a pause between": (never, CONSOLE_CHECKS),
     "a form without this browser's token does nothing": (never, CONSOLE),

@@ -10,6 +10,7 @@ from config.broker import publish_actions
 from config.database import measure_clock
 from handlers.operator import signings
 from handlers.operator.audit import note_beforehand
+from handlers.operator.persons import also_theirs
 from handlers.operator.queries import find_records
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.queue.pauses import OPENINGS, paused
@@ -31,10 +32,11 @@ def verification_options(parser: argparse.ArgumentParser) -> None:
 
 
 def ending_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the id of a verification, or of a session that was made elsewhere."""
+    """Adds the id of a verification, or of a session that was made elsewhere, and the reason."""
     parser.add_argument(
         "id", metavar="ID", help="idv_…, vs_… (also made elsewhere), or a user id or reference that leads to one"
     )
+    add_reason(parser, required=False)
 
 
 def opening_options(parser: argparse.ArgumentParser) -> None:
@@ -60,10 +62,11 @@ def canceling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quietly", action="store_true", help="mail nobody")
 
 
-def linking_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the id, and the reason."""
+def redacting_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the id, the reason, and whether all else of the person's is meant, too."""
     ending_options(parser)
-    add_reason(parser, required=False)
+    all_of_it = "with what else is theirs, by a user id or a reference that is the application's own word"
+    parser.add_argument("--all", action="store_true", help=all_of_it)
 
 
 def show_verification(arguments: argparse.Namespace) -> int:
@@ -93,7 +96,23 @@ def cancel_now(arguments: argparse.Namespace) -> int:
 
 def redact_now(arguments: argparse.Namespace) -> int:
     """Forgets the person here, and has Stripe forget them; 1 when nobody is known by that id."""
-    return _ended(arguments, lambda: closing.redact(_whose(arguments), acting(arguments)))
+    if not arguments.all:
+        return _ended(arguments, lambda: closing.redact(_whose(arguments, or_all=True), acting(arguments)))
+    forgotten = _unless_refused(arguments, lambda: _forgotten(arguments))
+    if forgotten is None:
+        return 1
+    print_json({"redacted": forgotten}) if arguments.json else print_pairs(dict.fromkeys(forgotten, "forgotten"))
+    return 0
+
+
+def _forgotten(arguments: argparse.Namespace) -> list[str]:
+    """Forgets all that an id leads to, and what else is the same person's by the application's own word; their ids."""
+    named = _named(arguments) or [arguments.id]
+    others = {other for one in named for other in also_theirs(one)}.difference(named)
+    found = [*sorted(others), *named]  # those that name the others are the last to forget who it is
+    for one in found:
+        closing.redact(one, acting(arguments))
+    return found
 
 
 def make_link(arguments: argparse.Namespace) -> int:
@@ -120,19 +139,26 @@ def end_links(arguments: argparse.Namespace) -> int:
     return 0 if count else 1
 
 
-def _whose(arguments: argparse.Namespace) -> str:
+def _whose(arguments: argparse.Namespace, *, or_all: bool = False) -> str:
     """The given id, or the only one that a user id or reference leads to, which then replaces it in the arguments.
 
     Raises NotFoundError if there are several, or if anybody may have typed the reference.
     """
-    records = [] if arguments.id.startswith(("idv_", "vs_")) else find_records(arguments.id)
-    found = sorted({record.verification_id or record.session_id for record in records})
-    is_typed = any(not record.client_reference_trusted and record.user_id != arguments.id for record in records)
-    if len(found) > 1 or is_typed:
-        why = "anybody may have typed it" if is_typed else "there are several"
-        raise NotFoundError(f"{arguments.id} is not enough, {why}. Name the one: {' '.join(found)}")
+    found = _named(arguments)
+    if len(found) > 1:
+        how = "Name the one, or give --all:" if or_all else "Name the one:"
+        raise NotFoundError(f"{arguments.id} is not enough, there are several. {how} {' '.join(found)}")
     arguments.id = found[0] if found else arguments.id
     return str(arguments.id)
+
+
+def _named(arguments: argparse.Namespace) -> list[str]:
+    """The ids that a user id or reference leads to. Raises NotFoundError if anybody may have typed it."""
+    records = [] if arguments.id.startswith(("idv_", "vs_")) else find_records(arguments.id)
+    found = sorted({record.verification_id or record.session_id for record in records})
+    if any(not record.client_reference_trusted and record.user_id != arguments.id for record in records):
+        raise NotFoundError(f"{arguments.id} is not enough, anybody may have typed it. Name the one: {' '.join(found)}")
+    return found
 
 
 def _add_key(parser: argparse.ArgumentParser) -> None:
