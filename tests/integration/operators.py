@@ -29,7 +29,7 @@ def token_in(page: str) -> str:
 
 
 def hidden_in(page: str) -> dict[str, str]:
-    """What a page's last form sends without being asked: its token, and what it was made from."""
+    """The hidden fields of a page's forms, of the last one where there are several: its token, and more."""
     return dict(re.findall(r'type="hidden" name="(\w+)" value="([\w-]*)"', page))
 
 
