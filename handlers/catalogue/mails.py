@@ -57,6 +57,7 @@ class Written:
     subject: str
     text: str
     html: str
+    language: str
 
 
 _SPOKEN_OF = {one.name for one in fields(About)} | {"site"}
@@ -96,6 +97,7 @@ def _written(template: str, language: str, said: tuple[tuple[str, object], ...])
         subject=subject,
         text=_GAPS.sub("\n\n", text).strip() + "\n",
         html=html.strip() + "\n",
+        language=language,
     )
 
 

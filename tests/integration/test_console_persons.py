@@ -317,3 +317,14 @@ def test_a_mail_is_shown_as_it_reads_and_leads_nowhere(console: TestClient, stri
     assert reason not in page
     for path in ("0", "999", "x", "1" * 40, "é"):
         assert console.get(f"/console/mails/{path}").status_code == 404
+
+
+def test_a_mail_is_in_the_language_that_it_was_sent_in_and_says_so(console: TestClient, stripe: Stories) -> None:
+    opened = open_verification(wanted(locale="de"))
+    assert opened
+    stripe.simulator.fail(opened.answer.id, "document_expired")
+    stripe.deliver(opened.answer.id)
+    [mail] = [one for one in facts.actions(opened.answer.id) if one.name == "email_retry_prompt"]
+    page = console.get(f"/console/mails/{mail.id}").text
+    assert page.count('lang="de" dir="auto"') == 2  # a screen reader's voice: subject and text
+    assert "Bitte" in page
