@@ -16,7 +16,7 @@ from config.settings import settings
 from handlers.inbox import verifications
 from handlers.inbox.verifications import InvolvedError
 from handlers.metrics import counting
-from handlers.owed.kinds import ENDED_BY_REDACTION
+from handlers.owed.kinds import ENDED_BY_REDACTION, KINDS
 from handlers.owed.owe import owe, withdraw
 from handlers.queue.claims import Claim, LostClaimError, change_claimed
 from handlers.record.decide import READ_BACK, REDACTED, Decision, Outcome, decide
@@ -174,10 +174,15 @@ def _apply(
                 known.add(session_id)
             # rule: the actions of an event that is read back quietly are written down as skipped
             if work.owes_nothing:
+                mails = [one.cause for one in decision.owed if KINDS[one.kind].tells_the_person and not one.skipped]
+                rows[session_id].told_count += len(mails)
+                # rule: a mail that is read back counts as told
+                last = [state.told, *mails][-1]
                 skipped = [replace(one, skipped=one.skipped or READ_BACK) for one in decision.owed]
                 # rule: a person who may have been reminded before is not reminded again
                 remind_at = decision.record.remind_at if state.remind_at else None
-                decision = replace(decision, owed=skipped, record=replace(decision.record, remind_at=remind_at))
+                record = replace(decision.record, remind_at=remind_at, told=last)
+                decision = replace(decision, owed=skipped, record=record)
             decided.append((work, decision))
             states[session_id] = decision.record
             if decision.texts:
@@ -189,7 +194,17 @@ def _apply(
                 session.connection().execute(delete(table).where(col(table.session_id).in_(strangers)))
         owed = [(work.event.session_id, decision.owed) for work, decision in decided]
         if found:
-            owed += verifications.owed_besides(rows, states, settings().submission_limit)
+            live = {rows[work.event.session_id].verification_id for work in works if not work.owes_nothing}
+            for session_id, besides in verifications.owed_besides(rows, states, settings().submission_limit):
+                # rule: nobody is mailed because of events that are read back quietly
+                is_quiet = rows[session_id].verification_id not in live
+                some = [
+                    replace(one, skipped=one.skipped or READ_BACK)
+                    if is_quiet and KINDS[one.kind].destination == "mail"
+                    else one
+                    for one in besides
+                ]
+                owed.append((session_id, some))
         to_do = owe(session, owed, locked_at)
         if redacted := [id_ for id_, row in rows.items() if states[id_].redacted_at or row.redaction_asked_at]:
             forget(session, redacted, locked_at)
@@ -229,7 +244,7 @@ def _write_record(
     row.status, row.last_error_code, row.last_report_id = state.status, state.error_code, state.report_id
     row.applied_at, row.applied_rank, row.redacted_at = state.stamp, state.rank, state.redacted_at
     row.submissions, row.change_number, row.applied_answer = state.submissions, state.changes, state.by_answer
-    row.remind_at = state.remind_at
+    row.remind_at, row.told_cause = state.remind_at, state.told
     if texts:
         # rule: a static link's reference is not trusted
         row.client_reference_trusted = not texts.has_flow

@@ -28,11 +28,16 @@ def remind() -> list[int]:
 
 
 def hold_back_reminders(session: Session, reason: str) -> int:
-    """Writes down as skipped, for this reason, the reminders that `remind` would owe now; returns how many."""
+    """Writes down as skipped, for this reason, the reminders that `remind` would owe now, and counts them as told;
+    returns how many.
+    """
     owed, at = _taken(session)
     held = [(session_id, [replace(one, skipped=reason) for one in some]) for session_id, some in owed]
     if at:
         owe(session, held, at)
+    for session_id, one in ((session_id, one) for session_id, some in owed for one in some):
+        record = session.get_one(VerificationRecord, session_id)
+        record.told_cause, record.told_count = one.cause, record.told_count + 1
     return sum(len(some) for _, some in held)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
@@ -13,12 +13,11 @@ from config.settings import settings
 from handlers.inbox.verifications import lock_records
 from handlers.owed.kinds import BURNED_CAUSE, KINDS, TELLING, Owed
 from handlers.owed.owe import owe
-from handlers.record.decide import READ_BACK
+from handlers.record.decide import PERHAPS_SENT, READ_BACK, SUPERSEDED, why_not_owed
 from handlers.record.events import Status
 from handlers.tables.models import ActionStatus, InboxEvent, OutboxAction, Verification, VerificationRecord
 
-PERHAPS_SENT = "perhaps sent before the backup was put back"
-MAILS = [name for name, kind in KINDS.items() if kind.destination == "mail"]
+_MAILS = [name for name, kind in KINDS.items() if kind.destination == "mail"]
 
 
 def renumber(session: Session, began: datetime) -> None:
@@ -46,18 +45,35 @@ def renumber(session: Session, began: datetime) -> None:
     owe(session, owed, session.scalars(select(now())).one())
 
 
+def hold_back_mails(session: Session, since: datetime) -> int:
+    """Skips the mails that the backup of `since` owes, and counts as told the one that the record's state owes; returns
+    how many. A worker about to send one loses its claim.
+    """
+    owed = (
+        col(OutboxAction.status) == ActionStatus.PENDING,
+        col(OutboxAction.name).in_(_MAILS),
+        col(OutboxAction.created_at) <= since,
+    )
+    theirs = col(OutboxAction.session_id) == col(VerificationRecord.session_id)
+    records = {one.session_id: one for one in _lock(session, exists().where(theirs, *owed))}
+    for mail in session.scalars(select(OutboxAction).where(*owed, col(OutboxAction.name).in_(TELLING))):
+        record = records.get(mail.session_id)
+        if record and why_not_owed(record.state, mail.name, mail.cause) != SUPERSEDED:
+            record.told_cause, record.told_count = mail.cause, record.told_count + 1
+    ended = {"status": ActionStatus.SKIPPED, "reason": PERHAPS_SENT, "done_at": now()}
+    return session.connection().execute(update(OutboxAction).where(*owed).values(**ended)).rowcount
+
+
 def conclude(session: Session, since: datetime, began: datetime) -> int:
     """Settles the verifications that went on after `since`, and the actions that were skipped after `began`:
 
-    1. counts as told the mails that may have been sent;
-    2. makes the actions at Stripe pending again, since Stripe says which it has done already;
-    3. marks older sessions as replaced if verified, in processing or at the limit: a next one is begun on purpose;
-    4. owes the cancellation of the older sessions that are still open; returns how many.
+    1. makes the actions at Stripe pending again, since Stripe says which it has done already;
+    2. marks older sessions as replaced if verified, in processing or at the limit: a next one is begun on purpose;
+    3. owes the cancellation of the older sessions that are still open; returns how many.
     """
     at = session.scalars(select(now())).one()
-    was_told, is_older = _mails(began), _is_older(since)
-    _lock(session, or_(exists().where(was_told), is_older))
-    _note_what_was_told(session, was_told)
+    is_older = _is_older(since)
+    _lock(session, is_older)
     again = update(OutboxAction).where(
         col(OutboxAction.status) == ActionStatus.SKIPPED,
         col(OutboxAction.reason) == READ_BACK,
@@ -77,31 +93,12 @@ def _lock(session: Session, which: ColumnElement[bool]) -> Sequence[Verification
     return lock_records(session, which)
 
 
-def _mails(began: datetime) -> ColumnElement[bool]:
-    return and_(
-        col(OutboxAction.session_id) == col(VerificationRecord.session_id),
-        col(OutboxAction.status) == ActionStatus.SKIPPED,
-        col(OutboxAction.reason).in_((READ_BACK, PERHAPS_SENT)),
-        col(OutboxAction.done_at) >= began,
-        col(OutboxAction.name).in_(TELLING),
-    )
-
-
 def _is_older(since: datetime) -> ColumnElement[bool]:
     return exists().where(
         col(Verification.id) == col(VerificationRecord.verification_id),
         col(Verification.generation) > col(VerificationRecord.generation),
         col(Verification.updated_at) >= since,
     )
-
-
-def _note_what_was_told(session: Session, mails: ColumnElement[bool]) -> None:
-    """Counts these mails as told: else the next mail might have the Message-ID of one that was sent."""
-    last = select(col(OutboxAction.cause)).where(mails).order_by(col(OutboxAction.id).desc()).limit(1)
-    count = select(func.count()).select_from(OutboxAction).where(mails)
-    told = update(VerificationRecord).where(exists().where(mails))
-    told_count = col(VerificationRecord.told_count) + count.scalar_subquery()
-    session.connection().execute(told.values(told_cause=last.scalar_subquery(), told_count=told_count))
 
 
 def _note_what_was_replaced(session: Session, is_older: ColumnElement[bool], at: datetime) -> int:

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select
 from sqlmodel import Session, col
 
-from config.database import database_now, now, transaction
+from config.database import database_now, transaction
 from config.inserts import insert_or
 from config.settings import settings
 from handlers.inbox.process import process
@@ -23,10 +23,10 @@ from handlers.operator.queries import backlogs
 from handlers.queue.claims import due
 from handlers.queue.failures import NotAllowedError, NotNowError, stopping
 from handlers.queue.pauses import EVERYTHING, pause, resume
+from handlers.record.decide import PERHAPS_SENT
 from handlers.record.events import SessionState, VerificationEvent
 from handlers.sessions.reminders import hold_back_reminders
 from handlers.tables.models import (
-    ActionStatus,
     Bookmark,
     Heartbeat,
     InboxEvent,
@@ -38,7 +38,7 @@ from handlers.tables.models import (
 )
 from handlers.upkeep.accounts import Accounts, heard_of
 from handlers.upkeep.allowance import Report, in_turn, no_limit
-from handlers.upkeep.conclude import MAILS, PERHAPS_SENT, conclude, renumber
+from handlers.upkeep.conclude import conclude, hold_back_mails, renumber
 from handlers.upkeep.relink import differing, give_way, purposes_of, relink
 from handlers.upkeep.undelivered import EVENTS_KEPT, recover_events, whole_second
 from handlers.upkeep.whole_lists import WholeLists
@@ -94,12 +94,12 @@ def recover(
     """Learns what a backup lacks, for our account, those it has heard of, and these. May be cut off, and run again.
 
     1. pauses all actions and openings, and notes the time of the backup: its newest row's, unless `since` gives it;
-    2. skips the mails that the backup owes (they were perhaps sent), unless `mail_again`;
+    2. skips the mails that the backup owes (they were perhaps sent) and counts them as told, unless `mail_again`;
     3. learns from Stripe's list the sessions of each verification, and its current one;
     4. applies the events since then that were delivered, without their mails, unless `mail_again`, and owes the
        application the state of their sessions;
     5. applies the undelivered events, as reconcile does, with all actions that they owe;
-    6. writes down the consequences (mails told, sessions replaced, sessions to cancel), and resumes everything.
+    6. writes down the consequences (sessions replaced, sessions to cancel), and resumes everything.
 
     `seen` is called with the number of sessions or events of each page. Raises NothingHereError if the database is
     empty. If Stripe gives no answer, or an event cannot be applied, everything stays paused.
@@ -110,7 +110,9 @@ def recover(
         return found
     found.since, began = _begin(since)
     if not mail_again:
-        found.mails_held_back = _hold_back_mails(found.since)
+        with transaction() as session:
+            held = hold_back_mails(session, found.since)
+            found.mails_held_back = held + hold_back_reminders(session, PERHAPS_SENT)
     start = whole_second(found.since - _MARGIN)
     whose: Accounts = {**dict.fromkeys((None, *accounts), start), **heard_of()}
     try:
@@ -161,18 +163,6 @@ def _begin(since: datetime | timedelta | None) -> tuple[datetime, datetime]:
 def _newest(session: Session) -> datetime | None:
     found = [session.scalars(select(func.max(col(moment)))).one() for moment in _MOMENTS]
     return max(filter(None, found), default=None)
-
-
-def _hold_back_mails(since: datetime) -> int:
-    """Skips the mails that the backup owes; returns how many. A worker about to send one loses its claim."""
-    owed = update(OutboxAction).where(
-        col(OutboxAction.status) == ActionStatus.PENDING,
-        col(OutboxAction.name).in_(MAILS),
-        col(OutboxAction.created_at) <= since,
-    )
-    ended = owed.values(status=ActionStatus.SKIPPED, reason=PERHAPS_SENT, done_at=now())
-    with transaction() as session:
-        return session.connection().execute(ended).rowcount + hold_back_reminders(session, PERHAPS_SENT)
 
 
 def _catch_up(

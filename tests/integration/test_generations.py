@@ -429,6 +429,17 @@ def test_a_late_report_of_an_older_session_ends_the_open_one_and_stops_its_promp
     assert {key[:2] for key in post_box.sent if key[0] == "vs_2"} == {("vs_2", "alert_review")}
 
 
+def test_a_late_report_that_is_read_back_quietly_ends_the_open_session_and_mails_nobody(post_box: PostBox) -> None:
+    first, second = _two_sessions()
+    facts.applied(_failure(first, "vs_1", 1), _event(first, "canceled", NOON + 5), _failure(second, "vs_2", 9))
+    late = _event(first, "requires_input", NOON + 2, code="document_expired", report="vr_late")
+    receive([late], owes_nothing=True)
+    process([late.id])
+    assert _stands("vs_2")["cancel_session", LIMIT_CAUSE] == ("pending", None)
+    perform_everything()
+    assert "alert_review" not in {key[1] for key in post_box.sent}
+
+
 def test_mails_count_the_submissions_of_all_sessions(post_box: PostBox) -> None:
     first, second = _two_sessions()
     facts.applied(*(_failure(first, "vs_1", number) for number in (1, 2)), _event(first, "canceled", NOON + 5))

@@ -315,6 +315,83 @@ def test_who_was_told_before_is_told_again_only_when_it_is_news_and_by_another_m
     assert len({mail.number for mail in told}) == 3
 
 
+def test_who_was_told_of_an_override_last_is_told_of_the_approval_after_it(shop: Shop, post_box: PostBox) -> None:
+    shop.later(-7200)
+    first = shop.open()
+    backup = shop.back_up()
+    shop.later(3600)
+    for what in ("submit", "passed", "override"):
+        shop.happens(what, first.answer.id)
+    shop.put_back(backup)
+    recover()
+    shop.happens("override", first.answer.id)
+    told = post_box.told[first.answer.id]
+    assert [mail.template for mail in told] == ["email_verified", "email_retry_prompt", "email_verified"]
+    assert len({mail.number for mail in told}) == 3
+
+
+def test_who_was_told_before_is_not_told_the_same_twice_in_a_row(shop: Shop, post_box: PostBox) -> None:
+    shop.later(-7200)
+    first = shop.open()
+    backup = shop.back_up()
+    shop.later(3600)
+    for what in ("submit", "passed"):
+        shop.happens(what, first.answer.id)
+    shop.put_back(backup)
+    recover()
+    for _ in range(2):  # taken back and approved again, before anybody could be told
+        shop.later()
+        shop.simulator.override(first.answer.id)
+        shop.apply()
+    perform_everything()
+    assert [mail.template for mail in post_box.told[first.answer.id]] == ["email_verified"]
+
+
+def test_of_two_mails_that_the_backup_owes_the_one_of_the_present_state_was_the_last(
+    shop: Shop, post_box: PostBox
+) -> None:
+    opened = shop.open()
+    shop.happens("passed", opened.answer.id)
+    for _ in range(2):  # both of the mails about it wait: the second is due again, and was written down first
+        shop.later()
+        shop.simulator.override(opened.answer.id)
+        shop.apply()
+    backup = shop.back_up()
+    perform_everything()
+    assert [mail.template for mail in post_box.told[opened.answer.id]] == ["email_verified"], "she was told that before"
+    shop.put_back(backup)
+    recover()
+    shop.happens("override", opened.answer.id)
+    assert [mail.template for mail in post_box.told[opened.answer.id]] == ["email_verified", "email_retry_prompt"]
+
+
+@pytest.mark.parametrize("is_verification", [True, False])
+@pytest.mark.parametrize("is_owed", [True, False])
+def test_a_reviewer_hears_once_of_a_limit_whatever_the_backup_lacks(
+    shop: Shop, post_box: PostBox, is_owed: bool, is_verification: bool
+) -> None:
+    opened = shop.open().answer.id
+    session_id = opened if is_verification else shop.simulator.create(email="jenny@example.com")
+    shop.deliver()
+    backup = shop.back_up()
+    for _ in range(3):
+        shop.later()
+        shop.simulator.fail(session_id, "document_expired")
+    if is_owed:
+        shop.apply()
+        backup = shop.back_up()
+    shop.deliver()
+    before = post_box.sent.copy()
+    assert [key[1] for key in before].count("alert_review") == 1
+    shop.put_back(backup)
+    recover()
+    perform_everything()
+    shop.deliver()  # of its end
+    shop.deliver()
+    assert facts.record(session_id).status == "canceled"
+    assert {key: count for key, count in post_box.sent.items() if key[1] != "email_canceled"} == before
+
+
 def test_what_stripe_could_not_deliver_is_told(shop: Shop, post_box: PostBox) -> None:
     first = shop.open()
     backup = shop.back_up()
@@ -345,7 +422,7 @@ def test_the_application_is_told_how_it_is_with_a_number_that_it_has_not_seen(
     assert (numbers[-1] > numbers[-2], application.caught[-1].event["data"]["status"]) == (True, "requires_input")
 
 
-@pytest.mark.parametrize("step", ["_hold_back_mails", "relink", "receive", "_apply_all", "recover_events", "conclude"])
+@pytest.mark.parametrize("step", ["hold_back_mails", "relink", "receive", "_apply_all", "recover_events", "conclude"])
 def test_it_may_be_killed_anywhere_and_run_again(
     shop: Shop, post_box: PostBox, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -39,6 +39,7 @@ TOGETHER = ("tests/integration/test_together.py",)
 PERFORMERS = ("tests/unit/test_performers.py",)
 PAUSES = ("tests/integration/test_pauses.py",)
 WIPING = ("tests/integration/test_wiping.py",)
+RESTORED = ("tests/integration/test_restored.py",)
 OPENINGS = ("tests/integration/test_openings.py",)
 VERIFICATIONS = ("tests/integration/test_verifications.py",)
 API = ("tests/integration/test_api.py",)
@@ -167,6 +168,9 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a session that is not ours is not compared": (never, OURS),
     "a session that is not ours makes no event": (becomes("{values[0]}"), OURS),
     "the actions of an event that is read back quietly are written down as skipped": (never, RECONCILE),
+    "a mail that is read back counts as told": (becomes("state.told"), RESTORED),
+    "nobody is mailed because of events that are read back quietly": (becomes("False"), GENERATIONS),
+    "an alert that was sent before the database was lost is not sent again": (becomes("('', '')"), RESTORED),
     "a person who may have been reminded before is not reminded again": (always, REMINDERS),
     "an action whose setting is empty is not written down": (never, (*CALLBACK, *OUTPUTS)),
     "of two actions with one key the pending one wins": (becomes("{values[0]}"), (*INBOX, *REVIEW)),
