@@ -214,11 +214,12 @@ def _apply(
             wipe_events(session, wiped)
         ends = defaultdict(list)
         for work, decision in decided:
-            ends[decision.outcome, decision.reason, work.claim.attempts].append(work.claim)
-        for (outcome, reason, _), claims in ends.items():
+            ends[decision.outcome, decision.reason, decision.may_be_ours, work.claim.attempts].append(work.claim)
+        for (outcome, reason, may_be_ours, _), claims in ends.items():
             end = {"status": InboxStatus.PROCESSED, "outcome": outcome, "processed_at": locked_at, "last_error": reason}
             if reason:
-                end |= dict.fromkeys(InboxEvent.PERSONAL)
+                # rule: the state of a session that turns out not to be ours is wiped
+                end |= dict.fromkeys(InboxEvent.PERSONAL) if may_be_ours else InboxEvent.FOREIGN
             # rule: an event ends once
             if change_claimed(session.connection(), claims, **end) != len(claims):
                 raise LostClaimError

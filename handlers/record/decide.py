@@ -47,6 +47,7 @@ class Decision:
     owed: list[Owed]
     texts: SessionState | None = None  # None: the record keeps its texts
     reason: str | None = None  # why the event is ignored
+    may_be_ours: bool = False  # nobody can tell yet whose session it is
 
 
 def decide(
@@ -72,7 +73,8 @@ def decide(
     if not is_ours:
         if is_ours is None and can_ask and answer is None:
             return None
-        return Decision(outcome=Outcome.IGNORED, record=record, owed=[], reason=NOT_OURS)
+        may_be_ours = is_ours is None
+        return Decision(outcome=Outcome.IGNORED, record=record, owed=[], reason=NOT_OURS, may_be_ours=may_be_ours)
     if event.kind == "redacted":
         forgotten = _redacted(record, event)
         return Decision(outcome=Outcome.APPLIED, record=forgotten, owed=_limited(forgotten, [], limit))

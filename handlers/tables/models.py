@@ -78,6 +78,19 @@ class InboxEvent(QueueRow, table=True):
     SINCE = "received_at"
     MOST_TRIES = "event_attempts"
     PERSONAL: ClassVar = ("error_reason", "client_reference_id", "user_id")
+    # The columns of an event of another one's session, of which its id, type, session and time are kept.
+    FOREIGN: ClassVar = {"is_ours": False, "has_flow": False} | dict.fromkeys(
+        (
+            "account",
+            "session_status",
+            "error_code",
+            "report_id",
+            "redaction",
+            "verification_id",
+            "generation",
+            *PERSONAL,
+        )
+    )
 
     __tablename__ = "inbox_event"
     __table_args__ = (

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -81,6 +82,27 @@ def test_others_owe_nothing_and_are_looked_at_by_an_operator() -> None:
     assert (facts.count_records(), facts.actions(), facts.reports()) == (0, [], set())
     shown = command("events", "--json", "--error", "not ours", OUR_SESSIONS="app=onboarding").json
     assert len(shown) == 4
+
+
+def _shown(row: InboxEvent) -> set[object]:
+    """All that a row says of its session's state."""
+    shown = (row.session_status, row.error_code, row.report_id, row.redaction, row.account, row.verification_id)
+    return {*shown, row.generation, row.has_flow, row.client_reference_id, row.user_id}
+
+
+def test_nothing_is_kept_of_another_environments_session_though_it_names_a_verification() -> None:
+    names = {**THEIRS, "idv_id": "idv_" + "0" * 32, "idv_generation": "1"}
+    fields: dict[str, Any] = {"code": "document_expired", "report": "vr_1", "reference": "ref", "user": "u"}
+    [row] = _settled(replace(_event("requires_input", **fields, metadata=names), account="acct_1"))
+    assert (row.outcome, row.last_error, _shown(row)) == ("ignored", "not ours", {None, False})
+
+
+def test_nothing_is_kept_of_a_session_that_is_anothers_by_stripes_word(stripe: Stories) -> None:
+    theirs = stripe.simulator.create(metadata=THEIRS)
+    told = _event("canceled", NOON, theirs, metadata={}, redaction="processing", report="vr_1", reference="ref")
+    facts.applied(told)
+    row = facts.event_row(told.id)
+    assert (row.outcome, row.last_error, row.is_ours, _shown(row)) == ("ignored", "not ours", False, {None, False})
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)

@@ -165,6 +165,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     ),
     "a session that is not ours has no record": (never, OURS),
     "the events that did not show their session's owner are applied once it proves ours": (drop, OURS),
+    "the state of a session that turns out not to be ours is wiped": (becomes("{body}"), OURS),
     "a session that is not ours is not compared": (never, OURS),
     "a session that is not ours makes no event": (becomes("{values[0]}"), OURS),
     "the actions of an event that is read back quietly are written down as skipped": (never, RECONCILE),
