@@ -15,7 +15,7 @@ from handlers.queue.failures import AwayError, NotNowError, describe, stopping
 from handlers.record.events import MalformedEventError, VerificationEvent, parse_session
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Listed
-from handlers.upkeep.drift import observed
+from handlers.upkeep.drift import observed, whose
 from handlers.upkeep.undelivered import AHEAD, EVENTS_KEPT, parse_listed, whole_second
 from handlers.upkeep.windows import SECOND, Reading, id_of, walk
 
@@ -60,7 +60,7 @@ def _restored(
     what: str, list_page: Callable[..., Listed], read: _Read, since: datetime, account: str | None, owes_nothing: bool
 ) -> Iterator[Restored]:
     pages: list[Restored] = []
-    whose = f"{what} of {account or 'our own account'}"
+    listed = f"{what} of {account or 'our own account'}"
 
     def take(page: Listed) -> None:
         events, failed = [], []
@@ -68,7 +68,7 @@ def _restored(
             try:
                 event = read(item, page.asked_at)
             except MalformedEventError as error:  # this item alone is skipped
-                failed.append(f"{id_of(item) or 'an item without an id'} among {whose}: {error}")
+                failed.append(f"{id_of(item) or 'an item without an id'} among {listed}: {error}")
             else:
                 events += [event] if event else []
         receipt = receive(events, owes_nothing=owes_nothing)
@@ -81,20 +81,20 @@ def _restored(
         ask=partial(_patiently, list_page),
         take=take,
         reached=lambda *_: None,
-        pass_over=lambda second, error: fail(f"{whose} at {second:%Y-%m-%d %H:%M:%SZ}", error),
+        pass_over=lambda second, error: fail(f"{listed} at {second:%Y-%m-%d %H:%M:%SZ}", error),
     )
     try:
         for _ in walk(reading, whole_second(since), whole_second(database_now() + AHEAD)):
             while pages:
                 yield pages.pop(0)
     except AwayError as error:
-        fail(whose, error)
+        fail(listed, error)
         yield from pages
         raise
     except DATABASE_TROUBLE:
         raise
     except Exception as error:  # any error of this account: the next one is read all the same
-        fail(whose, error)
+        fail(listed, error)
     yield from pages
 
 
@@ -106,7 +106,8 @@ def _listed_session(account: str | None, item: Any, asked_at: datetime) -> Verif
     session_id = id_of(item)
     if session_id is None or not isinstance(item.get("livemode"), bool):
         raise MalformedEventError("it has no id or mode")
-    return observed(session_id, account, item["livemode"], parse_session(item, settings().our_sessions), asked_at)
+    state = whose(parse_session(item, settings().our_sessions), account)
+    return observed(session_id, account, item["livemode"], state, asked_at)
 
 
 def _patiently(list_page: Callable[..., Listed], start: datetime, end: datetime, after: str | None) -> Listed:

@@ -15,6 +15,7 @@ from config.settings import settings
 from handlers.inbox.apply import UNTOUCHED
 from handlers.inbox.verifications import lock, lock_records
 from handlers.record.events import PURPOSE, SessionState, VerificationEvent
+from handlers.sessions.making import mark
 from handlers.tables.models import Verification, VerificationRecord
 from handlers.upkeep.drift import differs, observed
 
@@ -54,7 +55,8 @@ def relink(account: str | None, listed: Sequence[tuple[dict[str, Any], SessionSt
     """Links the sessions that name a verification to it, and makes the latest of them its current one.
 
     Returns how many verifications were unknown here, and how many were behind. An unknown one gets the purpose that its
-    metadata names, or else an empty one; if its person has a verification for that already, its own id.
+    metadata names, or else an empty one; if its person has a verification for that already, its own id. One that only
+    another environment on the account knows stays unknown.
     """
     named = {item["id"]: _Named(item, state) for item, state in listed if state.verification_id}
     purposes = purposes_of(listed)
@@ -76,7 +78,8 @@ def relink(account: str | None, listed: Sequence[tuple[dict[str, Any], SessionSt
                 "updated_at": NOW,
             }
             for id_, one in in_order
-            if one.state.client_reference_id
+            # rule: a verification that is unknown here is ours by our mark, if we mark what we open
+            if one.state.client_reference_id and (one.state.is_ours or not mark())
         ]
         new = insert_new(connection, Verification, made)
         there = lock(session, set(map(str, latest)))[0]

@@ -87,7 +87,7 @@ class Shop:
 
 
 def _parsed(body: object) -> VerificationEvent:
-    parsed = parse(body)
+    parsed = parse(body, settings().our_sessions)
     assert isinstance(parsed, VerificationEvent)
     return parsed
 
@@ -253,6 +253,38 @@ def test_a_verification_that_the_backup_did_not_have_is_found(shop: Shop) -> Non
     assert recover().verifications_found == 1
     again = shop.open()
     assert (again.verification_id, again.answer.id) == (opened.verification_id, opened.answer.id)
+
+
+def test_another_environments_session_stays_anothers(
+    shop: Shop, post_box: PostBox, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("OUR_SESSIONS", "app=shop,vf_ours")
+    settings.cache_clear()
+    shop.open(client_reference_id="user-0")
+    backup = shop.back_up()
+    ours = shop.open()
+    names = {"idv_id": "idv_" + "7" * 32, "idv_generation": "1", "app": "staging"}
+    theirs = shop.simulator.create(client_reference_id="user-1", metadata=names, email="jenny@example.com")
+    shop.deliver()
+    shop.put_back(backup)
+    found = recover()
+    assert (found.is_whole, found.verifications_found) == (True, 1)
+    assert not shop.open().made
+    for session_id in (ours.answer.id, theirs):
+        shop.happens("fail", session_id, "document_expired")
+    assert set(post_box.told) == {ours.answer.id}
+    assert {row.last_error for row in facts.event_rows(theirs)} == {"not ours"}
+
+
+def test_where_no_metadata_marks_a_session_its_name_is_believed(shop: Shop, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("OUR_SESSIONS", "vf_ours")
+    settings.cache_clear()
+    shop.open(client_reference_id="user-0")
+    backup = shop.back_up()
+    opened = shop.open()
+    shop.put_back(backup)
+    assert recover().verifications_found == 1
+    assert shop.open().answer.id == opened.answer.id
 
 
 def test_an_older_session_that_is_open_beside_a_later_one_ends(shop: Shop) -> None:

@@ -171,6 +171,10 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "the actions of an event that is read back quietly are written down as skipped": (never, RECONCILE),
     "a mail that is read back counts as told": (becomes("state.told"), RESTORED),
     "nobody is mailed because of events that are read back quietly": (becomes("False"), GENERATIONS),
+    "a verification that is unknown here is ours by our mark, if we mark what we open": (
+        becomes("{values[0]}"),
+        RESTORED,
+    ),
     "an alert that was sent before the database was lost is not sent again": (becomes("('', '')"), RESTORED),
     "a person who may have been reminded before is not reminded again": (always, REMINDERS),
     "an action whose setting is empty is not written down": (never, (*CALLBACK, *OUTPUTS)),
