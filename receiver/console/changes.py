@@ -21,7 +21,7 @@ from handlers.sessions.views import NotFoundError
 from handlers.tables.models import InboxEvent, OutboxAction
 
 Sent = Mapping[str, str]
-_MOST_FORGOTTEN = 20  # others, by a click: a reference of more is hardly one person's
+_MOST_FORGOTTEN = 20  # others, by a click: more may be a reference that many share
 
 
 class RefusedChangeError(Exception):

@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,11 @@ class Process:
     def processor(self) -> float:
         """The same to the microsecond, without threads that have ended."""
         tasks = (task for pid in family(self.popen.pid) for task in Path(f"/proc/{pid}/task").iterdir())
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        taken = 0
+        for task in tasks:
+            with suppress(OSError):  # it ends between the two looks
+                taken += int((task / "schedstat").read_text().split()[0])
+        return taken / 1e9
 
     def stop(self) -> None:
         """Stops the process as Heroku does."""
