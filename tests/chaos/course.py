@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from config.settings import Settings
+from config.settings import Settings, settings
 from tests.chaos import faults, services
 from tests.chaos.faults import Fault, Scene
 from tests.chaos.outside import Application, MailServer
 from tests.chaos.people import people
 from tests.chaos.releasing import TODAY, Release
-from tests.chaos.shop import PUBLISHABLE_KEY, TOKEN, Shop
+from tests.chaos.shop import MARK, OTHERS, PUBLISHABLE_KEY, TOKEN, Shop
 from tests.chaos.verdict import REVIEWER, Rest, Verdict, read_tables
 from tests.simulator.client import Simulator
 
@@ -208,16 +208,19 @@ def answers(place: str) -> bool:
 def bring_people(simulator: Simulator, wave: int, count: int) -> None:
     """Brings people to Stripe, who act at once."""
 
-    def person(words: str) -> dict[str, Any]:
+    def person(words: str, mark: Mapping[str, str] = MARK) -> dict[str, Any]:
         return {
             "provided_details": {"email": f"{words}-{wave}-{{n}}@example.com"},
             "client_reference_id": f"{words}-{wave}-{{n}}",
-            "metadata": {"user_id": f"user-{words}-{wave}-{{n}}"},
+            "metadata": {"user_id": f"user-{words}-{wave}-{{n}}", **mark},
         }
 
+    others = 4 if settings().our_sessions else 0
     # In every other wave all first steps come first: so a session's events lie apart, or in one second.
-    simulator.run(count - 2, "mixed", interleave=wave % 2 == 0, session=person("mixed"))
+    simulator.run(count - 2 - others, "mixed", interleave=wave % 2 == 0, session=person("mixed"))
     simulator.run(2, steps=THREE_SUBMISSIONS, session=person("limit"))
+    for mark in (OTHERS, {**OTHERS, "idv_id": "idv_" + "0" * 32, "idv_generation": "1"}) if others else ():
+        simulator.run(others // 2, "mixed", session=person("others", mark))
 
 
 def _add_circumstances(verdict: Verdict, scene: Scene, drove: float, rested: float | None) -> None:

@@ -8,7 +8,7 @@ from random import Random
 from time import sleep
 from typing import Any
 
-from tests.chaos.shop import PUBLISHABLE_KEY, GoneError, Heard, Json, Shop
+from tests.chaos.shop import MARK, PUBLISHABLE_KEY, GoneError, Heard, Json, Shop
 
 _WAYS: tuple[Json, ...] = (
     {"integration": "hosted"},
@@ -133,7 +133,7 @@ class Person:
         """Lets the application's own code make a session, as before there was this service; the session's id."""
         email = f"{self.reference}@example.com"
         return self._shop.simulator.create(
-            email=email, client_reference_id=self.reference, metadata=self._metadata, type="document"
+            email=email, client_reference_id=self.reference, metadata={**self._metadata, **MARK}, type="document"
         )
 
     def _body(self, changes: Json) -> Json:

@@ -17,6 +17,8 @@ from tests.simulator.client import Simulator
 
 TOKEN = "shop" * 8
 PUBLISHABLE_KEY = "pk_test_simulator0000"
+MARK, OTHERS = {"team": "chaos"}, {"team": "others"}  # metadata of our sessions, and of another environment's
+OUR_SESSIONS = "team=chaos,vf_simulator"  # our mark, and the flow of the static links
 # Seconds for further requests once all faults are over: an opener that died leaves a lease behind, which lasts longer
 # by as much as the database's clock has stepped back since.
 _PATIENCE = LEASE.total_seconds() + STEP

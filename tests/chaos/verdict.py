@@ -26,6 +26,7 @@ from handlers.tables.models import (
 )
 from tests.chaos.outside import Accepted, Application, MailServer
 from tests.chaos.services import Death
+from tests.chaos.shop import OTHERS
 from tests.chaos.stores import Loss
 from tests.support import databases
 
@@ -130,6 +131,10 @@ def judge(
     """Judges a service that has come to rest; `logs` give the seconds by which their hosts' clocks were ahead."""
     verdict = Verdict()
     _judge_events(verdict, truth, tables, lossy=lossy)
+    others = _others(truth)
+    verdict.figures["sessions of another environment"] = len(others)
+    verdict.must_be_none("said of another environment's sessions", _said_of(others, tables))
+    truth = without_others(truth)
     verdict.must_be_none("wrong records", _wrong_records(truth, tables))
     _judge_mails(verdict, truth, tables, mail)
     if not lossy:  # a number that died with the primary is given again
@@ -151,6 +156,33 @@ def judge(
         verdict.figures[f"  {cause}"] = count
     verdict.must_be_none("mails sent twice without a cause", ["mail"] * causes["unexplained"])
     return verdict
+
+
+def without_others(truth: dict[str, Any]) -> dict[str, Any]:
+    """The truth about the sessions that are ours."""
+    others = _others(truth)
+    return truth | {
+        "sessions": [session for session in truth["sessions"] if session["id"] not in others],
+        "events": [one for one in truth["events"] if one["thin"] or one["body"]["data"]["object"]["id"] not in others],
+    }
+
+
+def _others(truth: dict[str, Any]) -> set[str]:
+    shown = [event["body"]["data"]["object"] for event in truth["events"] if not event["thin"]]
+    return {session["id"] for session in shown if OTHERS.items() <= session["metadata"].items()}
+
+
+def _said_of(others: set[str], tables: Tables) -> Iterator[str]:
+    """The rows about another environment's sessions that say more than that an event was ignored."""
+    yield from (f"{one} has a record" for one in others & tables.records.keys())
+    yield from (f"{one.session_id} owes {one.name}" for one in tables.actions if one.session_id in others)
+    for event in tables.events.values():
+        if event.session_id in others:
+            told = {event.client_reference_id, event.user_id, event.error_reason}
+            # Of one whose metadata was wiped nobody can tell whose it is.
+            told |= {event.session_status, event.report_id} if event.is_ours is False else set()
+            if event.outcome != "ignored" or event.last_error != "not ours" or told != {None}:
+                yield f"{event.id} is {event.outcome}, and holds {told}"
 
 
 def _slowest(spans: Iterable[tuple[datetime, datetime | None]]) -> str:
