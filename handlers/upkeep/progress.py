@@ -12,6 +12,7 @@ from handlers.tables.models import Bookmark, VerificationRecord
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)  # no row is older
 
+RUN = "reconcile"  # the bookmark of reconcile's last run
 _PAGE = 10_000  # records: some ten milliseconds of PostgreSQL's
 
 _MOVED = "(name) DO UPDATE SET reached = excluded.reached"

@@ -22,7 +22,6 @@ from handlers.upkeep.undelivered import recover_events
 
 log = structlog.stdlib.get_logger(__name__)
 
-RUN = "reconcile"  # the bookmark of the last run
 _LOOKS = {"lost": recover_lost, "events": recover_events, "sessions": compare_open, "listed": compare_listed}
 
 
@@ -57,7 +56,7 @@ def reconcile(*, bounded: bool = True) -> Report:
                     stopping.wait(error.again_after)
     take_up()
     unanswered.forget_old()
-    progress.move(RUN, NOW)
+    progress.move(progress.RUN, NOW)
     log.info(
         "reconcile.ended",
         undelivered=report.undelivered,

@@ -24,7 +24,7 @@ from tests.integration.openings import wanted
 from tests.support import facts
 from tests.support.facts import event
 from tests.support.operator import command
-from worker.__main__ import COMMANDS
+from worker.__main__ import COMMANDS, parser
 
 pytestmark = pytest.mark.usefixtures("database_url")
 ANNA = By(who="anna", way=Way.CONSOLE, reason="told by phone")
@@ -121,16 +121,31 @@ def test_what_an_operator_opens_is_written_down_with_its_session() -> None:
 
 def test_what_takes_many_transactions_is_written_down_before_the_first() -> None:
     command("purge")
-    command("reconcile")
+    command("reconcile", "--reason", "an outage")
     command("rebuild", "--since", "1d")
     command("restored", "--since", "1d")
-    assert [what for _, what, *_ in _rows()] == ["restored", "rebuild", "reconcile", "purge"]
+    rows = [("restored", None), ("rebuild", None), ("reconcile", "an outage"), ("purge", None)]
+    assert [(what, reason) for _, what, _, reason in _rows()] == rows
 
 
 def test_every_command_that_changes_something_says_who() -> None:
     looking = {"status", "session", "verification", "events", "event", "dead", "audit", "doctor", "mails"}
     looking |= {"run", "migrate", "replay", "pages", "sessions", "actions", "console-user"}
     assert {name for name, one in COMMANDS.items() if not one.changes} <= looking
+
+
+def test_every_command_that_changes_something_takes_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (name for name, one in COMMANDS.items() if one.changes):
+        with pytest.raises(SystemExit):
+            parser([name]).parse_args([name, "--help"])
+        assert {"--reason", "--by"} <= set(capsys.readouterr().out.replace("[", " ").split()), name
+
+
+@pytest.mark.usefixtures("stripe")
+def test_whoever_is_forgotten_by_a_command_is_forgotten_for_a_reason() -> None:
+    opened = _opened("user-1")
+    assert command("redact", opened.verification_id, "--reason", "she asked for it").code == 0
+    assert ("command", "redact", "she asked for it") in [(way, what, reason) for way, what, _, reason in _rows()]
 
 
 def test_it_is_kept_as_long_as_audit_days_say() -> None:

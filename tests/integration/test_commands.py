@@ -1,5 +1,7 @@
 """The operator's commands, as real processes: their output, their changes, and their exit status."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -23,7 +25,7 @@ from handlers.tables.models import (
 )
 from tests.support import facts
 from tests.support.facts import NOON, claim_action, event
-from tests.support.operator import command
+from tests.support.operator import ROOT, command
 from worker.__main__ import COMMANDS, parser
 
 pytestmark = pytest.mark.usefixtures("database_url")
@@ -312,6 +314,19 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         with pytest.raises(SystemExit):
             parser().parse_args([name, "--help"])
         assert COMMANDS[name].summary[:30] in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("name", "imports"), [("retry", {"change"}), ("status", {"show"})])
+def test_a_command_imports_its_own_module_and_no_other(name: str, imports: set[str]) -> None:
+    told = (
+        "import atexit, sys; from worker.__main__ import main;"
+        " atexit.register(lambda: print(*sys.modules)); sys.exit(main())"
+    )
+    ran = subprocess.run([sys.executable, "-c", told, name], cwd=ROOT, capture_output=True, text=True, check=False)
+    commands = {path.stem for path in (ROOT / "worker" / "commands").glob("*.py")} - {"__init__", "options", "printing"}
+    loaded = set(ran.stdout.split())
+    assert {one for one in commands if f"worker.commands.{one}" in loaded} == imports
+    assert name != "status" or not {"stripe", "alembic", "jinja2"} & loaded
 
 
 def _dead_event(**values: object) -> str:

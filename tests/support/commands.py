@@ -15,12 +15,13 @@ from jinja2 import Environment
 from config.settings import settings
 from handlers.catalogue.check import faults
 from tests.support.templates import REMEMBERED, compiled_once
-from worker.__main__ import main
+from worker.__main__ import main, parser
 
 
 def serve() -> int:
     """Answers calls until its input ends; in a command's own process, returns the command's exit code."""
     _compile_templates()
+    parser()  # imports all commands
     gc.freeze()  # else each command would copy all memory at its end, to look for cycles
     for call in iter(sys.stdin.readline, ""):
         child = os.fork()

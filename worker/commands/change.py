@@ -27,11 +27,10 @@ _PUBLISH: dict[str, Callable[[list[Any]], object]] = {"events": publish_events, 
 
 
 def retry_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that choose rows, and the reason."""
+    """Adds the options that choose rows."""
     _row_options(parser)
     skipped = "actions that a setting has skipped: no STRIPE_API_KEY, no REVIEW_EMAIL, no address, no outputs"
     parser.add_argument("--skipped", action="store_true", help=skipped)
-    add_reason(parser, required=False)
 
 
 def _row_options(parser: argparse.ArgumentParser) -> None:

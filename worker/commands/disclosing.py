@@ -62,9 +62,8 @@ def reencrypt(arguments: argparse.Namespace) -> int:
 
 
 def export_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the person's id, and the reason."""
+    """Adds the person's id."""
     parser.add_argument("id", metavar="ID", help="vs_…, idv_…, or a user id or client_reference_id")
-    add_reason(parser, required=False)
 
 
 def export_now(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ import os
 import pwd
 import re
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from config.settings import running_dyno
@@ -45,8 +46,10 @@ def chosen(arguments: argparse.Namespace) -> Filter:
 
 
 def add_who(parser: argparse.ArgumentParser) -> None:
-    """Adds --by, for a command that changes something."""
+    """Adds --by and --reason, for a command that changes something."""
     parser.add_argument("--by", type=reason, metavar="NAME", help="who you are, where this machine does not know")
+    with suppress(argparse.ArgumentError):  # it demands a reason, and has added it by itself
+        add_reason(parser, required=False)
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,6 @@ from handlers.operator.queries import (
 )
 from handlers.tables.models import Heartbeat, InboxEvent, InboxStatus, OutboxAction, Paused, VerificationRecord
 from handlers.upkeep import progress, unanswered
-from handlers.upkeep.reconcile import RUN
 from worker.commands.options import add_filters, add_limit, chosen
 from worker.commands.printing import print_json, print_pairs, print_rows
 
@@ -80,7 +79,7 @@ def _shown(figures: Figures) -> dict[str, Any]:
         "processes": [_fields(one, _PROCESS) for one in figures.recent_processes],
         "sessions": records_by_status(),
         "queue_messages": queue_length(EVENTS_QUEUE) + queue_length(ACTIONS_QUEUE),
-        "reconciled_at": progress.reached(RUN),
+        "reconciled_at": progress.reached(progress.RUN),
         "overdue": {
             "events": [_fields(event, _EVENT) for event in late_events],
             "actions": [_fields(action, _ACTION) for action in late_actions],

@@ -19,7 +19,7 @@ from handlers.sessions.links import link_of
 from handlers.sessions.refusals import FaultsError, OpeningError
 from handlers.sessions.timeline import view_in_time
 from handlers.sessions.views import NotFoundError, verification
-from worker.commands.options import acting, add_reason
+from worker.commands.options import acting
 from worker.commands.printing import print_json, print_pairs, print_rows
 from worker.commands.sessions import session, unknown
 
@@ -36,7 +36,6 @@ def ending_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "id", metavar="ID", help="idv_…, vs_… (also made elsewhere), or a user id or reference that leads to one"
     )
-    add_reason(parser, required=False)
 
 
 def opening_options(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +62,7 @@ def canceling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def redacting_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the id, the reason, and whether all else of the person's is meant, too."""
+    """Adds the id, and whether all else of the person's is meant, too."""
     ending_options(parser)
     all_of_it = "with what else is theirs, by a user id or a reference that is the application's own word"
     parser.add_argument("--all", action="store_true", help=all_of_it)
