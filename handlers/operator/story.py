@@ -59,11 +59,12 @@ def _is_mail(action: OutboxAction) -> bool:
 def _why(action: OutboxAction, mails: Sequence[OutboxAction]) -> Iterator[str]:
     yield f"owed for {action.cause}"
     if action.resent_at:
-        yield f"an operator had it sent again at {_iso(action.resent_at)}: python -m worker audit {action.id}"
+        again = f"an operator had it sent again at {_iso(action.resent_at)}: python -m worker audit {action.id}"
+        yield f"{again}; a copy from before has another id"
     if action.waits < 0:  # by handlers.queue.claims a try of unknown outcome counts as several
         yield "it may have arrived more than once: the mail server took it and did not say so; all copies have this id"
-    elif action.status == ActionStatus.DONE and action.attempts > 1:
-        yield f"tried {action.attempts} times; should a worker have died over one, each copy has this id"
+    elif action.status == ActionStatus.DONE and (tries := action.attempts - action.waits) > 1:
+        yield f"tried {tries} times; should a worker have died over one, each copy has this id"
     between = [
         one.name
         for one in mails
@@ -119,8 +120,9 @@ def _of_action(action: OutboxAction, record: VerificationRecord) -> tuple[tuple[
 
 
 def _tries(row: InboxEvent | OutboxAction) -> str | None:
-    spoiled = f", {row.waits} of them spoiled by others" if row.waits > 0 else ""
-    return f"tried {row.attempts} times{spoiled}" if row.attempts > 1 else None
+    """The number of tries; those that others spoiled, and those before an operator's retry, are not counted."""
+    not_counted = f", {row.waits} of them not counted" if row.waits > 0 else ""
+    return f"tried {row.attempts} times{not_counted}" if row.attempts > 1 else None
 
 
 def _line(

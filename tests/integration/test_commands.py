@@ -119,7 +119,7 @@ def test_a_session_shows_what_waits_why_and_until_when() -> None:
     [mail] = facts.applied(event("verified", report="vr_1"))
     _move(OutboxAction, mail, attempts=3, waits=2, last_error="Stripe answered 403")
     shown = " ".join(command("session", "vs_1").out.split())
-    assert "Stripe answered 403, for verified::vr_1, tried 3 times, 2 of them spoiled by others, <" in shown
+    assert "Stripe answered 403, for verified::vr_1, tried 3 times, 2 of them not counted, <" in shown
     assert "waits until" in shown
 
 

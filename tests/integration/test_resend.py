@@ -136,6 +136,8 @@ def test_a_session_says_why_there_are_two_mails(post_box: PostBox) -> None:
     [mail] = command("session", "vs_1", "--json").json[0]["mails"]
     assert (mail["message_id"], mail["attempts"]) == (_sent(post_box)[1], 2)
     assert "an operator had it sent again" in mail["why"]
+    assert mail["why"].endswith("a copy from before has another id")
+    assert "tried 2 times, 1 of them not counted, " in command("session", "vs_1").out
 
 
 def test_a_state_that_came_back_says_why_there_are_two_mails() -> None:

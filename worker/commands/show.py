@@ -170,7 +170,7 @@ def _event_history(event: InboxEvent) -> list[dict[str, Any]]:
     now = database_now()
     lines = [{"at": event.created_at, "what": "happened at Stripe"}, {"at": event.received_at, "what": "received"}]
     if event.attempts:
-        tries = f"tried {event.attempts} times, {event.waits} of them spoiled by others"
+        tries = f"tried {event.attempts} times, {event.waits} of them not counted"
         lines.append({"at": event.processed_at or now, "what": _joined(tries, event.last_error)})
     if event.processed_at:
         lines.append({"at": event.processed_at, "what": f"processed: {event.outcome}"})
