@@ -24,6 +24,7 @@ from receiver.headers import EACH, NOTHING, headers
 from receiver.health import backlog, healthz, metrics, readyz
 from receiver.sender import as_sent
 from receiver.webhooks.delivery import Webhook
+from receiver.webhooks.doubt import Doubt
 from receiver.webhooks.intake import Intake
 
 _WEBHOOK = "/webhooks/stripe"
@@ -64,8 +65,9 @@ def check_pages() -> None:
 
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Connections]]:
-    intake = Intake()
-    app.state.webhook = Webhook(() if lacks_webhook_secret(settings()) else webhook_secrets(settings()), intake)
+    intake, doubt = Intake(), Doubt()
+    secrets = () if lacks_webhook_secret(settings()) else webhook_secrets(settings())
+    app.state.webhook = Webhook(secrets, intake, doubt)
     # A room that no setting opens is not even imported.
     rooms = [import_module(name).Room() for name, is_wanted in _ROOMS.items() if is_wanted(settings())]
     app.router.routes = [*_ROUTES, *(route for room in rooms for route in room.routes())]
@@ -76,6 +78,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Connections]]:
     turning.cancel()
     for room in rooms:
         await room.close()
+    doubt.end()
     await intake.close()
     await asyncio.to_thread(stop_flushing)
 

@@ -208,6 +208,7 @@ def _note_progress() -> None:
                     outside.answered(outside.OURSELVES, doing)
                 if doing == "deliveries":
                     outside.answered(outside.STARTED)
+                    outside.answered(outside.SIGNED)
     if _got_on["deliveries"]:
         return
     samples = [sample for metric in DELIVERIES.collect() for sample in metric.samples]

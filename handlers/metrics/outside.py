@@ -19,6 +19,7 @@ from config.settings import settings
 MAIL_SERVER, APPLICATION, STRIPE = "the mail server", "the application", "Stripe"
 ENDPOINT = "the endpoint at Stripe"
 DATABASE, OURSELVES, STARTED = "the database", "this service", "every delivery since the start"
+SIGNED = "a delivery of Stripe's own"
 LOOKUP = "EMAIL_LOOKUP"  # a function of the team's
 LOGO = "the server of BRAND_LOGO_URL"
 _SILENT_SECONDS = 4.0  # an answer that takes longer counts as none, until it comes

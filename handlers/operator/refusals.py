@@ -23,6 +23,8 @@ _TO_DO = {
     outside.OURSELVES: "its log says where; what is dead comes back by python -m worker retry once that is mended",
     outside.LOOKUP: "mails wait until it answers, and none is lost: see what it waits for",
     outside.LOGO: "pages are shown without the logo: see BRAND_LOGO_URL, and start web again",
+    outside.SIGNED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it? Stripe delivers again for"
+    " three days",
     outside.STARTED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it, and is STRIPE_API_KEY"
     " a key of its mode?",
     outside.ENDPOINT: "python -m worker endpoint check looks again at once, a worker every minute; reconcile fetches"

@@ -33,6 +33,11 @@ def create_endpoint(url: str, *, connect: bool) -> tuple[str, str]:
     return str(endpoint["id"]), str(endpoint["secret"])
 
 
+def find_event(event_id: str) -> dict[str, Any]:
+    """One of our own account's events. Raises as `ask`."""
+    return ask("get", f"/v1/events/{event_id}", "event").content
+
+
 def stripe_now() -> datetime:
     """Stripe's clock, in whole seconds. Raises as `ask`."""
     try:

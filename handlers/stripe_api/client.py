@@ -26,7 +26,7 @@ _NOT_ENABLED = "not set up to use Identity"  # in Stripe's sentence; some accoun
 _IDENTITY_IS_OFF = "Identity is not enabled for the account"
 _RESTRICTED = "STRIPE_RESTRICTED_KEY"
 _NOT_NEEDED = ("/v1/balance", "/v1/webhook_endpoints")  # a key may lack these: a check that cannot look is left out
-_ID = re.compile(r"(?<=_sessions/)[^/]+")  # in an address
+_ID = re.compile(r"(?<=_sessions/)[^/]+|(?<=/events/)[^/]+")  # in an address
 _PERMISSION = re.compile(r"'(rak_[a-z_]{1,60})'")  # in Stripe's sentence about a restricted key
 # In an error's `param`; the application chooses the names below it, so they are not repeated.
 _PARAMETER = re.compile(

@@ -12,6 +12,7 @@ from config.database import true_now
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.record.events import ForeignEvent, MalformedEventError, VerificationEvent, parse
+from receiver.webhooks.doubt import Doubt
 from receiver.webhooks.intake import Intake, RefusedEventError, UnavailableError
 
 log = structlog.stdlib.get_logger(__name__)
@@ -39,9 +40,10 @@ class Webhook:
     Neither it nor another library has a shorter way: docs/decisions/0010.
     """
 
-    def __init__(self, secrets: tuple[str, ...], intake: Intake) -> None:
+    def __init__(self, secrets: tuple[str, ...], intake: Intake, doubt: Doubt) -> None:
         self._secrets = secrets
         self._intake = intake
+        self._doubt = doubt
         self._marks, self._livemode = settings().our_sessions, settings().livemode
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,6 +73,7 @@ class Webhook:
         _check_head(signature, headers.get(b"content-length", b""))
         body = await _body(receive)
         if not any(_is_signed(body, signature, secret) for secret in self._secrets):
+            self._doubt.note(body)
             raise RefusedDeliveryError(400, counting.UNSIGNED)
         try:
             return parse(orjson.loads(body), self._marks, self._livemode)

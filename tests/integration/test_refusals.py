@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 from sqlmodel import col
+from starlette.testclient import TestClient
 
 from config.database import transaction
 from config.settings import settings
@@ -19,9 +20,11 @@ from handlers.outbox.smtp import send_by_smtp
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
 from handlers.stripe_api import account, sessions
 from handlers.tables.models import Heartbeat
+from receiver.app import app
 from receiver.pages.assets import fetched
+from receiver.webhooks import doubt
 from tests.simulator.client import Simulator
-from tests.support import databases, facts
+from tests.support import databases, facts, shapes
 from tests.support.servers import Mailbox, mail_server
 from tests.support.wire import OK, saying
 from worker import app as worker_app
@@ -205,6 +208,44 @@ def test_who_does_not_answer_is_told_while_it_is_waited_for(environment: pytest.
         environment.setattr(refusals, "_BLIP", timedelta(seconds=-5))
         assert [one.split(":")[0] for one in _refusals()] == ["the mail server has not answered yet"]
     assert _refusals() == []
+
+
+def test_a_secret_that_is_wrong_is_found_by_a_refused_delivery_whose_event_stripe_knows(
+    simulator: Simulator, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    environment.setattr(doubt, "_SECONDS", 0.0)
+    [theirs] = [one["body"] for one in simulator.events(simulator.create())]
+    told = []
+    with TestClient(app) as client:
+        for payload, secret in (
+            (facts.payload("created"), "whsec_of_another_endpoint"),
+            (theirs, "whsec_of_another_endpoint"),
+            (theirs, shapes.SECRET),
+        ):
+            body = shapes.as_body(payload)
+            client.post("/webhooks/stripe", content=body, headers={"Stripe-Signature": shapes.signature(body, secret)})
+            app.state.webhook._doubt._thread.submit(int).result()  # it has asked by then
+            told.append([one.partition(":")[0] for one in _refusals()])
+    assert told == [[], ["a delivery of Stripe's own was refused for its signature"], []]
+    assert "evt_" not in (outside.said() or "")
+
+
+def test_whoever_sends_refused_deliveries_has_stripe_asked_seldom(environment: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def find(event_id: str) -> dict[str, str]:
+        asked.append(event_id)
+        return {}
+
+    environment.setattr(doubt, "find_event", find)
+    environment.setenv("STRIPE_API_KEY", "sk_test_0123456789")
+    settings.cache_clear()
+    asking = doubt.Doubt()
+    for number in range(5):
+        asking.note(b'{"id": "evt_0000000%d"}' % number)
+    asking._thread.submit(int).result()
+    assert asked == ["evt_00000000"]
 
 
 def test_a_key_that_is_revoked_and_a_permission_that_is_taken_are_found(
