@@ -32,7 +32,7 @@ def verification_options(parser: argparse.ArgumentParser) -> None:
 
 
 def ending_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the id of a verification, or of a session that was made elsewhere, and the reason."""
+    """Adds the id of a verification, or of a session that was made elsewhere."""
     parser.add_argument(
         "id", metavar="ID", help="idv_…, vs_… (also made elsewhere), or a user id or reference that leads to one"
     )
