@@ -32,7 +32,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import DataError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import sessionmaker
@@ -171,19 +171,25 @@ def statement() -> AbstractContextManager[Connection]:
 
 
 @contextmanager
-def past_sqlalchemy() -> Iterator[psycopg.Connection[Any]]:
-    """As statement(), over the driver alone: SQLAlchemy takes several times as long as a short statement does."""
-    place = engine().raw_connection()
-    connection: Any = place.driver_connection
+def past_sqlalchemy(within: Connection | None = None) -> Iterator[psycopg.Connection[Any]]:
+    """As statement(), or within a transaction, over the driver alone: SQLAlchemy takes several times as long as a short
+    statement does.
+    """
+    place: Any = within or engine().raw_connection()
+    connection: Any = (within.connection if within else place).driver_connection
     try:
         yield connection
     except psycopg.Error as error:
         if connection.closed or error.sqlstate in _ENDS_CONNECTION:
             place.invalidate(error)
-        kind = DataError if is_data(error.sqlstate) else OperationalError
+        kind: type[DatabaseError] = OperationalError
+        # A value that the driver cannot read or write has no SQLSTATE.
+        if is_data(error.sqlstate) if error.sqlstate else isinstance(error, psycopg.DataError):
+            kind = IntegrityError if isinstance(error, psycopg.IntegrityError) else DataError
         raise kind(None, None, error, hide_parameters=True) from None
     finally:
-        place.close()
+        if not within:
+            place.close()
 
 
 def brief(asked: Executable, parameters: Mapping[str, Any]) -> Sequence[Any]:

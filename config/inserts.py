@@ -10,10 +10,10 @@ from functools import cache
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 from sqlmodel import SQLModel
 
-from config.database import CLOCK
+from config.database import CLOCK, past_sqlalchemy
 
 
 class Now(Enum):
@@ -37,12 +37,16 @@ def insert_new(connection: Connection, table: type[SQLModel], rows: Sequence[dic
 
 def insert_or(
     connection: Connection, table: type[SQLModel], rows: Sequence[dict[str, Any]], *, on_conflict: str, returning: str
-) -> Sequence[Row[Any]]:
+) -> Sequence[Sequence[Any]]:
     """As insert_new, with another ON CONFLICT in SQL; returns these columns of the inserted or updated rows."""
     if not rows:
         return []
-    statement, parameter = insertion(connection.dialect.name, table, rows, on_conflict=on_conflict, returning=returning)
-    return connection.exec_driver_sql(statement, (parameter,)).all()
+    dialect = connection.dialect.name
+    statement, parameter = insertion(dialect, table, rows, on_conflict=on_conflict, returning=returning)
+    if dialect != "postgresql":
+        return connection.exec_driver_sql(statement, (parameter,)).all()
+    with past_sqlalchemy(connection) as driver:
+        return driver.execute(statement, (parameter,)).fetchall()
 
 
 def insertion(

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Row
 
 from config import inserts
 from config.database import statement
@@ -81,7 +80,7 @@ def unprocessed(dialect: str, event_ids: Iterable[str]) -> tuple[str, str]:
     return _UNPROCESSED[dialect], orjson.dumps(sorted(event_ids)).decode()
 
 
-def event_in(row: Row[Any]) -> VerificationEvent:
+def event_in(row: Any) -> VerificationEvent:
     """The event of a row."""
     fields = {name: getattr(row, name) for name in _EVENT}
     is_thin = row.type.startswith("v1.")

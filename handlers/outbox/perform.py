@@ -208,7 +208,7 @@ def perform(
     waiting = deque[tuple[Claim, OutboxAction]]()
     for _, claimed, row in by_age:
         action: OutboxAction = _ACTION.new_instance()
-        action.__dict__.update(row._mapping)
+        action.__dict__.update(row._asdict())
         waiting.append((claimed, action))
     alarm = Timer(_TOGETHER_SECONDS, _give_back, (waiting, "its turn did not come in time"))
     # rule: an action that waits for long behind another is put back

@@ -69,7 +69,7 @@ def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]], at: datetime) 
         for key, one in sorted(wanted.items(), key=itemgetter(0))  # one order for all workers: no deadlock
     ]
     written = insert_or(session.connection(), OutboxAction, rows, on_conflict=_OWED_AGAIN, returning="id, status")
-    return [row.id for row in written if row.status == ActionStatus.PENDING]
+    return [id_ for id_, status in written if status == ActionStatus.PENDING]
 
 
 def withdraw(session: Session, session_ids: Collection[str], kinds: Collection[str], reason: str, at: datetime) -> None:

@@ -4,6 +4,7 @@ No library does this on tables that are not its own, and on both databases: docs
 """
 
 import time
+from collections import namedtuple
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,6 @@ from sqlalchemy import (
     Connection,
     Executable,
     Float,
-    Row,
     Select,
     bindparam,
     exists,
@@ -83,6 +83,11 @@ _BESIDES: dict[Table, list[ColumnElement[Any]]] = {
     ],
     OutboxAction: [],
 }
+# A claimed row of each table: its columns, and the values besides.
+_ROWS: dict[Table, Any] = {
+    table: namedtuple(table.__name__, [*table.__table__.columns.keys(), *(str(one.key) for one in besides)])  # type: ignore[union-attr]
+    for table, besides in _BESIDES.items()
+}
 _Written = TypeVar("_Written")
 
 
@@ -124,16 +129,15 @@ class LostClaimError(Exception):
     """Another worker has claimed or ended the row meanwhile: changes under the old claim must not stay."""
 
 
-def claim(table: Table, ids: Sequence[Any], *, first_try: bool | None = None) -> list[tuple[Claim, Row[Any]]]:
-    """Claims those of these rows that are due and unclaimed; returns the claims and all columns, and for an event
-    `has_record`, whether its session has one.
+def claim(table: Table, ids: Sequence[Any], *, first_try: bool | None = None) -> list[tuple[Claim, Any]]:
+    """Claims those of these rows that are due and unclaimed; returns the claims and all columns as a named tuple, and
+    for an event `has_record`, whether its session has one.
 
     `first_try` takes only rows without a try that counts, or only the others, or (None) both.
     """
     parameters = {"ids": ids, "true_now": true_now(unmeasured=_ANY_TIME) + _SLACK}
     try:
-        with statement() as connection:
-            rows = connection.execute(_claiming(table, first_try), parameters).all()
+        rows = [_ROWS[table](*row) for row in brief(_claiming(table, first_try), parameters)]
     except DATABASE_TROUBLE:
         raise
     except Exception as error:  # a row cannot be read: it may be claimed by now, and nobody would count that
@@ -143,9 +147,9 @@ def claim(table: Table, ids: Sequence[Any], *, first_try: bool | None = None) ->
         return []
     claims = []
     for row in rows:
-        kind, since = row._mapping[table.KIND], row._mapping[table.SINCE]
+        kind, since = getattr(row, table.KIND), getattr(row, table.SINCE)
         waited = (row.due_at - LEASE - since).total_seconds()
-        before = {name: row._mapping[name] for name in table.GIVES_AWAY}
+        before = {name: getattr(row, name) for name in table.GIVES_AWAY}
         claims.append((Claim(table, row.id, kind, waited, row.attempts, row.waits, before), row))
     return claims
 

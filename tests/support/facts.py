@@ -129,7 +129,7 @@ def all_alive() -> None:
 def claim_action(action_id: int) -> tuple[Claim, OutboxAction] | None:
     """Claims an action as its worker does; None if it is not due. Unless the test ends it, that worker has died."""
     for claimed, row in claim(OutboxAction, [action_id]):
-        return claimed, OutboxAction(**row._mapping)
+        return claimed, OutboxAction(**row._asdict())
     return None
 
 
