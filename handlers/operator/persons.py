@@ -54,20 +54,16 @@ class Person:
     is_known: bool = True
 
 
-def session_of(word: str) -> str | None:
+def sessions_of(word: str) -> list[str]:
     """The latest session of the person or thing that a word names: a session, verification, user id,
-    client_reference_id, event or action.
+    client_reference_id, event or action; and after it that of an action, if its number is also a person's.
     """
-    records = find_records(word, 1)
-    if records:
-        return records[0].session_id
-    rows: list[InboxEvent | OutboxAction] = [
-        *find_events(Filter(ids=[word]), 1),
-        *find_events(Filter(session_id=word), 1),
-    ]
+    rows: list[VerificationRecord | InboxEvent | OutboxAction] = [*find_records(word, 1)]
+    if not rows:
+        rows += [*find_events(Filter(ids=[word]), 1), *find_events(Filter(session_id=word), 1)][:1]
     if ACTION_ID.fullmatch(word):
         rows += find_actions(Filter(ids=[int(word)]), 1)
-    return rows[0].session_id if rows else None
+    return list(dict.fromkeys(row.session_id for row in rows))
 
 
 def person(session_id: str) -> Person | None:

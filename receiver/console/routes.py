@@ -25,7 +25,7 @@ from handlers.operator.console_users import Role, judge
 from handlers.operator.figures import Figures
 from handlers.operator.findings import ANSWER_SECONDS, judged
 from handlers.operator.lists import LISTS, LOOKED_AT, page_of
-from handlers.operator.persons import mail_as_shown, person, session_of
+from handlers.operator.persons import mail_as_shown, person, sessions_of
 from handlers.tables.models import InboxEvent
 from receiver.console.answers import SorryError, fields, is_safe, page, redirect
 from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
@@ -150,10 +150,10 @@ class Room:
     async def _find(self, request: Request) -> Response:
         """Finds a person, by POST: so the application's reference for them is in no address, and in no log."""
         word = (await fields(request)).get("word", "").strip()
-        found = await self._looking.do(session_of, word) if word and "\0" not in word else None
-        if found is None:
+        found = await self._looking.do(sessions_of, word) if word and "\0" not in word else []
+        if not found:
             return page(request, "not_found", 404, is_address="@" in word)
-        return redirect(request, f"/persons/{found}")
+        return redirect(request, f"/persons/{found[0]}") if len(found) == 1 else page(request, "which", found=found)
 
     async def _person(self, request: Request) -> Response:
         session_id = request.path_params["id"]

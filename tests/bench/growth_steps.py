@@ -22,7 +22,7 @@ from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics.exposition import exposition
 from handlers.operator.lists import LISTS, page_of
-from handlers.operator.persons import person, session_of
+from handlers.operator.persons import person, sessions_of
 from handlers.operator.queries import Filter, SessionFilter, find_sessions
 from handlers.outbox.perform import perform
 from handlers.queue.claims import due
@@ -106,7 +106,7 @@ def operator() -> Seconds:
         "python -m worker status": lambda: status(argparse.Namespace(json=True)),
         "/metrics": exposition,
         "sessions, the latest": lambda: find_sessions(SessionFilter(), 50),
-        "a person by user id": lambda: session_of(str(found.user_id)),
+        "a person by user id": lambda: sessions_of(str(found.user_id)),
         "a person's page": lambda: person(found.session_id),
         **pages,
     }

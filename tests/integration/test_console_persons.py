@@ -77,6 +77,22 @@ def test_a_person_is_found_by_whatever_is_known_of_them(console: TestClient, str
     assert "No mail address is stored here" in send(console, "/console/find", word="nobody@example.com").text
 
 
+def test_a_number_that_is_a_person_and_an_action_leads_to_either(console: TestClient) -> None:
+    [action_id] = facts.applied(event("verified"))
+    assert _find(console, str(action_id)) == "/console/persons/vs_1"
+    facts.applied(event("verified", NOON, "vs_2", user=str(action_id)))
+    answer = send(console, "/console/find", word=str(action_id))
+    assert answer.status_code == 200
+    assert re.findall(r'<a href="(/console/persons/\w+)', answer.text) == [
+        "/console/persons/vs_2",
+        "/console/persons/vs_1",
+    ]
+    with transaction() as session:
+        for session_id, user in (("vs_1", str(action_id)), ("vs_2", None)):
+            session.get_one(VerificationRecord, session_id).user_id = user
+    assert _find(console, str(action_id)) == "/console/persons/vs_1"
+
+
 def test_the_page_tells_the_story_of_all_their_sessions(console: TestClient, stripe: Stories) -> None:
     opened = _opened()
     stripe.simulator.fail(opened.answer.id, "document_expired")
