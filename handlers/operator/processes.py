@@ -25,6 +25,7 @@ def ill_processes(known: Sequence[Heartbeat], at: datetime, *, hears_clocks: boo
     """The faults of processes, given the youngest first. Clocks are heard by a worker, over the broker."""
     living = [one for one in known if last_sign(one) > at - GONE_AFTER and not one.ended_at]
     yield from _missing(known, living, at, hears_clocks=hears_clocks)
+    yield from _silent(known, living, at)
     yield from _crashing(known, at)
     for one in living:
         if one.last_at - one.worked_at > _HANGS_AFTER:
@@ -44,6 +45,20 @@ def _left_behind(living: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
     for one in living:
         if one.version != living[0].version:
             yield is_over, f"{one.name} is of {one.version}, and {living[0].version} runs beside it", to_do
+
+
+def _silent(known: Sequence[Heartbeat], living: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
+    """The web and the worker that gave their last sign just now, though nobody misses their kind: another one lives.
+
+    Of two clocks, one may be heard all the time and the other not.
+    """
+    for kind in {one.kind for one in living} - {"clock"}:
+        gone = [one for one in known if one.kind == kind and not one.ended_at and at - _WITHIN < one.last_at]
+        if silent := [one for one in gone if one.last_at < at - GONE_AFTER]:
+            last = max(silent, key=last_sign)
+            others = f", nor have {len(silent) - 1} others" if len(silent) > 1 else ""
+            words = f"{last.name} has given no sign of life since {last.last_at:%F %T} UTC{others}: another {kind} runs"
+            yield False, words, "did it die, or does it stand still? Its own log, or its platform's, says which"
 
 
 def _crashing(known: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
