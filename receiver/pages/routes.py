@@ -27,6 +27,7 @@ from handlers.sessions.refusals import OpeningError
 from handlers.sessions.seen import Seen, Word, seen
 from handlers.sessions.views import NotFoundError
 from receiver.bodies import TooLongError, read_body
+from receiver.mishaps import note_failure
 from receiver.pages import answers
 from receiver.pages.answers import address, wants_json
 from receiver.pages.assets import Assets
@@ -218,6 +219,9 @@ class Room:
                 log.warning("page.stripe_away", error=str(error), why=getattr(error, "why", ""))
                 return answers.refusal(request, "away")
             except (BusyError, *DATABASE_TROUBLE):
+                return answers.refusal(request, "away")
+            except Exception as error:  # the server's own answer is no page, and its line would quote the error
+                note_failure("pages", error)
                 return answers.refusal(request, "away")
 
         return answer
