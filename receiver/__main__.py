@@ -1,8 +1,12 @@
 """The web process: uvicorn with our application, on PORT."""
 
+import sys
+
+if __name__ in ("__main__", "__mp_main__"):  # as in worker/clock.py; the second is one of WEB_CONCURRENCY's processes
+    sys.modules["rich"] = None  # type: ignore[assignment]
+
 import argparse
 import socket
-import sys
 from contextlib import suppress
 from typing import Any
 

@@ -10,8 +10,8 @@ from sqlmodel import Session, col
 from config.database import now, transaction
 from handlers.operator.audit import By, note
 from handlers.operator.queries import Filter, conditions
-from handlers.outbox.perform import note_told
 from handlers.owed.kinds import TELLING
+from handlers.owed.owe import note_told
 from handlers.queue.claims import Table
 from handlers.tables.models import ActionStatus, OutboxAction
 

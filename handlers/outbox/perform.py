@@ -15,11 +15,11 @@ from threading import Timer
 from typing import Any
 
 import structlog
-from sqlalchemy import String, Table, and_, bindparam, exists, func, select, update
+from sqlalchemy import String, Table, and_, bindparam, exists, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import aliased, class_mapper
 from sqlalchemy.sql.functions import FunctionElement
-from sqlmodel import Session, col
+from sqlmodel import col
 
 from config.database import CLOCK, brief, engine, now, past_sqlalchemy, statement, steady, transaction, true_now
 from config.settings import settings
@@ -28,7 +28,7 @@ from handlers.outbox import turns
 from handlers.outbox.registry import REGISTRY
 from handlers.owed.kinds import KINDS, LIMIT_CAUSE, TELLING, Kind
 from handlers.owed.limits import ELSEWHERE
-from handlers.owed.owe import owe
+from handlers.owed.owe import note_told
 from handlers.queue.claims import (
     GOES_ON,
     Claim,
@@ -114,22 +114,6 @@ _LOOKS = (
     .join(VerificationRecord, col(VerificationRecord.session_id) == col(OutboxAction.session_id))
     .where(col(OutboxAction.id).in_(bindparam("ids", expanding=True)))
     .where(status_of(OutboxAction) == ActionStatus.PENDING)
-)
-# It locks the record also if the person was told nothing.
-_TOLD = (
-    update(VerificationRecord)
-    .where(col(VerificationRecord.session_id) == bindparam("about"))
-    .values(
-        told_cause=func.coalesce(bindparam("told"), col(VerificationRecord.told_cause)),
-        told_count=col(VerificationRecord.told_count) + bindparam("mails"),
-    )
-    .returning(VerificationRecord, now())
-)
-_TOLD_SINCE = select(col(OutboxAction.id)).where(
-    col(OutboxAction.session_id) == bindparam("session_id"),
-    col(OutboxAction.name).in_(TELLING),
-    col(OutboxAction.status) == ActionStatus.DONE,
-    col(OutboxAction.done_at) > bindparam("since"),
 )
 # One statement ends a mail and notes that its person was told; it changes nothing if the record has changed.
 _TELL_AND_END = f"""
@@ -298,28 +282,6 @@ def _told_and_ended(claimed: Claim, action: OutboxAction, look: _Look) -> int | 
         about = {"session_id": action.session_id, "version": look.version}
         told, ended = connection.execute(_TELL_AND_END, mine | about).fetchone() or (0, 0)
     return ended if told else None
-
-
-def note_told(
-    session: Session, action: OutboxAction, told: str | None, *, is_certain: bool
-) -> tuple[int | None, list[int]]:
-    """Writes into an action's record that the person was told its cause, or may have been, and owes the actions that
-    follow; returns the mail's number, if it is the last word, and the ids of the due actions.
-    """
-    about = {"about": action.session_id, "told": told, "mails": 1 if told else 0}
-    if told and not is_certain:
-        session.execute(_TOLD, {**about, "told": None, "mails": 0})  # locks the record: no mail ends meanwhile
-        # rule: a mail that may have arrived before another one is not the last word
-        if session.execute(_TOLD_SINCE, {"session_id": action.session_id, "since": action.given_away_at}).first():
-            about |= {"told": None, "mails": 0}
-    record, at = session.execute(_TOLD, about).one()
-    limit = settings().submission_limit
-    if record.verification_id:
-        theirs = select(ELSEWHERE).where(col(VerificationRecord.session_id) == action.session_id)
-        limit -= session.execute(theirs).scalar_one()
-    # rule: another mail in between makes the mail of the record's state due again
-    owed = owe(session, [(action.session_id, owed_still(record.state, limit))], at)
-    return record.told_count - 1 if about["mails"] else None, owed
 
 
 def _skip_together(waiting: deque[tuple[Claim, OutboxAction]], most: int) -> dict[int, _Look]:

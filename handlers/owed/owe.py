@@ -1,17 +1,19 @@
-"""Writes down owed actions, once per key."""
+"""Writes down owed actions, once per key, and the words that a person was told."""
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
 from operator import itemgetter
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, func, select, update
 from sqlmodel import Session, col
 
+from config.database import now
 from config.inserts import insert_or
 from config.settings import settings
 from handlers.owed.kinds import BURNED_CAUSE, KINDS, TELLING, Owed
-from handlers.record.decide import PERHAPS_SENT, READ_BACK
-from handlers.tables.models import ActionStatus, OutboxAction, status_of
+from handlers.owed.limits import ELSEWHERE
+from handlers.record.decide import PERHAPS_SENT, READ_BACK, owed_still
+from handlers.tables.models import ActionStatus, OutboxAction, VerificationRecord, status_of
 
 _TELLING = ", ".join(f"'{name}'" for name in TELLING)
 _REVIVING = ", ".join(f"'{name}'" for name, kind in KINDS.items() if kind.revives)
@@ -31,6 +33,22 @@ WHERE excluded.status = 'pending' AND (
     OR outbox_action.status = 'done' AND outbox_action.name IN ({_TELLING})
     OR outbox_action.status = 'dead' AND outbox_action.name IN ({_REVIVING})
 )"""  # rule: an action that is done stays done; but for a mail after which the person was told another thing
+# It locks the record also if the person was told nothing.
+_TOLD = (
+    update(VerificationRecord)
+    .where(col(VerificationRecord.session_id) == bindparam("about"))
+    .values(
+        told_cause=func.coalesce(bindparam("told"), col(VerificationRecord.told_cause)),
+        told_count=col(VerificationRecord.told_count) + bindparam("mails"),
+    )
+    .returning(VerificationRecord, now())
+)
+_TOLD_SINCE = select(col(OutboxAction.id)).where(
+    col(OutboxAction.session_id) == bindparam("session_id"),
+    col(OutboxAction.name).in_(TELLING),
+    col(OutboxAction.status) == ActionStatus.DONE,
+    col(OutboxAction.done_at) > bindparam("since"),
+)
 
 
 def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]], at: datetime) -> list[int]:
@@ -70,6 +88,28 @@ def owe(session: Session, owed: Iterable[tuple[str, list[Owed]]], at: datetime) 
     ]
     written = insert_or(session.connection(), OutboxAction, rows, on_conflict=_OWED_AGAIN, returning="id, status")
     return [id_ for id_, status in written if status == ActionStatus.PENDING]
+
+
+def note_told(
+    session: Session, action: OutboxAction, told: str | None, *, is_certain: bool
+) -> tuple[int | None, list[int]]:
+    """Writes into an action's record that the person was told its cause, or may have been, and owes the actions that
+    follow; returns the mail's number, if it is the last word, and the ids of the due actions.
+    """
+    about = {"about": action.session_id, "told": told, "mails": 1 if told else 0}
+    if told and not is_certain:
+        session.execute(_TOLD, {**about, "told": None, "mails": 0})  # locks the record: no mail ends meanwhile
+        # rule: a mail that may have arrived before another one is not the last word
+        if session.execute(_TOLD_SINCE, {"session_id": action.session_id, "since": action.given_away_at}).first():
+            about |= {"told": None, "mails": 0}
+    record, at = session.execute(_TOLD, about).one()
+    limit = settings().submission_limit
+    if record.verification_id:
+        theirs = select(ELSEWHERE).where(col(VerificationRecord.session_id) == action.session_id)
+        limit -= session.execute(theirs).scalar_one()
+    # rule: another mail in between makes the mail of the record's state due again
+    owed = owe(session, [(action.session_id, owed_still(record.state, limit))], at)
+    return record.told_count - 1 if about["mails"] else None, owed
 
 
 def withdraw(session: Session, session_ids: Collection[str], kinds: Collection[str], reason: str, at: datetime) -> None:

@@ -55,6 +55,25 @@ def test_what_a_process_has_no_use_for_it_does_not_load(module: str, loaded: lis
     assert found == f"SettingsError {loaded}\n"
 
 
+_ROOMS = """
+import runpy, sys
+from contextlib import suppress
+from importlib import import_module
+
+with suppress(SystemExit):
+    runpy.run_module("receiver", run_name=sys.argv.pop())
+for room in sys.modules["receiver.app"]._ROOMS:
+    import_module(room)
+print([name for name in ("rich.console", "cryptography", "handlers.outbox.registry") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("name", ["__main__", "__mp_main__"])  # of the process, and of one of WEB_CONCURRENCY's
+def test_web_loads_nothing_that_the_worker_or_a_command_alone_uses_with_all_its_rooms(name: str) -> None:
+    command, wrong = [sys.executable, "-c", _ROOMS, name], {**os.environ, "LOG_LEVEL": "nonsense"}
+    assert subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL, env=wrong) == "[]\n"
+
+
 _TICKS = """
 from worker import clock
 
