@@ -219,12 +219,16 @@ class Connection(HttpToolsProtocol):
         if self._has == _BODY:
             name = value = b""  # it counts among the lines
         self._lines += 1
+        # rule: a head is bounded in lines
+        if len(self.headers) >= HEADERS:
+            self._fault = (431, "too long a head")
+            raise httptools.HttpParserError
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Checks a whole head: one that is too large reaches nobody."""
-        # rule: a head is bounded in lines and bytes
-        if len(self.headers) > HEADERS or (self._size + self._fed > HEAD_BYTES < self._head_bytes()):
+        # rule: a head is bounded in bytes
+        if self._size + self._fed > HEAD_BYTES < self._head_bytes():
             self._fault = (431, "too long a head")
             raise httptools.HttpParserError
         if len(self.pipeline) >= PIPELINED:
@@ -232,6 +236,13 @@ class Connection(HttpToolsProtocol):
             raise httptools.HttpParserError
         super().on_headers_complete()  # it raises for a target without a path, and then this is still a head
         self._has, self._size = _BODY, 0
+
+    def on_body(self, body: bytes) -> None:
+        """Keeps a body until it is whole: the end of its connection then frees it at once, and no handler has parts."""
+        if not self.cycle.response_complete:
+            self.cycle.body += body
+            if len(self.cycle.body) > MESSAGE_BYTES // 2:  # each handler refuses it
+                self.cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """Notes that a request is whole."""
@@ -307,8 +318,6 @@ class Connection(HttpToolsProtocol):
         self._size += len(data) if began_before else len(data) - (data.rfind(b"\r\n\r\n") + 1)
         if self._size > (MESSAGE_BYTES if is_body else HEAD_BYTES):
             self.end("too long a body" if is_body else "too long a head", 413 if is_body else 431)
-        elif self.headers and len(self.headers) > HEADERS:
-            self.end("too long a head", 431)
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

@@ -97,7 +97,7 @@ def _check_head(signature: str, length: bytes) -> None:
 
 async def _body(receive: Receive) -> bytes:
     """The whole body. receiver/connections.py bounds its time, and ends the connection of a slower sender."""
-    body, more = bytearray(), True
+    body, more = b"", True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -107,7 +107,7 @@ async def _body(receive: Receive) -> bytes:
         # rule: a body is bounded, also beyond its Content-Length
         if len(body) > MAX_BODY_BYTES:
             raise RefusedDeliveryError(413, "the body is too large")
-    return bytes(body)
+    return body
 
 
 def _is_signed(body: bytes, header: str, secret: str) -> bool:

@@ -267,6 +267,17 @@ def test_whoever_reads_no_answer_makes_room_for_deliveries(environment: pytest.M
 
 
 @pytest.mark.usefixtures("database_url")
+def test_a_body_that_is_not_whole_is_its_connections_alone_so_that_the_end_of_that_frees_it() -> None:
+    with _with_small_buffers() as (port, all_), socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(POST + _plausible() + b"Content-Length: 300000\r\n\r\n" + b"x" * 200_000)
+        wait_until(lambda: any(one.unfinished > 200_000 for one in [*all_.sending]))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE):
+            pass  # so that each handler has had its turn
+        (one,) = all_.sending
+        assert len(one.cycle.body) == 200_000
+
+
+@pytest.mark.usefixtures("database_url")
 def test_the_heads_behind_unread_answers_leave_web_below_its_bound_however_many_lines_they_have() -> None:
     with _with_small_buffers() as (port, all_), ExitStack() as open_:
         client, one = _who_reads_nothing(port, all_)

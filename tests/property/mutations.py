@@ -356,7 +356,8 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "connections are bounded, and the silent ones go first": (never, UNSIGNED),
     "all requests that are not whole are bounded together": (becomes("False"), UNSIGNED),
     "a trailer adds nothing to a head": (never, UNSIGNED),
-    "a head is bounded in lines and bytes": (never, UNSIGNED),
+    "a head is bounded in lines": (never, UNSIGNED),
+    "a head is bounded in bytes": (never, UNSIGNED),
     "an offer of another protocol takes nothing of its request": (becomes("b''"), UNSIGNED),
     "only a trusted proxy's word names the sender": (becomes("scope['client']"), SENDER),
 }
