@@ -24,7 +24,7 @@ from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory in /proc")
 
-MOST_MEMORY = (150 if sys.version_info < (3, 14) else 175) * 1024  # KiB; docs/decisions/0018 weighs the Pythons
+MOST_MEMORY = 150 * 1024  # KiB, on every Python that is promised
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Dialect, Engine, NullPool, Pool, create_engine, event, make_url, text
 from sqlmodel import SQLModel
 
-from config import broker, database, settings
+from config import broker, database, postgres, settings
 from handlers.metrics import counting, heartbeats, outside
 from handlers.operator import signings
 from handlers.outbox import application, mails, smtp
@@ -54,6 +54,7 @@ def unsynced() -> Iterator[None]:
 def forget_process_state() -> None:
     """Makes this process as a fresh one: no settings read, no engine open, no end in sight."""
     database._is_ending = False
+    postgres.name_connections("command")
     if database._engines:
         # A thread that looks for idle connections has them in hand, where `dispose` does not find them.
         while looking := [thread for thread in threading.enumerate() if thread.name == database.LOOKER]:
