@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
-from config.database import database_now, transaction
+from config.database import database_now, statement, transaction
 from config.settings import settings
 from handlers.inbox.process import claim_events, process, process_session
 from handlers.inbox.receive import receive
@@ -95,6 +96,21 @@ def test_concurrent_writers_owe_a_key_once() -> None:
     with ThreadPoolExecutor(6) as pool:
         owed = [action_id for some in pool.map(owe, range(6)) for action_id in some]
     assert len(owed) == len(facts.actions()) == 1
+
+
+def test_an_action_whose_record_cannot_be_read_is_buried_after_its_tries(environment: pytest.MonkeyPatch) -> None:
+    """The database is well, so nobody waits for it."""
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    _set(environment, ACTION_ATTEMPTS="2")
+    moment = "infinity" if databases.SERVER_URL else "yesterday"
+    with statement() as connection:
+        connection.execute(text(f"UPDATE verification_record SET applied_at = '{moment}'"))  # noqa: S608  # our own word
+    for _ in range(2):
+        perform(action_id)
+        facts.end_all_leases()
+    with statement() as connection:
+        rows = connection.execute(text("SELECT status, attempts, waits FROM outbox_action")).all()
+    assert [tuple(row) for row in rows] == [("dead", 2, 0)]
 
 
 def test_an_owed_mail_is_written_once() -> None:
