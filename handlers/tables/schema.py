@@ -35,8 +35,8 @@ def migrate() -> str:
         if not sentence:
             raise
         raise SettingsError(f"The schema cannot be made: {sentence}") from None
-    applied = [f"Applied {script.revision}: {script.doc}" for script in applying.attributes.get("applied", ())]
-    return "\n".join((*applied, "The schema is up to date."))
+    applied = [(one.revision, " ".join(one.doc.split())) for one in applying.attributes.get("applied", ())]
+    return "\n".join((*(f"Applied {revision}: {what}" for revision, what in applied), "The schema is up to date."))
 
 
 def make_way(connection: Connection) -> None:

@@ -68,6 +68,13 @@ def test_migrating_twice_changes_nothing() -> None:
 
 
 @pytest.mark.usefixtures("empty_database")
+def test_the_release_says_each_migration_in_a_line() -> None:
+    *applied, last = schema.migrate().splitlines()
+    assert [line[:12] for line in applied] == [f"Applied {number:04}" for number in range(1, len(applied) + 1)]
+    assert last == "The schema is up to date."
+
+
+@pytest.mark.usefixtures("empty_database")
 def test_the_migrations_can_be_taken_back_and_applied_again() -> None:
     schema.migrate()
     command.downgrade(schema.config(), "base")
