@@ -266,12 +266,17 @@ class OpeningMachine(RuleBasedStateMachine):
             "fail": lambda: person.failed(world, one, "document_expired"),
             "abandon": lambda: person.failed(world, one, "abandoned"),
             "cancel": lambda: sessions.cancel(world, one),
-            "override": lambda: person.override(world, one),
+            "override": lambda: self._override(one),
             "redact": lambda: redaction.begin(world, one),
             "metadata": lambda: self._touch_metadata(one),
         }
         with suppress(ApiError):  # Stripe may refuse it
             works[what]()
+
+    def _override(self, one: Session) -> None:
+        """Lets a reviewer take a verdict back: a session that was replaced may be open again for a while."""
+        person.override(self.stripe.world, one)
+        self.windows.add(self.made.get(one.id, ("", 0))[0])
 
     def _touch_metadata(self, one: Session) -> None:
         """Adds metadata at the Dashboard; of a session that is written down, takes our generation away."""
