@@ -47,7 +47,7 @@ class NotAcceptedError(NotNowError):
 
 
 class HeldError(NotNowError):
-    """Stripe's own 429 about one object: another request holds it, or too many have asked for it."""
+    """Stripe's own word about one object or key: another request holds it, or too many have asked for it."""
 
 
 class SpentKeyError(NotNowError):
@@ -198,7 +198,8 @@ def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
     is_refusal = answer.status in (401, 403, 407) and not is_spent
     if is_refusal:
         return NotAllowedError(sentence, again_after, dated(answer.headers) if answer.status == 403 else None)
-    if answer.status == HTTPStatus.TOO_MANY_REQUESTS:  # about one object: the line raises at all others
+    # A 429 is about one object: the line raises at all others.
+    if answer.status == HTTPStatus.TOO_MANY_REQUESTS or said.get("code") == "idempotency_key_in_use":
         return HeldError(sentence, again_after)
     if is_spent:
         return SpentKeyError(sentence, again_after)

@@ -10,6 +10,7 @@ from sqlmodel import col
 from config.database import transaction
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
+from handlers.metrics import outside
 from handlers.outbox.perform import perform
 from handlers.owed.kinds import TELLING
 from handlers.queue.failures import NotNowError
@@ -117,6 +118,16 @@ def test_what_a_try_with_the_same_parameters_made_meanwhile_is_entered_by_a_secr
     assert isinstance(second.result, Opened)
     assert (second.result.made, second.result.answer.content["client_secret"]) == (False, fresh)
     assert saved != fresh
+
+
+def test_what_is_still_being_made_is_waited_for_and_is_no_refusal_of_us(near: NearStripe) -> None:
+    _tries(near, "on its way")
+    with pytest.raises(NotNowError):
+        _opened()
+    at_large = [one for one in outside.heard(outside.said()) if (one.of, one.doing) == (outside.STRIPE, "")]
+    assert [one.since for one in at_large] == [None]
+    near.arrive()
+    assert (_opened().made, len(near.sessions())) == (False, 1)
 
 
 def test_who_is_held_up_begins_nothing_that_might_outlast_the_lease(near: NearStripe) -> None:
