@@ -197,3 +197,4 @@ def _forget() -> None:
     """Forgets the statements that were compiled with the words for another clock."""
     databases.forget_process_state()
     inserts._statement.cache_clear()
+    database._compiled.cache_clear()
