@@ -1,5 +1,6 @@
 """The errors of a failed try: whether another try follows, and when."""
 
+import errno
 import random
 import socket
 import ssl
@@ -103,6 +104,8 @@ def why_unreached(error: BaseException) -> str:
     for one in reversed(chain):
         if isinstance(one, ssl.SSLCertVerificationError):
             return f"its certificate {_CERTIFICATES.get(one.verify_code, 'is signed by nobody that we know')}"
+        if isinstance(one, OSError) and one.errno in (errno.EMFILE, errno.ENFILE):
+            return "this process may open no more files (ulimit -n)"
         for kind, words in _UNREACHED:
             if isinstance(one, kind):
                 return words

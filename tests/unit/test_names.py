@@ -1,5 +1,6 @@
 """A name is looked up in bounded time, by few threads; and a connection by name has an end."""
 
+import errno
 import os
 import socket
 import threading
@@ -161,6 +162,12 @@ def test_a_name_that_is_not_known_is_told_from_one_that_nobody_answers_about(
     with pytest.raises(socket.gaierror) as failed:
         names.look_up("a.example", 443)
     assert why_unreached(failed.value) == words
+
+
+def test_a_process_that_may_open_no_more_files_says_so() -> None:
+    wrapped = ConnectionError("no connection")
+    wrapped.__cause__ = OSError(errno.EMFILE, "Too many open files")
+    assert why_unreached(wrapped) == "this process may open no more files (ulimit -n)"
 
 
 class _SilentSocket:
