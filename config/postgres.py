@@ -180,15 +180,23 @@ def _wanted() -> dict[str, str]:
 def _said() -> dict[str, str]:
     base, mark, query = settings().database_url.get_secret_value().partition("?")
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
-    if twice := {word for word, times in Counter(word for word, _, _ in pairs).items() if times > 1}:
+    words = Counter(word for word, _, _ in pairs)
+    if twice := {word for word, times in words.items() if times > 1} & _WORDS:
         raise SettingsError(f"DATABASE_URL names these more than once: {', '.join(sorted(twice))}")
     # `options=-c search_path=x` is often written so, and libpq wants the space and the second sign escaped.
     escaped = "&".join(f"{word}{sign}{value.replace('=', '%3D').replace(' ', '%20')}" for word, sign, value in pairs)
     try:
         said = {word: str(value) for word, value in conninfo_to_dict(f"{base}{mark}{escaped}").items()}
         unknown = said.keys() - _WORDS
+    except UnicodeDecodeError:
+        # Its own words quote the URL.
+        raise SettingsError("DATABASE_URL holds percent signs that are no UTF-8: an ü is written as %C3%BC") from None
     except ProgrammingError:
-        said, unknown = {}, {word for word, _, _ in pairs} - _WORDS
+        said, unknown = {}, words.keys() - _WORDS
+        # The rest of such a password is among the words.
+        if unknown and {"password", "sslpassword"} & words.keys():
+            unread = "parameters that libpq does not know, or a password with an &, which is written as %26"
+            raise SettingsError(f"DATABASE_URL names {unread}") from None
     if unknown:
         raise SettingsError(
             f"DATABASE_URL names parameters that cannot be followed here; leave them out: {', '.join(sorted(unknown))}"

@@ -169,7 +169,16 @@ def test_a_scheme_is_written_small(environment: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["postgres:", "postgres://u:c4nary@h/d?connect_timeout=c4nary", "postgres://h/%zzc4nary"]
+    "url",
+    [
+        "postgres:",
+        "postgres://u:c4nary@h/d?connect_timeout=c4nary",
+        "postgres://h/%zzc4nary",
+        "postgres://u:c4nary%FC@h/d",  # an ü in another encoding
+        "postgres://h/d?password=a&c4nary",  # the password has the second sign, too
+        "postgres://h/d?password=a&c4nary=b",
+        "postgres://h/d?sslpassword=a&c4nary&c4nary",
+    ],
 )
 def test_what_libpq_could_not_read_is_refused(environment: pytest.MonkeyPatch, url: str) -> None:
     _use(environment, url)
