@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import structlog
+from limits import RateLimitItemPerMinute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -41,9 +42,9 @@ from receiver.unmatched import Unmatched
 
 log = structlog.stdlib.get_logger(__name__)
 
-_OF_ONE = 5  # sign-ins a minute of a name from an address, or in a browser that has signed in before
-_OF_AN_ADDRESS = 20
-_OF_A_NAME = 30  # from all addresses, against guessing
+_OF_ONE = RateLimitItemPerMinute(5)  # sign-ins of a name from an address, or in a browser that has signed in before
+_OF_AN_ADDRESS = RateLimitItemPerMinute(20)
+_OF_A_NAME = RateLimitItemPerMinute(30)  # from all addresses, against guessing
 _LOOKERS = 2  # threads for questions to the database
 _ID = re.compile(r"\w{1,255}", re.ASCII)  # of a session, a verification, an event or an action
 _CHANGES_LOOKED_AT = 100_000  # the latest ones, of which a person's page shows its own

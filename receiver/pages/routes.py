@@ -7,6 +7,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import structlog
+from limits import RateLimitItem
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -169,7 +170,7 @@ class Room:
         """Refuses a path of no route: perhaps a link that was cut off, or that a mail program joined with a text."""
         return answers.refused_method(request, allowed) if allowed else await self._answering(_no_link)(request)
 
-    def _token(self, request: Request, allowed: int) -> Token:
+    def _token(self, request: Request, allowed: RateLimitItem) -> Token:
         """The token of a link, after counting one more try of it. Raises NotFoundError, TooOftenError."""
         token = self._counted(request, read_token, request.path_params["token"])
         self._tries.of_link(allowed, token.subject)
@@ -193,7 +194,7 @@ class Room:
             UNKNOWN_SENDERS.inc()
         return found
 
-    async def _subject(self, request: Request, allowed: int) -> str:
+    async def _subject(self, request: Request, allowed: RateLimitItem) -> str:
         """The id in a link. Raises as _token, and _ExpiredError."""
         token = self._token(request, allowed)
         if token.is_expired:

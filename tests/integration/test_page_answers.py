@@ -404,7 +404,7 @@ def test_where_no_links_are_made_there_are_no_pages(api: TestClient) -> None:
     for path in ("/verify/x", "/return/x", "/assets/pages.css"):
         answer = api.get(path)
         assert (answer.status_code, answer.headers["content-type"]) == (404, "text/plain; charset=utf-8")
-    names = ["receiver.pages", "receiver.api", "handlers.catalogue", "jinja2", "babel", "itsdangerous"]
+    names = ["receiver.pages", "receiver.api", "handlers.catalogue", "jinja2", "babel", "limits", "itsdangerous"]
     program = f"import sys, receiver.__main__; print([name for name in {names} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n", (
         "web has loaded it all the same"

@@ -43,6 +43,7 @@ OWNERS = {
     "jinja2": ("handlers/catalogue/",),
     "babel": ("handlers/catalogue/",),
     "itsdangerous": ("handlers/sessions/links.py", "receiver/console/"),
+    "limits": ("receiver/pages/", "receiver/console/"),
     "redis": ("worker/run/broker.py",),
     "pydantic_settings": ("config/settings.py",),
     "alembic": ("handlers/tables/schema.py", "handlers/tables/migrations/"),

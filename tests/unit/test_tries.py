@@ -1,13 +1,16 @@
 """How often a link and an address may ask, and how little of them is remembered."""
 
+import threading
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
+from limits import RateLimitItemPerMinute
 
 from receiver.pages import tries
 from receiver.pages.tries import TooOftenError, Tries
 
-TWICE = 2
+TWICE = RateLimitItemPerMinute(2)
 
 
 def _allowed(hit: Callable[[], None], most: int = 10_000) -> int:
@@ -54,7 +57,7 @@ def test_what_is_remembered_is_bounded_and_no_flood_of_addresses_frees_a_link(mo
     assert _allowed(lambda: counted.of_link(TWICE, "idv_1")) == 2
     for number in range(1000):
         counted.of_address((f"192.0.{number // 250}.{number % 250}", 1))
-        assert len(counted._addresses) <= 100
+        assert len(counted._addresses.tries) <= 100
     assert _allowed(lambda: counted.of_link(TWICE, "idv_1")) == 0
 
 
@@ -78,4 +81,12 @@ def test_the_window_moves_and_what_is_over_is_forgotten(monkeypatch: pytest.Monk
     assert _allowed(lambda: counted.of_link(TWICE, "idv_1")) == 1
     clock[0] += 30
     assert _allowed(lambda: counted.of_link(TWICE, "idv_1")) == 1, "that of forty seconds still counts"
-    assert len(counted._links) == 1
+    assert len(counted._links.tries) == 1
+
+
+def test_a_try_starts_no_thread() -> None:
+    counted = Tries()
+    counted._addresses.timer.join()  # the library's first and only timer
+    with patch.object(threading.Thread, "start", side_effect=AssertionError):
+        for number in range(3):
+            counted.of_address((f"192.0.2.{number}", 1))
