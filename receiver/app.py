@@ -22,6 +22,7 @@ from handlers.metrics.counting import start_flushing, stop_flushing
 from receiver.connections import Connections
 from receiver.headers import EACH, NOTHING, headers
 from receiver.health import backlog, healthz, metrics, readyz
+from receiver.mishaps import note_failure
 from receiver.sender import as_sent
 from receiver.webhooks.delivery import Webhook
 from receiver.webhooks.doubt import Doubt
@@ -48,13 +49,18 @@ class Receiver(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles a request, or the process's start and end. A slash at the end of a path makes no difference."""
-        if scope["type"] == "http":
-            path = scope["path"].removesuffix("/")  # Stripe follows no redirect to the right one
-            if path == _WEBHOOK and scope["method"] == "POST":
-                await self.state.webhook(scope, receive, send)
-                return
-            scope = as_sent({**scope, "path": path or "/"}, settings().trusted_proxies)
-        await super().__call__(scope, receive, send)
+        try:
+            if scope["type"] == "http":
+                path = scope["path"].removesuffix("/")  # Stripe follows no redirect to the right one
+                if path == _WEBHOOK and scope["method"] == "POST":
+                    await self.state.webhook(scope, receive, send)
+                    return
+                scope = as_sent({**scope, "path": path or "/"}, settings().trusted_proxies)
+            await super().__call__(scope, receive, send)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            note_failure("web", error)  # uvicorn answers 500; its own line would quote the error
 
 
 def check_pages() -> None:

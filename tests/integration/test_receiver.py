@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from sqlmodel import select
+from structlog.testing import capture_logs
 
 from config import broker, database
 from config.database import transaction
@@ -522,3 +523,19 @@ def test_an_answered_event_is_already_committed(client: Client) -> None:
         payload = facts.payload("verified", session_id=f"vs_{n}")
         assert client.deliver(payload).status == 200
         assert facts.event_row(payload["id"]).status == "received"
+
+
+def test_an_error_that_nobody_meant_is_answered_500_and_its_words_are_in_no_log(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("c4nary")
+
+    monkeypatch.setattr(delivery, "parse", fail)
+    monkeypatch.setattr("receiver.app.as_sent", fail)
+    with capture_logs() as said:
+        answers = client.deliver(PAYLOAD), client.ask("GET", "/readyz")
+    for answer in answers:
+        assert (answer.status, b"c4nary" in answer.body) == (500, False)
+    assert [(line["event"], line["error"]) for line in said] == [("web.failed", "ValueError")] * 2
+    assert "c4nary" not in caplog.text + str(said)
