@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
 from config.settings import settings
 from handlers.catalogue import pages as catalogue
@@ -66,21 +67,22 @@ def _policy(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def test_an_error_that_nobody_meant_is_a_page_and_its_words_are_in_no_log(
-    pages: TestClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pages: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, back = path_to(_opened(pages)["id"]), urlsplit(return_url_of("idv_1")).path
     monkeypatch.setattr(routes, "seen", lambda _: int("c4nary"))
-    for answer in (pages.get(path), pages.get(f"{path}/status"), pages.post(path), pages.post(f"{path}/link")):
+    with capture_logs() as said:
+        answers = pages.get(path), pages.get(f"{path}/status"), pages.post(path), pages.post(f"{path}/link")
+        told, returned = pages.post(path, headers=SCRIPT), pages.get(back)
+    for answer in (*answers, returned):
         assert answer.status_code == 503
         assert "We cannot go on at the moment." in answer.text
         assert ALWAYS.items() <= answer.headers.items()
-    told = pages.post(path, headers=SCRIPT)
     assert (told.status_code, told.json()) == (503, {"error": "away"})
-    assert pages.get(back).status_code == 503
-    said = capsys.readouterr()
-    assert "c4nary" not in said.out + said.err
-    assert "pages.failed" in said.out + said.err
-    assert "test_page_answers.py" in said.out + said.err, "it says where"
+    lines = [line for line in said if line["event"] == "pages.failed"]
+    assert [line["error"] for line in lines] == ["ValueError"] * 6
+    assert all("test_page_answers.py" in str(line["where"]) for line in lines), "it says where"
+    assert "c4nary" not in str(said)
 
 
 def test_each_answer_has_its_headers_and_the_page_with_the_button_alone_has_stripes_origins(
