@@ -50,15 +50,19 @@ def _left_behind(living: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
 def _silent(known: Sequence[Heartbeat], living: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
     """The web and the worker that gave their last sign just now, though nobody misses their kind: another one lives.
 
-    Of two clocks, one may be heard all the time and the other not.
+    Where one has begun since for each of them, a platform has started it again. Of two clocks, one may be heard all the
+    time and the other not.
     """
     for kind in {one.kind for one in living} - {"clock"}:
         gone = [one for one in known if one.kind == kind and not one.ended_at and at - _WITHIN < one.last_at]
         if silent := [one for one in gone if one.last_at < at - GONE_AFTER]:
             last = max(silent, key=last_sign)
             others = f", nor have {len(silent) - 1} others" if len(silent) > 1 else ""
-            words = f"{last.name} has given no sign of life since {last.last_at:%F %T} UTC{others}: another {kind} runs"
-            yield False, words, "did it die, or does it stand still? Its own log, or its platform's, says which"
+            begun = [one for one in living if one.kind == kind and one.started_at > min(map(last_sign, silent))]
+            is_short = len(begun) < len(silent)
+            instead = f"no {kind} has begun in its place" if is_short else f"another {kind} has begun since"
+            words = f"{last.name} has given no sign of life since {last.last_at:%F %T} UTC{others}: {instead}"
+            yield is_short, words, "did it die, or does it stand still? Its own log, or its platform's, says which"
 
 
 def _crashing(known: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:

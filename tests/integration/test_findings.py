@@ -207,16 +207,21 @@ def test_a_missing_kind_of_process_is_found_unless_it_said_that_it_ends(kind: st
 
 @pytest.mark.parametrize("kind", ["web", "worker"])
 @pytest.mark.usefixtures("alive")
-def test_one_of_two_that_falls_silent_is_a_warning_unless_it_said_that_it_ends(kind: str) -> None:
+def test_one_of_two_that_falls_silent_is_found_unless_it_said_that_it_ends(kind: str) -> None:
     row: dict[str, object] = {"name": f"{kind} there 2", "kind": kind, "version": running_version(), "host": "there"}
     long_ago, lately = now(-timedelta(minutes=20)), now(-timedelta(seconds=9))
     row |= {"started_at": long_ago, "worked_at": lately, "last_at": lately}
     with transaction() as session:
         session.connection().execute(insert(Heartbeat).values(**row))
     [found] = findings(None)
-    assert (found.level, found.words.partition(" since ")[0]) == (WARN, f"{kind} there 2 has given no sign of life")
-    assert found.words.endswith(f"another {kind} runs")
+    assert (found.level, found.words.partition(" since ")[0]) == (FAIL, f"{kind} there 2 has given no sign of life")
+    assert found.words.endswith(f"no {kind} has begun in its place")
     other = update(Heartbeat).where(col(Heartbeat.name) == f"{kind} there 2")
+    living = update(Heartbeat).where(col(Heartbeat.kind) == kind, col(Heartbeat.name) != f"{kind} there 2")
+    with transaction() as session:
+        session.connection().execute(living.values(started_at=now(-timedelta(seconds=5))))
+    [found] = findings(None)
+    assert (found.level, found.words.rpartition(": ")[2]) == (WARN, f"another {kind} has begun since")
     for change in ({"ended_at": lately}, {"ended_at": None, "last_at": now(-timedelta(minutes=11))}):
         with transaction() as session:
             session.connection().execute(other.values(**change))
