@@ -21,18 +21,21 @@ _REVIVING = ", ".join(f"'{name}'" for name, kind in KINDS.items() if kind.revive
 _ALERTS = {name for name, kind in KINDS.items() if kind.destination == "mail" and kind.owed_at_limit}
 # rule: an alert that was sent before the database was lost is not sent again
 _SENT = READ_BACK, PERHAPS_SENT
+_IS_SKIPPED_ALERT = (
+    f"outbox_action.status = 'skipped' AND outbox_action.name IN ({', '.join(map(repr, sorted(_ALERTS)))})"
+)
 # rule: a skipped action that is owed again becomes pending again
 _OWED_AGAIN = f"""
 (session_id, name, cause) DO UPDATE
 SET status = excluded.status, reason = excluded.reason, due_at = excluded.due_at, done_at = excluded.done_at,
     waits = outbox_action.attempts, given_away_at = excluded.given_away_at, resent_at = excluded.resent_at
 WHERE excluded.status = 'pending' AND (
-    outbox_action.status = 'skipped' AND NOT (
-        outbox_action.name IN ({", ".join(map(repr, _ALERTS))}) AND outbox_action.reason IN {_SENT}
-    )
+    outbox_action.status = 'skipped' AND NOT ({_IS_SKIPPED_ALERT} AND outbox_action.reason IN {_SENT})
     OR outbox_action.status = 'done' AND outbox_action.name IN ({_TELLING})
     OR outbox_action.status = 'dead' AND outbox_action.name IN ({_REVIVING})
-)"""  # rule: an action that is done stays done; but for a mail after which the person was told another thing
+)
+OR {_IS_SKIPPED_ALERT} AND excluded.reason IN {_SENT}
+"""  # rule: an action that is done stays done; but for a mail after which the person was told another thing
 # It locks the record also if the person was told nothing.
 _TOLD = (
     update(VerificationRecord)

@@ -16,6 +16,7 @@ from handlers.inbox.receive import receive
 from handlers.outbox import mails
 from handlers.owed.kinds import BURNED_CAUSE, LIMIT_CAUSE, TELLING
 from handlers.queue.claims import LostClaimError
+from handlers.record.decide import READ_BACK
 from handlers.record.events import Status, VerificationEvent, parse
 from handlers.sessions import ending
 from handlers.sessions.opening import Opened, open_verification, use_turn
@@ -437,6 +438,19 @@ def test_a_late_report_that_is_read_back_quietly_ends_the_open_session_and_mails
     process([late.id])
     assert _stands("vs_2")["cancel_session", LIMIT_CAUSE] == ("pending", None)
     perform_everything()
+    assert "alert_review" not in {key[1] for key in post_box.sent}
+
+
+def test_an_alert_that_is_read_back_after_it_was_passed_over_is_not_sent(post_box: PostBox) -> None:
+    failed = [
+        facts.event("requires_input", NOON + at, code="document_expired", report=f"vr_{at}") for at in (1, 2, 3, 9)
+    ]
+    for quiet in (facts.event("processing", NOON + 8), *failed):
+        receive([quiet], owes_nothing=True)
+        process([quiet.id])
+    facts.applied(facts.event("canceled", NOON + 20))
+    perform_everything()
+    assert _stands("vs_1")["alert_review", LIMIT_CAUSE] == ("skipped", READ_BACK)
     assert "alert_review" not in {key[1] for key in post_box.sent}
 
 
