@@ -141,8 +141,8 @@ def test_a_proxy_of_the_environment_hears_of_a_secret_call_only_where_it_goes(mo
         monkeypatch.setenv("HTTPS_PROXY", wire.url.replace("http://", "http://us%40er:p%3Aw@"))
         with pytest.raises(AwayError, match="Stripe was not reached: no TLS comes about"):
             _line(30).call("GET", "https://stripe.invalid/a", {"Authorization": "Bearer c4nary"}, None, most=_MOST)
-    asked = b"Proxy-Authorization: Basic dXNAZXI6cDp3\r\nHost: stripe.invalid:443\r\n\r\n"
-    assert wire.asked[0] == b"CONNECT stripe.invalid:443 HTTP/1.1\r\n" + asked
+    assert wire.asked[0].startswith(b"CONNECT stripe.invalid:443 HTTP/1.")  # .0 by Python 3.11
+    assert b"\r\nProxy-Authorization: Basic dXNAZXI6cDp3\r\n" in wire.asked[0]
     assert b"c4nary" not in b"".join(wire.asked)
 
 
