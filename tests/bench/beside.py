@@ -24,14 +24,16 @@ def in_turn(rounds: int, measure: Callable[[int, bool], tuple[float, float]]) ->
     return found
 
 
-def add(report: Report, what: str, found: dict[str, list[float]], target: float | None) -> None:
+def add(
+    report: Report, what: str, found: dict[str, list[float]], target: float | None, without: str = "without them"
+) -> None:
     """Adds a line of the table: the ratio is the median of the rounds' own ratios."""
     pairs = ratios(found["beside"], found["without"])
     report.add(
         "accept, PostgreSQL",
         f"{CONNECTIONS} connections, beside {what}",
         f"{median(found['beside']):,.0f}/s",
-        beside=f"{median(found['without']):,.0f}/s without them",
+        beside=f"{median(found['without']):,.0f}/s {without}",
         pairs=pairs,
         target=f"≥ {target}" if target else "",
         met=judged(pairs, least=target) if target else None,
