@@ -41,6 +41,7 @@ _NONSENSE = (InvalidHeader, DecodeError, ValueError, AttributeError)  # some of 
 _HEADER_BYTES = 64 * 1024  # Stripe's are below two thousand
 _UNWANTED_SECONDS = 0.05  # for a body that nobody wants: less than a new connection takes by TLS, across a country
 _PIECE_BYTES = 16 * 1024  # a compressed answer unpacks to no more at a time
+_READ_BYTES = 8 * 1024  # at once of a socket; Python 3.14's own, 128 KiB, are more than a whole answer may have
 _USUAL = {
     "User-Agent": "identity-events",
     "Accept-Encoding": "gzip, deflate",
@@ -324,7 +325,7 @@ class _Wire(io.RawIOBase):
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: Any, *arguments: Any, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
-        self.fp = io.BufferedReader(_Wire(sock, self.fp.detach()))
+        self.fp = io.BufferedReader(_Wire(sock, self.fp.detach()), _READ_BYTES)
 
 
 def _connect(connection: HTTPConnection) -> socket.socket:
