@@ -10,9 +10,10 @@ if __name__ == "__main__":  # as in worker/clock.py
 
 import argparse
 import logging
+import os
 import time
 import warnings
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 
 import structlog
@@ -37,8 +38,12 @@ _CONNECTIONS = 4  # of a worker: its threads need one for moments only, and wait
 
 _QUIET = 2.5  # seconds without a tick, of which there is one a second
 
+_ENDS_WITHIN = 25.0  # seconds: a platform gives thirty, and a database and a broker away may each take most of them
+
 _clock = Clock()
 _failed: set[str] = set()  # tasks, by name
+
+log = structlog.stdlib.get_logger(__name__)
 
 __all__ = ["celery_app", "foreign", "reconnect", "tasks"]
 
@@ -112,6 +117,18 @@ def hand_back(**_: Any) -> None:
     end_soon()
 
 
+def end_in_time(**_: Any) -> None:
+    """Ends the process before the platform does, whatever it waits for; what is under way is left to its lease."""
+    last = Timer(_ENDS_WITHIN, _end_now)
+    last.daemon = True  # it keeps no worker that has ended
+    last.start()
+
+
+def _end_now() -> None:
+    log.warning("worker.ended_unfinished", after_seconds=_ENDS_WITHIN)
+    os._exit(1)
+
+
 def begin_counting(**_: Any) -> None:
     """Starts the thread that writes down the tasks' figures and the worker's heartbeat."""
     start_flushing("worker")
@@ -149,6 +166,7 @@ signals.celeryd_after_setup.connect(fit_to_concurrency, weak=False)
 signals.worker_ready.connect(silence_advice, weak=False)  # setting up the logs switches it on
 signals.worker_ready.connect(begin_counting, weak=False)
 signals.worker_shutting_down.connect(hand_back, weak=False)
+signals.worker_shutting_down.connect(end_in_time, weak=False)
 signals.worker_shutdown.connect(end_counting, weak=False)
 signals.task_prerun.connect(bind_task, weak=False)
 signals.task_postrun.connect(unbind_task, weak=False)
