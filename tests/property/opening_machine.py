@@ -367,7 +367,9 @@ class OpeningMachine(RuleBasedStateMachine):
     def _settle(self) -> None:
         for _ in range(4):
             self._rest()
-            if not (found := reconcile(bounded=False).to_process) and not self._unrest():
+            found = reconcile(bounded=False).to_process
+            # A mark is taken back once its session has not changed for as long as an opening may take.
+            if not found and not self._unrest() and not self._marked():
                 break
             process(found)
         else:
@@ -400,6 +402,15 @@ class OpeningMachine(RuleBasedStateMachine):
         store = self.stripe.world.store
         is_told = all(one.id in self.seen for one in store.events.values())
         return not is_told or any(one.redaction in redaction.NEXT for one in store.sessions.values()) or _unfinished()
+
+    def _marked(self) -> list[str]:
+        """The open sessions that are marked as about to end."""
+        still_open = {one.id for one in self.stripe.sessions() if one.status == "requires_input" and not one.redaction}
+        return [
+            one.session_id
+            for one in _records()
+            if one.session_id in still_open and (one.replacing_at or one.ends_quietly)
+        ]
 
     def _can_be_opened(self, reference: str) -> None:
         """Opens a verification, to show that no earlier opening is in the way."""
