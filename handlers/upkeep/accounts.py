@@ -18,7 +18,8 @@ _DIFFER = timedelta(minutes=1)  # the database's clock and Stripe's
 
 
 def heard_of() -> Accounts:
-    """The accounts that have sessions here, each with the time at which its first record was made.
+    """The accounts that have sessions here, each with the time at which its first record was made, or the first
+    opening began.
 
     Bookmarks keep them, so a run reads only the records made since the run before; the first run reads all. An account
     whose first session was opened here is heard of by that opening: the session may be known at Stripe alone.
@@ -26,23 +27,27 @@ def heard_of() -> Accounts:
     read, heard, now = bookmark("read", None), bookmark("heard", None), database_now()
     since = progress.reached(read)
     start: datetime | None = min(since, now) - _COMMITTED_WITHIN if since else progress.BEGINNING
-    first = func.min(col(VerificationRecord.created_at), type_=UtcDateTime)
-    account = col(VerificationRecord.account)
-    while start:
-        which, start = progress.page(start)
-        made = select(account, first).where(col(VerificationRecord.livemode) == settings().livemode, *which)
-        with transaction() as session:
-            found = session.execute(made.group_by(account)).all()
-            rows = [{"name": bookmark("heard", row[0]), "reached": row[1]} for row in found]
-            insert_new(session.connection(), Bookmark, rows)
-        progress.move(read, start or now)
-    opening, began = col(Verification.account), func.min(col(Verification.created_at), type_=UtcDateTime)
+    account, opening = col(VerificationRecord.account), col(Verification.created_at)
+    # A verification's first session may be older than the first of its records.
+    began = func.coalesce(opening, col(VerificationRecord.created_at))
+    records = select(account, func.min(began, type_=UtcDateTime)).join(
+        Verification, col(Verification.id) == col(VerificationRecord.verification_id), isouter=True
+    )
     # Those with a session have its record. The index on session_id finds the others.
     without = col(Verification.session_id).is_(None), col(Verification.livemode) == settings().livemode
+    openings = select(col(Verification.account), func.min(opening, type_=UtcDateTime)).where(*without)
+    with statement() as connection:
+        first = {row[0]: row[1] for row in connection.execute(openings.group_by(col(Verification.account)))}
+    while start:
+        which, start = progress.page(start)
+        made = records.where(col(VerificationRecord.livemode) == settings().livemode, *which)
+        with statement() as connection:
+            for name, moment in connection.execute(made.group_by(account)):
+                first[name or ""] = min(moment, first.get(name or "", moment))
     with transaction() as session:
-        found = session.execute(select(opening, began).where(*without).group_by(opening)).all()
-        rows = [{"name": bookmark("heard", row[0]), "reached": row[1] - _DIFFER} for row in found]
+        rows = [{"name": bookmark("heard", name), "reached": moment - _DIFFER} for name, moment in first.items()]
         insert_new(session.connection(), Bookmark, rows)
+    progress.move(read, now)
     remembered = select(col(Bookmark.name), col(Bookmark.reached)).where(
         col(Bookmark.name).startswith(heard, autoescape=True)
     )

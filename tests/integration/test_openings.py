@@ -281,6 +281,18 @@ def test_a_session_whose_opener_died_and_whose_events_were_lost_is_found_without
     assert _opened(account=account).answer.id == made.id
 
 
+def test_a_session_whose_opener_died_is_found_though_it_is_older_than_any_record(near: NearStripe) -> None:
+    _tries(near, "500, done")
+    near.arrive()
+    _lost(near)
+    [died] = near.sessions()
+    near.later(2 * 3600.0)
+    _opened(client_reference_id="person-b")
+    near.later(2 * 3600.0)
+    _reconciled(bounded=True)
+    assert facts.record(died.id).status == "requires_input"
+
+
 def test_a_session_is_taken_up_once_the_lease_of_its_opener_is_over(near: NearStripe) -> None:
     opener = Stepped(lambda: _opened())
     _go_on_to(opener, "the answer to post")
