@@ -274,6 +274,8 @@ def test_a_session_is_compared_once_it_has_settled_and_then_ever_more_rarely(sim
     _receive(simulator.events(session_id)[0]["body"])
     work()
     assert reconcile().compared == 0
+    record = facts.record(session_id)
+    assert record.compare_at == record.updated_at + timedelta(minutes=10)
     _move(session_id, updated_at=datetime.now(UTC) - timedelta(days=4), compare_at=datetime.now(UTC))
     assert reconcile().compared == 1
     assert reconcile().compared == 0
