@@ -111,7 +111,10 @@ class Changeable(Asked):
         default_factory=dict,
         max_length=_MOST_KEYS,
         json_schema_extra={
-            "propertyNames": {"maxLength": 40, "not": {"enum": [*WRITTEN_HERE]}},
+            "propertyNames": {
+                "maxLength": 40,
+                "not": {"anyOf": [{"enum": [*WRITTEN_HERE]}, {"pattern": _PERSONAL.pattern}]},
+            },
             "additionalProperties": False,
         },
     )
@@ -206,7 +209,7 @@ def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Ite
     if body.get("replaces") and body.get("adopt"):
         yield Fault("/adopt", "goes without replaces")
     url = body.get("return_url")
-    if isinstance(url, str) and url and _origin(url) not in return_origins:
+    if isinstance(url, str) and url and _origin(url) not in map(_origin, return_origins):
         yield Fault("/return_url", "must have an origin or app scheme of RETURN_ORIGINS")
     metadata = body.get("metadata")
     if isinstance(metadata, dict) and len(metadata) == _MOST_KEYS and mark().keys() - metadata.keys():
@@ -217,12 +220,13 @@ def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Ite
             yield Fault(pointer, "is written by this service")
         if mark().get(key, value) != value:
             yield Fault(pointer, "is the mark of OUR_SESSIONS, which is another value")
-        if isinstance(value, str) and _PERSONAL.search(value):
+        if any(isinstance(text, str) and _PERSONAL.search(text) for text in (key, value)):
             yield Fault(pointer, "no personal data in metadata: Stripe shows it to everybody who sees the session")
 
 
 def _origin(url: str) -> str:
-    """`https://host:port` of a web address, `scheme:` of an app's."""
+    """`https://host:port` of a web address, without its scheme's usual port; `scheme:` of an app's."""
     # ASCII: elsewhere a Kelvin sign is a k, which makes no scheme.
     found = re.match(r"(https?://[^/?#\\@]+)(?:[/?#]|$)|([a-z][a-z0-9+.-]*:)", url, re.ASCII | re.IGNORECASE)
-    return (found[1] or found[2]).lower() if found else ""
+    origin = (found[1] or found[2]).lower() if found else ""
+    return origin.removesuffix(":443" if origin.startswith("https:") else ":80")

@@ -94,6 +94,7 @@ def test_everything_that_stripe_takes_is_taken() -> None:
         ({"metadata": {"idv_id]": "x", "a][b": "y", "[": "z"}}, {"/metadata/idv_id]", "/metadata/a][b", "/metadata/["}),
         ({"metadata": {"k": "a\x00b", "l\n": "v"}}, {"/metadata/k", "/metadata/l\n"}),
         ({"metadata": {"k": "who@a@b.example"}}, {"/metadata/k"}),
+        ({"metadata": {"jenny@example.org": "v", "+49 30": "w"}}, {"/metadata/jenny@example.org", "/metadata/+49 30"}),
         ({"metadata": {"literal['']": "v" * 501}}, {"/metadata/literal['']"}),
         ({"metadata": {"DocumentOptions": "v" * 501}}, {"/metadata/DocumentOptions"}),
         ({"options": {"document": {"literal['']": 1}}}, {"/options/document/literal['']"}),
@@ -109,6 +110,8 @@ def test_everything_that_stripe_takes_is_taken() -> None:
         ({"return_url": "https:app.example/"}, {"/return_url"}),
         ({"return_url": "https:///app.example/"}, {"/return_url"}),
         ({"return_url": "https://app.example:8443/"}, {"/return_url"}),
+        ({"return_url": "https://app.example:80/"}, {"/return_url"}),
+        ({"return_url": "https://app.example:443.evil.example/"}, {"/return_url"}),
         ({"return_url": "https://user@app.example/"}, {"/return_url"}),
         ({"return_url": "https://app.example%2f@evil.example/"}, {"/return_url"}),
         ({"return_url": "https://app.example\t.evil.example/"}, {"/return_url"}),
@@ -136,6 +139,18 @@ def test_every_fault_is_named_at_once_and_quotes_nothing(changes: dict[str, Any]
 
 def test_what_is_adopted_has_a_type_already() -> None:
     assert opening({"client_reference_id": "user-1", "adopt": "vs_1"}, ORIGINS).type is None
+
+
+@pytest.mark.parametrize(
+    ("allowed", "url"),
+    [
+        ("https://app.example", "https://app.example:443/done"),
+        ("https://app.example:443", "https://app.example/done"),
+        ("http://127.0.0.1", "http://127.0.0.1:80"),
+    ],
+)
+def test_an_origin_is_the_same_with_its_usual_port(allowed: str, url: str) -> None:
+    assert opening({**LEAST, "return_url": url}, (allowed,)).return_url == url
 
 
 def test_an_app_scheme_is_a_place_to_return_to() -> None:
