@@ -30,6 +30,12 @@ _LEADS_TO = {
 _FOLDERS = ("mails", "pages", "shared")
 _TITLED = re.compile(r"<title>\s*[^\s<]")
 _BLOCKED = re.compile(r"<style\b|<script\b(?![^>]*\ssrc=)|<[^>]+\s(?:style|on\w+)=", re.IGNORECASE)
+# An address with a scheme or a host, of a file that only our own host may have; Stripe's script is for the button.
+_FOREIGN = re.compile(
+    r"<(?:script|img|link\b(?=[^>]*\brel=[\"']?(?:stylesheet|icon)\b))\b[^>]*\s(?:src|href)=[\"']?\s*"
+    r"(?!https://js\.stripe\.com/)(?:[a-z][a-z\d+.-]*:|//)",
+    re.IGNORECASE,
+)
 _PLACEHOLDER = re.compile(r"%\((\w+)\)[sd]")
 
 
@@ -231,6 +237,8 @@ def _page(language: str, sample: PageSample) -> None:
         raise _OfNoUseError("it has no title")
     if _BLOCKED.search(page):
         raise _OfNoUseError("its policy blocks a style or script that is no file")
+    if _FOREIGN.search(page):
+        raise _OfNoUseError("its policy blocks a file of another host")
     if sample.page == "expired" and not settings().mails_go_out:
         return  # another link can only be mailed
     if name and (url := getattr(sample.shown, name)) and f'{attribute}="{url}"' not in page:

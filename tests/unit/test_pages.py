@@ -221,6 +221,25 @@ OWN = """{% extends "layout.jinja" %}
 
 # All faults of a group are found at once; those that only rendering shows come when the rest is right.
 @pytest.mark.parametrize(
+    "tag",
+    [
+        "<script src='https://cdn.example.com/x.js'></script>",
+        "<img alt='' src=//cdn.example.com/x.png>",
+        '<img alt="" src="data:image/png;base64,AAAA">',
+        "<link rel=stylesheet href='HTTPS://fonts.example.com/x.css'>",
+        '<link href="https://cdn.example.com/x.ico" rel="icon">',
+    ],
+)
+def test_a_page_of_a_teams_own_with_a_file_of_another_host_is_found(
+    tag: str, tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "verified.jinja").write_text(OWN.replace("{{", f"{tag}{{{{"))
+    _set(environment, TEMPLATES_DIR=tmp_path)
+    assert faults() == ["TEMPLATES_DIR: verified.jinja: its policy blocks a file of another host"]
+
+
+@pytest.mark.parametrize(
     "broken",
     [
         [("verified.jinja", OWN + "{% if %}", "TEMPLATES_DIR: verified.jinja, line 4: ")],
