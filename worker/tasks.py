@@ -96,18 +96,19 @@ def sweep() -> None:
 
 @celery_app.task(name="reconcile")  # type: ignore[untyped-decorator]
 def reconcile_with_stripe() -> None:
-    """Asks Stripe for the events that never arrived, judges the limit again, and brings back rows that went astray."""
-    bring_back()
+    """Asks Stripe for the events that never arrived, and judges the limit again."""
     publish_actions(judge_limits())
     publish_events(reconcile().to_process)
 
 
 @celery_app.task(name="remind")  # type: ignore[untyped-decorator]
 def remind_persons() -> None:
-    """Owes a reminder to each person who has not begun in time, and asks Stripe what cannot wait for reconcile's time:
-    whether it still delivers here, and about our account if it has not answered just now.
+    """Owes a reminder to each person who has not begun in time, brings back rows that went astray, and asks Stripe what
+    cannot wait for reconcile's time: whether it still delivers here, and about our account if it has not answered just
+    now.
     """
     try:
+        bring_back()
         publish_actions(remind())
         endpoints.look()
         if unanswered.is_to_be_asked_soon():

@@ -309,12 +309,13 @@ def _bury_unread(table: Table, row_id: Any, reason: str) -> None:
 # Statements are built once: building one costs more than running it.
 @cache
 def _claiming(table: Table, first_try: bool | None) -> Executable:
+    is_new = col(table.attempts) == 0  # nobody holds it, and it waits for nothing: no step of a clock keeps it back
     free: Select[Any] = select(col(table.id)).where(
         col(table.id).in_(bindparam("ids", expanding=True)),
         status_of(table) == table.UNFINISHED,  # rule: a row that has ended is not claimed
-        col(table.due_at) <= now(),  # rule: a row that is not due is not claimed
+        or_(is_new, col(table.due_at) <= now()),  # rule: a row that is not due is not claimed
         # rule: a lease outlives a jump of the database's clock
-        or_(col(table.attempts) == 0, col(table.due_at) <= bindparam("true_now", type_=UtcDateTime)),
+        or_(is_new, col(table.due_at) <= bindparam("true_now", type_=UtcDateTime)),
         *GOES_ON[table],  # rule: a paused action is not claimed
     )
     if first_try is not None:  # rule: a row that was tried before is tried alone

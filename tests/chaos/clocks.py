@@ -39,7 +39,7 @@ class DatabaseClock:
         return max(min(shown - ahead, until) for (since, ahead), (until, _) in eras if shown - ahead >= since)
 
     def step_now_and_then(self, happened: Counter[str], seed: int, until: float) -> None:
-        """Steps, but not near the end: rows written before a step back wait for as long as the step was."""
+        """Steps, but not near the end: rows put back before a step back wait for as long as the step was."""
         dice = random.Random(f"clock {seed}")
         left = until - time.monotonic()
         last = until - min(_CALM, left * 0.7)
