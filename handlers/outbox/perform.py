@@ -519,8 +519,8 @@ class _Lane:
                 # rule: events that wait go before actions, but for a share
                 if quiet <= 0 and len(heartbeats.EVENTS_IN_HAND) > self._crowd:
                     # rule: the longer an action has waited, the less it gives way
-                    youth = max(0.0, 1 - (true_now() - first.since).total_seconds() / _WAITED_LONG)
-                    way = spent * _GIVES_WAY * self._most * youth
+                    youth = 1 - (true_now() - first.since).total_seconds() / _WAITED_LONG
+                    way = spent * _GIVES_WAY * self._most * max(0.0, min(youth, 1.0))  # owed ahead of our clock: 1
                     quiet = min(ended + way - time.monotonic(), _LOOKS_EVERY)
                 if quiet <= 0:
                     unit = next(iter(chosen))

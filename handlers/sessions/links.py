@@ -16,7 +16,7 @@ from handlers.sessions.views import NotFoundError, made_elsewhere, verification
 
 _SALT = "identity-events.link"  # another text signed with LINK_KEYS is no link of ours
 _RETURN_SALT = "identity-events.return"
-_AHEAD = timedelta(minutes=10)  # more than two measured clocks differ; a link from further ahead would last too long
+_AHEAD = timedelta(minutes=10)  # more than two measured clocks differ; a text from further ahead would last too long
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,13 +68,10 @@ def read_token(token: str) -> Token:
     try:
         if not re.fullmatch(r"[\w.-]{1,400}", token, re.ASCII):  # an id of Stripe's has 255 at most
             raise NotFoundError
-        subject, signed_at = _signer().unsign(token, return_timestamp=True)
+        subject, is_valid = _signer().read(token, timedelta(days=settings().link_days))
     except BadSignature:
         raise NotFoundError from None
-    age = true_now() - signed_at
-    # rule: a link signed minutes ahead of our clock is valid
-    is_valid = -_AHEAD <= age <= timedelta(days=settings().link_days)
-    return Token(subject=subject.decode(), is_expired=not is_valid)
+    return Token(subject=subject, is_expired=not is_valid)
 
 
 def return_url_of(verification_id: str) -> str:
@@ -100,6 +97,12 @@ class ClockSigner(TimestampSigner):
     def get_timestamp(self) -> int:
         """The seconds since 1970 by the clock that decides (config/database.py)."""
         return int(true_now().timestamp())
+
+    def read(self, signed: str, lasts: timedelta) -> tuple[str, bool]:
+        """The text, and whether it was signed within this time. Raises BadSignature."""
+        text, signed_at = self.unsign(signed, return_timestamp=True)
+        # rule: a text signed minutes ahead of our clock is valid
+        return text.decode(), -_AHEAD <= true_now() - signed_at <= lasts
 
 
 def _signer() -> ClockSigner:

@@ -116,6 +116,10 @@ def _leased(session: Session, whose: Sequence[ColumnElement[bool]], *, is_new: b
     taken = update(Verification).where(*whose, is_free()).values(opening_until=now(LEASE))
     found = session.execute(taken.returning(*(col(getattr(Verification, name)) for name in _TURN))).one_or_none()
     if found is None:
+        # Its opener loses it.
+        until = col(Verification.opening_until)
+        # rule: a step back of the database's clock prolongs no opening's lease for long
+        session.execute(update(Verification).where(*whose, until > now(2 * LEASE)).values(opening_until=now(LEASE)))
         return None
     id_, generation, session_id, began_at, return_url, until = found
     return Turn(

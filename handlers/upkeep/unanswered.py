@@ -4,7 +4,7 @@ A row stays until there is an answer, or until nobody has asked for four days.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import ColumnElement, delete, select
@@ -98,13 +98,13 @@ def failures(what: str, name: str) -> int:
 def waiting(what: str) -> list[str]:
     """The names whose pause is not over yet; our own account is never among them."""
     at = database_now()
-    return [row.name for row in known(what) if row.name and row.asked_at + pause(row.failures) > at]
+    return [row.name for row in known(what) if row.name and _was_asked(row, pause(row.failures), at)]
 
 
 def is_to_be_asked_soon() -> bool:
     """Whether our own account is to be asked about again before the next run: Stripe was away for a moment, perhaps."""
     ours, at = [row for row in known() if not row.name], database_now()
-    return any(row.asked_at + _SOON * (1 << min(row.failures - 1, 10)) <= at for row in ours)
+    return not all(_was_asked(row, _SOON * (1 << min(row.failures - 1, 10)), at) for row in ours)
 
 
 def counts(rows: Iterable[Unanswered]) -> dict[str, int]:
@@ -112,6 +112,11 @@ def counts(rows: Iterable[Unanswered]) -> dict[str, int]:
     one = {"session": "sessions", "second": "seconds"}
     kinds = {(one.get(row.what, "accounts"), row.name) for row in rows}
     return {kind: sum(kind == other for other, _ in kinds) for kind in ("accounts", "sessions", "seconds")}
+
+
+def _was_asked(row: Unanswered, within: timedelta, at: datetime) -> bool:
+    """Whether it was asked about within this time; a clock that was ahead may have written a later moment."""
+    return row.asked_at <= at < row.asked_at + within
 
 
 def _is_of_this_mode() -> ColumnElement[bool]:

@@ -3,6 +3,7 @@
 import re
 import secrets
 from dataclasses import dataclass, field
+from datetime import timedelta
 from hashlib import sha256
 
 from itsdangerous import BadSignature, Signer
@@ -13,11 +14,11 @@ from config.settings import settings
 from handlers.operator.console_users import User, user_named
 from handlers.sessions.links import ClockSigner
 
-_SECONDS = 8 * 3600
+_LASTS, _KNOWN_LASTS = timedelta(hours=8), timedelta(days=90)
 _SALT, _FORM_SALT = "identity-events.console", "identity-events.console.form"
 _KEY = re.compile(r"[\w-]{22}", re.ASCII)  # as secrets.token_urlsafe(16) makes it
 _VISIT, _FORM, _KNOWN = "console", "console-form", "console-known"
-_KNOWN_SALT, _KNOWN_SECONDS = "identity-events.console.known", 90 * 24 * 3600
+_KNOWN_SALT = "identity-events.console.known"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,11 +32,11 @@ class Visit:
 def visit_of(request: Request) -> Visit | None:
     """The visit of this browser, within eight hours; None if the user's name, role or password is another by now."""
     try:
-        signed = _cookie(request, _VISIT)
-        key, proof, name = _signer().unsign(signed, max_age=_SECONDS).decode().split(".", 2)
+        words, is_recent = _signer().read(_cookie(request, _VISIT), _LASTS)
+        key, proof, name = words.split(".", 2)
     except (BadSignature, ValueError):
         return None
-    user = user_named(name)
+    user = user_named(name) if is_recent else None
     # rule: a user who was removed, or has another role or password, is signed out
     return Visit(user=user, key=key) if user and secrets.compare_digest(user.proof, proof) else None
 
@@ -44,16 +45,16 @@ def begin(request: Request, response: Response, user: User) -> None:
     """Signs a user in, by a new key that nobody can have known before."""
     words = f"{secrets.token_urlsafe(16)}.{user.proof}.{user.name}"
     _set(request, response, _VISIT, _signer().sign(words).decode())
-    _set(request, response, _KNOWN, _known().sign(f"{user.name}.{secrets.token_urlsafe(16)}").decode(), _KNOWN_SECONDS)
+    _set(request, response, _KNOWN, _known().sign(f"{user.name}.{secrets.token_urlsafe(16)}").decode(), _KNOWN_LASTS)
 
 
 def known_as(request: Request, name: str) -> str | None:
     """A word for this browser, if this name has signed in there within ninety days: its tries are counted by it."""
     try:
-        words = _known().unsign(_cookie(request, _KNOWN), max_age=_KNOWN_SECONDS).decode()
+        words, is_recent = _known().read(_cookie(request, _KNOWN), _KNOWN_LASTS)
     except (BadSignature, ValueError):
         return None
-    return words if words.rpartition(".")[0] == name else None
+    return words if is_recent and words.rpartition(".")[0] == name else None
 
 
 def end(request: Request, response: Response) -> None:
@@ -91,8 +92,9 @@ def _cookie(request: Request, name: str) -> str:
     return request.cookies.get(_name(request, name), "")
 
 
-def _set(request: Request, response: Response, name: str, value: str, seconds: int = _SECONDS) -> None:
+def _set(request: Request, response: Response, name: str, value: str, lasts: timedelta = _LASTS) -> None:
     name, is_https = _name(request, name), _is_https(request)
+    seconds = int(lasts.total_seconds())
     response.set_cookie(name, value, max_age=seconds, secure=is_https, httponly=True, samesite="strict")
 
 

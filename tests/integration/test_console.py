@@ -69,6 +69,17 @@ def test_who_signs_in_sees_the_overview_until_they_sign_out(console: TestClient)
         assert _is_out(console)
 
 
+@pytest.mark.parametrize(("ahead", "is_in"), [(1, True), (300, True), (3600, False)])
+def test_who_was_signed_in_by_a_server_whose_measured_clock_is_ahead_is_in_at_each(
+    console: TestClient, monkeypatch: pytest.MonkeyPatch, ahead: float, is_in: bool
+) -> None:
+    at = true_now()
+    monkeypatch.setattr(links, "true_now", lambda: at + timedelta(seconds=ahead))
+    sign_in(console)
+    monkeypatch.setattr(links, "true_now", lambda: at)
+    assert _is_out(console) is not is_in
+
+
 def test_the_cookie_is_for_this_host_and_no_script_and_no_other_site(console: TestClient) -> None:
     cookie, known = sign_in(console).headers.get_list("set-cookie")
     name, *flags = cookie.split("; ")

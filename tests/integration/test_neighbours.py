@@ -12,6 +12,7 @@ from handlers.inbox.receive import receive
 from handlers.metrics import exposition
 from handlers.operator.findings import findings
 from handlers.operator.queries import Filter, find_events
+from handlers.queue.failures import NotAllowedError
 from handlers.record.events import VerificationEvent, parse
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Retrieved
@@ -137,6 +138,14 @@ def test_our_own_account_is_asked_about_again_soon_after_a_first_failure_and_lat
     tasks.remind_persons()
     assert session_id in {event.session_id for event in find_events(Filter(), None)}
     assert findings(None) == []
+
+
+def test_what_a_clock_that_was_ahead_asked_about_is_asked_about_again() -> None:
+    for what, name in (("events", ""), ("events", GONE)):
+        unanswered.note(what, name, NotAllowedError("it may not"))
+    assert (unanswered.waiting("events"), unanswered.is_to_be_asked_soon()) == ([GONE], False)
+    _asked_before(-timedelta(hours=1))
+    assert (unanswered.waiting("events"), unanswered.is_to_be_asked_soon()) == ([], True)
 
 
 @pytest.mark.parametrize("status", [500, 503])

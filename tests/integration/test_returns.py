@@ -47,6 +47,16 @@ def _ten_seconds_later() -> None:
         session.connection().execute(update(Verification).values(looked_at=now(-looking._ONCE_IN)))
 
 
+def test_a_look_by_a_clock_that_was_ahead_keeps_nobody_from_the_next(pages: TestClient, stripe: Stories) -> None:
+    opened = _opened(pages)
+    stripe.simulator.fault(count=None)
+    with transaction() as session:
+        session.connection().execute(update(Verification).values(looked_at=now(timedelta(hours=1))))
+    pages.get(_returning(opened), follow_redirects=False)
+    pages.get(_returning(opened), follow_redirects=False)
+    assert _asked(stripe) == 1
+
+
 def test_stripe_sends_everybody_back_to_us_and_the_applications_address_is_the_button(pages: TestClient) -> None:
     opened = _opened(pages, return_url="https://app.example/done?a=1&b=2")
     back = pages.get(choose(enter(pages, opened["id"]), "pass").removeprefix(HERE))

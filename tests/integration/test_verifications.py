@@ -4,6 +4,7 @@ import http.client
 import json
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,7 +19,7 @@ from handlers.outbox.perform import perform
 from handlers.sessions import ending
 from handlers.sessions.opening import use_turn
 from handlers.sessions.refusals import OpeningError
-from handlers.sessions.turn import take_turn
+from handlers.sessions.turn import LEASE, take_turn
 from handlers.sessions.views import Page, listed, verification
 from handlers.stripe_api import changing
 from handlers.stripe_api.sessions import cancel
@@ -185,6 +186,25 @@ def test_a_lease_that_a_dead_process_left_is_taken_over(api: TestClient) -> None
         session.connection().execute(
             update(Verification).where(col(Verification.id) == opened["id"]).values(opening_until=now())
         )
+    assert open_one(api).json()["session_id"] == opened["session_id"]
+
+
+def test_a_lease_that_a_step_back_of_the_clock_prolongs_lasts_as_long_as_any_from_the_next_opening_on(
+    api: TestClient,
+) -> None:
+    opened = open_one(api).json()
+    held = take_turn(wanted())
+    assert held is not None
+    with transaction() as session:
+        session.connection().execute(update(Verification).values(opening_until=now(timedelta(hours=1))))
+    assert take_turn(wanted()) is None
+    with transaction() as session:
+        until, at = session.execute(select(col(Verification.opening_until), now())).one()
+    assert LEASE - timedelta(minutes=1) < until - at <= LEASE
+    with pytest.raises(OpeningError):
+        use_turn(held, wanted())
+    with transaction() as session:
+        session.connection().execute(update(Verification).values(opening_until=now()))
     assert open_one(api).json()["session_id"] == opened["session_id"]
 
 

@@ -305,11 +305,12 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a redaction has begun only if the answer shows it": (never, ANSWERS),
     "only Stripe's own word is final": (becomes("{values[0]}"), ANSWERS),
     "an answer that Stripe has saved says nothing of today": (becomes("{values[0]}"), VERIFICATIONS),
+    "a step back of the database's clock prolongs no opening's lease for long": (drop, VERIFICATIONS),
     "Stripe's clock is bounded by ours": (becomes("{values[0]}"), ANSWERS),
     "an answer's stamp allows for the call's duration": (becomes("{left}"), THIN),
     "nothing is deleted while two clocks disagree": (never, CLOCKS),
     "the purge keeps an action that an old event would owe again": (drop, PURGE),
-    "a link signed minutes ahead of our clock is valid": (
+    "a text signed minutes ahead of our clock is valid": (
         becomes("timedelta() <= {comparators[0]} <= {comparators[1]}"),
         LINKS,
     ),

@@ -212,6 +212,17 @@ def test_what_is_owed_for_long_gives_way_to_no_event(
     wait_until(lambda: outside.done == [0, 1, 2])
 
 
+@pytest.mark.usefixtures("crowded")
+def test_what_is_owed_from_a_moment_ahead_of_the_measured_clock_gives_way_no_longer(
+    performers: Performers, outside: Outside, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setattr(perform, "_GIVES_WAY", 1.0)
+    environment.setattr(_Names, "since", true_now() + timedelta(days=10_000))
+    outside.go.set()
+    performers.perform(range(3))
+    wait_until(lambda: outside.done == [0, 1, 2])
+
+
 def test_a_process_that_may_have_no_more_threads_does_the_work_once_it_may(
     performers: Performers, outside: Outside, environment: pytest.MonkeyPatch
 ) -> None:
