@@ -102,7 +102,8 @@ class ClockSigner(TimestampSigner):
         """The text, and whether it was signed within this time. Raises BadSignature."""
         text, signed_at = self.unsign(signed, return_timestamp=True)
         # rule: a text signed minutes ahead of our clock is valid
-        return text.decode(), -_AHEAD <= true_now() - signed_at <= lasts
+        is_valid = -_AHEAD <= true_now() - signed_at <= lasts
+        return text.decode(), is_valid
 
 
 def _signer() -> ClockSigner:
