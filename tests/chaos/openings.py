@@ -58,10 +58,10 @@ def judge_openings(
     for one in ours.values():
         by_verification[one.verification_id].append(one)
     _count(verdict, shop, ours, by_verification)
+    verdict.must_be_none("people surprised or never answered", shop.surprises)
     verdict.must_be_none("verifications that are not shown", sorted(by_verification.keys() - views.keys()))
     if by_verification.keys() - views.keys():
         return
-    verdict.must_be_none("people surprised or never answered", shop.surprises)
     verdict.must_be_none("two sessions open at any moment", _two_at_once(truth, ours))
     verdict.must_be_none("two sessions of one generation", _made_twice(ours.values()))
     verdict.must_be_none("open sessions that nobody comes back to", _orphans(ours.values(), views))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.support import faketime
@@ -66,6 +67,7 @@ class Dyno:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.say(f"{self.process.pid} has begun")
 
     def signal(self, number: int) -> None:
         """Signals the whole group, as a dyno's manager does."""
@@ -73,8 +75,14 @@ class Dyno:
             if self.process is None or self.process.poll() is not None:
                 return
             self.dooms.setdefault(self.process.pid, time.time())
+            self.say(f"{signal.Signals(number).name} to {self.process.pid}")
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
+
+    def say(self, what: str) -> None:
+        """Writes a line of ours between those of its processes."""
+        with self.log.open("a") as log:
+            log.write(f"--- {datetime.now(UTC).isoformat()} {what} ---\n")
 
     def abort(self) -> None:
         """Ends it by force; PYTHONFAULTHANDLER writes the stacks of its threads into the log first."""
@@ -218,6 +226,7 @@ class Platform:
     def _note(self, dyno: Dyno, process: "subprocess.Popen[bytes]") -> None:
         began = dyno.dooms.pop(process.pid, None)
         now = time.time()
+        dyno.say(f"{process.pid} has ended with {process.returncode}")
         self.deaths.append(Death(dyno.name, began or now, now, process.returncode, began is not None))
 
 

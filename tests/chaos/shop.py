@@ -87,6 +87,11 @@ class Shop:
     def views(self, verification_ids: Iterable[str]) -> dict[str, Json]:
         """The API's view of each verification that it shows."""
         heard = {id_: self.ask("", "GET", f"/verifications/{id_}") for id_ in verification_ids}
+        self.surprises += [
+            f"no view of {id_}: {one.status} {one.answer.get('code', '')}"
+            for id_, one in heard.items()
+            if not one.is_good
+        ]
         return {id_: one.answer for id_, one in heard.items() if one.is_good}
 
     def ask(self, reference: str, method: str, path: str, body: Json | None = None, within: float = 20.0) -> Heard:
