@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import bindparam, delete, or_, select, update
+from sqlalchemy import bindparam, delete, inspect, or_, select, update
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
@@ -41,6 +41,8 @@ _LOCKED = aliased(
     .with_for_update()
     .subquery(),
 )
+# Threads that make its columns at once leave a statement that finds no column for ever: sqlalchemy#12302.
+_ = inspect(_LOCKED).selectable.c
 _LOCK = select(_LOCKED, now())  # the clock is read behind the lock: its last holder is done
 # The columns of a record of which nothing is known yet.
 UNTOUCHED = {

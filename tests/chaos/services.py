@@ -202,7 +202,7 @@ class Platform:
 
     def _watch(self) -> None:
         while not self._ending.wait(_GLANCE):
-            for dyno in self.dynos.values():
+            for dyno in (*self.dynos.values(), *self._leaving):
                 with dyno.lock:
                     process = dyno.process
                     if process is None or process.poll() is None or self._halted.is_set() or dyno.is_off:
@@ -210,17 +210,13 @@ class Platform:
                     with suppress(ProcessLookupError):  # the other processes of a killed dyno's group die with it
                         os.killpg(process.pid, signal.SIGKILL)
                     self._note(dyno, process)
-                    dyno.start()
+                    dyno.process = None
+                    if self.dynos[dyno.name] is dyno:
+                        dyno.start()
 
     def _leave(self, dyno: Dyno) -> None:
-        with dyno.lock:
-            process = dyno.process
-        if process:
-            _terminate([dyno])
-            process.wait()
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            self._note(dyno, process)
+        _terminate([dyno])
+        wait_until(lambda: dyno.process is None, STOPS_WITHIN)
         self._leaving.remove(dyno)
 
     def _note(self, dyno: Dyno, process: "subprocess.Popen[bytes]") -> None:
