@@ -41,8 +41,9 @@ _LOCKED = aliased(
     .with_for_update()
     .subquery(),
 )
-# Threads that make its columns at once leave a statement that finds no column for ever: sqlalchemy#12302.
-_ = inspect(_LOCKED).selectable.c
+# The columns and their index are made here: two threads that make them at once leave a statement that finds no column
+# until the process ends (sqlalchemy#12302).
+inspect(_LOCKED).selectable.corresponding_column(VerificationRecord.__table__.c.session_id)  # type: ignore[attr-defined]
 _LOCK = select(_LOCKED, now())  # the clock is read behind the lock: its last holder is done
 # The columns of a record of which nothing is known yet.
 UNTOUCHED = {

@@ -9,7 +9,6 @@ ROOT = Path(__file__).parents[2]
 _LOOK = """
 import importlib, pkgutil
 from sqlalchemy import inspect
-from sqlalchemy.orm import aliased
 from sqlalchemy.orm.util import AliasedClass
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import ClauseElement
@@ -36,7 +35,8 @@ for room in ("config", "handlers", "receiver", "worker"):
             for part in parts(value):
                 if isinstance(part, AliasedReturnsRows):
                     looked += 1
-                    if "_columns" not in vars(part):
+                    made = vars(part).get("_columns")
+                    if not made or isinstance(value, AliasedClass) and not made._proxy_index:
                         print(found.name, name)
 print("looked at", looked)
 """
