@@ -268,6 +268,11 @@ def measure_clock() -> float:
     return (here - at).total_seconds()
 
 
+def host_clock() -> float:
+    """This machine's clock less its monotonic one, in seconds: another value says that the clock was set."""
+    return datetime.now(UTC).timestamp() - time.monotonic()
+
+
 def true_now(unmeasured: datetime | None = None) -> datetime:
     """The time on the database's clock when this process measured it last, plus the seconds since.
 

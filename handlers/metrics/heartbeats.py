@@ -4,6 +4,7 @@ The clock opens no database: its ticks name it, and the worker that hears one wr
 /readyz tells the result of the last write: a process that cannot write this row can store no delivery either.
 """
 
+import os
 import threading
 import time
 from collections import defaultdict
@@ -20,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from config.database import measure_clock, now, reading, statement_at_once, true_now
+from config.database import host_clock, measure_clock, now, reading, statement_at_once, true_now
 from config.inserts import NOW, insert_or
 from config.process import myself
 from config.trouble import Trouble, hindrance, trouble_of
@@ -83,6 +84,8 @@ class _Process:
         self.cut_off = -_HEARS_AGAIN
         self.ahead: float | None = None
         self.measured = -MEASURED_EVERY
+        self.apart = 0.0
+        self.opens = True
         self.heard: dict[str, tuple[Said, float]] = {}
         self.trouble: Trouble | None = None
         self.not_stored: Trouble | None = None
@@ -136,8 +139,9 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
     with _process.lock:
         heard, _process.heard = _process.heard, {}
     clocks, found = [("clock", *clock) for clock in heard.values()], None
+    _try_to_open(kind)
     try:
-        if time.monotonic() - _process.measured >= MEASURED_EVERY:
+        if time.monotonic() - _process.measured >= MEASURED_EVERY or abs(host_clock() - _process.apart) > _JUMP:
             with suppress(PoolTimeoutError):  # all connections of the pool are held up
                 _measure()
         with statement_at_once() as connection:
@@ -241,10 +245,24 @@ def _works_since(at: float) -> float:
 
 
 def _measure() -> None:
+    _process.apart = host_clock()
     _process.measured = time.monotonic()  # also if no connection came free: else each beat would wait twice
     _process.ahead = measure_clock()
     if abs(_process.ahead) > WRONG:
         log.warning("clock.wrong", ahead_seconds=round(_process.ahead, 3))
+
+
+def _try_to_open(kind: str) -> None:
+    """Notes when this process can open no file and no connection more: the beat goes by one that it has."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        _process.opens = False
+        outside.refused(outside.FILES, f"is reached by {myself(kind)['name']}")
+    else:
+        if not _process.opens:
+            _process.opens = True
+            outside.answered(outside.FILES)
 
 
 def _row(kind: str, said: Said, at: datetime) -> dict[str, Any]:

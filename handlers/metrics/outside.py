@@ -20,6 +20,7 @@ MAIL_SERVER, APPLICATION, STRIPE = "the mail server", "the application", "Stripe
 ENDPOINT = "the endpoint at Stripe"
 DATABASE, OURSELVES, STARTED = "the database", "this service", "every delivery since the start"
 SIGNED = "a delivery of Stripe's own"
+FILES = "the limit of open files"
 LOOKUP = "EMAIL_LOOKUP"  # a function of the team's
 LOGO = "the server of BRAND_LOGO_URL"
 _SILENT_SECONDS = 4.0  # an answer that takes longer counts as none, until it comes
@@ -100,8 +101,8 @@ def answered(of: str, doing: str = "") -> None:
             _note_answer(of, doing, at)
 
 
-def said() -> str | None:
-    """All standings as JSON, for the heartbeat; None if nothing was asked of anybody for long."""
+def said(*only: str) -> str | None:
+    """All standings as JSON, for the heartbeat, or only those of some; None if nothing was asked of them for long."""
     at = time.monotonic()
     kept_for = max(_FORGOTTEN_SECONDS, 2.0 * settings().reconcile_seconds)
     with _lock:
@@ -117,7 +118,7 @@ def said() -> str | None:
                 answered=_ago(at, seen.answered),
             )
             for (of, doing), seen in _with_silences(at).items()
-            if at - max(seen.last or 0.0, seen.answered or 0.0) < kept_for
+            if at - max(seen.last or 0.0, seen.answered or 0.0) < kept_for and (not only or of in only)
         ]
     return orjson.dumps([asdict(one) for one in found]).decode() if found else None
 

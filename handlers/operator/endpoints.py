@@ -1,16 +1,23 @@
 """Our webhook endpoints among those at Stripe, and the faults of each."""
 
+import time
+from contextlib import suppress
+from threading import Lock, Thread
 from typing import Any
 
+from config.database import DATABASE_TROUBLE
 from config.settings import settings
-from handlers.metrics import outside, tallies
+from handlers.metrics import heartbeats, outside, tallies
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.record.events import EVENT_TYPES
 from handlers.stripe_api import account
 
 _SELECTABLE_BY_NAME_ONLY = "identity.verification_session.redacted"
 _MOST = 1000  # letters of a finding: the status and the names in it are Stripe's
-_seen: set[str] = set()  # ids of endpoints that have led here, as far as this process knows
+_LOOKED_AT_MOST_EVERY = 3.0  # seconds, by a process whose pages are looked at
+
+_latest = -_LOOKED_AT_MOST_EVERY
+_lock = Lock()
 
 
 def url() -> str:
@@ -23,12 +30,36 @@ def ours(endpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [endpoint for endpoint in endpoints if endpoint["url"] == url()]
 
 
+def look_soon() -> Thread | None:
+    """Looks in a thread of its own, which is returned; None if this process has just looked, or cannot.
+
+    For somebody who looks at the findings: the worker's own look comes once a minute.
+    """
+    global _latest
+    with _lock:
+        if not _may_look() or time.monotonic() - _latest < _LOOKED_AT_MOST_EVERY:
+            return None
+        _latest = time.monotonic()
+    thread = Thread(target=_look_quietly, name="endpoint", daemon=True)
+    thread.start()
+    return thread
+
+
+def _may_look() -> bool:
+    return bool(settings().stripe_api_key and settings().public_url)
+
+
+def _look_quietly() -> None:
+    with suppress(*DATABASE_TROUBLE):  # there is a finding for it
+        look()
+
+
 def look() -> None:
     """Asks Stripe whether it delivers here, for the findings: if it does not, nothing arrives that could say so.
 
     A missing endpoint says little by itself: thin events have another list of endpoints, and the Stripe CLI has none.
     """
-    if not settings().stripe_api_key or not settings().public_url:
+    if not _may_look():
         return
     try:
         wrong = {endpoint["id"]: faults(endpoint) for endpoint in ours(account.list_endpoints())}
@@ -37,13 +68,18 @@ def look() -> None:
     except (LookupError, TypeError):  # the answer holds no endpoints
         return
     if not all(wrong.values()):
-        _seen.update(wrong)
         outside.answered(outside.ENDPOINT)
     elif wrong:
         words = "; ".join(f"{id_}: {'; '.join(some)}" for id_, some in wrong.items())
         outside.refused(outside.ENDPOINT, f"delivers less than it should: {words}"[:_MOST])
-    elif _seen or not tallies.lately().deliveries(tallies.DAY)["accepted", ""]:
+    elif _has_led_here() or not tallies.lately().deliveries(tallies.DAY)["accepted", ""]:
         outside.refused(outside.ENDPOINT, "is gone: none leads to PUBLIC_URL")
+
+
+def _has_led_here() -> bool:
+    """Whether a process has seen an endpoint of ours without a fault."""
+    standings = (standing for one in heartbeats.known() for standing in outside.heard(one.outside))
+    return any(one.of == outside.ENDPOINT and one.answered is not None for one in standings)
 
 
 def faults(endpoint: dict[str, Any]) -> list[str]:

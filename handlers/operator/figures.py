@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 
 from config.database import database_now
+from config.process import myself
 from handlers.metrics import heartbeats, tallies
 from handlers.operator import queries
 from handlers.queue import pauses
@@ -16,10 +17,13 @@ _SHOWN_FOR = timedelta(minutes=5)  # for a process that is gone
 
 
 class Figures:
-    """The figures, each asked for at its first use. Takes the broker's trouble, of which no table knows."""
+    """The figures, each asked for at its first use. Takes the broker's trouble, of which no table knows, and may take
+    this process's own standings, if it is one without a heartbeat.
+    """
 
-    def __init__(self, broker_trouble: str | None) -> None:
+    def __init__(self, broker_trouble: str | None, outside: str | None = None) -> None:
         self.broker_trouble = broker_trouble
+        self.outside = outside
 
     @cached_property
     def at(self) -> datetime:
@@ -35,6 +39,20 @@ class Figures:
     def processes(self) -> Sequence[Heartbeat]:
         """The processes with a sign of life in the last minutes, and the last of each kind, the youngest first."""
         return heartbeats.known()
+
+    @cached_property
+    def ourselves(self) -> list[Heartbeat]:
+        """This process with its standings, if it is one that writes no heartbeat."""
+        at, said = self.at, myself("command")
+        row = Heartbeat(
+            kind="command",
+            name=said["name"],
+            version=said["version"],
+            host=said["host"],
+            last_at=at,
+            outside=self.outside,
+        )
+        return [row] if self.outside else []
 
     @cached_property
     def recent_processes(self) -> list[Heartbeat]:

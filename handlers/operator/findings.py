@@ -1,6 +1,7 @@
 """The findings: one list of faults that `status`, `doctor`, web's health and metrics, the alerts and the console show.
 
-A FAIL needs somebody now, a WARN may come to that. Only `doctor` makes checks that cost a call to another's server.
+A FAIL needs somebody now, a WARN may come to that. Only `doctor` makes checks that cost a call to another's server,
+but for one: Stripe is asked about the endpoint by `status` and by the console, too.
 """
 
 import math
@@ -214,7 +215,7 @@ def _deliveries(figures: Figures) -> Iterator[Told]:
 
 
 def _refusals(figures: Figures) -> Iterator[Told]:
-    for of, words, to_do in refusals(figures.processes, figures.at):
+    for of, words, to_do in refusals([*figures.processes, *figures.ourselves], figures.at):
         yield WARN if of == outside.LOGO else FAIL, words, to_do
 
 

@@ -21,14 +21,15 @@ _TO_DO = {
     " the key may",
     outside.DATABASE: "its log, and that of web and worker, say why; what is due waits, and Stripe delivers again",
     outside.OURSELVES: "its log says where; what is dead comes back by python -m worker retry once that is mended",
+    outside.FILES: "it can take no request and reach nobody: start it again with a higher limit (ulimit -n)",
     outside.LOOKUP: "mails wait until it answers, and none is lost: see what it waits for",
     outside.LOGO: "pages are shown without the logo: see BRAND_LOGO_URL, and start web again",
     outside.SIGNED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it? Stripe delivers again for"
     " three days",
     outside.STARTED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it, and is STRIPE_API_KEY"
     " a key of its mode?",
-    outside.ENDPOINT: "python -m worker endpoint check looks again at once, a worker every minute; reconcile fetches"
-    " what it does not deliver",
+    outside.ENDPOINT: "python -m worker endpoint check and status look again at once, a worker every minute;"
+    " reconcile fetches what it does not deliver",
 }
 
 
@@ -81,6 +82,8 @@ def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, st
 
 
 def _is_told(one: _Refusal, answers: dict[tuple[str, str], datetime], at: datetime) -> bool:
+    if one.standing.of == outside.ENDPOINT:  # Stripe's own word about it is no blip, and whoever looked last is right
+        return not _is_over(one, answers)
     is_tried_again = one.standing.of == outside.DATABASE or (one.standing.of == outside.OURSELVES and one.standing.each)
     if is_tried_again and one.last < at - _MAY_BE_OVER:
         return False

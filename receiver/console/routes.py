@@ -19,7 +19,7 @@ from config.database import DATABASE_TROUBLE, hurry
 from handlers.catalogue.console import console_script, console_stylesheet
 from handlers.catalogue.pictures import Picture, picture
 from handlers.metrics import history, tallies
-from handlers.operator import queries
+from handlers.operator import endpoints, queries
 from handlers.operator.audit import REASON, By, Way, audited
 from handlers.operator.console_users import Role, judge
 from handlers.operator.figures import Figures
@@ -325,7 +325,10 @@ def _about(name: str, asked: Asked) -> dict[str, Any]:
 
 
 def _overview(span: str) -> dict[str, Any]:
-    """The findings, and the figures if the database tells any."""
+    """The findings, and the figures if the database tells any. Stripe's word about the endpoint is there with the next
+    look at the page, or the one after.
+    """
+    endpoints.look_soon()
     figures = Figures(broker.trouble_now())
     shown: dict[str, Any] = {"findings": judged(figures), "figures": None, "span": span, "spans": list(history.SPANS)}
     # There is a finding for it.

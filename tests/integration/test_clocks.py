@@ -18,7 +18,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from config import database
-from config.database import database_now, measure_clock, now, transaction, true_now
+from config.database import database_now, host_clock, measure_clock, now, transaction, true_now
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import heartbeats
@@ -368,6 +368,19 @@ def test_a_signature_is_judged_by_the_databases_clock_and_every_process_is_shown
     }
     assert findings.pop("here") == "OK"
     assert [(name.split()[0], level) for name, level in findings.items()] == [("web", "FAIL")]
+
+
+def test_a_clock_that_is_set_under_a_process_is_measured_with_its_next_beat(environment: pytest.MonkeyPatch) -> None:
+    heartbeats.beat("worker")
+    apart = host_clock()
+    environment.setattr(heartbeats, "measure_clock", lambda: 200.0)
+    heartbeats.beat("worker")
+    [(_, before)] = Figures(None).clocks
+    environment.setattr(heartbeats, "host_clock", lambda: apart + 200.0)
+    heartbeats.beat("worker")
+    [(_, after)] = Figures(None).clocks
+    assert abs(before) < 100.0
+    assert after == 200.0
 
 
 def test_without_a_measurement_this_machines_clock_will_do() -> None:

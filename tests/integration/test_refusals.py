@@ -1,6 +1,10 @@
 """A refusal from outside is a finding within seconds, in a word: the refused process knows it first, and says so."""
 
+import os
+import resource
 import sqlite3
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -23,8 +27,10 @@ from handlers.tables.models import Heartbeat
 from receiver.app import app
 from receiver.pages.assets import fetched
 from receiver.webhooks import doubt
+from tests.integration.operators import HERE, KEYS, sign_in
 from tests.simulator.client import Simulator
 from tests.support import databases, facts, shapes
+from tests.support.operator import command
 from tests.support.servers import Mailbox, mail_server
 from tests.support.wire import OK, saying
 from worker import app as worker_app
@@ -272,8 +278,6 @@ def test_a_key_that_is_revoked_and_a_permission_that_is_taken_are_found(
 def test_an_endpoint_that_delivers_no_more_is_found_with_the_schedules_next_minute(
     simulator: Simulator, environment: pytest.MonkeyPatch
 ) -> None:
-    environment.setattr(refusals, "_BLIP", timedelta(0))
-    environment.setattr(endpoints, "_seen", set())
     environment.setenv("PUBLIC_URL", "https://hooks.example.com")
     settings.cache_clear()
     simulator.endpoint(endpoints.url())
@@ -287,6 +291,95 @@ def test_an_endpoint_that_delivers_no_more_is_found_with_the_schedules_next_minu
         told.append([one.partition(": ")[0] for one in _refusals()])
     less, gone = "the endpoint at Stripe delivers less than it should", "the endpoint at Stripe is gone"
     assert told == [[], [less], [], [gone]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"enabled": False}, "delivers less than it should: we_"),
+        ({"enabled_events": ["identity.verification_session.created"]}, "delivers less than it should: we_"),
+        (None, "is gone: none leads to PUBLIC_URL"),
+    ],
+    ids=["switched off", "without a type", "gone, or of another URL"],
+)
+def test_status_asks_stripe_about_the_endpoint_itself_whenever_a_worker_has_looked(
+    simulator: Simulator, environment: pytest.MonkeyPatch, change: dict[str, object] | None, words: str
+) -> None:
+    environment.setenv("PUBLIC_URL", "https://hooks.example.com")
+    settings.cache_clear()
+    simulator.endpoint(endpoints.url())
+    receive([facts.event("created")])
+    tasks.remind_persons()
+    heartbeats.beat("worker")
+    assert _of_status() == []
+    if change:
+        simulator.change_endpoint(endpoints.url(), **change)
+    else:
+        simulator.remove_endpoint(endpoints.url())
+    [said] = _of_status()
+    assert said.startswith(f"the endpoint at Stripe {words}")
+    assert _refusals() == []  # the worker will look in its time
+
+
+def test_a_look_that_finds_it_well_ends_the_finding_of_a_process_that_looked_before(
+    simulator: Simulator, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("PUBLIC_URL", "https://hooks.example.com")
+    settings.cache_clear()
+    simulator.endpoint(endpoints.url())
+    _says(
+        "web",
+        '[{"of": "the endpoint at Stripe", "doing": "", "word": "is gone", "times": 3, "since": 3700, "last": 3700}]',
+    )
+    assert _refusals() != []
+    assert _of_status() == []
+
+
+def test_the_console_has_stripe_asked_by_who_looks_at_it_and_seldom(
+    simulator: Simulator, environment: pytest.MonkeyPatch
+) -> None:
+    for name, value in (KEYS | {"PUBLIC_URL": "https://hooks.example.com"}).items():
+        environment.setenv(name, value)
+    environment.setattr(endpoints, "_latest", -endpoints._LOOKED_AT_MOST_EVERY)
+    settings.cache_clear()
+    simulator.endpoint(endpoints.url())
+    simulator.change_endpoint(endpoints.url(), enabled=False)
+    with TestClient(app, HERE) as console:
+        sign_in(console)
+        console.get("/console?live")
+        for look in [one for one in threading.enumerate() if one.name == "endpoint"]:
+            look.join()
+        heartbeats.beat("web")
+        assert "the endpoint at Stripe delivers less than it should" in console.get("/console?live").text
+    assert endpoints.look_soon() is None
+
+
+def _of_status() -> list[str]:
+    """The refusals that `status` tells: none of these tests has a broker, which is another finding."""
+    said = command("status", "--json")
+    return [one["words"] for one in said.json["findings"] if one["what"] == "refusals"]
+
+
+def test_a_process_that_can_open_nothing_more_says_so_by_the_connection_that_it_has(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    assert _refusals() == []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 1, limits[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        heartbeats.beat("worker")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for one in taken:
+            os.close(one)
+    told = [one.words for one in findings(None) if one.what == "refusals"]
+    assert [one.startswith("the limit of open files is reached by worker ") for one in told] == [True]
+    assert _refusals() == []  # with its next beat it opens one again
 
 
 def test_what_is_no_endpoint_ends_no_reconcile(environment: pytest.MonkeyPatch) -> None:

@@ -225,7 +225,13 @@ def test_no_file_hides_a_library_by_its_name() -> None:
 def test_a_module_is_imported_by_its_name_only_where_a_setting_or_a_command_names_it() -> None:
     """EMAIL_LOOKUP names a function of the team's; the others import modules that a setting or a command asks for."""
     users = {_name(path) for path in FILES if "import_module(" in path.read_text()}
-    choosing = {"config/logs.py", "handlers/operator/findings.py", "receiver/app.py", "worker/__main__.py"}
+    choosing = {
+        "config/logs.py",
+        "handlers/operator/findings.py",
+        "receiver/app.py",
+        "worker/__main__.py",
+        "worker/commands/show.py",
+    }
     assert users <= {"handlers/outbox/mails.py", *choosing}
 
 

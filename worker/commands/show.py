@@ -4,11 +4,14 @@ import argparse
 import sys
 from dataclasses import asdict
 from datetime import timedelta
+from importlib import import_module
+from threading import Thread
 from typing import Any
 
 from config.broker import ACTIONS_QUEUE, EVENTS_QUEUE, queue_length, trouble_now
 from config.database import DATABASE_TROUBLE, database_now, hurry
-from handlers.metrics import tallies
+from config.settings import settings
+from handlers.metrics import outside, tallies
 from handlers.operator.figures import Figures
 from handlers.operator.findings import FAIL, judged
 from handlers.operator.from_web import findings_of_web
@@ -30,6 +33,7 @@ from worker.commands.printing import print_json, print_pairs, print_rows
 _Row = InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat
 _FEW_MINUTES = timedelta(minutes=5)
 _WAITS_SECONDS, _WAITS_AGAIN_SECONDS = 5.0, 0.5  # for a connection; none by then is a finding
+_STRIPE_SECONDS = 2.0  # for its word about the endpoint
 _FIGURES_SECONDS = 2.0  # for each answer: the findings come first
 # The columns that are shown: none of them holds a name, an address or a text about a document.
 _EVENT: tuple[str, ...] = ("id", "type", "session_id", "account", "livemode", "created_at", "received_at", "status")
@@ -43,9 +47,15 @@ _PROCESS = ("name", "version", "started_at", "last_at", "worked_at", "ended_at")
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Shows the findings, counts, ages, rates, and the rows that have waited for a day; 1 when a finding is a FAIL."""
+    """Shows the findings, counts, ages, rates, and the rows that have waited for a day; 1 when a finding is a FAIL.
+
+    Stripe is asked about the endpoint meanwhile, and not waited for if it is slow: a worker looks, too.
+    """
+    look, trouble = _look_at_the_endpoint(), trouble_now()
+    if look:
+        look.join(_STRIPE_SECONDS)
     with hurry(_WAITS_SECONDS):
-        figures = Figures(trouble_now())
+        figures = Figures(trouble, outside.said(outside.ENDPOINT))
         needed = judged(figures)
     found: dict[str, Any] = {"findings": [asdict(one) for one in needed]}
     is_connected = True
@@ -65,6 +75,13 @@ def status(arguments: argparse.Namespace) -> int:
         if len(found) > 1:
             _print_figures(found)
     return 1 if any(one.level == FAIL for one in needed) else 0
+
+
+def _look_at_the_endpoint() -> Thread | None:
+    if not settings().stripe_api_key or not settings().public_url:
+        return None  # and Stripe's library is not imported
+    look: Thread | None = import_module("handlers.operator.endpoints").look_soon()
+    return look
 
 
 def _shown(figures: Figures) -> dict[str, Any]:
