@@ -254,15 +254,16 @@ def _measure() -> None:
 
 def _try_to_open(kind: str) -> None:
     """Notes when this process can open no file and no connection more: the beat goes by one that it has."""
+    name = str(myself(kind)["name"])
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError:
         _process.opens = False
-        outside.refused(outside.FILES, f"is reached by {myself(kind)['name']}")
+        outside.refused(outside.FILES, f"is reached by {name}", doing=name)  # another's answer does not end it
     else:
         if not _process.opens:
             _process.opens = True
-            outside.answered(outside.FILES)
+            outside.answered(outside.FILES, name)
 
 
 def _row(kind: str, said: Said, at: datetime) -> dict[str, Any]:
