@@ -327,6 +327,19 @@ class _Response(http.client.HTTPResponse):
         super().__init__(sock, *arguments, **options)
         self.fp = io.BufferedReader(_Wire(sock, self.fp.detach()), _READ_BYTES)
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """Passes over what comes before an answer: the library takes all but 100 for the answer, and leaves the true
+        one to the next call.
+        """
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # its own, as in each Python
+            if status == HTTPStatus.SWITCHING_PROTOCOLS:
+                raise http.client.HTTPException("another protocol")
+            # rule: an informational answer is not the answer
+            if not HTTPStatus.PROCESSING <= status < HTTPStatus.OK:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
 
 def _connect(connection: HTTPConnection) -> socket.socket:
     """Does as urllib3, whose time begins anew with each address, and leaves out the look-up of the name."""

@@ -62,10 +62,11 @@ def _flooding(begin: bytes, piece: bytes, megabytes: int = 40) -> Callable[[byte
         _dripping(b"HTTP/1.1 200 " + b"O" * _FOREVER, b"\r\nContent-Length: 0\r\n\r\n"),
         _dripping(b"HTTP/1.1 200 OK\r\nX: " + b"x" * _FOREVER, b"\r\nContent-Length: 0\r\n\r\n"),
         _dripping(b"HTTP/1.1 100 Continue\r\n\r\n" * 5, OK, b"Content-Length: 0\r\n\r\n"),
+        _dripping(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 5, OK, b"Content-Length: 0\r\n\r\n"),
         _dripping(OK + b"Content-Length: %d\r\n\r\n" % _FOREVER, b" " * _FOREVER),
         _dripping(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * _FOREVER, b"0\r\n\r\n"),
     ],
-    ids=["status", "headers", "continue", "body", "chunks"],
+    ids=["status", "headers", "continue", "hints", "body", "chunks"],
 )
 def test_an_answer_that_drips_is_waited_for_no_longer_than_a_whole_one(
     says: Callable[[bytes], Iterator[bytes]],
@@ -319,6 +320,26 @@ def test_half_an_answer_is_none() -> None:
 
     with saying(half) as wire, pytest.raises(UnreadableError, match="Stripe's answer broke off"):
         _ask(_line(30), wire.url)
+
+
+def test_what_comes_before_an_answer_is_passed_over_and_no_call_gets_the_answer_to_another() -> None:
+    def says(request: bytes) -> Iterator[bytes]:
+        yield b"HTTP/1.1 102 Processing\r\n\r\n"
+        yield b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"
+        yield OK + _as_body(request.split()[1])
+
+    with saying(says, pause=0.05) as wire:
+        line = _line(PATIENCE)
+        for path in (b"/a", b"/b"):
+            answer = _ask(line, wire.url.rstrip("/") + path.decode())
+            assert (answer.status, answer.body) == (200, path)
+        assert wire.connections == 1
+
+
+def test_another_protocol_that_nobody_asked_for_is_no_answer() -> None:
+    switched = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n"
+    with saying(lambda _: iter([switched])) as wire, pytest.raises(AwayError, match="Stripe was not reached"):
+        _ask(_line(PATIENCE), wire.url)
 
 
 def test_an_answer_that_breaks_the_library_is_none() -> None:

@@ -292,6 +292,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a name is not looked up again while a late look-up goes on": (always, NAMES),
     "threads that wait for name servers are few": (never, NAMES),
     "a limit of one thing leaves all others alone": (becomes("{values[0]}"), ANSWERS),
+    "an informational answer is not the answer": (always, CALLS),
     "a call has an end, however slowly its answer drips": (becomes("{} + 3600"), CALLS),
     "an answer is bounded after unpacking, too": (never, CALLS),
     "no output is kept after a redaction": (never, OUTPUTS),
