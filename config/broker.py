@@ -51,9 +51,7 @@ _REDIS_OPTIONS = {
     "global_keyprefix": "identity:",
     "priority_steps": [0],  # one list per queue instead of four
     "queue_order_strategy": ClockFirst,
-    "visibility_timeout": 300,  # seconds after which another worker gets a dead one's messages; tasks end far sooner
-    "unacked_restore_interval": 60,  # costs three answers' time; the sweep names due rows far sooner
-    "unacked_restore_throttle": 1,  # the default looks at every tenth interval only
+    "ack_emulation": False,  # no note at Redis of a message in hand: the sweep names due rows again far sooner
     "socket_connect_timeout": 1,
     "socket_timeout": 2,  # a frozen Redis holds nobody longer; BRPOP waits in the worker's event loop, not here
     "socket_keepalive": True,
@@ -175,16 +173,12 @@ def trouble() -> str | None:
 
 
 def _try_out(producer: Any) -> None:
-    """Tries the commands that send, take and end a message, on keys of its own; and looks at our queues."""
+    """Tries the commands that send and take a message, on keys of its own; and looks at our queues."""
     for queue in (CLOCK_QUEUE, EVENTS_QUEUE, ACTIONS_QUEUE):
         _length(producer, queue)
-    channel = producer.channel
-    with channel.client.pipeline(transaction=False) as steps:
+    with producer.channel.client.pipeline(transaction=False) as steps:
         steps.set("doctor", "", px=1000)
         steps.lpush("doctor.queue", "").brpop("doctor.queue", 1)
-        steps.hset("doctor.unacked", "message", "").hdel("doctor.unacked", "message")
-        steps.zadd("doctor.index", {"message": 0}).zrem("doctor.index", "message")
-        steps.hlen(channel.unacked_key).zrange(channel.unacked_index_key, 0, 0)
         steps.execute()
 
 

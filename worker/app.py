@@ -1,4 +1,4 @@
-"""The worker: python -m worker.app. The tasks, the consumer's guards and the log context.
+"""The worker: python -m worker.app. The tasks, the consumer's guard and the log context.
 
 Not `python -m celery`, whose command line alone weighs seven megabytes.
 """
@@ -30,7 +30,7 @@ from handlers.metrics import counting, heartbeats, outside
 from handlers.metrics.counting import start_flushing, stop_flushing
 from handlers.queue import failures
 from handlers.queue.failures import describe
-from worker import foreign, reconnect, tasks
+from worker import foreign, tasks
 from worker.clock import Clock
 from worker.consumer import celery_app
 
@@ -45,9 +45,9 @@ _failed: set[str] = set()  # tasks, by name
 
 log = structlog.stdlib.get_logger(__name__)
 
-__all__ = ["celery_app", "foreign", "reconnect", "tasks"]
+__all__ = ["celery_app", "foreign", "tasks"]
 
-celery_app.steps["consumer"].update((reconnect.ReconnectGuard, foreign.ForeignGuard))
+celery_app.steps["consumer"].add(foreign.ForeignGuard)
 
 # Running as root is dangerous with pickled messages only, and worker/consumer.py accepts JSON alone.
 warnings.simplefilter("ignore", platforms.SecurityWarning)

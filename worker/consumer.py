@@ -23,7 +23,7 @@ _SETTINGS = {
     "worker_prefetch_multiplier": 1,  # six per cent slower than 4, but a slow worker hoards nothing
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_detect_quorum_queues": False,
-    # Four Redis connections less, and none of their reconnect defects: see worker/reconnect.py.
+    # Four Redis connections less, and none of their reconnect defects: docs/decisions/0041.
     "worker_enable_remote_control": False,
     "worker_send_task_events": False,
     # config/logs.py formats everything.

@@ -5,7 +5,7 @@ event loop and end it. An envelope without an id makes the worker connect anew, 
 a time in the future stays in memory and unacknowledged, so that one worker after another gets it, for ever. An unknown
 task is logged with all its content.
 
-So BRPOP's answers, and what is put back, are parsed here: each must hold the name of a task of ours, and its arguments.
+So BRPOP's answers are parsed here: each must hold the name of a task of ours, and its arguments.
 Celery gets a new message of these two alone; of the rest of the old one, only a tick's clock is read. A dropped message
 loses nothing: the sweep publishes due rows again. docs/decisions/0022 lists the kinds that were tried.
 """
@@ -19,15 +19,14 @@ from typing import Any, get_type_hints
 import orjson
 import structlog
 from celery import bootsteps
-from kombu.transport.redis import Channel, QoS
+from kombu.transport.redis import Channel
 from pydantic import TypeAdapter
 
-from config.broker import ACTIONS_QUEUE, CLOCK_QUEUE, EVENTS_QUEUE
+from config.broker import CLOCK_QUEUE
 from handlers.metrics.counting import DROPPED_MESSAGES
 from handlers.metrics.heartbeats import hear, listened
 
 _MOST_BYTES = 65_536  # of a message: four times one with the longest ids
-_QUEUES = (CLOCK_QUEUE, EVENTS_QUEUE, ACTIONS_QUEUE)
 _SAYS_EVERY = 10.0  # seconds between two lines in the log: thousands may be dropped, and the metric counts each
 
 log = structlog.stdlib.get_logger(__name__)
@@ -43,7 +42,6 @@ class ForeignGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base i
     def __init__(self, consumer: Any, **options: Any) -> None:
         self.arguments = arguments_of(consumer.app.tasks)
         self._said_at = -_SAYS_EVERY
-        _Kept.guard = self
         super().__init__(consumer, **options)
 
     def start(self, consumer: Any) -> None:
@@ -75,35 +73,8 @@ class ForeignGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base i
             log.warning("message.dropped", queue=queue, bytes=size)
 
 
-class _Kept(QoS):
-    """The unacknowledged messages. kombu puts some back as soon as it is connected, before any step of the consumer."""
-
-    guard: ForeignGuard
-
-    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
-        """Puts a message back into its queue, made anew; one that none of ours wrote is dropped."""
-
-        def put_back(steps: Any) -> None:
-            text = steps.hget(self.unacked_key, tag)
-            steps.multi()
-            self._remove_from_indices(tag, steps)  # type: ignore[no-untyped-call]  # kombu ships no types
-            if text is None:
-                return
-            try:
-                message, _, queue = orjson.loads(text)
-                made = made_anew(orjson.dumps(message), queue, self.guard.arguments) if queue in _QUEUES else None
-            except (TypeError, ValueError):
-                made = None
-            if made is None:  # it would be tried first each time, and keep the others there
-                self.guard.count("unacked", len(text))
-            else:
-                (steps.lpush if leftmost else steps.rpush)(queue, made)
-
-        with self.channel.conn_or_acquire(client) as connected:
-            connected.transaction(put_back, self.unacked_key)
-
-
-Channel.QoS = _Kept
+# A message in hand is put back neither at the end of its connection nor of its worker: docs/decisions/0041.
+Channel.do_restore = False
 
 
 def arguments_of(tasks: Mapping[str, Any]) -> Arguments:

@@ -1,14 +1,9 @@
-"""The service's worker with a task that holds its slot until it is let go; UNGUARDED leaves the reconnect guard out."""
+"""The service's worker with a task that holds its slot until it is let go."""
 
-import os
 import time
 from pathlib import Path
 
 from worker.app import celery_app
-from worker.reconnect import ReconnectGuard
-
-if os.environ.get("UNGUARDED"):
-    celery_app.steps["consumer"].discard(ReconnectGuard)
 
 
 @celery_app.task(name="hold")  # type: ignore[untyped-decorator]  # celery comes without types

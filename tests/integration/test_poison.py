@@ -17,7 +17,7 @@ from handlers.record.events import Status
 from handlers.tables.models import InboxEvent, InboxStatus, Metric
 from tests.support import databases, facts, shapes
 from tests.support.facts import event, payload
-from tests.support.foreign import CANARY, KEPT, READABLE, UNREADABLE, envelope
+from tests.support.foreign import CANARY, READABLE, UNREADABLE
 from tests.support.processes import service
 from tests.support.servers import running_receiver
 from tests.support.waiting import wait_until
@@ -129,25 +129,18 @@ def test_messages_that_none_of_ours_wrote_end_no_worker_and_are_gone(tmp_path: P
         service(tmp_path / "service", database_url) as ours,
         redis.Redis(unix_socket_path=str(ours.folder / "redis" / "redis.sock")) as client,
     ):
-        kept = {
-            **KEPT,
-            "ours, by an exchange of its own": json.dumps([envelope("sweep", ()), CANARY, "clock"]).encode(),
-        }
-        client.hset("identity:unacked", mapping=kept)
-        client.zadd("identity:unacked_index", {**dict.fromkeys(kept, 0), "without a message": 1})
-        ours.start("web", "worker")  # kombu puts back what is unacknowledged as soon as it is connected
+        ours.start("web", "worker")
         for queue in ("clock", "events", "outbox"):
             client.lpush(f"identity:{queue}", *foreign)
         assert ours.deliver(payload("verified", report="vr_1")) == "accepted"
         wait_until(ours.mails, ours.logs)
         wait_until(lambda: not client.exists("identity:clock", "identity:events", "identity:outbox"), ours.logs)
-        wait_until(lambda: not client.exists("identity:unacked", "identity:unacked_index"), ours.logs)
         said = ours.log("worker")
         ours.stop()
     assert said.count("ready.") == 1
     assert "message.dropped" in said
-    for word in (CANARY, "Traceback", '"level": "critical"', '"level": "error"', "consumer.restarted"):
+    for word in (CANARY, "Traceback", '"level": "critical"', '"level": "error"'):
         assert word not in said, said
     with transaction() as session:
         dropped = session.scalars(select(Metric.value).where(Metric.name == "identity_dropped_messages_total")).all()
-    assert sum(dropped) == len(UNREADABLE) * 3 + len(KEPT)
+    assert sum(dropped) == len(UNREADABLE) * 3

@@ -212,13 +212,13 @@ def test_what_keeps_a_worker_from_taking_messages_is_found_though_they_can_be_se
         guarded.client() as administrator,
     ):
         assert first.ping()
-        somebody.set("identity:unacked", "a text, not a hash")
-        for number, command in enumerate(("brpop", "zadd", "hdel", "multi")):
+        somebody.set("identity:clock", "a text, not a list")
+        for number, command in enumerate(("brpop", "multi")):
             rights = ("on", ">secret", "~*", "&*", "+@all", f"-{command}")
             administrator.execute_command("ACL", "SETUSER", f"user{number}", *rights)
         for address, mark in (
             (f"127.0.0.1:{taken.port}", "one of our keys holds something else"),
-            *((f"user{n}:secret@127.0.0.1:{guarded.port}", "its user may not do what is needed") for n in range(4)),
+            *((f"user{n}:secret@127.0.0.1:{guarded.port}", "its user may not do what is needed") for n in range(2)),
             (f"127.0.0.1:{alone.port}", "it has fewer replicas than it must have"),
             (f"127.0.0.1:{crowded.port}", "it has no connection free"),
         ):

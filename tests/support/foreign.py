@@ -92,26 +92,3 @@ READABLE = {  # ours by task and arguments; all other parts are ignored
     "a priority that is a text": _said("sweep", properties={"priority": CANARY}),
     "without a tag": json.dumps({**envelope("sweep", ()), "properties": {}}).encode(),
 }
-
-# Entries among the unacknowledged, which kombu reads as a message, its exchange and its queue.
-KEPT = {
-    "no JSON": CANARY.encode(),
-    "no text": b"\xff\xfe" + CANARY.encode(),
-    "absurd depth": b"[" * 100_000,
-    "a type of kombu's own": b'[{"__type__": "uuid", "__value__": "c4nary"}, "", "events"]',
-    **{
-        name: json.dumps(entry).encode()
-        for name, entry in (
-            ("nothing", []),
-            ("too much", [1, 2, 3, 4]),
-            ("a number", [5, "", "events"]),
-            ("null", [None, "", "events"]),
-            ("a text", [CANARY, "", "events"]),
-            ("headers that are a list", [{**envelope(), "headers": [CANARY]}, "", "events"]),
-            ("properties that are a text", [{**envelope(), "properties": CANARY}, "", CANARY]),
-            ("a queue of its own", [envelope("sweep", ()), "", CANARY]),
-            ("a queue that is an object", [envelope("sweep", ()), "", {"a": CANARY}]),
-            ("a task that nobody knows", [envelope(CANARY), "", "events"]),
-        )
-    },
-}
