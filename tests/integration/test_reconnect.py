@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
+from config.defaults import redis_socket
 from worker.consumer import celery_app
 from worker.run.broker import RedisServer, start_redis
 
@@ -44,12 +46,15 @@ class Scene:
         """Lets the tasks end."""
         (self.folder / "go").touch()
         wait_until(lambda: all(self.has(f"{name}.ended") for name in HELD))
+        time.sleep(3.0)  # an acknowledgement, right after, would be given up after two: before Redis is back
 
     def publish(self, name: str) -> None:
         with celery_app.connection_for_write(self.redis.url) as connection:
             celery_app.send_task("hold", args=[str(self.folder), name], queue="events", connection=connection)
 
     def kill_redis(self) -> None:
+        with Redis(unix_socket_path=str(redis_socket(self.folder))) as client:
+            assert client.exists("identity:unacked", "identity:unacked_index") == 0  # nothing that could fail later
         self.redis.process.kill()
         self.redis.stop()
 
