@@ -17,13 +17,12 @@ from handlers.inbox.verifications import lock_records
 from handlers.operator.audit import By
 from handlers.owed.kinds import ENDED_BY_BURNING, ENDED_BY_REPLACING
 from handlers.owed.owe import owe, withdraw
-from handlers.queue.failures import NotAllowedError
 from handlers.queue.pauses import OPENINGS
 from handlers.record.decide import BURNED, REPLACED, ending
 from handlers.record.events import OURS
 from handlers.sessions.refusals import FaultsError, OpeningError, unless_enough, unless_too_many
 from handlers.stripe_api.changing import Answer
-from handlers.stripe_api.client import MissingError, NotAcceptedError
+from handlers.stripe_api.client import DeniedError, MissingError, NotAcceptedError
 from handlers.tables.models import Paused, Verification, VerificationRecord
 
 # Longer than all calls of one opening to Stripe: no round of them begins after _BEGUN_WITHIN, and a round has two
@@ -233,7 +232,7 @@ def nothing_left(turn: Turn) -> Iterator[None]:
     """
     try:
         yield
-    except (OpeningError, FaultsError, MissingError, NotAcceptedError, NotAllowedError):
+    except (OpeningError, FaultsError, MissingError, NotAcceptedError, DeniedError):
         is_nobodys = col(Verification.session_id).is_(None) & col(Verification.redaction_asked_at).is_(None)
         # rule: a refused opening leaves no new verification behind
         if turn.is_new and turn.generation == 1:

@@ -46,6 +46,10 @@ class NotAcceptedError(NotNowError):
     """Stripe's own 400: it does not accept the request, which says little about the object that the request names."""
 
 
+class DeniedError(NotAllowedError):
+    """Stripe's own refusal of us, and no proxy's before it: the request has done nothing."""
+
+
 class HeldError(NotNowError):
     """Stripe's own word about one object or key: another request holds it, or too many have asked for it."""
 
@@ -197,13 +201,14 @@ def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
         return MissingError(sentence)
     is_refusal = answer.status in (401, 403, 407) and not is_spent
     if is_refusal:
-        return NotAllowedError(sentence, again_after, dated(answer.headers) if answer.status == 403 else None)
+        kind = DeniedError if said.get("type") else NotAllowedError
+        return kind(sentence, again_after, dated(answer.headers) if answer.status == 403 else None)
     # A 429 is about one object: the line raises at all others.
     if answer.status == HTTPStatus.TOO_MANY_REQUESTS or said.get("code") == "idempotency_key_in_use":
         return HeldError(sentence, again_after)
     if is_spent:
         return SpentKeyError(sentence, again_after)
-    if answer.status == 400 and error:
+    if answer.status == 400 and said.get("type"):
         return NotAcceptedError(sentence, again_after)
     return NotNowError(sentence, again_after)
 

@@ -28,6 +28,7 @@ from receiver.app import app
 from tests.integration.openings import CREATING, LEAST, TOKEN, at_stripe, open_one, wanted
 from tests.integration.stories import Stories, by_name, perform_everything
 from tests.property.outside import Application
+from tests.simulator.nonsense import KINDS
 from tests.support import databases, facts
 from worker.__main__ import parser
 
@@ -929,6 +930,16 @@ def test_so_does_one_that_stripe_refuses(api: TestClient, stripe: Stories, statu
     stripe.simulator.fault(status, **CREATING)
     assert open_one(api).json()["code"] == "stripe-refused"
     assert api.get("/verifications").json()["data"] == []
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_nonsense_in_the_place_of_an_answer_leaves_the_verification_whose_session_there_may_be(
+    api: TestClient, stripe: Stories, kind: str
+) -> None:
+    stripe.simulator.fault(None, nonsense=kind, **CREATING)
+    open_one(api)
+    [shown] = api.get("/verifications").json()["data"]
+    assert [session["metadata"]["idv_id"] for session in at_stripe(stripe)] == [shown["id"]]
 
 
 def test_a_first_opening_without_an_answer_leaves_the_verification_whose_session_there_may_be(
