@@ -246,6 +246,26 @@ def test_retry_takes_what_waits_too_and_leaves_what_somebody_works_on() -> None:
     assert command("retry", str(at_work)).code == 1
 
 
+def test_retry_and_discard_say_of_each_that_is_named_why_it_stays_as_it_is() -> None:
+    [at_work, done, skipped] = facts.applied(
+        *(event("verified", session_id=f"vs_{number}", event_id=f"evt_{number}", report="vr_1") for number in range(3))
+    )
+    assert claim_action(at_work)
+    _move(OutboxAction, done, status=ActionStatus.DONE)
+    _move(OutboxAction, skipped, status=ActionStatus.SKIPPED, reason="discarded: told by phone")
+    dead = _dead_action()
+    said = command("retry", "evt_0", "evt_9", *map(str, (at_work, done, skipped, dead)), "--json")
+    assert said.json == {"retried": {"events": [], "actions": [dead]}}
+    assert said.err.splitlines() == [
+        "evt_0 stays as it is: it is processed, and is applied once only.",
+        "evt_9 stays as it is: there is none.",
+        f"{at_work} stays as it is: it waits for its first try, or a worker has it now.",
+        f"{done} stays as it is: it is done; python -m worker resend does it once more, on purpose.",
+        f"{skipped} stays as it is: it is skipped; python -m worker resend does it once more, on purpose.",
+    ]
+    assert "it is done" in command("discard", str(done), "--reason", "test").err
+
+
 def test_discard_ends_what_waits_too() -> None:
     [waits, at_work] = facts.applied(event("verified", report="vr_1"), event("verified", session_id="vs_2"))
     _move(OutboxAction, waits, last_error="Stripe answered 403")

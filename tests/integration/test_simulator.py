@@ -1003,6 +1003,7 @@ def test_a_busy_port_is_a_sentence(simulator: Simulator) -> None:
     )
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"Port {port} cannot be listened on (Address already in use")
+    assert refused.stderr.endswith("choose another --port (of make stripe: STRIPE_PORT=…)\n")
     assert refused.stderr.count("\n") == 1
 
 

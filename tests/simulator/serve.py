@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
         bound = socket.create_server((options.host, options.port), backlog=2048)
     except OSError as error:
         reason = f"Port {options.port} cannot be listened on ({error.strerror})"
-        sys.exit(f"{reason}: stop what does, or choose another --port")
+        sys.exit(f"{reason}: stop what does, or choose another --port (of make stripe: STRIPE_PORT=…)")
     world = World()
     world.settings.base = f"http://{options.host}:{bound.getsockname()[1]}"
     world.settings.speed = options.speed

@@ -10,12 +10,12 @@ from typing import Any
 from config.broker import publish_actions, publish_events
 from handlers.metrics import counting
 from handlers.operator.audit import By, note_beforehand
-from handlers.operator.queries import Filter
+from handlers.operator.queries import Filter, find_actions, find_events
 from handlers.operator.resend import resend
 from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.queue.claims import Table
 from handlers.queue.failures import AwayError
-from handlers.tables.models import ActionStatus
+from handlers.tables.models import ActionStatus, InboxStatus
 from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
@@ -23,6 +23,16 @@ from worker.commands.options import TABLES, acting, add_filters, add_reason, cho
 from worker.commands.printing import print_json, print_pairs, print_rows, progress
 
 _ACTION_ID = re.compile(r"\d{1,18}")
+_WITHOUT_A_HAND = "it waits for its first try, or a worker has it now"
+_ENDED = "python -m worker resend does it once more, on purpose"
+_WHY_LEFT: dict[str, str] = {
+    InboxStatus.DEAD: "it was given up just now",
+    InboxStatus.RECEIVED: _WITHOUT_A_HAND,
+    InboxStatus.PROCESSED: "it is processed, and is applied once only",
+    ActionStatus.PENDING: _WITHOUT_A_HAND,
+    ActionStatus.DONE: f"it is done; {_ENDED}",
+    ActionStatus.SKIPPED: f"it is skipped; {_ENDED}",
+}
 _PUBLISH: dict[str, Callable[[list[Any]], object]] = {"events": publish_events, "actions": publish_actions}
 
 
@@ -173,7 +183,19 @@ def _mend(
         print_json({verb: done})
     else:
         print_pairs({name: " ".join(map(str, ids)) or "none" for name, ids in done.items()}, verb)
+    for name, (_, which) in _targets(arguments, wanted).items():
+        for line in _left_alone(name, {*which.ids} - {*done[name]}):
+            print(line, file=sys.stderr)
     return 0 if any(done.values()) else 1
+
+
+def _left_alone(name: str, ids: set[Any]) -> Iterator[str]:
+    """A line on each row that was named and is not changed."""
+    chosen = Filter(ids=sorted(ids))
+    rows = (find_events(chosen, None) if name == "events" else find_actions(chosen, None)) if ids else []
+    status = {row.id: row.status for row in rows}
+    for id_ in chosen.ids:
+        yield f"{id_} stays as it is: {_WHY_LEFT.get(status.get(id_, ''), 'there is none')}."
 
 
 def _targets(arguments: argparse.Namespace, wanted: Filter) -> dict[str, tuple[Table, Filter]]:
