@@ -18,6 +18,9 @@ _SENTINEL_WORDS = ("sentinel_username", "sentinel_password")
 _OF_A_CLUSTER = "it is a node of a cluster, which splits our keys"
 # Marks of redis-py's and kombu's errors, and their meaning; the first that is found counts.
 _REASONS = {
+    "certificate has expired": "its certificate has expired",
+    "certificate is not yet valid": "its certificate is not valid yet",
+    "mismatch, certificate is not valid": "its certificate is of another host",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted",
     "Authentication": "it refuses the password or the user",
     "NoPermission": "its user may not do what is needed",

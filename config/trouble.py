@@ -67,8 +67,8 @@ _TO_DO = {
     "no resources": "the server has no memory, or another of its means is used up: see its log",
     "failed": "it cannot do what it was asked, which may be a fault of this service's: the log says which error",
     "refused": "it refuses the user, the password, or who comes from here by this way: see DATABASE_URL",
-    "not trusted": "it speaks no TLS, or its certificate is not trusted, or of another host: see sslmode and"
-    " sslrootcert in DATABASE_URL",
+    "not trusted": "it speaks no TLS, or its certificate is not trusted, has expired, or is of another host: see"
+    " sslmode and sslrootcert in DATABASE_URL",
     "no database": "the server has no such database: see DATABASE_URL",
     "unreachable": "it cannot be reached, or does not answer: see DATABASE_URL (VAR_DIR where there is none), and"
     " whether it runs",

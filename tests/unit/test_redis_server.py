@@ -96,6 +96,21 @@ def test_what_cannot_be_followed_is_refused_and_not_shown(url: str, why: str) ->
     assert "c4nary" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("self-signed certificate (_ssl.c:1006)", "its certificate is not trusted"),
+        ("certificate has expired (_ssl.c:1006)", "its certificate has expired"),
+        ("certificate is not yet valid (_ssl.c:1006)", "its certificate is not valid yet"),
+        ("Hostname mismatch, certificate is not valid for 'c4nary'.", "its certificate is of another host"),
+        ("IP address mismatch, certificate is not valid for '10.0.0.1'.", "its certificate is of another host"),
+    ],
+)
+def test_the_fault_of_a_certificate_is_named(said: str, why: str) -> None:
+    refused = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {said}"
+    assert reason(ssl.SSLCertVerificationError(1, refused)) == why
+
+
 def test_a_failure_is_named_by_what_lies_under_it() -> None:
     outer = ConnectionError("Error 1 connecting to c4nary")
     outer.__context__ = ssl.SSLCertVerificationError("[SSL: CERTIFICATE_VERIFY_FAILED] c4nary")
