@@ -115,6 +115,10 @@ def test_an_operator_makes_a_link(api: TestClient, stripe: Stories) -> None:
     [made, *_] = command("audit", elsewhere, "--json").json
     assert (made["what"], made["about"], made["reason"]) == ("link", elsewhere, "no mail")
     assert command("link", "idv_of_nobody").code == 1
+    assert command("link", elsewhere, LINK_KEYS="o" * 32).code == 0
+    findings = command("status", "--json").json["findings"]
+    [gone] = [one["words"] for one in findings if one["what"] == "links"]
+    assert gone.startswith("links that were sent until")
 
 
 @faketime.needed

@@ -7,7 +7,7 @@ from math import ceil
 from typing import TypeVar
 
 from config.broker import publish_actions
-from config.database import measure_clock
+from config.database import measure_clock, statement
 from handlers.operator import signings
 from handlers.operator.audit import note_beforehand
 from handlers.operator.persons import also_theirs
@@ -121,6 +121,8 @@ def make_link(arguments: argparse.Namespace) -> int:
     if link is None:
         return 1
     note_beforehand(acting(arguments), "link", (arguments.id,))  # its holder may go on as the person
+    with statement() as connection:
+        signings.note_signing(connection)  # a command has no heartbeat that would
     found = {"url": link.url, "expires_at": link.expires_at}
     print_json(found) if arguments.json else print_pairs(found)
     return 0
