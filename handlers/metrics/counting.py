@@ -25,6 +25,7 @@ from handlers.tables.models import Metric
 _IMPATIENT = "SET LOCAL lock_timeout = '1s'"  # the same thread writes the heartbeat
 _WAITS_SECONDS = 1.0  # for a connection: a longer wait makes a heartbeat late
 _LOOKS_WITHIN = 5.0  # seconds
+_ENDS_WITHIN = 5.0  # seconds: a platform gives thirty, of which web gives its requests twenty
 FLUSH_SECONDS = 5.0  # well below the 15 s or more between two scrapes
 _ADDED = "(name, labels) DO UPDATE SET value = identity_metric.value + excluded.value"
 _AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
@@ -143,12 +144,15 @@ def start_flushing(kind: str) -> None:
 
 
 def stop_flushing(*, was_told: bool = True) -> None:
-    """Ends that, and writes down the last seconds' counts, and the end of this process if it was told to end."""
+    """Ends that, and writes down the last seconds' counts, and the end of this process if it was told to end.
+
+    A database that does not answer within _ENDS_WITHIN seconds learns neither.
+    """
     global _was_told
     _was_told = was_told
     _ended.set()
     if _thread is not None:
-        _thread.join()
+        _thread.join(_ENDS_WITHIN)
 
 
 def note_in_vain(doing: str, error: Exception, about: str = "", kind: str = "") -> None:

@@ -26,6 +26,7 @@ from receiver import health
 from receiver.app import app
 from tests.support import databases, facts, shapes
 from tests.support.facts import NOON, event
+from tests.support.waiting import PATIENCE
 
 DOCS = Path(__file__).parents[2] / "docs"
 _NAME = re.compile(r"\bidentity_[a-z_]+")
@@ -175,6 +176,22 @@ def test_the_end_of_a_process_writes_down_its_last_seconds_and_leaves_no_thread(
     counting.stop_flushing()
     assert exposition._counted()["identity_recovered_events_total"] == {"": 1.0}
     assert "metrics" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_end_of_a_process_does_not_wait_for_a_database_that_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(counting, "flush", answered.wait)
+    monkeypatch.setattr(counting, "_ENDS_WITHIN", 0.1)
+    counting.start_flushing("web")
+    ending = threading.Thread(target=counting.stop_flushing)
+    ending.start()
+    ending.join(PATIENCE)
+    is_ended = not ending.is_alive()
+    answered.set()
+    counting.stop_flushing()
+    assert is_ended
 
 
 def test_whatever_starts_is_ready_by_the_end_of_its_start_also_where_something_was_started_before() -> None:
