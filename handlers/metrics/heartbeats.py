@@ -24,6 +24,7 @@ from sqlmodel import col
 from config.database import host_clock, measure_clock, now, reading, statement_at_once, true_now
 from config.inserts import NOW, insert_or
 from config.process import myself
+from config.settings import settings
 from config.trouble import Trouble, hindrance, trouble_of
 from handlers.metrics import outside
 from handlers.operator import signings
@@ -140,6 +141,8 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
         heard, _process.heard = _process.heard, {}
     clocks, found = [("clock", *clock) for clock in heard.values()], None
     _try_to_open(kind)
+    if settings().livemode is not None:
+        outside.answered(outside.MODE, "live" if settings().livemode else "test")
     try:
         if time.monotonic() - _process.measured >= MEASURED_EVERY or abs(host_clock() - _process.apart) > _JUMP:
             with suppress(PoolTimeoutError):  # all connections of the pool are held up

@@ -21,6 +21,7 @@ ENDPOINT = "the endpoint at Stripe"
 DATABASE, OURSELVES, STARTED = "the database", "this service", "every delivery since the start"
 SIGNED = "a delivery of Stripe's own"
 FILES = "the limit of open files"
+MODE = "the mode of STRIPE_API_KEY"  # which mode it is stands for the kind of work
 LOOKUP = "EMAIL_LOOKUP"  # a function of the team's
 LOGO = "the server of BRAND_LOGO_URL"
 _SILENT_SECONDS = 4.0  # an answer that takes longer counts as none, until it comes

@@ -435,6 +435,16 @@ def test_an_old_version_beside_a_new_one_is_told_at_once_and_fails_after_a_while
 
 
 @pytest.mark.usefixtures("alive")
+def test_services_of_both_modes_on_one_database_are_found(environment: pytest.MonkeyPatch) -> None:
+    for kind, key in (("web", "sk_live_0123456789"), ("worker", "rk_test_0123456789")):
+        environment.setenv("STRIPE_API_KEY", key)
+        databases.forget_process_state()
+        heartbeats.beat(kind)
+    told = [one.words for one in findings(None) if one.what == "processes" and one.level == FAIL]
+    assert [(" key of live mode" in one, " key of test mode" in one) for one in told] == [(True, True)]
+
+
+@pytest.mark.usefixtures("alive")
 def test_missing_migrations_and_a_missing_schema_are_found() -> None:
     with statement() as connection:
         connection.execute(text("UPDATE identity_schema_version SET version_num = '0001'"))
