@@ -8,6 +8,7 @@ from random import Random
 from time import sleep
 from typing import Any
 
+from config.settings import settings
 from tests.chaos.shop import MARK, PUBLISHABLE_KEY, GoneError, Heard, Json, Shop
 
 _WAYS: tuple[Json, ...] = (
@@ -134,7 +135,10 @@ class Person:
         """Lets the application's own code make a session, as before there was this service; the session's id."""
         email = f"{self.reference}@example.com"
         return self._shop.simulator.create(
-            email=email, client_reference_id=self.reference, metadata={**self._metadata, **MARK}, type="document"
+            email=email,
+            client_reference_id=self.reference,
+            metadata={**self._metadata, **(MARK if settings().our_sessions else {})},
+            type="document",
         )
 
     def _body(self, changes: Json) -> Json:
