@@ -43,16 +43,11 @@ class Figures:
     @cached_property
     def ourselves(self) -> list[Heartbeat]:
         """This process with its standings, if it is one that writes no heartbeat."""
-        at, said = self.at, myself("command")
-        row = Heartbeat(
-            kind="command",
-            name=said["name"],
-            version=said["version"],
-            host=said["host"],
-            last_at=at,
-            outside=self.outside,
-        )
-        return [row] if self.outside else []
+        if not self.outside:
+            return []
+        said = myself("command")
+        said = {name: said[name] for name in ("name", "version", "host")}
+        return [Heartbeat(kind="command", last_at=self.at, outside=self.outside, **said)]
 
     @cached_property
     def recent_processes(self) -> list[Heartbeat]:
