@@ -275,12 +275,17 @@ def test_a_key_that_is_revoked_and_a_permission_that_is_taken_are_found(
     assert "Stripe answered 401: the key is none, or not any more" in "".join(_refusals())
 
 
-def test_an_endpoint_that_delivers_no_more_is_found_with_the_schedules_next_minute(
-    simulator: Simulator, environment: pytest.MonkeyPatch
-) -> None:
+def _deliver_here(simulator: Simulator, environment: pytest.MonkeyPatch) -> None:
+    """Lets an endpoint at Stripe lead to PUBLIC_URL."""
     environment.setenv("PUBLIC_URL", "https://hooks.example.com")
     settings.cache_clear()
     simulator.endpoint(endpoints.url())
+
+
+def test_an_endpoint_that_delivers_no_more_is_found_with_the_schedules_next_minute(
+    simulator: Simulator, environment: pytest.MonkeyPatch
+) -> None:
+    _deliver_here(simulator, environment)
     told = []
     for change in ({}, {"enabled": False}, {"enabled": True}, None):
         if change is None:
@@ -305,9 +310,7 @@ def test_an_endpoint_that_delivers_no_more_is_found_with_the_schedules_next_minu
 def test_status_asks_stripe_about_the_endpoint_itself_whenever_a_worker_has_looked(
     simulator: Simulator, environment: pytest.MonkeyPatch, change: dict[str, object] | None, words: str
 ) -> None:
-    environment.setenv("PUBLIC_URL", "https://hooks.example.com")
-    settings.cache_clear()
-    simulator.endpoint(endpoints.url())
+    _deliver_here(simulator, environment)
     receive([facts.event("created")])
     tasks.remind_persons()
     heartbeats.beat("worker")
@@ -324,9 +327,7 @@ def test_status_asks_stripe_about_the_endpoint_itself_whenever_a_worker_has_look
 def test_a_look_that_finds_it_well_ends_the_finding_of_a_process_that_looked_before(
     simulator: Simulator, environment: pytest.MonkeyPatch
 ) -> None:
-    environment.setenv("PUBLIC_URL", "https://hooks.example.com")
-    settings.cache_clear()
-    simulator.endpoint(endpoints.url())
+    _deliver_here(simulator, environment)
     _says(
         "web",
         '[{"of": "the endpoint at Stripe", "doing": "", "word": "is gone", "times": 3, "since": 3700, "last": 3700}]',
