@@ -12,10 +12,15 @@ from config.broker import server
 
 STARTED, ENDED, SPENT = "noop-started", "noop-ended", "noop-spent"
 
-# Celery's own defaults for all settings that cost or save time: early acknowledgement, a prefetch of four.
+# Celery's own defaults for all settings that cost or save time: early acknowledgement, a prefetch of four, a note at
+# Redis of each message in hand.
 app: Any = Celery("noop")
 app.conf.update(
-    broker_transport_options={**server().settings["broker_transport_options"], "global_keyprefix": "noop:"},
+    broker_transport_options={
+        **server().settings["broker_transport_options"],
+        "global_keyprefix": "noop:",
+        "ack_emulation": True,
+    },
     worker_enable_remote_control=False,
     task_default_queue="noop",
 )
