@@ -286,7 +286,7 @@ def _lookup() -> Iterator[tuple[str, str]]:
         return
     try:
         found = callable(email_lookup())
-    except Exception as error:  # the team's module may raise anything at its import
+    except (Exception, SystemExit) as error:  # the team's module may raise anything at its import
         yield "FAIL", f"EMAIL_LOOKUP cannot be imported: {type(error).__name__}"
         return
     yield ("OK", "EMAIL_LOOKUP is found") if found else ("FAIL", "EMAIL_LOOKUP names something that cannot be called")

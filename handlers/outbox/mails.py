@@ -282,13 +282,15 @@ def _look_up(record: VerificationRecord) -> str | None:
     Nobody can interrupt its thread, so a late one is left alone. Raises NotNowError then, and for as long as the
     function has not answered about this session, or about many.
     """
-    about, answers, since = record.session_id, SimpleQueue[tuple[str | None, BaseException | None]](), time.monotonic()
+    about, answers, since = record.session_id, SimpleQueue[tuple[str | None, Exception | None]](), time.monotonic()
 
     def ask() -> None:
         try:
             answers.put((email_lookup()(record), None))
-        except BaseException as error:  # it may raise anything
+        except Exception as error:  # it may raise anything
             answers.put((None, error))
+        except BaseException as error:  # the end of a coroutine or a process: no thread of ours ends by it
+            answers.put((None, RuntimeError(type(error).__name__)))
         if _left.pop(about, None):
             outside.answered(outside.LOOKUP, _ADDRESSES)
 

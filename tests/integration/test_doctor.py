@@ -255,6 +255,7 @@ def test_an_unreachable_mail_server_fails(environment: pytest.MonkeyPatch) -> No
         ("tests.support.lookups:everybody", "OK"),
         ("tests.support.lookups:missing", "FAIL"),
         ("no.such.module:lookup", "FAIL"),
+        ("tests.support.ending:lookup", "FAIL"),
         ("", "WARN"),
     ],
 )

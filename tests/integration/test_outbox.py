@@ -251,6 +251,18 @@ def test_a_look_up_that_fails_is_tried_again_and_quoted_nowhere() -> None:
     assert failed.due_at > datetime.now(UTC) - timedelta(seconds=5)
 
 
+@pytest.mark.parametrize("lookup", ["ending", "canceled"])
+def test_a_look_up_that_would_end_its_thread_or_process_fails_alone(
+    lookup: str, environment: pytest.MonkeyPatch
+) -> None:
+    """Else the threads that mail would end one after the other, and nobody was mailed any more."""
+    _set(environment, EMAIL_LOOKUP=f"tests.support.lookups:{lookup}")
+    (action_id,) = facts.applied(event("verified", report="vr_1"))
+    perform(action_id)
+    failed = facts.action(action_id)
+    assert (failed.status, failed.last_error, failed.waits) == (ActionStatus.PENDING, "RuntimeError", 0)
+
+
 def test_a_look_up_that_hangs_holds_up_nobody_and_is_asked_once_until_it_answers(
     environment: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,7 @@
 """Addresses for tests, named by EMAIL_LOOKUP: known, unknown, broken, and one that keeps its worker waiting."""
 
+import asyncio
+import sys
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +22,16 @@ def nobody(_: VerificationRecord) -> None:
 def broken(record: VerificationRecord) -> NoReturn:
     """An application with a defect, whose error quotes a secret."""
     raise RuntimeError(f"no row for c4nary-{record.user_id}@example.com")
+
+
+def ending(_: VerificationRecord) -> NoReturn:
+    """An application that ends its process where it finds no configuration."""
+    sys.exit("c4nary")
+
+
+def canceled(_: VerificationRecord) -> NoReturn:
+    """An application whose own bound of time ends its coroutine."""
+    raise asyncio.CancelledError("c4nary")
 
 
 def two_addresses(_: VerificationRecord) -> str:
