@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from io import BufferedReader
@@ -50,6 +50,8 @@ _OF_THIS_MAIL = (b"1", b"2", b"6")
 _OF_THE_SENDER = (b"1.7", b"1.8")
 # The codes of a server without enhanced ones: RFC 5321 has 554, 451 and the others for all else.
 _OF_THE_RECIPIENT = (450, 550, 551, 552, 553)
+# A syntax that is not understood, with and without enhanced codes: of a recipient's command, only the address can be.
+_OF_THE_ADDRESS = (b"5.2", b"5.4"), (501, 555)
 _CLOSING = 421  # the answer to any command of a server that closes
 _LOGINS = {"CRAM-MD5", "PLAIN", "LOGIN"}  # those of smtplib
 _MAILS = "take a mail"  # the act that is asked of the server
@@ -125,7 +127,7 @@ def _in_our_words(recipient: str = "") -> Iterator[None]:
         with outside.asking(outside.MAIL_SERVER):
             yield
     except smtplib.SMTPRecipientsRefused as error:
-        raise _verdict(*next(iter(error.recipients.values())), recipient) from None
+        raise _verdict(*next(iter(error.recipients.values())), recipient, _OF_THE_ADDRESS) from None
     except smtplib.SMTPDataError as error:
         raise _verdict(error.smtp_code, error.smtp_error, recipient) from None
     except smtplib.SMTPSenderRefused as error:  # about us, not about this mail, as all errors below
@@ -343,13 +345,17 @@ def _log_in(smtp: smtplib.SMTP, server: SplitResult) -> None:
         smtp.login(*login)
 
 
-def _verdict(code: int, words: bytes | str, recipient: str) -> Exception:
+def _verdict(
+    code: int, words: bytes | str, recipient: str, besides: tuple[Collection[bytes], Collection[int]] = ((), ())
+) -> Exception:
     """The error for a refusal of one mail or its recipient: for now, for ever, or about us.
 
-    Refusals of several mails in a row are noted as about us, too.
+    Enhanced codes and others in `besides` are about this mail, too. Refusals of several mails in a row are noted as
+    about us.
     """
     said = _ENHANCED.match(words if isinstance(words, bytes) else words.encode())
     about_it = said[1] in _OF_THIS_MAIL and said[0][2:] not in _OF_THE_SENDER if said else code in _OF_THE_RECIPIENT
+    about_it = about_it or (said[0][2:] in besides[0] if said else code in besides[1])
     word = f"answered {code}"
     if 500 <= code < 600 and not about_it:
         word += f" {said[0].decode()}" if said else ""

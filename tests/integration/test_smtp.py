@@ -218,6 +218,21 @@ def test_a_refusal_is_for_now_or_for_ever_or_about_us_as_its_codes_say(
     assert server.mails == []
 
 
+@pytest.mark.parametrize(
+    "answer", ["501 malformed address", "501 5.5.4 what recipient", "555 5.5.2 Syntax error, goodbye", "555 what"]
+)
+def test_a_command_that_names_a_recipient_and_cannot_be_read_is_about_the_recipient(
+    answer: str, server: Mailbox
+) -> None:
+    """Exim and SES have no other words for `taro..@carrier.example`."""
+    server.recipient_answer = answer
+    with pytest.raises(PermanentError):
+        send(MAIL)
+    server.recipient_answer, server.mail_answer = "250 OK", answer
+    with pytest.raises(NotAllowedError):
+        send(MAIL)
+
+
 @pytest.mark.parametrize("answer", ["252 cannot say", "354 go on", "650 what", "what?"])
 def test_an_answer_that_is_none_counts_no_try(server: Mailbox, answer: str) -> None:
     server.recipient_answer = answer
