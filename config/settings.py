@@ -7,6 +7,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from unicodedata import category
@@ -299,6 +300,8 @@ _Output = Literal[
     "unparsed_sex",
 ]
 
+_FEW = 4  # letters: a list of passwords keeps one of 65,536, which is too many to know a weak one by
+
 # Heroku's dyno metadata tells the first, formerly the second; builds elsewhere tell the third.
 COMMIT_NAMES = ("HEROKU_BUILD_COMMIT", "HEROKU_SLUG_COMMIT", "SOURCE_VERSION")
 
@@ -467,6 +470,15 @@ def settings() -> Settings:
         sentences = dict.fromkeys(map(_sentence, error.errors()))
     # Not inside the block above: pydantic's error holds the values, and must not be the context of ours.
     raise SettingsError("\n".join(sentences))
+
+
+def fingerprints() -> dict[str, str]:
+    """A few letters for each setting that is not at its default: they tell two values apart, and help nobody to guess
+    one.
+    """
+    given = [name for name, field in Settings.model_fields.items() if getattr(settings(), name) != field.default]
+    texts = {name.upper(): os.environ.get(name.upper(), "").strip() for name in given}
+    return {name: sha256(f"{name}={text}".encode()).hexdigest()[:_FEW] for name, text in texts.items()}
 
 
 def use_database(url: str) -> None:

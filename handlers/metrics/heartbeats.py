@@ -24,10 +24,9 @@ from sqlmodel import col
 from config.database import host_clock, measure_clock, now, reading, statement_at_once, true_now
 from config.inserts import NOW, insert_or
 from config.process import myself
-from config.settings import settings
 from config.trouble import Trouble, hindrance, trouble_of
 from handlers.metrics import outside
-from handlers.operator import signings
+from handlers.operator import same_settings, signings
 from handlers.queue.failures import describe
 from handlers.tables.models import Heartbeat
 
@@ -141,8 +140,7 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
         heard, _process.heard = _process.heard, {}
     clocks, found = [("clock", *clock) for clock in heard.values()], None
     _try_to_open(kind)
-    if settings().livemode is not None:
-        outside.answered(outside.MODE, "live" if settings().livemode else "test")
+    outside.shown(outside.SETTINGS, same_settings.ours())
     try:
         if time.monotonic() - _process.measured >= MEASURED_EVERY or abs(host_clock() - _process.apart) > _JUMP:
             with suppress(PoolTimeoutError):  # all connections of the pool are held up

@@ -21,7 +21,7 @@ ENDPOINT = "the endpoint at Stripe"
 DATABASE, OURSELVES, STARTED = "the database", "this service", "every delivery since the start"
 SIGNED = "a delivery of Stripe's own"
 FILES = "the limit of open files"
-MODE = "the mode of STRIPE_API_KEY"  # which mode it is stands for the kind of work
+SETTINGS = "settings"  # of this process, by their fingerprints
 LOOKUP = "EMAIL_LOOKUP"  # a function of the team's
 LOGO = "the server of BRAND_LOGO_URL"
 _SILENT_SECONDS = 4.0  # an answer that takes longer counts as none, until it comes
@@ -100,6 +100,12 @@ def answered(of: str, doing: str = "") -> None:
         _note_answer(of, "", at)
         if doing:
             _note_answer(of, doing, at)
+
+
+def shown(of: str, word: str) -> None:
+    """Notes what this process shows of itself: no answer and no refusal."""
+    with _lock:
+        _seen[of, ""] = _Seen(word=word, answered=time.monotonic())
 
 
 def said(*only: str) -> str | None:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from handlers.metrics import outside
 from handlers.metrics.heartbeats import GONE_AFTER, last_sign
+from handlers.operator.same_settings import differing
 from handlers.tables.models import Heartbeat
 
 KINDS = {
@@ -35,20 +35,8 @@ def ill_processes(known: Sequence[Heartbeat], at: datetime, *, hears_clocks: boo
             )
             yield True, words, "restart it; its log says which kind (threads.hanging)"
     yield from _left_behind(living, at)
-    yield from _of_both_modes(living)
-
-
-def _of_both_modes(living: Sequence[Heartbeat]) -> Iterator[Said]:
-    """Processes that share the database, and not the mode: each takes the other's events and actions for its own."""
-    modes = {
-        standing.doing: one.name
-        for one in living
-        for standing in outside.heard(one.outside)
-        if standing.of == outside.MODE and standing.doing
-    }
-    if len(modes) > 1:
-        words = " and ".join(f"{name} has a key of {mode} mode" for mode, name in sorted(modes.items()))
-        yield True, f"{words}, on one database", "one of them has the other's STRIPE_API_KEY or DATABASE_URL"
+    for words, to_do in differing(living):
+        yield True, words, to_do
 
 
 def _left_behind(living: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:

@@ -434,14 +434,44 @@ def test_an_old_version_beside_a_new_one_is_told_at_once_and_fails_after_a_while
     assert [one.level for one in findings(None) if one.what == "processes"] == [FAIL, FAIL]
 
 
+@pytest.mark.parametrize(
+    ("ours", "others", "between", "named"),
+    [
+        ({"STRIPE_API_KEY": "sk_live_0123456789"}, {"STRIPE_API_KEY": "rk_test_0123456789"}, "worker", "mode"),
+        ({"LINK_KEYS": "o" * 32}, {"LINK_KEYS": "p" * 32}, "web", "LINK_KEYS is"),
+        ({"LINK_KEYS": "o" * 32}, {}, "worker", "LINK_KEYS is"),
+        ({"API_TOKENS": f"shop:{'o' * 32}"}, {"API_TOKENS": f"shop:{'p' * 32}"}, "web", "API_TOKENS is"),
+        ({"MAIL_FROM": "a@example.com"}, {}, "worker", None),
+        ({"MAIL_FROM": "a@example.com"}, {"MAIL_FROM": "b@example.com"}, "web", "MAIL_FROM is"),
+        ({"STRIPE_API_KEY": "sk_test_0123456789"}, {"STRIPE_API_KEY": "rk_test_0123456789"}, "worker", None),
+        ({"LOG_LEVEL": "debug", "PORT": "1"}, {"LOG_LEVEL": "info", "PORT": "2"}, "web", None),
+        (
+            {"CONSOLE_USERS": f"anna:look:{'o' * 64}", "CONSOLE_KEYS": "o" * 32},
+            {"CONSOLE_USERS": f"anna:look:{'o' * 64}", "CONSOLE_KEYS": "p" * 32},
+            "web",
+            "CONSOLE_KEYS is",
+        ),
+        ({"LINK_KEYS": "o" * 32, "RETRY_URL": "https://a.example.com"}, {}, "web", "LINK_KEYS, RETRY_URL are"),
+    ],
+)
 @pytest.mark.usefixtures("alive")
-def test_services_of_both_modes_on_one_database_are_found(environment: pytest.MonkeyPatch) -> None:
-    for kind, key in (("web", "sk_live_0123456789"), ("worker", "rk_test_0123456789")):
-        environment.setenv("STRIPE_API_KEY", key)
-        databases.forget_process_state()
-        heartbeats.beat(kind)
+def test_a_setting_that_is_not_the_same_in_two_processes_is_found(
+    environment: pytest.MonkeyPatch, ours: dict[str, str], others: dict[str, str], between: str, named: str | None
+) -> None:
+    for kind, host, given in (("web", "here", ours), (between, "there", others)):
+        with environment.context() as patch:
+            patch.setattr("socket.gethostname", lambda host=host: host)
+            for name, value in given.items():
+                patch.setenv(name, value)
+            databases.forget_process_state()
+            heartbeats.beat(kind)
     told = [one.words for one in findings(None) if one.what == "processes" and one.level == FAIL]
-    assert [(" key of live mode" in one, " key of test mode" in one) for one in told] == [(True, True)]
+    assert [named in one and "web here" in one and f"{between} there" in one for one in told if named] == (
+        [True] if named else []
+    )
+    with statement() as connection:
+        rows = [str(row[0]) for row in connection.execute(text("SELECT outside FROM identity_heartbeat"))]
+    assert not any(value in row for row in rows for value in (*ours.values(), *others.values()) if len(value) > 1)
 
 
 @pytest.mark.usefixtures("alive")
