@@ -10,6 +10,7 @@ from receiver.webhooks.intake import Intake, UnavailableError
 from receiver.webhooks.storage import storage
 from tests.support import databases, facts
 from tests.support.facts import event
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("database_url")
 
@@ -68,6 +69,24 @@ def test_what_waits_for_a_hanging_database_is_refused_in_time_and_what_comes_aft
 
     assert asyncio.run(deliver()) == "accepted"
     assert facts.event_rows("vs_3")
+
+
+def test_what_the_database_did_not_take_is_stored_once_it_can_be_though_nothing_is_delivered(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(intake, "_AGAIN_SECONDS", 0.01)
+
+    async def deliver() -> None:
+        inbox = Intake()
+        with databases.locked(database_url), pytest.raises(UnavailableError):
+            await inbox.accept(event("created"))
+        async with asyncio.timeout(PATIENCE):
+            while not facts.event_rows():
+                await asyncio.sleep(0.01)
+        await inbox.close()
+
+    asyncio.run(deliver())
 
 
 async def _accepted(inbox: Intake, said: VerificationEvent) -> str:
