@@ -5,9 +5,11 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 
-from tests.property.copies import NOT_RUN, ROOT, SOURCE, Fault, Result, first_failure, tried
+from tests.property.copies import NOT_RUN, Fault, Result, failure_without, tried
 from tests.property.markers import Break, Marker, OutdatedError, always, becomes, drop, markers_in, never, without
+from tests.support.extended import ROOT
 
+SOURCE = ("config", "handlers", "receiver", "worker")
 PURE = ("tests/unit/test_ordering.py", "tests/unit/test_decide.py", "tests/property/test_orders.py")
 INBOX = ("tests/integration/test_inbox.py", "tests/property/test_state_machine.py")
 OUTBOX = ("tests/integration/test_outbox.py", "tests/property/test_state_machine.py")
@@ -392,11 +394,9 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=max(2, os.cpu_count() or 2))
     arguments = parser.parse_args()
     chosen = faults([rule for rule in RULES if arguments.only in rule])
-    if not arguments.only:
-        every = sorted({test for fault in chosen for test in fault.tests})
-        if failure := first_failure(ROOT, every):
-            print(f"{failure} fails without any mutation", file=sys.stderr)
-            return 1
+    if failure := failure_without(chosen):
+        print(f"{failure} fails without any mutation", file=sys.stderr)
+        return 1
     survivors = sum(_is_survivor(result) for result in tried(chosen, arguments.workers))
     print(f"mutations: {len(chosen)} rules broken, {len(chosen) - survivors} noticed by a test")
     return 1 if survivors else 0

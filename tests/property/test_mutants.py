@@ -7,8 +7,8 @@ import pytest
 from mutmut.utils.file_utils import walk_mutatable_files
 
 from tests.property import mutants
-from tests.property.copies import ROOT
 from tests.property.mutants import TESTS, chosen
+from tests.support.extended import ROOT
 
 SHORT = Path("handlers/record/ordering.py")
 

@@ -1,12 +1,15 @@
 """The mutation check itself, in short: it breaks the marked code, and a test notices a broken rule."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.property.copies import ROOT, Fault, tried
+from tests.property import copies
+from tests.property.copies import LATE, NOT_RUN, Fault, failure_without, tried
 from tests.property.markers import Break, OutdatedError, always, becomes, drop, markers_in, never, without
 from tests.property.mutations import RULES, faults, markers
+from tests.support.extended import ROOT
 
 SHORT = ("tests/unit/test_decide.py",)
 
@@ -63,3 +66,17 @@ def test_a_broken_rule_is_noticed_and_a_changed_sentence_is_not() -> None:
     caught = [result.caught_by for result in tried([broken, harmless], 2)]
     assert caught[0] is not None
     assert caught[1] is None
+
+
+def test_a_test_that_notices_no_fault_at_all_is_told_of_beforehand() -> None:
+    (broken,) = faults(["a state that leaves the record as it is owes nothing"])
+    reads_documents = ("tests/unit/test_contributing.py",)
+    assert failure_without([replace(broken, tests=reads_documents)]) is None
+    assert failure_without([replace(broken, tests=("tests/unit/test_gone.py",))]) == NOT_RUN
+
+
+def test_a_fault_that_makes_a_test_hang_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "_LONGEST", 1)
+    endless = "def test_this() -> None:\n    while True:\n        pass\n"
+    fault = Fault(name="an endless loop", path="tests/unit/test_decide.py", broken=endless, tests=SHORT * 60)
+    assert [result.caught_by for result in tried([fault], 1)] == [LATE]
