@@ -61,7 +61,15 @@ def test_each_command_says_what_fails_in_sentences(tmp_path: Path, name: str) ->
 
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize(
-    "line", ["actions --status x", "sessions --status x", "console-user anna --role x", "events --limit 1001"]
+    "line",
+    [
+        "actions --status x",
+        "actions --status received",  # events are
+        "events --status skipped",  # actions are
+        "sessions --status x",
+        "console-user anna --role x",
+        "events --limit 1001",
+    ],
 )
 def test_an_option_that_is_wrong_is_told_what_it_may_be_in_words_that_can_be_typed(line: str) -> None:
     said = command(*line.split())

@@ -48,7 +48,7 @@ def _row_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", metavar="ID", nargs="*", help="evt_… for an event, a number for an action")
     parser.add_argument("--of", choices=tuple(TABLES), help="with a filter: events or actions only")
     parser.add_argument("--all", action="store_true", help="everything that is dead or waits after a try")
-    add_filters(parser, statuses=False)
+    add_filters(parser)
 
 
 def discard_options(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ import os
 import pwd
 import re
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -19,11 +20,10 @@ _MOST_LISTED = 1000  # lines
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def add_filters(parser: argparse.ArgumentParser, statuses: bool = True) -> None:
+def add_filters(parser: argparse.ArgumentParser, statuses: Iterable[InboxStatus | ActionStatus] = ()) -> None:
     """Adds the options that narrow a choice; a row must fit all that are given."""
-    if statuses:
-        every_status = sorted({one.value for one in (*InboxStatus, *ActionStatus)})  # an enum's member shows its class
-        parser.add_argument("--status", choices=every_status, help="where they stand")
+    if words := sorted(status.value for status in statuses):  # an enum's member shows its class
+        parser.add_argument("--status", choices=words, help="where they stand")
     parser.add_argument("--kind", metavar="WORD", help="an event's type (its last word will do) or an action's name")
     parser.add_argument("--session", metavar="vs_…", help="of one verification session")
     parser.add_argument("--error", metavar="TEXT", help="whose last error, or reason of being skipped, holds this text")

@@ -14,6 +14,7 @@ from handlers.operator.queries import (
 from handlers.operator.story import mails, timeline
 from handlers.outbox.mails import DASHBOARD
 from handlers.record.events import Status
+from handlers.tables.models import ActionStatus
 from worker.commands.options import add_filters, add_limit, chosen, moment, number, span
 from worker.commands.printing import print_json, print_pairs, print_rows
 
@@ -63,7 +64,7 @@ def unknown(word: str) -> str:
 
 def actions_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that choose actions, and how many."""
-    add_filters(parser)
+    add_filters(parser, ActionStatus)
     parser.add_argument("--after", metavar="ID", type=number, help="the last number of the page before")
     add_limit(parser)
 

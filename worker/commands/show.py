@@ -129,7 +129,7 @@ def _in_words(backlog: dict[str, Any]) -> dict[str, Any]:
 
 def events_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that choose events, and how many."""
-    add_filters(parser)
+    add_filters(parser, InboxStatus)
     add_limit(parser)
 
 
