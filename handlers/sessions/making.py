@@ -75,6 +75,9 @@ def adoptable(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
         or has.get(OURS[0]) not in (None, turn.verification_id)
     ):
         raise OpeningError("not-adoptable")
+    # rule: a session with another environment's mark is not adopted
+    if any(key in has and f"{key}={has[key]}" not in settings().our_sessions for key in mark()):
+        raise OpeningError("not-adoptable", "its metadata has another value for the mark of OUR_SESSIONS")
     # rule: a session whose metadata has no room for ours is not adopted
     if len({**has, **turn.metadata}) > MOST_KEYS:
         raise OpeningError("not-adoptable", f"its metadata has no room for {' and '.join(OURS)}")

@@ -882,6 +882,21 @@ def test_a_session_with_room_for_our_keys_alone_is_adopted_without_mark_and_purp
     assert (len(metadata), metadata.keys() & {"idv_id", "app", "idv_purpose"}) == (50, {"idv_id"})
 
 
+def test_a_session_with_another_environments_mark_is_not_adopted(
+    api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
+) -> None:
+    """Its own environment would no longer know it as its own, and leave its person alone."""
+    environment.setenv("OUR_SESSIONS", "app=onboarding,app=before")
+    settings.cache_clear()
+    theirs, ours = (
+        stripe.simulator.create(client_reference_id="user-1", metadata={"app": app}) for app in ("billing", "before")
+    )
+    refused = open_one(api, adopt=theirs)
+    assert (refused.json()["code"], "OUR_SESSIONS" in refused.json()["detail"]) == ("not-adoptable", True)
+    assert stripe.simulator.session(theirs)["metadata"] == {"app": "billing"}
+    assert open_one(api, adopt=ours).status_code == 200
+
+
 def test_a_mark_that_has_no_room_any_more_keeps_nobody_out(
     api: TestClient, stripe: Stories, environment: pytest.MonkeyPatch
 ) -> None:

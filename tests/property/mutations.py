@@ -221,6 +221,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "the session of a spent key is searched for": (becomes("None, False"), OPENINGS),
     "a saved answer is never handed out": (becomes("(answer, True)"), OPENINGS),
     "only an open session of this person's is adopted": (never, VERIFICATIONS),
+    "a session with another environment's mark is not adopted": (never, VERIFICATIONS),
     "a session whose metadata has no room for ours is not adopted": (never, VERIFICATIONS),
     "a session that is known as the current one only now is replaced by the next try": (never, VERIFICATIONS),
     "a session that is refused is not adopted": (drop, VERIFICATIONS),
