@@ -60,7 +60,9 @@ class Receiver(Starlette):
         except Exception as error:
             if scope["type"] != "http":
                 raise
-            note_failure("web", error)  # uvicorn answers 500; its own line would quote the error
+            note_failure(
+                "web", error, "deliveries" if scope["path"].startswith(_WEBHOOK) else ""
+            )  # uvicorn answers 500; its own line would quote the error
 
 
 def check_pages() -> None:

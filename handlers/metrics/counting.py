@@ -52,6 +52,12 @@ UNKNOWN_SENDERS = Counter(
     "Visits by a link of ours whose sender nobody knows: through other proxies than TRUSTED_PROXIES says.",
     registry=COUNTED,
 )
+API_REQUESTS = Counter(
+    "identity_api_requests_total",
+    "Requests with a bearer token, by whether it is one of API_TOKENS: accepted or refused.",
+    ("outcome",),
+    registry=COUNTED,
+)
 ENDED_EVENTS = Counter(
     "identity_events_total", "Events processed or given up, by type and outcome.", ("type", "outcome"), registry=COUNTED
 )
@@ -77,6 +83,7 @@ _IN_VAIN = ("refused", "dead", OTHER_MODE)
 _NOT_TAKEN = {UNSIGNED: "was refused for its signature", OTHER_MODE: "was of the other mode than STRIPE_API_KEY"}
 # Words of a trouble that some statements meet, and others do not.
 _OF_STATEMENTS = ("no schema", "not granted", "disk full", "failed")
+_FIGURES = "figures"
 _FEW = 3  # which anybody may have sent
 RECOVERED_EVENTS = Counter(
     "identity_recovered_events_total",
@@ -187,8 +194,12 @@ def flush() -> None:
         return
     try:
         _add_up(added)
+        if _FIGURES in _failing:
+            _note_done(_FIGURES)
     except Exception as error:  # figures must never disturb the work
         log.warning("metrics.kept_back", error=describe(error))
+        if not isinstance(error, DATABASE_TROUBLE) or trouble_of(error).word in _OF_STATEMENTS:  # findings go by them
+            note_in_vain(_FIGURES, error)
         with _lock:
             for row, value in added.items():
                 _written[row] -= value
@@ -207,9 +218,7 @@ def _note_progress() -> None:
             if count > _got_on[doing]:
                 _got_on[doing] = count
                 if doing == table or doing in _failing:  # else each heartbeat would carry all kinds
-                    _failing.discard(doing)
-                    outside.answered(outside.DATABASE, doing)
-                    outside.answered(outside.OURSELVES, doing)
+                    _note_done(doing)
                 if doing == "deliveries":
                     outside.answered(outside.STARTED)
                     outside.answered(outside.SIGNED)
@@ -221,6 +230,12 @@ def _note_progress() -> None:
         if count >= _FEW and count > _got_on[reason]:
             _got_on[reason] = count
             outside.refused(outside.STARTED, word)
+
+
+def _note_done(doing: str) -> None:
+    _failing.discard(doing)
+    outside.answered(outside.DATABASE, doing)
+    outside.answered(outside.OURSELVES, doing)
 
 
 def _rows() -> Iterator[tuple[_Row, float]]:

@@ -27,6 +27,7 @@ from config.process import myself
 from config.trouble import Trouble, hindrance, trouble_of
 from handlers.metrics import outside
 from handlers.operator import same_settings, signings
+from handlers.operator.tokens import note_tokens
 from handlers.queue.failures import describe
 from handlers.tables.models import Heartbeat
 
@@ -146,6 +147,7 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
             with suppress(PoolTimeoutError):  # all connections of the pool are held up
                 _measure()
         with statement_at_once() as connection:
+            note_tokens(connection)  # first: what it finds is told by this beat
             said = [(kind, Said(**myself(kind, is_ending=is_ending)), time.monotonic()), *clocks]
             if before := _write(connection, said):  # the database's clock has jumped
                 _take_along(connection, before)

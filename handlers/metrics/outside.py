@@ -22,6 +22,7 @@ DATABASE, OURSELVES, STARTED = "the database", "this service", "every delivery s
 SIGNED = "a delivery of Stripe's own"
 FILES = "the limit of open files"
 SETTINGS = "settings"  # of this process, by their fingerprints
+STILL_USED = "the token"  # of somebody's, that is gone from API_TOKENS
 LOOKUP = "EMAIL_LOOKUP"  # a function of the team's
 LOGO = "the server of BRAND_LOGO_URL"
 _SILENT_SECONDS = 4.0  # an answer that takes longer counts as none, until it comes

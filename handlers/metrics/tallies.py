@@ -20,7 +20,8 @@ TEN_MINUTES, TWENTY_MINUTES = timedelta(minutes=10), timedelta(minutes=20)
 SPANS = (TEN_MINUTES, TWENTY_MINUTES, HOUR, DAY)
 _DELIVERIES, _SKIPPED = "identity_deliveries_total", "identity_skipped_actions_total"
 _IGNORED, _UNKNOWN = "identity_ignored_events_total", "identity_unknown_senders_total"
-_READ = (_DELIVERIES, _SKIPPED, _IGNORED, _UNKNOWN)
+_REQUESTS = "identity_api_requests_total"
+_READ = (_DELIVERIES, _SKIPPED, _IGNORED, _UNKNOWN, _REQUESTS)
 _ENDED = {
     "deliveries_answered": _DELIVERIES,
     "events_ended": "identity_events_total",
@@ -51,7 +52,7 @@ def add(connection: Connection, grown: Sequence[dict[str, Any]]) -> None:
 
 
 class Lately:
-    """The counts of deliveries, ignored events, skipped actions and unknown senders in each of SPANS.
+    """The counts of deliveries, ignored events, skipped actions, requests and unknown senders in each of SPANS.
 
     Each span includes the current ten minutes.
     """
@@ -70,6 +71,10 @@ class Lately:
         """The number of skipped actions, by name and reason."""
         found = self._counted(_SKIPPED, within)
         return defaultdict(float, {(labels["name"], labels["reason"]): count for labels, count in found})
+
+    def requests(self, within: timedelta) -> dict[str, float]:
+        """The number of the application's requests, by whether their token was accepted or refused."""
+        return defaultdict(float, {labels["outcome"]: count for labels, count in self._counted(_REQUESTS, within)})
 
     def unknown_senders(self, within: timedelta) -> float:
         """The number of visits whose sender nobody knows."""

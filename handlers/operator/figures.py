@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 
-from config.database import database_now
+from config.database import database_now, statement
 from config.process import myself
+from config.trouble import Trouble, hindrance
 from handlers.metrics import heartbeats, tallies
 from handlers.operator import queries
+from handlers.operator.structure import Tables, look_at_tables
 from handlers.queue import pauses
 from handlers.queue.claims import Table
 from handlers.tables.models import Heartbeat, Paused, Unanswered, VerificationRecord
@@ -29,6 +31,18 @@ class Figures:
     def at(self) -> datetime:
         """The moment, by the database's clock."""
         return database_now()
+
+    @cached_property
+    def tables(self) -> Tables:
+        """Our tables, held against what the migrations have made."""
+        with statement() as connection:
+            return look_at_tables(connection)
+
+    @cached_property
+    def hindrance(self) -> Trouble | None:
+        """The trouble that keeps deliveries from being stored, if the database says so before it is tried."""
+        with statement() as connection:
+            return hindrance(connection)
 
     @cached_property
     def backlogs(self) -> dict[Table, queries.Backlog]:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import SQLModel, col
+from sqlmodel import col
 
 from config.database import DATABASE_TROUBLE, hurry, statement, transaction
 from config.defaults import lacks_webhook_secret
 from config.settings import settings
-from config.trouble import hindrance, trouble_of
+from config.trouble import trouble_of
 from handlers.metrics import counting, heartbeats, outside, tallies
 from handlers.operator.connections import full, locked
 from handlers.operator.figures import Figures
@@ -28,7 +28,7 @@ from handlers.operator.refusals import refusals
 from handlers.operator.signings import signed_in_vain
 from handlers.queue.claims import Table
 from handlers.record.events import OTHER_MODE
-from handlers.tables.models import TABLES, InboxEvent, OutboxAction, VerifiedOutput
+from handlers.tables.models import InboxEvent, OutboxAction, VerifiedOutput
 from handlers.tables.revisions import is_at_head
 
 FAIL, WARN = "FAIL", "WARN"
@@ -50,17 +50,6 @@ _REFUSED = 3
 _DROPPED = {tallies.HOUR: 3, tallies.DAY: 1}
 _BURST, _MINUTE = 10.0, 60.0  # seconds
 _MANY = 0.2  # of all deliveries of an hour
-
-_COLUMNS = {  # not by SQLAlchemy's inspection, which a lock on a table keeps waiting
-    "postgresql": "SELECT name, attname FROM unnest(CAST(:names AS text[])) AS name JOIN pg_attribute"
-    " ON attrelid = to_regclass(name) AND attnum > 0 AND NOT attisdropped",
-    "sqlite": "SELECT t.name, c.name FROM sqlite_master AS t JOIN pragma_table_info(t.name) AS c",
-}
-_NOT_GRANTED = """
-SELECT name, string_agg(lower(may), ', ') AS rights FROM unnest(CAST(:names AS text[])) AS name,
-unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS may
-WHERE NOT has_table_privilege(to_regclass(name), may) GROUP BY name ORDER BY name
-"""
 
 Told = tuple[str, str, str]  # a level, the fault, and what to do
 
@@ -131,7 +120,7 @@ def _broker(figures: Figures) -> Iterator[Told]:
     return of_the_broker(figures.broker_trouble)
 
 
-def _database(_: Figures) -> Iterator[Told]:
+def _database(figures: Figures) -> Iterator[Told]:
     with statement() as connection:
         held = locked(connection)
     for what, pid, whose in held:
@@ -139,15 +128,19 @@ def _database(_: Figures) -> Iterator[Told]:
     if not is_at_head():
         yield FAIL, "migrations are missing", "python -m worker migrate"
         return
-    with statement() as connection:
-        if gone := _gone(connection):
-            words = f"{', '.join(gone)} {'are' if len(gone) > 1 else 'is'} missing, which migrations have made"
-            yield FAIL, words, "put a backup back, and before anything else is started: python -m worker restored"
-            return
-        found, closed = hindrance(connection), _not_granted(connection)
-    if found:
-        yield FAIL, f"nothing can be stored: {found.sentence}", "deliveries are answered 503 meanwhile"
-    elif closed:
+    if gone := figures.tables.gone:
+        words = f"{', '.join(gone)} {'are' if len(gone) > 1 else 'is'} missing, which migrations have made"
+        yield FAIL, words, "put a backup back, and before anything else is started: python -m worker restored"
+        return
+    for name in figures.tables.demanded:
+        words = f"{name}, which is none of ours, wants a value in each row, and so its table takes none"
+        yield FAIL, words, f"drop it, or: ALTER TABLE … ALTER {name.partition('.')[2]} DROP NOT NULL"
+    for name in figures.tables.twofold:
+        words = f"{name} is not unique any more, as migrations have made it: what is there already may be stored again"
+        yield FAIL, words, "delete what is there twice, and make the key again, as the migrations have it"
+    if figures.hindrance:
+        yield FAIL, f"nothing can be stored: {figures.hindrance.sentence}", "deliveries are answered 503 meanwhile"
+    elif closed := figures.tables.closed:
         words = "; ".join(f"{name} ({may})" for name, may in closed.items())
         yield FAIL, f"its role lacks rights to {words}: what is due waits", "grant it all on our tables"
     if taken := full():
@@ -156,24 +149,9 @@ def _database(_: Figures) -> Iterator[Told]:
         yield FAIL if taken.by_others else WARN, words, "end what needs none, raise the limit, or lower DATABASE_POOL"
 
 
-def _gone(connection: Connection) -> list[str]:
-    """Our tables that are not there, and the columns of the others that are not."""
-    there = defaultdict[str, set[str]](set)
-    for table, name in connection.execute(text(_COLUMNS[connection.dialect.name]), {"names": TABLES}):
-        there[table].add(name)
-    columns = [column for name in TABLES for column in SQLModel.metadata.tables[name].columns if name in there]
-    return [name for name in TABLES if name not in there] + [
-        f"{column.table.name}.{column.name}" for column in columns if column.name not in there[column.table.name]
-    ]
-
-
-def _not_granted(connection: Connection) -> dict[str, str]:
-    if connection.dialect.name != "postgresql":
-        return {}
-    return {row.name: row.rights for row in connection.execute(text(_NOT_GRANTED), {"names": TABLES})}
-
-
 def _processes(figures: Figures) -> Iterator[Told]:
+    if figures.hindrance or figures.tables.takes_no("identity_heartbeat"):
+        return  # nobody can say that it lives
     found = ill_processes(figures.processes, figures.at, hears_clocks=not figures.broker_trouble)
     yield from ((FAIL if is_urgent else WARN, words, to_do) for is_urgent, words, to_do in found)
 
@@ -212,6 +190,15 @@ def _deliveries(figures: Figures) -> Iterator[Told]:
         words = f"{refused:.0f} of {taken:.0f} were refused in an hour, most for: {why}"
         is_unsigned = why == counting.UNSIGNED
         yield WARN, words, f"{'is STRIPE_WEBHOOK_SECRET right? ' * is_unsigned}python -m worker status has all reasons"
+
+
+def _tokens(figures: Figures) -> Iterator[Told]:
+    for span, within in _SPANS.items():
+        counts = figures.lately.requests(span)
+        if counts["refused"] >= _REFUSED and not counts["accepted"]:
+            words = f"{counts['refused']:.0f} requests refused for their token, none accepted in {within}"
+            yield FAIL, words, "is the application's token one of API_TOKENS, without its name and colon?"
+            return
 
 
 def _refusals(figures: Figures) -> Iterator[Told]:
@@ -332,6 +319,7 @@ JUDGES: dict[str, Judge] = {
     "processes": Judge(_processes, "IdentityProcesses", "web, worker and clock are at work"),
     "clocks": Judge(_clocks, "IdentityClockWrong", "those of all processes agree with the database's"),
     "deliveries": Judge(_deliveries, "IdentityDeliveriesRefused", "none is refused or dropped while none is accepted"),
+    "tokens": Judge(_tokens, "IdentityTokens", "the application's are accepted, or nobody asks"),
     "refusals": Judge(_refusals, "IdentityRefused", "no process was refused by whom it asked last"),
     "events": Judge(_waiting(InboxEvent), "IdentityEventsWait", "none waits for long"),
     "actions": Judge(_waiting(OutboxAction), "IdentityActionsWait", "none waits for long"),

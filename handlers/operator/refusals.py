@@ -13,6 +13,7 @@ _BLIP = timedelta(seconds=3)  # within it a second try mostly gets its answer
 _SEVERAL = 3  # refusals in a row
 _TRIES_WITHIN = timedelta(minutes=1)  # a process that still has something to ask has asked by then
 _MAY_BE_OVER = timedelta(minutes=2)  # for rows: work that has failed, and is not done, is tried again sooner
+_STILL_USED_WITHIN = timedelta(hours=1)
 _TO_DO = {
     outside.MAIL_SERVER: "mails wait until it takes them, and none is lost: see SMTP_URL and MAIL_FROM; python -m"
     " worker doctor tries them",
@@ -24,6 +25,8 @@ _TO_DO = {
     outside.FILES: "it can take no request and reach nobody: start it again with a higher limit (ulimit -n)",
     outside.LOOKUP: "mails wait until it answers, and none is lost: see what it waits for",
     outside.LOGO: "pages are shown without the logo: see BRAND_LOGO_URL, and start web again",
+    outside.STILL_USED: "who has it gets 401: give the application its new one, or put this one back; this ends an"
+    " hour after its last use",
     outside.SIGNED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it? Stripe delivers again for"
     " three days",
     outside.STARTED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it, and is STRIPE_API_KEY"
@@ -74,9 +77,12 @@ def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, st
         times, latest = sum(one.standing.times for one in some), max(some, key=lambda one: one.last)
         alone = f" to {latest.process}, and to no other process" if _is_over(latest, answers) else ""
         often = f", {times} times" if times > 1 else ""
+        so_far = "nothing else "
+        if of[0] == outside.STILL_USED:
+            alone, so_far = ", which is gone from API_TOKENS, is still used", ""
         yield (
             of[0],
-            f"{of[0]} {latest.standing.word}{alone}: nothing else since {some[0].since:%F %T} UTC{often}",
+            f"{of[0]} {latest.standing.word}{alone}: {so_far}since {some[0].since:%F %T} UTC{often}",
             _TO_DO.get(of[0], "python -m worker doctor"),  # a newer version, beside this one, may know others
         )
 
@@ -84,6 +90,8 @@ def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, st
 def _is_told(one: _Refusal, answers: dict[tuple[str, str], datetime], at: datetime) -> bool:
     if one.standing.of == outside.ENDPOINT:  # Stripe's own word about it is no blip, and whoever looked last is right
         return not _is_over(one, answers)
+    if one.standing.of == outside.STILL_USED:  # other tokens may be accepted all the time
+        return one.last > at - _STILL_USED_WITHIN
     is_tried_again = one.standing.of == outside.DATABASE or (one.standing.of == outside.OURSELVES and one.standing.each)
     if is_tried_again and one.last < at - _MAY_BE_OVER:
         return False

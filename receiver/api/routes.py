@@ -37,7 +37,7 @@ from receiver.api.openapi import openapi
 from receiver.api.problems import ProblemError
 from receiver.api.tokens import digests, holder
 from receiver.bodies import TooLongError, read_body
-from receiver.mishaps import note_failure
+from receiver.mishaps import note_failure, note_success
 from receiver.sender import is_this_machine
 from receiver.threads import BusyError, Threads
 from receiver.unmatched import Unmatched
@@ -74,7 +74,7 @@ class Room:
     def routes(self) -> list[BaseRoute]:
         """All routes, and one that refuses all other requests."""
         routes = [
-            Route("/verifications", self._answering(self._all), methods=["GET", "POST"]),
+            Route("/verifications", self._answering(self._verifications), methods=["GET", "POST"]),
             Route("/verifications/{id}", self._answering(self._show), methods=["GET"]),
             Route("/verifications/{id}/entry", self._answering(self._enter), methods=["POST"]),
             Route("/verifications/{id}/cancel", self._answering(self._cancel), methods=["POST"]),
@@ -91,7 +91,7 @@ class Room:
         self._asking.end()
         self._looking.end()
 
-    async def _all(self, request: Request) -> Response:
+    async def _verifications(self, request: Request) -> Response:
         """Opens or lists, in one route, so that a refused method is told both methods."""
         return await (self._open(request) if request.method == "POST" else self._list(request))
 
@@ -175,6 +175,7 @@ class Room:
 
         async def answer(request: Request) -> Response:
             name = holder(self._digests, request.headers.get("authorization"))
+            doing = f"{request.method} {endpoint.__name__.strip('_')} of the API"
             try:
                 if request.scope["scheme"] != "https" and not is_this_machine(request.scope):
                     raise ProblemError("https-needed")
@@ -182,7 +183,9 @@ class Room:
                     raise ProblemError("unauthorized")
                 request.state.by = By(who=name, way=audit.Way.API)
                 with structlog.contextvars.bound_contextvars(token=name):
-                    return await endpoint(request)
+                    answer = await endpoint(request)
+                note_success(doing)
+                return answer
             except ProblemError as problem:
                 return problem.response()
             except FaultsError as error:
@@ -204,7 +207,7 @@ class Room:
             except DATABASE_TROUBLE:
                 return ProblemError("database-unavailable").response()
             except Exception as error:  # the server's own answer has no problem document
-                note_failure("api", error)
+                note_failure("api", error, doing)
                 return ProblemError("internal").response()
 
         return answer

@@ -6,10 +6,15 @@ from hashlib import sha256
 
 from pydantic import SecretStr
 
+from handlers.metrics.counting import API_REQUESTS
+from handlers.operator import tokens
 
-def digests(tokens: Iterable[SecretStr]) -> list[tuple[str, bytes]]:
+_LEAST = 32  # characters, of each of API_TOKENS: what is shorter is no token that somebody has mistaken
+
+
+def digests(given: Iterable[SecretStr]) -> list[tuple[str, bytes]]:
     """Names and digests of API_TOKENS, made once: digests have one length, and are no secrets by themselves."""
-    parts = [token.get_secret_value().partition(":") for token in tokens]
+    parts = [token.get_secret_value().partition(":") for token in given]
     return [(name, sha256(secret.encode()).digest()) for name, _, secret in parts]
 
 
@@ -18,4 +23,11 @@ def holder(known: Iterable[tuple[str, bytes]], authorization: str | None) -> str
     scheme, _, given = (authorization or "").partition(" ")
     digest = sha256(given.strip().encode(errors="surrogateescape")).digest()
     names = [name for name, expected in known if hmac.compare_digest(digest, expected)]
-    return names[0] if names and scheme.lower() == "bearer" else None
+    if names and scheme.lower() == "bearer":
+        API_REQUESTS.labels("accepted").inc()
+        tokens.accepted(names[0], digest)
+        return names[0]
+    if len(given.strip()) >= _LEAST:
+        API_REQUESTS.labels("refused").inc()
+        tokens.refused(digest)
+    return None

@@ -33,7 +33,7 @@ from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, mak
 from receiver.console.checks import PAUSE_SECONDS, Checks
 from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, known_as, visit_of
 from receiver.headers import headers
-from receiver.mishaps import note_failure
+from receiver.mishaps import note_failure, note_success
 from receiver.pages.answers import refused_method
 from receiver.pages.headers import PLAIN
 from receiver.pages.tries import TooOftenError, Tries
@@ -264,6 +264,7 @@ class Room:
 
         async def answer(request: Request) -> Response:
             request.state.visit = visit_of(request)
+            doing = f"{request.method} {endpoint.__name__.strip('_')} of the console"
             try:
                 if not is_safe(request):
                     raise SorryError("unsafe", 403)
@@ -271,7 +272,9 @@ class Room:
                 if request.state.visit is None and not to_all:
                     is_lost = request.method == "POST" and endpoint != self._sign_out
                     return redirect(request, "/sign-in?ended" if is_lost else "/sign-in")
-                return await endpoint(request)
+                answer = await endpoint(request)
+                note_success(doing)
+                return answer
             except SorryError as error:
                 return page(request, "sorry", error.status, word=error.word)
             except TooOftenError:
@@ -281,7 +284,7 @@ class Room:
             except ClientDisconnect:
                 return Response(status_code=400)
             except Exception as error:  # the server's own answer is no page
-                note_failure("console", error)
+                note_failure("console", error, doing)
                 return page(request, "sorry", 500, word="failed")
 
         return answer

@@ -27,7 +27,7 @@ from handlers.sessions.refusals import OpeningError
 from handlers.sessions.seen import Seen, Word, seen
 from handlers.sessions.views import NotFoundError
 from receiver.bodies import TooLongError, read_body
-from receiver.mishaps import note_failure
+from receiver.mishaps import note_failure, note_success
 from receiver.pages import answers
 from receiver.pages.answers import address, wants_json
 from receiver.pages.assets import Assets
@@ -206,8 +206,11 @@ class Room:
 
         async def answer(request: Request) -> Response:
             request.state.logo_url = self._assets.logo_url
+            doing = f"{request.method} {endpoint.__name__.strip('_')} of the pages"
             try:
-                return await endpoint(request)
+                answer = await endpoint(request)
+                note_success(doing)
+                return answer
             except NotFoundError:
                 return answers.refusal(request, "no_link")
             except _ExpiredError as error:
@@ -221,7 +224,7 @@ class Room:
             except (BusyError, *DATABASE_TROUBLE):
                 return answers.refusal(request, "away")
             except Exception as error:  # the server's own answer is no page, and its line would quote the error
-                note_failure("pages", error)
+                note_failure("pages", error, doing)
                 return answers.refusal(request, "away")
 
         return answer

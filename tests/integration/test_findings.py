@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ from config.version import running_version
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import counting, heartbeats, tallies
-from handlers.operator import connections
+from handlers.operator import connections, refusals
 from handlers.operator.findings import FAIL, JUDGES, WARN, findings
 from handlers.outbox.perform import perform
 from handlers.queue import failures
@@ -170,6 +170,57 @@ def test_a_new_process_that_takes_none_of_its_first_deliveries_is_found_whatever
     counting._note_progress()
     heartbeats.beat("web")
     assert _failing() == set()
+
+
+def test_a_token_that_is_gone_from_the_settings_and_still_used_is_found(environment: pytest.MonkeyPatch) -> None:
+    gone, ours = "g" * 40, "o" * 40
+    environment.setenv("API_TOKENS", f"shop:{gone}")
+    with _asked_with(gone, "x" * 40) as answers:
+        assert (answers, _tokens_told()) == ([200, 401], [])
+    environment.setenv("API_TOKENS", f"shop:{ours}")
+    with _asked_with(*(f"{number:x<40}" for number in range(10)), "x", ours) as answers:
+        assert (answers, _tokens_told()) == ([*([401] * 11), 200], [])
+    with _asked_with(gone, ours):
+        [said] = _tokens_told()
+        assert said.startswith("the token of shop, which is gone from API_TOKENS, is still used: since ")
+        environment.setattr(refusals, "_STILL_USED_WITHIN", timedelta(0))
+        assert _tokens_told() == []
+    with statement() as connection:
+        names = [str(row[0]) for row in connection.execute(text("SELECT name FROM identity_bookmark"))]
+    assert len([name for name in names if name.startswith("API token shop ")]) == 2
+    assert not any(token in name for name in names for token in (gone, ours))
+
+
+def test_an_application_whose_requests_are_all_refused_is_found(environment: pytest.MonkeyPatch) -> None:
+    ours = "o" * 40
+    environment.setenv("API_TOKENS", f"shop:{ours}")
+    with _asked_with("x", "x", "x"):  # none that API_TOKENS could hold
+        assert _failing() == set()
+    with _asked_with("x" * 40, "x" * 40):
+        assert _failing() == set()
+    with _asked_with("x" * 40):
+        [found] = [one for one in findings(None) if one.level == FAIL]
+        assert (found.what, found.words) == ("tokens", "3 requests refused for their token, none accepted in an hour")
+    with _asked_with(ours):
+        assert _failing() == set()
+
+
+@contextmanager
+def _asked_with(*tokens: str) -> Iterator[list[int]]:
+    """The statuses of requests with these tokens to a new process, which has written its figures down and lives."""
+    databases.forget_process_state()
+    with TestClient(app, "https://verify.example") as asking:
+        with transaction() as session:  # the processes before had this one's name
+            session.connection().execute(delete(Heartbeat))
+        facts.all_alive()
+        answers = [asking.get("/verifications", headers={"Authorization": f"Bearer {token}"}) for token in tokens]
+        heartbeats.beat("web")
+        counting.flush()
+        yield [answer.status_code for answer in answers]
+
+
+def _tokens_told() -> list[str]:
+    return [one.words for one in findings(None) if one.level == FAIL and one.what == "refusals"]
 
 
 @pytest.mark.usefixtures("alive")
@@ -504,6 +555,47 @@ def test_a_column_that_is_gone_is_named(column: str) -> None:
         connection.execute(text(f"ALTER TABLE {table} RENAME COLUMN {name} TO gone"))
     [found] = [one for one in findings(None) if one.level == FAIL]
     assert (found.what, found.words) == ("database", f"{column} is missing, which migrations have made")
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite makes a table anew for that")
+@pytest.mark.parametrize("table", ["outbox_action", "identity_heartbeat"])
+@pytest.mark.usefixtures("alive")
+def test_a_column_of_somebody_elses_that_wants_a_value_in_each_row_is_named(table: str) -> None:
+    with statement() as connection:
+        connection.execute(
+            text(f"ALTER TABLE {table} ADD COLUMN theirs text, ADD COLUMN other text NOT NULL DEFAULT ''")
+        )
+    _move("web", last_at=now(-timedelta(minutes=1)))
+    assert _failing() == {"processes"}
+    with statement() as connection:
+        connection.execute(text(f"UPDATE {table} SET theirs = ''"))  # noqa: S608  # two names of tables
+        connection.execute(text(f"ALTER TABLE {table} ALTER theirs SET NOT NULL"))
+    found = {one.what: one.words for one in findings(None) if one.level == FAIL}
+    assert found["database"].startswith(f"{table}.theirs, which is none of ours, wants a value in each row")
+    assert ("processes" in found) == (table != "identity_heartbeat")
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite drops no key of a table")
+@pytest.mark.parametrize(
+    ("table", "key", "columns"),
+    [("inbox_event", "inbox_event_pkey", "id"), ("outbox_action", "outbox_action_key", "cause, name, session_id")],
+)
+@pytest.mark.usefixtures("alive")
+def test_a_key_that_is_gone_is_named(table: str, key: str, columns: str) -> None:
+    with statement() as connection:
+        connection.execute(text(f"ALTER TABLE {table} DROP CONSTRAINT {key}"))
+    [found] = [one for one in findings(None) if one.level == FAIL]
+    assert found.words.startswith(f"{table} ({columns}) is not unique any more")
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite is read-only for who may not write its file")
+@pytest.mark.usefixtures("alive")
+def test_a_database_that_takes_no_writes_lets_nobody_be_called_missing(database_url: str) -> None:
+    _move("web", last_at=now(-timedelta(minutes=1)))
+    assert _failing() == {"processes"}
+    with databases.read_only(database_url):
+        databases.forget_process_state()
+        assert _failing() == {"database"}
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import update
@@ -22,6 +23,7 @@ from handlers.operator import endpoints, refusals
 from handlers.operator.findings import WARN, findings
 from handlers.outbox.smtp import send_by_smtp
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
+from handlers.sessions.links import link_to
 from handlers.stripe_api import account, sessions
 from handlers.tables.models import Heartbeat
 from receiver.app import app
@@ -393,6 +395,55 @@ def test_what_is_no_endpoint_ends_no_reconcile(environment: pytest.MonkeyPatch) 
         databases.forget_process_state()
         endpoints.look()
         assert len(wire.asked) == 1
+
+
+def test_figures_that_cannot_be_added_up_are_found_since_findings_go_by_them(environment: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("c4nary")
+
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    counting.RECOVERED_EVENTS.inc()
+    with environment.context() as patch:
+        patch.setattr(counting, "_add_up", fail)
+        counting.flush()
+    [said] = _refusals()
+    assert said.startswith("this service fails at figures (KeyError): nothing else since ")
+    counting.flush()
+    assert _refusals() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "broken", "words"),
+    [
+        ("/verifications", "handlers.sessions.views.listed", "GET verifications of the API"),
+        ("/verify/TOKEN", "receiver.pages.routes.seen", "GET verify of the pages"),
+    ],
+)
+def test_a_request_that_fails_by_a_fault_of_ours_is_found_until_the_same_goes_well(
+    environment: pytest.MonkeyPatch, path: str, broken: str, words: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("c4nary")
+
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    environment.setenv("STRIPE_API_KEY", "sk_test_0123456789")
+    environment.setenv("LINK_KEYS", "l" * 32)
+    environment.setenv("PUBLIC_URL", HERE)
+    environment.setenv("API_TOKENS", f"shop:{'t' * 32}")
+    databases.forget_process_state()
+    facts.applied(facts.event("created"))
+    paths = ["/verifications", urlsplit(link_to("vs_1").url).path]
+    path = path.replace("/verify/TOKEN", paths[1])
+    with TestClient(app, HERE, headers={"Authorization": f"Bearer {'t' * 32}"}) as client:
+        with environment.context() as patch:
+            patch.setattr(broken, fail)
+            assert client.get(path).status_code >= 500
+        [other] = {*paths} - {path}
+        assert client.get(other).status_code == 200
+        [said] = _refusals()
+        assert said.startswith(f"this service fails at {words} (KeyError): nothing else since ")
+        assert client.get(path).status_code == 200
+        assert _refusals() == []
 
 
 def test_a_key_that_may_not_look_at_endpoints_is_none_that_is_refused(

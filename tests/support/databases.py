@@ -20,7 +20,7 @@ from sqlmodel import SQLModel
 
 from config import broker, database, postgres, settings
 from handlers.metrics import counting, heartbeats, outside
-from handlers.operator import signings
+from handlers.operator import signings, tokens
 from handlers.outbox import application, mails, smtp
 from handlers.stripe_api import client
 from handlers.tables import schema
@@ -88,6 +88,7 @@ def forget_process_state() -> None:
     heartbeats.IN_HAND.clear()
     heartbeats.EVENTS_IN_HAND.clear()
     signings.signed.clear()
+    tokens._tokens = tokens.Tokens()
     counting._note_progress()  # takes the figures of the tests before as written
     outside._seen.clear()
     counting._written.update(counting._rows())  # so that none of them reaches the next database
