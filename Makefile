@@ -22,7 +22,7 @@ define compile
 endef
 .DEFAULT_GOAL = help
 .PHONY: help install dev demo run listen stripe test test-extended test-processes test-postgres test-browser e2e proof mutants \
-	chaos hosts fuzz api-cases bench growth bench-peers bench-tools browser-tools ci way mails pages pictures check lock \
+	chaos hosts costs fuzz api-cases bench growth bench-peers bench-tools browser-tools ci way mails pages pictures check lock \
 	lock-check upgrade
 
 help: ## Lists the targets
@@ -95,6 +95,9 @@ chaos: dev ## Kills, freezes and fills everything under load, and compares the e
 
 hosts: dev ## The same on twelve hosts in namespaces of their own, whose wires, servers and clocks fail: HOSTS="--minutes 10 --seed 7 --async"
 	@$(BIN)/python -m tests.hosts $(HOSTS)
+
+costs: dev bench-tools ## Measures what an event and an action cost each host, with 10,000,000 events there; ten minutes: COSTS="--rows 100000"
+	@$(BIN)/python -m tests.hosts.costs $(COSTS)
 
 ci: ## Does what CI does: on Debian as root, installs what is missing, then runs all but the benches and the proof
 	@.ci/run

@@ -55,14 +55,14 @@ def write(file: Path, tag: str, count: int, path: str = PATH, story: tuple[str, 
     return file
 
 
-def post(port: int, requests: Path, connections: int, seconds: float) -> Answers:
+def post(port: int, requests: Path, connections: int, seconds: float, host: str = "127.0.0.1") -> Answers:
     """Posts the file's requests over so many connections for so long, or until none are left."""
     wrk = shutil.which("wrk")
     if wrk is None:
         sys.exit("wrk is needed to make the load: apt-get install wrk")
     command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "15s", "-s", str(_SCRIPT)]
     output = subprocess.run(
-        [*command, f"http://127.0.0.1:{port}", str(requests)], capture_output=True, text=True, check=True
+        [*command, f"http://{host}:{port}", str(requests)], capture_output=True, text=True, check=True
     ).stdout
     answers = Answers(**json.loads(output.splitlines()[-1]))
     if answers.refused or answers.broken:

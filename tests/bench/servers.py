@@ -58,7 +58,7 @@ class Process:
 
     def cpu(self) -> float:
         """The seconds of processor time of the process and its children so far."""
-        return sum(_cpu(pid) for pid in family(self.popen.pid))
+        return sum(cpu(pid) for pid in family(self.popen.pid))
 
     def processor(self) -> float:
         """The same to the microsecond, without threads that have ended."""
@@ -268,6 +268,7 @@ def _rss(pid: int) -> float:
     return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) / 1024
 
 
-def _cpu(pid: int) -> float:
+def cpu(pid: int) -> float:
+    """The seconds of processor of one process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -80,6 +80,10 @@ class Postgres:
             self.url = f"{self.url},{self._other}&target_session_attrs=read-write"
             self._follow()
 
+    def postmaster(self) -> int:
+        """The pid of the primary's first process."""
+        return self._postmaster(self._primary)
+
     def start(self) -> None:
         """Starts the server; returns once it takes connections."""
         self._start(self._primary)
@@ -90,7 +94,7 @@ class Postgres:
 
     def freeze(self, number: int = signal.SIGSTOP) -> None:
         """Freezes the server: nothing answers, and no connection ends."""
-        postmaster = self._postmaster(self._primary)
+        postmaster = self.postmaster()
         for pid in (postmaster, *descendants(postmaster)):
             with suppress(ProcessLookupError):  # a backend whose connection has just ended
                 os.kill(pid, number)

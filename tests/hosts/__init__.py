@@ -1,1 +1,1 @@
-"""The service on hosts of its own, whose network, servers and clocks fail: `make hosts`."""
+"""The service on hosts of its own: their wires, servers and clocks fail, their costs: `make hosts`, `make costs`."""

@@ -5,7 +5,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,16 +17,16 @@ from tests.chaos.asking import kill_web, let_leases_end
 from tests.chaos.faults import Scene
 from tests.chaos.openings import judge_openings
 from tests.chaos.outside import Application, MailServer
-from tests.chaos.services import ROOT, Dyno, Platform
+from tests.chaos.services import ROOT, Platform
 from tests.chaos.shop import Shop
 from tests.chaos.stores import Place, Postgres
 from tests.chaos.verdict import Rest, judge, read_tables
 from tests.hosts import faults, network
+from tests.hosts.dynos import PORT, dyno
 from tests.hosts.faults import Hosts
 from tests.hosts.network import Network
 from tests.hosts.servers import Pooler, Watched
 from tests.simulator.client import Simulator
-from tests.support import faketime
 
 HOSTS = (
     "web1",
@@ -44,7 +44,6 @@ HOSTS = (
 )
 HERE = ("people", "mail", "application")
 WRONG_CLOCKS = (-900.0, -90.0, 90.0, 300.0)  # seconds ahead: of one web host and one worker host
-_PORT = "8000"
 _ENDS_WITHIN = 1200.0  # seconds beside the faults, even if something hangs
 # The bounds that an operator sets for a role behind a pooler in its transaction mode.
 _TIMEOUTS = {"statement_timeout": "15s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
@@ -133,12 +132,12 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, H
         redis = Watched(net, ("redis1", "redis2"), "sentinel", folder)
         direct = f"postgresql://postgres@{db1.address},{db2.address}/postgres?target_session_attrs=read-write"
         environment = course.environment(simulator, mail, application)
-        environment |= {"VAR_DIR": str(folder / "var"), "PORT": _PORT, "DATABASE_URL": direct, "REDIS_URL": redis.url}
+        environment |= {"VAR_DIR": str(folder / "var"), "DATABASE_URL": direct, "REDIS_URL": redis.url}
         environment |= {"BACKOFF_SECONDS": "5"}  # so many faults come that most rows have several failures behind them
         course.use(environment)
         ahead = _wrong_clocks(options.seed)
         dynos = [
-            _dyno(net, name, {**environment, "DATABASE_URL": url}, folder, ahead.get(name, 0.0))
+            dyno(net, name, {**environment, "DATABASE_URL": url}, folder, ahead.get(name, 0.0))
             for name, url in (
                 ("web1", pooler.url),
                 ("web2", direct),
@@ -157,7 +156,7 @@ def _scene(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Scene, H
             simulator,
             postgres.url,
             course.longest_fault(options.minutes),
-            [f"{net.addresses[name]}:{_PORT}" for name in ("web1", "web2")],
+            [f"{net.addresses[name]}:{PORT}" for name in ("web1", "web2")],
             environment,
         )
         course.expect_deliveries(scene)
@@ -170,15 +169,6 @@ def _wrong_clocks(seed: int) -> dict[str, float]:
         return {}
     dice = random.Random(seed)
     return {f"{kind}{dice.choice((1, 2))}": dice.choice(WRONG_CLOCKS) for kind in ("web", "worker")}
-
-
-def _dyno(net: Network, name: str, environment: Mapping[str, str], folder: Path, ahead: float) -> Dyno:
-    """A process of the Procfile, on a host whose clock may be wrong."""
-    words = {"web": ["receiver", "--host", net.addresses[name]], "worker": ["worker.app", "--concurrency", "8"]}
-    command = [*net.on(name), sys.executable, "-m", *words.get(name.rstrip("12"), ["worker.clock"])]
-    clock = faketime.host(ahead) if ahead else {}
-    own = {"VAR_DIR": str(folder / f"var-{name}"), **clock}
-    return Dyno(name, command, {**environment, **own}, folder / f"{name}.log", ahead=ahead)
 
 
 if __name__ == "__main__":

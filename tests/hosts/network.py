@@ -4,6 +4,7 @@ All of it is in namespaces that end with their first process: nothing of the mac
 trace is left, however the run ends.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -84,6 +85,16 @@ class Network:
     def on(self, host: str) -> list[str]:
         """The words before a command that runs on this host."""
         return [*_on(host), "unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host]
+
+    def carried(self) -> dict[str, int]:
+        """The bytes that each host has sent and was sent so far."""
+        shown = subprocess.run(
+            ["ip", "-netns", _ROUTER, "-stats", "-json", "link"], check=True, capture_output=True, text=True
+        )
+        return {
+            link["ifname"].removeprefix("to_"): link["stats64"]["rx"]["bytes"] + link["stats64"]["tx"]["bytes"]
+            for link in json.loads(shown.stdout)
+        }
 
     @contextmanager
     def cut(self, *pairs: tuple[str, str]) -> Iterator[None]:
