@@ -20,7 +20,7 @@ from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
 from worker.commands.options import TABLES, acting, add_filters, add_reason, chosen, moment, number
-from worker.commands.printing import print_json, print_pairs, print_rows, progress
+from worker.commands.printing import print_json, print_pairs, print_rows, progress, refused
 
 _ACTION_ID = re.compile(r"\d{1,18}")
 _WITHOUT_A_HAND = "it waits for its first try, or a worker has it now"
@@ -154,8 +154,7 @@ def purge_now(arguments: argparse.Namespace) -> int:
     try:
         purged = asdict(purge())
     except WrongClockError as error:
-        print(f"{error}. Set them by NTP: python -m worker doctor", file=sys.stderr)
-        return 1
+        return refused(f"{error}. Set them by NTP: python -m worker doctor")
     if arguments.json:
         print_json(purged)
     else:
@@ -170,8 +169,7 @@ def _mend(
     change: Callable[[Table, Filter, By], Iterator[list[Any]]],
 ) -> int:
     if bool(arguments.ids) == (arguments.all or wanted != Filter()):
-        print("Name ids, or a filter, or --all.", file=sys.stderr)
-        return 2
+        return refused("Name ids, or a filter, or --all.", 2)
     done: dict[str, list[Any]] = {}
     for name, (table, which) in _targets(arguments, wanted).items():
         done[name] = []

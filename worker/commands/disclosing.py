@@ -8,7 +8,7 @@ from handlers.operator.audit import note_beforehand
 from handlers.operator.disclosing import UnreadableError, export, show_outputs
 from handlers.outbox.outputs import count_kept, write_anew
 from worker.commands.options import acting, add_reason
-from worker.commands.printing import print_json, print_pairs, progress
+from worker.commands.printing import print_json, print_pairs, progress, refused
 
 _TYPED = "Some of these sessions have a reference from a static link, into which anybody may have typed it"
 
@@ -22,16 +22,13 @@ def outputs_options(parser: argparse.ArgumentParser) -> None:
 def outputs(arguments: argparse.Namespace) -> int:
     """Decrypts the verified outputs that are kept of a session; 1 when there are none, or no key fits."""
     if not settings().verified_outputs_key:
-        print("There is no VERIFIED_OUTPUTS_KEY: nothing can be read.", file=sys.stderr)
-        return 1
+        return refused("There is no VERIFIED_OUTPUTS_KEY: nothing can be read.")
     try:
         found = show_outputs(arguments.id, acting(arguments))
     except UnreadableError as error:
-        print(f"Of {arguments.id} {error}.", file=sys.stderr)
-        return 1
+        return refused(f"Of {arguments.id} {error}.")
     if found is None:
-        print(f"No verified outputs are kept of {arguments.id}.", file=sys.stderr)
-        return 1
+        return refused(f"No verified outputs are kept of {arguments.id}.")
     if arguments.json:
         print_json(found)
     else:
@@ -42,8 +39,7 @@ def outputs(arguments: argparse.Namespace) -> int:
 def reencrypt(arguments: argparse.Namespace) -> int:
     """Writes the kept outputs anew with the newest key; 1 when some of them cannot be read by any key."""
     if not settings().verified_outputs_key:
-        print("There is no VERIFIED_OUTPUTS_KEY: nothing can be written anew.", file=sys.stderr)
-        return 1
+        return refused("There is no VERIFIED_OUTPUTS_KEY: nothing can be written anew.")
     note_beforehand(acting(arguments), "reencrypt")
     looked_at, unread = 0, list[str]()
     batches, total, for_machines = write_anew(), count_kept(), arguments.json
@@ -70,8 +66,7 @@ def export_now(arguments: argparse.Namespace) -> int:
     """Prints all data that is held about a person, as JSON; 1 when nobody is known by that id."""
     found = export(arguments.id, acting(arguments))
     if found is None:
-        print("Nothing is held by this id: no session, verification, user or reference.", file=sys.stderr)
-        return 1
+        return refused("Nothing is held by this id: no session, verification, user or reference.")
     print_json(found)
     if not all(row["client_reference_trusted"] for row in found["verification_record"]):
         print(f"{_TYPED}: look whether they are this person's before you hand them on.", file=sys.stderr)

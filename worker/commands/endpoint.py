@@ -1,7 +1,6 @@
 """The command that registers the webhook endpoint at Stripe, or checks it for drift."""
 
 import argparse
-import sys
 
 from config.settings import settings
 from handlers.operator.audit import note_beforehand
@@ -9,7 +8,7 @@ from handlers.operator.endpoints import faults, ours, url
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.stripe_api import account
 from worker.commands.options import acting
-from worker.commands.printing import print_json
+from worker.commands.printing import print_json, refused
 
 
 def endpoint_options(parser: argparse.ArgumentParser) -> None:
@@ -21,20 +20,17 @@ def endpoint_options(parser: argparse.ArgumentParser) -> None:
 def manage_endpoint(arguments: argparse.Namespace) -> int:
     """Creates or checks the endpoint: 0 when it is there and complete, 1 when not, 2 when a setting is missing."""
     if not settings().stripe_api_key or not settings().public_url:
-        print("STRIPE_API_KEY and PUBLIC_URL must be set: the endpoint is PUBLIC_URL/webhooks/stripe.", file=sys.stderr)
-        return 2
+        return refused("STRIPE_API_KEY and PUBLIC_URL must be set: the endpoint is PUBLIC_URL/webhooks/stripe.", 2)
     try:
         return _create(arguments) if arguments.what == "create" else _check(arguments)
     except (NotNowError, PermanentError) as error:
-        print(f"{error}. A restricted key needs the permission to read and write webhook endpoints.", file=sys.stderr)
-        return 1
+        return refused(f"{error}. A restricted key needs the permission to read and write webhook endpoints.")
 
 
 def _create(arguments: argparse.Namespace) -> int:
     if existing := ours(account.list_endpoints()):
         ids = ", ".join(endpoint["id"] for endpoint in existing)
-        print(f"{ids} leads to {url()} already: python -m worker endpoint check", file=sys.stderr)
-        return 1
+        return refused(f"{ids} leads to {url()} already: python -m worker endpoint check")
     note_beforehand(acting(arguments), "endpoint")
     endpoint_id, secret = account.create_endpoint(url(), connect=arguments.connect)
     if arguments.json:

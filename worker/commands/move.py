@@ -13,7 +13,7 @@ from config.trouble import trouble_of
 from handlers.tables.schema import migrate
 from handlers.upkeep.move import NotMovedError, count_rows, move
 from worker.commands.options import acting
-from worker.commands.printing import print_json, print_rows, progress
+from worker.commands.printing import print_json, print_rows, progress, refused
 
 _NEXT = """Now set DATABASE_URL to it, and STRIPE_WEBHOOK_SECRET and LINK_KEYS to what is in use here: without them, to
 what the files webhook_secret and link_key of VAR_DIR hold. Then start the processes, and keep the file for a while."""
@@ -27,30 +27,30 @@ def moving_options(parser: argparse.ArgumentParser) -> None:
 def move_now(arguments: argparse.Namespace) -> int:
     """Copies every row of DATABASE_URL's file, and compares each; 1 when it cannot: it may then be run again."""
     if settings().on_postgres:
-        return _refused("DATABASE_URL is PostgreSQL already: only a SQLite file is moved.")
+        return refused("DATABASE_URL is PostgreSQL already: only a SQLite file is moved.")
     path = settings().embedded_file
     if not settings().embedded_database:
         path = Path(make_url(settings().database_url.get_secret_value()).database or "")
     if not path.is_file():
-        return _refused(f"There is no file {path}.")
+        return refused(f"There is no file {path}.")
     source = on_sqlite(URL.create("sqlite", database=str(path)))
     use_database(arguments.to)
     counts: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
     try:
         if not settings().on_postgres:
-            return _refused("--to must be PostgreSQL: postgres://…")
+            return refused("--to must be PostgreSQL: postgres://…")
         total = 2 * count_rows(source)
         migrate()
         steps, for_machines = move(source, acting(arguments)), arguments.json
         for step in progress(steps, "rows", total, count=lambda step: step.rows, for_machines=for_machines):
             counts[step.is_comparison][step.table] += step.rows
     except NotMovedError as error:
-        return _refused(f"{error}.")
+        return refused(f"{error}.")
     except SettingsError as error:
         raise SettingsError(str(error).replace("DATABASE_URL", "--to")) from None
     except DATABASE_TROUBLE as error:
         sentence = trouble_of(error).sentence.replace("DATABASE_URL", "--to")
-        return _refused(f"A database cannot be used: {sentence}.")
+        return refused(f"A database cannot be used: {sentence}.")
     rows = [{"table": name, "copied": counts[False][name], "compared": count} for name, count in counts[True].items()]
     if arguments.json:
         print_json(rows)
@@ -58,8 +58,3 @@ def move_now(arguments: argparse.Namespace) -> int:
         print_rows(rows, ("table", "copied", "compared"))
         print(_NEXT, file=sys.stderr)
     return 0
-
-
-def _refused(sentence: str) -> int:
-    print(sentence, file=sys.stderr)
-    return 1

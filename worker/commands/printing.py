@@ -72,6 +72,12 @@ def bar(what: str, total: int | None = None, *, for_machines: bool) -> Iterator[
         yield lambda count: shown.advance(task, count)
 
 
+def refused(why: object, code: int = 1) -> int:
+    """Prints why nothing, or nothing more, is done; returns the exit code."""
+    print(why, file=sys.stderr)
+    return code
+
+
 def show(value: object) -> str:
     """The text of a value for a person; times in UTC."""
     if value is None:

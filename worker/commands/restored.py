@@ -8,7 +8,7 @@ from handlers.metrics import counting
 from handlers.operator.audit import note_beforehand
 from handlers.upkeep.restored import NothingHereError, recover
 from worker.commands.options import acting, moment
-from worker.commands.printing import bar, print_json, print_pairs
+from worker.commands.printing import bar, print_json, print_pairs, refused
 
 
 def restored_options(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +33,7 @@ def restored_now(arguments: argparse.Namespace) -> int:
         with bar("read", for_machines=arguments.json) as seen:
             found = recover(arguments.account, arguments.since, mail_again=arguments.mail_again, seen=seen)
     except NothingHereError as error:
-        print(error, file=sys.stderr)
-        return 1
+        return refused(error)
     finally:
         counting.flush()
     if arguments.json:

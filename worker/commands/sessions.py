@@ -16,7 +16,7 @@ from handlers.outbox.mails import DASHBOARD
 from handlers.record.events import Status
 from handlers.tables.models import ActionStatus
 from worker.commands.options import add_filters, add_limit, chosen, moment, number, span
-from worker.commands.printing import print_json, print_pairs, print_rows
+from worker.commands.printing import print_json, print_pairs, print_rows, refused
 
 _ACTION: tuple[str, ...] = ("id", "session_id", "name", "cause", "status", "reason", "attempts", "waits", "due_at")
 _ACTION += ("last_error", "created_at", "given_away_at", "resent_at", "done_at")
@@ -35,8 +35,7 @@ def session(arguments: argparse.Namespace) -> int:
     Message-IDs; 1 when unknown."""
     records = find_records(arguments.id)
     if not records:
-        print(unknown(arguments.id), file=sys.stderr)
-        return 1
+        return refused(unknown(arguments.id))
     stories: list[dict[str, Any]] = [
         {
             "record": {name: getattr(record, name) for name in SHOWN},

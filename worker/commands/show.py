@@ -1,7 +1,6 @@
 """Commands that look: status, events, event, dead."""
 
 import argparse
-import sys
 from dataclasses import asdict
 from datetime import timedelta
 from importlib import import_module
@@ -28,7 +27,7 @@ from handlers.operator.queries import (
 from handlers.tables.models import Heartbeat, InboxEvent, InboxStatus, OutboxAction, Paused, VerificationRecord
 from handlers.upkeep import progress, unanswered
 from worker.commands.options import add_filters, add_limit, chosen
-from worker.commands.printing import print_json, print_pairs, print_rows
+from worker.commands.printing import print_json, print_pairs, print_rows, refused
 
 _Row = InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat
 _FEW_MINUTES = timedelta(minutes=5)
@@ -153,7 +152,7 @@ def event(arguments: argparse.Namespace) -> int:
     """Shows one event with its history; 1 when it is not here."""
     found = find_events(Filter(ids=[arguments.id]), 1)
     if not found:
-        return _nothing(f"There is no event {arguments.id}: never received, or purged after RETENTION_DAYS.")
+        return refused(f"There is no event {arguments.id}: never received, or purged after RETENTION_DAYS.")
     history = _event_history(found[0])
     if arguments.json:
         print_json({**_fields(found[0], _EVENT), "history": history})
@@ -210,8 +209,3 @@ def _fields(
 
 def _joined(*parts: str | None) -> str:
     return ", ".join(part for part in parts if part)
-
-
-def _nothing(sentence: str) -> int:
-    print(sentence, file=sys.stderr)
-    return 1
