@@ -23,7 +23,14 @@ from handlers.record.events import VerificationEvent
 from handlers.sessions import closing
 from handlers.sessions.opening import open_verification
 from handlers.sessions.refusals import OpeningError
-from handlers.tables.models import ActionStatus, InboxStatus, Verification, VerificationRecord, VerifiedOutput
+from handlers.tables.models import (
+    ActionStatus,
+    InboxStatus,
+    OutboxAction,
+    Verification,
+    VerificationRecord,
+    VerifiedOutput,
+)
 from tests.integration.openings import wanted
 from tests.integration.stories import Stories, by_name, perform_everything, process_everything, purge
 from tests.property.lifecycles import as_twin
@@ -251,6 +258,18 @@ def test_a_person_who_asks_is_forgotten_at_once_in_every_table_however_often(dat
     process_everything()
     assert "c4nary" not in databases.dump(database_url), "what comes late brings nothing back"
     assert facts.record().redacted_at is None, "Stripe has still to do it"
+
+
+@pytest.mark.usefixtures("stripe")
+def test_a_redaction_is_not_asked_for_again_by_what_comes_after_the_purge() -> None:
+    facts.applied(_failed())
+    closing.redact(_verification(), ANNA)
+    then = datetime.now(UTC) - timedelta(days=400)
+    with transaction() as session:
+        session.connection().execute(update(OutboxAction).values(status=ActionStatus.DONE, done_at=then))
+    assert command("purge").code == 0
+    facts.applied(replace(_failed(NOON + 30), id="evt_late"))
+    assert by_name("vs_1")["redact_session"] == [ActionStatus.DONE]
 
 
 @pytest.mark.usefixtures("stripe")

@@ -319,6 +319,12 @@ def test_who_has_the_mail_and_does_not_say_what_became_of_it_leaves_the_outcome_
             send(MAIL)
 
 
+def test_each_positive_answer_to_a_mail_is_its_acceptance(environment: pytest.MonkeyPatch) -> None:
+    with _raw_server(_take_a_mail(b"251 it will go on\r\n")) as port:
+        _use(environment, f"smtp://127.0.0.1:{port}")
+        send(MAIL)
+
+
 def test_a_mail_whose_lines_begin_with_dots_arrives_as_it_was_written(
     server: Mailbox, environment: pytest.MonkeyPatch
 ) -> None:
@@ -831,14 +837,9 @@ def test_a_kept_connection_does_not_outlive_its_server(environment: pytest.Monke
     assert (len(before.mails), len(after.mails)) == (1, 1)
 
 
-@pytest.mark.usefixtures("database_url")
+@pytest.mark.usefixtures("database_url", "addresses")
 class TestAsAnAction:
     """The same mails, as actions of the outbox."""
-
-    @pytest.fixture(autouse=True)
-    def _addresses(self, environment: pytest.MonkeyPatch) -> None:
-        environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
-        databases.forget_process_state()
 
     def test_a_mail_refused_for_now_is_due_again_and_sent_with_the_same_message_id(self, server: Mailbox) -> None:
         (action_id,) = facts.applied(facts.event("verified", report="vr_1"))

@@ -55,7 +55,7 @@ OPENINGS = (
 TESTS = {
     "handlers/record": (*MEANING, "tests/integration/test_inbox.py", *STORIES, "tests/property/test_orders.py"),
     "handlers/owed": (*MEANING[:1], *QUEUES, *STORIES, "tests/unit/test_house_rules.py"),
-    "handlers/queue": (*QUEUES, *STORIES),
+    "handlers/queue": (*QUEUES, "tests/integration/test_calls.py", *STORIES),
     "handlers/inbox": (*QUEUES, *STORIES, "tests/integration/test_reconcile.py", "tests/integration/test_sessions.py"),
     "handlers/outbox": (
         "tests/unit/test_mails.py",
@@ -64,6 +64,9 @@ TESTS = {
         *STORIES,
         "tests/integration/test_outputs.py",
         "tests/integration/test_smtp.py",
+        "tests/integration/test_verifications_told.py",
+        "tests/integration/test_told.py",
+        "tests/integration/test_together.py",
     ),
     "handlers/sessions": (
         *OPENINGS,
