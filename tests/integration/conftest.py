@@ -13,7 +13,7 @@ from tests.integration.stories import Stories
 from tests.integration.visits import HERE, KEYS
 from tests.property.outside import Application, PostBox, outside
 from tests.simulator.client import Simulator
-from tests.support import databases
+from tests.support import databases, facts
 from tests.support.documented import must_be_documented
 from tests.support.operator import stripe_in_use
 from tests.support.waiting import PATIENCE
@@ -56,6 +56,20 @@ def post_box(_outside: tuple[PostBox, Application]) -> PostBox:
 def application(_outside: tuple[PostBox, Application]) -> Application:
     """The application that this process tells of changes."""
     return _outside[1]
+
+
+@pytest.fixture
+def addresses(environment: pytest.MonkeyPatch) -> None:
+    """Everybody has an address."""
+    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
+    databases.forget_process_state()
+
+
+@pytest.fixture
+def alive(database_url: str) -> None:
+    """Every process that there should be lives, as far as the tables say."""
+    assert database_url
+    facts.all_alive()
 
 
 @pytest.fixture(scope="session")

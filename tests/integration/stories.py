@@ -9,10 +9,10 @@ from config.database import transaction
 from handlers.inbox.process import process
 from handlers.outbox.perform import perform
 from handlers.queue.claims import due
-from handlers.record.events import VerificationEvent, parse
+from handlers.record.events import VerificationEvent
 from handlers.tables.models import InboxEvent, InboxStatus
 from tests.simulator.client import Simulator
-from tests.support import facts
+from tests.support import facts, shapes
 
 
 class Stories:
@@ -34,7 +34,7 @@ class Stories:
         self.later()
         found = [event for event in self.simulator.events(session_id) if event["id"] not in self.seen]
         self.seen |= {event["id"] for event in found}
-        return [_parsed(event["body"]) for event in found if event["thin"] == thin]
+        return [shapes.parsed(event["body"]) for event in found if event["thin"] == thin]
 
     def deliver(self, session_id: str, *, thin: bool = False) -> list[int]:
         """Delivers and applies the news; returns the ids of the actions owed now."""
@@ -77,9 +77,3 @@ def purge() -> None:
     """Deletes the processed events, as after the time for which they are kept."""
     with transaction() as session:
         session.connection().execute(delete(InboxEvent).where(col(InboxEvent.status) == InboxStatus.PROCESSED))
-
-
-def _parsed(body: object) -> VerificationEvent:
-    parsed = parse(body)
-    assert isinstance(parsed, VerificationEvent)
-    return parsed

@@ -11,13 +11,12 @@ from sqlmodel import col
 from config.database import transaction
 from handlers.inbox.receive import receive
 from handlers.operator.queries import Filter, find_events
-from handlers.record.events import VerificationEvent, parse
 from handlers.tables.models import Bookmark, VerificationRecord
 from handlers.upkeep import aged
 from handlers.upkeep.aged import AGES
 from handlers.upkeep.reconcile import reconcile
 from tests.simulator.client import Simulator
-from tests.support import facts
+from tests.support import facts, shapes
 from tests.support.operator import stripe_in_use, work
 
 pytestmark = pytest.mark.usefixtures("database_url")
@@ -30,7 +29,7 @@ REACHED = [age for age in AGES if SINCE - age >= age / 4]
 @pytest.fixture
 def simulator(_simulator: Simulator, environment: pytest.MonkeyPatch) -> Iterator[Simulator]:
     with stripe_in_use(_simulator, environment) as stripe:
-        _receive(stripe.events(_made(stripe, SINCE.total_seconds() - HOUR))[0]["body"])
+        receive([shapes.parsed(stripe.events(_made(stripe, SINCE.total_seconds() - HOUR))[0]["body"])])
         work()
         _heard_of_at(SINCE)
         yield stripe
@@ -52,7 +51,7 @@ def test_a_redaction_whose_event_never_came_is_followed_whatever_the_status(simu
     simulator.cancel(canceled)
     simulator.clock(offset=0.0)
     for event in simulator.events(canceled):
-        _receive(event["body"])
+        receive([shapes.parsed(event["body"])])
     work()
     for session_id in (verified, canceled):
         simulator.redact(session_id)
@@ -121,7 +120,7 @@ def test_sessions_that_are_as_they_should_be_cost_a_request_for_all(simulator: S
     simulator.clock(offset=0.0)
     for session_id in session_ids:
         for event in simulator.events(session_id):
-            _receive(event["body"])
+            receive([shapes.parsed(event["body"])])
     work()
     simulator.fault(delay=0.0, path="/v1/identity/", count=None)
     report = reconcile()
@@ -139,7 +138,7 @@ def _verified(simulator: Simulator, seconds: float) -> str:
     simulator.passed(session_id)
     simulator.clock(offset=0.0)
     for event in simulator.events(session_id):
-        _receive(event["body"])
+        receive([shapes.parsed(event["body"])])
     work()
     return session_id
 
@@ -149,12 +148,6 @@ def _made(simulator: Simulator, seconds: float, **params: Any) -> str:
     session_id = simulator.create(**params)
     simulator.clock(offset=0.0)
     return session_id
-
-
-def _receive(body: dict[str, Any]) -> None:
-    event = parse(body)
-    assert isinstance(event, VerificationEvent)
-    receive([event])
 
 
 def _heard_of_at(ago: timedelta) -> None:

@@ -17,10 +17,9 @@ from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows
 from handlers.outbox.perform import perform
 from handlers.sessions.closing import cancel_verification, redact_verification
-from handlers.sessions.opening import Opened, open_verification
 from handlers.tables.models import ActionStatus, Audited, InboxEvent, OutboxAction
 from handlers.upkeep.purge import purge
-from tests.integration.openings import wanted
+from tests.integration.openings import open_wanted
 from tests.support import facts
 from tests.support.facts import event
 from tests.support.operator import command
@@ -96,15 +95,9 @@ def test_many_rows_are_changed_in_batches_and_each_once(monkeypatch: pytest.Monk
     assert [len(row.about.split()) for row in audited()] == [2, 4, 4]
 
 
-def _opened(reference: str) -> Opened:
-    opened = open_verification(wanted(client_reference_id=reference))
-    assert opened
-    return opened
-
-
 @pytest.mark.usefixtures("stripe")
 def test_a_verification_that_is_ended_or_forgotten_says_by_whom() -> None:
-    one, other = _opened("user-1"), _opened("user-2")
+    one, other = open_wanted(), open_wanted(client_reference_id="user-2")
     cancel_verification(one.verification_id, notify=False, by=ANNA)
     redact_verification(other.verification_id, ANNA)
     assert _rows() == [
@@ -143,7 +136,7 @@ def test_every_command_that_changes_something_takes_a_reason(capsys: pytest.Capt
 
 @pytest.mark.usefixtures("stripe")
 def test_whoever_is_forgotten_by_a_command_is_forgotten_for_a_reason() -> None:
-    opened = _opened("user-1")
+    opened = open_wanted()
     assert command("redact", opened.verification_id, "--reason", "she asked for it").code == 0
     assert ("command", "redact", "she asked for it") in [(way, what, reason) for way, what, _, reason in _rows()]
 

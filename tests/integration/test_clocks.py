@@ -39,16 +39,9 @@ from tests.support.operator import ROOT, command
 from tests.support.waiting import PATIENCE, wait_until
 from worker import tasks
 
-pytestmark = pytest.mark.usefixtures("database_url")
+pytestmark = pytest.mark.usefixtures("database_url", "addresses")
 HOSTS = {"90 s ahead": 90.0, "an hour behind": -3600.0, "61 days ahead": 61 * 86400.0}
 hosts = pytest.mark.parametrize("ahead", HOSTS.values(), ids=HOSTS)
-
-
-@pytest.fixture(autouse=True)
-def _addresses(environment: pytest.MonkeyPatch, database_url: str) -> None:
-    assert database_url
-    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
-    databases.forget_process_state()
 
 
 def _elsewhere(ahead: float, code: str) -> None:

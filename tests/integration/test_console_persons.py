@@ -14,12 +14,11 @@ from handlers.operator import persons
 from handlers.operator.audit import audited
 from handlers.outbox.perform import perform
 from handlers.record.events import Status
-from handlers.sessions.opening import Opened, open_verification
 from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord
 from receiver.app import app
 from receiver.console import changes
 from tests.integration import visits
-from tests.integration.openings import wanted
+from tests.integration.openings import open_wanted
 from tests.integration.operators import HERE, KEYS, OURS, hidden_in, send, sign_in
 from tests.integration.stories import Stories, by_name, perform_everything
 from tests.property.outside import PostBox
@@ -41,12 +40,6 @@ def console(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
         yield client
 
 
-def _opened(reference: str = "user-1") -> Opened:
-    opened = open_verification(wanted(client_reference_id=reference))
-    assert opened
-    return opened
-
-
 def _find(console: TestClient, word: str) -> str | None:
     answer = send(console, "/console/find", word=word)
     assert answer.status_code in (303, 404)
@@ -64,7 +57,7 @@ def _changed() -> list[tuple[str, str, str, str, str | None]]:
 
 
 def test_a_person_is_found_by_whatever_is_known_of_them(console: TestClient, stripe: Stories) -> None:
-    opened = _opened()
+    opened = open_wanted()
     session_id = opened.answer.id
     stripe.simulator.fail(session_id, "document_expired")
     action_id, *_ = stripe.deliver(session_id)
@@ -94,13 +87,12 @@ def test_a_number_that_is_a_person_and_an_action_leads_to_either(console: TestCl
 
 
 def test_the_page_tells_the_story_of_all_their_sessions(console: TestClient, stripe: Stories) -> None:
-    opened = _opened()
+    opened = open_wanted()
     stripe.simulator.fail(opened.answer.id, "document_expired")
     for action_id in stripe.deliver(opened.answer.id):
         perform(action_id)
     stripe.later()
-    again = open_verification(wanted(replaces=opened.answer.id))
-    assert again
+    again = open_wanted(replaces=opened.answer.id)
     page = console.get(f"/console/persons/{opened.answer.id}").text
     assert f"<h1>{opened.verification_id}</h1>" in page
     assert page.index(f'<h2 id="session-1">{again.answer.id}, generation 2') < page.index(
@@ -216,7 +208,7 @@ def test_nothing_is_changed_without_a_reason(console: TestClient) -> None:
 
 
 def test_a_verification_is_canceled_forgotten_and_let_in_again(console: TestClient) -> None:
-    one, other = _opened("user-1"), _opened("user-2")
+    one, other = open_wanted(), open_wanted(client_reference_id="user-2")
     code, page = _press(console, "link", one.verification_id, one.answer.id)
     assert code == 200
     assert f"{HERE}/verify/{one.verification_id}." in page
@@ -253,10 +245,9 @@ def test_what_was_made_elsewhere_is_ended_and_forgotten_as_what_was_made_here(
 def test_a_person_is_forgotten_with_all_that_the_application_says_is_theirs(
     console: TestClient, stripe: Stories
 ) -> None:
-    one, other = _opened("user-1"), open_verification(wanted(client_reference_id="user-1", purpose="age"))
-    assert other
+    one, other = open_wanted(), open_wanted(purpose="age")
     made_elsewhere = stripe.simulator.create(client_reference_id="user-1")
-    typed, another = stripe.simulator.create_from_link("user-1"), _opened("user-2")
+    typed, another = stripe.simulator.create_from_link("user-1"), open_wanted(client_reference_id="user-2")
     for session_id in (one.answer.id, other.answer.id, made_elsewhere, typed):
         stripe.deliver(session_id)
     path = f"/console/change/redact/{one.verification_id}?of={one.answer.id}"
@@ -277,8 +268,7 @@ def test_a_person_is_forgotten_with_all_that_the_application_says_is_theirs(
 def test_others_are_left_if_so_chosen_and_if_there_are_many(
     console: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, other = _opened("user-1"), open_verification(wanted(client_reference_id="user-1", purpose="age"))
-    assert other
+    one, other = open_wanted(), open_wanted(purpose="age")
     path = f"/console/change/redact/{one.verification_id}?of={one.answer.id}"
     monkeypatch.setattr(changes, "_MOST_FORGOTTEN", 0)
     page = console.get(path).text
@@ -318,7 +308,7 @@ def test_no_reason_of_stripes_and_no_secret_is_shown(console: TestClient) -> Non
 
 
 def test_a_mail_is_shown_as_it_reads_and_leads_nowhere(console: TestClient, stripe: Stories) -> None:
-    opened = _opened()
+    opened = open_wanted()
     stripe.simulator.fail(opened.answer.id, "document_expired")
     for action_id in stripe.deliver(opened.answer.id):
         perform(action_id)
@@ -336,8 +326,7 @@ def test_a_mail_is_shown_as_it_reads_and_leads_nowhere(console: TestClient, stri
 
 
 def test_a_mail_is_in_the_language_that_it_was_sent_in_and_says_so(console: TestClient, stripe: Stories) -> None:
-    opened = open_verification(wanted(locale="de"))
-    assert opened
+    opened = open_wanted(locale="de")
     stripe.simulator.fail(opened.answer.id, "document_expired")
     stripe.deliver(opened.answer.id)
     [mail] = [one for one in facts.actions(opened.answer.id) if one.name == "email_retry_prompt"]

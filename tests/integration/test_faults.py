@@ -26,14 +26,7 @@ from tests.support import databases, facts
 from tests.support.facts import event
 from tests.support.servers import FakeStripe
 
-pytestmark = pytest.mark.usefixtures("database_url")
-
-
-@pytest.fixture(autouse=True)
-def _addresses(environment: pytest.MonkeyPatch, database_url: str) -> None:
-    assert database_url
-    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
-    databases.forget_process_state()
+pytestmark = pytest.mark.usefixtures("database_url", "addresses")
 
 
 @pytest.fixture

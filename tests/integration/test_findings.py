@@ -56,12 +56,6 @@ pytestmark = pytest.mark.usefixtures("database_url")
 
 
 @pytest.fixture
-def alive(database_url: str) -> None:
-    assert database_url
-    facts.all_alive()
-
-
-@pytest.fixture
 def client(environment: pytest.MonkeyPatch) -> Iterator[TestClient]:
     environment.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
     environment.setattr(health, "_GOOD_FOR_SECONDS", 0.0)

@@ -17,17 +17,18 @@ from handlers.outbox import mails
 from handlers.owed.kinds import BURNED_CAUSE, LIMIT_CAUSE, TELLING
 from handlers.queue.claims import LostClaimError
 from handlers.record.decide import READ_BACK
-from handlers.record.events import Status, VerificationEvent, parse
+from handlers.record.events import Status, VerificationEvent
 from handlers.sessions import ending
-from handlers.sessions.opening import Opened, open_verification, use_turn
+from handlers.sessions.opening import Opened, use_turn
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.standing import SessionStands, standing
-from handlers.sessions.turn import Turn, Wanted, next_generation, take_turn, write_down_replaced
+from handlers.sessions.turn import Turn, next_generation, take_turn, write_down_replaced
 from handlers.sessions.views import Page, listed, view
 from handlers.stripe_api.sessions import cancel
 from handlers.tables.models import Verification, VerificationRecord
 from handlers.upkeep.limits import judge_limits
 from handlers.upkeep.reconcile import reconcile
+from tests.integration.openings import open_wanted, wanted
 from tests.integration.stories import Stories, by_name, perform_everything, process_everything
 from tests.property.outside import PostBox
 from tests.property.rounds import deadlocks
@@ -37,17 +38,12 @@ from tests.support.facts import NOON
 pytestmark = pytest.mark.usefixtures("database_url", "stripe", "post_box")
 
 
-def _wanted(**changes: Any) -> Wanted:
-    least: dict[str, Any] = {"client_reference_id": "user-1", "purpose": "", "account": "", "livemode": False}
-    return Wanted(**(least | {"params": {"type": "document"}} | changes))
-
-
 def _turn(generation: int = 1, **changes: Any) -> Turn:
     """An opening that has got to this generation, and knows of no session."""
-    turn = take_turn(_wanted(**changes))
+    turn = take_turn(wanted(**changes))
     assert turn
     while turn.generation < generation:
-        turn = next_generation(turn, _wanted(**changes))
+        turn = next_generation(turn, wanted(**changes))
     return turn
 
 
@@ -56,10 +52,9 @@ def _event(turn: Turn, kind: str, at: int = NOON, session_id: str = "vs_1", **fi
 
 
 def _opened(**changes: Any) -> Opened:
-    opened = open_verification(_wanted(**changes))
-    assert opened
+    found = open_wanted(**changes)
     process_everything()
-    return opened
+    return found
 
 
 def _stands(session_id: str = "vs_1") -> dict[tuple[str, str], tuple[str, str | None]]:
@@ -130,9 +125,7 @@ def test_another_account_or_mode_is_not_believed(elsewhere: dict[str, Any]) -> N
 
 def test_a_connected_accounts_verification_is_believed_in_its_account() -> None:
     turn = _turn(account="acct_1")
-    event = parse(facts.payload("created", metadata=turn.metadata) | {"account": "acct_1"})
-    assert isinstance(event, VerificationEvent)
-    facts.applied(event)
+    facts.applied(shapes.parsed(facts.payload("created", metadata=turn.metadata) | {"account": "acct_1"}))
     assert _link() == (turn.verification_id, 1)
 
 
@@ -170,7 +163,7 @@ def test_a_burned_session_ends_alike_in_every_order(last: str, post_box: PostBox
         ]
         for step in order:
             if step == 2:
-                next_generation(turn, _wanted(purpose=str(number)))
+                next_generation(turn, wanted(purpose=str(number)))
             else:
                 facts.applied(events[step])
         assert facts.record(session_id).burned_at is not None
@@ -189,7 +182,7 @@ def test_a_burned_session_ends_alike_in_every_order(last: str, post_box: PostBox
 def test_a_burned_session_that_shows_up_is_canceled_and_nobody_is_told(stripe: Stories, post_box: PostBox) -> None:
     turn = _turn()
     session_id = stripe.simulator.create(client_reference_id="user-1", metadata=turn.metadata)
-    next_generation(turn, _wanted())
+    next_generation(turn, wanted())
     for _ in range(2):
         stripe.deliver(session_id)
         perform_everything()
@@ -206,7 +199,7 @@ def test_two_at_once_leave_no_burned_session_open() -> None:
         event = _event(turn, "created", session_id=session_id)
         receive([event])
         with ThreadPoolExecutor(2) as pool:
-            burning = pool.submit(next_generation, turn, _wanted(purpose=str(number)))
+            burning = pool.submit(next_generation, turn, wanted(purpose=str(number)))
             assert pool.submit(process, [event.id]).exception() is None
             assert burning.exception() is None
     process_everything()
@@ -226,10 +219,10 @@ def test_the_session_an_older_generation_knew_is_not_burned(stripe: Stories) -> 
 def test_a_burned_session_that_is_adopted_is_not_canceled(stripe: Stories) -> None:
     turn = _turn()
     session_id = stripe.simulator.create(client_reference_id="user-1", metadata=turn.metadata)
-    turn = next_generation(turn, _wanted())
+    turn = next_generation(turn, wanted())
     stripe.deliver(session_id)
     assert _stands(session_id)["cancel_session", BURNED_CAUSE] == ("pending", None)
-    assert use_turn(turn, _wanted(adopt=session_id)).answer.id == session_id
+    assert use_turn(turn, wanted(adopt=session_id)).answer.id == session_id
     perform_everything()
     assert stripe.simulator.session(session_id)["status"] == "requires_input"
     facts.applied(facts.event("created", session_id=session_id, metadata=turn.metadata | {"idv_generation": "1"}))
@@ -333,10 +326,10 @@ def test_where_the_person_is_faster_the_session_is_not_replaced_and_all_counts_a
 
 def test_what_shows_up_from_before_a_replaced_session_counts_as_little() -> None:
     burned = _turn()
-    turn = next_generation(burned, _wanted())
+    turn = next_generation(burned, wanted())
     facts.applied(_event(turn, "created", session_id="vs_2"))
     _replaced(turn)
-    next_generation(turn, _wanted())
+    next_generation(turn, wanted())
     facts.applied(_event(burned, "verified", report="vr_1"))
     assert view(turn.verification_id)["status"] == Status.REQUIRES_INPUT
     facts.applied(_event(burned, "requires_input", NOON + 10, report="vr_2", code="abandoned"))
@@ -367,7 +360,7 @@ def _two_sessions(purpose: str = "") -> tuple[Turn, Turn]:
             .values(session_id=f"vs_1{purpose}")
         )
     known = replace(first, session_id=f"vs_1{purpose}")
-    return known, next_generation(known, _wanted(purpose=purpose))
+    return known, next_generation(known, wanted(purpose=purpose))
 
 
 def test_the_limit_counts_over_all_sessions_in_every_order() -> None:
@@ -524,7 +517,7 @@ def test_what_was_replaced_is_forgiven(post_box: PostBox) -> None:
     first, second = _two_sessions()
     facts.applied(*(_failure(first, "vs_1", number) for number in (1, 2, 3)))
     _replaced(second)
-    third = next_generation(second, _wanted())
+    third = next_generation(second, wanted())
     facts.applied(_failure(third, "vs_3", 20))
     assert by_name("vs_3") == {"email_retry_prompt": ["pending"], "notify_app": ["pending"]}
     assert view("vs_3")["submissions_left"] == settings().submission_limit - 1
@@ -582,9 +575,7 @@ def _flow_alone(environment: pytest.MonkeyPatch) -> None:
 
 
 def _read(payload: dict[str, Any]) -> VerificationEvent:
-    event = parse(payload, ("vf_ours",))
-    assert isinstance(event, VerificationEvent)
-    return event
+    return shapes.parsed(payload, ("vf_ours",))
 
 
 @pytest.mark.usefixtures("_flow_alone")
@@ -639,7 +630,7 @@ def test_events_and_openings_of_one_verification_wait_for_each_other_in_no_circl
         receive([*events, unnamed])
         with ThreadPoolExecutor(8) as pool:
             at_once = [pool.submit(process, [event.id]) for event in (*events, unnamed)]
-            burning = pool.submit(next_generation, second, _wanted(purpose=purpose))
+            burning = pool.submit(next_generation, second, wanted(purpose=purpose))
             replacing_ = pool.submit(_replaced, second)
         assert [one.exception() for one in at_once] == [None] * 5
         assert isinstance(burning.exception(), OpeningError | None)

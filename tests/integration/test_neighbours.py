@@ -13,7 +13,6 @@ from handlers.metrics import exposition
 from handlers.operator.findings import findings
 from handlers.operator.queries import Filter, find_events
 from handlers.queue.failures import NotAllowedError
-from handlers.record.events import VerificationEvent, parse
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Retrieved
 from handlers.tables.models import Bookmark, Unanswered, VerificationRecord
@@ -22,7 +21,7 @@ from handlers.upkeep import unanswered
 from handlers.upkeep.rebuild import Restored, rebuild
 from handlers.upkeep.reconcile import reconcile
 from tests.simulator.client import Simulator
-from tests.support import databases, facts
+from tests.support import databases, facts, shapes
 from tests.support.operator import command, work
 from worker import tasks
 
@@ -213,7 +212,7 @@ def test_an_answer_of_a_replica_that_lags_behind_is_not_taken_over(simulator: Si
     simulator.submit(session_id)
     simulator.clock(offset=0.0)
     for event in simulator.events(session_id):
-        _receive(event["body"])
+        receive([shapes.parsed(event["body"])])
     work()
     simulator.fault(path=session_id, count=1, nonsense="as it was created")
     _due(session_id)
@@ -368,13 +367,7 @@ def _known_but_untold(simulator: Simulator, **scope: Any) -> str:
 
 
 def _receive_as(account: str | None, body: dict[str, Any]) -> None:
-    _receive(body | ({"account": account} if account else {}))
-
-
-def _receive(body: dict[str, Any]) -> None:
-    event = parse(body)
-    assert isinstance(event, VerificationEvent)
-    receive([event])
+    receive([shapes.parsed(body | ({"account": account} if account else {}))])
 
 
 def _due(*session_ids: str) -> None:

@@ -20,10 +20,10 @@ from handlers.sessions.entering import Way, enter, enter_by_link, entry
 from handlers.sessions.opening import Opened, open_verification
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.seen import seen
-from handlers.sessions.turn import Wanted
 from handlers.sessions.views import view
 from handlers.tables.models import Verification
 from handlers.upkeep.reconcile import reconcile
+from tests.integration.openings import open_wanted, wanted
 from tests.property.near_stripe import NearStripe, near_stripe
 from tests.property.stepping import Stepped, stepping
 from tests.simulator import person, sessions
@@ -40,28 +40,9 @@ def near() -> Iterator[NearStripe]:
         yield stripe
 
 
-def _wanted(**changes: Any) -> Wanted:
-    return Wanted(
-        **{
-            "client_reference_id": "user-1",
-            "purpose": "",
-            "account": "",
-            "livemode": False,
-            "params": {"type": "document"},
-            **changes,
-        }
-    )
-
-
-def _opened(**changes: Any) -> Opened:
-    opened = open_verification(_wanted(**changes))
-    assert opened is not None
-    return opened
-
-
 def _tries(near: NearStripe, answer: str, **changes: Any) -> None:
     """Opens; the call that makes a session gets this answer, and Stripe then answers again."""
-    stepped = Stepped(lambda: open_verification(_wanted(**changes)))
+    stepped = Stepped(lambda: open_verification(wanted(**changes)))
     _go_on_to(stepped, "post")
     stepped.answer = answer
     while not stepped.is_over:
@@ -97,7 +78,7 @@ def _deliver(near: NearStripe) -> None:
 
 def test_what_a_try_with_other_parameters_made_meanwhile_is_changed_to_what_is_wanted(near: NearStripe) -> None:
     _tries(near, "on its way", params={"type": "document", "metadata": {"a": "1"}})
-    second = Stepped(lambda: _opened(params={"type": "document", "metadata": {"a": "2"}}))
+    second = Stepped(lambda: open_wanted(params={"type": "document", "metadata": {"a": "2"}}))
     _go_on_to(second, "post")
     near.arrive()
     while not second.is_over:
@@ -109,7 +90,7 @@ def test_what_a_try_with_other_parameters_made_meanwhile_is_changed_to_what_is_w
 
 def test_what_a_try_with_the_same_parameters_made_meanwhile_is_entered_by_a_secret_of_its_own(near: NearStripe) -> None:
     _tries(near, "on its way")
-    second = Stepped(lambda: _opened())
+    second = Stepped(open_wanted)
     _go_on_to(second, "post")
     near.arrive()
     while not second.is_over:
@@ -123,29 +104,29 @@ def test_what_a_try_with_the_same_parameters_made_meanwhile_is_entered_by_a_secr
 def test_what_is_still_being_made_is_waited_for_and_is_no_refusal_of_us(near: NearStripe) -> None:
     _tries(near, "on its way")
     with pytest.raises(NotNowError):
-        _opened()
+        open_wanted()
     at_large = [one for one in outside.heard(outside.said()) if (one.of, one.doing) == (outside.STRIPE, "")]
     assert [one.since for one in at_large] == [None]
     near.arrive()
-    assert (_opened().made, len(near.sessions())) == (False, 1)
+    assert (open_wanted().made, len(near.sessions())) == (False, 1)
 
 
 def test_who_is_held_up_begins_nothing_that_might_outlast_the_lease(near: NearStripe) -> None:
-    _opened()
+    open_wanted()
     sessions.cancel(near.world, near.sessions()[0])
-    late = Stepped(lambda: _opened())
+    late = Stepped(open_wanted)
     _go_on_to(late, "get")
     near.later(60.0)
     while not late.is_over:
         late.go_on()
     assert isinstance(late.raised, OpeningError)
     assert _open_ones(near) == []
-    assert _opened().generation == 2
+    assert open_wanted().generation == 2
 
 
 def test_who_is_to_be_forgotten_meanwhile_is_not_let_in(near: NearStripe) -> None:
-    opened = _opened()
-    again = Stepped(lambda: _opened())
+    opened = open_wanted()
+    again = Stepped(open_wanted)
     _go_on_to(again, "the answer")
     redact_verification(opened.verification_id)
     while not again.is_over:
@@ -161,7 +142,7 @@ def test_what_is_opened_while_its_person_is_forgotten_leaves_nothing_of_it(near:
     _tries(near, "500")
     with transaction() as session:
         [id_] = session.scalars(select(col(Verification.id))).all()
-    late = Stepped(lambda: _opened(**where))
+    late = Stepped(lambda: open_wanted(**where))
     _go_on_to(late, "get")
     _go_on_to(late, at)
     redact_verification(id_)
@@ -178,8 +159,8 @@ def test_a_place_to_return_to_is_that_of_the_session_though_nobody_heard_of_its_
     _tries(near, "never arrived", return_url="https://app.example/1")
     _tries(near, "lost", return_url="https://app.example/2")
     with pytest.raises(OpeningError, match="configuration-differs"):
-        _opened(return_url="https://app.example/1")
-    assert _opened(return_url="https://app.example/2").answer.id == near.sessions()[0].id
+        open_wanted(return_url="https://app.example/1")
+    assert open_wanted(return_url="https://app.example/2").answer.id == near.sessions()[0].id
 
 
 def test_two_who_ask_at_once_for_a_person_to_be_forgotten_leave_nothing_of_it(near: NearStripe) -> None:
@@ -197,8 +178,8 @@ def test_two_who_ask_at_once_for_a_person_to_be_forgotten_leave_nothing_of_it(ne
 
 
 def test_whoever_dies_while_replacing_leaves_the_session_as_it_was(near: NearStripe) -> None:
-    opened = _opened()
-    replacing = Stepped(lambda: _opened(replaces=opened.answer.id))
+    opened = open_wanted()
+    replacing = Stepped(lambda: open_wanted(replaces=opened.answer.id))
     _go_on_to(replacing, "post")
     replacing.die()
     for happens in (person.submit, person.passed):
@@ -215,20 +196,20 @@ def test_whoever_dies_while_replacing_leaves_the_session_as_it_was(near: NearStr
 
 
 def test_who_is_faster_than_a_replacement_whose_maker_died_is_told_of_by_the_next(near: NearStripe) -> None:
-    opened = _opened()
-    replacing = Stepped(lambda: _opened(replaces=opened.answer.id))
+    opened = open_wanted()
+    replacing = Stepped(lambda: open_wanted(replaces=opened.answer.id))
     _go_on_to(replacing, "post")
     replacing.die()
     near.later(150.0)
     person.submit(near.world, near.sessions()[0])
     with pytest.raises(OpeningError, match="processing"):
-        _opened(replaces=opened.answer.id)
+        open_wanted(replaces=opened.answer.id)
     assert facts.record(opened.answer.id).replaced_at is None
 
 
 def test_what_was_canceled_to_be_replaced_is_replaced_by_whoever_opens_next(near: NearStripe) -> None:
-    opened = _opened(params={"type": "document", "provided_details": {"email": "jenny@example.com"}})
-    replacing = Stepped(lambda: _opened(replaces=opened.answer.id))
+    opened = open_wanted(params={"type": "document", "provided_details": {"email": "jenny@example.com"}})
+    replacing = Stepped(lambda: open_wanted(replaces=opened.answer.id))
     _go_on_to(replacing, "post")
     _go_on_to(replacing, "the answer")
     replacing.die()
@@ -238,14 +219,14 @@ def test_what_was_canceled_to_be_replaced_is_replaced_by_whoever_opens_next(near
     assert [(one.name, one.status, one.reason) for one in facts.actions(opened.answer.id)] == [
         ("email_canceled", "skipped", "replaced")
     ]
-    assert _opened().generation == 2
+    assert open_wanted().generation == 2
     assert facts.record(opened.answer.id).replaced_at is not None
 
 
 def test_what_shows_up_beside_an_adopted_session_ends(near: NearStripe) -> None:
     _tries(near, "on its way")
     theirs = sessions.create(near.world, Scope(), {"type": "document", "client_reference_id": "user-1"})
-    assert _opened(adopt=theirs.id).answer.id == theirs.id
+    assert open_wanted(adopt=theirs.id).answer.id == theirs.id
     near.arrive()
     _deliver(near)
     assert _open_ones(near) == [theirs]
@@ -278,7 +259,7 @@ def test_a_session_whose_opener_died_and_whose_events_were_lost_is_found_without
     record = facts.record(made.id)
     assert (record.verification_id, record.generation, record.status) == (found.id, 1, "requires_input")
     assert (found.session_id, record.burned_at) == (made.id, None)
-    assert _opened(account=account).answer.id == made.id
+    assert open_wanted(account=account).answer.id == made.id
 
 
 def test_a_session_whose_opener_died_is_found_though_it_is_older_than_any_record(near: NearStripe) -> None:
@@ -287,14 +268,14 @@ def test_a_session_whose_opener_died_is_found_though_it_is_older_than_any_record
     _lost(near)
     [died] = near.sessions()
     near.later(2 * 3600.0)
-    _opened(client_reference_id="person-b")
+    open_wanted(client_reference_id="person-b")
     near.later(2 * 3600.0)
     _reconciled(bounded=True)
     assert facts.record(died.id).status == "requires_input"
 
 
 def test_a_session_is_taken_up_once_the_lease_of_its_opener_is_over(near: NearStripe) -> None:
-    opener = Stepped(lambda: _opened())
+    opener = Stepped(open_wanted)
     _go_on_to(opener, "the answer to post")
     _deliver(near)
     _reconciled()
@@ -306,7 +287,7 @@ def test_a_session_is_taken_up_once_the_lease_of_its_opener_is_over(near: NearSt
 
 
 def test_whoever_only_slept_and_finds_its_session_taken_up_lets_nobody_in_twice(near: NearStripe) -> None:
-    opener = Stepped(lambda: _opened())
+    opener = Stepped(open_wanted)
     _go_on_to(opener, "the answer to post")
     near.later(150.0)
     _lost(near)
@@ -314,12 +295,12 @@ def test_whoever_only_slept_and_finds_its_session_taken_up_lets_nobody_in_twice(
     while not opener.is_over:
         opener.go_on()
     assert isinstance(opener.raised, OpeningError)
-    assert _opened().answer.id == near.sessions()[0].id
+    assert open_wanted().answer.id == near.sessions()[0].id
 
 
 @pytest.mark.parametrize("is_opened", [False, True])
 def test_of_two_sessions_that_sleepers_made_for_one_generation_one_ends(near: NearStripe, is_opened: bool) -> None:
-    sleeper = Stepped(lambda: _opened())
+    sleeper = Stepped(open_wanted)
     _go_on_to(sleeper, "post")
     near.later(150.0)
     _tries(near, "500, done")
@@ -330,13 +311,13 @@ def test_of_two_sessions_that_sleepers_made_for_one_generation_one_ends(near: Ne
     assert len(_open_ones(near)) == 2
     _deliver(near)
     if is_opened:
-        _opened()
+        open_wanted()
     _reconciled()
     for action_id in facts.due_actions():
         perform(action_id)
     [left] = _open_ones(near)
     assert [one.session_id for one in _verifications()] == [left.id]
-    assert _opened().answer.id == left.id
+    assert open_wanted().answer.id == left.id
 
 
 def test_what_a_person_who_is_to_be_forgotten_has_left_behind_is_not_taken_up(near: NearStripe) -> None:
@@ -352,11 +333,11 @@ def test_what_a_person_who_is_to_be_forgotten_has_left_behind_is_not_taken_up(ne
 @pytest.mark.parametrize("how", ["cancel quietly", "replaces"])
 def test_the_marks_of_an_end_that_never_came_are_taken_back(near: NearStripe, how: str) -> None:
     jenny = {"type": "document", "provided_details": {"email": "jenny@example.com"}}
-    opened = _opened(params=jenny)
+    opened = open_wanted(params=jenny)
     _deliver(near)
     works = {
         "cancel quietly": lambda: cancel_verification(opened.verification_id, notify=False),
-        "replaces": lambda: _opened(replaces=opened.answer.id),
+        "replaces": lambda: open_wanted(replaces=opened.answer.id),
     }
     closing = Stepped(works[how])
     _go_on_to(closing, "post")
@@ -374,7 +355,7 @@ def test_the_marks_of_an_end_that_never_came_are_taken_back(near: NearStripe, ho
 
 
 def test_an_end_that_was_to_be_quiet_and_was_not_is_told_later(near: NearStripe) -> None:
-    opened = _opened(params={"type": "document", "provided_details": {"email": "jenny@example.com"}})
+    opened = open_wanted(params={"type": "document", "provided_details": {"email": "jenny@example.com"}})
     closing = Stepped(lambda: cancel_verification(opened.verification_id, notify=False))
     _go_on_to(closing, "post")
     person.submit(near.world, near.sessions()[0])
@@ -394,9 +375,9 @@ def _not_there(near: NearStripe) -> None:
 
 def _not_known_for_a_while(near: NearStripe, *happens: Callable[..., object]) -> tuple[Opened, Opened]:
     """Opens a session that Stripe once calls gone, and another one in its place; then acts in the first one."""
-    first = _opened(params={"type": "document", "provided_details": {"email": "jenny@example.com"}})
+    first = open_wanted(params={"type": "document", "provided_details": {"email": "jenny@example.com"}})
     _not_there(near)
-    second = _opened()
+    second = open_wanted()
     assert (second.verification_id, second.generation) == (first.verification_id, 2)
     for happens_now in happens:
         near.later(10.0)
@@ -411,7 +392,7 @@ def test_who_was_verified_in_a_session_that_stripe_did_not_know_for_a_while_is_n
 ) -> None:
     first, second = _not_known_for_a_while(near, person.submit, person.passed)
     for _ in range(2):
-        again = _opened()
+        again = open_wanted()
         assert (again.generation, again.answer.id, again.made) == (2, first.answer.id, False)
         assert entry(first.verification_id, again.answer, None, Way()) is None
         assert view(first.verification_id)["status"] == "verified"
@@ -422,7 +403,7 @@ def test_who_was_verified_in_a_session_that_stripe_did_not_know_for_a_while_is_n
             sessions.cancel(near.world, near.sessions()[1])
         near.later(10.0)
     assert len(near.sessions()) == 2
-    assert _opened(replaces=second.answer.id).generation == 3
+    assert open_wanted(replaces=second.answer.id).generation == 3
 
 
 def test_who_was_verified_in_a_session_that_stripe_did_not_know_for_a_while_is_told(near: NearStripe) -> None:
@@ -434,7 +415,7 @@ def test_who_was_verified_in_a_session_that_stripe_did_not_know_for_a_while_is_t
 
 def test_who_is_checked_in_a_session_that_stripe_did_not_know_for_a_while_goes_into_no_other(near: NearStripe) -> None:
     first, second = _not_known_for_a_while(near, person.submit)
-    again = _opened()
+    again = open_wanted()
     assert (again.answer.id, again.made) == (first.answer.id, False)
     assert entry(first.verification_id, again.answer, None, Way()) is None
     assert view(first.verification_id, again.answer)["status"] == "processing"
@@ -443,16 +424,16 @@ def test_who_is_checked_in_a_session_that_stripe_did_not_know_for_a_while_goes_i
         with pytest.raises(OpeningError, match="processing"):
             let_in(first.verification_id, Way(integration="modal"))
     with pytest.raises(OpeningError, match="processing"):
-        _opened(replaces=second.answer.id)
+        open_wanted(replaces=second.answer.id)
     person.failed(near.world, near.sessions()[0], "document_expired")  # its event is late
     near.later(10.0)
     assert enter(first.verification_id, Way(integration="modal")).fields["client_secret"]
     assert (facts.record(first.answer.id).status, seen(first.verification_id).word) == ("requires_input", "todo")
-    assert _opened().answer.id == second.answer.id
+    assert open_wanted().answer.id == second.answer.id
 
 
 def test_who_is_verified_is_not_asked_again_though_stripe_has_forgotten_the_session(near: NearStripe) -> None:
-    opened = _opened()
+    opened = open_wanted()
     for happens in (person.submit, person.passed):
         near.later(10.0)
         happens(near.world, near.sessions()[0])
@@ -460,18 +441,18 @@ def test_who_is_verified_is_not_asked_again_though_stripe_has_forgotten_the_sess
     _deliver(near)
     near.world.store.sessions.clear()
     for _ in range(2):
-        again = _opened()
+        again = open_wanted()
         assert (again.generation, again.answer.id, again.answer.state.status) == (1, opened.answer.id, "verified")
         with pytest.raises(OpeningError, match="verified"):
             enter(opened.verification_id, Way())
     assert near.sessions() == []
-    assert _opened(replaces=opened.answer.id).made
+    assert open_wanted(replaces=opened.answer.id).made
 
 
 def test_the_end_of_a_session_that_is_gone_is_asked_for_once(near: NearStripe) -> None:
-    first = _opened()
+    first = open_wanted()
     near.world.store.sessions.clear()
-    second = _opened()
+    second = open_wanted()
     asked: list[str] = []
     near.before = lambda method, path, _: asked.append(f"{method} {path}")
     for code in ("document_expired", "selfie_face_mismatch"):
@@ -484,9 +465,9 @@ def test_the_end_of_a_session_that_is_gone_is_asked_for_once(near: NearStripe) -
 
 
 def test_a_session_that_stripe_did_not_know_for_a_while_ends_where_another_was_begun_for_it(near: NearStripe) -> None:
-    _opened()
+    open_wanted()
     _not_there(near)
-    second = _opened()
+    second = open_wanted()
     _deliver(near)
     assert [one.id for one in _open_ones(near)] == [second.answer.id]
 
@@ -496,4 +477,4 @@ def test_who_is_found_not_to_be_verified_after_all_is_let_in_at_the_next_try(nea
     near.world.store.sessions[first.answer.id].status = "requires_input"  # a reviewer's act, whose event is late
     near.later(400.0)
     with pytest.raises(OpeningError, match="opening"):
-        _opened()
+        open_wanted()

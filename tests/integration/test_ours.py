@@ -12,7 +12,7 @@ from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.operator.queries import Filter, find_events
 from handlers.outbox.perform import perform
-from handlers.record.events import VerificationEvent, parse
+from handlers.record.events import VerificationEvent
 from handlers.tables.models import InboxEvent, InboxStatus
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
@@ -45,9 +45,7 @@ def _thin(kind: str, session_id: str) -> VerificationEvent:
 
 
 def _read(payload: dict[str, Any]) -> VerificationEvent:
-    event = parse(payload, MARKS)
-    assert isinstance(event, VerificationEvent)
-    return event
+    return shapes.parsed(payload, MARKS)
 
 
 def _settled(*events: VerificationEvent) -> list[InboxEvent]:
@@ -68,8 +66,7 @@ def test_a_session_is_ours_by_its_metadata_or_its_flow() -> None:
 
 
 def test_without_marks_all_are_ours() -> None:
-    event = parse(facts.payload("verified", metadata=THEIRS))
-    assert isinstance(event, VerificationEvent)
+    event = shapes.parsed(facts.payload("verified", metadata=THEIRS))
     assert (event.is_ours, event.ignored) == (True, None)
 
 

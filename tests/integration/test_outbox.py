@@ -23,14 +23,8 @@ from tests.support.facts import NOON, claim_action, end_action, event
 from tests.support.servers import FakeStripe
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.usefixtures("database_url")
+pytestmark = pytest.mark.usefixtures("database_url", "addresses")
 VERIFIED = Owed("email_verified", "verified::vr_1")
-
-
-@pytest.fixture(autouse=True)
-def _addresses(environment: pytest.MonkeyPatch, database_url: str) -> None:
-    assert database_url
-    _set(environment, EMAIL_LOOKUP="tests.support.lookups:everybody")
 
 
 def _set(environment: pytest.MonkeyPatch, **variables: str) -> None:

@@ -23,14 +23,13 @@ from handlers.sessions.links import return_url_of
 from receiver import threads
 from receiver.app import app
 from receiver.pages import assets, routes, tries
-from tests.integration.openings import LEAST, TOKEN
+from tests.integration.openings import APP, LEAST, TOKEN
 from tests.integration.stories import Stories
 from tests.integration.visits import HERE, KEYS, OURS, SCRIPT, choose, path_to
 from tests.support import databases, facts
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
-APP = {"Authorization": f"Bearer {TOKEN}"}
 PLAIN = {
     "default-src": "'none'",
     "script-src": "'self'",

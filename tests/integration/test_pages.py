@@ -19,13 +19,12 @@ from handlers.sessions import entering, links
 from handlers.tables.models import ActionStatus, Verification, VerificationRecord
 from receiver.pages.headers import entering as policy_of_entering
 from receiver.pages.headers import leads_to_stripe
-from tests.integration.openings import LEAST, TOKEN, at_stripe
+from tests.integration.openings import APP, LEAST, at_stripe
 from tests.integration.stories import Stories, by_name
 from tests.integration.visits import HERE, OURS, SCRIPT, path_to, untouched
 from tests.support import databases, facts
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
-APP = {"Authorization": f"Bearer {TOKEN}"}
 MANY = 3
 # The person's acts, the word for them, and the status of their page.
 STORIES: dict[str, tuple[list[str], str, int]] = {

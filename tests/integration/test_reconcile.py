@@ -16,7 +16,6 @@ from config.database import transaction
 from handlers.inbox.receive import receive
 from handlers.metrics import exposition
 from handlers.operator.queries import Filter, find_actions, find_events
-from handlers.record.events import parse
 from handlers.tables.models import Bookmark, VerificationRecord
 from handlers.upkeep import lost, progress, undelivered
 from handlers.upkeep.accounts import bookmark, heard_of
@@ -224,7 +223,7 @@ def test_what_comes_late_after_a_mended_drift_changes_and_owes_nothing(simulator
     work()
     owed = {(action.name, action.cause) for action in facts.actions(session_id)}
     for event in simulator.events(session_id):
-        _receive(event["body"])
+        receive([shapes.parsed(event["body"])])
     assert work() == []
     assert facts.record(session_id).status == "verified"
     assert {(action.name, action.cause) for action in facts.actions(session_id)} == owed
@@ -244,7 +243,7 @@ def test_a_session_that_only_an_unread_event_speaks_of_gets_its_status(simulator
 
 def test_a_redaction_that_never_came_is_followed(simulator: Simulator) -> None:
     session_id = simulator.create(client_reference_id="personal", metadata={"user_id": "personal"})
-    _receive(simulator.events(session_id)[0]["body"])
+    receive([shapes.parsed(simulator.events(session_id)[0]["body"])])
     work()
     simulator.redact(session_id)
     reconcile(bounded=False)
@@ -271,7 +270,7 @@ def test_final_and_other_mode_sessions_are_not_asked_about_one_by_one(simulator:
 
 def test_a_session_is_compared_once_it_has_settled_and_then_ever_more_rarely(simulator: Simulator) -> None:
     session_id = simulator.create()
-    _receive(simulator.events(session_id)[0]["body"])
+    receive([shapes.parsed(simulator.events(session_id)[0]["body"])])
     work()
     assert reconcile().compared == 0
     record = facts.record(session_id)
@@ -308,7 +307,7 @@ def test_connected_accounts_are_asked_as_themselves(simulator: Simulator) -> Non
     account = "acct_1Connected"
     session_id = simulator.create(account=account)
     event = simulator.events(session_id)[0]["body"] | {"account": account}
-    _receive(event)
+    receive([shapes.parsed(event)])
     work()
     simulator.endpoint(NOWHERE, account=account)
     # Seconds apart: two changes within one second could only be told apart a second later.
@@ -369,7 +368,7 @@ def test_a_rebuild_may_be_repeated_and_live_events_go_on_as_ever(simulator: Simu
         work()
     with _earlier(simulator, seconds=-10.0):
         simulator.override(session_id, "requires_input")
-    _receive(simulator.events(session_id)[-1]["body"])
+    receive([shapes.parsed(simulator.events(session_id)[-1]["body"])])
     assert len(work()) == 1
     assert facts.record(session_id).status == "requires_input"
 
@@ -433,14 +432,9 @@ def _earlier(simulator: Simulator, seconds: float = 3600.0) -> Iterator[None]:
 def _known_but_untold(simulator: Simulator) -> str:
     """A session of which only the first event came."""
     session_id = _verified(simulator)
-    _receive(simulator.events(session_id)[0]["body"])
+    receive([shapes.parsed(simulator.events(session_id)[0]["body"])])
     work()
     return session_id
-
-
-def _receive(body: dict[str, object]) -> None:
-    event = parse(body)
-    receive([event])  # type: ignore[list-item]  # never a foreign one
 
 
 def _move(session_id: str, **values: object) -> None:

@@ -43,12 +43,6 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 pytestmark = pytest.mark.usefixtures("database_url", "alive")
 
 
-@pytest.fixture
-def alive(database_url: str) -> None:
-    assert database_url
-    facts.all_alive()
-
-
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [

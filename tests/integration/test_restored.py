@@ -11,7 +11,6 @@ from sqlalchemy import update
 from config.database import transaction
 from config.settings import settings
 from handlers.queue.pauses import paused
-from handlers.record.events import VerificationEvent, parse
 from handlers.sessions import views
 from handlers.sessions.closing import redact_verification
 from handlers.sessions.opening import Opened, open_verification
@@ -23,7 +22,7 @@ from handlers.upkeep.restored import NothingHereError, recover
 from tests.integration.stories import perform_everything, process_everything
 from tests.property.outside import Application, PostBox
 from tests.simulator.client import Simulator
-from tests.support import databases, facts
+from tests.support import databases, facts, shapes
 from tests.support.facts import event
 from tests.support.operator import command
 
@@ -73,7 +72,7 @@ class Shop:
         self.later()
         news = [one for one in self.simulator.events() if one["id"] not in self.seen and not one["thin"]]
         self.seen |= {one["id"] for one in news}
-        facts.applied(*(_parsed(one["body"]) for one in news))
+        facts.applied(*(shapes.parsed(one["body"], settings().our_sessions) for one in news))
         process_everything()
 
     def back_up(self) -> Path:
@@ -84,12 +83,6 @@ class Shop:
 
     def open_sessions(self) -> list[str]:
         return [one["id"] for one in self.simulator.truth()["sessions"] if one["status"] == "requires_input"]
-
-
-def _parsed(body: object) -> VerificationEvent:
-    parsed = parse(body, settings().our_sessions)
-    assert isinstance(parsed, VerificationEvent)
-    return parsed
 
 
 @pytest.fixture

@@ -16,13 +16,12 @@ from handlers.inbox import process
 from handlers.sessions import links, looking
 from handlers.sessions.links import return_url_of
 from handlers.tables.models import Verification
-from tests.integration.openings import LEAST, TOKEN, at_stripe
+from tests.integration.openings import APP, LEAST, at_stripe
 from tests.integration.stories import Stories, by_name
 from tests.integration.visits import HERE, OURS, SCRIPT, choose, enter, path_to
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("database_url", "stripe")
-APP = {"Authorization": f"Bearer {TOKEN}"}
 
 
 def _opened(pages: TestClient, **changes: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from handlers.outbox.perform import perform
 from handlers.owed.kinds import ENDED_BY_BURNING, TELLING
 from handlers.queue.claims import due
 from handlers.queue.failures import NotNowError
-from handlers.record.events import Status, VerificationEvent, parse
+from handlers.record.events import Status, VerificationEvent
 from handlers.sessions.closing import cancel_verification, redact_verification
 from handlers.sessions.entering import Entry, Way, enter, entry
 from handlers.sessions.opening import open_verification
@@ -39,6 +39,7 @@ from tests.property.stepping import DeadError, Stepped, current
 from tests.simulator import control, person, redaction, sessions
 from tests.simulator.errors import ApiError
 from tests.simulator.store import Scope, Session
+from tests.support import shapes
 from tests.support.databases import unsynced
 
 PEOPLE = ("person-a", "person-b")  # few, so that much happens to each
@@ -319,7 +320,7 @@ class OpeningMachine(RuleBasedStateMachine):
             one.pending.clear()
         if kind == "lost":
             return
-        news = [_parsed(one.rendered()) for one in some if one.thin == (kind == "thin")]
+        news = [shapes.parsed(one.rendered()) for one in some if one.thin == (kind == "thin")]
         self.delivered += news
         again = self.delivered[: data.draw(st.integers(0, 2))]
         receive([*news, *again])
@@ -392,7 +393,7 @@ class OpeningMachine(RuleBasedStateMachine):
             self.seen |= set(world.store.events)
             for event in world.store.events.values():
                 event.pending.clear()
-            receive([_parsed(one.rendered()) for one in waiting])
+            receive([shapes.parsed(one.rendered()) for one in waiting])
             self._work()
             if not self._unrest():
                 return
@@ -560,9 +561,3 @@ def _unfinished() -> bool:
         events = select(func.count()).where(col(InboxEvent.status) == InboxStatus.RECEIVED)
         actions = select(func.count()).where(col(OutboxAction.status) == ActionStatus.PENDING)
         return bool(session.scalar(events) or session.scalar(actions))
-
-
-def _parsed(body: object) -> VerificationEvent:
-    parsed = parse(body)
-    assert isinstance(parsed, VerificationEvent)
-    return parsed

@@ -12,7 +12,7 @@ from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.outbox.perform import end_actions
 from handlers.queue.claims import Claim, claim, due
-from handlers.record.events import VerificationEvent, parse
+from handlers.record.events import VerificationEvent
 from handlers.tables.models import Heartbeat, InboxEvent, OutboxAction, Submission, VerificationRecord
 from tests.support import shapes
 
@@ -28,17 +28,13 @@ def payload(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str =
 
 def event(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str = "", **fields: Any) -> VerificationEvent:
     """A snapshot event, parsed."""
-    parsed = parse(payload(kind, at, session_id, event_id, **fields))
-    assert isinstance(parsed, VerificationEvent)
-    return parsed
+    return shapes.parsed(payload(kind, at, session_id, event_id, **fields))
 
 
 def thin(kind: str, at: int = NOON, session_id: str = "vs_1", event_id: str = "evt_thin") -> VerificationEvent:
     """A thin notification, parsed."""
     created = datetime.fromtimestamp(at, UTC).isoformat()
-    parsed = parse(shapes.thin(event_id, kind, created, session_id))
-    assert isinstance(parsed, VerificationEvent)
-    return parsed
+    return shapes.parsed(shapes.thin(event_id, kind, created, session_id))
 
 
 def applied(*events: VerificationEvent) -> list[int]:

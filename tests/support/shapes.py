@@ -5,8 +5,10 @@
 
 import json
 import time
+from collections.abc import Collection
 from typing import Any
 
+from handlers.record.events import VerificationEvent, parse
 from tests.simulator import rendering, signing
 from tests.simulator.reasons import reason
 from tests.simulator.store import Scope, Session
@@ -45,6 +47,13 @@ def event(event_id: str, kind: str, created: int, about: dict[str, Any], **field
 def thin(event_id: str, kind: str, created: str, session_id: str, **fields: Any) -> dict[str, Any]:
     """A thin notification: it names the session and says nothing of it."""
     return rendering.thin_event(event_id, kind, created, Scope(), session_id) | fields
+
+
+def parsed(payload: object, marks: Collection[str] = ()) -> VerificationEvent:
+    """The event in the JSON of one that is about a session."""
+    event = parse(payload, marks)
+    assert isinstance(event, VerificationEvent)
+    return event
 
 
 def as_body(payload: Any) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 
 from handlers.owed.kinds import BURNED_CAUSE, LIMIT_CAUSE, Owed
 from handlers.record.decide import HANDLERS, Decision, Outcome, decide, why_not_owed
-from handlers.record.events import RANKS, Status, VerificationEvent, parse
+from handlers.record.events import RANKS, Status, VerificationEvent
 from handlers.record.ordering import RecordState, seen_in
 from tests.simulator.reasons import reason
 from tests.support import shapes
@@ -19,9 +19,7 @@ NOON = 1_794_830_400
 def _event(kind: str, at: int = NOON, **fields: Any) -> VerificationEvent:
     status = {"created": "requires_input", "redacted": fields.pop("status", "verified")}.get(kind, kind)
     about = shapes.session("vs_1", status, **fields)
-    event = parse(shapes.event(f"evt_{kind}_{at}", kind, at, about))
-    assert isinstance(event, VerificationEvent)
-    return event
+    return shapes.parsed(shapes.event(f"evt_{kind}_{at}", kind, at, about))
 
 
 def _decide(*events: VerificationEvent) -> Decision:
@@ -132,8 +130,7 @@ def test_what_is_owed_after_a_redaction_is_written_as_skipped() -> None:
 
 
 def test_a_thin_notification_changes_nothing_when_nobody_can_be_asked() -> None:
-    thin = parse(shapes.thin("evt_1", "verified", "2026-11-20T12:00:00Z", "vs_1"))
-    assert isinstance(thin, VerificationEvent)
+    thin = shapes.parsed(shapes.thin("evt_1", "verified", "2026-11-20T12:00:00Z", "vs_1"))
     nothing = RecordState()
     assert decide(nothing, thin, None) == Decision(outcome=Outcome.IGNORED, record=nothing, owed=[])
     assert decide(nothing, thin, None, can_ask=True) is None

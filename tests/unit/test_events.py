@@ -28,12 +28,6 @@ def _event(kind: str = "requires_input", **session_fields: Any) -> dict[str, Any
     return shapes.event("evt_1", kind, CREATED, about)
 
 
-def _parse(payload: Any) -> VerificationEvent:
-    event = parse(payload)
-    assert isinstance(event, VerificationEvent)
-    return event
-
-
 def _changed(path: str, value: Any) -> dict[str, Any]:
     payload = _event(code="abandoned", report="vr_1")
     target: Any = payload
@@ -46,7 +40,7 @@ def _changed(path: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_snapshot_type_is_read(kind: str) -> None:
-    event = _parse(_event(kind, code="abandoned", report="vr_1"))
+    event = shapes.parsed(_event(kind, code="abandoned", report="vr_1"))
     assert event == VerificationEvent(
         id="evt_1",
         type=f"identity.verification_session.{kind}",
@@ -72,7 +66,7 @@ def test_there_are_six_types() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_thin_type_is_read_and_has_no_state(kind: str) -> None:
-    event = _parse(shapes.thin("evt_1", kind, "2026-11-16T10:00:00.999+01:00", "vs_1", context="acct_1"))
+    event = shapes.parsed(shapes.thin("evt_1", kind, "2026-11-16T10:00:00.999+01:00", "vs_1", context="acct_1"))
     assert event.state is None
     assert event.session_id == "vs_1"
     assert event.account == "acct_1"
@@ -81,17 +75,17 @@ def test_each_thin_type_is_read_and_has_no_state(kind: str) -> None:
 
 
 def test_a_connected_account_is_kept() -> None:
-    assert _parse(_event() | {"account": "acct_1"}).account == "acct_1"
+    assert shapes.parsed(_event() | {"account": "acct_1"}).account == "acct_1"
 
 
 def test_redaction_is_read() -> None:
-    state = _parse(_event(redaction="processing")).state
+    state = shapes.parsed(_event(redaction="processing")).state
     assert state is not None
     assert state.redaction == "processing"
 
 
 def test_an_expanded_report_is_its_id() -> None:
-    state = _parse(_event(report={"id": "vr_9", "object": "identity.verification_report"})).state
+    state = shapes.parsed(_event(report={"id": "vr_9", "object": "identity.verification_report"})).state
     assert state is not None
     assert state.report_id == "vr_9"
 
@@ -100,7 +94,7 @@ def test_what_nobody_has_seen_yet_does_no_harm() -> None:
     payload = _changed("data.object.status", "on_hold")
     payload["data"]["object"]["last_error"]["code"] = "address_mismatch"
     payload["data"]["object"]["new_field"] = {"deep": [1, 2, 3]}
-    state = _parse(payload).state
+    state = shapes.parsed(payload).state
     assert state is not None
     assert (state.status, state.error_code) == ("on_hold", "address_mismatch")
 
@@ -205,7 +199,7 @@ WRONG = [
 @pytest.mark.parametrize(("path", "value"), WRONG)
 def test_a_field_of_the_wrong_shape_is_refused_by_name_and_never_quoted(path: str, value: Any) -> None:
     with pytest.raises(MalformedEventError) as refusal:
-        _parse(_changed(path, value))
+        shapes.parsed(_changed(path, value))
     assert "c4nary" not in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert refusal.value.__cause__ is None
@@ -221,30 +215,30 @@ def test_a_number_too_large_for_any_type_is_refused() -> None:
 )
 def test_a_thin_notification_needs_an_iso_time(created: Any) -> None:
     with pytest.raises(MalformedEventError):
-        _parse(shapes.thin("evt_1", "verified", created, "vs_1"))
+        shapes.parsed(shapes.thin("evt_1", "verified", created, "vs_1"))
 
 
 @pytest.mark.parametrize("related", [None, {}, {"id": None}, "vs_1", ["vs_1"], {"id": "vs 1"}])
 def test_a_thin_notification_needs_its_session(related: Any) -> None:
     with pytest.raises(MalformedEventError):
-        _parse(shapes.thin("evt_1", "verified", "2026-11-16T10:00:00Z", "vs_1") | {"related_object": related})
+        shapes.parsed(shapes.thin("evt_1", "verified", "2026-11-16T10:00:00Z", "vs_1") | {"related_object": related})
 
 
 def test_a_text_has_a_longest_length() -> None:
     reason = _changed("data.object.last_error.reason", "x" * 5000)
-    assert _parse(reason).state is not None
+    assert shapes.parsed(reason).state is not None
     with pytest.raises(MalformedEventError):
-        _parse(_changed("data.object.last_error.reason", "x" * 5001))
+        shapes.parsed(_changed("data.object.last_error.reason", "x" * 5001))
 
 
 @pytest.mark.parametrize("path", ["last_error.code", "last_verification_report", "status", "id", "account"])
 def test_ids_and_codes_are_short_words(path: str) -> None:
     """An index row of PostgreSQL's holds 2,704 bytes, and each of these is a part of a key, or may become one."""
     place = path if path == "account" else f"data.object.{path}"
-    assert isinstance(_parse(_changed(place, "x" * 255)), VerificationEvent)
+    assert isinstance(shapes.parsed(_changed(place, "x" * 255)), VerificationEvent)
     for value in ("x" * 256, "é"):
         with pytest.raises(MalformedEventError):
-            _parse(_changed(place, value))
+            shapes.parsed(_changed(place, value))
 
 
 def test_nothing_outside_the_allow_list_survives() -> None:
@@ -263,11 +257,11 @@ def test_nothing_outside_the_allow_list_survives() -> None:
     payload["data"]["object"] |= planted
     payload["data"]["previous_attributes"] = {"status": "c4nary"}
     payload["request"] = {"id": "c4nary", "idempotency_key": "c4nary"}
-    assert "c4nary" not in json.dumps(dataclasses.asdict(_parse(payload)), default=str)
+    assert "c4nary" not in json.dumps(dataclasses.asdict(shapes.parsed(payload)), default=str)
 
 
 def test_an_event_prints_nothing_personal() -> None:
-    shown = repr(_parse(_event(code="abandoned")))
+    shown = repr(shapes.parsed(_event(code="abandoned")))
     for personal in ("ref_1", "user_1", "The session was abandoned."):
         assert personal not in shown
 

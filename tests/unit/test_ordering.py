@@ -3,11 +3,10 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
-from typing import Any
 
 import pytest
 
-from handlers.record.events import RANKS, SessionState, Status, VerificationEvent, parse
+from handlers.record.events import RANKS, SessionState, Status, VerificationEvent
 from handlers.record.ordering import Order, RecordState, Seen, answered, order, order_by_rank, overtakes, seen_in
 from tests.support import shapes
 
@@ -137,7 +136,7 @@ def test_an_answer_with_a_status_nobody_knows_settles_nothing() -> None:
 
 def test_a_redaction_and_a_thin_notification_show_no_state() -> None:
     assert seen_in(_event("redacted")) is None
-    assert seen_in(_parse(shapes.thin("evt_1", "verified", "2026-11-20T12:00:00Z", "vs_1"))) is None
+    assert seen_in(shapes.parsed(shapes.thin("evt_1", "verified", "2026-11-20T12:00:00Z", "vs_1"))) is None
 
 
 def _last(arrival: tuple[Seen, ...]) -> str:
@@ -149,13 +148,7 @@ def _last(arrival: tuple[Seen, ...]) -> str:
 
 
 def _event(kind: str) -> VerificationEvent:
-    return _parse(shapes.event("evt_1", kind, 1_794_819_600, shapes.session("vs_1", kind)))
-
-
-def _parse(payload: dict[str, Any]) -> VerificationEvent:
-    event = parse(payload)
-    assert isinstance(event, VerificationEvent)
-    return event
+    return shapes.parsed(shapes.event("evt_1", kind, 1_794_819_600, shapes.session("vs_1", kind)))
 
 
 @pytest.mark.parametrize(
