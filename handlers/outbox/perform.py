@@ -91,6 +91,7 @@ _LOOKS = (
     select(
         col(OutboxAction.id),
         col(OutboxAction.attempts),
+        col(OutboxAction.created_at),
         *_RECORDS.columns,
         exists().where(
             col(InboxEvent.session_id) == col(OutboxAction.session_id),
@@ -126,7 +127,7 @@ WITH told AS (
   SET status = 'done', reason = NULL, done_at = {CLOCK["postgresql"]}, waits = %(waits)s, last_error = NULL,
     mail_number = told.told_count - 1
   FROM told
-  WHERE id = %(action_id)s AND attempts = %(attempts)s AND coalesce(status, '') = 'pending'
+  WHERE id = %(action_id)s AND attempts = %(attempts)s AND created_at = %(since)s AND coalesce(status, '') = 'pending'
   RETURNING id
 )
 SELECT (SELECT count(*) FROM told), (SELECT count(*) FROM ended)"""  # noqa: S608  # our own words
@@ -279,7 +280,7 @@ def _told_and_ended(claimed: Claim, action: OutboxAction, look: _Look) -> int | 
         return None
     mine = {"action_id": claimed.id, "attempts": claimed.attempts, "waits": claimed.waits, "cause": action.cause}
     with past_sqlalchemy() as connection:
-        about = {"session_id": action.session_id, "version": look.version}
+        about = {"session_id": action.session_id, "since": claimed.since, "version": look.version}
         told, ended = connection.execute(_TELL_AND_END, mine | about).fetchone() or (0, 0)
     return ended if told else None
 
@@ -310,11 +311,12 @@ def _look(actions: Sequence[OutboxAction]) -> dict[int, _Look]:
     """Looks at claimed actions; returns the looks by action id, without the actions whose claim is lost."""
     mine, looks, at = {action.id: action for action in actions}, {}, steady()
     found = brief(_LOOKS, {"ids": list(mine)})
-    for id_, attempts, *columns, is_behind, is_under_way, goes_on, elsewhere, version in found:
+    for id_, attempts, created_at, *columns, is_behind, is_under_way, goes_on, elsewhere, version in found:
         record: VerificationRecord = _RECORD.new_instance()
         record.__dict__.update(zip(_RECORDS.columns.keys(), columns, strict=True))
         action, limit = mine[id_], settings().submission_limit - elsewhere
-        if attempts == action.attempts and action.name in KINDS:
+        is_mine = (attempts, created_at) == (action.attempts, action.created_at)
+        if is_mine and action.name in KINDS:
             # rule: a mail that an operator sends again may repeat the last one
             state = replace(record.state, told=None) if action.resent_at else record.state
             why_not = why_not_owed(state, action.name, action.cause, limit)

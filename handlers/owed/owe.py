@@ -105,7 +105,10 @@ def note_told(
         # rule: a mail that may have arrived before another one is not the last word
         if session.execute(_TOLD_SINCE, {"session_id": action.session_id, "since": action.given_away_at}).first():
             about |= {"told": None, "mails": 0}
-    record, at = session.execute(_TOLD, about).one()
+    found = session.execute(_TOLD, about).one_or_none()
+    if not found:  # a failover has lost the record, and its actions with it
+        return None, []
+    record, at = found
     limit = settings().submission_limit
     if record.verification_id:
         theirs = select(ELSEWHERE).where(col(VerificationRecord.session_id) == action.session_id)

@@ -101,6 +101,7 @@ class Claim:
     waited: float  # seconds from its receipt, or from its being owed, to the claim: both by the database's clock
     attempts: int  # only grows, so that it fences a late worker
     waits: int
+    since: datetime  # of its receipt, or of its being owed: a failover may give its number to another row
     before: Mapping[str, Any] = field(default_factory=dict)  # the values that a try without effect restores
     claimed: float = field(default_factory=steady)  # the moment of the claim
 
@@ -150,7 +151,7 @@ def claim(table: Table, ids: Sequence[Any], *, first_try: bool | None = None) ->
         kind, since = getattr(row, table.KIND), getattr(row, table.SINCE)
         waited = (row.due_at - LEASE - since).total_seconds()
         before = {name: getattr(row, name) for name in table.GIVES_AWAY}
-        claims.append((Claim(table, row.id, kind, waited, row.attempts, row.waits, before), row))
+        claims.append((Claim(table, row.id, kind, waited, row.attempts, row.waits, since, before), row))
     return claims
 
 
@@ -206,7 +207,8 @@ def unless_lost(row: InboxEvent | OutboxAction, lease: timedelta = LEASE, *, unk
     Raises LostClaimError if another worker has claimed or ended the row meanwhile, NotNowError if the database's answer
     came too late to be relied on.
     """
-    mine = Claim(type(row), row.id, getattr(row, row.KIND), 0.0, row.attempts, row.waits)
+    kind, since = getattr(row, row.KIND), getattr(row, row.SINCE)
+    mine = Claim(type(row), row.id, kind, 0.0, row.attempts, row.waits, since)
     waits = (mine.unknown if unknown else mine).waits
     given_away = dict.fromkeys(mine.table.GIVES_AWAY if unknown else (), timedelta())
     # rule: a worker that has lost its claim does nothing more
@@ -284,7 +286,8 @@ def change_claimed(connection: Connection | None, claims: Sequence[Claim], **val
     Without a connection it is a transaction by itself. A timedelta stands for the moment so much later than the
     database's clock.
     """
-    parameters = {"ids": [claim.id for claim in claims], "claimed_attempts": claims[0].attempts, **values}
+    whose = {"ids": [claim.id for claim in claims], "claimed_since": [claim.since for claim in claims]}
+    parameters = {**whose, "claimed_attempts": claims[0].attempts, **values}
     moments = tuple(name for name, value in values.items() if isinstance(value, timedelta))
     for name in moments:
         parameters[f"{name}_seconds"] = parameters.pop(name).total_seconds()
@@ -338,6 +341,8 @@ def _claimed_rows(table: Table, moments: tuple[str, ...]) -> Executable:
     claimed = update(table.__table__).where(  # type: ignore[union-attr]
         col(table.id).in_(bindparam("ids", expanding=True)),
         col(table.attempts) == bindparam("claimed_attempts"),  # rule: a late worker is fenced by the attempt
+        # rule: a row with the number of one that a failover lost is another
+        getattr(table, table.SINCE).in_(bindparam("claimed_since", expanding=True)),
         status_of(table) == table.UNFINISHED,  # rule: a row that has ended stays as it is
     )
     later = {name: now(bindparam(f"{name}_seconds", type_=Float)) for name in moments}

@@ -1,22 +1,34 @@
 """A worker that comes too late writes nothing: not the end of an action or event, and no time to try it again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import delete, update
+from sqlmodel import col
 
+from config.database import transaction
 from handlers.inbox.process import claim_events, process_together
 from handlers.inbox.receive import receive
 from handlers.operator.audit import By, Way
 from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows, retry_rows
+from handlers.outbox import perform as performing
 from handlers.outbox.mails import Mail
 from handlers.outbox.perform import perform
 from handlers.queue import claims
 from handlers.queue.claims import Claim, LostClaimError
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
 from handlers.record.events import VerificationEvent
-from handlers.tables.models import ActionStatus, InboxStatus, OutboxAction
+from handlers.tables.models import (
+    ActionStatus,
+    InboxEvent,
+    InboxStatus,
+    OutboxAction,
+    Submission,
+    VerificationRecord,
+)
 from tests.property.outside import PostBox
 from tests.support import facts
 from tests.support.facts import NOON, claim_action, end_action, event
@@ -120,6 +132,57 @@ def test_the_last_look_forbids_what_somebody_else_has_claimed_or_ended_since(end
     with pytest.raises(LostClaimError):
         claims.unless_lost(claimed[1])
     assert facts.action(action_id) == before
+
+
+def _fail_over(action_id: int) -> OutboxAction:
+    """The standby that takes over lacks this action with its record, and gives its number to the next one."""
+    with transaction() as session:
+        for table in (OutboxAction, VerificationRecord, Submission, InboxEvent):
+            session.execute(delete(table).where(col(table.session_id) == "vs_1"))
+    facts.applied(event("verified", session_id="vs_2", report="vr_1"))
+    mail = next(one for one in facts.actions("vs_2") if one.name == "email_verified")
+    with transaction() as session:
+        session.execute(update(OutboxAction).where(col(OutboxAction.id) == mail.id).values(id=action_id))
+    _claimed(action_id)
+    return facts.action(action_id)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_action_that_has_the_number_of_a_lost_one_is_left_alone(end: str) -> None:
+    claimed = claim_action(_mail_owed())
+    assert claimed
+    late, action = claimed
+    other = _fail_over(late.id)
+    with pytest.raises(LostClaimError):
+        claims.unless_lost(action)
+    if end in FAILURES:
+        ENDS[end](late)
+    else:
+        end_action(late, action, None if end == "done" else "superseded")
+    assert facts.action(late.id) == other
+
+
+def test_a_mail_is_not_taken_for_one_that_has_the_number_of_a_lost_one(post_box: PostBox) -> None:
+    action_id, others = _mail_owed(), list[OutboxAction]()
+    post_box.behave = lambda _: others.append(_fail_over(action_id))
+    assert perform(action_id) == []
+    assert [facts.action(action_id)] == others
+
+
+def test_a_look_at_a_lost_action_is_none_at_the_one_that_has_its_number(
+    environment: pytest.MonkeyPatch, post_box: PostBox
+) -> None:
+    action_id, look, others = _mail_owed(), performing._look, list[OutboxAction]()
+
+    def look_later(actions: Sequence[OutboxAction]) -> Any:
+        others.append(_fail_over(action_id))
+        environment.setattr(performing, "_look", look)
+        return look(actions)
+
+    environment.setattr(performing, "_look", look_later)
+    assert perform(action_id) == []
+    assert post_box.sent.total() == 0
+    assert [facts.action(action_id)] == others
 
 
 def test_the_last_look_holds_the_row_for_another_lease() -> None:

@@ -345,7 +345,7 @@ def test_the_sweep_finds_the_oldest_first_and_no_more_than_it_may() -> None:
 
 
 def test_a_claim_counts_only_tries_that_were_the_works_own_fault() -> None:
-    assert Claim(InboxEvent, "evt_1", "", 0.0, attempts=5, waits=3).tries == 2
+    assert Claim(InboxEvent, "evt_1", "", 0.0, attempts=5, waits=3, since=datetime.now(UTC)).tries == 2
 
 
 def test_a_transaction_that_raises_leaves_nothing() -> None:

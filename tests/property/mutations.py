@@ -249,6 +249,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a lease outlives a jump of the database's clock": (drop, CLOCKS),
     "a row that was tried before is tried alone": (never, INBOX),
     "a late worker is fenced by the attempt": (drop, FENCES),
+    "a row with the number of one that a failover lost is another": (drop, FENCES),
     "a row that has ended stays as it is": (drop, FENCES),
     "a worker that has lost its claim does nothing more": (never, FENCES),
     "a last look that took too long is not relied on": (never, FENCES),
