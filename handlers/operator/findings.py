@@ -27,7 +27,7 @@ from handlers.operator.queries import at_most, oldest_waiting
 from handlers.operator.refusals import refusals
 from handlers.operator.signings import signed_in_vain
 from handlers.queue.claims import Table
-from handlers.record.events import OTHER_MODE
+from handlers.record.events import NOT_OURS, OTHER_MODE
 from handlers.tables.models import InboxEvent, OutboxAction, VerifiedOutput
 from handlers.tables.revisions import is_at_head
 
@@ -182,6 +182,11 @@ def _deliveries(figures: Figures) -> Iterator[Told]:
             words = f"{dropped:.0f} dropped as of the other mode than STRIPE_API_KEY, {mode}, none accepted in {within}"
             yield FAIL, words, "set the key of the mode whose endpoint leads here"
             return
+    counts = figures.lately.deliveries(tallies.DAY)
+    others = counts["ignored", NOT_OURS]
+    if others >= _REFUSED and not counts["accepted", ""] + counts["duplicate", ""]:
+        words = f"{others:.0f} were about sessions that are not ours, none about ours in a day"
+        yield WARN, words, "does OUR_SESSIONS name ours? python -m worker events --error 'not ours'"
     counts = figures.lately.deliveries(tallies.HOUR)
     reasons = {why: count for (outcome, why), count in counts.items() if outcome == "refused"}
     refused, taken = sum(reasons.values()), sum(counts.values())

@@ -238,6 +238,25 @@ def test_a_key_of_the_other_mode_is_found(environment: pytest.MonkeyPatch) -> No
     assert ["STRIPE_API_KEY" in one["words"] for one in said.json["findings"] if one["what"] == "deliveries"] == [True]
 
 
+def test_a_mark_that_no_session_of_a_day_has_is_found(environment: pytest.MonkeyPatch) -> None:
+    """With a mark that is misspelt nobody is mailed, and Stripe holds everything for delivered."""
+    environment.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
+    environment.setenv("OUR_SESSIONS", "app=onbaording")
+    databases.forget_process_state()
+    with TestClient(app) as client:
+        for count in range(1, 4):
+            _deliver(client)
+            counting.flush()
+            found = [one for one in findings(None) if one.what == "deliveries"]
+            assert [(one.level, "OUR_SESSIONS" in one.to_do) for one in found] == [(WARN, True)] * (count == 3)
+    environment.delenv("OUR_SESSIONS")
+    databases.forget_process_state()
+    with TestClient(app) as client:
+        _deliver(client)  # the same event, which is stored as another one's
+        counting.flush()
+    assert [one for one in findings(None) if one.what == "deliveries"] == []
+
+
 @pytest.mark.parametrize("kind", ["web", "worker", "clock"])
 @pytest.mark.usefixtures("alive")
 def test_a_missing_kind_of_process_is_found_unless_it_said_that_it_ends(kind: str) -> None:
