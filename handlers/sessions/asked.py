@@ -179,7 +179,7 @@ def wanted(asked: Opening, by: By | None = None) -> Wanted:
 
 
 def _of_the_model(error: ValidationError) -> Iterator[Fault]:
-    for one in error.errors(include_url=False, include_context=False, include_input=False):
+    for one in error.errors():
         place = one["loc"]
         # pydantic adds the branch of a union, of which only the object counts, and "[key]" behind a bad key.
         if place[:2] == ("options", "document"):

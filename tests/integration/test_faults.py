@@ -134,7 +134,7 @@ def _with_the_longest_delay(environment: pytest.MonkeyPatch) -> datetime:
 def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment: pytest.MonkeyPatch) -> None:
     _buried_at_the_first_failure(environment)
     _away(environment, times=3)
-    environment.setattr(claims, "_PAUSE", 0.01)
+    environment.setattr(claims, "_PAUSE", claims._PAUSE / 50)
     said = event("verified")
     receive([said])
     with pytest.MonkeyPatch.context() as patch:
@@ -147,7 +147,7 @@ def test_a_failures_excuse_is_written_down_when_the_database_is_back(environment
 def test_what_was_done_is_written_down_when_the_database_is_back(environment: pytest.MonkeyPatch) -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     _away(environment, times=3)
-    environment.setattr(claims, "_PAUSE", 0.01)
+    environment.setattr(claims, "_PAUSE", claims._PAUSE / 50)
     perform(action_id)
     assert (facts.action(action_id).status, facts.action(action_id).attempts) == (ActionStatus.DONE, 1)
     assert len(list((settings().var_dir / "mail").iterdir())) == 1
@@ -169,7 +169,7 @@ def test_a_database_that_goes_away_behind_an_actions_claim_is_no_try_of_it(envir
 def test_a_database_that_stays_away_keeps_no_thread_for_ever(environment: pytest.MonkeyPatch) -> None:
     (action_id,) = facts.applied(event("verified", report="vr_1"))
     _away(environment, times=1000)
-    environment.setattr(claims, "_PAUSE", 0.01)
+    environment.setattr(claims, "_PAUSE", claims._PAUSE / 50)
     environment.setattr(claims, "_WRITTEN_WITHIN", 0.05)
     with structlog.testing.capture_logs() as lines:
         perform(action_id)
@@ -234,6 +234,17 @@ def test_a_batch_that_a_slow_stripe_holds_up_goes_back_before_its_lease_is_over(
     assert process.process([one.id for one in said]) == []
     assert stripe_server.asked == []
     assert {(row.attempts, row.waits) for row in (facts.event_row(one.id) for one in said)} == {(1, 1)}
+
+
+@pytest.mark.usefixtures("stripe_server")
+def test_thin_notifications_are_tried_though_the_database_spoils_the_snapshots_of_their_batch(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    receive([event("created"), facts.thin("verified", session_id="vs_2")])
+    environment.setattr(process, "apply", Away(times=1).before(process.apply))
+    process.process([event("created").id, "evt_thin"])
+    assert facts.event_row(event("created").id).last_error == "OperationalError"
+    assert facts.event_row("evt_thin").status == InboxStatus.PROCESSED
 
 
 @pytest.mark.usefixtures("stripe_server", "stopping")

@@ -126,6 +126,16 @@ def test_what_was_answered_and_is_lost_is_fetched_once_the_database_is_another(s
     assert reconcile().recovered == []
 
 
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no standby")
+def test_more_than_a_page_of_what_is_lost_is_fetched(simulator: Simulator) -> None:
+    reconcile()
+    with _earlier(simulator):
+        simulator.run(40, "passes")
+    assert reconcile().recovered == []
+    _is_another_database()
+    assert len(reconcile().recovered) == 3 * 40
+
+
 def _is_another_database() -> str:
     """Makes the log another's, without the events since the last run; returns the bookmark that has to come back."""
     (noted,) = (name for name in _bookmarks() if name.startswith("history:"))

@@ -68,6 +68,15 @@ def test_whoever_has_not_begun_is_reminded_once(post_box: PostBox, environment: 
     assert "https://app.example.com/verify/vs_1" in str(render(post_box.told["vs_1"][0]))
 
 
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite locks no rows")
+def test_an_event_that_has_a_record_comes_before_its_reminder() -> None:
+    facts.applied(CREATED)
+    with transaction() as event_at_work:
+        event_at_work.scalars(select(VerificationRecord).with_for_update()).all()
+        assert remind() == []
+    assert len(remind()) == 1
+
+
 def test_nobody_is_reminded_before_the_time_has_come(post_box: PostBox) -> None:
     facts.applied(event("created", MADE + 10 * 3600))
     _reminded()

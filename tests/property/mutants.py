@@ -26,6 +26,7 @@ MEANING = (
     "tests/unit/test_ordering.py",
     "tests/unit/test_events.py",
     "tests/unit/test_error_codes.py",
+    "tests/integration/test_integrate.py",
 )
 QUEUES = (
     "tests/unit/test_failures.py",
@@ -44,6 +45,7 @@ STORIES = (
 OPENINGS = (
     "tests/unit/test_standing.py",
     "tests/unit/test_links.py",
+    "tests/unit/test_api_requests.py",
     "tests/integration/test_openings.py",
     "tests/integration/test_generations.py",
     "tests/integration/test_verifications.py",
@@ -55,7 +57,7 @@ OPENINGS = (
 TESTS = {
     "handlers/record": (*MEANING, "tests/integration/test_inbox.py", *STORIES, "tests/property/test_orders.py"),
     "handlers/owed": (*MEANING[:1], *QUEUES, *STORIES, "tests/unit/test_house_rules.py"),
-    "handlers/queue": (*QUEUES, "tests/integration/test_calls.py", *STORIES),
+    "handlers/queue": (*QUEUES, "tests/integration/test_calls.py", "tests/integration/test_smtp.py", *STORIES),
     "handlers/inbox": (*QUEUES, *STORIES, "tests/integration/test_reconcile.py", "tests/integration/test_sessions.py"),
     "handlers/outbox": (
         "tests/unit/test_mails.py",
@@ -67,6 +69,7 @@ TESTS = {
         "tests/integration/test_verifications_told.py",
         "tests/integration/test_told.py",
         "tests/integration/test_together.py",
+        "tests/integration/test_resend.py",
     ),
     "handlers/sessions": (
         *OPENINGS,
@@ -100,6 +103,10 @@ TESTS = {
 _KEEP = 'insert_or(session.connection(), VerifiedOutput, [row], on_conflict=_KEPT_ANEW, returning="{}")'
 EQUAL = {
     f"handlers/outbox/outputs.py - {_KEEP.format('session_id')} + {_KEEP.format('SESSION_ID')}": "SQL has no case",
+    'handlers/queue/calls.py - return _Way(pool, before, _credentials("Authorization", parts))'
+    ' + return _Way(pool, before, _credentials("authorization", parts))': "a header's name has no case",
+    'receiver/webhooks/doubt.py - self._thread = ThreadPoolExecutor(1, "doubt")'
+    " + self._thread = ThreadPoolExecutor(1, )": "a thread's name is for people",
     'handlers/owed/owe.py - "attempts": 0, + "ATTEMPTS": 0,': "SQLite's names have no case; PostgreSQL's in JSON have",
 }
 

@@ -214,7 +214,7 @@ def test_a_number_too_large_for_any_type_is_refused() -> None:
     "created", [None, 1794819600, "yesterday", "", "2026-13-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "2026-11-16\0"]
 )
 def test_a_thin_notification_needs_an_iso_time(created: Any) -> None:
-    with pytest.raises(MalformedEventError):
+    with pytest.raises(MalformedEventError, match=r"^created "):
         shapes.parsed(shapes.thin("evt_1", "verified", created, "vs_1"))
 
 
