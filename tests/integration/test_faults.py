@@ -241,7 +241,7 @@ def test_thin_notifications_are_tried_though_the_database_spoils_the_snapshots_o
     environment: pytest.MonkeyPatch,
 ) -> None:
     receive([event("created"), facts.thin("verified", session_id="vs_2")])
-    environment.setattr(process, "apply", Away(times=1).before(process.apply))
+    environment.setattr(process, "apply", Away(times=1).before(apply.apply))
     process.process([event("created").id, "evt_thin"])
     assert facts.event_row(event("created").id).last_error == "OperationalError"
     assert facts.event_row("evt_thin").status == InboxStatus.PROCESSED
