@@ -61,7 +61,7 @@ KINDS: dict[str, Callable[[bytes], Instead]] = {
     "a page with 451": lambda _: Instead(451),
     "a page with 502": lambda _: Instead(502),
     "JSON of another's with 404": lambda _: Instead(404, b'{"message": "no route matched"}', _JSON),
-    "a lock": lambda _: Instead(429, b'{"error": {"code": "lock_timeout"}}', _JSON, headers={"Retry-After": "600"}),
+    "a lock": lambda _: Instead(429, b'{"error": {"code": "lock_timeout"}}', _JSON, headers={"Retry-After": "60"}),
     "a limit of the object's": lambda _: Instead(
         429, b'{"error": {}}', _JSON, headers={"Stripe-Rate-Limited-Reason": "resource-specific"}
     ),
