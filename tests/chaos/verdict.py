@@ -71,10 +71,16 @@ class Tables:
         }
 
     @property
-    def unfinished(self) -> int:
-        """The number of rows that still wait."""
-        waiting = sum(event.status == InboxStatus.RECEIVED for event in self.events.values())
-        return waiting + sum(action.status == ActionStatus.PENDING for action in self.actions)
+    def unfinished(self) -> list[str]:
+        """The rows that still wait, and why."""
+        waiting: list[InboxEvent | OutboxAction] = [
+            *(event for event in self.events.values() if event.status == InboxStatus.RECEIVED),
+            *(action for action in self.actions if action.status == ActionStatus.PENDING),
+        ]
+        return [
+            f"{row.id} of {row.session_id}, attempts {row.attempts}, waits {row.waits}, {row.due_at}: {row.last_error}"
+            for row in waiting
+        ]
 
 
 class Rest:
@@ -140,7 +146,7 @@ def judge(
     _judge_mails(verdict, truth, tables, mail)
     if not lossy:  # a number that died with the primary is given again
         verdict.must_be_none("calls of the application missing", _missing_calls(tables, application))
-    verdict.must_be_none("rows unfinished", ["rows"] * tables.unfinished)
+    verdict.must_be_none("rows unfinished", tables.unfinished)
     verdict.must_be_none("dead rows unexplained", _unexplained_dead(tables, mail))
     verdict.figures["dead rows explained (550 to this recipient)"] = sum(
         action.status == ActionStatus.DEAD for action in tables.actions
