@@ -52,6 +52,8 @@ _OURS = {
 }
 # Shorter than every lease, so that a stuck statement ends before somebody else takes the work over.
 _TIMEOUTS = {"statement_timeout": "15s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
+# Of servers that know them: an idle connection is ours to give back, and our own bounds end what takes long.
+_OF_NEWER_SERVERS = {"idle_session_timeout": "0", "transaction_timeout": "0"}
 # PgBouncer sets these on the server's connection that a transaction gets.
 _FOLLOWED_BY_POOLERS = ("datestyle", "timezone", "client_encoding", "standard_conforming_strings")
 _ENCODING = "server_encoding"  # chosen when the database was made
@@ -131,7 +133,7 @@ def setting(rows: Sequence[Sequence[Any]], backend_pid: int) -> str:
     calls = [
         f"set_config({_literal(name)}, {_literal(value)}, false)"
         for name, value in wanted.items()
-        if not _fits(name, now.get(name), value)
+        if not _fits(name, now.get(name), value) and (name in now or name not in _OF_NEWER_SERVERS)
     ]
     return f"SELECT {', '.join(calls)}"
 
@@ -159,7 +161,8 @@ def statement_seconds(rows: Sequence[Sequence[Any]], backend_pid: int) -> float 
 def left_by_pooler(rows: Sequence[Sequence[Any]]) -> list[str]:
     """The settings that a pooler does not follow, and the role does not have; any bound of time will do there."""
     kept, wanted = {name: reset for name, _, reset, _ in rows}, _wanted()
-    bad = [name for name in wanted if not _fits(name, kept.get(name), wanted[name])]
+    asked = [name for name in wanted if name not in _OF_NEWER_SERVERS]
+    bad = [name for name in asked if not _fits(name, kept.get(name), wanted[name])]
     return [name for name in bad if name not in _FOLLOWED_BY_POOLERS and not (name in _TIMEOUTS and kept[name] != "0")]
 
 
@@ -174,7 +177,7 @@ def is_full(error: Exception) -> bool:
 
 
 def _wanted() -> dict[str, str]:
-    return {**_TIMEOUTS, **_OURS, **_options(_said())}
+    return {**_TIMEOUTS, **_OF_NEWER_SERVERS, **_OURS, **_options(_said())}
 
 
 def _said() -> dict[str, str]:

@@ -119,8 +119,8 @@ def _url(*schemes: str) -> BeforeValidator:
         # libpq ends the password at the first one, and what follows could be shown as a name.
         if parts.scheme.startswith("postgres") and (text.count("@") > 1 or "@" in text.replace(parts.netloc, "", 1)):
             raise ValueError("may hold one @, before its host: anywhere else it is written as %40")
-        if parts.scheme == "sqlite" and not re.match("sqlite:///[^?]", text):
-            raise ValueError("must name a file: sqlite:////absolute/path or sqlite:///relative/path")
+        if parts.scheme == "sqlite" and not re.fullmatch(r"sqlite:///(?!:memory:)[^?#\x00-\x1f]+", text):
+            raise ValueError("must name a file, and nothing else: sqlite:////absolute/path or sqlite:///relative/path")
         return text
 
     return BeforeValidator(check)

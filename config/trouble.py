@@ -18,6 +18,7 @@ _CODES = {  # PostgreSQL's
     "3F000": "no schema",
     "53100": "disk full",
     "53300": "no connection free",
+    "57014": "too slow",
 }
 # Of the rest, by class: a server that ends or begins, a lock or a statement that took too long, a user, a database.
 _CLASSES = {
@@ -64,6 +65,8 @@ _TO_DO = {
     " DATABASE_POOL",
     "damaged": "its file is damaged, or is none of SQLite's: put a backup back",
     "locked": "another process has held a lock of it for seconds: end that one",
+    "too slow": "a statement took longer than it may (statement_timeout), or was ended: see what else the server"
+    " does, or its disk",
     "no resources": "the server has no memory, or another of its means is used up: see its log",
     "failed": "it cannot do what it was asked, which may be a fault of this service's: the log says which error",
     "refused": "it refuses the user, the password, or who comes from here by this way: see DATABASE_URL",

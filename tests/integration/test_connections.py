@@ -58,6 +58,7 @@ _OF_THE_ROLE = {
     "default_transaction_isolation": "serializable",
     "client_encoding": "LATIN1",
     "lock_timeout": "0",
+    "idle_session_timeout": "300ms",
 }
 _LONG_KEY = "SELECT string_agg(md5(n::text), ''), 'x' FROM generate_series(1, 300) AS n"
 _AS_IT_SHALL_BE = {
@@ -70,6 +71,7 @@ _AS_IT_SHALL_BE = {
     "lock_timeout": "10s",
     "statement_timeout": "15s",
     "idle_in_transaction_session_timeout": "30s",
+    "idle_session_timeout": "0",
 }
 
 

@@ -17,6 +17,7 @@ from config.trouble import trouble_of
         (psycopg.errors.UndefinedFunction("operator does not exist: text = integer"), "failed"),
         (psycopg.errors.InsufficientPrivilege("permission denied for table x"), "not granted"),
         (psycopg.errors.AdminShutdown("terminating connection"), "unreachable"),
+        (psycopg.errors.QueryCanceled("canceling statement due to statement timeout"), "too slow"),
         (psycopg.errors.DeadlockDetected("deadlock detected"), "locked"),
         (psycopg.OperationalError("connection failed: FATAL: sorry, too many clients already"), "no connection free"),
         (psycopg.OperationalError("connection failed: permission denied, is locked"), "unreachable"),
