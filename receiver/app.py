@@ -60,9 +60,8 @@ class Receiver(Starlette):
         except Exception as error:
             if scope["type"] != "http":
                 raise
-            note_failure(
-                "web", error, "deliveries" if scope["path"].startswith(_WEBHOOK) else ""
-            )  # uvicorn answers 500; its own line would quote the error
+            doing = "deliveries" if scope["path"].startswith(_WEBHOOK) else ""
+            note_failure("web", error, doing)  # uvicorn answers 500; its own line would quote the error
 
 
 def check_pages() -> None:

@@ -1,9 +1,11 @@
 """Unexpected errors of a room: logged without the values that they quote, and found until the same work goes well."""
 
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
+from starlette.requests import Request
 
 from handlers.metrics import outside
 from handlers.queue.failures import describe
@@ -11,6 +13,11 @@ from handlers.queue.failures import describe
 log = structlog.stdlib.get_logger(__name__)
 
 _failing: set[str] = set()
+
+
+def work(request: Request, endpoint: Callable[[Request], object], of: str) -> str:
+    """A request's work in the words of a finding, such as "POST sign_in of the console"."""
+    return f"{request.method} {endpoint.__name__.strip('_')} of {of}"
 
 
 def note_failure(room: str, error: Exception, doing: str) -> None:

@@ -37,7 +37,7 @@ from receiver.api.openapi import openapi
 from receiver.api.problems import ProblemError
 from receiver.api.tokens import digests, holder
 from receiver.bodies import TooLongError, read_body
-from receiver.mishaps import note_failure, note_success
+from receiver.mishaps import note_failure, note_success, work
 from receiver.sender import is_this_machine
 from receiver.threads import BusyError, Threads
 from receiver.unmatched import Unmatched
@@ -175,7 +175,7 @@ class Room:
 
         async def answer(request: Request) -> Response:
             name = holder(self._digests, request.headers.get("authorization"))
-            doing = f"{request.method} {endpoint.__name__.strip('_')} of the API"
+            doing = work(request, endpoint, "the API")
             try:
                 if request.scope["scheme"] != "https" and not is_this_machine(request.scope):
                     raise ProblemError("https-needed")

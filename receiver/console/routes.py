@@ -33,7 +33,7 @@ from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, mak
 from receiver.console.checks import PAUSE_SECONDS, Checks
 from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, known_as, visit_of
 from receiver.headers import headers
-from receiver.mishaps import note_failure, note_success
+from receiver.mishaps import note_failure, note_success, work
 from receiver.pages.answers import refused_method
 from receiver.pages.headers import PLAIN
 from receiver.pages.tries import TooOftenError, Tries
@@ -264,7 +264,7 @@ class Room:
 
         async def answer(request: Request) -> Response:
             request.state.visit = visit_of(request)
-            doing = f"{request.method} {endpoint.__name__.strip('_')} of the console"
+            doing = work(request, endpoint, "the console")
             try:
                 if not is_safe(request):
                     raise SorryError("unsafe", 403)

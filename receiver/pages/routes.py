@@ -27,7 +27,7 @@ from handlers.sessions.refusals import OpeningError
 from handlers.sessions.seen import Seen, Word, seen
 from handlers.sessions.views import NotFoundError
 from receiver.bodies import TooLongError, read_body
-from receiver.mishaps import note_failure, note_success
+from receiver.mishaps import note_failure, note_success, work
 from receiver.pages import answers
 from receiver.pages.answers import address, wants_json
 from receiver.pages.assets import Assets
@@ -206,7 +206,7 @@ class Room:
 
         async def answer(request: Request) -> Response:
             request.state.logo_url = self._assets.logo_url
-            doing = f"{request.method} {endpoint.__name__.strip('_')} of the pages"
+            doing = work(request, endpoint, "the pages")
             try:
                 answer = await endpoint(request)
                 note_success(doing)
