@@ -525,7 +525,8 @@ class _Lane:
                     way = spent * _GIVES_WAY * self._most * max(0.0, min(youth, 1.0))  # owed ahead of our clock: 1
                     quiet = min(ended + way - time.monotonic(), _LOOKS_EVERY)
                 if quiet <= 0:
-                    unit = next(iter(chosen))
+                    # A number names no unit: a failover may give it again, and two sessions be in work under it.
+                    unit = object()
                     heartbeats.IN_HAND[self._name][unit] = time.monotonic()
                     self._sessions.update(self._waiting.pop(action_id).session_id for action_id in chosen)
             if quiet > 0:

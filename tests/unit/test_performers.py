@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -75,6 +75,7 @@ class _Names:
     """A database that knows the kind of each action, and since when it is owed."""
 
     since = true_now()
+    given_again: ClassVar[dict[int, str]] = {}  # the sessions of numbers that a failover has lost
 
     def __enter__(self) -> "_Names":
         return self
@@ -84,7 +85,8 @@ class _Names:
     def execute(self, _: object, parameters: dict[str, Any]) -> Any:
         for n in parameters["ids"]:
             name, session_id = ("email_verified", f"vs_{n}") if n < 100 else ("notify_app", f"vs_{n % 50}")
-            yield SimpleNamespace(id=n, name=name, session_id=session_id, was_tried=n % 10 == 9, created_at=self.since)
+            whose = self.given_again.get(n, session_id)
+            yield SimpleNamespace(id=n, name=name, session_id=whose, was_tried=n % 10 == 9, created_at=self.since)
 
 
 def test_a_destination_that_hangs_holds_its_own_threads_alone(performers: Performers, outside: Outside) -> None:
@@ -102,6 +104,19 @@ def test_no_two_of_one_session_are_at_the_same_destination_at_once(performers: P
     outside.go.set()
     wait_until(lambda: len(outside.done) == 4)
     assert [one for one in outside.done if one % 50 == 0] == [100, 150, 200]
+
+
+def test_a_number_that_a_failover_gave_again_keeps_back_no_later_action_of_its_session(
+    performers: Performers, outside: Outside, environment: pytest.MonkeyPatch
+) -> None:
+    performers.perform([100])
+    wait_until(lambda: outside.begun == [100])
+    environment.setattr(_Names, "given_again", {100: "vs_7"})
+    performers.perform([100])
+    wait_until(lambda: outside.begun == [100, 100])
+    outside.go.set()
+    performers.perform([107, 108])
+    wait_until(lambda: {107, 108} <= set(outside.done))
 
 
 def test_what_was_tried_before_is_alone_and_the_others_are_together_as_soon_as_they_are_quick(
