@@ -19,7 +19,7 @@ from config.database import DATABASE_TROUBLE
 from handlers.inbox.process import process, process_session
 from handlers.metrics import outside
 from handlers.metrics.counting import note_in_vain
-from handlers.operator import endpoints
+from handlers.operator import endpoints, public_url
 from handlers.outbox.perform import Performers
 from handlers.queue.claims import due
 from handlers.queue.failures import describe
@@ -105,12 +105,13 @@ def reconcile_with_stripe() -> None:
 def remind_persons() -> None:
     """Owes a reminder to each person who has not begun in time, brings back rows that went astray, and asks Stripe what
     cannot wait for reconcile's time: whether it still delivers here, and about our account if it has not answered just
-    now.
+    now. It looks whether PUBLIC_URL leads here.
     """
     try:
         bring_back()
         publish_actions(remind())
         endpoints.look()
+        public_url.look(endpoints.url())
         if unanswered.is_to_be_asked_soon():
             publish_events(reconcile().to_process)
     except DATABASE_TROUBLE as error:

@@ -18,6 +18,7 @@ from config.settings import settings
 
 MAIL_SERVER, APPLICATION, STRIPE = "the mail server", "the application", "Stripe"
 ENDPOINT = "the endpoint at Stripe"
+PUBLIC_URL = "PUBLIC_URL"
 DATABASE, OURSELVES, STARTED = "the database", "this service", "every delivery since the start"
 SIGNED = "a delivery of Stripe's own"
 FILES = "the limit of open files"

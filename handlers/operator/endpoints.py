@@ -8,6 +8,7 @@ from typing import Any
 from config.database import DATABASE_TROUBLE
 from config.settings import settings
 from handlers.metrics import heartbeats, outside, tallies
+from handlers.operator import public_url
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.record.events import EVENT_TYPES
 from handlers.stripe_api import account
@@ -30,23 +31,24 @@ def ours(endpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [endpoint for endpoint in endpoints if endpoint["url"] == url()]
 
 
-def look_soon() -> Thread | None:
-    """Looks in a thread of its own, which is returned; None if this process has just looked, or cannot.
+def look_soon() -> list[Thread]:
+    """Looks at it, and at PUBLIC_URL, in threads of their own, which are returned; none if this process has just
+    looked, or has no PUBLIC_URL.
 
     For somebody who looks at the findings: the worker's own look comes once a minute.
     """
     global _latest
     with _lock:
-        if not _may_look() or time.monotonic() - _latest < _LOOKED_AT_MOST_EVERY:
-            return None
+        if not settings().public_url or time.monotonic() - _latest < _LOOKED_AT_MOST_EVERY:
+            return []
         _latest = time.monotonic()
-    thread = Thread(target=_look_quietly, name="endpoint", daemon=True)
-    thread.start()
-    return thread
-
-
-def _may_look() -> bool:
-    return bool(settings().stripe_api_key and settings().public_url)
+    threads = [
+        Thread(target=_look_quietly, name="endpoint", daemon=True),
+        Thread(target=public_url.look_twice, args=(url(),), name="PUBLIC_URL", daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def _look_quietly() -> None:
@@ -59,7 +61,7 @@ def look() -> None:
 
     A missing endpoint says little by itself: thin events have another list of endpoints, and the Stripe CLI has none.
     """
-    if not _may_look():
+    if not settings().stripe_api_key or not settings().public_url:
         return
     try:
         wrong = {endpoint["id"]: faults(endpoint) for endpoint in ours(account.list_endpoints())}

@@ -12,7 +12,7 @@ from handlers.tables.models import Heartbeat
 _BLIP = timedelta(seconds=3)  # within it a second try mostly gets its answer
 _SEVERAL = 3  # refusals in a row
 _TRIES_WITHIN = timedelta(minutes=1)  # a process that still has something to ask has asked by then
-_MAY_BE_OVER = timedelta(minutes=2)  # for rows: work that has failed, and is not done, is tried again sooner
+_MAY_BE_OVER = timedelta(minutes=2)  # failed work that is not done is tried again sooner
 _STILL_USED_WITHIN = timedelta(hours=1)
 _TO_DO = {
     outside.MAIL_SERVER: "mails wait until it takes them, and none is lost: see SMTP_URL and MAIL_FROM; python -m"
@@ -31,6 +31,8 @@ _TO_DO = {
     " three days",
     outside.STARTED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it, and is STRIPE_API_KEY"
     " a key of its mode?",
+    outside.PUBLIC_URL: "Stripe's deliveries and persons' links go there: see PUBLIC_URL, its DNS, its certificate, and"
+    " what stands before web; status looks again at once, a worker every minute",
     outside.ENDPOINT: "python -m worker endpoint check and status look again at once, a worker every minute;"
     " reconcile fetches what it does not deliver",
 }
@@ -88,8 +90,11 @@ def refusals(known: Sequence[Heartbeat], at: datetime) -> Iterator[tuple[str, st
 
 
 def _is_told(one: _Refusal, answers: dict[tuple[str, str], datetime], at: datetime) -> bool:
-    if one.standing.of == outside.ENDPOINT:  # Stripe's own word about it is no blip, and whoever looked last is right
+    # A look's result is no blip, and whoever looked last is right.
+    if one.standing.of == outside.ENDPOINT:
         return not _is_over(one, answers)
+    if one.standing.of == outside.PUBLIC_URL:
+        return not _is_over(one, answers) and one.last > at - _MAY_BE_OVER  # silence since says nothing
     if one.standing.of == outside.STILL_USED:  # other tokens may be accepted all the time
         return one.last > at - _STILL_USED_WITHIN
     is_tried_again = one.standing.of == outside.DATABASE or (one.standing.of == outside.OURSELVES and one.standing.each)

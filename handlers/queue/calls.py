@@ -180,7 +180,7 @@ class Line:
         ways: dict[str, _Way] = self._ways.__dict__
         to = f"{parts.scheme}://{parts.netloc}"
         if to not in ways:
-            proxy = "" if _is_near(parts) else _proxy(parts.scheme)
+            proxy = proxy_for(parts)
             is_secret = parts.scheme == "https" or proxy.startswith("https:")
             ways[to] = _way(parts, proxy, self._certificates if is_secret else None)
         return ways[to]
@@ -193,6 +193,16 @@ class Line:
         if not self._trusted:
             context.load_default_certs()  # the machine's, or those of SSL_CERT_FILE
         return context
+
+
+def looked_at(url: str, seconds: float) -> Answer | str:
+    """The answer to a GET, without its body; or why none came, in our words. Nothing is noted."""
+    try:
+        return Line("", seconds)._exchange("GET", url, {}, None, 0, only_pages=True)
+    except _NONSENSE:
+        return "it breaks off"
+    except HTTPError as error:
+        return why_unreached(error)
 
 
 def asked_pause(headers: Mapping[str, str]) -> float | None:
@@ -272,10 +282,10 @@ def _credentials(header: str, parts: SplitResult) -> dict[str, str]:
     return {header: make_headers(basic_auth=words)["authorization"]}
 
 
-def _proxy(scheme: str) -> str:
-    """The proxy for a scheme, as HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names it; "" for none."""
-    proxies = getproxies()
-    named = proxies.get(scheme) or proxies.get("all", "")
+def proxy_for(parts: SplitResult) -> str:
+    """The proxy on the way to an address, as HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names it; "" for none."""
+    proxies = {} if _is_near(parts) else getproxies()
+    named = proxies.get(parts.scheme) or proxies.get("all", "")
     return named if not named or "://" in named else f"http://{named}"
 
 

@@ -2,24 +2,33 @@
 
 import os
 import resource
+import socket
 import sqlite3
+import ssl
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 from sqlmodel import col
 from starlette.testclient import TestClient
 
+from config import names
 from config.database import transaction
 from config.settings import settings
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import counting, heartbeats, outside
-from handlers.operator import endpoints, refusals
+from handlers.operator import endpoints, public_url, refusals
 from handlers.operator.findings import WARN, findings
 from handlers.outbox.smtp import send_by_smtp
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
@@ -33,7 +42,7 @@ from tests.integration.operators import HERE, KEYS, sign_in
 from tests.simulator.client import Simulator
 from tests.support import databases, facts, shapes
 from tests.support.operator import command
-from tests.support.servers import Mailbox, mail_server
+from tests.support.servers import Mailbox, mail_server, running_receiver
 from tests.support.wire import OK, saying
 from worker import app as worker_app
 from worker import tasks
@@ -273,7 +282,7 @@ def test_a_key_that_is_revoked_and_a_permission_that_is_taken_are_found(
 
 def _deliver_here(simulator: Simulator, environment: pytest.MonkeyPatch) -> None:
     """Lets an endpoint at Stripe lead to PUBLIC_URL."""
-    environment.setenv("PUBLIC_URL", "https://hooks.example.com")
+    environment.setenv("PUBLIC_URL", "http://127.0.0.1:9")
     settings.cache_clear()
     simulator.endpoint(endpoints.url())
 
@@ -335,7 +344,7 @@ def test_a_look_that_finds_it_well_ends_the_finding_of_a_process_that_looked_bef
 def test_the_console_has_stripe_asked_by_who_looks_at_it_and_seldom(
     simulator: Simulator, environment: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (KEYS | {"PUBLIC_URL": "https://hooks.example.com"}).items():
+    for name, value in (KEYS | {"PUBLIC_URL": "http://127.0.0.1:9"}).items():
         environment.setenv(name, value)
     environment.setattr(endpoints, "_latest", -endpoints._LOOKED_AT_MOST_EVERY)
     settings.cache_clear()
@@ -348,7 +357,7 @@ def test_the_console_has_stripe_asked_by_who_looks_at_it_and_seldom(
             look.join()
         heartbeats.beat("web")
         assert "the endpoint at Stripe delivers less than it should" in console.get("/console?live").text
-    assert endpoints.look_soon() is None
+    assert endpoints.look_soon() == []
 
 
 def _of_status() -> list[str]:
@@ -385,7 +394,7 @@ def test_what_is_no_endpoint_ends_no_reconcile(environment: pytest.MonkeyPatch) 
     with saying(lambda _: iter([OK + f"Content-Length: {len(body)}\r\n\r\n".encode() + body])) as wire:
         environment.setenv("STRIPE_API_BASE", wire.url.rstrip("/"))
         environment.setenv("STRIPE_API_KEY", "sk_test_0123456789")
-        environment.setenv("PUBLIC_URL", "https://hooks.example.com")
+        environment.setenv("PUBLIC_URL", "http://127.0.0.1:9")
         databases.forget_process_state()
         endpoints.look()
         assert len(wire.asked) == 1
@@ -444,7 +453,7 @@ def test_a_key_that_may_not_look_at_endpoints_is_none_that_is_refused(
     simulator: Simulator, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setattr(refusals, "_BLIP", timedelta(0))
-    environment.setenv("PUBLIC_URL", "https://hooks.example.com")
+    environment.setenv("PUBLIC_URL", "http://127.0.0.1:9")
     environment.setenv("STRIPE_API_KEY", simulator.restricted_key)
     databases.forget_process_state()
     facts.all_alive()
@@ -454,6 +463,116 @@ def test_a_key_that_may_not_look_at_endpoints_is_none_that_is_refused(
     endpoints.look()
     account.stripe_now()
     assert (_refusals(), counted._value.get()) == ([], before)
+
+
+def test_a_public_url_that_leads_to_another_service_is_found_and_silence_is_not(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    answers: list[bytes] = []
+    with saying(lambda _: iter([answers[-1]])) as wire:
+        environment.setenv("PUBLIC_URL", wire.url.replace("127.0.0.1", "127.1"))
+        settings.cache_clear()
+        for status, words in (
+            (b"404 Not Found", "leads to another service, which answered 404 at /webhooks/stripe: nothing else since "),
+            (b"405 No\r\nAllow: POST", ""),
+            (b"301 Moved\r\nLocation: /", "leads to another service, which answered 301 at /webhooks/stripe: "),
+            (b"405 No\r\nAllow: POST", ""),
+            (b"403 Forbidden", ""),
+            (b"502 Bad Gateway", ""),
+            (b"502 Bad Gateway", "answers 502, and web lets none of it through: "),
+            (b"405 No\r\nAllow: POST", ""),
+            (b"405 No\r\nAllow: PUT", ""),
+            (b"502 Bad Gateway", ""),
+            (b"404 Not Found", "leads to another service"),
+        ):
+            answers.append(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+            public_url.look(endpoints.url())
+            assert [said.startswith(f"PUBLIC_URL {words}") for said in _refusals()] == [True] * bool(words), status
+    public_url.look(endpoints.url())  # where nobody listens
+    assert len(_refusals()) == 1
+    environment.setattr(refusals, "_MAY_BE_OVER", timedelta(0))  # as if the look before were long ago
+    assert _refusals() == []
+
+
+def test_status_and_the_console_look_twice_at_a_public_url_behind_which_web_seems_away(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    with saying(lambda _: iter([b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"])) as wire:
+        environment.setenv("PUBLIC_URL", wire.url.replace("127.0.0.1", "127.1"))  # this machine, by another word
+        settings.cache_clear()
+        [said] = _of_status()
+        assert said.startswith("PUBLIC_URL answers 502, and web lets none of it through")
+        assert len(wire.asked) == 2
+        wire.says = lambda _: iter([b"HTTP/1.1 405 No\r\nAllow: POST\r\nContent-Length: 0\r\n\r\n"])
+        assert _of_status() == []
+        assert len(wire.asked) == 3
+
+
+def test_the_word_of_a_proxy_on_the_way_to_public_url_is_none_of_its_own(environment: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "c4nary")
+
+    with saying(lambda _: iter([b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"])) as wire:
+        for scheme in ("http", "https"):
+            environment.setenv(f"{scheme.upper()}_PROXY", wire.url)
+            environment.setenv("PUBLIC_URL", f"{scheme}://identity.example")
+            settings.cache_clear()
+            environment.setattr(names, "_libc", fail)
+            public_url.look(endpoints.url())
+            assert _refusals() == []
+
+
+@pytest.mark.parametrize(("host", "words"), [("localhost", "has expired"), ("127.0.0.1", "is of another host")])
+def test_a_certificate_that_nobody_may_trust_is_found_and_one_that_nobody_has_signed_is_not(
+    environment: pytest.MonkeyPatch, tmp_path: Path, host: str, words: str
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(NOON - timedelta(days=9)).not_valid_after(datetime.now(UTC) - timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    pem = tmp_path / "both.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pem.write_bytes(made.sign(key, SHA256()).public_bytes(Encoding.PEM) + private)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pem)
+    environment.setattr(public_url, "LOOPBACK", ())
+    with saying(tls=tls) as wire:
+        environment.setenv("PUBLIC_URL", wire.url.replace("http://127.0.0.1", f"https://{host}"))
+        settings.cache_clear()
+        public_url.look(endpoints.url())
+        assert _refusals() == []
+        environment.setenv("SSL_CERT_FILE", str(pem))
+        public_url.look(endpoints.url())
+        [said] = _refusals()
+    assert said.startswith(f"PUBLIC_URL has a certificate that {words}: nothing else since ")
+
+
+def test_our_own_answer_is_known_by_a_look_from_outside(environment: pytest.MonkeyPatch) -> None:
+    with running_receiver() as port:
+        facts.all_alive()
+        for path in ("nothing/", ""):
+            environment.setenv("PUBLIC_URL", f"http://127.1:{port}/{path}")
+            settings.cache_clear()
+            public_url.look(endpoints.url())
+            assert len(_refusals()) == bool(path)
+
+
+def test_a_public_url_whose_name_nobody_knows_is_found_and_a_name_server_that_is_away_is_not(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(numbers[0], "c4nary")
+
+    environment.setenv("PUBLIC_URL", "https://identity.example")
+    settings.cache_clear()
+    environment.setattr(names, "_libc", fail)
+    numbers = [socket.EAI_AGAIN]
+    public_url.look(endpoints.url())
+    assert _refusals() == []
+    numbers[0] = socket.EAI_NONAME
+    public_url.look(endpoints.url())
+    assert _refusals()[0].startswith("PUBLIC_URL has a name that no name server knows: nothing else since ")
 
 
 def test_a_logo_that_cannot_be_had_is_a_warning_and_fails_nothing(environment: pytest.MonkeyPatch) -> None:

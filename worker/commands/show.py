@@ -1,6 +1,7 @@
 """Commands that look: status, events, event, dead."""
 
 import argparse
+import time
 from dataclasses import asdict
 from datetime import timedelta
 from importlib import import_module
@@ -32,7 +33,7 @@ from worker.commands.printing import print_json, print_pairs, print_rows, refuse
 _Row = InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat
 _FEW_MINUTES = timedelta(minutes=5)
 _WAITS_SECONDS, _WAITS_AGAIN_SECONDS = 5.0, 0.5  # for a connection; none by then is a finding
-_STRIPE_SECONDS = 2.0  # for its word about the endpoint
+_OUTSIDE_SECONDS = 2.0  # for Stripe's word about the endpoint, and PUBLIC_URL's answer
 _FIGURES_SECONDS = 2.0  # for each answer: the findings come first
 # The columns that are shown: none of them holds a name, an address or a text about a document.
 _EVENT: tuple[str, ...] = ("id", "type", "session_id", "account", "livemode", "created_at", "received_at", "status")
@@ -48,13 +49,15 @@ _PROCESS = ("name", "version", "started_at", "last_at", "worked_at", "ended_at")
 def status(arguments: argparse.Namespace) -> int:
     """Shows the findings, counts, ages, rates, and the rows that have waited for a day; 1 when a finding is a FAIL.
 
-    Stripe is asked about the endpoint meanwhile, and not waited for if it is slow: a worker looks, too.
+    Stripe is asked about the endpoint meanwhile, and PUBLIC_URL for its answer; neither is waited for if it is slow: a
+    worker looks, too.
     """
-    look, trouble = _look_at_the_endpoint(), trouble_now()
-    if look:
-        look.join(_STRIPE_SECONDS)
+    looks, trouble = _looks_outside(), trouble_now()
+    ends_at = time.monotonic() + _OUTSIDE_SECONDS
+    for look in looks:
+        look.join(max(0.0, ends_at - time.monotonic()))
     with hurry(_WAITS_SECONDS):
-        figures = Figures(trouble, outside.said(outside.ENDPOINT))
+        figures = Figures(trouble, outside.said(outside.ENDPOINT, outside.PUBLIC_URL))
         needed = judged(figures)
     found: dict[str, Any] = {"findings": [asdict(one) for one in needed]}
     is_connected = True
@@ -76,11 +79,11 @@ def status(arguments: argparse.Namespace) -> int:
     return 1 if any(one.level == FAIL for one in needed) else 0
 
 
-def _look_at_the_endpoint() -> Thread | None:
-    if not settings().stripe_api_key or not settings().public_url:
-        return None  # and Stripe's library is not imported
-    look: Thread | None = import_module("handlers.operator.endpoints").look_soon()
-    return look
+def _looks_outside() -> list[Thread]:
+    if not settings().public_url:
+        return []  # and Stripe's library is not imported
+    looks: list[Thread] = import_module("handlers.operator.endpoints").look_soon()
+    return looks
 
 
 def _shown(figures: Figures) -> dict[str, Any]:
