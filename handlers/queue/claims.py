@@ -24,6 +24,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlmodel import col
@@ -286,7 +287,7 @@ def change_claimed(connection: Connection | None, claims: Sequence[Claim], **val
     Without a connection it is a transaction by itself. A timedelta stands for the moment so much later than the
     database's clock.
     """
-    whose = {"ids": [claim.id for claim in claims], "claimed_since": [claim.since for claim in claims]}
+    whose = {"ids": [claim.id for claim in claims], "claimed_since": [(claim.id, claim.since) for claim in claims]}
     parameters = {**whose, "claimed_attempts": claims[0].attempts, **values}
     moments = tuple(name for name, value in values.items() if isinstance(value, timedelta))
     for name in moments:
@@ -342,7 +343,7 @@ def _claimed_rows(table: Table, moments: tuple[str, ...]) -> Executable:
         col(table.id).in_(bindparam("ids", expanding=True)),
         col(table.attempts) == bindparam("claimed_attempts"),  # rule: a late worker is fenced by the attempt
         # rule: a row with the number of one that a failover lost is another
-        getattr(table, table.SINCE).in_(bindparam("claimed_since", expanding=True)),
+        tuple_(col(table.id), getattr(table, table.SINCE)).in_(bindparam("claimed_since", expanding=True)),
         status_of(table) == table.UNFINISHED,  # rule: a row that has ended stays as it is
     )
     later = {name: now(bindparam(f"{name}_seconds", type_=Float)) for name in moments}

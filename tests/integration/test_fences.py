@@ -162,6 +162,18 @@ def test_an_action_that_has_the_number_of_a_lost_one_is_left_alone(end: str) -> 
     assert facts.action(late.id) == other
 
 
+@pytest.mark.parametrize("end", FAILURES)
+def test_a_lost_action_is_not_known_by_the_moment_of_another_in_its_batch(end: str) -> None:
+    lost, other = (_claimed(facts.applied(event("verified", session_id=name, report="vr_1"))[0]) for name in "ab")
+    with transaction() as session:
+        its_number = update(OutboxAction).where(col(OutboxAction.id) == lost.id)
+        session.execute(its_number.values(created_at=other.since))
+    before = facts.action(lost.id)
+    assert claims.write_down([lost, other], last_error="late") == 1
+    ENDS[end](lost)
+    assert facts.action(lost.id) == before
+
+
 def test_a_mail_is_not_taken_for_one_that_has_the_number_of_a_lost_one(post_box: PostBox) -> None:
     action_id, others = _mail_owed(), list[OutboxAction]()
     post_box.behave = lambda _: others.append(_fail_over(action_id))
