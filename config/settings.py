@@ -6,6 +6,8 @@ import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.errors import MessageError
+from email.header import decode_header, make_header
 from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -62,12 +64,11 @@ _MOST_CHARACTERS = 500  # in an address with its name: a header's line holds 998
 def parse_address(text: str) -> Address:
     """Reads `id@example.com`, `Name <id@example.com>` or `"Name, Inc." <id@example.com>`.
 
-    A domain in other letters becomes its form in the DNS (IDNA 2008). The mail server judges the part before the @:
-    some carriers gave out dots in a row and before the @. Raises ValueError with the reason, never the text.
+    A domain in other letters becomes its form in the DNS (IDNA 2008), and a name that is written as in a header
+    (=?UTF-8?…?=) its letters. The mail server judges the part before the @: some carriers gave out dots in a row and
+    before the @. Raises ValueError with the reason, never the text.
     """
-    text = text.strip()
-    if len(text) > _MOST_CHARACTERS or any(category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
-        raise ValueError("must be an address of one line and usual length")
+    text = _one_line(text.strip())
     found = _MAILBOX.fullmatch(text)
     local, _, domain = ((found and (found["angled"] or found["bare"])) or "").strip().rpartition("@")
     if not found or not _LOCAL_PART.fullmatch(local):
@@ -81,7 +82,21 @@ def parse_address(text: str) -> Address:
     if not _DOMAIN.fullmatch(domain):
         raise ValueError("must be an address whose domain can exist")
     name = re.sub(r"\\(.)", r"\1", found["quoted"]) if found["quoted"] else found["plain"] or ""
-    return Address(name.strip(), f"{local}@{domain}")
+    return Address(_in_letters(name).strip(), f"{local}@{domain}")
+
+
+def _one_line(text: str) -> str:
+    if len(text) > _MOST_CHARACTERS or any(category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
+        raise ValueError("must be an address of one line and usual length")
+    return text
+
+
+def _in_letters(name: str) -> str:
+    if "=?" not in name:
+        return name
+    with suppress(LookupError, MessageError, UnicodeError):  # their sentences quote the name
+        return _one_line(str(make_header(decode_header(name))))
+    raise ValueError("must be an address whose name is written in its own letters, and not as =?UTF-8?…?=")
 
 
 def _in_ascii(domain: str) -> str:

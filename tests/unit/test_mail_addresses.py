@@ -26,6 +26,10 @@ from config.settings import PLAIN_ADDRESS, parse_address
         ("id@i❤.example", "", "id@xn--i-7iq.example"),
         (" anna@example.com\r\n", "", "anna@example.com"),
         ("id@straße.example", "", "id@xn--strae-oqa.example"),  # IDNA 2003 writes two s for it, which is another domain
+        ("=?UTF-8?Q?M=C3=BCller?= GmbH <id@example.com>", "Müller GmbH", "id@example.com"),
+        ('"=?utf-8?B?TcO8bGxlciwgSW5jLg==?=" <id@example.com>', "Müller, Inc.", "id@example.com"),
+        ("=?latin1?q?a?= =?utf-8?q?b_=3C?= <id@example.com>", "ab <", "id@example.com"),
+        ('"What =?" <id@example.com>', "What =?", "id@example.com"),
         ("山田　太郎 <t@例え。テスト>", "山田　太郎", "t@xn--r8jz45g.xn--zckzah"),
     ],
 )
@@ -68,6 +72,19 @@ def test_an_address_is_a_name_and_a_mailbox_whose_domain_is_ascii(text: str, nam
                 "\ud800@b.example",
                 "a\u2028@b.example",
                 "a" * 500 + "@b.example",
+                "=?utf-8?q?a=0D=0ABcc=3A_c=40d.example?= <a@b.example>",
+                "=?utf-7?q?+AAo-?= <a@b.example>",
+            )
+        ),
+        *(
+            (f"{name} <a@b.example>", "its own letters")
+            for name in (
+                "=?none?q?b.example?=",
+                "=?utf-8?q?b.example=FF?=",
+                "=?utf-8?B?a?=",
+                "=?rot13?q?a?=",
+                "=?idna?q?xn--=?=",
+                "ü=?utf-8?q?=C3=BC?=",
             )
         ),
         *((text, "nobody sees") for text in ("\ufeffa@b.example", "a\u200b@b.example", "Us <a\u202eb@b.example>")),
