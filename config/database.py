@@ -70,10 +70,13 @@ _LATER = {
 }
 # Seconds that no step of a clock touches, and that go on while the machine sleeps, as the database's do.
 steady = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-_JUMP = timedelta(seconds=2)  # more than a slow answer or a slewing clock comes to
-_JUMP_BELIEVED_AFTER = 360.0  # seconds: the longest lease from before it is over by then, whatever the clock shows
-_reading: tuple[datetime, float] | None = None  # the database's time, and steady() then
-_jump_seen: float | None = None
+_JUMP = timedelta(seconds=2)  # more than a quick answer or a slewing clock comes to
+_LEASES_LAST = 360.0  # seconds after a jump: the longest lease from before it is over by then, whatever the clock shows
+_ANY_TIME = datetime(9999, 1, 1, tzinfo=UTC)
+_Reading = tuple[datetime, float]  # the database's time, and steady() then
+_reading: _Reading | None = None
+_before_jump: _Reading | None = None  # of the last minutes, ahead
+_jump_seen = 0.0
 _kept_connections = 1  # of an operator's command
 _beside = 0
 _some_stand_apart = False
@@ -255,16 +258,21 @@ def database_now() -> datetime:
 
 def measure_clock() -> float:
     """Asks the database for its time, for true_now; returns the seconds by which this machine's clock is ahead."""
-    global _reading, _jump_seen
+    global _reading, _before_jump, _jump_seen
     engine().connect().close()  # the time of connecting is no part of the answer's way
     asked = steady()
     shown = database_now()
     answered, here = steady(), datetime.now(UTC)
     at = shown + timedelta(seconds=(answered - asked) / 2)
-    if at - true_now(unmeasured=at) > _JUMP:
-        _jump_seen = _jump_seen or answered
-    if not _jump_seen or answered - _jump_seen > _JUMP_BELIEVED_AFTER:
-        _reading, _jump_seen = (at, answered), None
+    # This process was frozen, or the database was.
+    # rule: an answer that was long on its way tells no time
+    if _reading and answered - asked > _JUMP.total_seconds():
+        return (here - true_now()).total_seconds()
+    if _reading and at - true_now() > _JUMP:
+        _before_jump, _jump_seen = _before_jump or _reading, answered
+    _reading = at, answered
+    if _before_jump and (at - _carried_on(_before_jump) <= _JUMP or answered - _jump_seen > _LEASES_LAST):
+        _before_jump = None
     return (here - at).total_seconds()
 
 
@@ -273,15 +281,23 @@ def host_clock() -> float:
     return datetime.now(UTC).timestamp() - time.monotonic()
 
 
-def true_now(unmeasured: datetime | None = None) -> datetime:
+def true_now() -> datetime:
     """The time on the database's clock when this process measured it last, plus the seconds since.
 
-    No step of this machine's clock touches it, and a jump of the database's only after some minutes. Before the
-    first measurement it is `unmeasured`, or this machine's clock.
+    No step of this machine's clock touches it. Before the first measurement it is this machine's clock.
     """
-    if not _reading:
-        return unmeasured or datetime.now(UTC)
-    shown, then = _reading
+    return _carried_on(_reading) if _reading else datetime.now(UTC)
+
+
+def leases_now() -> datetime:
+    """The time by which a lease ends: as true_now, but a jump of the database's clock ahead counts only once all leases
+    from before it are over. Before the first measurement it is any time.
+    """
+    return min(map(_carried_on, filter(None, (_reading, _before_jump))), default=_ANY_TIME)
+
+
+def _carried_on(reading: _Reading) -> datetime:
+    shown, then = reading
     return shown + timedelta(seconds=steady() - then)
 
 

@@ -8,7 +8,7 @@ from collections import namedtuple
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
-from config.database import DATABASE_TROUBLE, UtcDateTime, brief, now, statement, steady, true_now
+from config.database import DATABASE_TROUBLE, UtcDateTime, brief, leases_now, now, statement, steady
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.owed.kinds import KINDS
@@ -52,7 +52,6 @@ log = structlog.stdlib.get_logger(__name__)
 _WRITTEN_WITHIN = 600.0
 _PAUSE = 0.5
 _SLACK = timedelta(seconds=2)  # the error of the true time is smaller
-_ANY_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 # Each try after one whose outcome is unknown may send a second copy. A silent server is mended within hours, and by
 # then a reader has seen the first copy.
 _MOST_UNKNOWN = 3
@@ -137,7 +136,7 @@ def claim(table: Table, ids: Sequence[Any], *, first_try: bool | None = None) ->
 
     `first_try` takes only rows without a try that counts, or only the others, or (None) both.
     """
-    parameters = {"ids": ids, "true_now": true_now(unmeasured=_ANY_TIME) + _SLACK}
+    parameters = {"ids": ids, "leases_now": leases_now() + _SLACK}
     try:
         rows = [_ROWS[table](*row) for row in brief(_claiming(table, first_try), parameters)]
     except DATABASE_TROUBLE:
@@ -319,7 +318,7 @@ def _claiming(table: Table, first_try: bool | None) -> Executable:
         status_of(table) == table.UNFINISHED,  # rule: a row that has ended is not claimed
         or_(is_new, col(table.due_at) <= now()),  # rule: a row that is not due is not claimed
         # rule: a lease outlives a jump of the database's clock
-        or_(is_new, col(table.due_at) <= bindparam("true_now", type_=UtcDateTime)),
+        or_(is_new, col(table.due_at) <= bindparam("leases_now", type_=UtcDateTime)),
         *GOES_ON[table],  # rule: a paused action is not claimed
     )
     if first_try is not None:  # rule: a row that was tried before is tried alone

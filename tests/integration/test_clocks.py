@@ -18,7 +18,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from config import database
-from config.database import database_now, host_clock, measure_clock, now, transaction, true_now
+from config.database import database_now, host_clock, leases_now, measure_clock, now, transaction, true_now
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import heartbeats
@@ -262,18 +262,55 @@ def test_a_lease_outlives_a_jump_of_the_databases_clock(environment: pytest.Monk
     assert facts.action(action_id).status == ActionStatus.DONE
 
 
-def test_a_jump_is_believed_when_all_leases_before_it_are_over(environment: pytest.MonkeyPatch) -> None:
+def test_a_jump_is_believed_at_once_but_for_leases_until_all_from_before_it_are_over(
+    environment: pytest.MonkeyPatch,
+) -> None:
     measure_clock()
     steady, passed = database.steady, 0.0
     environment.setattr(database, "steady", lambda: steady() + passed)
-    environment.setattr(database, "database_now", lambda: datetime.now(UTC) + timedelta(seconds=90 + passed))
-    longest = MAIL_LEASE.total_seconds()
-    for passed, jumped in ((0.0, False), (30.0, False), (longest, False), (longest + 60, True)):
+
+    def show(ahead: float) -> None:
+        environment.setattr(database, "database_now", lambda: datetime.now(UTC) + timedelta(seconds=ahead + passed))
         measure_clock()
-        assert (true_now() - datetime.now(UTC) > timedelta(seconds=passed + 45)) == jumped, passed
-    environment.setattr(database, "database_now", lambda: datetime.now(UTC) + timedelta(seconds=passed))
-    measure_clock()  # a step back ends no lease, and is believed at once
-    assert abs(true_now() - datetime.now(UTC) - timedelta(seconds=passed)) < timedelta(seconds=45)
+
+    def apart(moment: datetime) -> int:
+        return round((moment - datetime.now(UTC)).total_seconds() - passed)
+
+    longest = MAIL_LEASE.total_seconds()
+    for passed, ahead, for_leases in (
+        (0.0, 90.0, 0),
+        (30.0, 90.0, 0),
+        (longest, 90.0, 0),
+        (longest + 60, 90.0, 90),
+        (longest + 90, 180.0, 90),
+        (longest + 120, 90.0, 90),  # it has stepped back, as if there had been no jump
+        (2 * longest, 290.0, 90),  # and this one is another, whose leases are as young
+        (2 * longest + 30, 290.0, 90),
+        (2 * longest + 60, 390.0, 90),
+        (3 * longest + 60, 390.0, 90),
+        (3 * longest + 120, 390.0, 390),
+        (3 * longest + 120, -90.0, -90),  # a step back ends no lease
+    ):
+        show(ahead)
+        assert (apart(true_now()), apart(leases_now())) == (ahead, for_leases), passed
+
+
+@pytest.mark.parametrize("frozen", ["before", "after"])
+def test_an_answer_that_was_long_on_its_way_tells_no_time(environment: pytest.MonkeyPatch, frozen: str) -> None:
+    measure_clock()
+    steady, passed, shown = database.steady, 0.0, database.database_now
+    environment.setattr(database, "steady", lambda: steady() + passed)
+
+    def late() -> datetime:
+        nonlocal passed
+        before = shown()
+        passed = 600.0
+        return before if frozen == "after" else before + timedelta(seconds=600)
+
+    environment.setattr(database, "database_now", late)
+    measure_clock()
+    for moment in (true_now(), leases_now()):
+        assert abs(moment - datetime.now(UTC) - timedelta(seconds=600)) < timedelta(seconds=45)
 
 
 @pytest.fixture
@@ -377,5 +414,5 @@ def test_a_clock_that_is_set_under_a_process_is_measured_with_its_next_beat(envi
 
 
 def test_without_a_measurement_this_machines_clock_will_do() -> None:
-    assert true_now(unmeasured=database_now()) <= database_now()
+    assert leases_now() > database_now() + timedelta(days=365)
     assert abs(true_now() - datetime.now(UTC)) < timedelta(minutes=1)

@@ -247,6 +247,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "a paused action is not claimed": (drop, PAUSES),
     "nothing is opened while openings are paused": (never, PAUSES),
     "a lease outlives a jump of the database's clock": (drop, CLOCKS),
+    "an answer that was long on its way tells no time": (never, CLOCKS),
     "a row that was tried before is tried alone": (never, INBOX),
     "a late worker is fenced by the attempt": (drop, FENCES),
     "a row with the number of one that a failover lost is another": (drop, FENCES),

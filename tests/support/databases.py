@@ -81,7 +81,7 @@ def forget_process_state() -> None:
     ):
         remembered.cache_clear()
     smtp.hang_up()
-    database._reading = database._jump_seen = None
+    database._reading = database._before_jump = None
     for look in health.LOOKS:
         look._latest = None
     heartbeats._process = heartbeats._Process()
