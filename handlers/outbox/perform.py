@@ -2,6 +2,7 @@
 
 import threading
 import time
+from asyncio import CancelledError
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -364,7 +365,10 @@ def _do(action: OutboxAction, looks: dict[int, _Look], catch_up: Callable[[str],
     # rule: a person gets one mail at a time; else nobody knew which was the last
     if look.is_under_way and kind.tells_the_person:
         raise NotItsTurnError("another mail to this person is under way")
-    return REGISTRY[action.name](action, look.record), look
+    try:
+        return REGISTRY[action.name](action, look.record), look
+    except (SystemExit, CancelledError) as end:  # a team's own action may end so, and must not end our thread
+        raise RuntimeError(type(end).__name__) from end
 
 
 class Performers:

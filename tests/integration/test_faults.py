@@ -2,6 +2,7 @@
 
 import random
 import socket
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,7 +22,7 @@ from handlers.queue import claims, failures
 from handlers.queue.claims import change_claimed
 from handlers.queue.failures import AwayError, NotNowError, RefusedError
 from handlers.stripe_api import client
-from handlers.tables.models import ActionStatus, InboxStatus
+from handlers.tables.models import ActionStatus, InboxStatus, OutboxAction, VerificationRecord
 from tests.support import databases, facts
 from tests.support.facts import event
 from tests.support.servers import FakeStripe
@@ -124,6 +125,25 @@ def test_an_action_that_is_put_back_waits(environment: pytest.MonkeyPatch, error
     environment.setitem(REGISTRY, "email_verified", fail)
     perform(action_id)
     assert facts.action(action_id).due_at >= began + timedelta(seconds=2)
+
+
+@pytest.mark.parametrize("end", [SystemExit("nadia@example.com"), CancelledError("nadia@example.com")], ids=type)
+def test_an_action_that_would_end_its_thread_is_a_try_in_vain(
+    environment: pytest.MonkeyPatch, end: BaseException
+) -> None:
+    first, second = [facts.applied(event("verified", session_id=f"vs_{n}", report=f"vr_{n}"))[0] for n in (1, 2)]
+    original = REGISTRY["email_verified"]
+
+    def fail(action: OutboxAction, record: VerificationRecord) -> str | None:
+        if action.id == first:
+            raise end
+        return original(action, record)
+
+    environment.setitem(REGISTRY, "email_verified", fail)
+    perform(first, second)
+    tried, done = facts.action(first), facts.action(second)
+    assert (tried.status, tried.attempts, tried.waits, tried.last_error) == (ActionStatus.PENDING, 1, 0, "RuntimeError")
+    assert done.status == ActionStatus.DONE
 
 
 def _with_the_longest_delay(environment: pytest.MonkeyPatch) -> datetime:
