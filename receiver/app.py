@@ -24,7 +24,7 @@ from receiver.headers import EACH, NOTHING, headers
 from receiver.health import backlog, healthz, metrics, readyz
 from receiver.mishaps import note_failure
 from receiver.sender import as_sent
-from receiver.webhooks.delivery import Webhook
+from receiver.webhooks.delivery import Webhook, is_signed
 from receiver.webhooks.doubt import Doubt
 from receiver.webhooks.intake import Intake
 
@@ -72,8 +72,8 @@ def check_pages() -> None:
 
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Connections]]:
-    intake, doubt = Intake(), Doubt()
     secrets = () if lacks_webhook_secret(settings()) else webhook_secrets(settings())
+    intake, doubt = Intake(), Doubt(lambda body, header: any(is_signed(body, header, one) for one in secrets))
     app.state.webhook = Webhook(secrets, intake, doubt)
     # A room that no setting opens is not even imported.
     rooms = [import_module(name).Room() for name, is_wanted in _ROOMS.items() if is_wanted(settings())]

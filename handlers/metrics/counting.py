@@ -35,6 +35,7 @@ log = structlog.stdlib.get_logger(__name__)
 # The counts of this process; labels come from closed vocabularies of ours.
 COUNTED = CollectorRegistry()
 UNSIGNED = "the signature does not match"  # the reason of a refusal if the secret is another one
+STRIPPED = "Stripe's signature is missing"  # of a sender with Stripe's name: a proxy may have taken it away
 DELIVERIES = Counter(
     "identity_deliveries_total",
     "Deliveries answered, by outcome and, where refused or ignored, reason.",
@@ -80,7 +81,11 @@ ENDED = {"event": ENDED_EVENTS, "action": ENDED_ACTIONS}  # labels: its kind and
 _GETS_ON = {"deliveries": DELIVERIES, "events": ENDED_EVENTS, "actions": ENDED_ACTIONS}
 _IN_VAIN = ("refused", "dead", OTHER_MODE)
 # Deliveries that say, if a new process takes no other, that its secret or its key is not the endpoint's.
-_NOT_TAKEN = {UNSIGNED: "was refused for its signature", OTHER_MODE: "was of the other mode than STRIPE_API_KEY"}
+_NOT_TAKEN = {
+    UNSIGNED: "was refused for its signature",
+    STRIPPED: "was refused as Stripe's signature is missing",
+    OTHER_MODE: "was of the other mode than STRIPE_API_KEY",
+}
 # Words of a trouble that some statements meet, and others do not.
 _OF_STATEMENTS = ("no schema", "not granted", "disk full", "failed")
 _FIGURES = "figures"
@@ -220,8 +225,8 @@ def _note_progress() -> None:
                 if doing == table or doing in _failing:  # else each heartbeat would carry all kinds
                     _note_done(doing)
                 if doing == "deliveries":
-                    outside.answered(outside.STARTED)
-                    outside.answered(outside.SIGNED)
+                    for of in (outside.STARTED, outside.SIGNED, outside.BODY):
+                        outside.answered(of)
     if _got_on["deliveries"]:
         return
     samples = [sample for metric in DELIVERIES.collect() for sample in metric.samples]

@@ -168,14 +168,19 @@ def _deliveries(figures: Figures) -> Iterator[Told]:
     for span, within in _SPANS.items():
         counts = figures.lately.deliveries(span)
         refused, dropped = counts["refused", counting.UNSIGNED], counts["ignored", OTHER_MODE]
+        stripped = counts["refused", counting.STRIPPED]
         is_any_signed = any(count and outcome != "refused" for (outcome, _), count in counts.items())
         if refused >= _REFUSED and not is_any_signed:
             words = f"{refused:.0f} refused for their signature, none accepted in {within}"
             yield (
                 FAIL,
                 words,
-                "is STRIPE_WEBHOOK_SECRET the endpoint's secret? It is in Stripe's Dashboard",
+                "is STRIPE_WEBHOOK_SECRET the endpoint's secret, as Stripe shows it? Does a proxy change bodies?",
             )
+            return
+        if stripped >= _REFUSED and not is_any_signed:
+            words = f"{stripped:.0f} refused as Stripe's signature is missing, none accepted in {within}"
+            yield FAIL, words, "what stands before web has to hand on the header Stripe-Signature"
             return
         if dropped >= _DROPPED.get(span, math.inf) and not counts["accepted", ""] + counts["duplicate", ""]:
             mode = "live" if settings().livemode else "test"

@@ -27,10 +27,12 @@ _TO_DO = {
     outside.LOGO: "pages are shown without the logo: see BRAND_LOGO_URL, and start web again",
     outside.STILL_USED: "who has it gets 401: give the application its new one, or put this one back; this ends an"
     " hour after its last use",
-    outside.SIGNED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it? Stripe delivers again for"
-    " three days",
-    outside.STARTED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it, and is STRIPE_API_KEY"
-    " a key of its mode?",
+    outside.SIGNED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it, and does a proxy hand on"
+    " bodies and Stripe-Signature as they are? Stripe delivers again for three days",
+    outside.BODY: "STRIPE_WEBHOOK_SECRET is right: what stands before web writes the JSON anew, and has to hand on each"
+    " byte; Stripe delivers again for three days",
+    outside.STARTED: "is STRIPE_WEBHOOK_SECRET the secret of the endpoint, as Stripe shows it, is STRIPE_API_KEY a key"
+    " of its mode, and does a proxy hand on bodies and Stripe-Signature as they are?",
     outside.PUBLIC_URL: "Stripe's deliveries and persons' links go there: see PUBLIC_URL, its DNS, its certificate, and"
     " what stands before web; status looks again at once, a worker every minute",
     outside.ENDPOINT: "python -m worker endpoint check and status look again at once, a worker every minute;"

@@ -70,10 +70,13 @@ class Webhook:
             raise RefusedDeliveryError(503, "STRIPE_WEBHOOK_SECRET is not set")
         headers = dict(scope["headers"])
         signature = headers.get(b"stripe-signature", b"").decode("latin-1").strip()  # RFC 9110, 5.5
+        if not signature and headers.get(b"user-agent", b"").startswith(b"Stripe/"):
+            self._doubt.note(await _body(receive), "")
+            raise RefusedDeliveryError(400, counting.STRIPPED)
         _check_head(signature, headers.get(b"content-length", b""))
         body = await _body(receive)
-        if not any(_is_signed(body, signature, secret) for secret in self._secrets):
-            self._doubt.note(body)
+        if not any(is_signed(body, signature, secret) for secret in self._secrets):
+            self._doubt.note(body, signature)
             raise RefusedDeliveryError(400, counting.UNSIGNED)
         try:
             return parse(orjson.loads(body), self._marks, self._livemode)
@@ -110,7 +113,8 @@ async def _body(receive: Receive) -> bytes:
     return body
 
 
-def _is_signed(body: bytes, header: str, secret: str) -> bool:
+def is_signed(body: bytes, header: str, secret: str) -> bool:
+    """Whether one of a header's signatures is the body's by a secret."""
     try:
         # No tolerance here: the SDK's says nothing about the future.
         return bool(WebhookSignature.verify_header(body, header, secret))

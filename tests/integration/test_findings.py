@@ -142,6 +142,18 @@ def test_a_stranger_who_signs_nothing_is_no_finding(client: TestClient) -> None:
     assert _failing() == set()
 
 
+def test_deliveries_whose_signature_a_proxy_takes_away_are_found(client: TestClient) -> None:
+    for _ in range(3):
+        assert client.post("/webhooks/stripe", content=b"{}", headers={"User-Agent": "Stripe/1.0"}).status_code == 400
+    counting.flush()
+    [found] = [one for one in findings(None) if one.level == FAIL]
+    assert found.words == "3 refused as Stripe's signature is missing, none accepted in an hour"
+    assert "Stripe-Signature" in found.to_do
+    _deliver(client)
+    counting.flush()
+    assert _failing() == set()
+
+
 def test_a_new_process_that_takes_none_of_its_first_deliveries_is_found_whatever_was_taken_before(
     client: TestClient, environment: pytest.MonkeyPatch
 ) -> None:

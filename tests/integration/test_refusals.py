@@ -1,5 +1,6 @@
 """A refusal from outside is a finding within seconds, in a word: the refused process knows it first, and says so."""
 
+import json
 import os
 import resource
 import socket
@@ -235,11 +236,59 @@ def test_a_secret_that_is_wrong_is_found_by_a_refused_delivery_whose_event_strip
             (theirs, shapes.SECRET),
         ):
             body = shapes.as_body(payload)
-            client.post("/webhooks/stripe", content=body, headers={"Stripe-Signature": shapes.signature(body, secret)})
-            app.state.webhook._doubt._thread.submit(int).result()  # it has asked by then
-            told.append([one.partition(":")[0] for one in _refusals()])
+            told.append(_told_after(client, body, {"Stripe-Signature": shapes.signature(body, secret)}))
     assert told == [[], ["a delivery of Stripe's own was refused for its signature"], []]
     assert "evt_" not in (outside.said() or "")
+
+
+def test_a_secret_that_is_wrong_is_found_by_a_refused_delivery_about_a_session_that_is_known_here(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    assert not settings().stripe_api_key
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    environment.setattr(doubt, "_SECONDS", 0.0)
+    wrong, told = "whsec_of_another_endpoint", []
+    with TestClient(app) as client:
+        process([*receive([facts.event("created", session_id="vs_0123456789")]).accepted])
+        for session_id, secret in (
+            ("vs_9876543210", wrong),
+            ("vs_0123456789", wrong),
+            ("vs_0123456789", shapes.SECRET),
+        ):
+            body = shapes.as_body(facts.payload("processing", event_id="evt_00000001", session_id=session_id))
+            told.append(_told_after(client, body, {"Stripe-Signature": shapes.signature(body, secret)}))
+    assert told == [[], ["a delivery of Stripe's own was refused for its signature"], []]
+
+
+def test_a_body_that_a_proxy_has_written_anew_and_a_signature_that_it_takes_away_are_found(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    environment.setattr(doubt, "_SECONDS", 0.0)
+    process([*receive([facts.event("created", session_id="vs_0123456789")]).accepted])
+    payload = facts.payload("verified", event_id="evt_00000001", session_id="vs_0123456789")
+    body, compact = shapes.as_body(payload), json.dumps(payload).encode()
+    thin = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
+    stripes, changed = {"User-Agent": "Stripe/1.0"}, "the body of a delivery was changed on its way"
+    with TestClient(app) as client:
+        for sent, signed, words in (
+            (compact, body, [changed]),
+            (body, body, []),
+            (body + b"\n", thin, [changed]),
+            (body, body, []),
+            (body, None, ["a delivery of Stripe's own came without its signature"]),
+            (body, body, []),
+            (body[:-1], body, ["a delivery of Stripe's own was refused for its signature"]),
+            (body, body, []),
+        ):
+            headers = {"Stripe-Signature": shapes.signature(signed)} if signed else {}
+            assert _told_after(client, sent, stripes | headers) == words
+
+
+def _told_after(client: TestClient, body: bytes, headers: dict[str, str]) -> list[str]:
+    client.post("/webhooks/stripe", content=body, headers=headers)
+    app.state.webhook._doubt._thread.submit(int).result()  # it has asked by then
+    return [one.partition(":")[0] for one in _refusals()]
 
 
 def test_whoever_sends_refused_deliveries_has_stripe_asked_seldom(environment: pytest.MonkeyPatch) -> None:
@@ -252,9 +301,10 @@ def test_whoever_sends_refused_deliveries_has_stripe_asked_seldom(environment: p
     environment.setattr(doubt, "find_event", find)
     environment.setenv("STRIPE_API_KEY", "sk_test_0123456789")
     settings.cache_clear()
-    asking = doubt.Doubt()
+    asking = doubt.Doubt(lambda *_: False)
+    asking.note(b"", "")
     for number in range(5):
-        asking.note(b'{"id": "evt_0000000%d"}' % number)
+        asking.note(b'{"id": "evt_0000000%d"}' % number, "")
     asking._thread.submit(int).result()
     assert asked == ["evt_00000000"]
 
