@@ -43,6 +43,7 @@ from sqlmodel import Session
 
 from config import postgres
 from config.settings import SettingsError, settings
+from config.trouble import NO_NUMBERS
 
 BY_ITSELF = "by_itself"  # the option of a connection to PostgreSQL whose statements are each a transaction
 _IDLE_SECONDS = 5.0  # after which a connection is given back: others may wait for one
@@ -108,7 +109,8 @@ DATABASE_TROUBLE = (
     psycopg.InterfaceError,
     psycopg.InternalError,
 )
-# Data, integrity, and values that are too large for the server, such as an index row of more than 2,704 bytes.
+# Data, integrity, and values that are too large for the server, such as an index row of more than 2,704 bytes. A server
+# without transaction numbers says the same of itself.
 _DATA_CLASSES = ("22", "23", "54")
 # A server's answers to a setting that it does not take, or that holds from its start, or from a connection's;
 # elsewhere the first two are about stored data.
@@ -187,7 +189,7 @@ def past_sqlalchemy(within: Connection | None = None) -> Iterator[psycopg.Connec
             place.invalidate(error)
         kind: type[DatabaseError] = OperationalError
         # A value that the driver cannot read or write has no SQLSTATE.
-        if is_data(error.sqlstate) if error.sqlstate else isinstance(error, psycopg.DataError):
+        if is_data(error) if error.sqlstate else isinstance(error, psycopg.DataError):
             kind = IntegrityError if isinstance(error, psycopg.IntegrityError) else DataError
         raise kind(None, None, error, hide_parameters=True) from None
     finally:
@@ -301,9 +303,9 @@ def _carried_on(reading: _Reading) -> datetime:
     return shown + timedelta(seconds=steady() - then)
 
 
-def is_data(sqlstate: str | None) -> bool:
+def is_data(error: Exception) -> bool:
     """Whether PostgreSQL refuses values, so that trying again cannot help; anything else is trouble."""
-    return (sqlstate or "")[:2] in _DATA_CLASSES
+    return (getattr(error, "sqlstate", None) or "")[:2] in _DATA_CLASSES and NO_NUMBERS not in str(error)
 
 
 def on_sqlite(url: URL) -> Engine:
@@ -449,7 +451,7 @@ def _sort_out(context: ExceptionContext) -> None:
         return
     context.is_disconnect |= error.sqlstate in _ENDS_CONNECTION
     is_trouble = isinstance(context.sqlalchemy_exception, DATABASE_TROUBLE)
-    if is_trouble == is_data(error.sqlstate):
+    if is_trouble == is_data(error):
         kind = DataError if is_trouble else OperationalError
         raise kind(context.statement, None, error, hide_parameters=True)
 

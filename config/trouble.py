@@ -67,6 +67,10 @@ _TO_DO = {
     "locked": "another process has held a lock of it for seconds: end that one",
     "too slow": "a statement took longer than it may (statement_timeout), or was ended: see what else the server"
     " does, or its disk",
+    "no standby": "commits wait for a standby (synchronous_standby_names), and none answers: start it, or let go of it:"
+    " ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf()",
+    "no numbers": "the server has no transaction numbers left, as nothing was vacuumed for long (wraparound): end what"
+    " keeps VACUUM from its work, and VACUUM the database",
     "no resources": "the server has no memory, or another of its means is used up: see its log",
     "failed": "it cannot do what it was asked, which may be a fault of this service's: the log says which error",
     "refused": "it refuses the user, the password, or who comes from here by this way: see DATABASE_URL",
@@ -76,6 +80,7 @@ _TO_DO = {
     "unreachable": "it cannot be reached, or does not answer: see DATABASE_URL (VAR_DIR where there is none), and"
     " whether it runs",
 }
+NO_NUMBERS = "is not accepting commands"  # of a server near its wraparound, under a code that large values have, too
 _POOLED_BY_STATEMENT = (
     "DATABASE_URL leads to a pooler in its statement mode, which takes no transactions: set pool_mode to transaction"
 )
@@ -103,6 +108,8 @@ def trouble_of(error: BaseException) -> Trouble:
     origin = getattr(error, "orig", None) or error
     if "in statement pooling mode" in str(origin):  # PgBouncer has one code for all that it refuses
         return Trouble("unreachable", _POOLED_BY_STATEMENT)
+    if NO_NUMBERS in str(origin):
+        return Trouble("no numbers")
     if code := getattr(origin, "sqlstate", None):
         return Trouble(_CODES.get(code) or _CLASSES.get(code[:2], "failed"))
     said = _SQLITE if isinstance(origin, sqlite3.Error) else _UNCONNECTED

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL that are in the way: those that fill a limit, and those that hold our tables locked."""
+"""Connections to PostgreSQL that are in the way: those that fill a limit, hold our tables locked, or wait in vain."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ from sqlalchemy import Connection
 
 from config.database import statement
 from config.postgres import OURS
+from config.trouble import Trouble
 from handlers.tables.models import TABLES
 from handlers.tables.revisions import VERSION_TABLE
 
@@ -38,6 +39,14 @@ OR (l.mode IN ('RowShareLock', 'RowExclusiveLock') AND NOT starts_with(coalesce(
 AND l.relation = to_regclass(c.relname) AND c.relname = ANY(%s)
 AND coalesce(a.xact_start < clock_timestamp() - interval '3 seconds', true) GROUP BY 1, 2, 3 ORDER BY 1, 2
 """  # noqa: S608  # our own words
+# A commit of ours that has waited for so long for a standby: others' waits PostgreSQL shows to nobody but a superuser.
+_AWAITS_STANDBY = """
+SELECT EXISTS (SELECT FROM pg_stat_activity
+WHERE wait_event = 'SyncRep' AND query_start < clock_timestamp() - interval '3 seconds')
+"""
+_AGE = "SELECT datname, greatest(age(datfrozenxid), mxid_age(datminmxid)) FROM pg_database ORDER BY 2 DESC LIMIT 1"
+_OLD = 1_600_000_000  # transactions: VACUUM itself drops all else then (vacuum_failsafe_age)
+_NO_MORE = 2**31 - 3_000_000  # with so many the server gives out no number more
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +82,20 @@ def locked(connection: Connection) -> list[tuple[str, int, str]]:
         (f"{name} is" if is_whole else f"rows of {name} are", pid, whose)
         for name, pid, whose, is_whole in connection.exec_driver_sql(_LOCKS, ([*TABLES, VERSION_TABLE],))
     ]
+
+
+def standstill(connection: Connection) -> Trouble | None:
+    """The trouble that ends no commit, while all can be read: no standby answers, or no transaction number is left."""
+    if connection.dialect.name != "postgresql":
+        return None
+    if connection.exec_driver_sql(_AWAITS_STANDBY).scalar_one():
+        return Trouble("no standby")
+    return Trouble("no numbers") if connection.exec_driver_sql(_AGE).one()[1] >= _NO_MORE else None
+
+
+def ageing(connection: Connection) -> tuple[str, int] | None:
+    """The server's oldest database, and the transactions since its last VACUUM, if they are too many."""
+    if connection.dialect.name != "postgresql":
+        return None
+    name, age = connection.exec_driver_sql(_AGE).one()
+    return (name, age) if age >= _OLD else None

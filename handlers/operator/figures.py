@@ -9,6 +9,7 @@ from config.process import myself
 from config.trouble import Trouble, hindrance
 from handlers.metrics import heartbeats, tallies
 from handlers.operator import queries
+from handlers.operator.connections import standstill
 from handlers.operator.structure import Tables, look_at_tables
 from handlers.queue import pauses
 from handlers.queue.claims import Table
@@ -42,7 +43,7 @@ class Figures:
     def hindrance(self) -> Trouble | None:
         """The trouble that keeps deliveries from being stored, if the database says so before it is tried."""
         with statement() as connection:
-            return hindrance(connection)
+            return hindrance(connection) or standstill(connection)
 
     @cached_property
     def backlogs(self) -> dict[Table, queries.Backlog]:

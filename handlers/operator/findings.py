@@ -19,7 +19,7 @@ from config.defaults import lacks_webhook_secret
 from config.settings import settings
 from config.trouble import trouble_of
 from handlers.metrics import counting, heartbeats, outside, tallies
-from handlers.operator.connections import full, locked
+from handlers.operator.connections import ageing, full, locked
 from handlers.operator.figures import Figures
 from handlers.operator.pausing import OPERATORS, PAUSABLE
 from handlers.operator.processes import ill_processes
@@ -122,7 +122,7 @@ def _broker(figures: Figures) -> Iterator[Told]:
 
 def _database(figures: Figures) -> Iterator[Told]:
     with statement() as connection:
-        held = locked(connection)
+        held, old = locked(connection), ageing(connection)
     for what, pid, whose in held:
         yield FAIL, f"{what} locked by connection {pid} ({whose})", f"end it: SELECT pg_terminate_backend({pid})"
     if not is_at_head():
@@ -138,11 +138,19 @@ def _database(figures: Figures) -> Iterator[Told]:
     for name in figures.tables.twofold:
         words = f"{name} is not unique any more, as migrations have made it: what is there already may be stored again"
         yield FAIL, words, "delete what is there twice, and make the key again, as the migrations have it"
+    for name, ends_it in figures.tables.hinders.items():
+        yield FAIL, f"{name} is none of ours, and may keep rows from being stored or found", f"end it: {ends_it}"
+    for name, makes_it in figures.tables.slow.items():
+        words = f"the index {name} is gone, or not valid: what needs it reads the whole table"
+        yield FAIL, words, f"drop what is left of it, then: {makes_it}"
     if figures.hindrance:
         yield FAIL, f"nothing can be stored: {figures.hindrance.sentence}", "deliveries are answered 503 meanwhile"
     elif closed := figures.tables.closed:
         words = "; ".join(f"{name} ({may})" for name, may in closed.items())
         yield FAIL, f"its role lacks rights to {words}: what is due waits", "grant it all on our tables"
+    if old:
+        words = f"the database {old[0]} was not vacuumed for {old[1]:,} transactions: near 2,147,000,000 it stops"
+        yield FAIL, words, "end old transactions, prepared ones and replication slots, and there: VACUUM (FREEZE)"
     if taken := full():
         names = ", ".join(f"{name} {count}" for name, count in taken.holders.items())
         words = f"all {taken.most} connections are taken of {taken.limit}: {names}"

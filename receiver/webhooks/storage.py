@@ -97,7 +97,7 @@ class _OnTheLoop:
                 self._prepared[statement] = await connection.prepare(statement.replace("%s", "$1"), name=name)
             return frozenset(row[0] for row in await self._prepared[statement].fetch(parameter))
         except Exception as error:
-            if isinstance(error, asyncpg.PostgresError) and is_data(error.sqlstate):
+            if isinstance(error, asyncpg.PostgresError) and is_data(error):
                 raise
             self._leave()
             raise NotNowError(describe(error)) from None

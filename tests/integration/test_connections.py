@@ -264,6 +264,9 @@ def _by_the_driver(words: Any) -> Any:
         return (driver.execute(words).fetchone() or (None,))[0]
 
 
+_REFUSAL = "DO $$ BEGIN RAISE EXCEPTION '{}' USING ERRCODE = 'program_limit_exceeded'; END $$"
+
+
 @pytest.mark.parametrize("ask", [_by_sqlalchemy, _by_the_driver])
 @pytest.mark.parametrize(
     ("words", "is_trouble"),
@@ -275,6 +278,8 @@ def _by_the_driver(words: Any) -> Any:
         ("SELECT gone FROM inbox_event", True),
         ("SELECT pg_terminate_backend(pg_backend_pid())", True),
         ("SET LOCAL lock_timeout = 'x'", False),
+        (_REFUSAL.format("index row size 2800 exceeds btree maximum 2704"), False),
+        (_REFUSAL.format("database is not accepting commands to avoid wraparound data loss"), True),
     ],
 )
 def test_what_is_data_and_what_is_trouble_is_told_by_sqlstate(

@@ -38,7 +38,7 @@ from handlers.tables.models import Bookmark, Heartbeat, InboxEvent, OutboxAction
 from receiver import health
 from receiver.app import app
 from receiver.threads import Threads
-from tests.support import databases, facts, shapes
+from tests.support import databases, facts, postgres, shapes
 from tests.support.operator import command
 from tests.support.processes import service
 from tests.support.redises import other_redis
@@ -611,6 +611,96 @@ def test_a_key_that_is_gone_is_named(table: str, key: str, columns: str) -> None
         connection.execute(text(f"ALTER TABLE {table} DROP CONSTRAINT {key}"))
     [found] = [one for one in findings(None) if one.level == FAIL]
     assert found.words.startswith(f"{table} ({columns}) is not unique any more")
+
+
+@pytest.mark.usefixtures("alive")
+def test_an_index_that_is_gone_is_named_with_the_statement_that_makes_it() -> None:
+    with statement() as connection:
+        connection.execute(text("DROP INDEX outbox_action_due"))
+    [found] = [one for one in findings(None) if one.level == FAIL]
+    assert (found.what, found.words.startswith("the index outbox_action_due is gone")) == ("database", True)
+    with statement() as connection:
+        connection.execute(text(found.to_do.partition("then: ")[2]))
+    assert _failing() == set()
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite marks no index as not valid")
+@pytest.mark.usefixtures("alive")
+def test_an_index_that_was_not_made_to_its_end_is_named() -> None:
+    with statement() as connection:
+        connection.execute(
+            text("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'inbox_event_due'::regclass")
+        )
+    [found] = [one for one in findings(None) if one.level == FAIL]
+    assert found.words.startswith("the index inbox_event_due is gone, or not valid")
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no rules, and nobody writes triggers for it")
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (
+            "CREATE TRIGGER swallows BEFORE INSERT ON inbox_event FOR EACH ROW EXECUTE FUNCTION nothing()",
+            "the trigger swallows of inbox_event",
+        ),
+        (
+            "CREATE RULE swallows AS ON INSERT TO outbox_action DO INSTEAD NOTHING",
+            "the rule swallows of outbox_action",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("alive")
+def test_what_drops_rows_without_a_word_is_named_with_its_end(made: str, words: str) -> None:
+    with statement() as connection:
+        connection.execute(
+            text("CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+        )
+        connection.execute(
+            text("CREATE TRIGGER after AFTER INSERT ON inbox_event FOR EACH ROW EXECUTE FUNCTION nothing()")
+        )
+    assert _failing() == set()
+    with statement() as connection:
+        connection.execute(text(made))
+    [found] = [one for one in findings(None) if one.level == FAIL]
+    assert (found.what, found.words.partition(" is none of ours")[0]) == ("database", words)
+    with statement() as connection:
+        connection.execute(text(found.to_do.removeprefix("end it: ")))
+    assert _failing() == set()
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no transaction numbers")
+@pytest.mark.usefixtures("alive")
+def test_a_server_that_nears_its_last_transaction_number_is_found(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(connections, "_OLD", 1)
+    [found] = [one for one in findings(None) if one.level == FAIL]
+    assert (found.what, "was not vacuumed for" in found.words) == ("database", True)
+    environment.setattr(connections, "_NO_MORE", 1)
+    _move("web", last_at=now(-timedelta(minutes=1)))
+    told = [one for one in findings(None) if one.level == FAIL]
+    assert ({one.what for one in told}, any("wraparound" in one.words for one in told)) == ({"database"}, True)
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no standby")
+def test_commits_that_wait_for_a_standby_that_is_gone_make_nobody_missing(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with postgres.cluster(postgres.FAST) as url, service(tmp_path, url) as running:
+        environment.setenv("DATABASE_URL", url)
+        databases.forget_process_state()
+        assert running.run("migrate").returncode == 0
+        running.start("web", "worker", "clock")
+        wait_until(lambda: not findings(None), running.logs)
+        with psycopg.connect(url, autocommit=True) as owner:
+            owner.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'")
+            owner.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: any(one.level == FAIL for one in findings(None)), running.logs)
+        [found] = findings(None)
+        assert (found.what, "synchronous_standby_names" in found.words) == ("database", True)
+        with psycopg.connect(url, autocommit=True) as owner:
+            owner.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            owner.execute("SELECT pg_reload_conf()")
+        databases.forget_process_state()
 
 
 @pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite is read-only for who may not write its file")

@@ -162,3 +162,11 @@ def test_a_table_to_which_the_role_lacks_rights_is_named(database_url: str, tabl
     databases.execute(database_url, f"REVOKE {rights} ON {table} FROM {_role_of(database_url)}")
     told = [one.words for one in findings(None) if one.what == "database"]
     assert told == [f"its role lacks rights to {table} ({rights.lower()}): what is due waits"]
+
+
+@pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite has no roles")
+@pytest.mark.usefixtures("as_plain_role")
+def test_rows_that_are_hidden_from_the_role_are_told_of(database_url: str) -> None:
+    databases.execute(database_url, "ALTER TABLE outbox_action ENABLE ROW LEVEL SECURITY")
+    told = [one.words for one in findings(None) if one.what == "database"]
+    assert told == ["row-level security of outbox_action is none of ours, and may keep rows from being stored or found"]

@@ -25,6 +25,8 @@ from config.trouble import trouble_of
         (psycopg.OperationalError('certificate for "a" does not match host name "b"'), "not trusted"),
         (psycopg.OperationalError("server does not support SSL, but SSL was required"), "not trusted"),
         (psycopg.OperationalError('FATAL: no pg_hba.conf entry for host "a", no encryption'), "refused"),
+        (psycopg.errors.ProgramLimitExceeded("index row size 2800 exceeds btree maximum"), "failed"),
+        (psycopg.errors.ProgramLimitExceeded("database is not accepting commands to avoid wraparound"), "no numbers"),
         (SettingsError("DATABASE_URL has values"), "settings"),
         (sqlite3.DatabaseError("database disk image is malformed"), "damaged"),
         (sqlite3.OperationalError("database is locked"), "locked"),
