@@ -73,6 +73,10 @@ def publish_actions(action_ids: Sequence[int]) -> bool:
     return _publish(ACTIONS_QUEUE, "perform_actions", action_ids)
 
 
+# By what the ids are of.
+PUBLISH: dict[str, Callable[[Sequence[Any]], bool]] = {"event": publish_events, "action": publish_actions}
+
+
 def publish_tick(task_name: str, clock: Mapping[str, Any]) -> bool:
     """Asks a worker for one of the schedule's tasks, unless enough of them already wait for a worker to come back.
 

@@ -139,7 +139,7 @@ def what_needs_a_hand() -> tuple[list[findings.Finding], dict[str, float]]:
     figures = Figures(broker.trouble_now())
     needed, ages = findings.judged(figures), dict[str, float]()
     with suppress(*DATABASE_TROUBLE), hurry(answer=_AGES_SECONDS):
-        ages = {f"{of.NOUN}s_oldest_seconds": round(one.oldest_seconds, 1) for of, one in figures.backlogs.items()}
+        ages = {f"{name}_oldest_seconds": round(one.oldest_seconds, 1) for name, one in figures.backlogs.items()}
     return needed, ages
 
 

@@ -108,7 +108,7 @@ def _histogram(own: core.Metric, counted: _Counted) -> core.Metric:
 def _gauges(figures: Figures) -> Iterator[core.Metric]:
     values = {
         f"identity_{noun}_{name}": value
-        for noun, backlog in ((f"{table.NOUN}s", backlog) for table, backlog in figures.backlogs.items())
+        for noun, backlog in figures.backlogs.items()
         for name, value in asdict(backlog).items()
     }
     values |= {f"identity_unanswered_{what}": count for what, count in unanswered.counts(figures.unanswered).items()}

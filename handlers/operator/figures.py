@@ -12,7 +12,6 @@ from handlers.operator import queries
 from handlers.operator.connections import standstill
 from handlers.operator.structure import Tables, look_at_tables
 from handlers.queue import pauses
-from handlers.queue.claims import Table
 from handlers.tables.models import Heartbeat, Paused, Unanswered, VerificationRecord
 from handlers.upkeep import unanswered
 
@@ -46,8 +45,8 @@ class Figures:
             return hindrance(connection) or standstill(connection)
 
     @cached_property
-    def backlogs(self) -> dict[Table, queries.Backlog]:
-        """The unfinished rows of the inbox and of the outbox, counted."""
+    def backlogs(self) -> dict[str, queries.Backlog]:
+        """The unfinished events and actions, counted."""
         return queries.backlogs()
 
     @cached_property

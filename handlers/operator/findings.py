@@ -26,9 +26,9 @@ from handlers.operator.processes import ill_processes
 from handlers.operator.queries import at_most, oldest_waiting
 from handlers.operator.refusals import refusals
 from handlers.operator.signings import signed_in_vain
-from handlers.queue.claims import Table
+from handlers.queue.claims import QUEUES
 from handlers.record.events import NOT_OURS, OTHER_MODE
-from handlers.tables.models import InboxEvent, OutboxAction, VerifiedOutput
+from handlers.tables.models import VerifiedOutput
 from handlers.tables.revisions import is_at_head
 
 FAIL, WARN = "FAIL", "WARN"
@@ -224,9 +224,11 @@ def _refusals(figures: Figures) -> Iterator[Told]:
         yield WARN if of == outside.LOGO else FAIL, words, to_do
 
 
-def _waiting(table: Table) -> Callable[[Figures], Iterator[Told]]:
+def _waiting(name: str) -> Callable[[Figures], Iterator[Told]]:
+    table = QUEUES[name]
+
     def judge(figures: Figures) -> Iterator[Told]:
-        backlog, most = figures.backlogs[table], settings().backlog_seconds
+        backlog, most = figures.backlogs[name], settings().backlog_seconds
         if backlog.oldest_seconds > most:
             words = f"the oldest waiting {table.NOUN} is {backlog.oldest_seconds:.0f} s old"
             oldest = oldest_waiting(table)
@@ -237,26 +239,26 @@ def _waiting(table: Table) -> Callable[[Figures], Iterator[Told]]:
                 yield FAIL, f"{words}: {why}", f"python -m worker session {oldest.session_id}; retry has it tried now"
         elif backlog.due and backlog.oldest_seconds > _BURST:
             # The counts of the last seconds are not written down yet; with too high a pace the finding comes later.
-            ended = figures.ended_lately[f"{table.NOUN}s_ended"]
+            ended = figures.ended_lately[f"{name}_ended"]
             pace = ended / min(_MINUTE, backlog.oldest_seconds - counting.FLUSH_SECONDS)
             if ended and backlog.due / pace > most:
-                words = f"{at_most(backlog.due)} {table.NOUN}s are due, and {pace:.1f} a second are done"
+                words = f"{at_most(backlog.due)} {name} are due, and {pace:.1f} a second are done"
                 yield FAIL, f"{words}: the last waits for {backlog.due / pace:.0f} s", "is the worker slow? Start more"
 
     return judge
 
 
 def _overdue(figures: Figures) -> Iterator[Told]:
-    for table in (InboxEvent, OutboxAction):
-        if count := figures.backlogs[table].overdue:
-            words = f"{at_most(count)} {table.NOUN}s have waited for more than a day"
+    for name, backlog in figures.backlogs.items():
+        if count := backlog.overdue:
+            words = f"{at_most(count)} {name} have waited for more than a day"
             yield FAIL, words, "python -m worker status says for what; retry or discard"
 
 
 def _dead(figures: Figures) -> Iterator[Told]:
-    for table in (InboxEvent, OutboxAction):
-        if count := figures.backlogs[table].dead:
-            yield FAIL, f"{at_most(count)} {table.NOUN}s are dead", "python -m worker dead, then retry or discard"
+    for name, backlog in figures.backlogs.items():
+        if count := backlog.dead:
+            yield FAIL, f"{at_most(count)} {name} are dead", "python -m worker dead, then retry or discard"
 
 
 def _skipped(figures: Figures) -> Iterator[Told]:
@@ -339,8 +341,8 @@ JUDGES: dict[str, Judge] = {
     "deliveries": Judge(_deliveries, "IdentityDeliveriesRefused", "none is refused or dropped while none is accepted"),
     "tokens": Judge(_tokens, "IdentityTokens", "the application's are accepted, or nobody asks"),
     "refusals": Judge(_refusals, "IdentityRefused", "no process was refused by whom it asked last"),
-    "events": Judge(_waiting(InboxEvent), "IdentityEventsWait", "none waits for long"),
-    "actions": Judge(_waiting(OutboxAction), "IdentityActionsWait", "none waits for long"),
+    "events": Judge(_waiting("events"), "IdentityEventsWait", "none waits for long"),
+    "actions": Judge(_waiting("actions"), "IdentityActionsWait", "none waits for long"),
     "overdue": Judge(_overdue, "IdentityOverdue", "nothing has waited for a day"),
     "dead": Judge(_dead, "IdentityDead", "nothing was given up"),
     "skipped": Judge(_skipped, "IdentitySkipped", "no setting was missing for what was owed"),

@@ -42,7 +42,7 @@ def narrowed(name: str, wanted: Filter) -> Filter:
     return replace(wanted, status=its.status, outcome=its.outcome)
 
 
-def page_of(name: str, wanted: Filter, after: tuple[datetime, str] | None) -> tuple[Sequence[Any], str | None]:
+def page_of(name: str, wanted: Filter, after: tuple[datetime, Any] | None) -> tuple[Sequence[Any], str | None]:
     """The rows for a page: the matching ones among the LOOKED_AT of the list that follow the mark of the page before;
     and the mark of the last row looked at, None at the end of the list.
     """
@@ -52,8 +52,7 @@ def page_of(name: str, wanted: Filter, after: tuple[datetime, str] | None) -> tu
     order = (moment, id_) if is_rising else (moment.desc(), id_.desc())
     listed = conditions(table, LISTS[name].wanted)
     if after:
-        before = (after[0], int(after[1]) if table is OutboxAction else after[1])
-        listed.append(key > before if is_rising else key < before)
+        listed.append(key > after if is_rising else key < after)
     matching = conditions(table, wanted)
     with by_indexes() as session:
         # Without a bound, a page without matching rows would read the whole list.

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from config.database import transaction
 from handlers.catalogue.mails import Written
-from handlers.operator.queries import ACTION_ID, Filter, find_actions, find_events, find_records
+from handlers.operator.queries import Filter, find_actions, find_events, find_records
 from handlers.operator.story import mails, timeline
 from handlers.outbox.mails import DASHBOARD
 from handlers.outbox.shown import shown
@@ -61,8 +61,8 @@ def sessions_of(word: str) -> list[str]:
     rows: list[VerificationRecord | InboxEvent | OutboxAction] = [*find_records(word, 1)]
     if not rows:
         rows += [*find_events(Filter(ids=[word]), 1), *find_events(Filter(session_id=word), 1)][:1]
-    if ACTION_ID.fullmatch(word):
-        rows += find_actions(Filter(ids=[int(word)]), 1)
+    if (number := OutboxAction.id_of(word)) is not None:
+        rows += find_actions(Filter(ids=[number]), 1)
     return list(dict.fromkeys(row.session_id for row in rows))
 
 

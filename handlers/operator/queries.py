@@ -1,6 +1,5 @@
 """An operator's questions to the tables: how much waits, what happened, which rows. Reads only."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +10,10 @@ from sqlalchemy import ColumnElement, Select, exists, func, literal, or_, select
 from sqlmodel import Session, col
 
 from config.database import now, reading, transaction
-from handlers.queue.claims import Table
+from handlers.queue.claims import QUEUES, Table
 from handlers.record.events import Status
 from handlers.tables.models import ActionStatus, InboxEvent, OutboxAction, Verification, VerificationRecord
 
-ACTION_ID = re.compile(r"\d{1,18}", re.ASCII)
 OVERDUE_AFTER = timedelta(days=1)  # then somebody must look, whatever the row waits for
 MOST = 1000  # rows of one kind are counted; one more says that there are more
 RECORDS = 10_000  # sessions, the latest
@@ -69,16 +67,15 @@ class SessionFilter:
     older: timedelta | None = None
 
 
-def backlogs() -> dict[Table, Backlog]:
-    """The backlogs of inbox and outbox: read from the partial indexes alone, and no further than MOST, so that the cost
-    is the same however much waits.
+def backlogs() -> dict[str, Backlog]:
+    """The backlogs of events and actions: read from the partial indexes alone, and no further than MOST, so that the
+    cost is the same however much waits.
     """
-    tables: tuple[Table, ...] = (InboxEvent, OutboxAction)
-    asked = [question for table in tables for question in _of_backlog(table)]
+    asked = [question for table in QUEUES.values() for question in _of_backlog(table)]
     with by_indexes() as session:
         at, *found = session.execute(select(now(), *asked)).one()
-    size = len(found) // len(tables)
-    return {table: _backlog(at, *found[number * size : (number + 1) * size]) for number, table in enumerate(tables)}
+    size = len(found) // len(QUEUES)
+    return {name: _backlog(at, *found[number * size : (number + 1) * size]) for number, name in enumerate(QUEUES)}
 
 
 def oldest_waiting(table: Table) -> InboxEvent | OutboxAction | None:
@@ -179,6 +176,12 @@ def find_records(word: str, limit: int | None = None) -> list[VerificationRecord
         return list(session.scalars(select(VerificationRecord).where(is_theirs).order_by(newest_first).limit(limit)))
 
 
+def named(text: str) -> tuple[Table, Any]:
+    """The table and the id that a text names: a number is an action's."""
+    number = OutboxAction.id_of(text)
+    return (InboxEvent, text) if number is None else (OutboxAction, number)
+
+
 def conditions(table: Table, wanted: Filter) -> list[Any]:
     """The filter as SQL, for queries and for changes."""
     kind = getattr(table, table.KIND)
@@ -194,9 +197,8 @@ def conditions(table: Table, wanted: Filter) -> list[Any]:
     if wanted.session_id:
         found.append(col(table.session_id) == wanted.session_id)
     if wanted.error:
-        is_action = table is OutboxAction
-        said = func.coalesce(col(OutboxAction.reason), col(table.last_error)) if is_action else col(table.last_error)
-        found.append(cast(ColumnElement[str], said).contains(wanted.error, autoescape=True))
+        said = (col(getattr(table, name)) for name in table.WHY)
+        found.append(or_(*(one.contains(wanted.error, autoescape=True) for one in said)))
     if wanted.since:
         found.append(getattr(table, table.SINCE) >= _moment(wanted.since))
     if wanted.older:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlmodel import Session, col
 
 from config.database import now, transaction
@@ -17,8 +17,6 @@ from handlers.tables.models import ActionStatus, OutboxAction
 
 log = structlog.stdlib.get_logger(__name__)
 
-# The reasons of actions that were skipped for want of a setting, or of data to which a setting leads.
-UNSET = ("no STRIPE_API_KEY", "no REVIEW_EMAIL", "no address", "no outputs")
 _BATCH = 1000  # rows a transaction: on SQLite it keeps all other writers waiting
 
 
@@ -31,13 +29,10 @@ def retry_rows(table: Table, wanted: Filter, by: By, after: Any = None) -> Itera
     """
     # Attempts never fall, as they fence late writers; the tries do: they are attempts less waits.
     again: dict[str, Any] = {"status": table.UNFINISHED, "waits": table.attempts, "due_at": now(), "last_error": None}
+    again |= table.without_end()
     which = _is_left(table)
-    if table is OutboxAction and (wanted.ids or wanted.status == ActionStatus.SKIPPED):
-        is_unset = and_(col(table.status) == ActionStatus.SKIPPED, col(OutboxAction.reason).in_(UNSET))
-        which = or_(which, is_unset)
-        # rule: a mail that may have arrived stays one when it is tried again
-        given_away_at = case((is_unset, None), else_=col(OutboxAction.given_away_at))
-        again |= {"reason": None, "done_at": None, "given_away_at": given_away_at}
+    if wanted.ids or wanted.status == ActionStatus.SKIPPED:
+        which = or_(which, table.is_unset())
     yield from _change(table, which, wanted, again, "retry", by, after)
 
 
@@ -61,7 +56,7 @@ def _change(
     while True:
         with transaction() as session:
             page = some if last is None else some.where(col(table.id) > last)
-            if what == "discard" and table is OutboxAction:
+            if what == "discard" and table.GIVES_AWAY:
                 _note_what_may_be_told(session, session.scalars(page).all())
             rows = session.execute(page.with_for_update()).all()
             ids = [row.id for row in rows]

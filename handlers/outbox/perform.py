@@ -31,7 +31,6 @@ from handlers.owed.kinds import KINDS, LIMIT_CAUSE, TELLING, Kind
 from handlers.owed.limits import ELSEWHERE
 from handlers.owed.owe import note_told
 from handlers.queue.claims import (
-    GOES_ON,
     Claim,
     LostClaimError,
     attempt,
@@ -109,7 +108,7 @@ _LOOKS = (
             col(_OTHER.last_error).is_(None),
             col(_OTHER.due_at) > now(),
         ),
-        and_(*GOES_ON[OutboxAction]),
+        and_(*OutboxAction.goes_on()),
         ELSEWHERE,
         _Version(),
     )

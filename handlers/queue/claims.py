@@ -14,14 +14,11 @@ from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Executable,
     Float,
     Select,
     bindparam,
-    exists,
-    literal_column,
     or_,
     select,
     tuple_,
@@ -32,7 +29,6 @@ from sqlmodel import col
 from config.database import DATABASE_TROUBLE, UtcDateTime, brief, leases_now, now, statement, steady
 from config.settings import settings
 from handlers.metrics import counting
-from handlers.owed.kinds import KINDS
 from handlers.queue.failures import (
     LEASE,
     NotNowError,
@@ -43,7 +39,7 @@ from handlers.queue.failures import (
     describe,
     stopping,
 )
-from handlers.tables.models import InboxEvent, OutboxAction, Paused, VerificationRecord, status_of
+from handlers.tables.models import InboxEvent, OutboxAction, status_of
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -61,33 +57,8 @@ _LEAST_ENDS = 2  # ends of a process: a first try shares its process with others
 _ROWS_AT_ONCE = 1000  # of a result of any length: a row takes four times the memory of its id
 
 Table = type[InboxEvent] | type[OutboxAction]
-# The conditions, by table, that a row must meet besides being due and unfinished; an event is never paused.
-GOES_ON: dict[Table, list[ColumnElement[bool]]] = {
-    InboxEvent: [],
-    OutboxAction: [
-        or_(
-            col(OutboxAction.name).not_in([name for name, kind in KINDS.items() if kind.destination == destination]),
-            ~exists().where(col(Paused.what) == destination),
-        )
-        for destination in sorted({kind.destination for kind in KINDS.values()})
-    ],
-}
-# The values, by table, that a claim reads besides the columns.
-_BESIDES: dict[Table, list[ColumnElement[Any]]] = {
-    InboxEvent: [
-        select(col(VerificationRecord.session_id))
-        .where(col(VerificationRecord.session_id) == literal_column("inbox_event.session_id"))  # RETURNING drops names
-        .scalar_subquery()
-        .is_not(None)
-        .label("has_record")
-    ],
-    OutboxAction: [],
-}
-# A claimed row of each table: its columns, and the values besides.
-_ROWS: dict[Table, Any] = {
-    table: namedtuple(table.__name__, [*table.__table__.columns.keys(), *(str(one.key) for one in besides)])  # type: ignore[union-attr]
-    for table, besides in _BESIDES.items()
-}
+# The two queues, by the name of their rows.
+QUEUES: dict[str, Table] = {"events": InboxEvent, "actions": OutboxAction}
 _Written = TypeVar("_Written")
 
 
@@ -138,7 +109,8 @@ def claim(table: Table, ids: Sequence[Any], *, first_try: bool | None = None) ->
     """
     parameters = {"ids": ids, "leases_now": leases_now() + _SLACK}
     try:
-        rows = [_ROWS[table](*row) for row in brief(_claiming(table, first_try), parameters)]
+        asked, row_type = _claiming(table, first_try)
+        rows = [row_type(*row) for row in brief(asked, parameters)]
     except DATABASE_TROUBLE:
         raise
     except Exception as error:  # a row cannot be read: it may be claimed by now, and nobody would count that
@@ -164,7 +136,7 @@ def due(
     waiting = (
         select(col(table.id), col(table.attempts) > col(table.waits))
         .where(col(table.status) == table.UNFINISHED, col(table.due_at) <= now(-since))
-        .where(*GOES_ON[table], *([getattr(table, table.KIND).not_in(but_for)] if but_for else []))
+        .where(*table.goes_on(), *([getattr(table, table.KIND).not_in(but_for)] if but_for else []))
         .order_by(col(table.due_at))
         .limit(limit)
     )
@@ -311,7 +283,8 @@ def _bury_unread(table: Table, row_id: Any, reason: str) -> None:
 
 # Statements are built once: building one costs more than running it.
 @cache
-def _claiming(table: Table, first_try: bool | None) -> Executable:
+def _claiming(table: Table, first_try: bool | None) -> tuple[Executable, Any]:
+    """The statement that claims rows, and the named tuple for each: its columns, and the values besides."""
     is_new = col(table.attempts) == 0  # nobody holds it, and it waits for nothing: no step of a clock keeps it back
     free: Select[Any] = select(col(table.id)).where(
         col(table.id).in_(bindparam("ids", expanding=True)),
@@ -319,20 +292,22 @@ def _claiming(table: Table, first_try: bool | None) -> Executable:
         or_(is_new, col(table.due_at) <= now()),  # rule: a row that is not due is not claimed
         # rule: a lease outlives a jump of the database's clock
         or_(is_new, col(table.due_at) <= bindparam("leases_now", type_=UtcDateTime)),
-        *GOES_ON[table],  # rule: a paused action is not claimed
+        *table.goes_on(),  # rule: a paused action is not claimed
     )
     if first_try is not None:  # rule: a row that was tried before is tried alone
         was_tried = col(table.attempts) > col(table.waits)
         free = free.where(~was_tried if first_try else was_tried)
     leased_until = now(LEASE)  # rule: a row under a lease is nobody else's
+    read = [*table.__table__.columns, *table.besides()]  # type: ignore[union-attr]
     # rule: a claim clears the error of the try before
-    return (
+    claiming = (
         update(table)
         .where(col(table.id).in_(free.order_by(col(table.id)).with_for_update(skip_locked=True)))
         # rule: a claim counts an attempt
         .values(attempts=col(table.attempts) + 1, due_at=leased_until, last_error=None)
-        .returning(*table.__table__.columns, *_BESIDES[table])  # type: ignore[union-attr]
+        .returning(*read)
     )
+    return claiming, namedtuple(table.__name__, [str(one.key) for one in read])
 
 
 @cache

@@ -1,14 +1,32 @@
 """The tables: inbox, record, submissions, outbox, outputs; bookmarks, silence, pauses, audit, heartbeats, figures."""
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqlalchemy import BigInteger, ColumnElement, Index, Integer, String, UniqueConstraint, func, text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Index,
+    Integer,
+    String,
+    UniqueConstraint,
+    and_,
+    case,
+    exists,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+)
 from sqlalchemy.orm import composite
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, SQLModel, col
 
 from config.database import UtcDateTime, now
+from handlers.owed.kinds import KINDS
 from handlers.record.decide import Outcome
 from handlers.record.events import Status
 from handlers.record.ordering import RecordState
@@ -58,6 +76,8 @@ class QueueRow(SQLModel):
     DEAD: ClassVar[str] = "dead"
     KIND: ClassVar[str]  # the column with the row's kind
     SINCE: ClassVar[str]  # the column from which the row's age counts
+    BEGAN: ClassVar[str]  # a word for that moment
+    WHY: ClassVar[tuple[str, ...]] = ("last_error",)  # columns that say why the row is as it is, the first one first
     MOST_TRIES: ClassVar[str]  # the setting that says how often a row is tried
     GIVES_AWAY: ClassVar[tuple[str, ...]] = ()  # columns that a try writes ahead, and takes back if it had no effect
 
@@ -68,6 +88,36 @@ class QueueRow(SQLModel):
     due_at: datetime = _moment()  # the end of its lease, or of its time of waiting
     last_error: str | None = None
 
+    @property
+    def why(self) -> str | None:
+        """The reason why the row is as it is."""
+        return next((said for name in self.WHY if (said := getattr(self, name))), None)
+
+    @classmethod
+    def id_of(cls, text: str) -> Any:
+        """The id that a text spells; None if no row can have it."""
+        return text if text and text.isprintable() else None
+
+    @classmethod
+    def goes_on(cls) -> list[ColumnElement[bool]]:
+        """The conditions that a row must meet besides being due and unfinished."""
+        return []
+
+    @classmethod
+    def besides(cls) -> list[ColumnElement[Any]]:
+        """The values that a claim reads besides the columns."""
+        return []
+
+    @classmethod
+    def is_unset(cls) -> ColumnElement[bool]:
+        """True for rows that ended for want of a setting, or of data to which a setting leads."""
+        return false()
+
+    @classmethod
+    def without_end(cls) -> dict[str, Any]:
+        """The columns that only a row at its end has, for one that is tried again."""
+        return {}
+
 
 class InboxEvent(QueueRow, table=True):
     """One event of Stripe's, kept before its delivery is answered; only the allow-listed fields of its payload."""
@@ -76,6 +126,7 @@ class InboxEvent(QueueRow, table=True):
     UNFINISHED = InboxStatus.RECEIVED
     KIND = "type"
     SINCE = "received_at"
+    BEGAN = "received"
     MOST_TRIES = "event_attempts"
     PERSONAL: ClassVar = ("error_reason", "client_reference_id", "user_id")
     # The columns of an event of another one's session, of which its id, type, session and time are kept.
@@ -127,6 +178,13 @@ class InboxEvent(QueueRow, table=True):
     # The verification that the session's metadata names.
     verification_id: str | None = None
     generation: int | None = None
+
+    @classmethod
+    def besides(cls) -> list[ColumnElement[Any]]:
+        """One value, `has_record`: whether the event's session has a record."""
+        recorded = col(VerificationRecord.session_id)
+        its = recorded == literal_column("inbox_event.session_id")  # RETURNING drops a column's table
+        return [select(recorded).where(its).scalar_subquery().is_not(None).label("has_record")]
 
     @staticmethod
     def discarded(reason: str) -> dict[str, Any]:
@@ -254,8 +312,12 @@ class OutboxAction(QueueRow, table=True):
     UNFINISHED = ActionStatus.PENDING
     KIND = "name"
     SINCE = "created_at"
+    BEGAN = "owed"
+    WHY = ("reason", "last_error")
     MOST_TRIES = "action_attempts"
     GIVES_AWAY = ("given_away_at",)
+    # The reasons of actions that were skipped for want of a setting, or of data to which a setting leads.
+    UNSET: ClassVar = ("no STRIPE_API_KEY", "no REVIEW_EMAIL", "no address", "no outputs")
 
     __tablename__ = "outbox_action"
     __table_args__ = (
@@ -278,6 +340,34 @@ class OutboxAction(QueueRow, table=True):
     given_away_at: datetime | None = _moment(default=None, nullable=True)  # the time of a mail that may have arrived
     resent_at: datetime | None = _moment(default=None, nullable=True)  # by an operator: it was done or skipped before
     mail_number: int | None = None  # of its last mail to the person; the Message-ID follows from it
+
+    @classmethod
+    def id_of(cls, text: str) -> int | None:
+        """The number that a text spells; None for any other text."""
+        return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
+
+    @classmethod
+    def goes_on(cls) -> list[ColumnElement[bool]]:
+        """True for actions whose destination is not paused."""
+        return [
+            or_(
+                col(cls.name).not_in([name for name, kind in KINDS.items() if kind.destination == destination]),
+                ~exists().where(col(Paused.what) == destination),
+            )
+            for destination in sorted({kind.destination for kind in KINDS.values()})
+        ]
+
+    @classmethod
+    def is_unset(cls) -> ColumnElement[bool]:
+        """True for skipped actions with one of the reasons in UNSET."""
+        return and_(col(cls.status) == ActionStatus.SKIPPED, col(cls.reason).in_(cls.UNSET))
+
+    @classmethod
+    def without_end(cls) -> dict[str, Any]:
+        """No reason and no end; a mail was given away only if it was done, or may have arrived."""
+        # rule: a mail that may have arrived stays one when it is tried again
+        given_away_at = case((cls.is_unset(), None), else_=col(cls.given_away_at))
+        return {"reason": None, "done_at": None, "given_away_at": given_away_at}
 
     @staticmethod
     def discarded(reason: str) -> dict[str, Any]:

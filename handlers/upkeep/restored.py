@@ -219,6 +219,6 @@ def _apply_all() -> int:
         process([*not_tried, *tried_before])
         if not_tried or tried_before:
             continue
-        left = backlogs()[InboxEvent].waiting
+        left = backlogs()["events"].waiting
         if not left or time.monotonic() > ends or stopping.wait(_PAUSE):
             return left

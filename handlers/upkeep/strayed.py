@@ -8,8 +8,7 @@ from sqlmodel import col
 
 from config.database import now, transaction
 from config.settings import settings
-from handlers.queue.claims import Table
-from handlers.tables.models import InboxEvent, OutboxAction
+from handlers.queue.claims import QUEUES, Table
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -22,7 +21,7 @@ def bring_back() -> int:
     """Makes such rows due: one that nobody has tried now, and any other once a lease would be over; returns how many
     there were.
     """
-    count = sum(_brought_back(table) for table in (InboxEvent, OutboxAction))
+    count = sum(_brought_back(table) for table in QUEUES.values())
     if count:
         log.warning("rows.brought_back", rows=count)
     return count

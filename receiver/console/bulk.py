@@ -4,14 +4,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import urlencode
 
-from config.broker import publish_actions, publish_events
+from config.broker import PUBLISH
 from handlers.operator.audit import By
 from handlers.operator.lists import LISTS, narrowed
-from handlers.operator.queries import ACTION_ID, Filter
+from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows, retry_rows
-from handlers.tables.models import OutboxAction
 
 AGES = {
     "1h": ("an hour", timedelta(hours=1)),
@@ -58,15 +58,15 @@ class Asked:
         return urlencode({"kind": self.kind, "error": self.error, "older": self.older})
 
 
-def cursor(name: str, text: str) -> tuple[datetime, str] | None:
+def cursor(name: str, text: str) -> tuple[datetime, Any] | None:
     """The mark by which handlers.operator.lists begins a page; None for any other text."""
-    moment, _, id_ = text.partition("_")
-    is_id = ACTION_ID.fullmatch(id_) if LISTS[name].table is OutboxAction else id_.isprintable()
+    moment, _, last = text.partition("_")
+    id_ = LISTS[name].table.id_of(last)
     try:
         at = datetime.fromisoformat(moment)
     except ValueError:
         return None
-    return (at, id_) if at.tzinfo and is_id else None
+    return (at, id_) if at.tzinfo and id_ is not None else None
 
 
 def change_all(what: str, name: str, asked: Asked, by: By, after: str) -> tuple[int, str]:
@@ -74,12 +74,10 @@ def change_all(what: str, name: str, asked: Asked, by: By, after: str) -> tuple[
     again meanwhile is left alone. Returns their number, and the last id if there may be more.
     """
     table, count, ends_at = LISTS[name].table, 0, time.monotonic() + _MOST_SECONDS
-    is_action = table is OutboxAction
-    first = int(after) if is_action and ACTION_ID.fullmatch(after) else after if after and not is_action else None
-    for ids in _CHANGES[what](table, narrowed(name, asked.wanted), by, first):
+    for ids in _CHANGES[what](table, narrowed(name, asked.wanted), by, table.id_of(after)):
         count += len(ids)
         if what == "retry":
-            publish_actions(ids) if is_action else publish_events(ids)
+            PUBLISH[table.NOUN](ids)
         if time.monotonic() > ends_at:
             return count, str(ids[-1])
     return count, ""

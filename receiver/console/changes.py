@@ -6,10 +6,10 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from config.broker import publish_actions, publish_events
+from config.broker import PUBLISH, publish_actions
 from handlers.operator.audit import By, note_beforehand
 from handlers.operator.persons import also_theirs
-from handlers.operator.queries import ACTION_ID, Filter, find_actions
+from handlers.operator.queries import Filter, find_actions, named
 from handlers.operator.resend import resend
 from handlers.operator.retry_discard import discard_rows, retry_rows
 from handlers.queue.claims import Table
@@ -18,7 +18,7 @@ from handlers.sessions import closing
 from handlers.sessions.links import Link, link_of
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.views import NotFoundError
-from handlers.tables.models import InboxEvent, OutboxAction
+from handlers.tables.models import OutboxAction
 
 Sent = Mapping[str, str]
 _MOST_FORGOTTEN = 20  # others, by a click: more may be a reference that many share
@@ -66,19 +66,19 @@ def _resend(id_: str, sent: Sent, by: By) -> None:
 
 
 def _number(text: str) -> int:
-    return int(text) if ACTION_ID.fullmatch(text) else -1
+    number = OutboxAction.id_of(text)
+    return -1 if number is None else number
 
 
 def _rows(change: Callable[[Table, Filter, By], Any], id_: str, _: Sent, by: By) -> None:
-    is_action = bool(ACTION_ID.fullmatch(id_))
-    wanted = Filter(ids=[int(id_)] if is_action else [id_])
-    ids: list[Any] = list(chain.from_iterable(change(OutboxAction if is_action else InboxEvent, wanted, by)))
+    table, row_id = named(id_)
+    ids: list[Any] = list(chain.from_iterable(change(table, Filter(ids=[row_id]), by)))
     if not ids:
         raise RefusedChangeError(
             "it is at its end, or is worked on right now; somebody else may have done it before you"
         )
     if change is retry_rows:
-        publish_actions(ids) if is_action else publish_events(ids)
+        PUBLISH[table.NOUN](ids)
 
 
 def _cancel(id_: str, sent: Sent, by: By) -> None:

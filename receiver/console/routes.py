@@ -26,7 +26,7 @@ from handlers.operator.figures import Figures
 from handlers.operator.findings import ANSWER_SECONDS, judged
 from handlers.operator.lists import LISTS, LOOKED_AT, page_of
 from handlers.operator.persons import mail_as_shown, person, sessions_of
-from handlers.tables.models import InboxEvent
+from handlers.tables.models import OutboxAction
 from receiver.console.answers import SorryError, fields, is_safe, page, redirect
 from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
 from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make, told
@@ -173,8 +173,8 @@ class Room:
         )
 
     async def _mail(self, request: Request) -> Response:
-        id_ = request.path_params["id"]
-        found = await self._looking.do(mail_as_shown, int(id_)) if queries.ACTION_ID.fullmatch(id_) else None
+        number = OutboxAction.id_of(request.path_params["id"])
+        found = await self._looking.do(mail_as_shown, number) if number is not None else None
         if found is None:
             return page(request, "not_found", 404, is_address=False)
         return page(request, "mail", action=found[0], written=found[1])
@@ -218,7 +218,7 @@ class Room:
             last=last,
             is_further="after" in query,
             looked_at=LOOKED_AT,
-            is_events=LISTS[name].table is InboxEvent,
+            of=LISTS[name].table,
             count=_number(count),
         )
 
@@ -338,7 +338,7 @@ def _overview(span: str) -> dict[str, Any]:
     with suppress(*DATABASE_TROUBLE), hurry(answer=ANSWER_SECONDS):
         shown["figures"] = {
             "at": figures.at,
-            "backlogs": {f"{table.NOUN}s": backlog for table, backlog in figures.backlogs.items()},
+            "backlogs": figures.backlogs,
             "deliveries": {name: _answered(figures.lately.deliveries(span)) for name, span in _SPANS.items()},
             "counts": figures.lately.counts(),
             "processes": figures.recent_processes,

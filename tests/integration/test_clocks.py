@@ -86,7 +86,7 @@ def test_what_is_later_is_so_much_later() -> None:
 def test_what_such_a_host_receives_is_applied_at_once(ahead: float) -> None:
     _elsewhere(ahead, "receive([event('verified', report='vr_1')])")
     assert len(process([event("verified").id])) == 1
-    assert 0 <= backlogs()[OutboxAction].oldest_seconds < LEASE.total_seconds()
+    assert 0 <= backlogs()["actions"].oldest_seconds < LEASE.total_seconds()
 
 
 @faketime.needed

@@ -13,7 +13,7 @@ from handlers.operator.audit import By, Way, audited, note_beforehand
 from handlers.operator.findings import findings
 from handlers.operator.lists import page_of
 from handlers.operator.queries import Filter, backlogs, find_records, records_by_status
-from handlers.tables.models import ActionStatus, InboxEvent, OutboxAction
+from handlers.tables.models import ActionStatus, OutboxAction
 from tests.support import facts
 from tests.support.operator import command
 from worker.__main__ import parser
@@ -45,10 +45,10 @@ def test_what_is_more_than_is_counted_is_said_to_be_more_and_the_oldest_is_exact
     monkeypatch.setattr(queries, "MOST", 3)
     _fill(5)
     _fill(5, status="dead")
-    found = backlogs()[OutboxAction]
+    found = backlogs()["actions"]
     assert (found.waiting, found.due, found.dead, found.overdue) == (4, 4, 4, 4)
     assert found.oldest_seconds == pytest.approx(timedelta(days=2).total_seconds(), abs=60)
-    assert backlogs()[InboxEvent].waiting == 0
+    assert backlogs()["events"].waiting == 0
     words = {one.what: one.words for one in findings(None)}
     assert words["dead"] == "more than 3 actions are dead"
     assert words["overdue"] == "more than 3 actions have waited for more than a day"
@@ -93,7 +93,7 @@ def _key(last: str | None) -> Any:
     if last is None:
         return None
     moment, _, id_ = last.partition("_")
-    return datetime.fromisoformat(moment), id_
+    return datetime.fromisoformat(moment), int(id_)
 
 
 def test_changes_about_one_person_are_looked_for_among_the_latest() -> None:

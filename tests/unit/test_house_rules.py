@@ -94,6 +94,15 @@ def test_inbox_and_outbox_never_import_each_other(room: str, other: str) -> None
         assert not any(name.startswith(f"handlers.{other}.") for name in _imports(path)), _name(path)
 
 
+def test_each_queue_says_by_itself_how_it_differs() -> None:
+    """No comparison with a table of the two, no test for its class, and no dict by table."""
+    table = "(InboxEvent|OutboxAction)"
+    asks = re.compile(
+        rf"\b(is|is not|==|!=) {table}\b|(isinstance|issubclass)\([^)]*{table}|(?m:[{{,]|^) *{table}: |dict\[Table\b"
+    )
+    assert [f"{_name(path)}: {said[0]}" for path in FILES for said in asks.finditer(path.read_text())] == []
+
+
 def test_every_kind_of_action_has_a_row_and_a_function() -> None:
     assert REGISTRY.keys() == KINDS.keys()
 

@@ -1,28 +1,26 @@
 """Commands that mend: retry, discard, resend, reconcile, rebuild, purge."""
 
 import argparse
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from config.broker import publish_actions, publish_events
+from config.broker import PUBLISH, publish_actions, publish_events
 from handlers.metrics import counting
 from handlers.operator.audit import By, note_beforehand
-from handlers.operator.queries import Filter, find_actions, find_events
+from handlers.operator.queries import Filter, find_actions, find_events, named
 from handlers.operator.resend import resend
 from handlers.operator.retry_discard import discard_rows, retry_rows
-from handlers.queue.claims import Table
+from handlers.queue.claims import QUEUES, Table
 from handlers.queue.failures import AwayError
-from handlers.tables.models import ActionStatus, InboxStatus
+from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
 from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
-from worker.commands.options import TABLES, acting, add_filters, add_reason, chosen, moment, number
+from worker.commands.options import acting, add_filters, add_reason, chosen, moment, number
 from worker.commands.printing import print_json, print_pairs, print_rows, progress, refused
 
-_ACTION_ID = re.compile(r"\d{1,18}")
 _WITHOUT_A_HAND = "it waits for its first try, or a worker has it now"
 _ENDED = "python -m worker resend does it once more, on purpose"
 _WHY_LEFT: dict[str, str] = {
@@ -33,7 +31,8 @@ _WHY_LEFT: dict[str, str] = {
     ActionStatus.DONE: f"it is done; {_ENDED}",
     ActionStatus.SKIPPED: f"it is skipped; {_ENDED}",
 }
-_PUBLISH: dict[str, Callable[[list[Any]], object]] = {"events": publish_events, "actions": publish_actions}
+_FIND: dict[str, Callable[[Filter, None], Sequence[InboxEvent | OutboxAction]]]
+_FIND = {"events": find_events, "actions": find_actions}
 
 
 def retry_options(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +45,7 @@ def retry_options(parser: argparse.ArgumentParser) -> None:
 def _row_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that choose rows: ids, a filter, or all."""
     parser.add_argument("ids", metavar="ID", nargs="*", help="evt_… for an event, a number for an action")
-    parser.add_argument("--of", choices=tuple(TABLES), help="with a filter: events or actions only")
+    parser.add_argument("--of", choices=tuple(QUEUES), help="with a filter: events or actions only")
     parser.add_argument("--all", action="store_true", help="everything that is dead or waits after a try")
     add_filters(parser)
 
@@ -176,7 +175,7 @@ def _mend(
         for ids in progress(change(table, which, acting(arguments)), f"{name} {verb}", for_machines=arguments.json):
             done[name] += ids
             if verb == "retried":
-                _PUBLISH[name](ids)
+                PUBLISH[table.NOUN](ids)
     if arguments.json:
         print_json({verb: done})
     else:
@@ -190,7 +189,7 @@ def _mend(
 def _left_alone(name: str, ids: set[Any]) -> Iterator[str]:
     """A line on each row that was named and is not changed."""
     chosen = Filter(ids=sorted(ids))
-    rows = (find_events(chosen, None) if name == "events" else find_actions(chosen, None)) if ids else []
+    rows = _FIND[name](chosen, None) if ids else []
     status = {row.id: row.status for row in rows}
     for id_ in chosen.ids:
         yield f"{id_} stays as it is: {_WHY_LEFT.get(status.get(id_, ''), 'there is none')}."
@@ -198,9 +197,7 @@ def _left_alone(name: str, ids: set[Any]) -> Iterator[str]:
 
 def _targets(arguments: argparse.Namespace, wanted: Filter) -> dict[str, tuple[Table, Filter]]:
     if not arguments.ids:
-        names = [arguments.of] if arguments.of else list(TABLES)
-        return {name: (TABLES[name], wanted) for name in names}
-    actions = [int(one) for one in arguments.ids if _ACTION_ID.fullmatch(one)]
-    events = [one for one in arguments.ids if not _ACTION_ID.fullmatch(one)]
-    by_name: dict[str, Any] = {"events": events, "actions": actions}
-    return {name: (TABLES[name], Filter(ids=ids)) for name, ids in by_name.items() if ids}
+        return {name: (table, wanted) for name, table in QUEUES.items() if arguments.of in (None, name)}
+    found = [named(text) for text in arguments.ids]
+    ids = {name: [id_ for of, id_ in found if of == table] for name, table in QUEUES.items()}
+    return {name: (QUEUES[name], Filter(ids=its)) for name, its in ids.items() if its}

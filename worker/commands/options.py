@@ -12,10 +12,8 @@ from datetime import UTC, datetime, timedelta
 from config.settings import running_dyno
 from handlers.operator.audit import REASON, By, Way
 from handlers.operator.queries import Filter
-from handlers.queue.claims import Table
-from handlers.tables.models import ActionStatus, InboxEvent, InboxStatus, OutboxAction
+from handlers.tables.models import ActionStatus, InboxStatus, OutboxAction
 
-TABLES: dict[str, Table] = {"events": InboxEvent, "actions": OutboxAction}
 _MOST_LISTED = 1000  # lines
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -104,9 +102,10 @@ def _lines(text: str) -> int:
 
 def number(text: str) -> int:
     """An action's number. Raises argparse's error."""
-    if not re.fullmatch(r"\d{1,18}", text):
+    found = OutboxAction.id_of(text)
+    if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no action's number")
-    return int(text)
+    return found
 
 
 def moment(text: str) -> datetime | timedelta:

@@ -87,7 +87,7 @@ def _looks_outside() -> list[Thread]:
 
 
 def _shown(figures: Figures) -> dict[str, Any]:
-    events, actions = figures.backlogs[InboxEvent], figures.backlogs[OutboxAction]
+    events, actions = figures.backlogs["events"], figures.backlogs["actions"]
     late_events, late_actions = overdue() if events.overdue or actions.overdue else ([], [])
     return {
         "events": asdict(events),
