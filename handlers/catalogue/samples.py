@@ -1,6 +1,6 @@
 """Samples of every mail and page, about made-up persons: each kind, each error code, with and without a link."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from handlers.catalogue.mails import About
@@ -22,6 +22,13 @@ _FULL = About(
 _OURS = f"https://id.example.com/verify/{_FULL.verification_id}.aSbsDw.Sample"  # a link as handlers/sessions makes it
 _BARE = replace(_FULL, reason=None, link_url=None)
 _UNKNOWN = (None, "a_code_that_nobody_knows")
+
+
+def _codes_of(template: str, codes: Iterable[str | None]) -> list[str | None]:
+    return [code for code in codes if OWED[classify(code)] == template]
+
+
+_PROMPTED = _codes_of("email_retry_prompt", (*CLASSES, *_UNKNOWN))
 
 
 _HERE = "/verify/token"
@@ -88,17 +95,13 @@ def mail_templates() -> list[str]:
 
 
 def _prompts() -> dict[str, About]:
-    with_a_link = {f"{code or 'no_code'}": replace(_FULL, code=code) for code in _prompted()}
-    return with_a_link | {f"{code or 'no_code'}-bare": replace(_BARE, code=code) for code in _prompted()}
-
-
-def _prompted() -> list[str | None]:
-    return [code for code in (*CLASSES, *_UNKNOWN) if OWED[classify(code)] == "email_retry_prompt"]
+    with_a_link = {f"{code or 'no_code'}": replace(_FULL, code=code) for code in _PROMPTED}
+    return with_a_link | {f"{code or 'no_code'}-bare": replace(_BARE, code=code) for code in _PROMPTED}
 
 
 def _alternatives() -> dict[str, About]:
-    codes = [code for code in CLASSES if OWED[classify(code)] == "email_alternative"]
-    alternatives = {code: replace(_FULL, code=code, link_url=_OURS) for code in codes}
+    codes = _codes_of("email_alternative", CLASSES)
+    alternatives = {f"{code}": replace(_FULL, code=code, link_url=_OURS) for code in codes}
     return alternatives | {"bare": replace(_BARE, code=codes[0])}
 
 
@@ -123,7 +126,7 @@ def _to_do() -> dict[str, Shown]:
 
 def _failures() -> dict[str, Shown]:
     failed = replace(_MODAL, reason=_FULL.reason, submissions=1)
-    prompts = {f"{code or 'no_code'}": replace(failed, code=code) for code in _prompted()}
+    prompts = {f"{code or 'no_code'}": replace(failed, code=code) for code in _PROMPTED}
     ends = {code: replace(failed, code=code, action_url=None) for code in CLASSES if code not in prompts}
     return prompts | ends | {"redirect": replace(_SHOWN, code="document_expired")}
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, select
 from sqlmodel import Session, col
 
-from handlers.owed.kinds import Owed
+from handlers.owed.kinds import FORGETTING, Owed
 from handlers.record.decide import ending
 from handlers.record.events import SessionState, Status, VerificationEvent
 from handlers.record.ordering import RecordState
@@ -109,4 +109,4 @@ def owed_besides(
             # rule: at the limit each session of a verification is ended
             yield id_, ending(states[id_], limits[id_])
             if row.redaction_asked_at:
-                yield id_, [Owed("redact_session", "asked")]
+                yield id_, [Owed(kind, "asked") for kind in FORGETTING]

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Select, exists, func, literal, or_, select
 from sqlmodel import Session, col
 
 from config.database import now, reading, transaction
+from handlers.owed.kinds import FORGETTING
 from handlers.queue.claims import QUEUES, Table
 from handlers.record.events import Status
 from handlers.tables.models import ActionStatus, InboxEvent, OutboxAction, Verification, VerificationRecord
@@ -154,7 +155,7 @@ def not_redacted() -> list[VerificationRecord]:
     asked_at = col(VerificationRecord.redaction_asked_at)
     is_ended = exists().where(
         col(OutboxAction.session_id) == col(VerificationRecord.session_id),
-        col(OutboxAction.name) == "redact_session",
+        col(OutboxAction.name).in_(FORGETTING),
         col(OutboxAction.status) == ActionStatus.SKIPPED,
     )
     late = select(VerificationRecord).where(

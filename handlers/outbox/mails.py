@@ -100,7 +100,7 @@ def to_the_person(action: OutboxAction, record: VerificationRecord) -> str | Non
         address = Address("", recipient) if PLAIN_ADDRESS.fullmatch(recipient) else parse_address(recipient)
     except (TypeError, ValueError):  # EMAIL_LOOKUP may give anything
         raise PermanentError("the recipient's address is not valid") from None
-    mail = mail_of(action, record, address, is_persons=True)
+    mail = mail_of(action, record, address)
     number = record.told_count if KINDS[action.name].tells_the_person else _uncounted_number(action)
     send(replace(mail, number=number, reply_to=settings().support_email))
     return None
@@ -139,7 +139,7 @@ def to_the_reviewer(action: OutboxAction, record: VerificationRecord) -> str | N
     reviewer = settings().review_email
     if reviewer is None:
         return "no REVIEW_EMAIL"
-    send(replace(mail_of(action, record, reviewer, is_persons=False), number=_uncounted_number(action)))
+    send(replace(mail_of(action, record, reviewer), number=_uncounted_number(action)))
     return None
 
 
@@ -224,8 +224,9 @@ def digest(key: tuple[str, str, str], number: int = 0) -> str:
     return hashlib.sha256("\n".join([*key, str(number)]).encode()).hexdigest()[:32]
 
 
-def mail_of(action: OutboxAction, record: VerificationRecord, recipient: Address, *, is_persons: bool) -> Mail:
+def mail_of(action: OutboxAction, record: VerificationRecord, recipient: Address) -> Mail:
     """An action's mail, with the facts that it tells and its language."""
+    kind = KINDS[action.name]
     # A cause that is a state says its code and report; the record may have moved on.
     state, _, report_id = action.cause.rpartition(":")
     code = state.partition(":")[2] if state else record.last_error_code
@@ -235,12 +236,12 @@ def mail_of(action: OutboxAction, record: VerificationRecord, recipient: Address
             locale, elsewhere = connection.execute(_OF_ITS_VERIFICATION, {"about": record.session_id}).one()
         # rule: a mail counts the submissions of all sessions of a verification
         submissions += elsewhere
-        language = language_for(locale) if is_persons else language
+        language = language if kind.is_alert else language_for(locale)
     at_limit = action.cause == "canceled" and submissions >= settings().submission_limit
     # rule: RETRY_URL wins if the person is to try again
-    if KINDS[action.name].link == "retry" and settings().retry_url:
+    if kind.link == "retry" and settings().retry_url:
         link_url = retry_url_for(record)
-    elif KINDS[action.name].link and not settings().why_no_links:
+    elif kind.link and not settings().why_no_links:
         # rule: a mail's link leads to the session that is current when it is read
         link_url = link_to(record.verification_id or record.session_id).url
     about = About(
@@ -257,7 +258,7 @@ def mail_of(action: OutboxAction, record: VerificationRecord, recipient: Address
         will_cancel=bool(settings().stripe_api_key),
         dashboard_url=DASHBOARD[record.livemode] + quote(record.session_id, safe=""),
     )
-    if is_persons and about.code and classify(about.code) is ErrorClass.FRAUD_SIGNAL:  # no person is told of it
+    if not kind.is_alert and about.code and classify(about.code) is ErrorClass.FRAUD_SIGNAL:  # no person is told of it
         about = replace(about, code=None, reason=None)
     return Mail(
         template=action.name,

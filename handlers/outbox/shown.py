@@ -9,7 +9,6 @@ from handlers.outbox.mails import mail_of
 from handlers.owed.kinds import KINDS
 from handlers.tables.models import OutboxAction, VerificationRecord
 
-_REVIEWERS = "alert_review"  # by its name: the registry would import modules that web does not need
 _NOBODY = Address("", "nobody@example.com")
 
 
@@ -21,7 +20,7 @@ def shown(action: OutboxAction, record: VerificationRecord) -> Written | None:
     """
     if action.name not in KINDS or KINDS[action.name].destination != "mail":
         return None
-    mail = mail_of(action, record, _NOBODY, is_persons=action.name != _REVIEWERS)
+    mail = mail_of(action, record, _NOBODY)
     link = urlsplit(mail.about.link_url or "")
     about = replace(mail.about, reason=None, link_url=f"{link.scheme}://{link.hostname}/…" if link.hostname else None)
     return write_mail(mail.template, mail.language, about)

@@ -15,8 +15,11 @@ class Kind:
     dropped_at_limit: bool = False  # no longer owed when the submissions are used up
     owed_at_limit: bool = False  # owed because they are used up
     kept_by_purge: bool = False  # since an old event would owe it again
-    in_order: bool = False  # told in the order of its causes, which are numbers
+    owed_when_burned: bool = False  # owed because another session was begun in the place of this one
+    in_order: bool = False  # owed for each change, whose number is the cause, and told in the order of these numbers
+    forgets: bool = False  # owed because the person is to be forgotten
     destination: str = "mail"  # its receiver: each has threads of its own, and trouble of its own
+    is_alert: bool = False  # a mail to the reviewer, and not to the person
     tells_the_person: bool = False  # a mail: one at a time, due again once the person was told another thing
     link: Literal["", "retry", "ours"] = ""  # its mail's link: RETRY_URL or else a page of ours, or always ours
     revives: bool = False  # a dead one becomes pending if it is owed again: somebody has asked for it
@@ -30,10 +33,15 @@ KINDS: dict[str, Kind] = {
     "email_alternative": Kind(tells_the_person=True, link="ours"),
     # It does not tell the record's state, so it does not count as the last mail.
     "email_link": Kind(survives_superseding=True, link="ours"),
-    "alert_review": Kind(survives_superseding=True, owed_at_limit=True, kept_by_purge=True),
-    "cancel_session": Kind(owed_at_limit=True, kept_by_purge=True, destination="stripe"),
+    "alert_review": Kind(survives_superseding=True, owed_at_limit=True, kept_by_purge=True, is_alert=True),
+    "cancel_session": Kind(owed_at_limit=True, owed_when_burned=True, kept_by_purge=True, destination="stripe"),
     "redact_session": Kind(
-        survives_redaction=True, survives_superseding=True, kept_by_purge=True, revives=True, destination="stripe"
+        survives_redaction=True,
+        survives_superseding=True,
+        kept_by_purge=True,
+        forgets=True,
+        destination="stripe",
+        revives=True,
     ),
     "keep_outputs": Kind(setting="verified_outputs", destination="stripe"),
     "notify_app": Kind(
@@ -51,6 +59,11 @@ ENDED_BY_REPLACING = [name for name, kind in KINDS.items() if not kind.survives_
 TELLING = [name for name, kind in KINDS.items() if kind.tells_the_person]
 # rule: a success in a burned session is told; Stripe had called it gone, and its person was in it
 ENDED_BY_BURNING = [name for name in TELLING if not KINDS[name].survives_burning]
+IN_ORDER = [name for name, kind in KINDS.items() if kind.in_order]
+FORGETTING = [name for name, kind in KINDS.items() if kind.forgets]
+WHEN_BURNED = [name for name, kind in KINDS.items() if kind.owed_when_burned]
+# The kinds that a higher limit ends: their person may go on.
+ENDED_BY_HIGHER_LIMIT = [name for name in ENDED_BY_REPLACING if KINDS[name].owed_at_limit]
 LIMIT_CAUSE = "submission_limit"
 BURNED_CAUSE = "burned"  # of the cancellation of a session that is not its verification's current one
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
-from handlers.owed.kinds import BURNED_CAUSE, ENDED_BY_BURNING, KINDS, LIMIT_CAUSE, Owed
+from handlers.owed.kinds import BURNED_CAUSE, ENDED_BY_BURNING, IN_ORDER, KINDS, LIMIT_CAUSE, WHEN_BURNED, Owed
 from handlers.record.error_codes import OWED, classify
 from handlers.record.events import NOT_OURS, RANKS, SessionState, Status, VerificationEvent
 from handlers.record.ordering import Order, RecordState, Seen, order, order_by_rank, overtakes
@@ -159,7 +159,7 @@ def ending(record: RecordState, limit: int) -> list[Owed]:
     """The actions that end a session at Stripe: pending while it waits for input, and else written down as skipped."""
     # rule: a burned session is canceled, and so is a replaced one that shows up open
     is_over = record.burned_at or (record.replaced_at and record.status == Status.REQUIRES_INPUT)
-    burned = [("cancel_session", BURNED_CAUSE)] if is_over else []
+    burned = [(kind, BURNED_CAUSE) for kind in WHEN_BURNED if is_over]
     # rule: the limit itself owes actions
     limited = [(kind, LIMIT_CAUSE) for kind, row in KINDS.items() if row.owed_at_limit and record.submissions >= limit]
     # rule: the limit cancels only while input is required
@@ -238,7 +238,7 @@ def _applied(record: RecordState, seen: Seen) -> tuple[RecordState, list[Owed]]:
     owed = _owed(after, meaning.owes, _cause(*now, after.report_id), is_superseded=False)
     if is_change:
         told = json.dumps({"status": after.status, "error_code": after.error_code})
-        owed.append(Owed("notify_app", str(after.changes), payload=told))
+        owed += [Owed(kind, str(after.changes), payload=told) for kind in IN_ORDER]
     return after, owed
 
 

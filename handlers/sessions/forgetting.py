@@ -6,7 +6,7 @@ from sqlmodel import Session, col
 from config.database import now
 from handlers.inbox.apply import forget
 from handlers.inbox.verifications import lock_records
-from handlers.owed.kinds import Owed
+from handlers.owed.kinds import FORGETTING, Owed
 from handlers.owed.owe import owe
 from handlers.tables.models import VerificationRecord
 
@@ -19,5 +19,6 @@ def forget_sessions(session: Session, *which: ColumnElement[bool]) -> list[str]:
     asked = update(VerificationRecord).where(theirs, col(VerificationRecord.redaction_asked_at).is_(None))
     session.connection().execute(asked.values(redaction_asked_at=at, **dict.fromkeys(VerificationRecord.PERSONAL)))
     forget(session, session_ids, at)
-    owe(session, [(session_id, [Owed("redact_session", "asked")]) for session_id in session_ids], at)
+    owed = [Owed(kind, "asked") for kind in FORGETTING]
+    owe(session, [(session_id, owed) for session_id in session_ids], at)
     return session_ids

@@ -15,7 +15,7 @@ from handlers.inbox.process import process
 from handlers.inbox.receive import storing
 from handlers.inbox.verifications import lock_records
 from handlers.operator.audit import note
-from handlers.owed.kinds import Owed
+from handlers.owed.kinds import IN_ORDER, Owed
 from handlers.owed.owe import owe
 from handlers.sessions.forgetting import forget_sessions
 from handlers.sessions.refusals import OpeningError
@@ -100,7 +100,7 @@ def _tell_anew(session: Session, record: VerificationRecord) -> None:
     at = session.execute(select(now())).scalar_one()
     before = update(OutboxAction).where(
         col(OutboxAction.session_id) == record.session_id,
-        col(OutboxAction.name) == "notify_app",
+        col(OutboxAction.name).in_(IN_ORDER),
         status_of(OutboxAction) == ActionStatus.PENDING,
     )
     skipped = {"status": ActionStatus.SKIPPED, "reason": "told anew", "done_at": at}
@@ -110,7 +110,8 @@ def _tell_anew(session: Session, record: VerificationRecord) -> None:
     )
     record.change_number = 1 + session.execute(numbers).scalar_one()
     told = json.dumps({"status": record.status, "error_code": record.last_error_code})
-    owe(session, [(record.session_id, [Owed("notify_app", str(record.change_number), payload=told)])], at)
+    owed = [Owed(kind, str(record.change_number), payload=told) for kind in IN_ORDER]
+    owe(session, [(record.session_id, owed)], at)
 
 
 def apply_observed(*event_ids: str | None) -> list[int]:

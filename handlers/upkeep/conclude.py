@@ -11,7 +11,7 @@ from sqlmodel import Session, col
 from config.database import now
 from config.settings import settings
 from handlers.inbox.verifications import lock_records
-from handlers.owed.kinds import BURNED_CAUSE, KINDS, TELLING, Owed
+from handlers.owed.kinds import BURNED_CAUSE, IN_ORDER, KINDS, TELLING, WHEN_BURNED, Owed
 from handlers.owed.owe import owe
 from handlers.record.decide import PERHAPS_SENT, READ_BACK, SUPERSEDED, why_not_owed
 from handlers.record.events import Status
@@ -41,7 +41,7 @@ def renumber(session: Session, began: datetime) -> None:
         record.change_number = numbers[record.verification_id or record.session_id] = number
         how_it_is = json.dumps({"status": record.status, "error_code": record.last_error_code})
         if record.status:
-            owed.append((record.session_id, [Owed("notify_app", str(number), payload=how_it_is)]))
+            owed.append((record.session_id, [Owed(kind, str(number), payload=how_it_is) for kind in IN_ORDER]))
     owe(session, owed, session.scalars(select(now())).one())
 
 
@@ -119,5 +119,6 @@ def _note_what_was_replaced(session: Session, is_older: ColumnElement[bool], at:
     left_open = update(VerificationRecord).where(is_older, status == Status.REQUIRES_INPUT)
     burned = left_open.values(burned_at=at).returning(col(VerificationRecord.session_id))
     session_ids = session.scalars(burned).all()
-    owe(session, [(session_id, [Owed("cancel_session", BURNED_CAUSE)]) for session_id in session_ids], at)
+    owed = [Owed(kind, BURNED_CAUSE) for kind in WHEN_BURNED]
+    owe(session, [(session_id, owed) for session_id in session_ids], at)
     return len(session_ids)

@@ -12,7 +12,7 @@ from sqlmodel import col
 
 from config.database import now, transaction
 from config.settings import settings
-from handlers.owed.kinds import LIMIT_CAUSE
+from handlers.owed.kinds import ENDED_BY_HIGHER_LIMIT, LIMIT_CAUSE
 from handlers.owed.limits import ELSEWHERE
 from handlers.owed.owe import owe
 from handlers.queue.failures import stopping
@@ -57,7 +57,7 @@ def _judged(which: Sequence[ColumnElement[bool]]) -> tuple[int, list[int]]:
     )
     # A worker with a higher limit has prompted its person instead.
     is_passed_over = judged.where(
-        col(OutboxAction.name) == "cancel_session",
+        col(OutboxAction.name).in_(ENDED_BY_HIGHER_LIMIT),
         col(OutboxAction.reason) == SUPERSEDED,
         col(VerificationRecord.replaced_at).is_(None),
     )

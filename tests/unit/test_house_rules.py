@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings
+from handlers.outbox.mails import to_the_reviewer
 from handlers.outbox.registry import REGISTRY
 from handlers.owed.kinds import KINDS
 from handlers.tables.models import InboxEvent, OutboxAction
@@ -105,6 +106,21 @@ def test_each_queue_says_by_itself_how_it_differs() -> None:
 
 def test_every_kind_of_action_has_a_row_and_a_function() -> None:
     assert REGISTRY.keys() == KINDS.keys()
+    assert [REGISTRY[name] is to_the_reviewer for name in KINDS] == [kind.is_alert for kind in KINDS.values()]
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_no_action_is_known_by_its_name(path: Path) -> None:
+    """Its row in KINDS says all that it may do: nobody compares its name. It is named by who owes or performs it."""
+    names = [
+        name.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Compare)
+        for part in (node.left, *node.comparators)
+        for name in (part.elts if isinstance(part, ast.Tuple | ast.List | ast.Set) else [part])
+        if isinstance(name, ast.Constant) and name.value in KINDS
+    ]
+    assert names == []
 
 
 def test_what_an_event_means_is_pure() -> None:

@@ -321,7 +321,7 @@ def test_without_a_reference_the_link_has_an_empty_one(environment: pytest.Monke
 def _about(cause: str, **fields: Any) -> About:
     record = VerificationRecord(session_id="vs_1", livemode=False, **fields)
     action = OutboxAction(session_id="vs_1", name="alert_review", cause=cause)
-    return mails.mail_of(action, record, Address("", "review@example.com"), is_persons=False).about
+    return mails.mail_of(action, record, Address("", "review@example.com")).about
 
 
 def test_a_mail_is_about_its_cause_and_not_about_what_came_after_it() -> None:
