@@ -74,9 +74,8 @@ steady = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_
 _JUMP = timedelta(seconds=2)  # more than a quick answer or a slewing clock comes to
 _LEASES_LAST = 360.0  # seconds after a jump: the longest lease from before it is over by then, whatever the clock shows
 _ANY_TIME = datetime(9999, 1, 1, tzinfo=UTC)
-_Reading = tuple[datetime, float]  # the database's time, and steady() then
-_reading: _Reading | None = None
-_before_jump: _Reading | None = None  # of the last minutes, ahead
+_reading: datetime | None = None  # the database's time when steady() was zero
+_before_jump: datetime | None = None  # the same before a jump ahead of the last minutes
 _jump_seen = 0.0
 _kept_connections = 1  # of an operator's command
 _beside = 0
@@ -272,8 +271,8 @@ def measure_clock() -> float:
         return (here - true_now()).total_seconds()
     if _reading and at - true_now() > _JUMP:
         _before_jump, _jump_seen = _before_jump or _reading, answered
-    _reading = at, answered
-    if _before_jump and (at - _carried_on(_before_jump) <= _JUMP or answered - _jump_seen > _LEASES_LAST):
+    _reading = at - timedelta(seconds=answered)
+    if _before_jump and (_reading - _before_jump <= _JUMP or answered - _jump_seen > _LEASES_LAST):
         _before_jump = None
     return (here - at).total_seconds()
 
@@ -283,24 +282,16 @@ def host_clock() -> float:
     return datetime.now(UTC).timestamp() - time.monotonic()
 
 
-def true_now() -> datetime:
+def true_now(*, for_leases: bool = False) -> datetime:
     """The time on the database's clock when this process measured it last, plus the seconds since.
 
-    No step of this machine's clock touches it. Before the first measurement it is this machine's clock.
+    No step of this machine's clock touches it. Before the first measurement it is this machine's clock. `for_leases`, a
+    jump of the database's clock ahead counts only once all leases from before it are over, and before the first
+    measurement it is any time.
     """
-    return _carried_on(_reading) if _reading else datetime.now(UTC)
-
-
-def leases_now() -> datetime:
-    """The time by which a lease ends: as true_now, but a jump of the database's clock ahead counts only once all leases
-    from before it are over. Before the first measurement it is any time.
-    """
-    return min(map(_carried_on, filter(None, (_reading, _before_jump))), default=_ANY_TIME)
-
-
-def _carried_on(reading: _Reading) -> datetime:
-    shown, then = reading
-    return shown + timedelta(seconds=steady() - then)
+    if _reading is None:
+        return _ANY_TIME if for_leases else datetime.now(UTC)
+    return min(_reading, (for_leases and _before_jump) or _reading) + timedelta(seconds=steady())
 
 
 def is_data(error: Exception) -> bool:

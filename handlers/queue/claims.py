@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
-from config.database import DATABASE_TROUBLE, UtcDateTime, brief, leases_now, now, statement, steady
+from config.database import DATABASE_TROUBLE, UtcDateTime, brief, now, statement, steady, true_now
 from config.settings import settings
 from handlers.metrics import counting
 from handlers.queue.failures import (
@@ -107,7 +107,7 @@ def claim(table: Table, ids: Sequence[Any], *, first_try: bool | None = None) ->
 
     `first_try` takes only rows without a try that counts, or only the others, or (None) both.
     """
-    parameters = {"ids": ids, "leases_now": leases_now() + _SLACK}
+    parameters = {"ids": ids, "leases_now": true_now(for_leases=True) + _SLACK}
     try:
         asked, row_type = _claiming(table, first_try)
         rows = [row_type(*row) for row in brief(asked, parameters)]

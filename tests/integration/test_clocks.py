@@ -18,7 +18,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 
 from config import database
-from config.database import database_now, host_clock, leases_now, measure_clock, now, transaction, true_now
+from config.database import database_now, host_clock, measure_clock, now, transaction, true_now
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import heartbeats
@@ -254,7 +254,7 @@ def test_a_lease_outlives_a_jump_of_the_databases_clock(environment: pytest.Monk
     assert claimed
     with transaction() as session:  # the lease is over by a clock that has jumped
         session.connection().execute(update(OutboxAction).values(due_at=now(-timedelta(seconds=30))))
-    before_the_jump = (database_now() - timedelta(seconds=90), database.steady())
+    before_the_jump = database_now() - timedelta(seconds=90 + database.steady())
     environment.setattr(database, "_reading", before_the_jump)
     assert claim_action(action_id) is None
     assert len(facts.applied(event("verified", session_id="vs_2", report="vr_2"))) == 1  # a new action does not wait
@@ -292,7 +292,7 @@ def test_a_jump_is_believed_at_once_but_for_leases_until_all_from_before_it_are_
         (3 * longest + 120, -90.0, -90),  # a step back ends no lease
     ):
         show(ahead)
-        assert (apart(true_now()), apart(leases_now())) == (ahead, for_leases), passed
+        assert (apart(true_now()), apart(true_now(for_leases=True))) == (ahead, for_leases), passed
 
 
 @pytest.mark.parametrize("frozen", ["before", "after"])
@@ -309,7 +309,7 @@ def test_an_answer_that_was_long_on_its_way_tells_no_time(environment: pytest.Mo
 
     environment.setattr(database, "database_now", late)
     measure_clock()
-    for moment in (true_now(), leases_now()):
+    for moment in (true_now(), true_now(for_leases=True)):
         assert abs(moment - datetime.now(UTC) - timedelta(seconds=600)) < timedelta(seconds=45)
 
 
@@ -414,5 +414,5 @@ def test_a_clock_that_is_set_under_a_process_is_measured_with_its_next_beat(envi
 
 
 def test_without_a_measurement_this_machines_clock_will_do() -> None:
-    assert leases_now() > database_now() + timedelta(days=365)
+    assert true_now(for_leases=True) > database_now() + timedelta(days=365)
     assert abs(true_now() - datetime.now(UTC)) < timedelta(minutes=1)

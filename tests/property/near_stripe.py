@@ -74,7 +74,7 @@ class NearStripe:
         self.ahead += seconds
         self.world.clock.offset = self.ahead
         here = datetime.now(UTC) + timedelta(seconds=self.ahead)
-        database._reading = here, database.steady()
+        database._reading = here - timedelta(seconds=database.steady())
         if databases.SERVER_URL:
             with transaction() as session:
                 session.connection().execute(text("UPDATE ahead SET seconds = :seconds"), {"seconds": self.ahead})
