@@ -71,7 +71,8 @@ class Webhook:
         headers = dict(scope["headers"])
         signature = headers.get(b"stripe-signature", b"").decode("latin-1").strip()  # RFC 9110, 5.5
         if not signature and headers.get(b"user-agent", b"").startswith(b"Stripe/"):
-            self._doubt.note(await _body(receive), "")
+            if self._doubt.wants_unsigned():
+                self._doubt.note(await _body(receive), "")
             raise RefusedDeliveryError(400, counting.STRIPPED)
         _check_head(signature, headers.get(b"content-length", b""))
         body = await _body(receive)

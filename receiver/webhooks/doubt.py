@@ -34,7 +34,14 @@ class Doubt:
     def __init__(self, is_signed: Callable[[bytes, str], bool]) -> None:
         self._is_signed = is_signed
         self._thread = ThreadPoolExecutor(1, "doubt")
-        self._asked = -_SECONDS
+        self._asked = self._read = -_SECONDS
+
+    def wants_unsigned(self) -> bool:
+        """Whether the body of a delivery without a signature is worth being read: one in ten seconds is."""
+        is_due = time.monotonic() - max(self._asked, self._read) >= _SECONDS
+        if is_due:
+            self._read = time.monotonic()
+        return is_due
 
     def note(self, body: bytes, signature: str) -> None:
         """Takes a refused delivery's body, and its signature or "" for none; asks about its event, unless another one

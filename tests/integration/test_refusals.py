@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import ssl
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -283,6 +284,20 @@ def test_a_body_that_a_proxy_has_written_anew_and_a_signature_that_it_takes_away
         ):
             headers = {"Stripe-Signature": shapes.signature(signed)} if signed else {}
             assert _told_after(client, sent, stripes | headers) == words
+
+
+def test_of_bodies_without_a_signature_one_in_ten_seconds_is_read() -> None:
+    read: list[int] = []
+
+    def chunks(number: int) -> Iterator[bytes]:
+        read.append(number)
+        yield b"{}"
+
+    with TestClient(app) as client:
+        for number in range(3):
+            answer = client.post("/webhooks/stripe", content=chunks(number), headers={"User-Agent": "Stripe/1.0"})
+            assert (answer.status_code, answer.json()) == (400, {"error": counting.STRIPPED})
+    assert read == [0]
 
 
 def _told_after(client: TestClient, body: bytes, headers: dict[str, str]) -> list[str]:
