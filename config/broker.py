@@ -95,6 +95,18 @@ def publish_tick(task_name: str, clock: Mapping[str, Any]) -> bool:
     return _reached(send, is_patient=False) and is_sent  # a clock that is silent for seconds would be held for dead
 
 
+def take_tick() -> bytes | None:
+    """The clock's message that has waited longest, taken out of its queue; b"" for none, None without an answer."""
+    taken: bytes | None = None
+
+    def take(producer: Any) -> None:
+        nonlocal taken
+        taken = producer.channel.client.rpop(CLOCK_QUEUE) or b""
+
+    _reached(take)
+    return taken
+
+
 def queue_length(queue: str) -> int:
     """Messages that wait for a worker; 0 also when the broker cannot be asked."""
     length = 0

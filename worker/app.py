@@ -21,7 +21,7 @@ from celery import platforms, signals
 from celery.exceptions import CPendingDeprecationWarning
 
 from config import postgres
-from config.broker import say_whom_we_trust, trouble_now
+from config.broker import publish_tick, say_whom_we_trust, trouble_now
 from config.database import DATABASE_TROUBLE, end_soon, keep_connections
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
@@ -37,8 +37,12 @@ from worker.consumer import celery_app
 _CONNECTIONS = 4  # of a worker: its threads need one for moments only, and wait for the outside without any
 
 _QUIET = 2.5  # seconds without a tick, of which there is one a second
+_DEAF = 1.5  # seconds without a look at the queues, of which there is one a second
+_LOOKS_EVERY = 0.5  # seconds
 
 _ENDS_WITHIN = 25.0  # seconds: a platform gives thirty, and a database and a broker away may each take most of them
+
+_TICKS = foreign.arguments_of(celery_app.tasks)
 
 _clock = Clock()
 _failed: set[str] = set()  # tasks, by name
@@ -136,10 +140,26 @@ def begin_counting(**_: Any) -> None:
 
 
 def _listen() -> None:
-    """While no clock is heard, tries whether the broker would bring a tick: it may take none and still be read."""
-    while not failures.stopping.wait(1.0):
+    """While no clock is heard, tries whether the broker would bring a tick: it may take none and still be read.
+
+    While all threads have work, and no message is read, it hears the clock itself. A tick that it takes for that is
+    put back for the threads, but for a sweep, of which there is another in a second.
+    """
+    held: set[str] = set()
+    while not failures.stopping.wait(_LOOKS_EVERY):
         if heartbeats.heard_nobody_for() > _QUIET and trouble_now():
             heartbeats.cut_off()
+        elif foreign.unread_for() > _DEAF:
+            held.add(foreign.hear_waiting(_TICKS))
+        else:
+            _put_back(held)
+    _put_back(held)
+
+
+def _put_back(held: set[str]) -> None:
+    for task in held - {"", tasks.sweep.name}:
+        publish_tick(task, {})
+    held.clear()
 
 
 def end_counting(**_: Any) -> None:

@@ -22,7 +22,7 @@ from celery import bootsteps
 from kombu.transport.redis import Channel
 from pydantic import TypeAdapter
 
-from config.broker import CLOCK_QUEUE
+from config.broker import CLOCK_QUEUE, take_tick
 from handlers.metrics.counting import DROPPED_MESSAGES
 from handlers.metrics.heartbeats import hear, listened
 
@@ -30,6 +30,8 @@ _MOST_BYTES = 65_536  # of a message: four times one with the longest ids
 _SAYS_EVERY = 10.0  # seconds between two lines in the log: thousands may be dropped, and the metric counts each
 
 log = structlog.stdlib.get_logger(__name__)
+
+_read_at = time.monotonic()
 
 Arguments = Mapping[str, TypeAdapter[Any]]
 
@@ -50,9 +52,11 @@ class ForeignGuard(bootsteps.StartStopStep):  # type: ignore[misc]  # its base i
         read = client.parse_response
 
         def read_ours(connection: Any, command_name: str, **options: Any) -> Any:
+            global _read_at
             answer = read(connection, command_name, **options)
             if command_name != "BRPOP":
                 return answer
+            _read_at = time.monotonic()
             if not answer or not answer[0].endswith(CLOCK_QUEUE.encode()):  # the clock's queue is looked into first
                 listened()
             if not answer:
@@ -86,6 +90,19 @@ def arguments_of(tasks: Mapping[str, Any]) -> Arguments:
             takes: Any = tuple.__class_getitem__(tuple(of for argument, of in hints.items() if argument != "return"))
             found[name] = TypeAdapter(takes)
     return found
+
+
+def unread_for() -> float:
+    """The seconds since this worker has read messages: while all of its threads have one, it reads none."""
+    return time.monotonic() - _read_at
+
+
+def hear_waiting(arguments: Arguments) -> str:
+    """Takes the tick that waits, and hears its clock; returns its task, or "" for none."""
+    if (text := take_tick()) == b"":
+        listened()
+    message = made_anew(text, CLOCK_QUEUE, arguments) if text else None
+    return str(orjson.loads(message)["headers"]["task"]) if message else ""
 
 
 def made_anew(text: bytes, queue: str, arguments: Arguments) -> bytes | None:

@@ -12,7 +12,7 @@ KINDS = {
     "worker": "nothing is applied, and nobody is mailed",
     "clock": "sweep, reconcile and purge have stopped",
 }
-_UNHEARD = timedelta(seconds=3)  # three ticks, for a worker that listens; with the time in which none is written down
+_UNHEARD = timedelta(seconds=5)  # five ticks, for a worker that listens: a busy machine may keep some back
 _ENDED_FOR = timedelta(minutes=1)  # for a kind whose process said that it ends: a deploy, or a restart
 _BEGINS_FOR = timedelta(seconds=10)  # then the other kinds ought to be there, and a worker has heard the clock
 _HANGS_AFTER = timedelta(minutes=2)  # longer than any lease

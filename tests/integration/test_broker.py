@@ -2,8 +2,10 @@
 
 import base64
 import json
+import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -29,9 +31,12 @@ from config.broker import (
 from config.database import now, transaction
 from config.redis_server import read_redis_url
 from handlers.inbox.receive import receive
+from handlers.metrics import heartbeats
+from handlers.queue import failures
 from handlers.tables.models import InboxEvent
-from tests.support import facts
-from worker import tasks
+from tests.support import databases, facts
+from tests.support.waiting import wait_until
+from worker import app, foreign, tasks
 from worker.consumer import celery_app
 from worker.run.broker import RedisServer, start_redis
 
@@ -50,6 +55,41 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisSer
     broker.producers.cache_clear()
     server.process.send_signal(signal.SIGCONT)
     server.stop()
+
+
+@pytest.mark.usefixtures("server")
+def test_a_worker_whose_threads_are_all_at_work_hears_the_clock_and_keeps_the_schedule(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    databases.forget_process_state()
+    monkeypatch.setattr(failures, "stopping", threading.Event())
+    monkeypatch.setattr(foreign, "_read_at", -9.0)
+    said = {"name": "clock here 1", "version": "1", "host": "here", "age_seconds": 9.0, "is_ending": False}
+    assert publish_tick("remind", said)
+    assert not publish_tick("sweep", said)
+    listening = threading.Thread(target=app._listen)
+    listening.start()
+    try:
+        wait_until(lambda: publish_tick("sweep", said))
+        wait_until(lambda: heartbeats._process.listened)
+        assert list(heartbeats._process.heard) == ["clock here 1"]
+        assert queue_length(CLOCK_QUEUE) == 0
+        monkeypatch.setattr(foreign, "_read_at", math.inf)
+        wait_until(lambda: queue_length(CLOCK_QUEUE) == 1)  # the reminders, and no sweep
+        databases.forget_process_state()
+        assert foreign.hear_waiting(app._TICKS) == "remind"
+        assert not heartbeats._process.heard  # the clock's word of some time ago
+    finally:
+        failures.stopping.set()
+        listening.join()
+
+
+def test_a_clocks_silence_is_not_heard_where_redis_does_not_answer(server: RedisServer) -> None:
+    databases.forget_process_state()
+    server.process.kill()
+    server.process.wait()
+    assert foreign.hear_waiting(app._TICKS) == ""
+    assert heartbeats._process.listened is None
 
 
 @pytest.mark.usefixtures("server")
