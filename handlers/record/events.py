@@ -144,6 +144,22 @@ def parse_session(session: dict[str, Any], marks: Collection[str] = ()) -> Sessi
     )
 
 
+def parse_item(item: object, marks: Collection[str], livemode: bool | None) -> tuple[str, SessionState]:
+    """The id and the state of a session in an item of a list; marks as in `parse`. Raises MalformedEventError."""
+    if not isinstance(item, dict) or item.get("object") != "identity.verification_session":
+        raise MalformedEventError("it is not a verification session")
+    # rule: a listed session of the other mode is not read
+    if _flag(item, "livemode") is not livemode:
+        raise MalformedEventError("it is of the other mode")
+    _moment(item.get("created"))
+    return parse_id(item), parse_session(item, marks)
+
+
+def parse_id(content: dict[str, Any]) -> str:
+    """The id in Stripe's JSON. Raises MalformedEventError."""
+    return _id(content, "id")
+
+
 def _snapshot(payload: dict[str, Any], marks: Collection[str]) -> VerificationEvent:
     session = _mapping(_mapping(payload, "data"), "object")
     if session.get("object") != "identity.verification_session":

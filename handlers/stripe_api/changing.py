@@ -10,7 +10,7 @@ from typing import Any
 
 from config.database import steady
 from handlers.queue.failures import NotNowError
-from handlers.record.events import MalformedEventError, SessionState, parse_session
+from handlers.record.events import MalformedEventError, SessionState, parse_id, parse_session
 from handlers.stripe_api.client import Found, MissingError, ask, ask_for_page, unreadable
 from handlers.stripe_api.sessions import MOST_LISTED, SESSION, SESSIONS, fetch, part, unless_another
 
@@ -79,7 +79,7 @@ def redact(session_id: str, account: str | None) -> bool:
     except MissingError:
         return False
     # rule: a redaction has begun only if the answer shows it
-    if not answer.content.get("redaction"):
+    if not part(answer.content, "redaction"):
         raise unreadable("it is not being redacted")
     return True
 
@@ -103,7 +103,7 @@ def _answer(found: Found) -> Answer:
     for content, name in ((found.content, "provided_details"), (part(found.content, "options"), "document")):
         part(content, name)
     try:
-        state, id_ = parse_session(found.content), found.content["id"]
-    except (MalformedEventError, KeyError):
+        state, id_ = parse_session(found.content), parse_id(found.content)
+    except MalformedEventError:
         raise unreadable("it is no session") from None
-    return Answer(str(id_), state, found.content, found.asked_at, found.is_replayed)
+    return Answer(id_, state, found.content, found.asked_at, found.is_replayed)

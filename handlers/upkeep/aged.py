@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from config.database import database_now, transaction
 from config.settings import settings
-from handlers.record.events import MalformedEventError, parse_session
+from handlers.record.events import MalformedEventError, parse_item
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Listed
 from handlers.tables.models import VerificationRecord
@@ -77,20 +77,17 @@ def _settled(report: Report, doubtful: list[Whose], ends: list[datetime], mark: 
 
 
 def _differing(report: Report, account: str | None, page: Listed) -> list[Whose]:
-    listed = {session_id: item for item in page.items if (session_id := id_of(item))}
+    listed = {}
+    for item in page.items:
+        try:
+            session_id, state = parse_item(item, settings().our_sessions, settings().livemode)
+            listed[session_id] = whose(state, account)
+        except MalformedEventError as error:  # this item alone is skipped
+            report.unreadable("session", id_of(item), error)
     with transaction() as session:
         rows = select(VerificationRecord).where(col(VerificationRecord.session_id).in_(list(listed)))
         ours = {record.session_id: record for record in session.scalars(rows)}
-    found, settled = [], {one.session_id for one in report.drifted}
-    for item in page.items:
-        session_id = id_of(item)
-        try:
-            if session_id is None:
-                raise MalformedEventError("it has no id")
-            state = whose(parse_session(item, settings().our_sessions), account)
-            if differs(ours.get(session_id), state) and session_id not in settled:
-                found.append(Whose(session_id, account))
-        except MalformedEventError as error:  # this item alone is skipped
-            report.unreadable("session", session_id, error)
     report.compared += len(listed)
-    return found
+    settled = {one.session_id for one in report.drifted}
+    differing = (one for one, state in listed.items() if differs(ours.get(one), state) and one not in settled)
+    return [Whose(session_id, account) for session_id in differing]

@@ -12,7 +12,7 @@ from config.database import DATABASE_TROUBLE, database_now
 from config.settings import settings
 from handlers.inbox.receive import receive
 from handlers.queue.failures import AwayError, NotNowError, describe, stopping
-from handlers.record.events import MalformedEventError, VerificationEvent, parse_session
+from handlers.record.events import MalformedEventError, VerificationEvent, parse_item
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Listed
 from handlers.upkeep.drift import observed, whose
@@ -103,11 +103,8 @@ def _listed_event(account: str | None, item: Any, _: datetime) -> VerificationEv
 
 
 def _listed_session(account: str | None, item: Any, asked_at: datetime) -> VerificationEvent | None:
-    session_id = id_of(item)
-    if session_id is None or not isinstance(item.get("livemode"), bool):
-        raise MalformedEventError("it has no id or mode")
-    state = whose(parse_session(item, settings().our_sessions), account)
-    return observed(session_id, account, item["livemode"], state, asked_at)
+    session_id, state = parse_item(item, settings().our_sessions, settings().livemode)
+    return observed(session_id, account, item["livemode"], whose(state, account), asked_at)
 
 
 def _patiently(list_page: Callable[..., Listed], start: datetime, end: datetime, after: str | None) -> Listed:

@@ -7,7 +7,7 @@ from typing import Any
 
 from config.database import database_now
 from config.settings import settings
-from handlers.record.events import MalformedEventError, SessionState, VerificationEvent, parse_session
+from handlers.record.events import MalformedEventError, SessionState, VerificationEvent, parse_item
 from handlers.stripe_api import sessions
 from handlers.stripe_api.sessions import Listed
 from handlers.upkeep.allowance import Report
@@ -50,9 +50,8 @@ class WholeLists:
             found = []
             for item in page.items:
                 try:
-                    if id_of(item) is None or not isinstance(item.get("created"), int):
-                        raise MalformedEventError("it has no id or time")
-                    found.append((item, parse_session(item, settings().our_sessions)))
+                    _, state = parse_item(item, settings().our_sessions, settings().livemode)
+                    found.append((item, state))
                 except MalformedEventError as error:  # this item alone is skipped
                     self.report.unreadable("session", id_of(item), error)
             take(found, page.asked_at)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlmodel import col
 
 from config.database import transaction
@@ -20,6 +20,7 @@ from handlers.upkeep import rebuild as rebuilding
 from handlers.upkeep import unanswered
 from handlers.upkeep.rebuild import Restored, rebuild
 from handlers.upkeep.reconcile import reconcile
+from handlers.upkeep.restored import recover
 from tests.simulator.client import Simulator
 from tests.support import databases, facts, shapes
 from tests.support.operator import command, work
@@ -303,6 +304,30 @@ def test_rebuild_goes_on_past_a_broken_element(simulator: Simulator, nonsense: s
     pages = _rebuilt([None])
     assert {event.session_id for event in find_events(Filter(), None)} == session_ids
     assert any("without an id" in line for page in pages for line in page.failed)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        "an element of the other mode",
+        "an element of a time that never comes",
+        "an element with no id of Stripe's",
+        "an element that is another object",
+    ],
+)
+def test_an_element_that_is_no_session_of_this_mode_is_taken_by_nobody(simulator: Simulator, nonsense: str) -> None:
+    session_id = _known_but_untold(simulator)
+    _say(session_id, created_at=datetime.now(UTC) - timedelta(days=1))
+    simulator.fault(path="/v1/", count=None, nonsense=nonsense)
+    report = reconcile(bounded=False)
+    pages = _rebuilt([None])
+    recovered = recover()
+    assert {one.session_id for one in find_events(Filter(), None) if one.last_error != "other mode"} == {session_id}
+    for failed in (report.failed, recovered.failed, [line for page in pages for line in page.failed]):
+        assert [one for one in failed if "session" in str(one)]
+    assert not unanswered.known("second")
+    with transaction() as session:
+        assert session.scalars(select(col(VerificationRecord.session_id))).all() == [session_id]
 
 
 def test_what_fails_is_seen_in_status_doctor_and_metrics(simulator: Simulator) -> None:

@@ -150,7 +150,7 @@ def test_a_refusal_that_stripe_has_saved_keeps_nobody_out_for_a_day(
     assert (again.status_code, again.json()["generation"]) == (201, 3)
 
 
-@pytest.mark.parametrize("what", ["another id", "another mode", "another object"])
+@pytest.mark.parametrize("what", ["another id", "another mode", "another object", "no id"])
 def test_an_answer_about_another_session_makes_none_ours(api: TestClient, stripe: Stories, what: str) -> None:
     """A proxy may mix answers up: the next opening finds the session that was made."""
     stripe.simulator.fault(nonsense=what, path="/v1/identity/verification_sessions$", method="POST")

@@ -18,6 +18,7 @@ REDACTION = ("tests/integration/test_redaction.py",)
 THIN = ("tests/integration/test_thin.py", "tests/integration/test_inbox.py")
 REVIEW = ("tests/unit/test_decide.py", "tests/integration/test_review.py")
 FENCES = ("tests/integration/test_fences.py",)
+NEIGHBOURS = ("tests/integration/test_neighbours.py",)
 OUTPUTS = ("tests/integration/test_outputs.py",)
 POISON = ("tests/integration/test_poison.py",)
 FAULTS = ("tests/integration/test_faults.py",)
@@ -356,6 +357,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     "no stranger's tries keep out a browser in which that name has signed in before": (never, CONSOLE),
     "the console is for https, or for this machine": (becomes("True"), CONSOLE),
     "test and live never mix": (never, RECEIVER),
+    "a listed session of the other mode is not read": (never, NEIGHBOURS),
     "the state of a session that is not ours is not kept": (never, OURS),
     "an event of a foreign type is not taken in": (never, RECEIVER),
     "a body is bounded, also beyond its Content-Length": (never, RECEIVER),

@@ -41,6 +41,16 @@ def _with_element(body: bytes, element: object) -> Instead:
     return Instead(body=json.dumps(page).encode(), content_type=_JSON)
 
 
+def _with_another(body: bytes, **changes: object) -> Instead:
+    """A list whose first element is there once more, changed."""
+    elements = json.loads(body).get("data") or [None]
+    return (
+        _with_element(body, {**elements[0], **changes})
+        if isinstance(elements[0], dict)
+        else Instead(body=body, content_type=_JSON)
+    )
+
+
 @cache
 def _bomb() -> bytes:
     return gzip.compress(b'{"object": "' + bytes(100_000_000) + b'"}', 9)
@@ -87,6 +97,11 @@ PARTLY: dict[str, Callable[[bytes], Instead]] = {
     "an element that is null": lambda true: _with_element(true, None),
     "an element without an id": lambda true: _with_element(true, {"object": "event", "livemode": False}),
     "an element of another kind": lambda true: _with_element(true, {"type": 5, "status": ["verified"]}),
+    "an element of the other mode": lambda true: _with_another(true, id="vs_elsewhere", livemode=True),
+    "an element of a time that never comes": lambda true: _with_another(true, id="vs_elsewhere", created=10**12),
+    "an element with no id of Stripe's": lambda true: _with_another(true, id="vs_1\0/../../balance"),
+    "an element that is another object": lambda true: _with_another(true, id="vr_1", object="identity.report"),
+    "no id": lambda true: Instead(body=_changed(true, id=None), content_type=_JSON),
     "another mode": lambda true: Instead(body=_changed(true, livemode=True), content_type=_JSON),
     "a list without an end": lambda true: Instead(body=_changed(true, has_more=True), content_type=_JSON),
     # As of a replica that lags behind.
