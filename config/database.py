@@ -14,6 +14,9 @@ from threading import Lock, Timer, local
 from typing import Any
 
 import psycopg
+from psycopg import pq
+from psycopg.abc import PQGenConn
+from psycopg.waiting import Wait
 from sqlalchemy import (
     URL,
     BindParameter,
@@ -119,6 +122,7 @@ _NOT_TAKEN = (
     psycopg.errors.CantChangeRuntimeParam,
     psycopg.errors.ActiveSqlTransaction,
 )
+_WAITED_FOR = {pq.PollingStatus.READING: Wait.R, pq.PollingStatus.WRITING: Wait.W}
 # A replica, and prepared statements that a pooler has mixed up or a migration has made old: the connection is useless.
 _ENDS_CONNECTION = ("25006", "26000", "42P05", "0A000")
 
@@ -378,6 +382,21 @@ class _Connection(psycopg.Connection[Any]):
     """Leaves a server that stands still while its machine answers: its own timeout would have ended each statement."""
 
     most_seconds: float | None = 20.0  # until the server's own timeout is known
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn["_Connection"]:
+        """As psycopg's, with the code of a refusal in its sentence."""
+        attempt = pq.PGconn.connect_start(conninfo.encode())
+        postgres.say_codes(attempt)
+        while (status := pq.PollingStatus(attempt.connect_poll())) in _WAITED_FOR:
+            while not (yield attempt.socket, _WAITED_FOR[status]):
+                pass
+        if status != pq.PollingStatus.OK:
+            sentence = attempt.get_error_message()
+            attempt.finish()
+            raise psycopg.OperationalError(sentence)
+        attempt.nonblocking = 1
+        return cls(attempt)
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """As psycopg's, which by itself waits for ever."""

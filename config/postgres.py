@@ -2,8 +2,10 @@
 
 import re
 import socket
+import sys
 from collections import Counter
 from collections.abc import Sequence
+from ctypes import CDLL, c_void_p
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from urllib.parse import urlencode
 
 from psycopg import ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq.abc import PGconn
 
 from config.settings import SettingsError, settings
 
 OURS = "identity"  # begins the name by which the server shows our connections
+_LIBPQ = CDLL(sys.modules[pq.PGconn.__module__].__file__)  # the one that psycopg brings along
 _kind = "command"
 # In libpq's words, for those that DATABASE_URL leaves open.
 _DEFAULTS = {
@@ -58,7 +62,13 @@ _OF_NEWER_SERVERS = {"idle_session_timeout": "0", "transaction_timeout": "0"}
 _FOLLOWED_BY_POOLERS = ("datestyle", "timezone", "client_encoding", "standard_conforming_strings")
 _ENCODING = "server_encoding"  # chosen when the database was made
 _OPTION = re.compile(r"\s*(?:-c\s*|--)([\w.-]+)=((?:\\.|[^\s\\])*)\s*")
-_FULL = re.compile("too many (clients|connections)|connection slots are reserved|no more connections allowed")
+# The code in a refusal to connect, behind its severity, whose word depends on the server's language.
+_CODE = re.compile(":  ([0-9A-Z]{5}): ")
+# PgBouncer gives all that it and the server refuse one code of its own.
+_FULL = re.compile(
+    ":  53300: |too many (clients|connections)|connection slots are reserved|no more connections allowed"
+)
+_VERBOSE = 2  # PQERRORS_VERBOSE
 
 
 def address() -> dict[str, str]:
@@ -171,9 +181,21 @@ def asked_of_role(names: Sequence[str]) -> str:
     return " ".join(f"ALTER ROLE CURRENT_USER SET {name} = '{_wanted()[name]}';" for name in names)
 
 
+def say_codes(attempt: PGconn) -> None:
+    """Has libpq write the code into the sentence of a refusal: psycopg hands on nothing else of it."""
+    _LIBPQ.PQsetErrorVerbosity(c_void_p(attempt.pgconn_ptr), _VERBOSE)  # type: ignore[attr-defined]  # its protocol lacks it
+
+
+def code_of(error: BaseException) -> str | None:
+    """The SQLSTATE of an error of a driver's; of several hosts' refusals to connect the last one's that has any."""
+    if found := getattr(error, "sqlstate", None) or _CODE.search(str(error)):
+        return found if isinstance(found, str) else found[1]
+    return None
+
+
 def is_full(error: Exception) -> bool:
-    """Whether the server has no connection free. psycopg hands on its sentence, and no SQLSTATE."""
-    return bool(_FULL.search(str(error)))
+    """Whether the server, or a pooler before it, has no connection free."""
+    return getattr(error, "sqlstate", None) == "53300" or bool(_FULL.search(str(error)))
 
 
 def _wanted() -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from config.postgres import code_of
 from config.settings import SettingsError
 
 _CODES = {  # PostgreSQL's
@@ -19,10 +20,12 @@ _CODES = {  # PostgreSQL's
     "53100": "disk full",
     "53300": "no connection free",
     "57014": "too slow",
+    "57P01": "not ready",
+    "57P02": "not ready",
+    "57P03": "not ready",
 }
 # Of the rest, by class: a server that ends or begins, a lock or a statement that took too long, a user, a database.
 _CLASSES = {
-    "08": "unreachable",
     "28": "refused",
     "3D": "no database",
     "40": "locked",
@@ -31,14 +34,25 @@ _CLASSES = {
     "57": "unreachable",
     "58": "disk full",
 }
-# PostgreSQL's answers before there is a connection: psycopg hands on a sentence, and no code.
+# Of refusals to connect, by the function of PostgreSQL's that refuses: the codes stand for other troubles, too.
+_FUNCTIONS = {
+    ("53300", "InitializeSessionUserId"): "the role's connections",
+    ("53300", "CheckMyDatabase"): "the database's connections",
+    ("42501", "CheckMyDatabase"): "refused",
+    ("55000", "CheckMyDatabase"): "refused",
+}
+# Sentences of libpq, of the drivers and of PgBouncer, which hands on the server's, and no code of it.
 _UNCONNECTED = {
-    "too many clients": "no connection free",
+    "query_wait_timeout": "no connection in time",
+    "query timeout": "too slow",
+    "no more connections allowed": "the pooler's connections",
+    "too many clients|connection slots are reserved": "no connection free",
     "too many connections for role": "the role's connections",
     "too many connections for database": "the database's connections",
-    "connection slots are reserved|no more connections allowed": "no connection free",
     "authentication failed|no password supplied|no pg_hba.conf entry|not permitted to log in": "refused",
-    'database ".*" does not exist': "no database",
+    'no such (user|role)|role ".*" does not exist': "refused",
+    'no such database|database ".*" does not exist': "no database",
+    "the database system is": "not ready",
     "certificate|does not support SSL|SSL error": "not trusted",
     "": "unreachable",
 }
@@ -63,6 +77,9 @@ _TO_DO = {
     " DATABASE_POOL",
     "the database's connections": "the database has no connection free (its CONNECTION LIMIT): raise it, or lower"
     " DATABASE_POOL",
+    "the pooler's connections": "the pooler has no connection free (max_client_conn): raise it, or lower DATABASE_POOL",
+    "no connection in time": "the pooler has found no connection to the server in time (query_wait_timeout): see"
+    " whether that runs, and raise default_pool_size",
     "damaged": "its file is damaged, or is none of SQLite's: put a backup back",
     "locked": "another process has held a lock of it for seconds: end that one",
     "too slow": "a statement took longer than it may (statement_timeout), or was ended: see what else the server"
@@ -73,10 +90,12 @@ _TO_DO = {
     " keeps VACUUM from its work, and VACUUM the database",
     "no resources": "the server has no memory, or another of its means is used up: see its log",
     "failed": "it cannot do what it was asked, which may be a fault of this service's: the log says which error",
-    "refused": "it refuses the user, the password, or who comes from here by this way: see DATABASE_URL",
+    "refused": "it refuses the user, the password, the database to this user, or who comes from here by this way: see"
+    " DATABASE_URL",
     "not trusted": "it speaks no TLS, or its certificate is not trusted, has expired, or is of another host: see"
     " sslmode and sslrootcert in DATABASE_URL",
     "no database": "the server has no such database: see DATABASE_URL",
+    "not ready": "the server starts, stops or recovers, or has ended our connection: wait for it, or see its log",
     "unreachable": "it cannot be reached, or does not answer: see DATABASE_URL (VAR_DIR where there is none), and"
     " whether it runs",
 }
@@ -110,10 +129,13 @@ def trouble_of(error: BaseException) -> Trouble:
         return Trouble("unreachable", _POOLED_BY_STATEMENT)
     if NO_NUMBERS in str(origin):
         return Trouble("no numbers")
-    if code := getattr(origin, "sqlstate", None):
-        return Trouble(_CODES.get(code) or _CLASSES.get(code[:2], "failed"))
-    said = _SQLITE if isinstance(origin, sqlite3.Error) else _UNCONNECTED
-    return Trouble(next((word for pattern, word in said.items() if re.search(pattern, str(origin))), "failed"))
+    code = code_of(origin)
+    if code and not code.startswith("08"):
+        said = f"{origin} {getattr(origin, 'server_source_function', '')}"  # psycopg's sentence names it, too
+        words = (word for (refused, by), word in _FUNCTIONS.items() if refused == code and by in said)
+        return Trouble(next(words, None) or _CODES.get(code) or _CLASSES.get(code[:2], "failed"))
+    known = _SQLITE if isinstance(origin, sqlite3.Error) else _UNCONNECTED
+    return Trouble(next((word for pattern, word in known.items() if re.search(pattern, str(origin))), "failed"))
 
 
 def hindrance(connection: Connection) -> Trouble | None:

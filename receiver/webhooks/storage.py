@@ -117,7 +117,9 @@ async def _connected() -> tuple[asyncpg.Connection, bool]:
         try:
             connection = await _reached()
             break
-        except asyncpg.TooManyConnectionsError:
+        except asyncpg.PostgresError as error:
+            if not postgres.is_full(error):
+                raise
             await asyncio.sleep(_PAUSE)
     try:
         postgres.keep_alive(connection._transport.get_extra_info("socket"))  # there is no public way to it
