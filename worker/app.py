@@ -42,8 +42,6 @@ _LOOKS_EVERY = 0.5  # seconds
 
 _ENDS_WITHIN = 25.0  # seconds: a platform gives thirty, and a database and a broker away may each take most of them
 
-_TICKS = foreign.arguments_of(celery_app.tasks)
-
 _clock = Clock()
 _failed: set[str] = set()  # tasks, by name
 
@@ -145,12 +143,12 @@ def _listen() -> None:
     While all threads have work, and no message is read, it hears the clock itself. A tick that it takes for that is
     put back for the threads, but for a sweep, of which there is another in a second.
     """
-    held: set[str] = set()
+    arguments, held = foreign.arguments_of(celery_app.tasks), set[str]()
     while not failures.stopping.wait(_LOOKS_EVERY):
         if heartbeats.heard_nobody_for() > _QUIET and trouble_now():
             heartbeats.cut_off()
         elif foreign.unread_for() > _DEAF:
-            held.add(foreign.hear_waiting(_TICKS))
+            held.add(foreign.hear_waiting(arguments))
         else:
             _put_back(held)
     _put_back(held)

@@ -77,7 +77,7 @@ def test_a_worker_whose_threads_are_all_at_work_hears_the_clock_and_keeps_the_sc
         monkeypatch.setattr(foreign, "_read_at", math.inf)
         wait_until(lambda: queue_length(CLOCK_QUEUE) == 1)  # the reminders, and no sweep
         databases.forget_process_state()
-        assert foreign.hear_waiting(app._TICKS) == "remind"
+        assert foreign.hear_waiting(foreign.arguments_of(celery_app.tasks)) == "remind"
         assert not heartbeats._process.heard  # the clock's word of some time ago
     finally:
         failures.stopping.set()
@@ -88,7 +88,7 @@ def test_a_clocks_silence_is_not_heard_where_redis_does_not_answer(server: Redis
     databases.forget_process_state()
     server.process.kill()
     server.process.wait()
-    assert foreign.hear_waiting(app._TICKS) == ""
+    assert foreign.hear_waiting(foreign.arguments_of(celery_app.tasks)) == ""
     assert heartbeats._process.listened is None
 
 
