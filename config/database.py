@@ -1,5 +1,6 @@
 """The engine, transaction(): the one way to a session, how moments are stored, and the one clock that decides."""
 
+import errno
 import os
 import random
 import sqlite3
@@ -308,7 +309,7 @@ def on_sqlite(url: URL) -> Engine:
     _make_private(Path(url.database or ""))
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_SECONDS})
     event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "handle_error", _say_damage)
+    event.listen(engine, "handle_error", _say_cause)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -466,11 +467,32 @@ def _sort_out(context: ExceptionContext) -> None:
         raise kind(context.statement, None, error, hide_parameters=True)
 
 
-def _say_damage(context: ExceptionContext) -> None:
-    """Makes a damaged file the database's trouble: the values to be stored are not to blame."""
-    error = context.original_exception
-    if type(error) is sqlite3.DatabaseError:  # its subclasses are other errors
-        raise OperationalError(context.statement, None, error, hide_parameters=True)
+def _say_cause(context: ExceptionContext) -> None:
+    """Makes a damaged file the database's trouble, as the values to be stored are not to blame; and names the obstacle
+    to opening or writing a file, which SQLite leaves out.
+    """
+    error, engine = context.original_exception, context.engine
+    if engine and getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+        error = sqlite3.OperationalError(_obstacle(Path(engine.url.database or "")) or str(error))
+    elif type(error) is not sqlite3.DatabaseError:  # its subclasses are other errors
+        return
+    raise OperationalError(context.statement, None, error, hide_parameters=True)
+
+
+def _obstacle(path: Path) -> str:
+    """The system's name for the trouble with a file, its folder or the files beside it; empty if there is none.
+
+    It opens none of them: to close it again would end this process's locks.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+            return "EROFS"
+        files = [file for suffix in ("", "-wal", "-shm") if (file := Path(f"{path}{suffix}")).exists()]
+        may_write = [os.access(one, os.R_OK | os.W_OK, effective_ids=True) for one in (path.parent, *files)]
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "" if all(may_write) else "EACCES"
 
 
 LOOKER = "idle connections"  # the name of the thread that looks for them

@@ -57,18 +57,22 @@ _UNCONNECTED = {
     "": "unreachable",
 }
 _SQLITE = {
-    "readonly database|read-only": "read-only",
+    "EROFS|readonly database|read-only": "read-only",
+    "EACCES|EPERM": "not permitted",
     "permission denied": "not granted",
     "no such (table|column)|has no column": "no schema",
-    "disk is full|disk I/O error": "disk full",
+    "ENOSPC|EDQUOT|disk is full|disk I/O error": "disk full",
     "malformed|not a database": "damaged",
     "is locked": "locked",
-    "unable to open": "unreachable",
+    "unable to open|EEXIST|ENOTDIR": "no file",
 }
 _TO_DO = {
     "read-only": "it takes no writes, as a standby or a primary that a failover has left: point DATABASE_URL to the"
     " primary, or make the file writable",
     "not granted": "its role may not write to our tables: let it own them, or grant it all on them",
+    "not permitted": "this user may not read and write its file, its folder, or the -wal and -shm beside it: run all"
+    " processes as one user, who owns them",
+    "no file": "DATABASE_URL (VAR_DIR where there is none) names no file that can be opened or made: see its path",
     "no schema": "tables or columns are missing: python -m worker migrate",
     "disk full": "its disk is full, or fails: make room, or give it a larger one",
     "no connection free": "the server has no connection free (max_connections): end what holds them, or take a larger"
@@ -96,8 +100,7 @@ _TO_DO = {
     " sslmode and sslrootcert in DATABASE_URL",
     "no database": "the server has no such database: see DATABASE_URL",
     "not ready": "the server starts, stops or recovers, or has ended our connection: wait for it, or see its log",
-    "unreachable": "it cannot be reached, or does not answer: see DATABASE_URL (VAR_DIR where there is none), and"
-    " whether it runs",
+    "unreachable": "it cannot be reached, or does not answer: see DATABASE_URL, and whether it runs",
 }
 NO_NUMBERS = "is not accepting commands"  # of a server near its wraparound, under a code that large values have, too
 _POOLED_BY_STATEMENT = (

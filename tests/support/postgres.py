@@ -31,6 +31,7 @@ ELSEWHERE = (
     "tests/integration/test_run.py",
     "tests/integration/test_simulator.py",
     "tests/integration/test_smtp.py",
+    "tests/integration/test_sqlite_file.py",
     "tests/integration/test_way.py",
     "tests/property/test_mutants.py",
     "tests/property/test_mutations.py",
