@@ -3,6 +3,8 @@
 import ast
 import io
 import re
+import subprocess
+import sys
 import tokenize
 from collections.abc import Iterator
 from functools import cache
@@ -258,6 +260,19 @@ def test_a_module_is_imported_by_its_name_only_where_a_setting_or_a_command_name
         "worker/commands/show.py",
     }
     assert users <= {"handlers/outbox/mails.py", *choosing}
+
+
+def test_no_setting_is_read_by_an_import() -> None:
+    names = [_name(path).removesuffix(".py").replace("/", ".") for path in FILES if "migrations" not in path.parts]
+    look = f"""
+import importlib
+from config.settings import settings
+for name in {[name for name in names if not name.endswith("__main__")]}:
+    importlib.import_module(name)
+    assert not settings.cache_info().misses, name
+"""
+    looked = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert looked.returncode == 0, looked.stderr
 
 
 def test_what_a_kind_or_a_queue_names_is_a_setting() -> None:
