@@ -30,6 +30,7 @@ TICKS_WAITING = 10  # Redis does not drop expired messages: without a bound a st
 MOST_WAITING = 2000
 # Messages: while more events wait, workers have enough to do, and more messages would only repeat them.
 KEEPS_WORKERS_BUSY = 40
+_NAMED_MS = 5_000  # a worker leaves its name each second
 SILENT_SECONDS = 5.0  # without a try after a failure: the sweep publishes the ids that were left out
 
 log = structlog.stdlib.get_logger(__name__)
@@ -186,6 +187,18 @@ def trouble_now() -> str | None:
 def trouble() -> str | None:
     """The reason why this process's last use of the broker failed; None if it went well."""
     return _outage.reason
+
+
+def exchange_names(mine: str) -> str | None:
+    """The name that a worker has left here within seconds, in whose place it leaves `mine`."""
+    left: list[bytes | None] = []
+
+    def exchange(producer: Any) -> None:
+        with suppress(Exception):  # an older server, or a user with few rights: our messages may pass all the same
+            left.append(producer.channel.client.set("database", mine, px=_NAMED_MS, get=True))
+
+    _reached(exchange)
+    return left[0].decode() if left and left[0] else None
 
 
 def _try_out(producer: Any) -> None:

@@ -21,13 +21,14 @@ from celery import platforms, signals
 from celery.exceptions import CPendingDeprecationWarning
 
 from config import postgres
-from config.broker import publish_tick, say_whom_we_trust, trouble_now
+from config.broker import exchange_names, publish_tick, say_whom_we_trust, trouble_now
 from config.database import DATABASE_TROUBLE, end_soon, keep_connections
 from config.logs import configure_logging
 from config.settings import SettingsError, settings
 from handlers.catalogue.check import check
 from handlers.metrics import counting, heartbeats, outside
 from handlers.metrics.counting import start_flushing, stop_flushing
+from handlers.operator import other_databases
 from handlers.queue import failures
 from handlers.queue.failures import describe
 from worker import foreign, tasks
@@ -139,12 +140,14 @@ def begin_counting(**_: Any) -> None:
 
 def _listen() -> None:
     """While no clock is heard, tries whether the broker would bring a tick: it may take none and still be read.
+    Looks for workers on another database there, too.
 
     While all threads have work, and no message is read, it hears the clock itself. A tick that it takes for that is
     put back for the threads, but for a sweep, of which there is another in a second.
     """
     arguments, held = foreign.arguments_of(celery_app.tasks), set[str]()
     while not failures.stopping.wait(_LOOKS_EVERY):
+        other_databases.look(exchange_names)
         if heartbeats.heard_nobody_for() > _QUIET and trouble_now():
             heartbeats.cut_off()
         elif foreign.unread_for() > _DEAF:

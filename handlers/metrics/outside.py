@@ -25,6 +25,7 @@ FILES = "the limit of open files"
 SETTINGS = "settings"  # of this process, by their fingerprints
 STILL_USED = "the token"  # of somebody's, that is gone from API_TOKENS
 LOOKUP = "EMAIL_LOOKUP"  # a function of the team's
+BROKER = "the Redis of REDIS_URL"
 LOGO = "the server of BRAND_LOGO_URL"
 _SILENT_SECONDS = 4.0  # an answer that takes longer counts as none, until it comes
 _SEVERAL = 3  # single things, each refused for itself: one or two may be at fault themselves

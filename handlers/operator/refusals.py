@@ -24,6 +24,8 @@ _TO_DO = {
     outside.OURSELVES: "its log says where; what is dead comes back by python -m worker retry once that is mended",
     outside.FILES: "it can take no request and reach nobody: start it again with a higher limit (ulimit -n)",
     outside.LOOKUP: "mails wait until it answers, and none is lost: see what it waits for",
+    outside.BROKER: "each takes what is meant for the other, and the sweep sends it again: give each a Redis, or a"
+    " database of it (redis://host/1), of its own; or have two workers of one service another DATABASE_URL?",
     outside.LOGO: "pages are shown without the logo: see BRAND_LOGO_URL, and start web again",
     outside.STILL_USED: "who has it gets 401: give the application its new one, or put this one back; this ends an"
     " hour after its last use",

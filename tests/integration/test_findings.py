@@ -40,7 +40,7 @@ from receiver.app import app
 from receiver.threads import Threads
 from tests.support import databases, facts, postgres, shapes
 from tests.support.operator import command
-from tests.support.processes import service
+from tests.support.processes import Service, service
 from tests.support.redises import other_redis
 from tests.support.servers import running_receiver
 from tests.support.waiting import wait_until
@@ -1063,3 +1063,26 @@ def _deliver(client: TestClient) -> None:
 def _move(kind: str, **values: object) -> None:
     with transaction() as session:
         session.connection().execute(update(Heartbeat).where(col(Heartbeat.kind) == kind).values(**values))
+
+
+@pytest.mark.processes
+def test_a_worker_on_another_database_at_the_same_redis_is_found_on_both_until_it_is_gone(
+    tmp_path: Path, database_url: str, environment: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    with service(tmp_path / "service", database_url) as ours, databases.fresh_database(tmp_path / "other") as url:
+        theirs = Service(tmp_path / "theirs", url, ours.redis)
+        ours.start("worker", "clock")
+        theirs.start("worker")
+        try:
+            wait_until(lambda: "refusals" in _failing(), ours.logs)
+            environment.setenv("DATABASE_URL", url)
+            databases.forget_process_state()
+            wait_until(lambda: "refusals" in _failing(), theirs.logs)
+            [told] = [one.words for one in findings(None) if one.what == "refusals"]
+            assert told.startswith("the Redis of REDIS_URL has a worker on another database, too")
+        finally:
+            theirs.stop()
+        environment.setenv("DATABASE_URL", database_url)
+        databases.forget_process_state()
+        wait_until(lambda: "refusals" not in _failing(), ours.logs)
