@@ -47,7 +47,7 @@ from sqlmodel import Session
 
 from config import postgres
 from config.settings import SettingsError, settings
-from config.trouble import NO_NUMBERS
+from config.trouble import NO_NUMBERS, REPLACED
 
 BY_ITSELF = "by_itself"  # the option of a connection to PostgreSQL whose statements are each a transaction
 _IDLE_SECONDS = 5.0  # after which a connection is given back: others may wait for one
@@ -308,8 +308,11 @@ def on_sqlite(url: URL) -> Engine:
     """An engine for a SQLite file, which nobody else on the machine may read; parameters never show in its errors."""
     _make_private(Path(url.database or ""))
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SQLITE_BUSY_SECONDS})
+    file = _File(Path(url.database or ""))
     event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", file.note)
     event.listen(engine, "handle_error", _say_cause)
+    event.listen(engine, "begin", file.check)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -540,6 +543,31 @@ def _make_private(path: Path) -> None:
     with suppress(OSError):  # SQLite says it, when it is asked to open the file
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT, 0o600))  # its -wal and -shm are made like it
+
+
+class _File:
+    """The file that this process has opened: after its end, what is stored there is lost with the process.
+
+    The file that stands in its place must not be written either, since the old one's log would spoil it. SQLite makes
+    the same comparison, but not for a file with such a log.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._number: int | None = None
+
+    def note(self, *_: object) -> None:
+        """Notes the file of the first connection, which has made it if need be."""
+        self._number = self._number or self._path.stat().st_ino
+
+    def check(self, _: Connection) -> None:
+        """Raises OperationalError, one of DATABASE_TROUBLE, if the file has gone or is another one."""
+        try:
+            number = self._path.stat().st_ino
+        except FileNotFoundError:
+            number = 0
+        if number != self._number:
+            raise OperationalError(None, None, sqlite3.OperationalError(REPLACED), hide_parameters=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -56,6 +56,7 @@ _UNCONNECTED = {
     "certificate|does not support SSL|SSL error": "not trusted",
     "": "unreachable",
 }
+REPLACED = "the file was replaced"
 _SQLITE = {
     "EROFS|readonly database|read-only": "read-only",
     "EACCES|EPERM": "not permitted",
@@ -64,6 +65,7 @@ _SQLITE = {
     "ENOSPC|EDQUOT|disk is full|disk I/O error": "disk full",
     "malformed|not a database": "damaged",
     "is locked": "locked",
+    REPLACED: "replaced",
     "unable to open|EEXIST|ENOTDIR": "no file",
 }
 _TO_DO = {
@@ -84,6 +86,8 @@ _TO_DO = {
     "the pooler's connections": "the pooler has no connection free (max_client_conn): raise it, or lower DATABASE_POOL",
     "no connection in time": "the pooler has found no connection to the server in time (query_wait_timeout): see"
     " whether that runs, and raise default_pool_size",
+    "replaced": "its file was deleted or replaced under this process, which stores nothing more: end web, worker and"
+    " clock, put it back (if that is a backup: python -m worker restored), and start them again",
     "damaged": "its file is damaged, or is none of SQLite's: put a backup back",
     "locked": "another process has held a lock of it for seconds: end that one",
     "too slow": "a statement took longer than it may (statement_timeout), or was ended: see what else the server"

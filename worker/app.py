@@ -147,13 +147,13 @@ def _listen() -> None:
     """
     arguments, held = foreign.arguments_of(celery_app.tasks), set[str]()
     while not failures.stopping.wait(_LOOKS_EVERY):
-        other_databases.look(exchange_names)
         if heartbeats.heard_nobody_for() > _QUIET and trouble_now():
             heartbeats.cut_off()
         elif foreign.unread_for() > _DEAF:
             held.add(foreign.hear_waiting(arguments))
         else:
             _put_back(held)
+            other_databases.look(exchange_names)
     _put_back(held)
 
 

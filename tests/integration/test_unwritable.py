@@ -70,6 +70,27 @@ def _damaged(_: Service, url: str) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def _gone(_: Service, url: str) -> Iterator[None]:
+    file = Path(str(make_url(url).database))
+    beside = file.with_suffix(".away")
+    file.rename(beside)
+    yield
+    beside.rename(file)
+
+
+@contextmanager
+def _replaced(_: Service, url: str) -> Iterator[None]:
+    file = Path(str(make_url(url).database))
+    copy = file.with_suffix(".copy")
+    with closing(sqlite3.connect(file)) as connection, closing(sqlite3.connect(copy)) as other:
+        connection.backup(other)
+    file.rename(file.with_suffix(".away"))
+    copy.rename(file)
+    yield
+    file.with_suffix(".away").rename(file)
+
+
 TROUBLES = (
     [
         (_read_only, "read-only"),
@@ -78,7 +99,13 @@ TROUBLES = (
         (_no_room_for_the_inbox, "disk full"),
     ]
     if databases.SERVER_URL
-    else [(_damaged, "damaged"), (_no_room, "disk full"), (_no_schema, "no schema")]
+    else [
+        (_damaged, "damaged"),
+        (_gone, "replaced"),
+        (_replaced, "replaced"),
+        (_no_room, "disk full"),
+        (_no_schema, "no schema"),
+    ]
 )
 
 
@@ -116,6 +143,8 @@ def test_what_cannot_be_stored_is_left_to_stripe_and_said_within_seconds(
             assert _delivered(running) == 503
             wait_until(lambda: _ready(running) == (503, word), lambda: f"{_ready(running)} {running.logs()}")
             wait_until(lambda: _is_found(word), lambda: str(findings(None)))
+            if word == "replaced":  # a new process sees the new file alone, and asks web
+                assert "its file was deleted or replaced" in running.run("status", "--json").stdout
         if word != "damaged":  # a backup can be put back only when nobody has the file
             wait_until(lambda: _ready(running) == (200, "ok"), running.logs)
             # Though nothing is delivered.
@@ -126,7 +155,7 @@ def test_what_cannot_be_stored_is_left_to_stripe_and_said_within_seconds(
 def _is_found(word: str) -> bool:
     if word == "disk full" and not databases.SERVER_URL:  # web alone has a full disk, and cannot write that it lives
         return any("no web runs" in one.words for one in findings(None))
-    return any(one.what in ("database", "refusals") for one in findings(None))
+    return any(one.what in ("database", "refusals") or "no web runs" in one.words for one in findings(None))
 
 
 def _ready(running: Service) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from config.database import DATABASE_TROUBLE, database_now, hurry
 from config.settings import settings
 from handlers.metrics import outside, tallies
 from handlers.operator.figures import Figures
-from handlers.operator.findings import FAIL, judged
+from handlers.operator.findings import DATABASE, FAIL, judged
 from handlers.operator.from_web import findings_of_web
 from handlers.operator.queries import (
     MOST,
@@ -66,9 +66,15 @@ def status(arguments: argparse.Namespace) -> int:
             found |= _shown(figures)
     except DATABASE_TROUBLE as error:  # the findings say so
         is_connected = bool(getattr(error, "statement", ""))
-    if not is_connected:
+    # Where nobody seems to live, web may live on another database, or on a file that was replaced.
+    asked_of_web = [DATABASE, "processes"]
+    if not is_connected or any(one.level == FAIL and one.what in asked_of_web for one in needed):
         said = {one.words for one in needed}
-        others = [one for one in findings_of_web() if one["words"] not in said]
+        others = [
+            one
+            for one in findings_of_web()
+            if one["words"] not in said and (one["what"] in asked_of_web or not is_connected)
+        ]
         found["findings"] += [one | {"words": f"web says: {one['words']}"} for one in others]
     if arguments.json:
         print_json(found)
