@@ -427,7 +427,8 @@ def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> 
         seconds = _ENDING_CONNECT_SECONDS if _is_ending else ceil(_thread.answer_seconds or 0)
         bound = {"connect_timeout": seconds} if seconds else {}
         try:
-            connection = _Connection.connect(**parameters | bound)
+            # Without an encoding psycopg would read bytes where the database has none, and no name of a setting.
+            connection = _Connection.connect(**parameters | bound, client_encoding="UTF8")
             break
         except psycopg.OperationalError as error:
             if not postgres.is_full(error) or time.monotonic() - began > _patience():

@@ -53,7 +53,9 @@ _UNCONNECTED = {
     'no such (user|role)|role ".*" does not exist': "refused",
     'no such database|database ".*" does not exist': "no database",
     "the database system is": "not ready",
-    "certificate|does not support SSL|SSL error": "not trusted",
+    "session is read-only|in hot standby mode|target attribute requirement": "read-only",
+    "[Pp]rivate key|KEY_VALUES_MISMATCH|certificate file|PEM lib": "TLS files",
+    "certificate|does not support SSL|rejected SSL upgrade|SSL error": "not trusted",
     "": "unreachable",
 }
 REPLACED = "the file was replaced"
@@ -102,6 +104,8 @@ _TO_DO = {
     " DATABASE_URL",
     "not trusted": "it speaks no TLS, or its certificate is not trusted, has expired, or is of another host: see"
     " sslmode and sslrootcert in DATABASE_URL",
+    "TLS files": "sslrootcert, sslcert or sslkey in DATABASE_URL names a file that cannot be used: each must be"
+    " readable, and the key be of sslcert and nobody else's to read",
     "no database": "the server has no such database: see DATABASE_URL",
     "not ready": "the server starts, stops or recovers, or has ended our connection: wait for it, or see its log",
     "unreachable": "it cannot be reached, or does not answer: see DATABASE_URL, and whether it runs",

@@ -113,18 +113,19 @@ def test_events_are_applied_where_the_database_says_otherwise() -> None:
     assert facts.record().client_reference_id == "é"
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_a_database_that_has_not_all_letters_is_refused_before_it_refuses_events(
-    environment: pytest.MonkeyPatch, database_url: str
+    environment: pytest.MonkeyPatch, database_url: str, encoding: str
 ) -> None:
     """Such a database takes most events, and calls a name from elsewhere bad data."""
     name = make_url(database_url).database
-    databases.administer(f"CREATE DATABASE {name}_latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    databases.administer(f"CREATE DATABASE {name}_latin ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
     try:
         environment.setenv("DATABASE_URL", database_url.replace(f"/{name}", f"/{name}_latin"))
         databases.forget_process_state()
-        with pytest.raises(SettingsError, match="in LATIN1, which lacks letters"):
+        with pytest.raises(SettingsError, match=f"in {encoding}, which lacks letters"):
             measure_clock()
-        with pytest.raises(NotNowError, match="in LATIN1, which lacks letters"):
+        with pytest.raises(NotNowError, match=f"in {encoding}, which lacks letters"):
             asyncio.run(_OnTheLoop()._ids("SELECT %s", ""))
     finally:
         databases.forget_process_state()

@@ -18,6 +18,7 @@ from config.database import DATABASE_TROUBLE, hurry, statement
 from config.trouble import trouble_of
 from handlers.queue.failures import NotNowError
 from receiver.webhooks.storage import _OnTheLoop
+from tests.chaos.stores import free_port
 from tests.support import databases
 from tests.support.operator import command
 from tests.support.postgres import cluster
@@ -195,6 +196,23 @@ def test_a_server_that_stops_is_said_to(environment: pytest.MonkeyPatch, languag
         wait_until(lambda: _is_refused(server.url()))
         assert _words(environment, server.url()) == ["not ready", "not ready"]
     holder.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        ("sslmode=require", "not trusted"),
+        ("target_session_attrs=standby", "read-only"),  # as a primary that is asked for where all are standbys
+    ],
+)
+def test_both_drivers_tell_alike_of_a_server_by_tcp(
+    environment: pytest.MonkeyPatch, tmp_path: Path, words: str, word: str
+) -> None:
+    (tmp_path / "key").touch()
+    port = free_port()
+    with cluster(f"-c listen_addresses=localhost -c fsync=off -c port={port}"):
+        url = f"postgres://postgres@localhost:{port}/postgres?{words.format(key=tmp_path / 'key')}"
+        assert _words(environment, url) == [word, word]
 
 
 def _is_refused(url: str) -> bool:

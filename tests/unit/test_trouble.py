@@ -1,6 +1,7 @@
 """The kind of a database's error: by PostgreSQL's code if there is one, else by its sentence."""
 
 import sqlite3
+import ssl
 
 import psycopg
 import pytest
@@ -26,6 +27,13 @@ from config.trouble import trouble_of
         (psycopg.OperationalError("server does not support SSL, but SSL was required"), "not trusted"),
         (psycopg.errors.ProgramLimitExceeded("index row size 2800 exceeds btree maximum"), "failed"),
         (psycopg.errors.ProgramLimitExceeded("database is not accepting commands to avoid wraparound"), "no numbers"),
+        (psycopg.OperationalError('failed: private key file "x" has group or world access'), "TLS files"),
+        (
+            psycopg.OperationalError('failed: could not load private key file "x": key values mismatch'),
+            "TLS files",
+        ),
+        (ssl.SSLError("[X509: KEY_VALUES_MISMATCH] key values mismatch"), "TLS files"),
+        (psycopg.OperationalError("failed: session is read-only"), "read-only"),
         (SettingsError("DATABASE_URL has values"), "settings"),
         (sqlite3.DatabaseError("database disk image is malformed"), "damaged"),
         (sqlite3.OperationalError("database is locked"), "locked"),
