@@ -18,7 +18,7 @@ from kombu.pools import ProducerPool
 from kombu.utils.scheduling import round_robin_cycle
 
 from config.defaults import redis_url
-from config.redis_server import Condition, RedisServer, read_redis_url, reason
+from config.redis_server import Condition, RedisServer, read_redis_url, why_unusable
 from config.settings import platform_signs, settings
 
 IDS_PER_MESSAGE = 50  # a batch costs Redis what one id costs; more events would keep one worker thread too long
@@ -283,7 +283,7 @@ class _Outage:
         self.silent_until = 0.0
 
     def found(self, error: Exception) -> None:
-        why = reason(error)
+        why = why_unusable(error)
         with self._lock:
             is_new, self.reason = self.reason != why, why
             self.silent_until = time.monotonic() + SILENT_SECONDS

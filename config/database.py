@@ -31,13 +31,13 @@ from sqlalchemy import (
     QueuePool,
     create_engine,
     event,
+    exc,
     literal,
     make_url,
     select,
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError, InternalError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -106,7 +106,7 @@ DATABASE_TROUBLE = (
     OperationalError,
     InterfaceError,
     InternalError,
-    PoolTimeoutError,
+    exc.TimeoutError,
     SettingsError,
     psycopg.OperationalError,
     psycopg.InterfaceError,
@@ -222,7 +222,7 @@ def statement_at_once() -> Iterator[Connection]:
     with ExitStack() as stack:
         try:
             connection = stack.enter_context(statement())
-        except PoolTimeoutError:
+        except exc.TimeoutError:
             connection = stack.enter_context(_committing(_one_more()).begin())
         yield connection
 
@@ -322,7 +322,9 @@ def on_postgres(most_connections: int) -> Engine:
     pool: dict[str, Any] = {"poolclass": NullPool}
     if most_connections:
         pool = {"poolclass": _Pool, "pool_size": most_connections, "max_overflow": 0, "pool_use_lifo": True}
-    engine = create_engine("postgresql+psycopg://", hide_parameters=True, connect_args=postgres.address(), **pool)
+    engine = create_engine(
+        "postgresql+psycopg://", hide_parameters=True, connect_args=postgres.database_address(), **pool
+    )
     event.listen(engine, "do_connect", _connect)
     event.listen(engine, "begin", _begin)
     event.listen(engine, "handle_error", _sort_out)
@@ -369,7 +371,7 @@ class _Pool(QueuePool):
         while True:
             try:
                 return super()._do_get()
-            except PoolTimeoutError:
+            except exc.TimeoutError:
                 if time.monotonic() - began >= _patience():
                     raise
 
@@ -436,7 +438,7 @@ def _connect(_: object, __: object, ___: object, parameters: dict[str, Any]) -> 
             time.sleep(random.uniform(0.1, 0.5))
     try:
         connection.autocommit = True
-        rows, our_pid = connection.execute(postgres.reading()).fetchall(), connection.info.backend_pid
+        rows, our_pid = connection.execute(postgres.settings_query()).fetchall(), connection.info.backend_pid
         try:
             connection.execute(postgres.setting(rows, our_pid))
         except _NOT_TAKEN:

@@ -17,7 +17,7 @@ from psycopg.pq.abc import PGconn
 
 from config.settings import SettingsError, settings
 
-OURS = "identity"  # begins the name by which the server shows our connections
+OUR_NAME = "identity"  # begins the name by which the server shows our connections
 _LIBPQ = CDLL(sys.modules[pq.PGconn.__module__].__file__)  # the one that psycopg brings along
 _kind = "command"
 # In libpq's words, for those that DATABASE_URL leaves open.
@@ -71,7 +71,7 @@ _FULL = re.compile(
 _VERBOSE = 2  # PQERRORS_VERBOSE
 
 
-def address() -> dict[str, str]:
+def database_address() -> dict[str, str]:
     """DATABASE_URL in libpq's words, with our defaults for those that it leaves open; psycopg takes it as it is.
 
     Raises SettingsError if one of web's two drivers would not do as the URL says.
@@ -81,7 +81,7 @@ def address() -> dict[str, str]:
         raise SettingsError(f"not both drivers follow {beside}: leave it out, and say it in DATABASE_URL if you can")
     if refused := _refused(said):
         raise SettingsError(f"DATABASE_URL has values that PostgreSQL's own programs would not take: {refused}")
-    named = {**_DEFAULTS, "application_name": f"{OURS} {_kind}"}
+    named = {**_DEFAULTS, "application_name": f"{OUR_NAME} {_kind}"}
     return {**named, **{word: said[word] for word in said if word not in ("options", "client_encoding")}}
 
 
@@ -93,7 +93,7 @@ def name_connections(kind: str) -> None:
 
 def asyncpg_addresses() -> list[dict[str, Any]]:
     """The arguments of asyncpg.connect, host by host: in one list the first host could use up the others' time."""
-    parameters = address()
+    parameters = database_address()
     hosts, ports = (parameters.get(word, "").split(",") for word in ("host", "port"))
     said = {word: parameters[word] for word in _IN_ASYNCPGS_URL if word in parameters}
     for_all = {
@@ -112,14 +112,14 @@ def keep_alive(connection: socket.socket) -> None:
     """Sets a socket's keepalive options, as libpq does with its own sockets."""
     if connection.family == socket.AF_UNIX:
         return
-    parameters = address()
+    parameters = database_address()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for word, option in _SOCKET_OPTIONS.items():
         if hasattr(socket, option):  # not on every system
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), int(parameters[word]))
 
 
-def reading() -> str:
+def settings_query() -> str:
     """The statement that reads a connection's settings, for `setting`."""
     names = ", ".join(_literal(name) for name in (*_wanted(), _ENCODING))
     return f"SELECT lower(name), setting, reset_val, pg_backend_pid() FROM pg_settings WHERE lower(name) IN ({names})"  # noqa: S608

@@ -91,7 +91,7 @@ def read_redis_url(url: str, options: Mapping[str, Any], *, self_signed: bool) -
     return RedisServer(_settings(broker_url, options, tls), *_trust(parameters, tls))
 
 
-def reason(error: BaseException) -> str:
+def why_unusable(error: BaseException) -> str:
     """The reason why the server could not be used, in words of ours: foreign ones may quote an address."""
     said = ""
     link: BaseException | None = error

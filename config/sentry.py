@@ -13,7 +13,7 @@ from typing import Any
 
 import sentry_sdk
 
-from config.version import NAME, VERSION
+from config.version import SERVICE, VERSION
 
 _ROOT = Path(__file__).parents[1]
 # The fields of a line that are sent: the others may hold anything.
@@ -29,7 +29,7 @@ class Reporter(logging.Handler):
         super().__init__(logging.ERROR)
         sentry_sdk.init(
             dsn,
-            release=f"{NAME}@{VERSION}",
+            release=f"{SERVICE}@{VERSION}",
             default_integrations=False,
             auto_enabling_integrations=False,
             include_local_variables=False,

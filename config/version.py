@@ -2,11 +2,11 @@
 
 from config.settings import running_commit
 
-NAME = "identity-events"
+SERVICE = "identity-events"
 VERSION = "0.1.0"  # pyproject.toml says the same; the service is never installed, so nothing else could tell
 
 
 def running_version() -> str:
     """One line for people: identity-events 0.1.0 (1a2b3c4), without the brackets where no commit is known."""
     commit = running_commit()
-    return f"{NAME} {VERSION} ({commit})" if commit else f"{NAME} {VERSION}"
+    return f"{SERVICE} {VERSION} ({commit})" if commit else f"{SERVICE} {VERSION}"

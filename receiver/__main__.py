@@ -25,7 +25,7 @@ from receiver.connections import Connection
 # The writer's own, and one for health, metrics and the counters; one more for the threads of the API and the pages.
 _CONNECTIONS = 2
 # Not uvicorn's command line: it cannot be told to leave logging alone.
-OPTIONS: dict[str, Any] = {
+SERVER_OPTIONS: dict[str, Any] = {
     "http": Connection,
     "ws": "none",
     "log_config": None,
@@ -54,14 +54,16 @@ def main() -> int:
         if not lacks_webhook_secret(settings()):
             webhook_secrets(settings())
         if settings().on_postgres:
-            postgres.address()  # raises for faults in DATABASE_URL
+            postgres.database_address()  # raises for faults in DATABASE_URL
         check_pages()
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     configure_logging()
     # By its name: each of WEB_CONCURRENCY's processes imports the application itself.
-    config = uvicorn.Config("receiver.__main__:application", factory=True, host=host, port=settings().port, **OPTIONS)
+    config = uvicorn.Config(
+        "receiver.__main__:application", factory=True, host=host, port=settings().port, **SERVER_OPTIONS
+    )
     listener = config.bind_socket()  # a socket of the event loop's would take no IPv4 on `::`
     listener.listen(config.backlog)
     server = uvicorn.Server(config)

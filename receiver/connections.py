@@ -31,7 +31,9 @@ UNFINISHED_BYTES = 8 * 1024 * 1024  # of all requests that are not whole yet: th
 PIPELINED = 2  # requests behind one that is not answered: nobody needs any, and a head of many lines takes 12 KB
 UNREAD_BYTES = 16 * 1024  # of answers that a client has not taken: beyond, no more are written for it
 _LEAST = 10  # connections, however few files there are
-MOST = 1000  # connections, if there are files for them; each costs some 10 KB, and an answer takes milliseconds
+MOST_CONNECTIONS = (
+    1000  # connections, if there are files for them; each costs some 10 KB, and an answer takes milliseconds
+)
 _SPARE_FILES = 40  # for the database, Redis, and other files that are opened later
 _WANTED_FILES = 4096  # the usual 1,024 are fewer than may be accepted in one go
 _AT_ONCE = 1.0  # seconds within which a client with something to say has said it
@@ -79,7 +81,11 @@ class Connections:
     def let_in(self, newcomer: "Connection") -> None:
         """Admits a connection. At the bound, the connection that is the least likely to be at work is ended for it."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        room = MOST if files == resource.RLIM_INFINITY else min(MOST, max(files - self._other_files, _LEAST))
+        room = (
+            MOST_CONNECTIONS
+            if files == resource.RLIM_INFINITY
+            else min(MOST_CONNECTIONS, max(files - self._other_files, _LEAST))
+        )
         # rule: connections are bounded, and the silent ones go first
         if sum(map(len, (self.silent, self.sending, self.waiting, self.idle))) >= room:
             late = chain(self._late(self.silent), self._late(self.sending), self._unread())

@@ -77,7 +77,7 @@ async def readyz(_: Request) -> Response:
     This process's own last heartbeat tells it: a request neither writes to the database nor asks it. Without
     STRIPE_WEBHOOK_SECRET no delivery can be taken for Stripe's.
     """
-    trouble, reachable = heartbeats.trouble(), await _in_time(_BROKER)
+    trouble, reachable = heartbeats.write_trouble(), await _in_time(_BROKER)
     said = {"database": trouble.word if trouble else "ok", "broker": "ok" if reachable else "unreachable"}
     if lacks_webhook_secret(settings()):
         return _json(503, said | {"webhook_secret": "missing"})

@@ -11,7 +11,7 @@ from handlers.metrics.heartbeats import IN_HAND
 
 WAITS_SECONDS = 5.0  # for a thread: somebody waits for the answer
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class BusyError(Exception):
@@ -32,7 +32,7 @@ class Threads:
         self._name = name
         self.end = self._pool.shutdown
 
-    async def do(self, call: Callable[..., T], *arguments: Any) -> T:
+    async def do(self, call: Callable[..., _T], *arguments: Any) -> _T:
         """Runs the call in a thread, and returns its result. Raises BusyError if no thread is free in time."""
         try:
             await asyncio.wait_for(self._free.acquire(), WAITS_SECONDS)
@@ -43,7 +43,7 @@ class Threads:
         finally:
             self._free.release()
 
-    def _do(self, call: Callable[..., T], *arguments: Any) -> T:
+    def _do(self, call: Callable[..., _T], *arguments: Any) -> _T:
         unit = object()
         IN_HAND[self._name][unit] = time.monotonic()
         try:

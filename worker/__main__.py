@@ -131,9 +131,9 @@ COMMANDS = {
         changes=True,
     ),
     "pause": Command(
-        "pausing.pause", "let mails or calls wait; nothing is lost", "pausing.pausing_options", changes=True
+        "pausing.let_wait", "let mails or calls wait; nothing is lost", "pausing.pausing_options", changes=True
     ),
-    "resume": Command("pausing.resume", "let them go on", "pausing.resuming_options", changes=True),
+    "resume": Command("pausing.let_go_on", "let them go on", "pausing.resuming_options", changes=True),
     "audit": Command("audit.show_audit", "who changed what, and why", "audit.audit_options"),
     "replay": Command("service.replay_file", "sign events again and post them", "service.replay_options", json=False),
     "reconcile": Command(
@@ -158,10 +158,10 @@ COMMANDS = {
         changes=True,
     ),
     "mails": Command(
-        "mails.write_samples", "write every mail there is to files, and send none", "samples.options", json=False
+        "mails.write_mails", "write every mail there is to files, and send none", "samples.folder_options", json=False
     ),
-    "pages": Command("pages.write_samples", "write every page there is to files", "samples.options", json=False),
-    "console-user": Command("console.make_user", "make a user of the console", "console.options", json=False),
+    "pages": Command("pages.write_pages", "write every page there is to files", "samples.folder_options", json=False),
+    "console-user": Command("console.make_user", "make a user of the console", "console.user_options", json=False),
     "endpoint": Command(
         "endpoint.manage_endpoint",
         "register the webhook endpoint at Stripe, or check it",

@@ -102,7 +102,7 @@ def unbind_task(task_id: str, task: Any = None, state: str = "", **_: Any) -> No
     structlog.contextvars.clear_contextvars()
     if state == "SUCCESS" and task.name in _failed:
         _failed.discard(task.name)
-        outside.answered(outside.OURSELVES, task.name)
+        outside.note_answer(outside.OURSELVES, task.name)
 
 
 def note_failed_task(exception: Exception, sender: Any, **_: Any) -> None:
@@ -111,7 +111,9 @@ def note_failed_task(exception: Exception, sender: Any, **_: Any) -> None:
         counting.note_in_vain(tasks.SCHEDULE, exception)
         return
     _failed.add(sender.name)
-    outside.refused(outside.OURSELVES, f"fails at the task {sender.name} ({describe(exception)})", doing=sender.name)
+    outside.note_refusal(
+        outside.OURSELVES, f"fails at the task {sender.name} ({describe(exception)})", doing=sender.name
+    )
 
 
 def hand_back(**_: Any) -> None:

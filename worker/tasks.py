@@ -89,7 +89,7 @@ def sweep() -> None:
             publish_events(not_tried)
             for event_id in tried_before[:_ALONE_MOST]:
                 publish_events([event_id])
-        outside.answered(outside.DATABASE, SCHEDULE)
+        outside.note_answer(outside.DATABASE, SCHEDULE)
     except DATABASE_TROUBLE as error:
         _leave_to_the_sweep(SCHEDULE, error)
 
@@ -110,8 +110,8 @@ def remind_persons() -> None:
     try:
         bring_back()
         publish_actions(remind())
-        endpoints.look()
-        public_url.look(endpoints.url())
+        endpoints.look_at_endpoint()
+        public_url.look_once(endpoints.url())
         if unanswered.is_to_be_asked_soon():
             publish_events(reconcile().to_process)
     except DATABASE_TROUBLE as error:

@@ -13,7 +13,7 @@ from jinja2.ext import extract_from_ast
 
 from config.settings import SettingsError, settings
 from handlers.catalogue import mails, pages
-from handlers.catalogue.mails import FORMS, PAGE, NoSubjectError, environment, templates, write_mail
+from handlers.catalogue.mails import FORMS, PAGE_FORM, NoSubjectError, environment, templates, write_mail
 from handlers.catalogue.pages import PAGES, STYLES, stylesheet, write_page
 from handlers.catalogue.samples import PageSample, Sample, mail_samples, mail_templates, page_samples
 from handlers.catalogue.words import WordsError, catalogs, is_english
@@ -112,7 +112,7 @@ def _unread() -> Iterator[str]:
 
 def _parse(parsed: dict[tuple[str, str], nodes.Template]) -> Iterator[str]:
     """Reads every template of each form; yields a fault for each that Jinja cannot read."""
-    for form in (*FORMS, PAGE):
+    for form in (*FORMS, PAGE_FORM):
         made = environment(form)
         for name in _names(form):
             try:
@@ -132,7 +132,7 @@ def _names(form: str) -> list[str]:
 
 def _faults_of_each(parsed: _Parsed) -> Iterator[str]:
     """The faults of each template that show without rendering it."""
-    known = {**dict.fromkeys(FORMS, mails.known_names()), PAGE: pages.known_names()}
+    known = {**dict.fromkeys(FORMS, mails.names_in_mails()), PAGE_FORM: pages.names_in_pages()}
     for (form, name), tree in parsed.items():
         for one in sorted(meta.find_undeclared_variables(tree) - known[form] - _own(tree)):
             yield f"TEMPLATES_DIR: {name} names {one!r}, which is not known"
@@ -159,7 +159,7 @@ def _unused(parsed: _Parsed) -> Iterator[str]:
     for path in sorted(theirs.rglob("*.jinja")) if theirs else []:
         if path.relative_to(theirs or path).parts[0] not in _FOLDERS:
             yield f"TEMPLATES_DIR: {path.name} lies in no folder that is read: {', '.join(_FOLDERS)}"
-    for forms, kind, names in ((FORMS, "mail", mail_templates()), ((PAGE,), "page", PAGES)):
+    for forms, kind, names in ((FORMS, "mail", mail_templates()), ((PAGE_FORM,), "page", PAGES)):
         written = {f"{name}.jinja" for name in names}
         trees = {name: tree for (form, name), tree in parsed.items() if form in forms}
         used = {other for tree in trees.values() for other in meta.find_referenced_templates(tree)}

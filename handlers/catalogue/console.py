@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from handlers.catalogue.mails import CONSOLE, environment
 from handlers.catalogue.pages import STYLES, colors
-from handlers.catalogue.words import OURS
+from handlers.catalogue.words import OUR_TEMPLATES
 
 _OWN_STYLES, _SCRIPT = "console.css", "console.js"
 
@@ -22,13 +22,13 @@ def write_console(name: str, values: Mapping[str, object]) -> str:
 def console_stylesheet() -> str:
     """The stylesheet of the person's pages, and the console's own."""
     return colors() + "".join(
-        (OURS / path).read_text("utf-8") for path in (f"pages/{STYLES}", f"console/{_OWN_STYLES}")
+        (OUR_TEMPLATES / path).read_text("utf-8") for path in (f"pages/{STYLES}", f"console/{_OWN_STYLES}")
     )
 
 
 def console_script() -> str:
     """The script that keeps the overview up to date while somebody looks at it."""
-    return (OURS / "console" / _SCRIPT).read_text("utf-8")
+    return (OUR_TEMPLATES / "console" / _SCRIPT).read_text("utf-8")
 
 
 @cache

@@ -11,15 +11,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, meta
 
 from config.settings import settings
 from handlers.catalogue.brand import text_on
-from handlers.catalogue.words import OURS, direction, folders, is_english, words_of
+from handlers.catalogue.words import OUR_TEMPLATES, direction, folders, is_english, words_of
 
 FORMS = ("text", "html")
-PAGE = "page"  # a form that has one part; handlers/catalogue/pages.py writes it
+PAGE_FORM = "page"  # a form that has one part; handlers/catalogue/pages.py writes it
 CONSOLE = "console"  # another one, in English and ours alone: handlers/catalogue/console.py
 _PLACES = {
     "text": ("mails/text", "mails", "shared"),
     "html": ("mails/html", "mails", "shared"),
-    PAGE: ("pages", "shared"),
+    PAGE_FORM: ("pages", "shared"),
     CONSOLE: ("console",),
 }
 SUBJECT = "Subject:"
@@ -148,11 +148,11 @@ def environment(form: str) -> Environment:
 
 def templates(form: str) -> FileSystemLoader:
     """The loader of one form's templates: TEMPLATES_DIR's before ours; for the console only ours."""
-    chosen = [OURS] if form == CONSOLE else folders()
+    chosen = [OUR_TEMPLATES] if form == CONSOLE else folders()
     return FileSystemLoader([folder / place for folder in chosen for place in _PLACES[form]])
 
 
-def known_names() -> set[str]:
+def names_in_mails() -> set[str]:
     """The names that a mail's template may use."""
     given = _SPOKEN_OF | {"subject", "preview"}
     return given | environment("text").globals.keys() | speaking("en").keys()

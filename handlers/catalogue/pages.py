@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from config.settings import settings
 from handlers.catalogue.brand import readable_on, text_on
-from handlers.catalogue.mails import MOST_CHARACTERS, PAGE, UNWRITTEN, environment, speaking
+from handlers.catalogue.mails import MOST_CHARACTERS, PAGE_FORM, UNWRITTEN, environment, speaking
 from handlers.catalogue.words import direction, folders, is_english, words_of
 from handlers.record.error_codes import ErrorClass, classify
 
@@ -55,7 +55,7 @@ def write_page(name: str, language: str, shown: Shown) -> str:
     if values["reason"]:
         line = UNWRITTEN.sub(" ", values["reason"]).strip()[:MOST_CHARACTERS]
         values["reason"] = line if is_english(language) else None
-    template = environment(PAGE).get_template(f"{name}.jinja")
+    template = environment(PAGE_FORM).get_template(f"{name}.jinja")
     return template.render(values, **_around(shown.language_url), **speaking(language)).strip() + "\n"
 
 
@@ -89,10 +89,10 @@ def colors() -> str:
     return f":root {{\n{chosen}}}\n"
 
 
-def known_names() -> set[str]:
+def names_in_pages() -> set[str]:
     """The names that a page's template may use."""
     given = {one.name for one in fields(Shown)} | {"title"} | _around().keys()
-    return given | environment(PAGE).globals.keys() | speaking("en").keys()
+    return given | environment(PAGE_FORM).globals.keys() | speaking("en").keys()
 
 
 def _around(language_url: str = "") -> dict[str, object]:

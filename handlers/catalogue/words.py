@@ -13,7 +13,7 @@ from babel.messages.pofile import PoFileError, read_po
 
 from config.settings import settings
 
-OURS = Path(__file__).parent / "templates"
+OUR_TEMPLATES = Path(__file__).parent / "templates"
 _MOST_WANTED = 20  # languages of one Accept-Language: browsers send less, and anybody may send more
 _LONGEST_TAG = 35  # letters that a language may have (RFC 5646, 4.4.1): each part more would be looked up once more
 # Babel knows them, too, but reads four megabytes for it. A test compares both.
@@ -31,7 +31,7 @@ class WordsError(Exception):
 def folders() -> list[Path]:
     """The folders with templates and words: TEMPLATES_DIR's before ours."""
     theirs = settings().templates_dir
-    return [theirs, OURS] if theirs else [OURS]
+    return [theirs, OUR_TEMPLATES] if theirs else [OUR_TEMPLATES]
 
 
 def language_for(*wanted: str | None, accepted: str = "") -> str:

@@ -210,8 +210,8 @@ def _apply(
                 owed.append((session_id, some))
         to_do = owe(session, owed, locked_at)
         if redacted := [id_ for id_, row in rows.items() if states[id_].redacted_at or row.redaction_asked_at]:
-            forget(session, redacted, locked_at)
-            verifications.forget(found, rows, states)
+            wipe_sessions(session, redacted, locked_at)
+            verifications.forget_verifications(found, rows, states)
         # rule: a late event about a wiped record leaves nothing personal in the inbox
         if wiped := [id_ for id_, row in rows.items() if row.wiped_at]:
             wipe_events(session, wiped)
@@ -263,7 +263,7 @@ def _write_record(
         row.updated_at, row.compare_at = at, at + SETTLES_WITHIN
 
 
-def forget(session: Session, session_ids: Sequence[str], at: datetime) -> None:
+def wipe_sessions(session: Session, session_ids: Sequence[str], at: datetime) -> None:
     """Wipes the personal data of these sessions from inbox, outputs and outbox."""
     wipe_events(session, session_ids)  # rule: a redaction wipes the inbox
     # rule: a redaction wipes the outputs

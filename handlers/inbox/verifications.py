@@ -68,7 +68,7 @@ def link(
         row.redaction_asked_at = row.redaction_asked_at or (at if found.redaction_asked_at else None)
 
 
-def forget(
+def forget_verifications(
     verifications: Mapping[str, Verification], rows: Mapping[str, VerificationRecord], states: Mapping[str, RecordState]
 ) -> None:
     """Wipes the personal data of verifications, wherever the redaction was begun."""

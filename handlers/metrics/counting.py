@@ -77,7 +77,7 @@ SKIPPED_ACTIONS = Counter(
     ("name", "reason"),
     registry=COUNTED,
 )
-ENDED = {"event": ENDED_EVENTS, "action": ENDED_ACTIONS}  # labels: its kind and its outcome
+ENDED_BY_NOUN = {"event": ENDED_EVENTS, "action": ENDED_ACTIONS}  # labels: its kind and its outcome
 _GETS_ON = {"deliveries": DELIVERIES, "events": ENDED_EVENTS, "actions": ENDED_ACTIONS}
 _IN_VAIN = ("refused", "dead", OTHER_MODE)
 # Deliveries that say, if a new process takes no other, that its secret or its key is not the endpoint's.
@@ -179,9 +179,9 @@ def note_in_vain(doing: str, error: Exception, about: str = "", kind: str = "") 
         doing = _of_kind(doing, kind)
         _failing.add(doing)
     if is_the_databases:
-        outside.refused(outside.DATABASE, f"lets {doing} fail ({name})", doing=doing)
+        outside.note_refusal(outside.DATABASE, f"lets {doing} fail ({name})", doing=doing)
     else:
-        outside.refused(outside.OURSELVES, f"fails at {doing} ({name})", doing=doing, about=about)
+        outside.note_refusal(outside.OURSELVES, f"fails at {doing} ({name})", doing=doing, about=about)
 
 
 def _of_kind(doing: str, kind: str) -> str:
@@ -226,7 +226,7 @@ def _note_progress() -> None:
                     _note_done(doing)
                 if doing == "deliveries":
                     for of in (outside.STARTED, outside.SIGNED, outside.BODY):
-                        outside.answered(of)
+                        outside.note_answer(of)
     if _got_on["deliveries"]:
         return
     samples = [sample for metric in DELIVERIES.collect() for sample in metric.samples]
@@ -234,13 +234,13 @@ def _note_progress() -> None:
         count = sum(sample.value for sample in samples if sample.labels["reason"] == reason)
         if count >= _FEW and count > _got_on[reason]:
             _got_on[reason] = count
-            outside.refused(outside.STARTED, word)
+            outside.note_refusal(outside.STARTED, word)
 
 
 def _note_done(doing: str) -> None:
     _failing.discard(doing)
-    outside.answered(outside.DATABASE, doing)
-    outside.answered(outside.OURSELVES, doing)
+    outside.note_answer(outside.DATABASE, doing)
+    outside.note_answer(outside.OURSELVES, doing)
 
 
 def _rows() -> Iterator[tuple[_Row, float]]:

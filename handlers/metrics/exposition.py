@@ -16,11 +16,11 @@ from config.version import VERSION
 from handlers.metrics import counting, tallies
 from handlers.operator.figures import Figures
 from handlers.operator.findings import FAIL, JUDGES, WARN, judged
-from handlers.operator.queries import MOST
+from handlers.operator.queries import MOST_COUNTED
 from handlers.tables.models import Metric
 from handlers.upkeep import unanswered
 
-_COUNTED = f"{MOST:,} and one of them are counted at most."
+_COUNTED = f"{MOST_COUNTED:,} and one of them are counted at most."
 GAUGES = {
     "identity_events_waiting": f"Events received and not processed: {_COUNTED}",
     "identity_events_due": f"Events that a worker could take now: {_COUNTED}",

@@ -16,8 +16,7 @@ from typing import Annotated, Any
 
 import structlog
 from pydantic import Field, TypeAdapter, ValidationError
-from sqlalchemy import Connection, and_, func, or_, select, update
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy import Connection, and_, exc, func, or_, select, update
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
@@ -129,7 +128,7 @@ def stores(trouble: Trouble | None) -> None:
     _process.not_stored = trouble
 
 
-def trouble() -> Trouble | None:
+def write_trouble() -> Trouble | None:
     """The reason why this process can store nothing now, by its last write; None if it can."""
     is_fresh = time.monotonic() - _process.wrote < _READY_SECONDS
     return (_process.trouble or _process.not_stored) if is_fresh else Trouble("unreachable")
@@ -141,10 +140,10 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
         heard, _process.heard = _process.heard, {}
     clocks, found = [("clock", *clock) for clock in heard.values()], None
     _try_to_open(kind)
-    outside.shown(outside.SETTINGS, same_settings.ours())
+    outside.note_shown(outside.SETTINGS, same_settings.own_fingerprints())
     try:
         if time.monotonic() - _process.measured >= MEASURED_EVERY or abs(host_clock() - _process.apart) > _JUMP:
-            with suppress(PoolTimeoutError):  # all connections of the pool are held up
+            with suppress(exc.TimeoutError):  # all connections of the pool are held up
                 _measure()
         with statement_at_once() as connection:
             note_tokens(connection)  # first: what it finds is told by this beat
@@ -161,7 +160,7 @@ def beat(kind: str, *, is_ending: bool = False) -> None:
     _process.trouble, _process.wrote = found, time.monotonic()
 
 
-def known() -> Sequence[Heartbeat]:
+def known_processes() -> Sequence[Heartbeat]:
     """The processes with a heartbeat in the last minutes, and the last one of each kind; the youngest first.
 
     If no heartbeat is fresh, the database's clock may have jumped: the rows are read again after the next beats, unless
@@ -169,7 +168,7 @@ def known() -> Sequence[Heartbeat]:
     """
     found = _known()
     if (
-        (_process.shown is None or trouble() is None)
+        (_process.shown is None or write_trouble() is None)
         and any(not one.ended_at for one, _ in found)
         and not any(is_fresh for _, is_fresh in found)
     ):
@@ -262,11 +261,11 @@ def _try_to_open(kind: str) -> None:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError:
         _process.opens = False
-        outside.refused(outside.FILES, f"is reached by {name}", doing=name)  # another's answer does not end it
+        outside.note_refusal(outside.FILES, f"is reached by {name}", doing=name)  # another's answer does not end it
     else:
         if not _process.opens:
             _process.opens = True
-            outside.answered(outside.FILES, name)
+            outside.note_answer(outside.FILES, name)
 
 
 def _row(kind: str, said: Said, at: datetime) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from handlers.metrics import tallies
 from handlers.tables.models import Tally
 
 # Each count: its counter's name, and the label that tells its kinds apart.
-COUNTED = {
+PICTURED = {
     "deliveries": ("identity_deliveries_total", "outcome"),
     "events": ("identity_events_total", "outcome"),
     "actions": ("identity_actions_total", "status"),
     "event ages": ("identity_event_age_seconds_bucket", "le"),
     "action ages": ("identity_action_age_seconds_bucket", "le"),
 }
-_OF = {name: (what, label) for what, (name, label) in COUNTED.items()}
+_OF = {name: (what, label) for what, (name, label) in PICTURED.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Span:
     seconds: int
 
 
-SPANS = {
+PICTURE_SPANS = {
     "hour": Span(60, timedelta(minutes=1), len("2026-11-26 05:00"), tallies.MINUTE),
     "day": Span(24, timedelta(hours=1), len("2026-11-26 05"), tallies.LONG),
     "month": Span(30, timedelta(days=1), len("2026-11-26"), tallies.LONG),
@@ -59,12 +59,12 @@ class Slot:
 
 def history(name: str) -> list[Slot]:
     """The slots of one of SPANS; the last one is still going on, and the counts are some seconds behind."""
-    span, at = SPANS[name], database_now().astimezone(UTC).replace(second=0, microsecond=0)
+    span, at = PICTURE_SPANS[name], database_now().astimezone(UTC).replace(second=0, microsecond=0)
     last = at if name == "hour" else at.replace(minute=0) if name == "day" else at.replace(hour=0, minute=0)
     slots = {}
     for number in reversed(range(span.slots)):
         since = last - number * span.length
-        slots[f"{since:%Y-%m-%d %H:%M}"[: span.letters]] = Slot(since, {what: defaultdict(float) for what in COUNTED})
+        slots[f"{since:%Y-%m-%d %H:%M}"[: span.letters]] = Slot(since, {what: defaultdict(float) for what in PICTURED})
     # The moment's text begins alike on both databases: every connection shows times in UTC.
     moment = func.substr(cast(col(Tally.since), String), 1, span.letters)
     grown = (

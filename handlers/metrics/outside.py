@@ -33,7 +33,7 @@ _FORGOTTEN_SECONDS = 7200.0  # a caller that waits tries again sooner; without o
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class OutsideStanding:
     """Our standing with one of them; the times are seconds before the heartbeat."""
 
     of: str
@@ -46,7 +46,7 @@ class Standing:
     answered: float | None = None
 
 
-_STANDINGS: TypeAdapter[list[Standing]] = TypeAdapter(list[Standing])
+_STANDINGS: TypeAdapter[list[OutsideStanding]] = TypeAdapter(list[OutsideStanding])
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ def asking(of: str) -> Iterator[None]:
             del _asked[of][unit]
 
 
-def refused(of: str, word: str, *, doing: str = "", about: str = "", seconds: float = 0.0) -> None:
+def note_refusal(of: str, word: str, *, doing: str = "", about: str = "", seconds: float = 0.0) -> None:
     """Notes a refusal, in a word of ours; the request began `seconds` ago.
 
     A refusal of one thing, which `about` names within this process, counts as a refusal of us once several things have
@@ -96,7 +96,7 @@ def refused(of: str, word: str, *, doing: str = "", about: str = "", seconds: fl
         seen.word, seen.last, seen.since = word, at, at - seconds if seen.since is None else seen.since
 
 
-def answered(of: str, doing: str = "") -> None:
+def note_answer(of: str, doing: str = "") -> None:
     """Notes an answer: they did what was asked of them, or gave a verdict on it."""
     at = time.monotonic()
     with _lock:
@@ -105,7 +105,7 @@ def answered(of: str, doing: str = "") -> None:
             _note_answer(of, doing, at)
 
 
-def shown(of: str, word: str) -> None:
+def note_shown(of: str, word: str) -> None:
     """Notes what this process shows of itself: no answer and no refusal."""
     with _lock:
         _seen[of, ""] = _Seen(word=word, answered=time.monotonic())
@@ -117,7 +117,7 @@ def said(*only: str) -> str | None:
     kept_for = max(_FORGOTTEN_SECONDS, 2.0 * settings().reconcile_seconds)
     with _lock:
         found = [
-            Standing(
+            OutsideStanding(
                 of=of,
                 doing=doing,
                 word=seen.word,
@@ -133,7 +133,7 @@ def said(*only: str) -> str | None:
     return orjson.dumps([asdict(one) for one in found]).decode() if found else None
 
 
-def heard(text: str | None) -> Sequence[Standing]:
+def heard(text: str | None) -> Sequence[OutsideStanding]:
     """The standings in a process's heartbeat; none if another version wrote them in another form."""
     try:
         return _STANDINGS.validate_json(text) if text else []

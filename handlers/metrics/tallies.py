@@ -123,7 +123,7 @@ def ended(within: timedelta) -> dict[str, int]:
     return {what: round(found.get(of, 0)) for what, of in _ENDED.items()}
 
 
-def forget_old() -> None:
+def forget_old_tallies() -> None:
     """Deletes the tallies that no picture shows any more."""
     for seconds, kept in _KEPT.items():
         with statement() as connection:

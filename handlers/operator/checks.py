@@ -29,7 +29,7 @@ _SKEW_FAILS = 150.0
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CheckLine:
     """One line of a check."""
 
     level: str  # OK, WARN or FAIL
@@ -58,7 +58,7 @@ def checks(ask_broker: Callable[[], Condition]) -> dict[str, Check]:
     }
 
 
-def examine(asked: Mapping[str, Check]) -> Iterator[Line]:
+def examine(asked: Mapping[str, Check]) -> Iterator[CheckLine]:
     """Yields the lines of each check at once, then the findings; with settings that cannot be read, only those faults.
 
     Until the last one, this thread waits no longer than a moment for a connection; it holds none between two.
@@ -67,26 +67,26 @@ def examine(asked: Mapping[str, Check]) -> Iterator[Line]:
         yield from _lines(asked)
 
 
-def _lines(asked: Mapping[str, Check]) -> Iterator[Line]:
+def _lines(asked: Mapping[str, Check]) -> Iterator[CheckLine]:
     try:
         settings()
     except SettingsError as error:
-        yield from (Line("FAIL", "settings", line) for line in str(error).splitlines())
+        yield from (CheckLine("FAIL", "settings", line) for line in str(error).splitlines())
         return
     for what, check in asked.items():
         try:
-            yield from (Line(level, what, words) for level, words in check())
+            yield from (CheckLine(level, what, words) for level, words in check())
         except SettingsError as error:
-            yield Line("FAIL", what, str(error))
+            yield CheckLine("FAIL", what, str(error))
         except DATABASE_TROUBLE:  # there is a finding for it
             pass
         except Exception as error:  # the next check may still say something
-            yield Line("FAIL", what, f"could not be checked: {describe(error)}")
+            yield CheckLine("FAIL", what, f"could not be checked: {describe(error)}")
     found = findings.findings(None)  # the broker has been asked above
-    yield from (Line(one.level, one.what, f"{one.words}: {one.to_do}") for one in found)
+    yield from (CheckLine(one.level, one.what, f"{one.words}: {one.to_do}") for one in found)
     if findings.DATABASE not in {one.what for one in found}:
         said = {"redis", *(one.what for one in found)}
-        yield from (Line("OK", what, one.well) for what, one in findings.JUDGES.items() if what not in said)
+        yield from (CheckLine("OK", what, one.well) for what, one in findings.JUDGES.items() if what not in said)
 
 
 def _settings() -> Iterator[tuple[str, str]]:
@@ -151,7 +151,10 @@ def _permissions() -> Iterator[tuple[str, str]]:
     yield _tried("STRIPE_API_KEY", "read events", "event_read", partial(sessions.list_events, *span))
     # Of a session that does not exist: Stripe checks the permission before the id.
     yield _tried(
-        "STRIPE_API_KEY", "cancel sessions", "identity_product_write", partial(sessions.cancel, "vs_none", None)
+        "STRIPE_API_KEY",
+        "cancel sessions",
+        "identity_product_write",
+        partial(sessions.cancel_at_stripe, "vs_none", None),
     )
     names, key = settings().verified_outputs, settings().stripe_restricted_key.get_secret_value()
     if not names:
@@ -188,7 +191,7 @@ def _endpoint() -> Iterator[tuple[str, str]]:
     if not found:
         yield "FAIL", f"none at Stripe leads to {endpoints.url()}: python -m worker endpoint create"
     for one in found:
-        problems = endpoints.faults(one)
+        problems = endpoints.endpoint_faults(one)
         yield ("FAIL", f"{one['id']}: {'; '.join(problems)}") if problems else ("OK", f"{one['id']} has all six types")
         if words := endpoints.remark(one):
             yield "WARN", f"{one['id']}: {words}"
@@ -202,7 +205,7 @@ def _database() -> Iterator[tuple[str, str]]:
 
 def _postgres() -> Iterator[tuple[str, str]]:
     with engine().connect() as connection:
-        rows = connection.exec_driver_sql(postgres.reading()).all()
+        rows = connection.exec_driver_sql(postgres.settings_query()).all()
         standbys = connection.exec_driver_sql("SHOW synchronous_standby_names").scalar_one()
         our_pid = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection).info.backend_pid
     if standbys:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from config.database import statement
-from config.postgres import OURS
+from config.postgres import OUR_NAME
 from config.trouble import Trouble
 from handlers.tables.models import TABLES
 from handlers.tables.revisions import VERSION_TABLE
@@ -35,7 +35,8 @@ bool_or(l.mode NOT IN ('RowShareLock', 'RowExclusiveLock')) FROM pg_locks AS l
 JOIN pg_class AS c ON c.oid = l.relation JOIN pg_stat_activity AS a USING (pid)
 WHERE l.granted AND l.locktype = 'relation'
 AND (l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-OR (l.mode IN ('RowShareLock', 'RowExclusiveLock') AND NOT starts_with(coalesce(a.application_name, ''), '{OURS} ')))
+OR (l.mode IN ('RowShareLock', 'RowExclusiveLock')
+AND NOT starts_with(coalesce(a.application_name, ''), '{OUR_NAME} ')))
 AND l.relation = to_regclass(c.relname) AND c.relname = ANY(%s)
 AND coalesce(a.xact_start < clock_timestamp() - interval '3 seconds', true) GROUP BY 1, 2, 3 ORDER BY 1, 2
 """  # noqa: S608  # our own words
@@ -60,7 +61,7 @@ class Full:
     @property
     def by_others(self) -> bool:
         """Whether a program that is no process of this service holds one."""
-        return any(not name.startswith(OURS) for name in self.holders)
+        return any(not name.startswith(OUR_NAME) for name in self.holders)
 
 
 def full() -> Full | None:

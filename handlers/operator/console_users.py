@@ -12,7 +12,7 @@ from unicodedata import normalize
 
 from config.settings import settings
 
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+USER_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SALT_BYTES, _KEY_BYTES = 16, 32  # 64 letters of base64 together, which need no padding
 _COST, _BLOCK = 2**14, 8  # 16 MiB, as much as a web process can spare: 128 bytes times both
 

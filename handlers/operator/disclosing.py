@@ -16,7 +16,7 @@ _UNREADABLE = "none of VERIFIED_OUTPUTS_KEY can read what is kept: the key that 
 _IS_OF_A_SESSION = col(Unanswered.what) == "session"
 
 
-class UnreadableError(Exception):
+class UnreadableOutputsError(Exception):
     """Outputs are kept, and no key can read them."""
 
 
@@ -30,7 +30,7 @@ def show_outputs(session_id: str, by: By) -> dict[str, Any] | None:
         if kept is None:
             return None
         if not is_readable(kept.ciphertext):
-            raise UnreadableError(_UNREADABLE)
+            raise UnreadableOutputsError(_UNREADABLE)
         note(session, by, "outputs", [session_id])
     return read_outputs(session_id)
 

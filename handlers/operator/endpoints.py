@@ -53,10 +53,10 @@ def look_soon() -> list[Thread]:
 
 def _look_quietly() -> None:
     with suppress(*DATABASE_TROUBLE):  # there is a finding for it
-        look()
+        look_at_endpoint()
 
 
-def look() -> None:
+def look_at_endpoint() -> None:
     """Asks Stripe whether it delivers here, for the findings: if it does not, nothing arrives that could say so.
 
     A missing endpoint says little by itself: thin events have another list of endpoints, and the Stripe CLI has none.
@@ -64,27 +64,27 @@ def look() -> None:
     if not settings().stripe_api_key or not settings().public_url:
         return
     try:
-        wrong = {endpoint["id"]: faults(endpoint) for endpoint in ours(account.list_endpoints())}
+        wrong = {endpoint["id"]: endpoint_faults(endpoint) for endpoint in ours(account.list_endpoints())}
     except (NotNowError, PermanentError):  # another finding tells it, but for a key that may not look
         return
     except (LookupError, TypeError):  # the answer holds no endpoints
         return
     if not all(wrong.values()):
-        outside.answered(outside.ENDPOINT)
+        outside.note_answer(outside.ENDPOINT)
     elif wrong:
         words = "; ".join(f"{id_}: {'; '.join(some)}" for id_, some in wrong.items())
-        outside.refused(outside.ENDPOINT, f"delivers less than it should: {words}"[:_MOST])
+        outside.note_refusal(outside.ENDPOINT, f"delivers less than it should: {words}"[:_MOST])
     elif _has_led_here() or not tallies.lately().deliveries(tallies.DAY)["accepted", ""]:
-        outside.refused(outside.ENDPOINT, "is gone: none leads to PUBLIC_URL")
+        outside.note_refusal(outside.ENDPOINT, "is gone: none leads to PUBLIC_URL")
 
 
 def _has_led_here() -> bool:
     """Whether a process has seen an endpoint of ours without a fault."""
-    standings = (standing for one in heartbeats.known() for standing in outside.heard(one.outside))
+    standings = (standing for one in heartbeats.known_processes() for standing in outside.heard(one.outside))
     return any(one.of == outside.ENDPOINT and one.answered is not None for one in standings)
 
 
-def faults(endpoint: dict[str, Any]) -> list[str]:
+def endpoint_faults(endpoint: dict[str, Any]) -> list[str]:
     """The faults of an endpoint, in sentences."""
     found = []
     if endpoint["status"] != "enabled":

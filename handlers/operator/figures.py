@@ -52,7 +52,7 @@ class Figures:
     @cached_property
     def processes(self) -> Sequence[Heartbeat]:
         """The processes with a sign of life in the last minutes, and the last of each kind, the youngest first."""
-        return heartbeats.known()
+        return heartbeats.known_processes()
 
     @cached_property
     def ourselves(self) -> list[Heartbeat]:

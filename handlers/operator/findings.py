@@ -32,7 +32,7 @@ from handlers.tables.models import VerifiedOutput
 from handlers.tables.revisions import is_at_head
 
 FAIL, WARN = "FAIL", "WARN"
-ANSWER_SECONDS = 3.0  # for each answer of the database's: a lock, or a server that stands still, is a finding itself
+FINDING_SECONDS = 3.0  # for each answer of the database's: a lock, or a server that stands still, is a finding itself
 # The outputs that are tried, of the oldest and of the newest: a key may be gone too early, or be one from before.
 _OUTERMOST = 3
 _MOST_LINES = 20  # of one kind of finding
@@ -84,7 +84,7 @@ def judged(figures: Figures) -> list[Finding]:
     found: list[Finding] = []
     for what, one in JUDGES.items():
         try:
-            with hurry(answer=ANSWER_SECONDS):
+            with hurry(answer=FINDING_SECONDS):
                 for level, words, to_do in one.judge(figures):
                     found.append(Finding(level, what, words, to_do, one.alert))  # also before an error
         except (SQLAlchemyError, *DATABASE_TROUBLE) as error:  # the other judges need its tables, too

@@ -13,7 +13,7 @@ from handlers.queue.claims import Table
 from handlers.record.decide import Outcome
 from handlers.tables.models import ActionStatus, InboxEvent, OutboxAction
 
-PAGE = 50  # rows
+PAGE_ROWS = 50  # rows
 LOOKED_AT = 10_000  # rows for a page: some 30 ms
 
 
@@ -60,8 +60,8 @@ def page_of(name: str, wanted: Filter, after: tuple[datetime, Any] | None) -> tu
         last = tuple(session.execute(last_looked_at).first() or ()) if matching else ()
         if last:
             listed.append(key <= last if is_rising else key >= last)
-        found = session.scalars(select(table).where(*listed, *matching).order_by(*order).limit(PAGE + 1)).all()
-    if len(found) > PAGE:
-        end: Any = found[PAGE - 1]
+        found = session.scalars(select(table).where(*listed, *matching).order_by(*order).limit(PAGE_ROWS + 1)).all()
+    if len(found) > PAGE_ROWS:
+        end: Any = found[PAGE_ROWS - 1]
         last = (getattr(end, by), end.id)
-    return found[:PAGE], f"{last[0].isoformat()}_{last[1]}" if last else None
+    return found[:PAGE_ROWS], f"{last[0].isoformat()}_{last[1]}" if last else None

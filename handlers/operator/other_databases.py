@@ -43,10 +43,10 @@ def look(exchange: Callable[[str], str | None]) -> None:
     if left and left != _seen.name:
         _seen.times, _seen.last = _seen.times + 1, time.monotonic()
         word = "has a worker on another database, too"
-        outside.refused(outside.BROKER, word, doing=_MESSAGES, about=str(_seen.times))
+        outside.note_refusal(outside.BROKER, word, doing=_MESSAGES, about=str(_seen.times))
     elif _seen.times and time.monotonic() - _seen.last > _OVER_AFTER:
         _seen.times = 0
-        outside.answered(outside.BROKER, _MESSAGES)
+        outside.note_answer(outside.BROKER, _MESSAGES)
 
 
 def _name() -> str:

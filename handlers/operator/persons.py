@@ -12,14 +12,14 @@ from handlers.catalogue.mails import Written
 from handlers.operator.queries import Filter, find_actions, find_events, find_records
 from handlers.operator.story import mails, timeline
 from handlers.outbox.mails import DASHBOARD
-from handlers.outbox.shown import shown
+from handlers.outbox.shown import written_anew
 from handlers.tables.models import InboxEvent, OutboxAction, Submission, Verification, VerificationRecord
 
 # The columns that are shown: none of them holds a name, an address or a text about a document.
 SHOWN: tuple[str, ...] = ("session_id", "status", "last_error_code", "last_report_id", "client_reference_id")
 SHOWN += ("client_reference_trusted", "user_id", "account", "livemode", "submissions", "change_number")
 SHOWN += ("told_cause", "told_count", "redaction_asked_at", "redacted_at", "wiped_at", "created_at", "updated_at")
-MOST = 100  # events, and as many actions, of the session that the page is about
+MOST_SHOWN = 100  # events, and as many actions, of the session that the page is about
 _MOST_OF_OTHERS = 20
 _STORIES = 5  # sessions of a verification, the latest
 _NAMED = 20  # other sessions of theirs
@@ -79,7 +79,7 @@ def person(session_id: str) -> Person | None:
     return Person(
         verification_id=found.id if found else None,
         purpose=found.purpose if found else None,
-        stories=[_story(one, MOST if one.session_id == session_id else _MOST_OF_OTHERS) for one in records],
+        stories=[_story(one, MOST_SHOWN if one.session_id == session_id else _MOST_OF_OTHERS) for one in records],
         others=_others(record, [one.session_id for one in records]),
     )
 
@@ -106,7 +106,7 @@ def mail_as_shown(action_id: int) -> tuple[OutboxAction, Written] | None:
     with transaction() as session:
         action = session.get(OutboxAction, action_id)
         record = session.get(VerificationRecord, action.session_id) if action else None
-    written = shown(action, record) if action and record else None
+    written = written_anew(action, record) if action and record else None
     return (action, written) if action and written else None
 
 
@@ -123,7 +123,7 @@ def _unknown(session_id: str) -> Person | None:
         created_at=event.received_at,
         updated_at=event.received_at,
     )
-    return Person(verification_id=None, purpose=None, stories=[_story(record, MOST)], others=[], is_known=False)
+    return Person(verification_id=None, purpose=None, stories=[_story(record, MOST_SHOWN)], others=[], is_known=False)
 
 
 def _others(record: VerificationRecord, told: Sequence[str]) -> Sequence[VerificationRecord]:

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from handlers.metrics.heartbeats import GONE_AFTER, last_sign
-from handlers.operator.same_settings import differing
+from handlers.operator.same_settings import differing_settings
 from handlers.tables.models import Heartbeat
 
-KINDS = {
+PROCESS_KINDS = {
     "web": "no delivery is taken",
     "worker": "nothing is applied, and nobody is mailed",
     "clock": "sweep, reconcile and purge have stopped",
@@ -19,10 +19,10 @@ _HANGS_AFTER = timedelta(minutes=2)  # longer than any lease
 _CRASHES, _WITHIN = 3, timedelta(minutes=10)  # of one kind: processes that began within this time, and died
 _BESIDE_FOR = timedelta(minutes=10)  # two versions may run in a rolling deploy
 
-Said = tuple[bool, str, str]  # whether it needs somebody now, the fault, and what to do
+Complaint = tuple[bool, str, str]  # whether it needs somebody now, the fault, and what to do
 
 
-def ill_processes(known: Sequence[Heartbeat], at: datetime, *, hears_clocks: bool) -> Iterator[Said]:
+def ill_processes(known: Sequence[Heartbeat], at: datetime, *, hears_clocks: bool) -> Iterator[Complaint]:
     """The faults of processes, given the youngest first. Clocks are heard by a worker, over the broker."""
     living = [one for one in known if last_sign(one) > at - GONE_AFTER and not one.ended_at]
     yield from _missing(known, living, at, hears_clocks=hears_clocks)
@@ -35,11 +35,11 @@ def ill_processes(known: Sequence[Heartbeat], at: datetime, *, hears_clocks: boo
             )
             yield True, words, "restart it; its log says which kind (threads.hanging)"
     yield from _left_behind(living, at)
-    for words, to_do in differing(living):
+    for words, to_do in differing_settings(living):
         yield True, words, to_do
 
 
-def _left_behind(living: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
+def _left_behind(living: Sequence[Heartbeat], at: datetime) -> Iterator[Complaint]:
     """The processes of another version than the youngest: in a rolling deploy they end soon."""
     is_over = bool(living) and living[0].started_at < at - _BESIDE_FOR
     to_do = (
@@ -50,7 +50,7 @@ def _left_behind(living: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
             yield is_over, f"{one.name} is of {one.version}, and {living[0].version} runs beside it", to_do
 
 
-def _silent(known: Sequence[Heartbeat], living: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
+def _silent(known: Sequence[Heartbeat], living: Sequence[Heartbeat], at: datetime) -> Iterator[Complaint]:
     """The web and the worker that gave their last sign just now, though nobody misses their kind: another one lives.
 
     Where one has begun since for each of them, a platform has started it again. Of two clocks, one may be heard all the
@@ -68,9 +68,9 @@ def _silent(known: Sequence[Heartbeat], living: Sequence[Heartbeat], at: datetim
             yield is_short, words, "did it die, or does it stand still? Its own log, or its platform's, says which"
 
 
-def _crashing(known: Sequence[Heartbeat], at: datetime) -> Iterator[Said]:
+def _crashing(known: Sequence[Heartbeat], at: datetime) -> Iterator[Complaint]:
     """The kinds that begin, and die without a word, again and again; another process of the kind may be alive."""
-    for kind in KINDS:
+    for kind in PROCESS_KINDS:
         died = [
             one
             for one in known
@@ -90,12 +90,12 @@ def _was_heard(known: Sequence[Heartbeat], clock: Heartbeat) -> bool:
 
 def _missing(
     known: Sequence[Heartbeat], living: Sequence[Heartbeat], at: datetime, *, hears_clocks: bool
-) -> Iterator[Said]:
+) -> Iterator[Complaint]:
     kinds = {one.kind for one in living}
     youngest = {one.kind: one for one in reversed(known)}  # an end that was announced excuses no later death
     restarting = {kind for kind, one in youngest.items() if one.ended_at and one.ended_at > at - _ENDED_FOR}
     begun = {one.kind for one in living if one.started_at < at - _BEGINS_FOR}
-    for kind, words in KINDS.items():
+    for kind, words in PROCESS_KINDS.items():
         if kind in kinds or kind in restarting or (living and not begun):
             continue
         last = max((last_sign(one) for one in known if one.kind == kind), default=None)

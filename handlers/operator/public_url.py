@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from config.names import look_up
 from config.settings import LOOPBACK, settings
 from handlers.metrics import outside
-from handlers.queue.calls import Answer, looked_at, proxy_for
+from handlers.queue.calls import WholeAnswer, looked_at, proxy_for
 
 _SECONDS = 4.0
 _SOON = 1.0  # seconds
@@ -34,13 +34,13 @@ _failed = 0  # answers of 500 and more, one after the other
 
 def look_twice(webhook: str) -> None:
     """Looks at the webhook's URL, and where web seems to be away, once more."""
-    look(webhook)
+    look_once(webhook)
     if _failed == 1:
         time.sleep(_SOON)
-        look(webhook)
+        look_once(webhook)
 
 
-def look(webhook: str) -> None:
+def look_once(webhook: str) -> None:
     """Asks for the webhook's URL, which wants a POST, for the findings; notes only what is certain."""
     parts = urlsplit(webhook)
     is_behind_proxy = bool(proxy_for(parts))
@@ -48,9 +48,9 @@ def look(webhook: str) -> None:
         return  # such a proxy answers in another's place
     word = ("" if is_behind_proxy else _name(str(parts.hostname))) or _answer(webhook)
     if word:
-        outside.refused(outside.PUBLIC_URL, word)
+        outside.note_refusal(outside.PUBLIC_URL, word)
     elif word is not None:
-        outside.answered(outside.PUBLIC_URL)
+        outside.note_answer(outside.PUBLIC_URL)
 
 
 def _name(host: str) -> str:
@@ -68,7 +68,7 @@ def _answer(webhook: str) -> str | None:
     """A fault, "" for our own answer, or None for nothing certain."""
     global _failed
     answer = looked_at(webhook, _SECONDS)
-    if not isinstance(answer, Answer):
+    if not isinstance(answer, WholeAnswer):
         wrong = [word for word in _WRONG_CERTIFICATES if answer.endswith(f"certificate {word}")]
         return f"has a certificate that {wrong[0]}" if wrong else None
     if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:

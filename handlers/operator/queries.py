@@ -16,7 +16,7 @@ from handlers.record.events import Status
 from handlers.tables.models import ActionStatus, InboxEvent, OutboxAction, Verification, VerificationRecord
 
 OVERDUE_AFTER = timedelta(days=1)  # then somebody must look, whatever the row waits for
-MOST = 1000  # rows of one kind are counted; one more says that there are more
+MOST_COUNTED = 1000  # rows of one kind are counted; one more says that there are more
 RECORDS = 10_000  # sessions, the latest
 _NOT_REDACTED_AFTER = timedelta(days=5)  # Stripe takes up to four
 _OVERDUE_SHOWN = 20
@@ -98,7 +98,7 @@ def records_by_status() -> dict[str, int]:
 
 def at_most(count: int) -> str:
     """A count in words."""
-    return f"more than {MOST:,}" if count > MOST else str(count)
+    return f"more than {MOST_COUNTED:,}" if count > MOST_COUNTED else str(count)
 
 
 def find_events(wanted: Filter, limit: int | None) -> list[InboxEvent]:
@@ -162,7 +162,7 @@ def not_redacted() -> list[VerificationRecord]:
         asked_at < now(-_NOT_REDACTED_AFTER), col(VerificationRecord.redacted_at).is_(None), ~is_ended
     )
     with reading() as session:
-        return list(session.scalars(late.order_by(asked_at).limit(MOST + 1)))
+        return list(session.scalars(late.order_by(asked_at).limit(MOST_COUNTED + 1)))
 
 
 def find_records(word: str, limit: int | None = None) -> list[VerificationRecord]:
@@ -236,7 +236,7 @@ def _backlog(at: datetime, oldest: datetime | None, waiting: int, due: int, dead
 
 def _counted(by: Any, *conditions: ColumnElement[bool]) -> Any:
     """The number of rows that fulfil the conditions, read from an index by this column; MOST + 1 at most."""
-    some = select(literal(1)).where(*conditions).order_by(by).limit(MOST + 1).subquery()
+    some = select(literal(1)).where(*conditions).order_by(by).limit(MOST_COUNTED + 1).subquery()
     return select(func.count()).select_from(some).scalar_subquery()
 
 

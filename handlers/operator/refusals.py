@@ -47,7 +47,7 @@ class _Refusal:
     """A refusal of one process."""
 
     process: str
-    standing: outside.Standing
+    standing: outside.OutsideStanding
     since: datetime
     last: datetime
 

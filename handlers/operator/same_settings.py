@@ -23,7 +23,7 @@ _TO_DO = (
 )
 
 
-def ours() -> str:
+def own_fingerprints() -> str:
     """The fingerprints of this process's settings, in one line."""
     found = {name: letters for name, letters in fingerprints().items() if name not in _OF_EACH}
     if settings().livemode is not None:
@@ -31,7 +31,7 @@ def ours() -> str:
     return _BETWEEN.join(f"{name}{_EQUALS}{letters}" for name, letters in sorted(found.items()))
 
 
-def differing(living: Sequence[Heartbeat]) -> Iterator[tuple[str, str]]:
+def differing_settings(living: Sequence[Heartbeat]) -> Iterator[tuple[str, str]]:
     """A sentence for each two processes that have some setting otherwise, and what to do. Takes the youngest first."""
     told = [(one, found) for one in living if (found := _settings_of(one)) is not None]
     names = sorted({name for _, found in told for name in found})

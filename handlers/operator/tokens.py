@@ -37,11 +37,11 @@ def accepted(name: str, digest: bytes) -> None:
         _tokens.accepted[fingerprint] = name
 
 
-def refused(digest: bytes) -> None:
+def note_unknown_token(digest: bytes) -> None:
     """Notes a request whose token is none of API_TOKENS."""
     fingerprint = _fingerprint(digest)
     if name := _tokens.names.get(fingerprint):
-        outside.refused(outside.STILL_USED, f"of {name}", doing=name)
+        outside.note_refusal(outside.STILL_USED, f"of {name}", doing=name)
     elif len(_tokens.refused) < _MOST_REFUSED:
         _tokens.refused.add(fingerprint)
 
@@ -58,7 +58,7 @@ def note_tokens(connection: Connection) -> None:
         for name, _, letters in (known.removeprefix(_KNOWN).partition(" ") for known in names):
             _tokens.names[letters] = name
             if letters in looked_up:
-                outside.refused(outside.STILL_USED, f"of {name}", doing=name)
+                outside.note_refusal(outside.STILL_USED, f"of {name}", doing=name)
     for letters in new:
         _tokens.accepted.pop(letters, None)
     _tokens.refused -= looked_up

@@ -46,16 +46,16 @@ def notify_app(action: OutboxAction, record: VerificationRecord) -> str | None:
     # rule: a web page is not the application's word
     is_page = _PAGE.search(answer.body.replace(b"\0", b"")) is not None  # in UTF-16, every other byte is one
     if 200 <= answer.status < 300 and not is_page:
-        outside.answered(outside.APPLICATION, _CALLS)
+        outside.note_answer(outside.APPLICATION, _CALLS)
         return None
     counting.NO_ANSWERS.labels(of=line().name, why="failing").inc()
     word = f"answered {answer.status}" + (" with a web page" if is_page else "")
     sentence = f"the application {word}"
     # rule: only the application's own word about a change counts
     if answer.status in _VERDICTS:
-        outside.refused(outside.APPLICATION, word, doing=_CALLS, about=action.session_id)
+        outside.note_refusal(outside.APPLICATION, word, doing=_CALLS, about=action.session_id)
         raise RefusedError(sentence)
-    outside.refused(outside.APPLICATION, word)
+    outside.note_refusal(outside.APPLICATION, word)
     raise NotNowError(sentence, asked_pause(answer.headers) or 0.0)
 
 

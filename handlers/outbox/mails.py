@@ -8,9 +8,8 @@ from binascii import b2a_qp
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
+from email import utils
 from email.header import Header
-from email.utils import formatdate
-from email.utils import quote as escape
 from functools import cache, partial
 from importlib import import_module
 from queue import Empty, SimpleQueue
@@ -181,7 +180,7 @@ def render(mail: Mail) -> bytes:
         **({"Reply-To": _as_header(mail.reply_to)} if mail.reply_to else {}),
         "Message-ID": f"<{message_id}@{sender.mailbox.rpartition('@')[2]}>",
         "Subject": written.subject if as_it_is else Header(written.subject, "utf-8", header_name="Subject").encode(),
-        "Date": formatdate(true_now().timestamp()),
+        "Date": utils.formatdate(true_now().timestamp()),
         "Auto-Submitted": "auto-generated",
         "Content-Language": mail.language,
         "MIME-Version": "1.0",
@@ -197,7 +196,7 @@ def render(mail: Mail) -> bytes:
 def _as_header(address: Address) -> str:
     if not address.name:
         return address.mailbox
-    name = f'"{escape(address.name)}"' if address.name.isascii() else Header(address.name, "utf-8").encode()
+    name = f'"{utils.quote(address.name)}"' if address.name.isascii() else Header(address.name, "utf-8").encode()
     return f"{name}\n <{address.mailbox}>"
 
 
@@ -293,7 +292,7 @@ def _look_up(record: VerificationRecord) -> str | None:
         except BaseException as error:  # the end of a coroutine or a process: no thread of ours ends by it
             answers.put((None, RuntimeError(type(error).__name__)))
         if _left.pop(about, None):
-            outside.answered(outside.LOOKUP, _ADDRESSES)
+            outside.note_answer(outside.LOOKUP, _ADDRESSES)
 
     left = {one for one, began in list(_left.items()) if since - began < _LEFT_SECONDS}
     # rule: EMAIL_LOOKUP is not asked again while it has not answered
@@ -310,10 +309,10 @@ def _look_up(record: VerificationRecord) -> str | None:
         del _askers.calls
         _left[about] = since
         counting.NO_ANSWERS.labels(of=outside.LOOKUP, why="unreached").inc()
-        outside.refused(outside.LOOKUP, "does not answer in time", doing=_ADDRESSES, about=about)
+        outside.note_refusal(outside.LOOKUP, "does not answer in time", doing=_ADDRESSES, about=about)
         raise NotNowError("EMAIL_LOOKUP has not answered in time") from None
     if left:
-        outside.answered(outside.LOOKUP, _ADDRESSES)
+        outside.note_answer(outside.LOOKUP, _ADDRESSES)
     if error:
         raise error
     return address

@@ -12,7 +12,7 @@ from handlers.tables.models import OutboxAction, VerificationRecord
 _NOBODY = Address("", "nobody@example.com")
 
 
-def shown(action: OutboxAction, record: VerificationRecord) -> Written | None:
+def written_anew(action: OutboxAction, record: VerificationRecord) -> Written | None:
     """The mail of an action, by its template, settings and record of now; None if the action sends none.
 
     Its link would let a reader go on as the person, so only the host is shown; Stripe's reason, which speaks of a

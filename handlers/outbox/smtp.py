@@ -78,14 +78,14 @@ def send_by_smtp(message: bytes, recipient: str, last_look: Callable[[], object]
         if kept := _take():
             try:
                 kept.use(give, last_look)
-                outside.answered(outside.MAIL_SERVER, _MAILS)
+                outside.note_answer(outside.MAIL_SERVER, _MAILS)
                 return
             except (OSError, smtplib.SMTPException):  # no word about the mail: the old connection may have ended
                 # rule: a mail that may be given away already is not given once more
                 if kept.is_giving:
                     raise
         _connect().use(give, last_look)
-        outside.answered(outside.MAIL_SERVER, _MAILS)
+        outside.note_answer(outside.MAIL_SERVER, _MAILS)
 
 
 def check_smtp() -> None:
@@ -95,7 +95,7 @@ def check_smtp() -> None:
         smtp = _connect()
         try:
             _introduce(smtp)
-            outside.answered(outside.MAIL_SERVER)
+            outside.note_answer(outside.MAIL_SERVER)
         finally:
             smtp.close()
 
@@ -144,7 +144,7 @@ def _in_our_words(recipient: str = "") -> Iterator[None]:
         raise _refusal(str(error), began) from None
     except UnknownOutcomeError:
         word = "took one mail after the other and did not say what became of them"
-        outside.refused(outside.MAIL_SERVER, word, doing=_MAILS, about=recipient, seconds=time.monotonic() - began)
+        outside.note_refusal(outside.MAIL_SERVER, word, doing=_MAILS, about=recipient, seconds=time.monotonic() - began)
         counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why="failing").inc()
         raise
     except (OSError, smtplib.SMTPException) as error:
@@ -360,9 +360,9 @@ def _verdict(
     if 500 <= code < 600 and not about_it:
         word += f" {said[0].decode()}" if said else ""
         counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why="not allowed").inc()
-        outside.refused(outside.MAIL_SERVER, f"{word} to a mail", doing=_MAILS)
+        outside.note_refusal(outside.MAIL_SERVER, f"{word} to a mail", doing=_MAILS)
         return NotAllowedError(f"the SMTP server {word}")
-    outside.refused(outside.MAIL_SERVER, f"{word} to one mail after the other", doing=_MAILS, about=recipient)
+    outside.note_refusal(outside.MAIL_SERVER, f"{word} to one mail after the other", doing=_MAILS, about=recipient)
     # rule: a mail server's refusal counts, or is final, if it is about the mail or its recipient
     if not about_it:
         counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why="failing").inc()
@@ -373,5 +373,5 @@ def _verdict(
 def _refusal(word: str, began: float, why: str = "not allowed") -> AwayError:
     """The error for a refusal of us, which is noted."""
     counting.NO_ANSWERS.labels(of=outside.MAIL_SERVER, why=why).inc()
-    outside.refused(outside.MAIL_SERVER, word, seconds=time.monotonic() - began)
+    outside.note_refusal(outside.MAIL_SERVER, word, seconds=time.monotonic() - began)
     return AwayError(f"the SMTP server {word}")

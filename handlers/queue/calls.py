@@ -51,7 +51,7 @@ _USUAL = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WholeAnswer:
     """A whole answer."""
 
     status: int
@@ -84,7 +84,7 @@ class Line:
         name: str,
         seconds: float,
         trusted: str = "",
-        is_of_one: Callable[[Answer], bool] = lambda _: False,
+        is_of_one: Callable[[WholeAnswer], bool] = lambda _: False,
     ) -> None:
         self.name = name  # in the stored errors and the metrics
         self._seconds = seconds  # for a whole call
@@ -105,7 +105,7 @@ class Line:
         most: int,
         only_pages: bool = False,
         in_name_of: str = "",
-    ) -> Answer:
+    ) -> WholeAnswer:
         """The answer of any status, with a body of `most` bytes at most, unpacked.
 
         With `only_pages` the body is the beginning of an HTML page, and any other body is not read.
@@ -121,19 +121,21 @@ class Line:
                 answer = self._exchange(method, url, headers, body, most, only_pages)
         except _NONSENSE as error:
             counting.NO_ANSWERS.labels(of=self.name, why="unreadable").inc()
-            outside.refused(self.name, "breaks off its answers, or sends too much", seconds=time.monotonic() - began)
+            outside.note_refusal(
+                self.name, "breaks off its answers, or sends too much", seconds=time.monotonic() - began
+            )
             raise UnreadableError(f"{self.name}'s answer broke off: {type(error).__name__}") from None
         except HTTPError as error:
             counting.NO_ANSWERS.labels(of=self.name, why="unreached").inc()
             word = f"was not reached: {why_unreached(error)}"
-            outside.refused(self.name, word, seconds=time.monotonic() - began)
+            outside.note_refusal(self.name, word, seconds=time.monotonic() - began)
             raise self._quiet.wanted(_SILENT_SECONDS, f"{self.name} {word}") from None
         wanted = asked_pause(answer.headers)
         is_limit = answer.status == HTTPStatus.TOO_MANY_REQUESTS or (answer.status in _LIMITS and wanted)
         # rule: a limit of one thing leaves all others alone
         if is_limit and not self._is_of_one(answer):
             counting.NO_ANSWERS.labels(of=self.name, why="wants quiet").inc()
-            outside.refused(self.name, f"answered {answer.status}, and wants to be left alone")
+            outside.note_refusal(self.name, f"answered {answer.status}, and wants to be left alone")
             quiet = self._whose(in_name_of)
             quiet.refusals += time.monotonic() > quiet.until  # refusals of calls under way together count as one
             guess = min(_LONGEST_GUESS, 2.0 ** min(quiet.refusals, 10))
@@ -151,7 +153,7 @@ class Line:
 
     def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: Any, most: int, only_pages: bool
-    ) -> Answer:
+    ) -> WholeAnswer:
         # rule: a call has an end, however slowly its answer drips
         _bounds.ends_at = time.monotonic() + self._seconds
         _bounds.most = most + _HEADER_BYTES
@@ -170,7 +172,7 @@ class Line:
             preload_content=False,
         )
         try:
-            return Answer(response.status, response.headers, _body(response, most, only_pages))
+            return WholeAnswer(response.status, response.headers, _body(response, most, only_pages))
         finally:
             response.close()
             response.release_conn()
@@ -195,7 +197,7 @@ class Line:
         return context
 
 
-def looked_at(url: str, seconds: float) -> Answer | str:
+def looked_at(url: str, seconds: float) -> WholeAnswer | str:
     """The answer to a GET, without its body; or why none came, in our words. Nothing is noted."""
     try:
         return Line("", seconds)._exchange("GET", url, {}, None, 0, only_pages=True)

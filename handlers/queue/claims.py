@@ -270,7 +270,7 @@ def change_claimed(connection: Connection | None, claims: Sequence[Claim], **val
 def _bury(claim: Claim, reason: str) -> None:
     """Ends the row as dead: nothing more is tried until an operator says so."""
     if write_down([claim], status=claim.table.DEAD, waits=claim.waits, last_error=reason, **claim.before):
-        counting.ENDED[claim.table.NOUN].labels(claim.kind, claim.table.DEAD).inc()
+        counting.ENDED_BY_NOUN[claim.table.NOUN].labels(claim.kind, claim.table.DEAD).inc()
         log.error(f"{claim.table.NOUN}.buried", attempts=claim.attempts, error=reason)
 
 

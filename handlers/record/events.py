@@ -13,16 +13,16 @@ from typing import Any
 
 # The last word of each event type, and its rank: of two states in one second the higher rank is the later one.
 RANKS = {"created": 0, "processing": 1, "requires_input": 2, "verified": 3, "canceled": 4}
-KINDS = (*RANKS, "redacted")
-EVENT_TYPES = tuple(f"identity.verification_session.{kind}" for kind in KINDS)
+EVENT_KINDS = (*RANKS, "redacted")
+EVENT_TYPES = tuple(f"identity.verification_session.{kind}" for kind in EVENT_KINDS)
 _SNAPSHOT_TYPES = frozenset(EVENT_TYPES)
 _THIN_TYPES = frozenset(f"v1.{type_}" for type_ in EVENT_TYPES)
 
 ANSWERED = "reconcile_"  # the prefix of ids of events made of Stripe's answers; Stripe's own begin with evt_
 _ID = re.compile(r"[A-Za-z0-9_]{1,255}")
-OURS = ("idv_id", "idv_generation")  # metadata keys by which a session names its verification
+OUR_KEYS = ("idv_id", "idv_generation")  # metadata keys by which a session names its verification
 PURPOSE = "idv_purpose"  # the metadata key of its purpose: read only to restore a verification that a backup lacks
-WRITTEN_HERE = (*OURS, PURPOSE)
+WRITTEN_HERE = (*OUR_KEYS, PURPOSE)
 _NAME = re.compile(r"idv_[0-9a-f]{32}"), re.compile(r"[1-9][0-9]{0,8}")
 _LATEST = 253402300799  # the last second a datetime can hold
 _LONGEST_WORD = 255  # as Stripe's ids; codes and ids are parts of keys, which PostgreSQL bounds to 2,704 bytes
@@ -125,7 +125,7 @@ def parse_session(session: dict[str, Any], marks: Collection[str] = ()) -> Sessi
     metadata = _mapping(session, "metadata")
     flow, redaction = _text(session, "verification_flow"), _word(_mapping(session, "redaction"), "status")
     is_ours = not marks or flow in marks or any(f"{key}={value}" in marks for key, value in metadata.items())
-    named = _named(metadata) if OURS[0] in metadata else None
+    named = _named(metadata) if OUR_KEYS[0] in metadata else None
     # rule: a session that names a verification of ours is ours
     cannot_tell = redaction or named
     return SessionState(
@@ -193,7 +193,7 @@ def _thin(payload: dict[str, Any], marks: Collection[str]) -> VerificationEvent:
 
 
 def _named(metadata: dict[str, Any]) -> tuple[str, int] | None:
-    values = [value if isinstance(value, str) else "" for value in (metadata.get(name) for name in OURS)]
+    values = [value if isinstance(value, str) else "" for value in (metadata.get(name) for name in OUR_KEYS)]
     is_name = all(form.fullmatch(value) for form, value in zip(_NAME, values, strict=True))
     return (values[0], int(values[1])) if is_name else None
 

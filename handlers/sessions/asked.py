@@ -14,7 +14,7 @@ from pydantic.config import JsonDict
 from config.settings import settings
 from handlers.operator.audit import By
 from handlers.record.events import WRITTEN_HERE
-from handlers.sessions.making import mark
+from handlers.sessions.making import our_mark
 from handlers.sessions.refusals import Fault, FaultsError
 from handlers.sessions.turn import Wanted
 
@@ -212,13 +212,13 @@ def _of_several(body: Mapping[str, Any], return_origins: tuple[str, ...]) -> Ite
     if isinstance(url, str) and url and _origin(url) not in map(_origin, return_origins):
         yield Fault("/return_url", "must have an origin or app scheme of RETURN_ORIGINS")
     metadata = body.get("metadata")
-    if isinstance(metadata, dict) and len(metadata) == _MOST_KEYS and mark().keys() - metadata.keys():
+    if isinstance(metadata, dict) and len(metadata) == _MOST_KEYS and our_mark().keys() - metadata.keys():
         yield Fault("/metadata", "one key less: the mark of OUR_SESSIONS is added")
     for key, value in metadata.items() if isinstance(metadata, dict) else ():
         pointer = _pointer(("metadata", key))
         if key in WRITTEN_HERE:
             yield Fault(pointer, "is written by this service")
-        if mark().get(key, value) != value:
+        if our_mark().get(key, value) != value:
             yield Fault(pointer, "is the mark of OUR_SESSIONS, which is another value")
         if any(isinstance(text, str) and _PERSONAL.search(text) for text in (key, value)):
             yield Fault(pointer, "no personal data in metadata: Stripe shows it to everybody who sees the session")

@@ -6,7 +6,7 @@ from sqlmodel import col
 from config.database import now, transaction
 from handlers.operator.audit import By, note
 from handlers.record.events import Status
-from handlers.sessions.ending import end, mark
+from handlers.sessions.ending import end, mark_ending
 from handlers.sessions.forgetting import forget_sessions
 from handlers.sessions.making import searched
 from handlers.sessions.refusals import OpeningError, past
@@ -73,7 +73,7 @@ def _cancel(
     answer = changing.retrieve(session_id, account)
     if answer and answer.state.status == Status.REQUIRES_INPUT:
         with transaction() as session:
-            mark(session, session_id, ends_quietly=not notify)
+            mark_ending(session, session_id, ends_quietly=not notify)
             if by:
                 note(session, by, "cancel", (about, session_id))
         answer = end(session_id, account)

@@ -6,7 +6,7 @@ Pure: Stripe's parameters as they were given, and the session as Stripe answers 
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.record.events import OURS, PURPOSE, WRITTEN_HERE
+from handlers.record.events import OUR_KEYS, PURPOSE, WRITTEN_HERE
 
 MOST_KEYS = 50  # of a session's metadata (docs.stripe.com/api/metadata)
 _FIXED = ("verification_flow", "related_customer", "related_customer_account", "related_person")
@@ -34,7 +34,7 @@ def _metadata(wanted: Mapping[str, str] | None, has: Mapping[str, str]) -> dict[
     """
     if wanted is None:
         return {}
-    kept = WRITTEN_HERE if len({*wanted, *WRITTEN_HERE} - {PURPOSE}) < MOST_KEYS else OURS
+    kept = WRITTEN_HERE if len({*wanted, *WRITTEN_HERE} - {PURPOSE}) < MOST_KEYS else OUR_KEYS
     unset = {name: "" for name in has if name not in wanted and name not in kept}
     return {**unset, **{name: value for name, value in wanted.items() if has.get(name, "") != value}}
 

@@ -8,20 +8,20 @@ from sqlmodel import Session, col
 from config.database import now, transaction
 from handlers.queue.failures import NotNowError
 from handlers.record.events import Status
-from handlers.sessions.turn import LEASE
+from handlers.sessions.turn import OPENING_LEASE
 from handlers.stripe_api import changing
 from handlers.stripe_api.changing import Answer
-from handlers.stripe_api.sessions import cancel
+from handlers.stripe_api.sessions import cancel_at_stripe
 from handlers.tables.models import VerificationRecord
 
 
-def mark(session: Session, session_id: str, **marks: Any) -> None:
+def mark_ending(session: Session, session_id: str, **marks: Any) -> None:
     """Marks the record of a session that is about to be ended, so that no event of its end is faster.
 
     Reconcile asks about the session once whoever marks it must be through: a process that dies leaves the marks.
     """
     marked = update(VerificationRecord).where(col(VerificationRecord.session_id) == session_id)
-    session.connection().execute(marked.values(updated_at=now(), compare_at=now(LEASE), **marks))
+    session.connection().execute(marked.values(updated_at=now(), compare_at=now(OPENING_LEASE), **marks))
 
 
 def end(session_id: str, account: str | None) -> Answer | None:
@@ -32,7 +32,7 @@ def end(session_id: str, account: str | None) -> Answer | None:
     """
     refusal: NotNowError | None = None
     try:
-        cancel(session_id, account)
+        cancel_at_stripe(session_id, account)
     except NotNowError as error:  # it may be canceled all the same
         refusal = error
     answer = changing.retrieve(session_id, account)
@@ -48,7 +48,7 @@ def unmark_abandoned(record: VerificationRecord, status: str | None) -> None:
     """Takes back the marks of an end that never came, by Stripe's word, once whoever set them must be through."""
     # rule: the marks of an end whose asker died are taken back
     if (record.ends_quietly or record.replacing_at) and status != Status.CANCELED:
-        _unmark(record.session_id, col(VerificationRecord.updated_at) < now(-LEASE))
+        _unmark(record.session_id, col(VerificationRecord.updated_at) < now(-OPENING_LEASE))
 
 
 def _unmark(session_id: str, *conditions: ColumnElement[bool]) -> None:

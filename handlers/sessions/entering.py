@@ -22,7 +22,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
+class WayIn:
     """A person's way in: `integration` is hosted, modal, redirect or native; native names the app's API version.
 
     The application decides whom it lets in; for a person with a link of ours, this service decides.
@@ -45,7 +45,7 @@ class Entry:
     fields: dict[str, Any] = field(repr=False)
 
 
-def entry(verification_id: str, answer: Answer, account: str | None, way: Way) -> Entry | None:
+def entry(verification_id: str, answer: Answer, account: str | None, way: WayIn) -> Entry | None:
     """The entry to an open session that Stripe has just answered; None for any other: nobody is checked twice."""
     # rule: only an open session is entered
     if answer.state.status != Status.REQUIRES_INPUT or answer.state.redaction:
@@ -69,7 +69,7 @@ def _way_in(answer: Answer, name: str) -> str:
     return found
 
 
-def enter(verification_id: str, way: Way) -> Entry:
+def enter(verification_id: str, way: WayIn) -> Entry:
     """A fresh entry to the current session.
 
     Raises NotFoundError for no such verification, OpeningError if the session is not open, NotNowError if Stripe cannot
@@ -84,7 +84,7 @@ def enter(verification_id: str, way: Way) -> Entry:
     return _fresh(found.session_id, found.account or None, found.id, way)
 
 
-def enter_by_link(subject: str, way: Way) -> Entry:
+def enter_by_link(subject: str, way: WayIn) -> Entry:
     """A fresh entry for a person with a link of ours, which may also lead to a session that was made elsewhere.
 
     Raises as enter, and OpeningError if another try would not change the last failure.
@@ -98,7 +98,7 @@ def enter_by_link(subject: str, way: Way) -> Entry:
     return _fresh(subject, record.account, None, way)
 
 
-def _fresh(session_id: str, account: str | None, verification_id: str | None, way: Way) -> Entry:
+def _fresh(session_id: str, account: str | None, verification_id: str | None, way: WayIn) -> Entry:
     answer = changing.retrieve(session_id, account)
     if answer is None:
         log.warning("session.gone", id=verification_id or session_id)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from config.settings import settings
-from handlers.record.events import OURS, PURPOSE, Status
+from handlers.record.events import OUR_KEYS, PURPOSE, Status
 from handlers.sessions.configuration import MOST_KEYS
 from handlers.sessions.links import return_url_of
 from handlers.sessions.refusals import OpeningError
@@ -32,7 +32,7 @@ def searched(turn: Turn, wanted: Wanted) -> Answer | None:
     return unless_over(changing.retrieve(found, wanted.stripe_account)) if found else None
 
 
-def created(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
+def made_under_key(turn: Turn, wanted: Wanted) -> tuple[Answer | None, bool]:
     """The session that Stripe has under this generation's key, and whether it was made just now; None if the key can
     make none any more.
     """
@@ -72,15 +72,15 @@ def adoptable(turn: Turn, wanted: Wanted, current: Answer | None) -> Answer:
         or answer.state.status != Status.REQUIRES_INPUT
         or answer.state.redaction
         or answer.state.client_reference_id != wanted.client_reference_id
-        or has.get(OURS[0]) not in (None, turn.verification_id)
+        or has.get(OUR_KEYS[0]) not in (None, turn.verification_id)
     ):
         raise OpeningError("not-adoptable")
     # rule: a session with another environment's mark is not adopted
-    if any(key in has and f"{key}={has[key]}" not in settings().our_sessions for key in mark()):
+    if any(key in has and f"{key}={has[key]}" not in settings().our_sessions for key in our_mark()):
         raise OpeningError("not-adoptable", "its metadata has another value for the mark of OUR_SESSIONS")
     # rule: a session whose metadata has no room for ours is not adopted
     if len({**has, **turn.metadata}) > MOST_KEYS:
-        raise OpeningError("not-adoptable", f"its metadata has no room for {' and '.join(OURS)}")
+        raise OpeningError("not-adoptable", f"its metadata has no room for {' and '.join(OUR_KEYS)}")
     return answer
 
 
@@ -89,13 +89,13 @@ def marks(turn: Turn, wanted: Wanted, given: Mapping[str, str]) -> dict[str, str
     A session that names its verification is known as ours without the mark.
     """
     ours = turn.metadata
-    for key, value in {**mark(), PURPOSE: wanted.purpose}.items():
+    for key, value in {**our_mark(), PURPOSE: wanted.purpose}.items():
         if value and len({**given, **ours, key: value}) <= MOST_KEYS:
             ours[key] = value
     return ours
 
 
-def mark() -> dict[str, str]:
+def our_mark() -> dict[str, str]:
     """The metadata by which our webhook knows a session opened here: the first of OUR_SESSIONS that is metadata."""
     marks = [mark.split("=", 1) for mark in settings().our_sessions if "=" in mark]
     return dict(marks[:1])

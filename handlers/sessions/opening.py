@@ -11,7 +11,7 @@ from config.database import transaction
 from handlers.record.events import Status
 from handlers.sessions.configuration import changes, fixed_differences
 from handlers.sessions.elsewhere import elsewhere
-from handlers.sessions.making import adoptable, created, mark, marks, searched, unless_over
+from handlers.sessions.making import adoptable, made_under_key, marks, our_mark, searched, unless_over
 from handlers.sessions.refusals import OpeningError, past, unless_enough, unless_too_many
 from handlers.sessions.replacing import replace, unless_anothers
 from handlers.sessions.turn import Turn, Wanted, give_back, next_generation, noted, nothing_left, take_turn
@@ -122,7 +122,7 @@ def _used(turn: Turn, wanted: Wanted, event_ids: list[str | None]) -> tuple[Turn
             answer = searched(turn, wanted)
         if answer is None:
             turn = noted(turn, wanted)
-            answer, made = created(turn, wanted)
+            answer, made = made_under_key(turn, wanted)
         if answer is None:
             turn = next_generation(turn, wanted)
     with nothing_left(turn):
@@ -178,4 +178,4 @@ def _unless_fixed(turn: Turn, wanted: Wanted, answer: Answer, *others: str) -> N
 def _params(wanted: Wanted) -> dict[str, Any]:
     if "metadata" not in wanted.params:  # the session's metadata is left alone
         return dict(wanted.params)
-    return {**wanted.params, "metadata": {**(wanted.params["metadata"] or {}), **mark()}}
+    return {**wanted.params, "metadata": {**(wanted.params["metadata"] or {}), **our_mark()}}

@@ -5,7 +5,7 @@ from sqlmodel import col
 
 from config.database import now, statement, transaction
 from handlers.record.events import Status
-from handlers.sessions.ending import end, mark
+from handlers.sessions.ending import end, mark_ending
 from handlers.sessions.refusals import Fault, FaultsError, OpeningError, past
 from handlers.sessions.turn import Turn, Wanted, fence
 from handlers.stripe_api.changing import Answer
@@ -38,7 +38,7 @@ def replace(turn: Turn, wanted: Wanted, answer: Answer | None) -> Answer | None:
         # The verification is locked before its records, as everywhere: no deadlock.
         if session.scalars(select(Verification).where(*fence(turn)).with_for_update()).one_or_none() is None:
             raise OpeningError("opening")
-        mark(session, turn.session_id or "", replacing_at=now())
+        mark_ending(session, turn.session_id or "", replacing_at=now())
     if answer is None or answer.state.status != Status.REQUIRES_INPUT:
         return None
     again = end(answer.id, wanted.stripe_account)

@@ -87,7 +87,7 @@ class Word(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class PageFacts:
     """The data that a page may know; none of it says who the person is."""
 
     word: Word
@@ -101,7 +101,7 @@ class Seen:
     return_url: str | None = field(repr=False)  # the application's; RETURN_ORIGINS had its origin when it was stored
 
 
-def seen(subject: str) -> Seen:
+def seen(subject: str) -> PageFacts:
     """The state by the id in a link of ours: of a verification, of any of its sessions, or of a session made elsewhere.
 
     Nothing is changed, and Stripe is not asked. Raises NotFoundError.
@@ -113,7 +113,7 @@ def seen(subject: str) -> Seen:
     raise NotFoundError
 
 
-def _seen(rows: Sequence[_Row]) -> Seen:
+def _seen(rows: Sequence[_Row]) -> PageFacts:
     found, records = rows[0], [row for row in rows if row.session_id]
     stands = standing(
         [stands_in(one, found.current_session_id) for one in records],
@@ -126,7 +126,7 @@ def _seen(rows: Sequence[_Row]) -> Seen:
     is_checked = any(one.status == Status.PROCESSING and one.replaced_at is None for one in records)
     changes = max((one.change_number for one in records), default=0)
     report = crc32(((current and current.last_report_id) or "").encode())
-    return Seen(
+    return PageFacts(
         word=_word(stands, is_forgotten=is_forgotten, is_checked=is_checked, is_made=bool(found.current_session_id)),
         version=f"{found.current_generation}.{changes}.{report}",
         account=found.account or None,

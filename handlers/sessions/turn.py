@@ -19,7 +19,7 @@ from handlers.owed.kinds import ENDED_BY_BURNING, ENDED_BY_REPLACING
 from handlers.owed.owe import owe, withdraw
 from handlers.queue.pauses import OPENINGS
 from handlers.record.decide import BURNED, REPLACED, ending
-from handlers.record.events import OURS
+from handlers.record.events import OUR_KEYS
 from handlers.sessions.refusals import FaultsError, OpeningError, unless_enough, unless_too_many
 from handlers.stripe_api.changing import Answer
 from handlers.stripe_api.client import DeniedError, MissingError, NotAcceptedError
@@ -27,7 +27,7 @@ from handlers.tables.models import Paused, Verification, VerificationRecord
 
 # Longer than all calls of one opening to Stripe: no round of them begins after _BEGUN_WITHIN, and a round has two
 # searches, two retrieves and a creation at most.
-LEASE = timedelta(seconds=130)
+OPENING_LEASE = timedelta(seconds=130)
 _BEGUN_WITHIN = 40.0  # seconds
 _TURN = ("id", "generation", "session_id", "updated_at", "return_url", "opening_until")
 
@@ -69,7 +69,7 @@ class Turn:
     @property
     def metadata(self) -> dict[str, str]:
         """The metadata that names a session's verification and generation."""
-        return dict(zip(OURS, (self.verification_id, str(self.generation)), strict=True))
+        return dict(zip(OUR_KEYS, (self.verification_id, str(self.generation)), strict=True))
 
     def unless_late(self) -> None:
         """Raises OpeningError once another round of calls might outlast the lease."""
@@ -112,13 +112,15 @@ def take_turn_again(verification_id: str) -> Turn | None:
 
 def _leased(session: Session, whose: Sequence[ColumnElement[bool]], *, is_new: bool) -> Turn | None:
     # rule: one opening of a verification is under way at a time
-    taken = update(Verification).where(*whose, is_free()).values(opening_until=now(LEASE))
+    taken = update(Verification).where(*whose, is_free()).values(opening_until=now(OPENING_LEASE))
     found = session.execute(taken.returning(*(col(getattr(Verification, name)) for name in _TURN))).one_or_none()
     if found is None:
         # Its opener loses it.
         until = col(Verification.opening_until)
         # rule: a step back of the database's clock prolongs no opening's lease for long
-        session.execute(update(Verification).where(*whose, until > now(2 * LEASE)).values(opening_until=now(LEASE)))
+        session.execute(
+            update(Verification).where(*whose, until > now(2 * OPENING_LEASE)).values(opening_until=now(OPENING_LEASE))
+        )
         return None
     id_, generation, session_id, began_at, return_url, until = found
     return Turn(

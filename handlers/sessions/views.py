@@ -34,7 +34,7 @@ class NotFoundError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Page:
+class PageQuery:
     """The query of a list: verifications, newest first, `limit` of them, after the last one of the page before."""
 
     client_reference_id: str | None = None
@@ -91,7 +91,7 @@ def made_elsewhere(session_id: str) -> VerificationRecord:
     return found
 
 
-def listed(page: Page) -> tuple[list[dict[str, Any]], bool]:
+def listed(page: PageQuery) -> tuple[list[dict[str, Any]], bool]:
     """A page, without the sessions, and whether there are more. Raises NotFoundError if `starting_after` is unknown."""
     wanted = _ours().order_by(col(Verification.created_at).desc(), col(Verification.id).desc()).limit(page.limit + 1)
     for name in ("client_reference_id", "purpose", "verification_flow"):

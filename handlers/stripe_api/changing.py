@@ -68,7 +68,7 @@ def search(reference: str, account: str | None, since: datetime, metadata: Mappi
         after = {"starting_after": sessions[-1]["id"]}
 
 
-def redact(session_id: str, account: str | None) -> bool:
+def redact_at_stripe(session_id: str, account: str | None) -> bool:
     """Begins the redaction at Stripe, which takes up to four days; a second call changes nothing. False if there is no
     such session.
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from config.database import steady, true_now
 from config.settings import settings
 from handlers.metrics import counting, outside
-from handlers.queue.calls import Answer, Line, asked_pause, moment_in
+from handlers.queue.calls import Line, WholeAnswer, asked_pause, moment_in
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError, UnreadableError
 
 _TOTAL_SECONDS = 10.0  # far below a lease; the SDK's own: 80 s, and two retries on top
@@ -131,7 +131,7 @@ def ask_for_page(path: str, account: str | None = None, /, **params: Any) -> Fou
 def unreadable(why: str) -> UnreadableError:
     """Counts an answer that came whole and is not the wanted object; returns the error to raise."""
     counting.NO_ANSWERS.labels(of=outside.STRIPE, why="unreadable").inc()
-    outside.refused(outside.STRIPE, f"sends answers that cannot be read: {why}")
+    outside.note_refusal(outside.STRIPE, f"sends answers that cannot be read: {why}")
     return UnreadableError(f"Stripe's answer cannot be read: {why}")
 
 
@@ -167,18 +167,18 @@ class _Verdicts(stripe.HTTPClient):
         # rule: only a whole object is an answer
         if not isinstance(content.get("object"), str):
             raise unreadable("it is no object of Stripe's")
-        outside.answered(outside.STRIPE, _doing(method, url, headers or {}))
+        outside.note_answer(outside.STRIPE, _doing(method, url, headers or {}))
         return answer.body, answer.status, answer.headers
 
 
-def _is_of_one(limit: Answer) -> bool:
+def _is_of_one(limit: WholeAnswer) -> bool:
     """Whether a 429 is about the requested object alone."""
     error = _stripes_own(limit).get("error")
     code = error.get("code") if isinstance(error, dict) else None
     return code == "lock_timeout" or limit.headers.get("Stripe-Rate-Limited-Reason") == "resource-specific"
 
 
-def _stripes_own(answer: Answer) -> dict[str, Any]:
+def _stripes_own(answer: WholeAnswer) -> dict[str, Any]:
     """The JSON object in an answer; an empty one if there is none, as in a proxy's."""
     if not answer.headers.get("Content-Type", "").startswith("application/json"):
         return {}
@@ -189,7 +189,7 @@ def _stripes_own(answer: Answer) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _no_answer(answer: Answer, error: object) -> NotNowError | MissingError:
+def _no_answer(answer: WholeAnswer, error: object) -> NotNowError | MissingError:
     """The error for an answer other than 200; only Stripe's own word about the requested object is final."""
     sentence, again_after = f"Stripe answered {answer.status}", asked_pause(answer.headers) or 0.0
     said = error if isinstance(error, dict) else {}
@@ -218,22 +218,22 @@ def _note(no_answer: NotNowError | MissingError, method: str, url: str, headers:
     account, doing = _account(headers), _doing(method, url, headers)
     is_needed = account or urlsplit(url).path not in _NOT_NEEDED
     if isinstance(no_answer, NotAllowedError) and no_answer.dated and not is_needed:
-        outside.answered(outside.STRIPE)
+        outside.note_answer(outside.STRIPE)
         return
     if not isinstance(no_answer, MissingError):
         why = "not allowed" if isinstance(no_answer, NotAllowedError) else "failing"
         counting.NO_ANSWERS.labels(of=outside.STRIPE, why=why).inc()
     word = f"{str(no_answer).removeprefix('Stripe ')}{no_answer.why and f': {no_answer.why}'}"
     if isinstance(no_answer, NotAllowedError) and account:
-        outside.refused(outside.STRIPE, word, doing="in the name of an account", about=account)
+        outside.note_refusal(outside.STRIPE, word, doing="in the name of an account", about=account)
     elif no_answer.why == _IDENTITY_IS_OFF or (isinstance(no_answer, NotAllowedError) and no_answer.dated):
-        outside.refused(outside.STRIPE, word, doing=doing)
+        outside.note_refusal(outside.STRIPE, word, doing=doing)
     elif isinstance(no_answer, MissingError | NotAcceptedError | SpentKeyError | HeldError):
-        outside.answered(outside.STRIPE, doing)
+        outside.note_answer(outside.STRIPE, doing)
     elif _RESTRICTED in doing:
-        outside.refused(outside.STRIPE, word, doing=doing)
+        outside.note_refusal(outside.STRIPE, word, doing=doing)
     else:
-        outside.refused(outside.STRIPE, word)
+        outside.note_refusal(outside.STRIPE, word)
 
 
 def _account(headers: Mapping[str, str]) -> str:

@@ -26,7 +26,7 @@ class Retrieved:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListPage:
     """One page of a list, newest first, and a moment of Stripe's clock not later than when it was read."""
 
     items: list[Any]  # a dict each, unless it cannot be read
@@ -73,7 +73,7 @@ def shows_outputs(names: Sequence[str]) -> bool:
     return bool(ask_for_page(SESSIONS, key=key, limit=1, status=str(Status.VERIFIED), expand=expand).content["data"])
 
 
-def cancel(session_id: str, account: str | None) -> bool:
+def cancel_at_stripe(session_id: str, account: str | None) -> bool:
     """Cancels a session that waits for input; False if it cannot be canceled (any more). One that is gone is over.
 
     It uses no idempotency key of ours: the SDK's is new each time, else Stripe would repeat a saved refusal for a day.
@@ -96,7 +96,7 @@ def cancel(session_id: str, account: str | None) -> bool:
 
 def list_events(
     since: datetime, until: datetime, account: str | None, *, after: str | None = None, undelivered: bool = False
-) -> Listed:
+) -> ListPage:
     """A page of our six types' events created in [since, until); Stripe keeps them for 30 days.
 
     `undelivered`: only those that some endpoint has not answered 2xx yet. `after` is the last id of the page before.
@@ -107,7 +107,7 @@ def list_events(
     return _listed(ask_for_page("/v1/events", account, **params))
 
 
-def list_sessions(since: datetime, until: datetime, account: str | None, *, after: str | None = None) -> Listed:
+def list_sessions(since: datetime, until: datetime, account: str | None, *, after: str | None = None) -> ListPage:
     """A page of the sessions created in [since, until), each as it is now."""
     return _listed(ask_for_page(SESSIONS, account, **_window(since, until, after)))
 
@@ -121,8 +121,8 @@ def _window(since: datetime, until: datetime, after: str | None) -> dict[str, An
     return {**window, "starting_after": after} if after else window
 
 
-def _listed(page: Found) -> Listed:
-    return Listed(page.content["data"], page.content["has_more"], page.asked_at)
+def _listed(page: Found) -> ListPage:
+    return ListPage(page.content["data"], page.content["has_more"], page.asked_at)
 
 
 def fetch(session_id: str, account: str | None, expand: Sequence[str] = (), key: SecretStr | None = None) -> Found:

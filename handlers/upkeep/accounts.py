@@ -39,7 +39,7 @@ def heard_of() -> Accounts:
     with statement() as connection:
         first = {row[0]: row[1] for row in connection.execute(openings.group_by(col(Verification.account)))}
     while start:
-        which, start = progress.page(start)
+        which, start = progress.page_of_records(start)
         made = records.where(col(VerificationRecord.livemode) == settings().livemode, *which)
         with statement() as connection:
             for name, moment in connection.execute(made.group_by(account)):

@@ -13,7 +13,7 @@ from config.database import database_now, transaction
 from config.settings import settings
 from handlers.record.events import MalformedEventError, parse_item
 from handlers.stripe_api import sessions
-from handlers.stripe_api.sessions import Listed
+from handlers.stripe_api.sessions import ListPage
 from handlers.tables.models import VerificationRecord
 from handlers.upkeep import progress
 from handlers.upkeep.accounts import Accounts, bookmark, whose_turn
@@ -51,7 +51,7 @@ def _look(report: Report, account: str | None, start: datetime, until: datetime,
     doubtful: list[Whose] = []
     ends: list[datetime] = []
 
-    def reached(end: datetime, page: Listed) -> None:
+    def reached(end: datetime, page: ListPage) -> None:
         too_young = end + age - page.asked_at  # by Stripe's clock: ours may be ahead
         ends.append(whole_second(end - min(max(too_young, timedelta()), end - start)))
 
@@ -76,7 +76,7 @@ def _settled(report: Report, doubtful: list[Whose], ends: list[datetime], mark: 
         progress.move(mark, ends.pop(0))
 
 
-def _differing(report: Report, account: str | None, page: Listed) -> list[Whose]:
+def _differing(report: Report, account: str | None, page: ListPage) -> list[Whose]:
     listed = {}
     for item in page.items:
         try:

@@ -52,7 +52,7 @@ class Report:
     def note(self, what: str, name: str, error: Exception) -> int:
         """Reports a failure and stores it; returns how many there have been in a row."""
         self.failed.append(Failed(what, name or "our own account", describe(error)))
-        return unanswered.note(what, name, error)
+        return unanswered.add_failure(what, name, error)
 
     def note_second(self, list_: str, second: datetime, error: Exception) -> None:
         """Reports a second of a list that was passed over."""
@@ -105,7 +105,7 @@ def in_turn(what: str, askings: Mapping[str | None, Asking], take: Callable[[], 
             if isinstance(error, AwayError):
                 raise
         else:
-            unanswered.forget(what, account or "")
+            unanswered.drop(what, account or "")
 
 
 def _turn(asking: Asking, take: Callable[[], None]) -> bool:

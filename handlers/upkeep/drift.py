@@ -178,11 +178,11 @@ def _asked(report: Report, one: Whose) -> tuple[VerificationRecord | None, Retri
     except DATABASE_TROUBLE:
         raise
     except Exception as error:  # any error of this session: the others go on
-        _compare(one.session_id, unanswered.pause(report.note("session", one.session_id, error)))
+        _compare(one.session_id, unanswered.pause_after(report.note("session", one.session_id, error)))
         if isinstance(error, AwayError):
             raise
         return record, None
-    unanswered.forget("session", one.session_id)
+    unanswered.drop("session", one.session_id)
     if record and retrieved:
         unmark_abandoned(record, retrieved.state.status)
     return record, retrieved and replace(retrieved, state=whose(retrieved.state, one.account))

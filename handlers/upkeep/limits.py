@@ -36,7 +36,7 @@ def judge_limits() -> list[int]:
     start: datetime | None = progress.reached(name) or progress.BEGINNING
     to_do: list[int] = []
     while start and not stopping.is_set():
-        which, start = progress.page(start)
+        which, start = progress.page_of_records(start)
         found, some = _judged(which)
         to_do += some
         if found == _MOST:  # this page may hold more, for the next run

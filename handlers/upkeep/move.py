@@ -48,7 +48,7 @@ def count_rows(source: Engine) -> int:
         return sum(rows.execute(select(func.count()).select_from(table)).scalar_one() for table in _tables())
 
 
-def move(source: Engine, by: By) -> Generator[Step, None, None]:
+def move_database(source: Engine, by: By) -> Generator[Step, None, None]:
     """Copies the file into DATABASE_URL, which has our schema, a batch at each step. Raises NotMovedError.
 
     1. takes the file's write lock until the end: a process still at work on it is refused, and no row is left behind;

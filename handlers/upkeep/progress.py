@@ -55,7 +55,7 @@ def forget(prefix: str, *, but_for: str) -> None:
         connection.execute(delete(Bookmark).where(named, col(Bookmark.name) != but_for))
 
 
-def page(start: datetime) -> tuple[Sequence[ColumnElement[bool]], datetime | None]:
+def page_of_records(start: datetime) -> tuple[Sequence[ColumnElement[bool]], datetime | None]:
     """The conditions of the page of records made from `start` on, and the start of the page after; None after the last.
 
     The index on created_at finds it, however many records there are.

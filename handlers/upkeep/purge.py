@@ -75,7 +75,7 @@ def purge() -> Purged:
         purged.records = sum(wipe_records(long_ago, BATCH))
     _purge_older(ProcessClock, "measured_at", timedelta(days=1))
     _purge_older(Heartbeat, "last_at", timedelta(days=1))
-    tallies.forget_old()
+    tallies.forget_old_tallies()
     log.info("purge.ended", **asdict(purged))
     return purged
 

@@ -14,7 +14,7 @@ from handlers.inbox.receive import receive
 from handlers.queue.failures import AwayError, NotNowError, describe, stopping
 from handlers.record.events import MalformedEventError, VerificationEvent, parse_item
 from handlers.stripe_api import sessions
-from handlers.stripe_api.sessions import Listed
+from handlers.stripe_api.sessions import ListPage
 from handlers.upkeep.drift import observed, whose
 from handlers.upkeep.undelivered import AHEAD, EVENTS_KEPT, parse_listed, whole_second
 from handlers.upkeep.windows import SECOND, Reading, id_of, walk
@@ -57,12 +57,12 @@ def rebuild(since: datetime | timedelta, accounts: Sequence[str | None], *, owes
 
 
 def _restored(
-    what: str, list_page: Callable[..., Listed], read: _Read, since: datetime, account: str | None, owes_nothing: bool
+    what: str, list_page: Callable[..., ListPage], read: _Read, since: datetime, account: str | None, owes_nothing: bool
 ) -> Iterator[Restored]:
     pages: list[Restored] = []
     listed = f"{what} of {account or 'our own account'}"
 
-    def take(page: Listed) -> None:
+    def take(page: ListPage) -> None:
         events, failed = [], []
         for item in page.items:
             try:
@@ -107,7 +107,7 @@ def _listed_session(account: str | None, item: Any, asked_at: datetime) -> Verif
     return observed(session_id, account, item["livemode"], whose(state, account), asked_at)
 
 
-def _patiently(list_page: Callable[..., Listed], start: datetime, end: datetime, after: str | None) -> Listed:
+def _patiently(list_page: Callable[..., ListPage], start: datetime, end: datetime, after: str | None) -> ListPage:
     """Asks for a page, and waits between tries if a narrower window would not help."""
     for pause in _PAUSES:
         try:

@@ -55,7 +55,7 @@ def reconcile(*, bounded: bool = True) -> Report:
                 if error.again_after <= SECONDS:  # a short wait, so that the next look is answered
                     stopping.wait(error.again_after)
     take_up()
-    unanswered.forget_old()
+    unanswered.drop_old()
     progress.move(progress.RUN, NOW)
     log.info(
         "reconcile.ended",

@@ -15,7 +15,7 @@ from config.settings import settings
 from handlers.inbox.apply import UNTOUCHED
 from handlers.inbox.verifications import lock, lock_records
 from handlers.record.events import PURPOSE, SessionState, VerificationEvent
-from handlers.sessions.making import mark
+from handlers.sessions.making import our_mark
 from handlers.tables.models import Verification, VerificationRecord
 from handlers.upkeep.drift import differs, observed
 
@@ -79,7 +79,7 @@ def relink(account: str | None, listed: Sequence[tuple[dict[str, Any], SessionSt
             }
             for id_, one in in_order
             # rule: a verification that is unknown here is ours by our mark, if we mark what we open
-            if one.state.client_reference_id and (one.state.is_ours or not mark())
+            if one.state.client_reference_id and (one.state.is_ours or not our_mark())
         ]
         new = insert_new(connection, Verification, made)
         there = lock(session, set(map(str, latest)))[0]
@@ -157,7 +157,7 @@ def give_way(account: str | None, redacted: Collection[str], purposes: Mapping[s
         return [one.id for one in by_age if one.client_reference_id and one.purpose == one.id]
 
 
-def differing(
+def differing_sessions(
     account: str | None, listed: Iterable[tuple[dict[str, Any], SessionState]], asked_at: datetime
 ) -> list[VerificationEvent]:
     """The listed sessions that differ from our records, as events that show them."""

@@ -39,13 +39,13 @@ from handlers.tables.models import (
 from handlers.upkeep.accounts import Accounts, heard_of
 from handlers.upkeep.allowance import Report, in_turn, no_limit
 from handlers.upkeep.conclude import conclude, hold_back_mails, renumber
-from handlers.upkeep.relink import differing, give_way, purposes_of, relink
+from handlers.upkeep.relink import differing_sessions, give_way, purposes_of, relink
 from handlers.upkeep.undelivered import EVENTS_KEPT, recover_events, whole_second
 from handlers.upkeep.whole_lists import WholeLists
 
 log = structlog.stdlib.get_logger(__name__)
 
-REASON = "a backup was put back"
+BACKUP_REASON = "a backup was put back"
 _SINCE = "restored"  # the bookmark of a recovery under way: the time of the backup's newest row
 _MARGIN = timedelta(hours=1)  # for transactions that were under way then, and for a clock that differs from Stripe's
 _ADOPTED_WITHIN = timedelta(days=30)  # of its creation: a session may be adopted later, and no list shows that
@@ -139,7 +139,7 @@ def recover(
         with transaction() as session:
             found.sessions_to_cancel = conclude(session, start, began)
             session.connection().execute(delete(Bookmark).where(col(Bookmark.name) == _SINCE))
-            resume(session, REASON)
+            resume(session, BACKUP_REASON)
     log.info("restored.ended", is_whole=found.is_whole, events_waiting=found.events_waiting, failed=len(found.failed))
     return found
 
@@ -155,8 +155,8 @@ def _begin(since: datetime | timedelta | None) -> tuple[datetime, datetime]:
         again = "(name) DO UPDATE SET reached = excluded.reached" if said else "DO NOTHING"
         row = {"name": _SINCE, "reached": newest}
         insert_or(session.connection(), Bookmark, [row], on_conflict=again, returning="name")
-        pause(session, EVERYTHING, REASON)
-        began = session.scalars(select(func.min(col(Paused.since))).where(col(Paused.reason) == REASON)).one()
+        pause(session, EVERYTHING, BACKUP_REASON)
+        began = session.scalars(select(func.min(col(Paused.since))).where(col(Paused.reason) == BACKUP_REASON)).one()
         return session.get_one(Bookmark, _SINCE).reached, began
 
 
@@ -193,7 +193,7 @@ def _catch_up(
         found.generations_moved += moved
         if is_old:
             others = [(item, state) for item, state in listed if item["id"] not in announced]
-            receive(differing(lists.account, others, asked_at), owes_nothing=owes_nothing)
+            receive(differing_sessions(lists.account, others, asked_at), owes_nothing=owes_nothing)
 
     def take(events: list[VerificationEvent], _: datetime) -> None:
         seen(len(events))

@@ -40,7 +40,7 @@ _REASONS = {
 }
 
 
-def note(what: str, name: str, error: Exception) -> int:
+def add_failure(what: str, name: str, error: Exception) -> int:
     """Adds one failure; returns how many there have been in a row."""
     row = {
         "what": what,
@@ -64,17 +64,17 @@ def count(what: str, name: str, error: Exception, **fields: int) -> None:
     log.error("stripe.unanswered", what=what, name=name, error=describe(error), **fields)
 
 
-def forget(what: str, *names: str) -> None:
+def drop(what: str, *names: str) -> None:
     """Deletes the rows of what Stripe has answered about."""
     _delete(col(Unanswered.what) == what, col(Unanswered.name).in_(names))
 
 
-def forget_old() -> None:
+def drop_old() -> None:
     """Deletes rows that nobody asks about any more: of ended sessions, of seconds that Stripe keeps no longer."""
     _delete(col(Unanswered.asked_at) < now(-_FORGOTTEN_AFTER))
 
 
-def pause(failures: int) -> timedelta:
+def pause_after(failures: int) -> timedelta:
     """The pause before the next question, after so many failures in a row."""
     return min(_FIRST_PAUSE * (1 << min(failures - 1, 10)), _LONGEST_PAUSE)
 
@@ -98,7 +98,7 @@ def failures(what: str, name: str) -> int:
 def waiting(what: str) -> list[str]:
     """The names whose pause is not over yet; our own account is never among them."""
     at = database_now()
-    return [row.name for row in known(what) if row.name and _was_asked(row, pause(row.failures), at)]
+    return [row.name for row in known(what) if row.name and _was_asked(row, pause_after(row.failures), at)]
 
 
 def is_to_be_asked_soon() -> bool:

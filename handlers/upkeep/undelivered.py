@@ -73,7 +73,7 @@ def _recover(report: Report, account: str | None, *, bounded: bool) -> Asking:
         except Exception as error:  # as in walk: this second alone is passed over
             report.note_second(name, second, error)
         else:
-            unanswered.forget("second", row.name)
+            unanswered.drop("second", row.name)
 
 
 def take_in(items: list[Any], account: str | None, report: Report, *, undelivered: bool) -> None:

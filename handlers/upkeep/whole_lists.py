@@ -9,7 +9,7 @@ from config.database import database_now
 from config.settings import settings
 from handlers.record.events import MalformedEventError, SessionState, VerificationEvent, parse_item
 from handlers.stripe_api import sessions
-from handlers.stripe_api.sessions import Listed
+from handlers.stripe_api.sessions import ListPage
 from handlers.upkeep.allowance import Report
 from handlers.upkeep.undelivered import AHEAD, parse_listed, whole_second
 from handlers.upkeep.windows import Reading, id_of, walk
@@ -27,7 +27,7 @@ class WholeLists:
     ) -> None:
         """Hands `take` the events of our types created since then, page by page, and the time of the question."""
 
-        def parsed(page: Listed) -> None:
+        def parsed(page: ListPage) -> None:
             events = []
             for item in page.items:
                 try:
@@ -38,7 +38,7 @@ class WholeLists:
                     events += [event] if event else []
             take(events, page.asked_at)
 
-        def ask(start: datetime, end: datetime, after: str | None) -> Listed:
+        def ask(start: datetime, end: datetime, after: str | None) -> ListPage:
             return sessions.list_events(start, end, self.account, after=after, undelivered=undelivered)
 
         self._read("events", ask, parsed, since)
@@ -46,7 +46,7 @@ class WholeLists:
     def sessions(self, since: datetime, take: Callable[[list[tuple[Any, SessionState]], datetime], object]) -> None:
         """Hands `take` the sessions made since then, each as it is now, page by page, and the time of the question."""
 
-        def parsed(page: Listed) -> None:
+        def parsed(page: ListPage) -> None:
             found = []
             for item in page.items:
                 try:
@@ -56,7 +56,7 @@ class WholeLists:
                     self.report.unreadable("session", id_of(item), error)
             take(found, page.asked_at)
 
-        def ask(start: datetime, end: datetime, after: str | None) -> Listed:
+        def ask(start: datetime, end: datetime, after: str | None) -> ListPage:
             return sessions.list_sessions(start, end, self.account, after=after)
 
         self._read("listed", ask, parsed, since)
@@ -64,8 +64,8 @@ class WholeLists:
     def _read(
         self,
         what: str,
-        ask: Callable[[datetime, datetime, str | None], Listed],
-        take: Callable[[Listed], None],
+        ask: Callable[[datetime, datetime, str | None], ListPage],
+        take: Callable[[ListPage], None],
         since: datetime,
     ) -> None:
         reading = Reading(

@@ -7,7 +7,7 @@ from typing import Any
 
 from config.database import DATABASE_TROUBLE
 from handlers.queue.failures import AwayError, NotAllowedError, UnreadableError
-from handlers.stripe_api.sessions import Listed
+from handlers.stripe_api.sessions import ListPage
 from handlers.upkeep.allowance import Asking
 
 SECOND = timedelta(seconds=1)
@@ -22,9 +22,9 @@ _MOST_PAGES = 100  # of one second: ten thousand items
 class Reading:
     """The request for a page of [start, end) after an id, and the steps that follow it."""
 
-    ask: Callable[[datetime, datetime, str | None], Listed]
-    take: Callable[[Listed], None]
-    reached: Callable[[datetime, Listed], None]  # everything before this moment was read or passed over
+    ask: Callable[[datetime, datetime, str | None], ListPage]
+    take: Callable[[ListPage], None]
+    reached: Callable[[datetime, ListPage], None]  # everything before this moment was read or passed over
     pass_over: Callable[[datetime, Exception], None]  # this second stays unread
 
 
@@ -73,7 +73,7 @@ def walk(reading: Reading, start: datetime, until: datetime, failures: int = 0) 
         raise unread[0][1]
 
 
-def _rest(reading: Reading, start: datetime, end: datetime, page: Listed) -> Generator[None]:
+def _rest(reading: Reading, start: datetime, end: datetime, page: ListPage) -> Generator[None]:
     """Reads the further pages of a second that does not fit into one."""
     seen: set[str] = set()
     while page.has_more:
@@ -87,7 +87,7 @@ def _rest(reading: Reading, start: datetime, end: datetime, page: Listed) -> Gen
         reading.take(page)
 
 
-def _before_a_burst(start: datetime, end: datetime, page: Listed) -> timedelta | None:
+def _before_a_burst(start: datetime, end: datetime, page: ListPage) -> timedelta | None:
     """The window's width before its burst: the window's newest items, a full page of them, close together.
 
     If the burst is at the window's start, the burst's own width. None if the items are spread, or cannot be read.

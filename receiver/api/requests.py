@@ -9,9 +9,9 @@ from starlette.datastructures import QueryParams
 
 from handlers.record.events import Status
 from handlers.sessions.asked import Asked, Email, Entering, Purpose, Reference, Text, of_the_way, validated
-from handlers.sessions.entering import Way
+from handlers.sessions.entering import WayIn
 from handlers.sessions.refusals import Fault
-from handlers.sessions.views import Page
+from handlers.sessions.views import PageQuery
 
 
 class Linking(Asked):
@@ -42,10 +42,10 @@ class Canceling(BaseModel):
     notify: bool = True
 
 
-def entering(body: Mapping[str, Any]) -> Way:
+def way_in(body: Mapping[str, Any]) -> WayIn:
     """The person's way in. Raises FaultsError with every fault at once."""
     asked = validated(Entering, body, of_the_way)
-    return Way(integration=asked.integration, stripe_version=asked.stripe_version)
+    return WayIn(integration=asked.integration, stripe_version=asked.stripe_version)
 
 
 def linking(body: Mapping[str, Any]) -> Linking:
@@ -58,10 +58,10 @@ def notify(query: QueryParams) -> bool:
     return validated(Canceling, dict(query), lambda _: _twice(query)).notify
 
 
-def page(query: QueryParams) -> Page:
+def list_query(query: QueryParams) -> PageQuery:
     """The query of a list. Raises FaultsError with every fault at once."""
     asked = validated(Listing, dict(query), lambda _: _twice(query))
-    return Page(**asked.model_dump())
+    return PageQuery(**asked.model_dump())
 
 
 def _twice(query: QueryParams) -> Iterator[Fault]:

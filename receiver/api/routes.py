@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from math import ceil
@@ -23,7 +22,7 @@ from handlers.operator import audit
 from handlers.operator.audit import By
 from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.sessions import asked, closing, entering, opening, views
-from handlers.sessions.entering import Way
+from handlers.sessions.entering import WayIn
 from handlers.sessions.links import link_of
 from handlers.sessions.opening import Opened
 from handlers.sessions.refusals import FaultsError, OpeningError
@@ -37,7 +36,7 @@ from receiver.api.openapi import openapi
 from receiver.api.problems import ProblemError
 from receiver.api.tokens import digests, holder
 from receiver.bodies import TooLongError, read_body
-from receiver.mishaps import note_failure, note_success, work
+from receiver.mishaps import Endpoint, note_failure, note_success, work
 from receiver.sender import is_this_machine
 from receiver.threads import BusyError, Threads
 from receiver.unmatched import Unmatched
@@ -49,8 +48,6 @@ _WAITS_SECONDS = 5.0  # for another opening of the same verification
 _LOOKS_AGAIN = 0.2  # seconds, while another process opens it
 _THREADS = 8  # all of them may wait for Stripe: deliveries and health have their own
 _LOOKERS = 2  # threads for requests that ask the database alone
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class _Openers:
@@ -99,7 +96,7 @@ class Room:
         body = asked.opening(await _json(request), settings().return_origins)
         wanted = asked.wanted(body)
         opened = await self._to_its_end(self._opened(wanted))
-        way = Way(integration=body.integration, stripe_version=body.stripe_version)
+        way = WayIn(integration=body.integration, stripe_version=body.stripe_version)
         enter = partial(entering.entry, opened.verification_id, opened.answer, wanted.account or None, way)
         entered = await self._asking.do(enter) if way.asks_stripe else enter()
         shown = await self._looking.do(views.view, opened.verification_id, opened.answer)
@@ -135,11 +132,11 @@ class Room:
         return _answer(200, await self._looking.do(view_in_time, request.path_params["id"]))
 
     async def _list(self, request: Request) -> Response:
-        found, has_more = await self._looking.do(views.listed, requests.page(request.query_params))
+        found, has_more = await self._looking.do(views.listed, requests.list_query(request.query_params))
         return _answer(200, {"data": found, "has_more": has_more})
 
     async def _enter(self, request: Request) -> Response:
-        way = requests.entering(await _json(request))
+        way = requests.way_in(await _json(request))
         id_ = request.path_params["id"]
         entered = await self._asking.do(entering.enter, id_, way)
         log.info("verification.entered", id=id_, integration=way.integration)

@@ -29,5 +29,5 @@ def holder(known: Iterable[tuple[str, bytes]], authorization: str | None) -> str
         return names[0]
     if len(given.strip()) >= _LEAST:
         API_REQUESTS.labels("refused").inc()
-        tokens.refused(digest)
+        tokens.note_unknown_token(digest)
     return None

@@ -27,7 +27,7 @@ class SorryError(Exception):
         self.status = status
 
 
-def page(request: Request, name: str, status: int = 200, /, *, key: str = "", **values: object) -> Response:
+def console_page(request: Request, name: str, status: int = 200, /, *, key: str = "", **values: object) -> Response:
     """One of the catalogue's console pages. `key` makes the token of its forms while nobody has signed in."""
     visit: Visit | None = request.state.visit
     key = key or (form_key(request) if visit else "")
@@ -41,7 +41,7 @@ def page(request: Request, name: str, status: int = 200, /, *, key: str = "", **
     return Response(text, status, headers(request.scope["scheme"], PLAIN), "text/html; charset=utf-8")
 
 
-def redirect(request: Request, below: str = "") -> Response:
+def console_redirect(request: Request, below: str = "") -> Response:
     """Leads to another page of the console."""
     return Response(status_code=303, headers=headers(request.scope["scheme"], PLAIN) | {"Location": path(below)})
 

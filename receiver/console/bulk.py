@@ -13,7 +13,7 @@ from handlers.operator.lists import LISTS, narrowed
 from handlers.operator.queries import Filter
 from handlers.operator.retry_discard import discard_rows, retry_rows
 
-AGES = {
+AGE_FILTERS = {
     "1h": ("an hour", timedelta(hours=1)),
     "1d": ("a day", timedelta(days=1)),
     "7d": ("a week", timedelta(days=7)),
@@ -29,7 +29,7 @@ _MOST_SECONDS = 10.0  # for a click, and the batch under way goes on: a router w
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedRows:
     """The conditions for a list's rows, as an address has them."""
 
     kind: str
@@ -37,11 +37,11 @@ class Asked:
     older: str
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> "Asked":
+    def of(cls, query: Mapping[str, str]) -> "AskedRows":
         """Reads them from an address; values that make no sense are left out."""
         kind, error = (query.get(name, "").strip().replace("\0", "")[:100] for name in ("kind", "error"))
         older = query.get("older", "")
-        return cls(kind, error, older if older in AGES else "")
+        return cls(kind, error, older if older in AGE_FILTERS else "")
 
     @property
     def wanted(self) -> Filter:
@@ -49,7 +49,7 @@ class Asked:
         return Filter(
             kind=self.kind or None,
             error=self.error or None,
-            older=AGES[self.older][1] if self.older else None,
+            older=AGE_FILTERS[self.older][1] if self.older else None,
         )
 
     @property
@@ -69,7 +69,7 @@ def cursor(name: str, text: str) -> tuple[datetime, Any] | None:
     return (at, id_) if at.tzinfo and id_ is not None else None
 
 
-def change_all(what: str, name: str, asked: Asked, by: By, after: str) -> tuple[int, str]:
+def change_all(what: str, name: str, asked: AskedRows, by: By, after: str) -> tuple[int, str]:
     """Changes the matching rows after the last one of the click before, in the order of their ids: so a row that fails
     again meanwhile is left alone. Returns their number, and the last id if there may be more.
     """

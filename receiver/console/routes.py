@@ -3,7 +3,7 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -23,17 +23,17 @@ from handlers.operator import endpoints, queries
 from handlers.operator.audit import REASON, By, Way, audited
 from handlers.operator.console_users import Role, judge
 from handlers.operator.figures import Figures
-from handlers.operator.findings import ANSWER_SECONDS, judged
+from handlers.operator.findings import FINDING_SECONDS, judged
 from handlers.operator.lists import LISTS, LOOKED_AT, page_of
 from handlers.operator.persons import mail_as_shown, person, sessions_of
 from handlers.tables.models import OutboxAction
-from receiver.console.answers import SorryError, fields, is_safe, page, redirect
-from receiver.console.bulk import AGES, MAY, Asked, change_all, cursor
+from receiver.console.answers import SorryError, console_page, console_redirect, fields, is_safe
+from receiver.console.bulk import AGE_FILTERS, MAY, AskedRows, change_all, cursor
 from receiver.console.changes import CHANGES, OF_STATUS, RefusedChangeError, make, told
 from receiver.console.checks import PAUSE_SECONDS, Checks
-from receiver.console.visits import Visit, begin, end, form_key, keep_form_key, known_as, visit_of
+from receiver.console.visits import Visit, form_key, keep_form_key, known_as, sign_in, sign_out, visit_of
 from receiver.headers import headers
-from receiver.mishaps import note_failure, note_success, work
+from receiver.mishaps import Endpoint, note_failure, note_success, work
 from receiver.pages.answers import refused_method
 from receiver.pages.headers import PLAIN
 from receiver.pages.tries import TooOftenError, Tries
@@ -55,8 +55,6 @@ _KINDS = {
 }
 _MOST_OF = 0.95
 _SPANS = {"hour": tallies.HOUR, "day": tallies.DAY}
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Room:
@@ -104,7 +102,7 @@ class Room:
 
     async def _sign_in(self, request: Request) -> Response:
         if request.method != "POST":
-            return redirect(request) if request.state.visit else self._form(request)
+            return console_redirect(request) if request.state.visit else self._form(request)
         sent = await fields(request)
         name = sent.get("name", "")
         self._count(request, name[:80])
@@ -113,8 +111,8 @@ class Room:
             log.warning("console.sign_in_refused")  # no name: some type their password there
             return self._form(request, 403, is_wrong=True)
         log.info("console.signed_in", user=user.name, role=user.role)
-        answer = redirect(request)
-        begin(request, answer, user)
+        answer = console_redirect(request)
+        sign_in(request, answer, user)
         return answer
 
     def _count(self, request: Request, name: str) -> None:
@@ -130,38 +128,44 @@ class Room:
 
     async def _sign_out(self, request: Request) -> Response:
         await fields(request)
-        answer = redirect(request, "/sign-in")
-        end(request, answer)
+        answer = console_redirect(request, "/sign-in")
+        sign_out(request, answer)
         return answer
 
     def _form(self, request: Request, status: int = 200, *, is_wrong: bool = False) -> Response:
         key = form_key(request) or secrets.token_urlsafe(16)
-        answer = page(request, "sign_in", status, key=key, is_wrong=is_wrong, is_ended="ended" in request.query_params)
+        answer = console_page(
+            request, "sign_in", status, key=key, is_wrong=is_wrong, is_ended="ended" in request.query_params
+        )
         keep_form_key(request, answer, key)
         return answer
 
     async def _overview(self, request: Request) -> Response:
         """The whole overview, or only its live part, for the script that asks again."""
         span = request.query_params.get("span", "")
-        span = span if span in history.SPANS else "hour"
+        span = span if span in history.PICTURE_SPANS else "hour"
         shown = await self._looking.do(_overview, span)
-        return page(request, "live" if "live" in request.query_params else "overview", **shown)
+        return console_page(request, "live" if "live" in request.query_params else "overview", **shown)
 
     async def _find(self, request: Request) -> Response:
         """Finds a person, by POST: so the application's reference for them is in no address, and in no log."""
         word = (await fields(request)).get("word", "").strip()
         found = await self._looking.do(sessions_of, word) if word and "\0" not in word else []
         if not found:
-            return page(request, "not_found", 404, is_address="@" in word)
-        return redirect(request, f"/persons/{found[0]}") if len(found) == 1 else page(request, "which", found=found)
+            return console_page(request, "not_found", 404, is_address="@" in word)
+        return (
+            console_redirect(request, f"/persons/{found[0]}")
+            if len(found) == 1
+            else console_page(request, "which", found=found)
+        )
 
     async def _person(self, request: Request) -> Response:
         session_id = request.path_params["id"]
         found = await self._looking.do(person, session_id) if _ID.fullmatch(session_id) else None
         if found is None:
-            return page(request, "not_found", 404, is_address=False)
+            return console_page(request, "not_found", 404, is_address=False)
         about = found.verification_id or session_id
-        return page(
+        return console_page(
             request,
             "person",
             person=found,
@@ -176,8 +180,8 @@ class Room:
         number = OutboxAction.id_of(request.path_params["id"])
         found = await self._looking.do(mail_as_shown, number) if number is not None else None
         if found is None:
-            return page(request, "not_found", 404, is_address=False)
-        return page(request, "mail", action=found[0], written=found[1])
+            return console_page(request, "not_found", 404, is_address=False)
+        return console_page(request, "mail", action=found[0], written=found[1])
 
     async def _change(self, request: Request) -> Response:
         """Asks for a reason, then makes the change, and leads back to `of`, the person's page."""
@@ -189,7 +193,7 @@ class Room:
 
         async def ask(status: int = 200, why: str | None = None, reason: str | None = "") -> Response:
             values = await self._looking.do(told, what, id_)
-            return page(request, "change", status, what=what, id=id_, of=of, why=why, reason=reason, **values)
+            return console_page(request, "change", status, what=what, id=id_, of=of, why=why, reason=reason, **values)
 
         if request.method != "POST":
             return await ask()
@@ -202,15 +206,15 @@ class Room:
         except RefusedChangeError as error:
             return await ask(409, str(error), by.reason)
         if link:
-            return page(request, "link", link=link, of=of)
-        return redirect(request, f"/persons/{of}?did={what}")
+            return console_page(request, "link", link=link, of=of)
+        return console_redirect(request, f"/persons/{of}?did={what}")
 
     async def _list(self, request: Request) -> Response:
         name, query = _listed(request), request.query_params
-        asked = Asked.of(query)
+        asked = AskedRows.of(query)
         rows, last = await self._looking.do(page_of, name, asked.wanted, cursor(name, query.get("after", "")))
         count = query.get("count", "")
-        return page(
+        return console_page(
             request,
             "list",
             **_about(name, asked),
@@ -227,9 +231,9 @@ class Room:
         if what not in MAY.get(name, ()):
             raise SorryError("unknown", 404)
         _who_mends(request)
-        asked = Asked.of(request.query_params)
+        asked = AskedRows.of(request.query_params)
         about = _about(name, asked) | {"what": what}
-        shown = partial(page, request, "change_all")
+        shown = partial(console_page, request, "change_all")
         if request.method != "POST":
             return shown(**about, is_wrong=False, reason="", after="")
         sent = await fields(request)
@@ -242,7 +246,7 @@ class Room:
         count += _number(sent.get("count", "")) or 0
         if after:
             return shown(**about, is_wrong=False, reason=by.reason, after=after, count=count)
-        return redirect(request, f"/lists/{name}?{asked.query}&count={count}")
+        return console_redirect(request, f"/lists/{name}?{asked.query}&count={count}")
 
     async def _check(self, request: Request) -> Response:
         """Answers a POST with the page itself: a redirect may lead to another process, which keeps another outcome."""
@@ -251,10 +255,10 @@ class Room:
             await fields(request)
             is_too_soon = not await self._checks.ask()
         status, last = 429 if is_too_soon else 200, self._checks.last
-        return page(request, "checks", status, last=last, is_too_soon=is_too_soon, pause=round(PAUSE_SECONDS))
+        return console_page(request, "checks", status, last=last, is_too_soon=is_too_soon, pause=round(PAUSE_SECONDS))
 
     async def _audit(self, request: Request) -> Response:
-        return page(request, "audit", audit=await self._looking.do(audited))
+        return console_page(request, "audit", audit=await self._looking.do(audited))
 
     async def _refuse(self, request: Request, allowed: set[str]) -> Response:
         return refused_method(request, allowed) if allowed else await self._answering(_unknown)(request)
@@ -271,21 +275,21 @@ class Room:
                 # rule: a browser that has not signed in sees nothing
                 if request.state.visit is None and not to_all:
                     is_lost = request.method == "POST" and endpoint != self._sign_out
-                    return redirect(request, "/sign-in?ended" if is_lost else "/sign-in")
+                    return console_redirect(request, "/sign-in?ended" if is_lost else "/sign-in")
                 answer = await endpoint(request)
                 note_success(doing)
                 return answer
             except SorryError as error:
-                return page(request, "sorry", error.status, word=error.word)
+                return console_page(request, "sorry", error.status, word=error.word)
             except TooOftenError:
-                return page(request, "sorry", 429, word="often")
+                return console_page(request, "sorry", 429, word="often")
             except (BusyError, *DATABASE_TROUBLE):
-                return page(request, "sorry", 503, word="away")
+                return console_page(request, "sorry", 503, word="away")
             except ClientDisconnect:
                 return Response(status_code=400)
             except Exception as error:  # the server's own answer is no page
                 note_failure("console", error, doing)
-                return page(request, "sorry", 500, word="failed")
+                return console_page(request, "sorry", 500, word="failed")
 
         return answer
 
@@ -322,9 +326,9 @@ def _number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else None
 
 
-def _about(name: str, asked: Asked) -> dict[str, Any]:
+def _about(name: str, asked: AskedRows) -> dict[str, Any]:
     """The values that all pages of a list show."""
-    return {"name": name, "names": list(LISTS), "asked": asked, "ages": AGES, "may": MAY.get(name, ())}
+    return {"name": name, "names": list(LISTS), "asked": asked, "ages": AGE_FILTERS, "may": MAY.get(name, ())}
 
 
 def _overview(span: str) -> dict[str, Any]:
@@ -333,9 +337,14 @@ def _overview(span: str) -> dict[str, Any]:
     """
     endpoints.look_soon()
     figures = Figures(broker.trouble_now())
-    shown: dict[str, Any] = {"findings": judged(figures), "figures": None, "span": span, "spans": list(history.SPANS)}
+    shown: dict[str, Any] = {
+        "findings": judged(figures),
+        "figures": None,
+        "span": span,
+        "spans": list(history.PICTURE_SPANS),
+    }
     # There is a finding for it.
-    with suppress(*DATABASE_TROUBLE), hurry(answer=ANSWER_SECONDS):
+    with suppress(*DATABASE_TROUBLE), hurry(answer=FINDING_SECONDS):
         shown["figures"] = {
             "at": figures.at,
             "backlogs": figures.backlogs,

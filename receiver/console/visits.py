@@ -41,7 +41,7 @@ def visit_of(request: Request) -> Visit | None:
     return Visit(user=user, key=key) if user and secrets.compare_digest(user.proof, proof) else None
 
 
-def begin(request: Request, response: Response, user: User) -> None:
+def sign_in(request: Request, response: Response, user: User) -> None:
     """Signs a user in, by a new key that nobody can have known before."""
     words = f"{secrets.token_urlsafe(16)}.{user.proof}.{user.name}"
     _set(request, response, _VISIT, _signer().sign(words).decode())
@@ -57,7 +57,7 @@ def known_as(request: Request, name: str) -> str | None:
     return words if is_recent and words.rpartition(".")[0] == name else None
 
 
-def end(request: Request, response: Response) -> None:
+def sign_out(request: Request, response: Response) -> None:
     """Signs the user out."""
     response.delete_cookie(_name(request, _VISIT), secure=_is_https(request), httponly=True, samesite="strict")
 

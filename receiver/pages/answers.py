@@ -31,7 +31,7 @@ def page(request: Request, name: str, shown: Shown = _NOTHING, locale: str | Non
     else:
         shown = replace(
             shown,
-            again_url=address(request),
+            again_url=page_address(request),
             refresh_url=_once_more(request, shown.status_url),
             language_url=language_url,
             logo_url=logo_url,
@@ -66,7 +66,7 @@ def refusal(request: Request, name: str, shown: Shown = _NOTHING, locale: str | 
         return page(request, name, shown, locale)
     status = _STATUS[name]
     return data(
-        request, {"error": name, **({} if status in _RETRY_SECONDS else {"location": address(request)})}, status
+        request, {"error": name, **({} if status in _RETRY_SECONDS else {"location": page_address(request)})}, status
     )
 
 
@@ -83,7 +83,7 @@ def refused_method(request: Request, allowed: Iterable[str]) -> Response:
     return _answer(request, 405, more={"Allow": ", ".join(sorted(allowed))})
 
 
-def address(request: Request, below: str = "", **query: str) -> str:
+def page_address(request: Request, below: str = "", **query: str) -> str:
     """The address of this link's page, or of one below it, in the language that was asked for."""
     token, asked = request.path_params.get("token"), offered(request.query_params.get("lang", ""))
     if token is None:
@@ -97,7 +97,7 @@ def _in_another_language(request: Request) -> str:
     """The address to which a language is added: this page's, or for the answer to a form the form's page's."""
     after = request.query_params.get("after", "")
     kept = "?" + urlencode({**({"after": after} if re.fullmatch(r"[\d.]{1,40}", after, re.ASCII) else {}), "lang": ""})
-    return kept if request.method in ("GET", "HEAD") else address(request).partition("?")[0] + kept
+    return kept if request.method in ("GET", "HEAD") else page_address(request).partition("?")[0] + kept
 
 
 def _once_more(request: Request, url: str) -> str | None:

@@ -83,7 +83,7 @@ def fetched(url: str) -> tuple[str, bytes]:
     answer = Line(outside.LOGO, _SECONDS).call("GET", url, {"Accept": ", ".join(_IMAGES)}, None, most=_MOST_BYTES)
     found = [name for name, start in _IMAGES.items() if re.match(start, answer.body, re.DOTALL)]
     if answer.status != 200 or not found:
-        outside.refused(outside.LOGO, word := f"answered {answer.status}, and no image that is served")
+        outside.note_refusal(outside.LOGO, word := f"answered {answer.status}, and no image that is served")
         raise ValueError(word)
-    outside.answered(outside.LOGO)
+    outside.note_answer(outside.LOGO)
     return found[0], answer.body

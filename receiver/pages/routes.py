@@ -1,7 +1,7 @@
 """The routes of the person's half: they read a link, show the state, and let the person in."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -19,20 +19,20 @@ from handlers.catalogue.pages import Shown
 from handlers.metrics.counting import UNKNOWN_SENDERS
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.sessions.asking import ask_for_link
-from handlers.sessions.entering import Way, enter_by_link
+from handlers.sessions.entering import WayIn, enter_by_link
 from handlers.sessions.links import Token, link_to, read_return, read_token
 from handlers.sessions.looking import look
 from handlers.sessions.picking import pick_language
 from handlers.sessions.refusals import OpeningError
-from handlers.sessions.seen import Seen, Word, seen
+from handlers.sessions.seen import PageFacts, Word, seen
 from handlers.sessions.views import NotFoundError
 from receiver.bodies import TooLongError, read_body
-from receiver.mishaps import note_failure, note_success, work
+from receiver.mishaps import Endpoint, note_failure, note_success, work
 from receiver.pages import answers
-from receiver.pages.answers import address, wants_json
+from receiver.pages.answers import page_address, wants_json
 from receiver.pages.assets import Assets
 from receiver.pages.headers import is_foreign, leads_to_stripe, origin
-from receiver.pages.tries import ENTRIES, LOOKS, TooOftenError, Tries
+from receiver.pages.tries import ENTRIES, LINK_LOOKS, TooOftenError, Tries
 from receiver.threads import BusyError, Threads
 from receiver.unmatched import Unmatched
 
@@ -46,8 +46,7 @@ _REFUSED = {"canceled": Word.ENDED, "redacted": Word.REDACTED, "submission-limit
 # The codes for which the status page is shown.
 _ELSEWHERE = (Word.PROCESSING, Word.VERIFIED, Word.OPENING, "no-retry")
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class _ExpiredError(Exception):
@@ -90,7 +89,7 @@ class Room:
 
     async def _show(self, request: Request) -> Response:
         """Shows the page of the state: reads the tables alone, and changes nothing."""
-        subject = await self._subject(request, LOOKS)
+        subject = await self._subject(request, LINK_LOOKS)
         return await self._looking.do(lambda: _page(request, seen(subject)))
 
     async def _enter(self, request: Request) -> Response:
@@ -101,7 +100,7 @@ class Room:
         # The version before the entry, which is no result; the page with the button may have an older one.
         found = await self._spoken_to(request, subject)
         is_modal = wants_json(request) and bool(settings().stripe_publishable_key)
-        way = Way(integration="modal" if is_modal else "redirect")
+        way = WayIn(integration="modal" if is_modal else "redirect")
         try:
             fields = (await self._asking.do(enter_by_link, subject, way)).fields
         except OpeningError as error:
@@ -119,11 +118,11 @@ class Room:
         log.info("verification.entered", id=subject, integration=way.integration)
         if not wants_json(request):
             return answers.redirect(request, fields["url"])
-        after = {"status": address(request, "/status", after=found.version)} if is_modal else {}
+        after = {"status": page_address(request, "/status", after=found.version)} if is_modal else {}
         return answers.data(request, {**fields, **after})
 
     async def _status(self, request: Request) -> Response:
-        subject = await self._subject(request, LOOKS)
+        subject = await self._subject(request, LINK_LOOKS)
         return await self._looking.do(lambda: _news(request, seen(subject)))
 
     async def _ask(self, request: Request) -> Response:
@@ -132,7 +131,7 @@ class Room:
         A browser that loads the answer again asks by GET: it is led to the page with the form.
         """
         if request.method != "POST" or not settings().mails_go_out:
-            return answers.redirect(request, address(request))
+            return answers.redirect(request, page_address(request))
         if why := await _unposted(request):
             return answers.page(request, why)
         subject = self._token(request, ENTRIES).subject
@@ -140,7 +139,7 @@ class Room:
         await self._looking.do(publish_actions, await self._looking.do(ask_for_link, subject))
         return answers.page(request, "link_sent", locale=found.locale)
 
-    async def _spoken_to(self, request: Request, subject: str) -> Seen:
+    async def _spoken_to(self, request: Request, subject: str) -> PageFacts:
         """The state of the person, whose picked language is written down: neither Stripe's pages nor mails have it."""
         found = await self._looking.do(seen, subject)
         if picked := answers.picked_language(request, found.locale):
@@ -153,7 +152,7 @@ class Room:
             subject = self._counted(request, read_return, request.path_params["sealed"])
         except NotFoundError:  # signed by a key that was taken out, perhaps, though the person may have submitted
             return answers.page(request, "returned")
-        self._tries.of_link(LOOKS, subject)
+        self._tries.of_link(LINK_LOOKS, subject)
         # Until a look at Stripe has told more, the state from before the entry is no result.
         found = await self._looking.do(seen, subject)
         after = f"?after={found.version}"
@@ -176,7 +175,7 @@ class Room:
         self._tries.of_link(allowed, token.subject)
         return token
 
-    def _counted(self, request: Request, read: Callable[[str], T], text: str) -> T:
+    def _counted(self, request: Request, read: Callable[[str], _T], text: str) -> _T:
         """The result of `read`, after counting one more try of the sender. Raises NotFoundError, TooOftenError.
 
         All senders of unknown address count as one, and only without a link of ours: they keep nobody from their link.
@@ -214,7 +213,7 @@ class Room:
             except NotFoundError:
                 return answers.refusal(request, "no_link")
             except _ExpiredError as error:
-                link_url = address(request, "/link", lang=answers.language(request, error.locale))
+                link_url = page_address(request, "/link", lang=answers.language(request, error.locale))
                 return answers.refusal(request, "expired", Shown(link_url=link_url), error.locale)
             except TooOftenError:
                 return answers.refusal(request, "busy")
@@ -234,15 +233,15 @@ async def _no_link(_request: Request) -> Response:
     raise NotFoundError
 
 
-def _page(request: Request, found: Seen) -> Response:
+def _page(request: Request, found: PageFacts) -> Response:
     return answers.page(request, found.word, _shown(request, found), found.locale)
 
 
-def _gone(request: Request, found: Seen) -> Response:
+def _gone(request: Request, found: PageFacts) -> Response:
     return answers.page(request, Word.ENDED, Shown(continue_url=found.return_url), found.locale)
 
 
-def _news(request: Request, found: Seen) -> Response:
+def _news(request: Request, found: PageFacts) -> Response:
     """The page of the state, or the waiting page while the version is that of the entry: no result is no failure."""
     if wants_json(request):
         return answers.data(
@@ -251,12 +250,12 @@ def _news(request: Request, found: Seen) -> Response:
     if not found.word.may_enter:
         return _page(request, found)
     if request.query_params.get("after") != found.version:
-        return answers.redirect(request, address(request))
+        return answers.redirect(request, page_address(request))
     waiting = Shown(
         word=found.word,
         version=found.version,
-        status_url=address(request, "/status", after=found.version),
-        verify_url=address(request),
+        status_url=page_address(request, "/status", after=found.version),
+        verify_url=page_address(request),
         continue_url=found.return_url,
     )
     return answers.page(request, Word.PROCESSING, waiting, found.locale)
@@ -265,11 +264,11 @@ def _news(request: Request, found: Seen) -> Response:
 def _onward(request: Request, word: str) -> Response:
     """Leads to the status page: the person need not go in any more, or must not."""
     if wants_json(request):
-        return answers.data(request, {"error": word, "location": address(request, "/status")}, 409)
-    return answers.redirect(request, address(request, "/status"))
+        return answers.data(request, {"error": word, "location": page_address(request, "/status")}, 409)
+    return answers.redirect(request, page_address(request, "/status"))
 
 
-def _shown(request: Request, found: Seen) -> Shown:
+def _shown(request: Request, found: PageFacts) -> Shown:
     may_enter = found.word.may_enter and found.can_retry
     return Shown(
         word=found.word,
@@ -277,8 +276,8 @@ def _shown(request: Request, found: Seen) -> Shown:
         code=found.code,
         reason=found.reason,
         submissions=found.submissions,
-        action_url=address(request, lang=answers.language(request, found.locale)) if may_enter else None,
-        status_url=address(request, "/status", **({"after": found.version} if may_enter else {})),
+        action_url=page_address(request, lang=answers.language(request, found.locale)) if may_enter else None,
+        status_url=page_address(request, "/status", **({"after": found.version} if may_enter else {})),
         continue_url=found.return_url,
         stripe_js_url=settings().stripe_js_url.get_secret_value() if may_enter else None,
         publishable_key=settings().stripe_publishable_key.get_secret_value() if may_enter else None,

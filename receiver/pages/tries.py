@@ -10,7 +10,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 _MOST_KEYS = 10_000  # a sender with more addresses is bounded by no number of tries
-LOOKS = RateLimitItemPerMinute(120)  # of one link: two windows that ask for news every two seconds, twice over
+LINK_LOOKS = RateLimitItemPerMinute(120)  # of one link: two windows that ask for news every two seconds, twice over
 ENTRIES = RateLimitItemPerMinute(10)  # of one link: each asks Stripe, or owes a mail
 OF_AN_ADDRESS = RateLimitItemPerMinute(600)  # a whole office may share it
 _OF_THE_UNKNOWN = RateLimitItemPerMinute(6000)  # all senders behind proxies that TRUSTED_PROXIES lacks

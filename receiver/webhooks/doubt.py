@@ -58,9 +58,9 @@ class Doubt:
 
     def _ask(self, body: bytes, signature: str, event_id: str) -> None:
         if any(self._is_signed(text, signature) for text in _written_anew(body)):
-            outside.refused(outside.BODY, "was changed on its way")
+            outside.note_refusal(outside.BODY, "was changed on its way")
         elif _is_known_at_stripe(event_id) or _is_known_here(body):
-            outside.refused(
+            outside.note_refusal(
                 outside.SIGNED, "was refused for its signature" if signature else "came without its signature"
             )
 

@@ -158,7 +158,7 @@ class Intake:
         again.cancel()
         self._again = None
         heartbeats.stores(None)
-        outside.answered(outside.DATABASE, "deliveries")
+        outside.note_answer(outside.DATABASE, "deliveries")
 
     def _try_again(self, event: VerificationEvent) -> None:
         nobody: asyncio.Future[str] = self._loop.create_future()

@@ -123,7 +123,7 @@ async def _connected() -> tuple[asyncpg.Connection, bool]:
             await asyncio.sleep(_PAUSE)
     try:
         postgres.keep_alive(connection._transport.get_extra_info("socket"))  # there is no public way to it
-        rows, our_pid = await _fetched(connection, postgres.reading()), connection.get_server_pid()
+        rows, our_pid = await _fetched(connection, postgres.settings_query()), connection.get_server_pid()
         try:
             await connection.execute(postgres.setting(rows, our_pid))
         except _NOT_TAKEN:

@@ -16,7 +16,7 @@ from sqlalchemy import or_, update
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col
 
-from handlers.sessions.turn import LEASE
+from handlers.sessions.turn import OPENING_LEASE
 from handlers.tables.models import Verification
 from tests.chaos.faults import Fault, Scene
 from tests.chaos.services import command_of, descendants, owner_of, wait_until
@@ -53,15 +53,15 @@ def let_leases_end(scene: Scene, died_at: datetime, verification_id: str | None 
     until = col(Verification.opening_until)
     shown = died_at + timedelta(seconds=scene.clock_ahead)
     # Later leases are those of the living; even later ones are from before the clock stepped back.
-    latest = shown + LEASE + timedelta(seconds=_WRITTEN_WITHIN)
-    theirs = [or_(until <= shown + LEASE, until > latest)]
+    latest = shown + OPENING_LEASE + timedelta(seconds=_WRITTEN_WITHIN)
+    theirs = [or_(until <= shown + OPENING_LEASE, until > latest)]
     if verification_id:
         theirs.append(col(Verification.id) == verification_id)
     engine = databases.opened(scene.database)
 
     def is_written() -> bool:
         with suppress(DBAPIError), engine.begin() as connection:
-            connection.execute(update(Verification).where(*theirs).values(opening_until=shown - LEASE))
+            connection.execute(update(Verification).where(*theirs).values(opening_until=shown - OPENING_LEASE))
             return True
         return False
 

@@ -11,7 +11,7 @@ from math import inf
 from random import Random
 from typing import Any
 
-from handlers.sessions.turn import LEASE
+from handlers.sessions.turn import OPENING_LEASE
 from tests.chaos.clocks import STEP
 from tests.simulator.client import Simulator
 
@@ -21,7 +21,7 @@ MARK, OTHERS = {"team": "chaos"}, {"team": "others"}  # metadata of our sessions
 OUR_SESSIONS = "team=chaos,vf_simulator"  # our mark, and the flow of the static links
 # Seconds for further requests once all faults are over: an opener that died leaves a lease behind, which lasts longer
 # by as much as the database's clock has stepped back since.
-_PATIENCE = LEASE.total_seconds() + STEP
+_PATIENCE = OPENING_LEASE.total_seconds() + STEP
 # The headers that a platform's router adds.
 _ROUTERS = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
 Json = dict[str, Any]

@@ -62,7 +62,7 @@ _HEADERS = (
 _CALLS: tuple[Callable[[], object], ...] = (
     lambda: sessions.retrieve_state("vs_1", None),
     lambda: sessions.retrieve_email("vs_1", None),
-    lambda: sessions.cancel("vs_1", None),
+    lambda: sessions.cancel_at_stripe("vs_1", None),
 )
 
 

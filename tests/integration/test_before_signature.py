@@ -141,7 +141,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_patient")
 def test_where_too_many_are_connected_who_says_nothing_goes_first(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MOST", 3)
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 3)
     monkeypatch.setattr(connections, "_AT_ONCE", -1.0)
     with ExitStack() as open_:
         idle, silent, other = (

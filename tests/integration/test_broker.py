@@ -38,11 +38,11 @@ from tests.support import databases, facts
 from tests.support.waiting import wait_until
 from worker import app, foreign, tasks
 from worker.consumer import celery_app
-from worker.run.broker import RedisServer, start_redis
+from worker.run.broker import OwnRedis, start_redis
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnRedis]:
     """An embedded Redis that this process publishes to; a failure is forgotten at once."""
     monkeypatch.setattr(broker, "_outage", broker._Outage())
     monkeypatch.setattr(broker, "SILENT_SECONDS", 0.0)
@@ -84,7 +84,7 @@ def test_a_worker_whose_threads_are_all_at_work_hears_the_clock_and_keeps_the_sc
         listening.join()
 
 
-def test_a_clocks_silence_is_not_heard_where_redis_does_not_answer(server: RedisServer) -> None:
+def test_a_clocks_silence_is_not_heard_where_redis_does_not_answer(server: OwnRedis) -> None:
     databases.forget_process_state()
     server.process.kill()
     server.process.wait()
@@ -202,9 +202,7 @@ def _due_since(span: timedelta) -> None:
         session.connection().execute(update(InboxEvent).values(due_at=now(-span)))
 
 
-def test_a_frozen_redis_costs_one_timeout_and_then_nothing(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_frozen_redis_costs_one_timeout_and_then_nothing(server: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> None:
     assert publish_events(["evt_1"])
     monkeypatch.setattr(broker, "SILENT_SECONDS", 60.0)
     server.process.send_signal(signal.SIGSTOP)
@@ -219,7 +217,7 @@ def test_a_frozen_redis_costs_one_timeout_and_then_nothing(
     assert time.monotonic() - began < one_timeout
 
 
-def test_a_restarted_redis_is_published_to_again(server: RedisServer, tmp_path: Path) -> None:
+def test_a_restarted_redis_is_published_to_again(server: OwnRedis, tmp_path: Path) -> None:
     assert publish_events(["evt_1"])
     server.process.kill()
     server.process.wait()

@@ -39,7 +39,7 @@ def _line(seconds: float = 0.5) -> Line:
     return Line("Stripe", seconds)
 
 
-def _ask(line: Line, url: str, *, only_pages: bool = False) -> calls.Answer:
+def _ask(line: Line, url: str, *, only_pages: bool = False) -> calls.WholeAnswer:
     return line.call("GET", url, {}, None, most=_MOST, only_pages=only_pages)
 
 

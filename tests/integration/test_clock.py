@@ -109,11 +109,13 @@ def test_a_clock_in_each_worker_and_one_beside_them_do_all_once_and_are_known_as
         names = {
             f"clock {os.uname().nodename} {pid}" for pid in (other.pid, running.pid("worker"), running.pid("clock"))
         }
-        wait_until(lambda: {one.name for one in heartbeats.known() if one.kind == "clock"} == names, running.logs)
+        wait_until(
+            lambda: {one.name for one in heartbeats.known_processes() if one.kind == "clock"} == names, running.logs
+        )
         receive([facts.event("verified")])  # the event is not published: only a clock's sweep finds it
         wait_until(lambda: len(running.mails()) == 1, running.logs)
         other.terminate()
         assert other.wait(PATIENCE) == 0, running.log("worker")
         ended = f"clock {os.uname().nodename} {other.pid}"
-        wait_until(lambda: {one.name for one in heartbeats.known() if one.ended_at} >= {ended}, running.logs)
+        wait_until(lambda: {one.name for one in heartbeats.known_processes() if one.ended_at} >= {ended}, running.logs)
         assert len(running.mails()) == 1

@@ -350,7 +350,7 @@ def test_work_and_looks_that_are_held_up_keep_no_process_from_saying_that_it_liv
     tmp_path: Path, database_url: str
 ) -> None:
     def beats() -> dict[str, datetime]:
-        return {one.kind: one.last_at for one in heartbeats.known()}
+        return {one.kind: one.last_at for one in heartbeats.known_processes()}
 
     patient = f"{database_url}&options=-c lock_timeout=0 -c statement_timeout=0"
     with service(tmp_path / "service", patient) as running, psycopg.connect(database_url) as holder:

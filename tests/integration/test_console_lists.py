@@ -71,7 +71,7 @@ def _ids(page: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["dead-actions", "waiting-actions"])
 def test_every_row_is_on_one_page(console: TestClient, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(lists, "PAGE", 4)
+    monkeypatch.setattr(lists, "PAGE_ROWS", 4)
     _rows(11, status=LISTS[name].wanted.status)
     seen: list[str] = []
     path = f"/console/lists/{name}?error=refused"

@@ -104,7 +104,7 @@ def test_the_page_tells_the_story_of_all_their_sessions(console: TestClient, str
 
 
 def test_a_long_story_says_that_there_is_more_and_where(console: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(persons, "MOST", 2)
+    monkeypatch.setattr(persons, "MOST_SHOWN", 2)
     monkeypatch.setattr(persons, "_MOST_OF_OTHERS", 1)
     monkeypatch.setattr(persons, "_STORIES", 1)
     for number in (1, 2):

@@ -248,7 +248,7 @@ def test_going_in_costs_three_statements_around_stripes_answer() -> None:
     opened = opening.open_verification(wanted())
     assert opened
     with counted() as costs:
-        assert entering.enter_by_link(opened.verification_id, entering.Way(integration="redirect")).fields["url"]
+        assert entering.enter_by_link(opened.verification_id, entering.WayIn(integration="redirect")).fields["url"]
     # the verification, the person's verified sessions · the count of their submissions
     assert len(costs.statements) == 3, costs.statements
     assert costs.round_trips == (3 if is_postgres() else 9)
@@ -281,7 +281,7 @@ def test_nobody_is_looked_for_by_a_scan_of_all_verifications(environment: pytest
         seen(subject)
         views.view(subject)
         timeline.view_in_time(subject)
-        entering.enter_by_link(subject, entering.Way(integration="redirect"))
+        entering.enter_by_link(subject, entering.WayIn(integration="redirect"))
         looking.look(subject)
         asking.ask_for_link(subject)
         links.link_of(subject)

@@ -11,7 +11,7 @@ from config import broker
 from config.database import transaction
 from config.settings import settings
 from handlers.inbox.receive import receive
-from handlers.operator.checks import Line, checks, examine
+from handlers.operator.checks import CheckLine, checks, examine
 from handlers.stripe_api import account
 from handlers.tables.models import InboxEvent
 from tests.simulator.client import Simulator
@@ -288,5 +288,5 @@ def _levels(what: str) -> set[str]:
     return {line.level for line in examine(asked) if line.what == what}
 
 
-def _all() -> list[Line]:
+def _all() -> list[CheckLine]:
     return list(examine(checks(broker.condition)))

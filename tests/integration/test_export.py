@@ -43,7 +43,7 @@ def test_every_table_that_knows_sessions_is_in_it(
     perform_everything()
     command("redact", "idv_unknown")
     command("cancel", made["id"])
-    unanswered.note("session", made["session_id"], NotAllowedError("it may not"))
+    unanswered.add_failure("session", made["session_id"], NotAllowedError("it may not"))
     found = _exported("user-1")
     tables = {name for name, table in InboxEvent.metadata.tables.items() if "session_id" in table.columns}
     assert found.keys() == {*tables, "verification", "identity_unanswered", "identity_audit"}
@@ -65,8 +65,8 @@ def test_who_is_known_by_an_event_alone_is_found(word: str) -> None:
 
 
 def test_who_is_known_by_a_question_to_stripe_alone_is_found() -> None:
-    unanswered.note("session", "vs_a", NotAllowedError("it may not"))
-    unanswered.note("sessions", "acct_1", NotAllowedError("it may not"))
+    unanswered.add_failure("session", "vs_a", NotAllowedError("it may not"))
+    unanswered.add_failure("sessions", "acct_1", NotAllowedError("it may not"))
     assert [row["name"] for row in _exported("vs_a")["identity_unanswered"]] == ["vs_a"]
     assert command("export", "acct_1").code == 1
 

@@ -42,7 +42,7 @@ def _fill(count: int, *, status: str = "pending", error: str = "refused") -> Non
 def test_what_is_more_than_is_counted_is_said_to_be_more_and_the_oldest_is_exact(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(queries, "MOST", 3)
+    monkeypatch.setattr(queries, "MOST_COUNTED", 3)
     _fill(5)
     _fill(5, status="dead")
     found = backlogs()["actions"]
@@ -63,7 +63,7 @@ def test_status_says_up_to_where_it_counts_and_what_ended_within_minutes() -> No
     counting.ENDED_ACTIONS.labels(name="email_verified", status="done").inc()
     counting.flush()
     said = command("status", "--json").json
-    assert said["counted_up_to"] == queries.MOST
+    assert said["counted_up_to"] == queries.MOST_COUNTED
     assert said["last_five_minutes"] == {"deliveries_answered": 2, "events_ended": 0, "actions_ended": 1}
 
 
@@ -109,7 +109,7 @@ def test_no_figure_and_no_page_reads_more_rows_than_it_shows(
 ) -> None:
     if not database_url.startswith("postgres"):
         pytest.skip("how PostgreSQL does it")
-    for module, name in ((queries, "MOST"), (queries, "RECORDS"), (lists, "LOOKED_AT")):
+    for module, name in ((queries, "MOST_COUNTED"), (queries, "RECORDS"), (lists, "LOOKED_AT")):
         monkeypatch.setattr(module, name, 10)
     _fill(MANY)
     _fill(MANY, status="dead")

@@ -365,7 +365,7 @@ def test_what_a_clock_said_before_its_end_undoes_it_not_though_it_is_heard_later
         said = {"name": "clock here 1", "version": "1", "host": "here", "age_seconds": age, "is_ending": is_ending}
         heartbeats.hear(said)
         heartbeats.beat("worker")
-        [clock] = [one for one in heartbeats.known() if one.kind == "clock"]
+        [clock] = [one for one in heartbeats.known_processes() if one.kind == "clock"]
         assert bool(clock.ended_at) == is_ended
 
 
@@ -443,7 +443,7 @@ def test_a_worker_that_ends_by_itself_does_not_say_that_it_was_told_to() -> None
         worker_app.end_counting()
         failures.stopping.clear()
         tasks.performers.allow(1)
-        [worker] = heartbeats.known()
+        [worker] = heartbeats.known_processes()
         assert bool(worker.ended_at) == is_told
 
 
@@ -453,7 +453,7 @@ def test_a_jump_of_the_databases_clock_makes_nobody_missing_nor_hanging_nor_aliv
     for name in ("web", "worker", "clock"):
         heartbeats.beat(name)
     jump = timedelta(hours=hours)
-    before = heartbeats.known()
+    before = heartbeats.known_processes()
     dead = {"name": "web 0", "kind": "web", "version": "1", "host": "here"}
     with transaction() as session:
         connection = session.connection()
@@ -1018,20 +1018,22 @@ def test_real_processes_say_that_they_live_which_of_them_were_killed_and_which_w
 
     with service(tmp_path / "service", database_url) as running:
         running.start("web", "worker", "clock")
-        wait_until(lambda: {one.kind for one in heartbeats.known()} == {"web", "worker", "clock"}, running.logs)
+        wait_until(
+            lambda: {one.kind for one in heartbeats.known_processes()} == {"web", "worker", "clock"}, running.logs
+        )
         wait_until(lambda: said() == [], running.logs)
-        assert {one.version for one in heartbeats.known()} == {running_version()}
+        assert {one.version for one in heartbeats.known_processes()} == {running_version()}
         running.kill("web")
         running.kill("clock")
         wait_until(lambda: said() == ["no web runs", "no clock runs"], running.logs)
-    [worker] = [one for one in heartbeats.known() if one.kind == "worker"]
+    [worker] = [one for one in heartbeats.known_processes() if one.kind == "worker"]
     assert worker.ended_at
 
 
 @pytest.mark.processes
 def test_a_clock_is_not_called_dead_when_redis_takes_its_messages_again(tmp_path: Path, database_url: str) -> None:
     def heard() -> datetime:
-        return max(one.worked_at for one in heartbeats.known() if one.kind == "clock")
+        return max(one.worked_at for one in heartbeats.known_processes() if one.kind == "clock")
 
     with (
         other_redis(tmp_path / "redis") as redis,
@@ -1039,7 +1041,9 @@ def test_a_clock_is_not_called_dead_when_redis_takes_its_messages_again(tmp_path
         service(tmp_path / "service", database_url, REDIS_URL=f"redis://127.0.0.1:{redis.port}/0") as running,
     ):
         running.start("web", "worker", "clock")
-        wait_until(lambda: {one.kind for one in heartbeats.known()} == {"web", "worker", "clock"}, running.logs)
+        wait_until(
+            lambda: {one.kind for one in heartbeats.known_processes()} == {"web", "worker", "clock"}, running.logs
+        )
         client.config_set("maxmemory", "1")
         last = database_now()
         wait_until(lambda: database_now() > heard() + 2 * heartbeats.GONE_AFTER, running.logs)

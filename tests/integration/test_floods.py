@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 
 from receiver import connections
-from receiver.__main__ import OPTIONS, application
+from receiver.__main__ import SERVER_OPTIONS, application
 from tests.support import databases, facts, shapes
 from tests.support.processes import Service, service
 from tests.support.waiting import PATIENCE, wait_until
@@ -185,10 +185,10 @@ def test_with_few_files_a_crowd_makes_room_for_deliveries(web: Service, kind: st
 
 @pytest.mark.parametrize("kind", ["silent", "half a body behind many lines"])
 def test_more_connections_than_are_let_in_take_turns(web: Service, kind: str) -> None:
-    with _many(web, connections.MOST + 200, CROWDS[kind]):
+    with _many(web, connections.MOST_CONNECTIONS + 200, CROWDS[kind]):
         for _ in range(5):
             _deliver(web)
-        assert len(list(Path(f"/proc/{_pid(web)}/fd").iterdir())) < connections.MOST + 100
+        assert len(list(Path(f"/proc/{_pid(web)}/fd").iterdir())) < connections.MOST_CONNECTIONS + 100
 
 
 def test_half_heads_push_out_no_body_that_is_on_its_way(web: Service) -> None:
@@ -221,7 +221,7 @@ def _with_small_buffers() -> Iterator[tuple[int, connections.Connections]]:
     """Web in this process, on connections for which the kernel keeps no answer, as with a far client; its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    server = uvicorn.Server(uvicorn.Config(application, factory=True, **OPTIONS))
+    server = uvicorn.Server(uvicorn.Config(application, factory=True, **SERVER_OPTIONS))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -253,10 +253,10 @@ ASK = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
 
 @pytest.mark.usefixtures("database_url")
 def test_whoever_reads_no_answer_makes_room_for_deliveries(environment: pytest.MonkeyPatch) -> None:
-    environment.setattr(connections, "MOST", 20)
+    environment.setattr(connections, "MOST_CONNECTIONS", 20)
     environment.setattr(connections, "_AT_ONCE", 0.0)
     with _with_small_buffers() as (port, all_), ExitStack() as open_:
-        for _ in range(connections.MOST):
+        for _ in range(connections.MOST_CONNECTIONS):
             open_.enter_context(_who_reads_nothing(port, all_)[0])
         for _ in range(5):
             body = shapes.as_body(facts.payload("verified", session_id=f"vs_{next(_numbers)}"))
@@ -290,4 +290,4 @@ def test_the_heads_behind_unread_answers_leave_web_below_its_bound_however_many_
         held = sum(sys.getsizeof(part) for line in lines for part in (line, *line))
         wait_until(lambda: one.unfinished >= held)  # counted, so that all of them together are bounded
     assert len(lines) >= connections.HEADERS * connections.PIPELINED
-    assert held * connections.MOST < 40_000_000  # web itself has 110
+    assert held * connections.MOST_CONNECTIONS < 40_000_000  # web itself has 110

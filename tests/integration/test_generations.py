@@ -23,8 +23,8 @@ from handlers.sessions.opening import Opened, use_turn
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.standing import SessionStands, standing
 from handlers.sessions.turn import Turn, next_generation, take_turn, write_down_replaced
-from handlers.sessions.views import Page, listed, view
-from handlers.stripe_api.sessions import cancel
+from handlers.sessions.views import PageQuery, listed, view
+from handlers.stripe_api.sessions import cancel_at_stripe
 from handlers.tables.models import Verification, VerificationRecord
 from handlers.upkeep.limits import judge_limits
 from handlers.upkeep.reconcile import reconcile
@@ -314,9 +314,9 @@ def test_where_the_person_is_faster_the_session_is_not_replaced_and_all_counts_a
 
     def cancel_late(session_id: str, account: str | None) -> bool:
         stripe.simulator.submit(session_id)
-        return cancel(session_id, account)
+        return cancel_at_stripe(session_id, account)
 
-    environment.setattr(ending, "cancel", cancel_late)
+    environment.setattr(ending, "cancel_at_stripe", cancel_late)
     with pytest.raises(OpeningError, match="processing"):
         _opened(replaces=second)
     assert view(second)["submissions"] == 2
@@ -560,7 +560,7 @@ def test_statuses_are_the_same_in_sql_and_in_words_for_all_pairs() -> None:
     found = {
         one["id"]: (status, one["status"])
         for status in Status
-        for one in listed(Page(status=status, limit=len(expected)))[0]
+        for one in listed(PageQuery(status=status, limit=len(expected)))[0]
     }
     assert found == {id_: (status, status) for id_, status in expected.items()}
 

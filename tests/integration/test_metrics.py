@@ -198,7 +198,7 @@ def test_whatever_starts_is_ready_by_the_end_of_its_start_also_where_something_w
     for _ in range(2):
         heartbeats._process = heartbeats._Process()
         counting.start_flushing("web")
-        hindrance = heartbeats.trouble()
+        hindrance = heartbeats.write_trouble()
         counting.stop_flushing()
         assert hindrance is None
 

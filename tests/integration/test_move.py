@@ -89,15 +89,15 @@ def test_a_move_that_was_cut_off_is_run_again(
     source = on_sqlite(make_url(file))
     _use(environment, database_url)
     for so_far in (1, 2, 5, 8):
-        going = moving.move(source, BY)
+        going = moving.move_database(source, BY)
         for _ in range(so_far):
             next(going)
         going.close()
         assert not any(_all_rows().values()), "nobody finds a part of it"
-    steps = list(moving.move(source, BY))
+    steps = list(moving.move_database(source, BY))
     assert sum(step.rows for step in steps if step.is_comparison) == sum(map(len, before.values()))
     # A second run only compares.
-    assert all(step.is_comparison for step in moving.move(source, BY))
+    assert all(step.is_comparison for step in moving.move_database(source, BY))
     assert [row.what for row in audited()] == ["move"]
 
 
@@ -109,7 +109,7 @@ def test_what_a_process_owes_meanwhile_waits_and_loses_nothing(
     before = {action.id for action in facts.actions()}
     monkeypatch.setattr(moving, "_BATCH", 1)
     _use(environment, database_url)
-    going = moving.move(on_sqlite(make_url(file)), BY)
+    going = moving.move_database(on_sqlite(make_url(file)), BY)
     for _ in range(steps):
         next(going)
     with ThreadPoolExecutor(1) as other:
@@ -182,7 +182,7 @@ def test_what_has_been_at_work_since_is_never_written_over(
 def test_nobody_writes_to_the_file_meanwhile(database_url: str, file: str, environment: pytest.MonkeyPatch) -> None:
     source = on_sqlite(make_url(file))
     _use(environment, database_url)
-    going = moving.move(source, BY)
+    going = moving.move_database(source, BY)
     next(going)
     with (
         closing(sqlite3.connect(str(make_url(file).database), timeout=0)) as other,

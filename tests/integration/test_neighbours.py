@@ -142,7 +142,7 @@ def test_our_own_account_is_asked_about_again_soon_after_a_first_failure_and_lat
 
 def test_what_a_clock_that_was_ahead_asked_about_is_asked_about_again() -> None:
     for what, name in (("events", ""), ("events", GONE)):
-        unanswered.note(what, name, NotAllowedError("it may not"))
+        unanswered.add_failure(what, name, NotAllowedError("it may not"))
     assert (unanswered.waiting("events"), unanswered.is_to_be_asked_soon()) == ([GONE], False)
     _asked_before(-timedelta(hours=1))
     assert (unanswered.waiting("events"), unanswered.is_to_be_asked_soon()) == ([], True)

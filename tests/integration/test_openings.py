@@ -16,7 +16,7 @@ from handlers.owed.kinds import TELLING
 from handlers.queue.failures import NotNowError
 from handlers.record.events import VerificationEvent, parse
 from handlers.sessions.closing import cancel_verification, redact_verification
-from handlers.sessions.entering import Way, enter, enter_by_link, entry
+from handlers.sessions.entering import WayIn, enter, enter_by_link, entry
 from handlers.sessions.opening import Opened, open_verification
 from handlers.sessions.refusals import OpeningError
 from handlers.sessions.seen import seen
@@ -394,11 +394,11 @@ def test_who_was_verified_in_a_session_that_stripe_did_not_know_for_a_while_is_n
     for _ in range(2):
         again = open_wanted()
         assert (again.generation, again.answer.id, again.made) == (2, first.answer.id, False)
-        assert entry(first.verification_id, again.answer, None, Way()) is None
+        assert entry(first.verification_id, again.answer, None, WayIn()) is None
         assert view(first.verification_id)["status"] == "verified"
         for let_in in (enter, enter_by_link):
             with pytest.raises(OpeningError, match="verified"):
-                let_in(first.verification_id, Way())
+                let_in(first.verification_id, WayIn())
         if near.sessions()[1].status == "requires_input":  # then the newer one ends, too
             sessions.cancel(near.world, near.sessions()[1])
         near.later(10.0)
@@ -417,17 +417,17 @@ def test_who_is_checked_in_a_session_that_stripe_did_not_know_for_a_while_goes_i
     first, second = _not_known_for_a_while(near, person.submit)
     again = open_wanted()
     assert (again.answer.id, again.made) == (first.answer.id, False)
-    assert entry(first.verification_id, again.answer, None, Way()) is None
+    assert entry(first.verification_id, again.answer, None, WayIn()) is None
     assert view(first.verification_id, again.answer)["status"] == "processing"
     assert seen(first.verification_id).word == "processing"
     for let_in in (enter, enter_by_link):
         with pytest.raises(OpeningError, match="processing"):
-            let_in(first.verification_id, Way(integration="modal"))
+            let_in(first.verification_id, WayIn(integration="modal"))
     with pytest.raises(OpeningError, match="processing"):
         open_wanted(replaces=second.answer.id)
     person.failed(near.world, near.sessions()[0], "document_expired")  # its event is late
     near.later(10.0)
-    assert enter(first.verification_id, Way(integration="modal")).fields["client_secret"]
+    assert enter(first.verification_id, WayIn(integration="modal")).fields["client_secret"]
     assert (facts.record(first.answer.id).status, seen(first.verification_id).word) == ("requires_input", "todo")
     assert open_wanted().answer.id == second.answer.id
 
@@ -444,7 +444,7 @@ def test_who_is_verified_is_not_asked_again_though_stripe_has_forgotten_the_sess
         again = open_wanted()
         assert (again.generation, again.answer.id, again.answer.state.status) == (1, opened.answer.id, "verified")
         with pytest.raises(OpeningError, match="verified"):
-            enter(opened.verification_id, Way())
+            enter(opened.verification_id, WayIn())
     assert near.sessions() == []
     assert open_wanted(replaces=opened.answer.id).made
 

@@ -7,7 +7,7 @@ from handlers.operator.audit import audited
 from handlers.outbox.perform import perform
 from handlers.queue.pauses import pause, paused, resume
 from handlers.sessions.turn import Wanted, take_turn
-from handlers.upkeep.restored import REASON
+from handlers.upkeep.restored import BACKUP_REASON
 from tests.support import facts
 from tests.support.facts import event
 from tests.support.operator import command
@@ -89,7 +89,7 @@ def test_an_operator_pauses_mails_and_lets_them_go_on() -> None:
 
 
 def test_an_operator_does_not_lift_what_a_backup_pauses() -> None:
-    _pause("mail", reason=REASON)
-    command("pause", "mails", "--reason", REASON)
+    _pause("mail", reason=BACKUP_REASON)
+    command("pause", "mails", "--reason", BACKUP_REASON)
     command("resume", "mails")
-    assert [one.reason for one in paused()] == [REASON]
+    assert [one.reason for one in paused()] == [BACKUP_REASON]

@@ -13,7 +13,7 @@ from redis import Redis
 
 from config.defaults import redis_socket
 from worker.consumer import celery_app
-from worker.run.broker import RedisServer, start_redis
+from worker.run.broker import OwnRedis, start_redis
 
 ROOT = Path(__file__).parents[2]
 SLOTS = 3
@@ -25,7 +25,7 @@ class Scene:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.redis: RedisServer = start_redis(folder)
+        self.redis: OwnRedis = start_redis(folder)
         self.worker: subprocess.Popen[bytes] | None = None
 
     def start_worker(self) -> None:

@@ -100,17 +100,17 @@ def test_one_mail_that_is_refused_for_itself_is_none_of_us(environment: pytest.M
 
 
 def test_a_refusal_is_told_after_a_moment_and_until_there_is_an_answer_to_whomever() -> None:
-    outside.refused(outside.STRIPE, "answered 401")
+    outside.note_refusal(outside.STRIPE, "answered 401")
     assert _refusals() == []
-    outside.answered(outside.STRIPE)
-    outside.refused(outside.APPLICATION, "answered 404", seconds=4.0)
+    outside.note_answer(outside.STRIPE)
+    outside.note_refusal(outside.APPLICATION, "answered 404", seconds=4.0)
     [said] = _refusals()
     assert said.startswith("the application answered 404: nothing else since ")
     later = '[{"of": "the application", "doing": "", "answered": 0.0}]'
     _says("web", later)
     assert _refusals() == []
     for _ in range(2):  # refused to this process alone
-        outside.refused(outside.APPLICATION, "answered 404")
+        outside.note_refusal(outside.APPLICATION, "answered 404")
     [said] = _refusals()
     assert "to worker " in said
     assert "and to no other process" in said
@@ -121,11 +121,13 @@ def test_a_refusal_is_told_after_a_moment_and_until_there_is_an_answer_to_whomev
 
 
 def test_a_permission_is_missing_until_it_is_used_whatever_else_is_answered() -> None:
-    outside.refused(outside.STRIPE, "answered 403: the key lacks the permission x", doing="post …/cancel", seconds=9.0)
-    outside.answered(outside.STRIPE, "get …")
+    outside.note_refusal(
+        outside.STRIPE, "answered 403: the key lacks the permission x", doing="post …/cancel", seconds=9.0
+    )
+    outside.note_answer(outside.STRIPE, "get …")
     [said] = _refusals()
     assert said.startswith("Stripe answered 403: the key lacks the permission x: nothing else since")
-    outside.answered(outside.STRIPE, "post …/cancel")
+    outside.note_answer(outside.STRIPE, "post …/cancel")
     assert _refusals() == []
 
 
@@ -461,7 +463,7 @@ def test_what_is_no_endpoint_ends_no_reconcile(environment: pytest.MonkeyPatch) 
         environment.setenv("STRIPE_API_KEY", "sk_test_0123456789")
         environment.setenv("PUBLIC_URL", "http://127.0.0.1:9")
         databases.forget_process_state()
-        endpoints.look()
+        endpoints.look_at_endpoint()
         assert len(wire.asked) == 1
 
 
@@ -525,7 +527,7 @@ def test_a_key_that_may_not_look_at_endpoints_is_none_that_is_refused(
     simulator.keys(key=simulator.restricted_key, permissions=["identity_product_read", "event_read"])
     counted = counting.NO_ANSWERS.labels(of=outside.STRIPE, why="not allowed")
     before = counted._value.get()
-    endpoints.look()
+    endpoints.look_at_endpoint()
     account.stripe_now()
     assert (_refusals(), counted._value.get()) == ([], before)
 
@@ -551,9 +553,9 @@ def test_a_public_url_that_leads_to_another_service_is_found_and_silence_is_not(
             (b"404 Not Found", "leads to another service"),
         ):
             answers.append(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
-            public_url.look(endpoints.url())
+            public_url.look_once(endpoints.url())
             assert [said.startswith(f"PUBLIC_URL {words}") for said in _refusals()] == [True] * bool(words), status
-    public_url.look(endpoints.url())  # where nobody listens
+    public_url.look_once(endpoints.url())  # where nobody listens
     assert len(_refusals()) == 1
     environment.setattr(refusals, "_MAY_BE_OVER", timedelta(0))  # as if the look before were long ago
     assert _refusals() == []
@@ -583,7 +585,7 @@ def test_the_word_of_a_proxy_on_the_way_to_public_url_is_none_of_its_own(environ
             environment.setenv("PUBLIC_URL", f"{scheme}://identity.example")
             settings.cache_clear()
             environment.setattr(names, "_libc", fail)
-            public_url.look(endpoints.url())
+            public_url.look_once(endpoints.url())
             assert _refusals() == []
 
 
@@ -605,10 +607,10 @@ def test_a_certificate_that_nobody_may_trust_is_found_and_one_that_nobody_has_si
     with saying(tls=tls) as wire:
         environment.setenv("PUBLIC_URL", wire.url.replace("http://127.0.0.1", f"https://{host}"))
         settings.cache_clear()
-        public_url.look(endpoints.url())
+        public_url.look_once(endpoints.url())
         assert _refusals() == []
         environment.setenv("SSL_CERT_FILE", str(pem))
-        public_url.look(endpoints.url())
+        public_url.look_once(endpoints.url())
         [said] = _refusals()
     assert said.startswith(f"PUBLIC_URL has a certificate that {words}: nothing else since ")
 
@@ -619,7 +621,7 @@ def test_our_own_answer_is_known_by_a_look_from_outside(environment: pytest.Monk
         for path in ("nothing/", ""):
             environment.setenv("PUBLIC_URL", f"http://127.1:{port}/{path}")
             settings.cache_clear()
-            public_url.look(endpoints.url())
+            public_url.look_once(endpoints.url())
             assert len(_refusals()) == bool(path)
 
 
@@ -633,10 +635,10 @@ def test_a_public_url_whose_name_nobody_knows_is_found_and_a_name_server_that_is
     settings.cache_clear()
     environment.setattr(names, "_libc", fail)
     numbers = [socket.EAI_AGAIN]
-    public_url.look(endpoints.url())
+    public_url.look_once(endpoints.url())
     assert _refusals() == []
     numbers[0] = socket.EAI_NONAME
-    public_url.look(endpoints.url())
+    public_url.look_once(endpoints.url())
     assert _refusals()[0].startswith("PUBLIC_URL has a name that no name server knows: nothing else since ")
 
 

@@ -19,10 +19,10 @@ from handlers.outbox.perform import perform
 from handlers.sessions import ending
 from handlers.sessions.opening import use_turn
 from handlers.sessions.refusals import OpeningError
-from handlers.sessions.turn import LEASE, take_turn
-from handlers.sessions.views import Page, listed, verification
+from handlers.sessions.turn import OPENING_LEASE, take_turn
+from handlers.sessions.views import PageQuery, listed, verification
 from handlers.stripe_api import changing
-from handlers.stripe_api.sessions import cancel
+from handlers.stripe_api.sessions import cancel_at_stripe
 from handlers.tables.models import Verification
 from receiver.app import app
 from tests.integration.openings import CREATING, LEAST, TOKEN, at_stripe, open_one, wanted
@@ -201,7 +201,7 @@ def test_a_lease_that_a_step_back_of_the_clock_prolongs_lasts_as_long_as_any_fro
     assert take_turn(wanted()) is None
     with transaction() as session:
         until, at = session.execute(select(col(Verification.opening_until), now())).one()
-    assert LEASE - timedelta(minutes=1) < until - at <= LEASE
+    assert OPENING_LEASE - timedelta(minutes=1) < until - at <= OPENING_LEASE
     with pytest.raises(OpeningError):
         use_turn(held, wanted())
     with transaction() as session:
@@ -279,9 +279,9 @@ def test_who_passes_while_their_session_is_to_be_replaced_is_not_asked_again(
 
     def cancel_late(session_id: str, account: str | None) -> bool:
         stripe.simulator.passed(session_id)
-        return cancel(session_id, account)
+        return cancel_at_stripe(session_id, account)
 
-    environment.setattr(ending, "cancel", cancel_late)
+    environment.setattr(ending, "cancel_at_stripe", cancel_late)
     refused = open_one(api, replaces=first)
     assert (refused.status_code, refused.json()["code"]) == (409, "verified")
     assert (len(at_stripe(stripe)), facts.record(first).replaced_at) == (1, None)
@@ -782,7 +782,7 @@ def test_a_command_asks_for_nothing_that_the_api_would_refuse(
     assert arguments.command.run(arguments) == 1
     said = capsys.readouterr()
     assert (said.out, said.err.startswith(f"Refused: {pointer} "), "jenny" in said.err) == ("", True, False)
-    assert (at_stripe(stripe), listed(Page())) == ([], ([], False))
+    assert (at_stripe(stripe), listed(PageQuery())) == ([], ([], False))
 
 
 def test_an_operator_opens_and_adopts_for_a_connected_account(

@@ -17,7 +17,7 @@ from urllib3 import HTTPHeaderDict, exceptions
 from config import database, inserts
 from config.database import steady, transaction
 from handlers.queue import calls
-from handlers.queue.calls import Answer, Line
+from handlers.queue.calls import Line, WholeAnswer
 from handlers.sessions import turn
 from handlers.stripe_api import changing
 from tests.property.stepping import current, stand_still
@@ -49,7 +49,7 @@ class NearStripe:
         self._loop = asyncio.new_event_loop()
         self._loop.time = lambda: self._seconds  # type: ignore[method-assign]  # late calls wait for the test
         self._seconds = 0.0
-        self._late: list[asyncio.Task[Answer]] = []
+        self._late: list[asyncio.Task[WholeAnswer]] = []
         self.world.settings.base = "http://near"
 
     def reset(self) -> None:
@@ -90,7 +90,9 @@ class NearStripe:
         """All sessions, in the order in which they were made."""
         return list(self.world.store.sessions.values())
 
-    def exchange(self, _: Line, method: str, url: str, headers: Mapping[str, str], body: Any, *__: object) -> Answer:
+    def exchange(
+        self, _: Line, method: str, url: str, headers: Mapping[str, str], body: Any, *__: object
+    ) -> WholeAnswer:
         """Stands in the place of Line._exchange: the test says what becomes of a call."""
         stepped = current()
         stand_still(f"{method} {urlsplit(url).path}")
@@ -128,7 +130,7 @@ class NearStripe:
             raise exceptions.TimeoutError
         return answer
 
-    async def _ask(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> Answer:
+    async def _ask(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> WholeAnswer:
         parts, said = urlsplit(url), [body.encode() if isinstance(body, str) else body or b""]
         scope = {
             "type": "http",
@@ -155,7 +157,7 @@ class NearStripe:
         await self._app(scope, receive, send)
         start, *bodies = answered
         head = HTTPHeaderDict({name.decode(): value.decode() for name, value in start["headers"]})
-        return Answer(start["status"], head, b"".join(one.get("body", b"") for one in bodies))
+        return WholeAnswer(start["status"], head, b"".join(one.get("body", b"") for one in bodies))
 
 
 @contextmanager

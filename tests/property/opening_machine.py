@@ -25,7 +25,7 @@ from handlers.queue.claims import due
 from handlers.queue.failures import NotNowError
 from handlers.record.events import Status, VerificationEvent
 from handlers.sessions.closing import cancel_verification, redact_verification
-from handlers.sessions.entering import Entry, Way, enter, entry
+from handlers.sessions.entering import Entry, WayIn, enter, entry
 from handlers.sessions.opening import open_verification
 from handlers.sessions.refusals import FaultsError, OpeningError
 from handlers.sessions.reminders import remind
@@ -68,9 +68,9 @@ ANSWERS = (
 )
 # The ways in. Fields that are no secret may be handed out again.
 WAYS = (
-    Way(integration="modal"),
-    Way(integration="redirect"),
-    Way(integration="native", stripe_version="2026-10-28.endive"),
+    WayIn(integration="modal"),
+    WayIn(integration="redirect"),
+    WayIn(integration="native", stripe_version="2026-10-28.endive"),
 )
 _NO_SECRETS = {"publishable_key", "session_id"}
 _MOST_STEPS = 14  # about as many as an opening takes
@@ -150,7 +150,7 @@ class OpeningMachine(RuleBasedStateMachine):
         way=st.sampled_from(WAYS),
     )
     def opens(
-        self, who: int, what: int, how: str, which: int, steps: int, answer: str, is_last: bool, way: Way
+        self, who: int, what: int, how: str, which: int, steps: int, answer: str, is_last: bool, way: WayIn
     ) -> None:
         """Begins to open a verification, and goes on by some steps; then all may die, and nobody comes for a day."""
         ours = [one.id for one in self.stripe.sessions() if one.client_reference_id == PEOPLE[who]]
@@ -170,7 +170,7 @@ class OpeningMachine(RuleBasedStateMachine):
                 self.at_work.pop().die()
             self.stripe.later(_KEY_FORGOTTEN)
 
-    def _open(self, wanted: Wanted, way: Way = WAYS[0]) -> None:
+    def _open(self, wanted: Wanted, way: WayIn = WAYS[0]) -> None:
         """Opens a verification as the API does."""
         opened = open_verification(wanted)
         if opened is None:
@@ -187,7 +187,7 @@ class OpeningMachine(RuleBasedStateMachine):
         answer=st.sampled_from(ANSWERS),
         way=st.sampled_from(WAYS),
     )
-    def closes_or_enters(self, which: int, how: str, steps: int, answer: str, way: Way) -> None:
+    def closes_or_enters(self, which: int, how: str, steps: int, answer: str, way: WayIn) -> None:
         """Begins to close a verification, to have its person forgotten, or to go in."""
         ids = [one.id for one in _verifications()]
         if not ids:

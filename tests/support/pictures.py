@@ -51,7 +51,7 @@ class Look:
 
 
 LOOKS = (Look("light", "light", 640, 3), Look("dark", "dark", 640, 3), Look("narrow", "light", 320, 4))
-WRITERS = {"mails": ("var/mails", mails.write_samples), "pages": ("var/every-page", pages.write_samples)}
+WRITERS = {"mails": ("var/mails", mails.write_mails), "pages": ("var/every-page", pages.write_pages)}
 
 
 def main() -> int:

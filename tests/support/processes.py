@@ -16,7 +16,7 @@ from typing import Any
 from tests.support import shapes
 from tests.support.operator import run_command
 from tests.support.waiting import PATIENCE, wait_until
-from worker.run.broker import RedisServer, start_redis
+from worker.run.broker import OwnRedis, start_redis
 
 ROOT = Path(__file__).parents[2]
 # Parts of the command of a worker or a clock; where setproctitle is installed, Celery writes another one over ours.
@@ -29,7 +29,7 @@ class Service:
     """A folder, its settings and its processes."""
 
     def __init__(
-        self, folder: Path, database_url: str, redis: RedisServer, *, code: Path | str = ROOT, **variables: str
+        self, folder: Path, database_url: str, redis: OwnRedis, *, code: Path | str = ROOT, **variables: str
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder

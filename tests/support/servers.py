@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from receiver.__main__ import OPTIONS
+from receiver.__main__ import SERVER_OPTIONS
 from tests.support import shapes
 from tests.support.waiting import wait_until
 
@@ -74,7 +74,7 @@ def fake_stripe() -> Iterator[FakeStripe]:
 @contextmanager
 def running_receiver() -> Iterator[int]:
     """Runs our application under uvicorn, set up as receiver/__main__.py does; its port."""
-    config = uvicorn.Config("receiver.app:app", port=0, **OPTIONS)
+    config = uvicorn.Config("receiver.app:app", port=0, **SERVER_OPTIONS)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -91,7 +91,7 @@ def test_limits_are_ours_until_the_url_sets_its_own(environment: pytest.MonkeyPa
     _use(environment, "postgres://u:p@h/d?connect_timeout=2&application_name=web&options=-c%20statement_timeout%3D7s")
     (theirs,) = asyncpg_addresses()
     assert (theirs["timeout"], theirs["server_settings"]) == (2, {"application_name": "web"})
-    assert postgres.address()["connect_timeout"] == "2"
+    assert postgres.database_address()["connect_timeout"] == "2"
     assert postgres._wanted()["statement_timeout"] == "7s"
     assert postgres._wanted()["lock_timeout"] == "10s"
 
@@ -147,7 +147,7 @@ def test_what_libpqs_variables_say_to_one_driver_alone_is_refused(
     _use(environment, "postgres://u:p@h/d")
     environment.setenv("PGPORT", "6432")  # both follow it
     environment.setenv("PGAPPNAME", "me")  # ours counts
-    assert postgres.address()["host"] == "h"
+    assert postgres.database_address()["host"] == "h"
     environment.setenv(variable, value)
     with pytest.raises(SettingsError, match=f"^not both drivers follow {variable}: ") as refusal:
         engine()
@@ -204,7 +204,7 @@ def test_what_libpq_would_not_take_is_refused_by_its_name(
 ) -> None:
     _use(environment, f"postgres://u:c4nary@h/d?{values}")
     with pytest.raises(SettingsError, match=f"^DATABASE_URL .* not take: {words}$") as refusal:
-        postgres.address()
+        postgres.database_address()
     assert "c4nary" not in str(refusal.value)
 
 
@@ -213,7 +213,7 @@ def test_a_port_that_there_is_not_is_refused(environment: pytest.MonkeyPatch, pl
     environment.setenv("DATABASE_URL", f"postgres://u:c4nary@{place}/d")
     settings.cache_clear()
     with pytest.raises(SettingsError, match="DATABASE_URL "):
-        postgres.address()
+        postgres.database_address()
 
 
 def _rows(pid: int, **values: str) -> list[tuple[str, str, str, int]]:

@@ -16,9 +16,9 @@ from config.settings import SettingsError, settings
 from handlers.catalogue import mails, pages
 from handlers.catalogue.brand import contrast, text_on
 from handlers.catalogue.check import check, faults, sentences, unsaid
-from handlers.catalogue.mails import FORMS, PAGE, environment, names_in, templates, write_mail
+from handlers.catalogue.mails import FORMS, PAGE_FORM, environment, names_in, templates, write_mail
 from handlers.catalogue.samples import mail_templates, samples
-from handlers.catalogue.words import OURS, catalogs, direction, language_for
+from handlers.catalogue.words import OUR_TEMPLATES, catalogs, direction, language_for
 from tests.support import databases
 from tests.support.pseudo import CLOSES, OPENS, pseudo_catalog, write_words
 
@@ -58,7 +58,7 @@ def test_our_words_are_those_sentences_and_no_others() -> None:
 
 
 def test_no_sentence_stands_in_a_template_outside_the_catalogue() -> None:
-    for form in (*FORMS, PAGE):
+    for form in (*FORMS, PAGE_FORM):
         made = environment(form)
         for name in made.list_templates(["jinja"]):
             if "/" in name:
@@ -292,7 +292,13 @@ def test_the_examples_of_words_and_of_a_mail_and_a_page_work_as_they_stand(tmp_p
 
 
 def test_the_page_names_all_that_a_template_may_speak_of() -> None:
-    ours = (mails.known_names() | pages.known_names()) - {*DEFAULT_NAMESPACE, "_", "ngettext", "subject", "preview"}
+    ours = (mails.names_in_mails() | pages.names_in_pages()) - {
+        *DEFAULT_NAMESPACE,
+        "_",
+        "ngettext",
+        "subject",
+        "preview",
+    }
     assert [name for name in pages.PAGES if f"`{name}`" not in WORDS] == []
     assert [name for name in sorted(ours) if f"`{name}`" not in WORDS] == []
 
@@ -395,8 +401,8 @@ def test_letters_on_any_colour_can_be_read() -> None:
 
 @pytest.mark.parametrize("ground", ["#ffffff", "#1d1f22"])
 def test_the_colours_of_a_mail_can_be_read_by_day_and_by_night(ground: str) -> None:
-    layout = (OURS / "mails" / "html" / "layout.jinja").read_text()
-    parts = (OURS / "mails" / "html" / "parts.jinja").read_text()
+    layout = (OUR_TEMPLATES / "mails" / "html" / "layout.jinja").read_text()
+    parts = (OUR_TEMPLATES / "mails" / "html" / "parts.jinja").read_text()
     day, night = {"#1b1d20", "#55585e", "#0b57d0"}, {"#f1f2f4", "#b3b7be", "#8ab4f8"}
     assert all(color in layout + parts for color in (*day, *night, ground))
     for color in day if ground == "#ffffff" else night:

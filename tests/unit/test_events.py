@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from handlers.record.events import (
+    EVENT_KINDS,
     EVENT_TYPES,
-    KINDS,
     ForeignEvent,
     MalformedEventError,
     SessionState,
@@ -38,7 +38,7 @@ def _changed(path: str, value: Any) -> dict[str, Any]:
     return payload
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVENT_KINDS)
 def test_each_snapshot_type_is_read(kind: str) -> None:
     event = shapes.parsed(_event(kind, code="abandoned", report="vr_1"))
     assert event == VerificationEvent(
@@ -64,7 +64,7 @@ def test_there_are_six_types() -> None:
     assert len(EVENT_TYPES) == 6
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVENT_KINDS)
 def test_each_thin_type_is_read_and_has_no_state(kind: str) -> None:
     event = shapes.parsed(shapes.thin("evt_1", kind, "2026-11-16T10:00:00.999+01:00", "vs_1", context="acct_1"))
     assert event.state is None

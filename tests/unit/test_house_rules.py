@@ -55,6 +55,9 @@ OWNERS = {
     "sentry_sdk": ("config/sentry.py",),
     "standardwebhooks": ("handlers/outbox/application.py",),
 }
+# The same thing on several doors: a process's beginning, a room that receiver/app opens, a module's own log, and a
+# value with its description in /openapi.json, which shows the class's name.
+_IN_SEVERAL = {"main", "Room", "log", "Entry", "Fault", "Link", "Opened", "Verification"}
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 _PRONOUN = r"(?i:what|who(?:ever|se|m)?|whatever|that)\b"
 _CLAUSE = re.compile(rf"(?:^|[.:;] (?=[A-Z])){_PRONOUN}")
@@ -243,6 +246,30 @@ def test_every_task_has_a_name_that_survives_a_move() -> None:
 
 def test_every_task_of_the_schedule_exists() -> None:
     assert timetable().keys() <= set(celery_app.tasks)
+
+
+def test_one_public_name_lives_in_one_module() -> None:
+    modules: dict[str, set[str]] = {}
+    for path in FILES:
+        for name in _public_names(path):
+            modules.setdefault(name, set()).add(_name(path))
+    assert {name for name, found in modules.items() if len(found) > 1} == _IN_SEVERAL
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_no_import_is_renamed(path: Path) -> None:
+    imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    renamed = [one.asname for node in imports for one in node.names if one.asname]
+    assert renamed in ([], ["sa"]) if "migrations/" in _name(path) else renamed == []  # as Alembic writes them
+
+
+def _public_names(path: Path) -> Iterator[str]:
+    """The functions, classes and values of a module, but for a migration's, whose names Alembic reads."""
+    for node in ast.parse(path.read_text()).body if "migrations/" not in _name(path) else ():
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for name in [getattr(node, "name", ""), *(getattr(target, "id", "") for target in targets)]:
+            if name and not name.startswith("_"):
+                yield name
 
 
 def test_no_file_hides_a_library_by_its_name() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from config.redis_server import read_redis_url, reason
+from config.redis_server import read_redis_url, why_unusable
 
 TIMEOUTS = {"socket_timeout": 2}
 
@@ -108,13 +108,13 @@ def test_what_cannot_be_followed_is_refused_and_not_shown(url: str, why: str) ->
 )
 def test_the_fault_of_a_certificate_is_named(said: str, why: str) -> None:
     refused = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {said}"
-    assert reason(ssl.SSLCertVerificationError(1, refused)) == why
+    assert why_unusable(ssl.SSLCertVerificationError(1, refused)) == why
 
 
 def test_a_failure_is_named_by_what_lies_under_it() -> None:
     outer = ConnectionError("Error 1 connecting to c4nary")
     outer.__context__ = ssl.SSLCertVerificationError("[SSL: CERTIFICATE_VERIFY_FAILED] c4nary")
-    assert reason(outer) == "its certificate is not trusted"
-    assert reason(TimeoutError("c4nary")) == "it does not answer in time"
-    assert reason(OSError("c4nary")) == "it cannot be reached"
-    assert reason(ResponseError("c4nary")) == "it refuses a command that is needed"
+    assert why_unusable(outer) == "its certificate is not trusted"
+    assert why_unusable(TimeoutError("c4nary")) == "it does not answer in time"
+    assert why_unusable(OSError("c4nary")) == "it cannot be reached"
+    assert why_unusable(ResponseError("c4nary")) == "it refuses a command that is needed"

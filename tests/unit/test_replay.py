@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support import shapes
-from worker.commands.replay import UnreadableError, read
+from worker.commands.replay import UnreadableInputError, read
 
 EVENTS = [
     shapes.event(f"evt_{n}", kind, 1_794_830_400 + n, shapes.session("vs_1", status, user='Zoë ☂ {x} "q" <-- [1]'))
@@ -82,7 +82,7 @@ def test_nothing_is_no_events(text: str) -> None:
     ],
 )
 def test_what_is_no_event_is_refused_with_its_place(text: str, where: str) -> None:
-    with pytest.raises(UnreadableError, match=where):
+    with pytest.raises(UnreadableInputError, match=where):
         read(text)
 
 

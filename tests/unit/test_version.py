@@ -19,13 +19,13 @@ def _no_commit(environment: pytest.MonkeyPatch) -> None:
 
 
 def test_name_and_version_are_those_of_pyproject() -> None:
-    assert (PROJECT["name"], PROJECT["version"]) == (version.NAME, version.VERSION)
+    assert (PROJECT["name"], PROJECT["version"]) == (version.SERVICE, version.VERSION)
 
 
 @pytest.mark.parametrize("name", COMMIT_NAMES)
 def test_the_commit_is_the_platforms(name: str, environment: pytest.MonkeyPatch) -> None:
     environment.setenv(name, "1a2b3c4")
-    assert version.running_version() == f"{version.NAME} {version.VERSION} (1a2b3c4)"
+    assert version.running_version() == f"{version.SERVICE} {version.VERSION} (1a2b3c4)"
 
 
 def test_version_is_said_whatever_the_settings_are(
@@ -34,4 +34,4 @@ def test_version_is_said_whatever_the_settings_are(
     environment.setenv("PORT", "none")
     with pytest.raises(SystemExit) as end:
         parser().parse_args(["--version"])
-    assert (end.value.code, capsys.readouterr().out) == (0, f"{version.NAME} {version.VERSION}\n")
+    assert (end.value.code, capsys.readouterr().out) == (0, f"{version.SERVICE} {version.VERSION}\n")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from handlers.queue.failures import AwayError, NotAllowedError, NotNowError, UnreadableError
-from handlers.stripe_api.sessions import Listed
+from handlers.stripe_api.sessions import ListPage
 from handlers.upkeep.windows import Reading, walk
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -29,7 +29,7 @@ class Stripe:
     ends: list[datetime] = field(default_factory=list)
     passed_over: list[int] = field(default_factory=list)
 
-    def page(self, start: datetime, end: datetime, after: str | None) -> Listed:
+    def page(self, start: datetime, end: datetime, after: str | None) -> ListPage:
         """Newest first, as Stripe has it."""
         self.asked.append((start, end, after))
         first, last = (int((moment - START).total_seconds()) for moment in (start, end))
@@ -42,7 +42,7 @@ class Stripe:
         created = int(START.timestamp())
         items: list[Any] = [{"id": str(place), "created": created + self.seconds[place]} for place in inside[:PAGE]]
         items, more = self.spoil(items, len(inside) > PAGE)
-        return Listed(items, more, end)
+        return ListPage(items, more, end)
 
     def read(self, until: datetime = START + MONTH) -> list[str]:
         """The ids in the order in which they were taken."""
@@ -151,7 +151,7 @@ def test_what_is_said_of_everything_is_no_windows_fault(error: Exception) -> Non
 def test_an_item_that_nobody_thought_of_is_passed_over_with_its_second() -> None:
     stripe = Stripe([n * 250 for n in range(1000)])
 
-    def take(page: Listed) -> None:
+    def take(page: ListPage) -> None:
         if any(item["id"] == "444" for item in page.items):
             raise RecursionError
         stripe.taken.extend(page.items)

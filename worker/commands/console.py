@@ -5,12 +5,12 @@ import getpass
 import secrets
 import sys
 
-from handlers.operator.console_users import NAME, Role, hash_of
+from handlers.operator.console_users import USER_NAME, Role, hash_of
 
 _LEAST = 12  # letters of a password that a person chooses
 
 
-def options(parser: argparse.ArgumentParser) -> None:
+def user_options(parser: argparse.ArgumentParser) -> None:
     """Adds the user's name, their role, and whether they choose their password."""
     parser.add_argument("name", metavar="NAME", type=_name, help="letters, digits and _.- as the audit will show them")
     parser.add_argument(
@@ -45,6 +45,6 @@ def _asked() -> str | None:
 
 
 def _name(text: str) -> str:
-    if not NAME.fullmatch(text):
+    if not USER_NAME.fullmatch(text):
         raise argparse.ArgumentTypeError("give up to 64 letters and digits, and _.-")
     return text

@@ -5,7 +5,7 @@ import sys
 
 from config.settings import settings
 from handlers.operator.audit import note_beforehand
-from handlers.operator.disclosing import UnreadableError, export, show_outputs
+from handlers.operator.disclosing import UnreadableOutputsError, export, show_outputs
 from handlers.outbox.outputs import count_kept, write_anew
 from worker.commands.options import acting, add_reason
 from worker.commands.printing import print_json, print_pairs, progress, refused
@@ -25,7 +25,7 @@ def outputs(arguments: argparse.Namespace) -> int:
         return refused("There is no VERIFIED_OUTPUTS_KEY: nothing can be read.")
     try:
         found = show_outputs(arguments.id, acting(arguments))
-    except UnreadableError as error:
+    except UnreadableOutputsError as error:
         return refused(f"Of {arguments.id} {error}.")
     if found is None:
         return refused(f"No verified outputs are kept of {arguments.id}.")

@@ -4,7 +4,7 @@ import argparse
 
 from config.settings import settings
 from handlers.operator.audit import note_beforehand
-from handlers.operator.endpoints import faults, ours, url
+from handlers.operator.endpoints import endpoint_faults, ours, url
 from handlers.queue.failures import NotNowError, PermanentError
 from handlers.stripe_api import account
 from worker.commands.options import acting
@@ -42,7 +42,9 @@ def _create(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    found = [{"id": one["id"], "url": one["url"], "faults": faults(one)} for one in ours(account.list_endpoints())]
+    found = [
+        {"id": one["id"], "url": one["url"], "faults": endpoint_faults(one)} for one in ours(account.list_endpoints())
+    ]
     if arguments.json:
         print_json(found)
     else:

@@ -16,7 +16,7 @@ from handlers.tables.models import VerificationRecord
 from worker.commands.samples import write_files
 
 
-def write_samples(arguments: argparse.Namespace) -> int:
+def write_mails(arguments: argparse.Namespace) -> int:
     """Writes one .eml and one .html for each mail, and sends none."""
     return write_files(arguments.to, "mails", _files())
 

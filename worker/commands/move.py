@@ -11,7 +11,7 @@ from config.database import DATABASE_TROUBLE, on_sqlite
 from config.settings import SettingsError, settings, use_database
 from config.trouble import trouble_of
 from handlers.tables.schema import migrate
-from handlers.upkeep.move import NotMovedError, count_rows, move
+from handlers.upkeep.move import NotMovedError, count_rows, move_database
 from worker.commands.options import acting
 from worker.commands.printing import print_json, print_rows, progress, refused
 
@@ -41,7 +41,7 @@ def move_now(arguments: argparse.Namespace) -> int:
             return refused("--to must be PostgreSQL: postgres://…")
         total = 2 * count_rows(source)
         migrate()
-        steps, for_machines = move(source, acting(arguments)), arguments.json
+        steps, for_machines = move_database(source, acting(arguments)), arguments.json
         for step in progress(steps, "rows", total, count=lambda step: step.rows, for_machines=for_machines):
             counts[step.is_comparison][step.table] += step.rows
     except NotMovedError as error:

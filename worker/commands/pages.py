@@ -13,7 +13,7 @@ _PROBLEM = re.compile(r'<template data-problem="(\w*)">(.*?)</template>', re.DOT
 _ASSETS = re.compile(r'(?<==")[^"]*/assets/')
 
 
-def write_samples(arguments: argparse.Namespace) -> int:
+def write_pages(arguments: argparse.Namespace) -> int:
     """Writes one .html for each page, and the stylesheet."""
     return write_files(arguments.to, "pages", _files())
 

@@ -20,13 +20,13 @@ def pausing_options(parser: argparse.ArgumentParser) -> None:
     add_reason(parser)
 
 
-def pause(arguments: argparse.Namespace) -> int:
+def let_wait(arguments: argparse.Namespace) -> int:
     """Lets mails or calls wait: none is begun any more; `status` and `doctor` say so as long as it lasts."""
     pause_now(arguments.what, acting(arguments))
     return _show(arguments)
 
 
-def resume(arguments: argparse.Namespace) -> int:
+def let_go_on(arguments: argparse.Namespace) -> int:
     """Lets mails or calls go on; 1 when no operator had paused them."""
     lifted = resume_now(arguments.what, acting(arguments))
     if not lifted:

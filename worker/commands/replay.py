@@ -25,7 +25,7 @@ _MOST_UNANSWERED = 3  # in a row: then no event is the cause
 _LONGEST_ANSWER = 64 * 1024  # bytes; the receiver's answers have a hundred
 
 
-class UnreadableError(Exception):
+class UnreadableInputError(Exception):
     """The input holds a value that is no event; the message says where."""
 
 
@@ -37,7 +37,7 @@ def read(text: str) -> list[dict[str, Any]]:
     events = [event for value in _values(_CLI_LINE.sub("", text)) for event in _flatten(value)]
     for number, event in enumerate(events, start=1):
         if not isinstance(event, dict) or not all(isinstance(event.get(name), str) for name in ("id", "type")):
-            raise UnreadableError(f"value {number} is not an event: it has no id and type")
+            raise UnreadableInputError(f"value {number} is not an event: it has no id and type")
     return events
 
 
@@ -77,7 +77,7 @@ def _values(text: str) -> Iterator[Any]:
             value, position = decoder.raw_decode(text, position)
         except (json.JSONDecodeError, RecursionError):
             line = text.count("\n", 0, position) + 1
-            raise UnreadableError(f"line {line} does not begin an event") from None
+            raise UnreadableInputError(f"line {line} does not begin an event") from None
         yield value
 
 

@@ -10,7 +10,7 @@ from handlers.catalogue.check import check
 Files = Iterable[tuple[str, bytes]]  # each a path below the folder, and its content
 
 
-def options(parser: argparse.ArgumentParser) -> None:
+def folder_options(parser: argparse.ArgumentParser) -> None:
     """Adds the folder."""
     parser.add_argument("--to", metavar="DIR", required=True, type=Path, help="a folder, made where there is none")
 

@@ -10,7 +10,7 @@ from config.database import DATABASE_TROUBLE, measure_clock
 from config.defaults import webhook_secrets
 from config.settings import settings
 from handlers.tables.schema import migrate
-from worker.commands.replay import UnreadableError, read, replay
+from worker.commands.replay import UnreadableInputError, read, replay
 from worker.run.foreground import run
 
 
@@ -46,7 +46,7 @@ def replay_file(arguments: argparse.Namespace) -> int:
     try:
         text = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text()
         outcomes = replay(read(text), url, webhook_secrets(settings())[0])
-    except UnreadableError as error:
+    except UnreadableInputError as error:
         print(f"{arguments.file}: {error}", file=sys.stderr)
         return 2
     except (OSError, HTTPException, UnicodeDecodeError) as error:

@@ -16,7 +16,7 @@ from handlers.operator.figures import Figures
 from handlers.operator.findings import DATABASE, FAIL, judged
 from handlers.operator.from_web import findings_of_web
 from handlers.operator.queries import (
-    MOST,
+    MOST_COUNTED,
     RECORDS,
     Filter,
     at_most,
@@ -98,7 +98,7 @@ def _shown(figures: Figures) -> dict[str, Any]:
     return {
         "events": asdict(events),
         "actions": asdict(actions),
-        "counted_up_to": MOST,
+        "counted_up_to": MOST_COUNTED,
         "last_five_minutes": tallies.ended(_FEW_MINUTES),
         "counts": [asdict(count) for count in figures.lately.counts()],
         "processes": [_fields(one, _PROCESS) for one in figures.recent_processes],

@@ -23,7 +23,7 @@ from worker.commands.options import acting
 from worker.commands.printing import print_json, print_pairs, print_rows
 from worker.commands.sessions import session, unknown
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def verification_options(parser: argparse.ArgumentParser) -> None:
@@ -207,7 +207,7 @@ def _told(arguments: argparse.Namespace, act: Callable[[], str]) -> int:
     return 0
 
 
-def _unless_refused(arguments: argparse.Namespace, act: Callable[[], T]) -> T | None:
+def _unless_refused(arguments: argparse.Namespace, act: Callable[[], _T]) -> _T | None:
     """The result of `act`; None if it was refused, and then the reason is printed."""
     try:
         return act()

