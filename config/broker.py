@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import structlog
@@ -163,9 +163,10 @@ def server_info() -> dict[str, Any]:
 
     def ask(producer: Any) -> None:
         client = producer.channel.client
-        found.update(client.info())
-        with suppress(Exception):  # some providers do not tell it
-            found.update(client.config_get("save"))
+        client.ping()
+        for ask in (client.info, partial(client.config_get, "save")):
+            with suppress(Exception):  # some providers do not tell it, and not all users may ask
+                found.update(ask())
         _try_out(producer)
 
     _reached(ask)

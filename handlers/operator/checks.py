@@ -238,6 +238,8 @@ def _redis(ask_broker: Callable[[], Condition]) -> Iterator[tuple[str, str]]:
         yield "FAIL", "it is a replica: set REDIS_URL to its master, or to their Sentinels"
     yield from ((level, f"{words}: {to_do}") for level, words, to_do in findings.of_the_broker(condition.trouble))
     if not found:
+        if not condition.trouble:
+            yield "WARN", "reached; its user may not ask how it is kept, and whether it throws messages away (INFO)"
         return
     policy = found.get("maxmemory_policy", "unknown")
     if policy == "noeviction" or not found.get("maxmemory"):

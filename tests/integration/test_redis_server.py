@@ -22,6 +22,7 @@ from tests.support.facts import payload
 from tests.support.processes import Service, service
 from tests.support.redises import MASTER, PASSWORD, SENTINEL_PASSWORD, other_redis, tls_before, watched_pair
 from tests.support.waiting import wait_until
+from worker.run.broker import redis_binary
 
 EVENTS = 150
 
@@ -197,6 +198,60 @@ def test_a_server_that_will_not_do_is_named(tmp_path: Path, environment: pytest.
         ):
             said = _findings(environment, f"redis://127.0.0.1:{port}")
             assert [found for found, words in said if words.startswith(mark)] == [level], said
+
+
+def test_a_server_that_is_reached_in_the_wrong_way_is_told_by_what_is_wrong(
+    tmp_path: Path, environment: pytest.MonkeyPatch, authority: Path, encrypted: int
+) -> None:
+    files = {"cert-file": "redis.pem", "key-file": "redis.key", "ca-cert-file": "ca.pem"}
+    wants = {
+        "port": "0",
+        "tls-port": str(free_port()),
+        **{f"tls-{what}": str(authority / file) for what, file in files.items()},
+    }
+    trusted = f"ssl_ca_certs={authority / 'ca.pem'}"
+    with (
+        other_redis(tmp_path / "plain") as plain,
+        other_redis(tmp_path / "lost", replicaof=f"127.0.0.1 {free_port()}") as lost,
+        lost.client() as administrator,
+        _without_a_client(tmp_path / "mutual", wants),
+    ):
+        administrator.config_set("replica-serve-stale-data", "no")
+        for url, why in (
+            (f"redis://127.0.0.1:{plain.port}/99", "it has no database of that number"),
+            (f"rediss://127.0.0.1:{plain.port}", "it does not speak TLS as we do"),
+            (f"redis://127.0.0.1:{encrypted}", "it hangs up: it starts, stops, or wants TLS (rediss:)"),
+            (f"redis://127.0.0.1:{lost.port}", "it is a replica, whose master is away"),
+            (f"rediss://localhost:{wants['tls-port']}?{trusted}", "it wants a certificate of ours (ssl_certfile)"),
+            ("redis://nobody.invalid", "its host's name cannot be found"),
+        ):
+            assert ("FAIL", f"{why}: {LATER}") in _findings(environment, url), url
+
+
+def test_a_user_who_may_not_ask_what_the_server_is_has_all_that_is_needed(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    with other_redis(tmp_path) as guarded, guarded.client() as administrator:
+        rights = ("on", ">secret", "~identity:*", "&*", "+@all", "-@dangerous")
+        administrator.execute_command("ACL", "SETUSER", "narrow", *rights)
+        said = _findings(environment, f"redis://narrow:secret@127.0.0.1:{guarded.port}")
+    assert [level for level, _ in said] == ["OK", "WARN"], said
+    assert "may not ask" in said[1][1]
+
+
+@contextmanager
+def _without_a_client(folder: Path, options: dict[str, str]) -> Iterator[None]:
+    """A server that no client of the tests' reaches: it wants a certificate of theirs."""
+    folder.mkdir()
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    with (folder / "log").open("w") as log:
+        running = subprocess.Popen([str(redis_binary()), *words], stdout=log, stderr=log)
+    try:
+        wait_until(lambda: "Ready to accept connections" in (folder / "log").read_text())
+        yield
+    finally:
+        running.kill()
+        running.wait()
 
 
 def test_what_keeps_a_worker_from_taking_messages_is_found_though_they_can_be_sent(
