@@ -561,7 +561,8 @@ class _File:
 
     def note(self, *_: object) -> None:
         """Notes the file of the first connection, which has made it if need be."""
-        self._number = self._number or self._path.stat().st_ino
+        with suppress(OSError):  # SQLite says it
+            self._number = self._number or self._path.stat().st_ino
 
     def check(self, _: Connection) -> None:
         """Raises OperationalError, one of DATABASE_TROUBLE, if the file has gone or is another one."""
@@ -569,7 +570,9 @@ class _File:
             number = self._path.stat().st_ino
         except FileNotFoundError:
             number = 0
-        if number != self._number:
+        except OSError:  # SQLite says it
+            return
+        if self._number and number != self._number:
             raise OperationalError(None, None, sqlite3.OperationalError(REPLACED), hide_parameters=True)
 
 

@@ -316,6 +316,7 @@ _Output = Literal[
 ]
 
 _FEW = 4  # letters: a list of passwords keeps one of 65,536, which is too many to know a weak one by
+_LONG = 7  # letters: PORT is a slip away from words of others
 
 # Heroku's dyno metadata tells the first, formerly the second; builds elsewhere tell the third.
 COMMIT_NAMES = ("HEROKU_BUILD_COMMIT", "HEROKU_SLUG_COMMIT", "SOURCE_VERSION")
@@ -494,6 +495,22 @@ def fingerprints() -> dict[str, str]:
     given = [name for name, field in Settings.model_fields.items() if getattr(settings(), name) != field.default]
     texts = {name.upper(): os.environ.get(name.upper(), "").strip() for name in given}
     return {name: sha256(f"{name}={text}".encode()).hexdigest()[:_FEW] for name, text in texts.items()}
+
+
+def slips() -> dict[str, str]:
+    """The settings that are not set, by those names in the environment that are none, and a slip away from one."""
+    names = {name.upper() for name in Settings.model_fields}
+    unset = [name for name in names if len(name) >= _LONG and not os.environ.get(name, "").strip()]
+    return {given: name for given in sorted({*os.environ} - names) for name in unset if _is_slip(given.upper(), name)}
+
+
+def _is_slip(given: str, name: str) -> bool:
+    """Whether one letter too many, too few, wrong, or in its neighbour's place makes the difference, or none."""
+    both = zip(given, name, strict=False)
+    begin = next((place for place, (one, other) in enumerate(both) if one != other), min(len(given), len(name)))
+    rest, wanted = given[begin:], name[begin:]
+    is_swapped = rest[:2] == wanted[:2][::-1] and rest[2:] == wanted[2:]
+    return is_swapped or rest[1:] == wanted[1:] or rest[1:] == wanted or rest == wanted[1:]
 
 
 def use_database(url: str) -> None:

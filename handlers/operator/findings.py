@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from config.database import DATABASE_TROUBLE, hurry, statement, transaction
 from config.defaults import lacks_webhook_secret
-from config.settings import settings
+from config.settings import settings, slips
 from config.trouble import trouble_of
 from handlers.metrics import counting, heartbeats, outside, tallies
 from handlers.operator.connections import ageing, full, locked
@@ -107,13 +107,24 @@ def _settings(_: Figures) -> Iterator[Told]:
         yield FAIL, "no SMTP_URL: every mail waits", "set it; file: writes them to files under VAR_DIR/mail"
     elif not settings().mails_are_files and settings().mail_from.mailbox == "identity@localhost":
         yield FAIL, "mails go out as identity@localhost, and nobody takes them", "set MAIL_FROM to an address of yours"
+    if settings().api_tokens and not settings().stripe_api_key:
+        yield FAIL, "no STRIPE_API_KEY beside API_TOKENS: nobody can be sent to a verification", "set it, or neither"
+    for given, meant in slips().items():
+        # The one word for the many may be another program's.
+        level = WARN if f"{given}S" == meant else FAIL
+        yield (
+            level,
+            f"{given} is set and read by nobody, and {meant} is not set",
+            f"rename it to {meant}, or take it out",
+        )
 
 
 def of_the_broker(trouble: str | None) -> Iterator[Told]:
     """The finding for the broker's trouble, if there is any."""
     if trouble:
-        level = FAIL if settings().redis_url else WARN
-        yield level, f"{trouble}: nothing is lost, but nothing is done until this is mended", "see REDIS_URL"
+        level = FAIL if settings().redis_url or settings().on_postgres else WARN  # else it ends with make run
+        to_do = "see REDIS_URL" if settings().redis_url else "set REDIS_URL: only make run has a Redis of its own"
+        yield level, f"{trouble}: nothing is lost, but nothing is done until this is mended", to_do
 
 
 def _broker(figures: Figures) -> Iterator[Told]:

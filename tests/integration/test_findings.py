@@ -30,7 +30,7 @@ from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import counting, heartbeats, tallies
 from handlers.operator import connections, refusals
-from handlers.operator.findings import FAIL, JUDGES, WARN, findings
+from handlers.operator.findings import FAIL, JUDGES, WARN, findings, of_the_broker
 from handlers.outbox.perform import perform
 from handlers.queue import failures
 from handlers.sessions.links import link_to
@@ -200,6 +200,7 @@ def test_a_token_that_is_gone_from_the_settings_and_still_used_is_found(environm
 def test_an_application_whose_requests_are_all_refused_is_found(environment: pytest.MonkeyPatch) -> None:
     ours = "o" * 40
     environment.setenv("API_TOKENS", f"shop:{ours}")
+    environment.setenv("STRIPE_API_KEY", "sk_test_made_up")
     with _asked_with("x", "x", "x"):  # none that API_TOKENS could hold
         assert _failing() == set()
     with _asked_with("x" * 40, "x" * 40):
@@ -227,6 +228,35 @@ def _asked_with(*tokens: str) -> Iterator[list[int]]:
 
 def _tokens_told() -> list[str]:
     return [one.words for one in findings(None) if one.level == FAIL and one.what == "refusals"]
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_setting_that_is_misspelt_is_found(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("REVEIW_EMAIL", "review@example.com")
+    environment.setenv("CONSOLE_KEY", "of another program's, perhaps")
+    told = [(one.level, one.words) for one in findings(None) if one.what == "settings"]
+    assert told == [
+        (FAIL, "REVEIW_EMAIL is set and read by nobody, and REVIEW_EMAIL is not set"),
+        (WARN, "CONSOLE_KEY is set and read by nobody, and CONSOLE_KEYS is not set"),
+    ]
+
+
+@pytest.mark.usefixtures("alive")
+def test_tokens_without_a_key_at_stripe_are_found(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("API_TOKENS", f"app:{'t' * 32}")
+    settings.cache_clear()
+    assert _failing() == {"settings"}
+
+
+@pytest.mark.usefixtures("alive")
+def test_postgresql_without_a_redis_fails_at_once(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("DATABASE_URL", "postgres://127.0.0.1:9/x")
+    settings.cache_clear()
+    [found] = of_the_broker("it cannot be reached")
+    assert (found[0], found[2].startswith("set REDIS_URL")) == (FAIL, True)
+    environment.setenv("REDIS_URL", "redis://127.0.0.1:9")
+    settings.cache_clear()
+    assert [one[2] for one in of_the_broker("it cannot be reached")] == ["see REDIS_URL"]
 
 
 @pytest.mark.usefixtures("alive")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from config.settings import Address, Settings, SettingsError, settings
+from config.settings import Address, Settings, SettingsError, settings, slips
 
 Load = Callable[[Mapping[str, str]], Settings]
 
@@ -426,3 +426,20 @@ def test_no_switch_of_the_library_logs_what_it_read(
 
 def _dump(chosen: Settings) -> str:
     return f"{chosen.model_dump()} {chosen.model_dump_json()}"
+
+
+@pytest.mark.parametrize("given", ["SMPT_URL", "SMTP_UR", "SMTP_URLL", "SMTP-URL", "smtp_url", "MTP_URL"])
+def test_a_name_that_is_a_slip_away_from_a_setting_is_seen_unless_that_is_set(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SMTP_URL", raising=False)
+    monkeypatch.setenv(given, "smtp://mail.example.com")
+    assert slips() == {given: "SMTP_URL"}
+    monkeypatch.setenv("SMTP_URL", "smtp://mail.example.com")
+    assert slips() == {}
+
+
+@pytest.mark.parametrize("given", ["SMTP_HOST", "SMTP_URL_OLD", "PORTS", "REDIS_TLS_URL", "HEROKU_POSTGRESQL_PINK_URL"])
+def test_a_name_of_others_is_no_slip(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(given, "x")
+    assert given not in slips()
