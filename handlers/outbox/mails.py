@@ -32,7 +32,7 @@ from handlers.queue.claims import unless_lost
 from handlers.queue.failures import AwayError, NotNowError, PermanentError, stopping
 from handlers.record.decide import REPLACED
 from handlers.record.error_codes import ErrorClass, classify
-from handlers.record.events import Status
+from handlers.record.events import NOT_OURS, Status
 from handlers.sessions.links import link_to
 from handlers.stripe_api import sessions
 from handlers.tables.models import ActionStatus, OutboxAction, Verification, VerificationRecord
@@ -130,6 +130,9 @@ def to_who_has_not_begun(action: OutboxAction, record: VerificationRecord) -> st
         # rule: a person who has begun by Stripe's word is not reminded, however late the events are
         if not found or (found.state.status, found.state.error_code) != (Status.REQUIRES_INPUT, None):
             return "begun or gone at Stripe"
+        # rule: a session that is another's by Stripe's word is reminded of by its owner
+        if found.state.is_ours is False and not record.verification_id:
+            return NOT_OURS
     return to_the_person(action, record)
 
 

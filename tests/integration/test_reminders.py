@@ -251,6 +251,20 @@ def test_nobody_is_reminded_who_has_begun_at_stripe(
     assert not post_box.told
 
 
+@pytest.mark.parametrize(("mark", "reason"), [("onboarding", None), ("billing", "not ours")])
+def test_of_a_session_that_marks_have_made_anothers_since_nobody_is_reminded(
+    stripe: Stories, environment: pytest.MonkeyPatch, mark: str, reason: str | None
+) -> None:
+    session_id = stripe.simulator.create(email="jenny@example.com", metadata={"app": mark})
+    stripe.deliver(session_id)
+    environment.setenv("OUR_SESSIONS", "app=onboarding")
+    databases.forget_process_state()
+    _time_passes()
+    (action_id,) = remind()
+    perform_everything()
+    assert facts.action(action_id).reason == reason
+
+
 def test_nobody_is_reminded_of_a_session_whose_verification_goes_on_without_it(post_box: PostBox) -> None:
     names: dict[str, Any] = {"created_at": datetime.now(UTC), "updated_at": datetime.now(UTC), "livemode": False}
     idv = "idv_" + "0" * 32

@@ -288,6 +288,7 @@ RULES: dict[str, tuple[Break, Sequence[str]]] = {
     ),
     "nothing personal is told after a redaction": (becomes("{orelse}"), VERIFICATIONS_TOLD),
     "a person who goes on with another session is not reminded of this one": (never, REMINDERS),
+    "a session that is another's by Stripe's word is reminded of by its owner": (never, REMINDERS),
     "a person who has begun by Stripe's word is not reminded, however late the events are": (never, REMINDERS),
     "change numbers are numbers": (becomes("{args[0]}"), CALLBACK),
     "the message id is the same at each try": (becomes("{} + str({args[0]}.attempts)"), CALLBACK),
