@@ -58,6 +58,7 @@ _MAILBOX = re.compile(
 )
 _LOCAL_PART = re.compile(r'"(?:[^"\\]|\\.)+"|[^\s"(),:;<>@\[\]\\]+')
 _DOMAIN = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*|\[[A-Za-z0-9.:]+\]")
+_TURNING = r"\u200e\u200f\u202a-\u202e\u2066-\u2069"  # signs that turn the direction of the letters around them
 _MOST_CHARACTERS = 500  # in an address with its name: a header's line holds 998
 
 
@@ -65,8 +66,9 @@ def parse_address(text: str) -> Address:
     """Reads `id@example.com`, `Name <id@example.com>` or `"Name, Inc." <id@example.com>`.
 
     A domain in other letters becomes its form in the DNS (IDNA 2008), and a name that is written as in a header
-    (=?UTF-8?…?=) its letters. The mail server judges the part before the @: some carriers gave out dots in a row and
-    before the @. Raises ValueError with the reason, never the text.
+    (=?UTF-8?…?=) its letters; signs that turn the letters behind a name round are left out. The mail server judges the
+    part before the @: some carriers gave out dots in a row and before the @. Raises ValueError with the reason, never
+    the text.
     """
     text = _one_line(text.strip())
     found = _MAILBOX.fullmatch(text)
@@ -82,7 +84,7 @@ def parse_address(text: str) -> Address:
     if not _DOMAIN.fullmatch(domain):
         raise ValueError("must be an address whose domain can exist")
     name = re.sub(r"\\(.)", r"\1", found["quoted"]) if found["quoted"] else found["plain"] or ""
-    return Address(_in_letters(name).strip(), f"{local}@{domain}")
+    return Address(re.sub(f"[{_TURNING}]", "", _in_letters(name)).strip(), f"{local}@{domain}")
 
 
 def _one_line(text: str) -> str:
@@ -239,8 +241,7 @@ _CallbackSecret = Annotated[
 _Name = Annotated[
     str,
     _matching(
-        # No letter that turns the direction of those around it, or ends a line.
-        r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,80}",
+        rf"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_TURNING}]{{1,80}}",  # and no letter that ends a line
         "must be a name of one line, of 80 characters or less",
     ),
 ]

@@ -30,6 +30,8 @@ from config.settings import PLAIN_ADDRESS, parse_address
         ('"=?utf-8?B?TcO8bGxlciwgSW5jLg==?=" <id@example.com>', "Müller, Inc.", "id@example.com"),
         ("=?latin1?q?a?= =?utf-8?q?b_=3C?= <id@example.com>", "ab <", "id@example.com"),
         ('"What =?" <id@example.com>', "What =?", "id@example.com"),
+        ("Us \u202emoc.live \u2066<id@example.com>", "Us moc.live", "id@example.com"),
+        ("=?utf-8?q?Us=E2=80=AE?= <id@example.com>", "Us", "id@example.com"),
         ("山田　太郎 <t@例え。テスト>", "山田　太郎", "t@xn--r8jz45g.xn--zckzah"),
     ],
 )
