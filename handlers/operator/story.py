@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from handlers.operator.queries import Filter, find_actions, find_events
+from handlers.operator.reasons import since, skipped, tries
 from handlers.outbox.mails import message_id
 from handlers.owed.kinds import KINDS, TELLING
 from handlers.record.events import RANKS
@@ -42,6 +43,7 @@ def mails(record: VerificationRecord, most: int | None = None) -> list[dict[str,
         {
             "id": action.id,
             "name": action.name,
+            "to": "the reviewer" if action.name == "alert_review" else "the person",
             "status": action.status,
             "sent_at": action.done_at if action.status == ActionStatus.DONE else None,
             "message_id": message_id(action, record),
@@ -57,7 +59,11 @@ def _is_mail(action: OutboxAction) -> bool:
 
 
 def _why(action: OutboxAction, mails: Sequence[OutboxAction]) -> Iterator[str]:
-    yield f"owed for {action.cause}"
+    if action.status == ActionStatus.DONE:
+        yield f"sent {since(action.cause)}"
+    else:
+        yield f"not sent{_because(action)}"
+        yield f"owed {since(action.cause)}"
     if action.resent_at:
         again = f"an operator had it sent again at {_iso(action.resent_at)}: python -m worker audit {action.id}"
         yield f"{again}; a copy from before has another id"
@@ -65,17 +71,30 @@ def _why(action: OutboxAction, mails: Sequence[OutboxAction]) -> Iterator[str]:
         yield "it may have arrived more than once: the mail server took it and did not say so; all copies have this id"
     elif action.status == ActionStatus.DONE and (tries := action.attempts - action.waits) > 1:
         yield f"tried {tries} times; should a worker have died over one, each copy has this id"
+    if action.name in TELLING and not action.resent_at and (between := _between(action, mails)):
+        yield f"its state came back after the person was told another one: {', '.join(between)}"
+
+
+def _because(action: OutboxAction) -> str:
+    if action.status == ActionStatus.SKIPPED:
+        return f": {skipped(action.reason or '')}"
+    words = "given up" if action.status == ActionStatus.DEAD else "yet"
+    return f", {words}: {action.last_error}" if action.last_error else f" {words}"
+
+
+def _between(action: OutboxAction, mails: Sequence[OutboxAction]) -> list[str]:
+    """The other mails that went out between two copies of this one."""
+    told = [one for one in mails if one.name in TELLING and one.mail_number is not None]
     between = [
-        one.name
-        for one in mails
-        if one.name in TELLING
+        one
+        for one in told
+        if one.status == action.status == ActionStatus.DONE
         and one.id != action.id
-        and one.status == ActionStatus.DONE
-        and action.status == ActionStatus.DONE
         and action.created_at < (one.done_at or action.created_at) < (action.done_at or action.created_at)
     ]
-    if between and action.name in TELLING and not action.resent_at:
-        yield f"its state came back after the person was told another one: {', '.join(between)}"
+    # The mails of a record are numbered, and a row keeps its last number: an earlier copy's is no row's.
+    has_gap = len({one.mail_number for one in told}) <= (action.mail_number or 0)
+    return [one.name for one in between] if has_gap else []
 
 
 def _marks(record: VerificationRecord) -> Iterator[tuple[str, str, datetime]]:
@@ -93,7 +112,7 @@ def _of_event(event: InboxEvent) -> tuple[tuple[Any, ...], dict[str, Any]]:
         event.report_id,
         event.last_error,
         f"received {_iso(event.received_at)}",
-        _tries(event),
+        tries(event) if event.attempts > 1 else None,
         f"waits until {_iso(event.due_at)}" if waits and event.attempts else None,
         f"dead: python -m worker retry {event.id}" if event.status == InboxStatus.DEAD else None,
     )
@@ -106,8 +125,8 @@ def _of_action(action: OutboxAction, record: VerificationRecord) -> tuple[tuple[
     about = (
         action.reason,
         action.last_error,
-        f"for {action.cause}",
-        _tries(action),
+        since(action.cause),
+        tries(action) if action.attempts > 1 else None,
         message_id(action, record) if action.attempts else None,
         f"may have arrived {_iso(action.given_away_at)}" if action.given_away_at else None,
         f"sent again {_iso(action.resent_at)}" if action.resent_at else None,
@@ -117,12 +136,6 @@ def _of_action(action: OutboxAction, record: VerificationRecord) -> tuple[tuple[
     )
     place = (action.created_at, 1, 0, action.created_at, action.id)
     return _line(place, action.name, str(action.id), action.status, *about)
-
-
-def _tries(row: InboxEvent | OutboxAction) -> str | None:
-    """The number of tries; those that others spoiled, and those before an operator's retry, are not counted."""
-    not_counted = f", {row.waits} of them not counted" if row.waits > 0 else ""
-    return f"tried {row.attempts} times{not_counted}" if row.attempts > 1 else None
 
 
 def _line(

@@ -79,7 +79,7 @@ def test_an_event_is_shown_with_its_history() -> None:
     facts.applied(said)
     shown = command("event", said.id)
     assert shown.code == 0
-    for words in ("happened at Stripe", "received", "tried 1 times", "processed: applied", "email_retry_prompt"):
+    for words in ("happened at Stripe", "received", "tried once", "processed: applied", "email_retry_prompt"):
         assert words in shown.out
     assert command("event", said.id, "--json").json["error_code"] == "document_expired"
     assert command("event", "evt_unknown").code == 1
@@ -119,7 +119,7 @@ def test_a_session_shows_what_waits_why_and_until_when() -> None:
     [mail] = facts.applied(event("verified", report="vr_1"))
     _move(OutboxAction, mail, attempts=3, waits=2, last_error="Stripe answered 403")
     shown = " ".join(command("session", "vs_1").out.split())
-    assert "Stripe answered 403, for verified::vr_1, tried 3 times, 2 of them not counted, <" in shown
+    assert "Stripe answered 403, since the person is verified (vr_1), tried 3 times, 2 of them not counted, <" in shown
     assert "waits until" in shown
 
 

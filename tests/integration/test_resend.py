@@ -9,6 +9,7 @@ from handlers.operator.resend import resend
 from handlers.outbox.mails import Mail, message_id
 from handlers.outbox.perform import perform
 from handlers.queue.failures import UnknownOutcomeError
+from handlers.record.events import VerificationEvent
 from handlers.tables.models import ActionStatus, OutboxAction
 from tests.integration.stories import perform_everything
 from tests.property.outside import PostBox
@@ -38,9 +39,9 @@ def _id(name: str = "email_verified") -> int:
     return action_id
 
 
-def _told(*events: object) -> None:
+def _told(*events: VerificationEvent) -> None:
     for one in events:
-        facts.applied(one)  # type: ignore[arg-type]  # they are events
+        facts.applied(one)
         perform_everything()
 
 
@@ -145,6 +146,62 @@ def test_a_state_that_came_back_says_why_there_are_two_mails() -> None:
     by_name = {mail["name"]: mail for mail in command("session", "vs_1", "--json").json[0]["mails"]}
     assert "after the person was told another one: email_retry_prompt" in by_name["email_verified"]["why"]
     assert "came back" not in by_name["email_retry_prompt"]["why"]
+
+
+def test_a_mail_that_was_late_did_not_come_back(post_box: PostBox) -> None:
+    """It became owed while another one was on its way, and went out once."""
+
+    def meanwhile(mail: Mail) -> None:
+        if mail.template == "email_retry_prompt":
+            facts.applied(PASSED)
+
+    facts.applied(event("requires_input", NOON - 60, code="document_expired", report="vr_0"))
+    post_box.behave = meanwhile
+    perform_everything()
+    perform_everything()
+    assert [mail.template for mail in post_box.told["vs_1"]] == ["email_retry_prompt", "email_verified"]
+    [verified] = [
+        mail for mail in command("session", "vs_1", "--json").json[0]["mails"] if mail["name"] == "email_verified"
+    ]
+    assert "came back" not in verified["why"]
+
+
+@pytest.mark.parametrize(
+    ("story", "name", "to", "why"),
+    [
+        ([PASSED], "email_verified", "the person", "sent since the person is verified (vr_1)"),
+        (
+            [event("requires_input", NOON, code="document_expired", report="vr_1")],
+            "email_retry_prompt",
+            "the person",
+            "sent since the check failed: document_expired (vr_1)",
+        ),
+        ([event("canceled", NOON)], "email_canceled", "the person", "sent since the session was canceled"),
+        (
+            [event("requires_input", NOON, code="selfie_manipulated", report="vr_1")],
+            "alert_review",
+            "the reviewer",
+            "sent since the check failed: selfie_manipulated (vr_1)",
+        ),
+        (
+            [OVERRIDDEN, APPROVED, event("requires_input", NOON + 50, code="document_expired", report="vr_0")],
+            "email_retry_prompt",
+            "the person",
+            "not sent: superseded, as its session stood otherwise by then; "
+            "owed since the check failed: document_expired (vr_0)",
+        ),
+    ],
+)
+def test_a_session_says_in_a_sentence_why_a_mail_went_out_or_did_not(
+    story: list[VerificationEvent], name: str, to: str, why: str
+) -> None:
+    _told(*story)
+    found = [
+        (mail["to"], mail["why"])
+        for mail in command("session", "vs_1", "--json").json[0]["mails"]
+        if mail["name"] == name
+    ]
+    assert (to, why) in found
 
 
 def test_a_mail_whose_outcome_nobody_knows_may_have_arrived_twice(post_box: PostBox) -> None:

@@ -51,7 +51,7 @@ def session(arguments: argparse.Namespace) -> int:
     for one in stories:
         print_pairs({**one["record"], "dashboard": one["dashboard_url"]})
         print_rows(one["timeline"], ("at", "what", "id", "status", "about"), "\ntimeline")
-        print_rows(one["mails"], ("sent_at", "name", "id", "status", "attempts", "message_id", "why"), "\nmails")
+        print_rows(one["mails"], ("sent_at", "to", "name", "id", "status", "attempts", "message_id", "why"), "\nmails")
         print()
     return 0
 

@@ -25,6 +25,7 @@ from handlers.operator.queries import (
     overdue,
     records_by_status,
 )
+from handlers.operator.reasons import since, tries
 from handlers.tables.models import Heartbeat, InboxEvent, InboxStatus, OutboxAction, Paused, VerificationRecord
 from handlers.upkeep import progress, unanswered
 from worker.commands.options import add_filters, add_limit, chosen
@@ -195,8 +196,7 @@ def _event_history(event: InboxEvent) -> list[dict[str, Any]]:
     now = database_now()
     lines = [{"at": event.created_at, "what": "happened at Stripe"}, {"at": event.received_at, "what": "received"}]
     if event.attempts:
-        tries = f"tried {event.attempts} times, {event.waits} of them not counted"
-        lines.append({"at": event.processed_at or now, "what": _joined(tries, event.last_error)})
+        lines.append({"at": event.processed_at or now, "what": _joined(tries(event), event.last_error)})
     if event.processed_at:
         lines.append({"at": event.processed_at, "what": f"processed: {event.outcome}"})
     elif event.status == InboxStatus.RECEIVED:
@@ -205,7 +205,7 @@ def _event_history(event: InboxEvent) -> list[dict[str, Any]]:
         lines.append({"at": now, "what": f"dead: python -m worker retry {event.id}"})
     owed = find_actions(Filter(session_id=event.session_id, since=event.received_at), None)
     return lines + [
-        {"at": action.created_at, "what": f"its session owed {action.name} for {action.cause}: {action.status}"}
+        {"at": action.created_at, "what": f"its session owed {action.name} {since(action.cause)}: {action.status}"}
         for action in reversed(owed)
     ]
 
