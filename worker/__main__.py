@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -176,6 +177,8 @@ def main() -> int:
     """Runs one command; 0 if it did what it says, 1 if not, 2 if it was called or set up wrongly."""
     arguments = parser(sys.argv[1:2]).parse_args()
     command: Command = arguments.command
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: its encoding may lack a letter
     try:
         if command.does != "doctor.diagnose":  # the doctor itself says what is wrong with the settings
             configure_logging(is_silent=command.json and arguments.json)

@@ -6,7 +6,7 @@ but for one: Stripe is asked about the endpoint by `status` and by the console, 
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -94,6 +94,12 @@ def judged(figures: Figures) -> list[Finding]:
                 found.append(Finding(FAIL, DATABASE, words, "see python -m worker doctor", JUDGES[DATABASE].alert))
             break
     return sorted(found, key=lambda one: one.level)
+
+
+def in_order(found: Iterable[str]) -> dict[str, str]:
+    """The words for each of ASKED_ABOUT without a finding; none while the database keeps anybody from judging."""
+    said = {*found}
+    return {} if DATABASE in said else {what: JUDGES[what].well for what in ASKED_ABOUT if what not in said}
 
 
 def _settings(_: Figures) -> Iterator[Told]:
@@ -320,7 +326,8 @@ def _unanswered(figures: Figures) -> Iterator[Told]:
     rows = figures.unanswered
     for row in rows[:_MOST_LINES]:
         whose = f"{_WHOSE.get(row.what, row.what)} {row.name or 'our own account'}"
-        words = f"Stripe does not answer about {whose}: {row.reason}, {row.failures} times since {row.since:%F %R} UTC"
+        often = "once" if row.failures == 1 else f"{row.failures} times"
+        words = f"Stripe does not answer about {whose}: {row.reason}, {often} since {row.since:%F %R} UTC"
         yield WARN if row.name else FAIL, words, "is it a key, a permission, an account? python -m worker doctor"
     if len(rows) > _MOST_LINES:
         yield WARN, f"and about {len(rows) - _MOST_LINES} more", "all of them are counted by python -m worker status"
@@ -335,14 +342,20 @@ def _redactions(figures: Figures) -> Iterator[Told]:
         yield FAIL, f"{at_most(len(late))} sessions in all are not redacted", "python -m worker status shows them"
 
 
+_WAITING = {"application": "calls to the application", "mail": "mails", "stripe": "requests to Stripe"}
+
+
 def _paused(figures: Figures) -> Iterator[Told]:
     for one in figures.paused:
         theirs = [what for what, name in PAUSABLE.items() if name == one.what and one.reason.startswith(OPERATORS)]
-        words = f"{theirs[0] if theirs else one.what} wait since {one.since:%F %R} UTC: {one.reason}"
+        waiting = theirs[0] if theirs else _WAITING.get(one.what, one.what)
+        words = f"{waiting} wait since {one.since:%F %R} UTC: {one.reason}"
         yield FAIL, words, f"python -m worker resume {theirs[0]}" if theirs else "they go on once that is over"
 
 
 DATABASE = "database"
+# Did the deploy work, and is anything refused? No finding about these is an answer.
+ASKED_ABOUT = (DATABASE, "processes", "refusals")
 JUDGES: dict[str, Judge] = {
     "settings": Judge(_settings, "IdentitySettings", "they fit together"),
     "redis": Judge(_broker, "IdentityBroker", "it can be reached"),

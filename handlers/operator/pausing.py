@@ -31,5 +31,6 @@ def resume_now(what: str, by: By) -> list[str]:
         lifted = session.scalars(delete(Paused).where(*theirs).returning(col(Paused.reason))).all()
         if lifted:
             note(session, by, "resume", [what])
-    log.warning("pause.ended", what=what, by=by.who, reasons=lifted)
+    if lifted:
+        log.warning("pause.ended", what=what, by=by.who, reasons=lifted)
     return [reason.removeprefix(OPERATORS) for reason in lifted]

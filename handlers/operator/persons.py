@@ -10,6 +10,7 @@ from sqlmodel import col
 from config.database import transaction
 from handlers.catalogue.mails import Written
 from handlers.operator.queries import Filter, find_actions, find_events, find_records
+from handlers.operator.reasons import since
 from handlers.operator.story import mails, timeline
 from handlers.outbox.mails import DASHBOARD
 from handlers.outbox.shown import written_anew
@@ -143,7 +144,8 @@ def _story(record: VerificationRecord, most: int) -> Story:
         reports = session.scalars(theirs.order_by(col(Submission.report_id)).limit(most)).all()
     lines = timeline(record, most)
     return Story(
-        record={name: getattr(record, name) for name in SHOWN},
+        record={name: getattr(record, name) for name in SHOWN}
+        | {"told_cause": since(record.told_cause) if record.told_cause else None},
         generation=record.generation,
         dashboard_url=f"{DASHBOARD[record.livemode]}{record.session_id}",
         reports=reports,

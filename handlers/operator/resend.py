@@ -10,6 +10,7 @@ from sqlmodel import Session, col
 from config.database import now, transaction
 from config.settings import settings
 from handlers.operator.audit import By, note
+from handlers.operator.reasons import skipped
 from handlers.owed.kinds import KINDS
 from handlers.owed.limits import ELSEWHERE
 from handlers.record.decide import why_not_owed
@@ -31,7 +32,8 @@ def resend(action_ids: Sequence[int], by: By, tries: int | None = None) -> dict[
     for action_id in sorted(set(action_ids)):
         with transaction() as session:
             refused[action_id] = _resend(session, action_id, by, tries)
-    log.info("actions.resent", ids=[one for one, why in refused.items() if why is None], by=by.who, reason=by.reason)
+    if ids := [one for one, why in refused.items() if why is None]:
+        log.info("actions.resent", ids=ids, by=by.who, reason=by.reason)
     return refused
 
 
@@ -47,7 +49,7 @@ def _resend(session: Session, action_id: int, by: By, tries: int | None) -> str 
     limit = settings().submission_limit - session.scalars(select(ELSEWHERE).where(whose)).one()
     # rule: an action that the record contradicts is not sent again
     if why := why_not_owed(replace(record.state, told=None), action.name, action.cause, limit):
-        return why
+        return skipped(why)
     again = update(OutboxAction).where(
         col(OutboxAction.id) == action_id,
         # rule: an action that is not at its end is not sent again

@@ -43,7 +43,7 @@ def mails(record: VerificationRecord, most: int | None = None) -> list[dict[str,
         {
             "id": action.id,
             "name": action.name,
-            "to": "the reviewer" if action.name == "alert_review" else "the person",
+            "to": "the person" if (kind := KINDS[action.name]).tells_the_person or kind.link else "the reviewer",
             "status": action.status,
             "sent_at": action.done_at if action.status == ActionStatus.DONE else None,
             "message_id": message_id(action, record),

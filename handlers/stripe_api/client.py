@@ -255,7 +255,7 @@ def _why(status: int, error: object) -> str:
     if _NOT_ENABLED in message or code == "identity_api_invalid_application":
         return _IDENTITY_IS_OFF
     if status == 401:
-        return "the key is none, or not any more"
+        return "it knows no such key, or it was revoked"
     if code == "account_invalid":
         return "the key does not reach the account"
     if status == 403 and (permission := _PERMISSION.search(message)):

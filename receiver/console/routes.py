@@ -23,7 +23,7 @@ from handlers.operator import endpoints, queries
 from handlers.operator.audit import REASON, By, Way, audited
 from handlers.operator.console_users import Role, judge
 from handlers.operator.figures import Figures
-from handlers.operator.findings import FINDING_SECONDS, judged
+from handlers.operator.findings import FINDING_SECONDS, in_order, judged
 from handlers.operator.lists import LISTS, LOOKED_AT, page_of
 from handlers.operator.persons import mail_as_shown, person, sessions_of
 from handlers.tables.models import OutboxAction
@@ -337,8 +337,10 @@ def _overview(span: str) -> dict[str, Any]:
     """
     endpoints.look_soon()
     figures = Figures(broker.trouble_now())
+    found = judged(figures)
     shown: dict[str, Any] = {
-        "findings": judged(figures),
+        "findings": found,
+        "in_order": in_order(one.what for one in found),
         "figures": None,
         "span": span,
         "spans": list(history.PICTURE_SPANS),

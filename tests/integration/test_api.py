@@ -159,7 +159,7 @@ ON_ACCOUNT = (
         (
             401,
             {"message": "Expired API Key provided: c4nary", "code": "api_key_expired"},
-            "the key is none, or not any more",
+            "it knows no such key, or it was revoked",
         ),
         (
             400,
@@ -315,4 +315,4 @@ def test_an_operator_is_told_what_the_key_lacks(simulator: Simulator, capsys: py
     simulator.fault(401)
     arguments = parser().parse_args(["open", "user-1", "--type", "document"])
     assert arguments.command.run(arguments) == 1
-    assert "Stripe answered 401: the key is none, or not any more" in capsys.readouterr().err
+    assert "Stripe answered 401: it knows no such key, or it was revoked" in capsys.readouterr().err

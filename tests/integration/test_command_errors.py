@@ -1,10 +1,12 @@
 """Each failure of a command is one sentence: no traceback, no SQL, and nothing between the lines of JSON."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -57,6 +59,35 @@ def test_each_command_says_what_fails_in_sentences(tmp_path: Path, name: str) ->
     assert said.code in (1, 2)
     assert re.fullmatch(r"(\S+: )?[A-Z].*[.:\w]\n(.*\n)?", said.err), said.err
     assert not re.search(r"Traceback|SELECT|INSERT|Error:|sqlite3|sqlalchemy|Errno", said.err)
+
+
+@pytest.mark.usefixtures("database_url")
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_lacks_a_letter_shows_the_rest(encoding: str) -> None:
+    facts.applied(event("verified", reference="Łódź-4"))
+    words = [sys.executable, "-m", "worker", "session", "vs_1"]
+    how: dict[str, Any] = {"cwd": ROOT, "env": os.environ | {"PYTHONIOENCODING": encoding}, "capture_output": True}
+    shown = subprocess.run(words, **how, check=False)
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert "Łódź-4".encode(encoding, "backslashreplace") in shown.stdout
+    told = subprocess.run([*words, "--json"], **how, check=False)
+    assert json.loads(told.stdout.decode(encoding))[0]["record"]["client_reference_id"] == "Łódź-4"
+
+
+@pytest.mark.usefixtures("database_url")
+@pytest.mark.parametrize("words", ["session {}", "verification {}", "event {}", "cancel {}", "redact {}", "retry {}"])
+def test_a_word_that_nobody_can_read_is_not_repeated(words: str) -> None:
+    said = command(*words.format("x" * 20_000).split(), STRIPE_API_KEY="sk_test_0123456789")
+    assert said.code == 1
+    assert 0 < len(said.err) < 300
+
+
+@pytest.mark.usefixtures("database_url")
+def test_a_change_of_nothing_is_logged_by_nobody() -> None:
+    for line in ("resend 4711 --reason x", "resume mails"):
+        said = command(*line.split())
+        assert said.code == 1
+        assert '"event"' not in said.err
 
 
 @pytest.mark.usefixtures("environment")

@@ -42,6 +42,19 @@ def test_status_of_an_empty_service_is_good() -> None:
     assert "waiting" in command("status").out
 
 
+def test_status_says_that_a_deploy_has_worked_and_nobody_refuses() -> None:
+    assert "processes" not in command("status", "--json").json["in_order"]
+    facts.all_alive()
+    in_order = {
+        "database": "all migrations are applied",
+        "processes": "web, worker and clock are at work",
+        "refusals": "no process was refused by whom it asked last",
+    }
+    assert command("status", "--json").json["in_order"] == in_order
+    said = " ".join(command("status").out.split())
+    assert " ".join(["in order", *(word for pair in in_order.items() for word in pair)]) in said
+
+
 def test_status_counts_what_waits_and_fails_when_it_waited_too_long() -> None:
     facts.all_alive()
     receive([event("created"), event("verified", NOON + 1)])

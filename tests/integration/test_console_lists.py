@@ -66,7 +66,7 @@ def _event(event_id: str, **changes: Any) -> None:
 
 
 def _ids(page: str) -> list[str]:
-    return re.findall(r'<td class="id">(\w+)</td>', page)
+    return re.findall(r'<td class="id" data-of="id">(\w+)</td>', page)
 
 
 @pytest.mark.parametrize("name", ["dead-actions", "waiting-actions"])

@@ -344,7 +344,7 @@ def test_a_key_that_is_revoked_and_a_permission_that_is_taken_are_found(
     simulator.keys(key=simulator.restricted_key, revoked=True)
     with pytest.raises(NotNowError):
         sessions.list_events(*span)
-    assert "Stripe answered 401: the key is none, or not any more" in "".join(_refusals())
+    assert "Stripe answered 401: it knows no such key, or it was revoked" in "".join(_refusals())
 
 
 def _deliver_here(simulator: Simulator, environment: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_after_that_nobody_is_told_the_same_again_by_itself(post_box: PostBox) -
 
 def test_what_the_record_contradicts_is_refused(post_box: PostBox) -> None:
     _told(PASSED, OVERRIDDEN)
-    assert resend([_id()], ANNA) == {_id(): "superseded"}
+    assert resend([_id()], ANNA) == {_id(): "superseded, as its session stood otherwise by then"}
     assert command("resend", str(_id()), "--reason", "test").code == 1
     assert _mail().status == ActionStatus.DONE
     assert len(_sent(post_box)) == 2
@@ -95,7 +95,7 @@ def test_what_the_record_contradicts_by_then_is_skipped(post_box: PostBox) -> No
 
 def test_nobody_who_is_forgotten_is_mailed(post_box: PostBox) -> None:
     _told(PASSED, event("redacted", NOON + 60))
-    assert resend([_id()], ANNA) == {_id(): "redacted"}
+    assert resend([_id()], ANNA) == {_id(): "redacted, as the person is forgotten"}
     assert len(_sent(post_box)) == 1
 
 

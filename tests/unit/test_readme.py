@@ -15,6 +15,7 @@ from worker.__main__ import parser
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SETTINGS = (ROOT / "docs/settings.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TARGETS = set(re.findall(r"^([a-z0-9-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
@@ -56,6 +57,26 @@ def test_a_default_in_the_table_is_the_default(name: str) -> None:
 
 def test_what_heroku_asks_for_is_a_setting() -> None:
     assert {*json.loads((ROOT / "app.json").read_text())["env"]} <= {name.upper() for name in Settings.model_fields}
+
+
+_QUESTIONS = re.findall(r"^\| (.+[?:a-z]) \| (`python -m worker .*) \| (.+) \|$", OPERATIONS, re.MULTILINE)
+
+
+def test_each_question_of_every_day_has_one_command_and_two_clicks_at_most() -> None:
+    asked = [question.lower() for question, _, _ in _QUESTIONS]
+    for word in (
+        "mailed, when, why, and why twice?",
+        "stuck?",
+        "did the deploy work?",
+        "refused?",
+        "forget this person",
+    ):
+        assert any(word in one for one in asked), word
+    for question, said, where in _QUESTIONS:
+        [command] = re.findall(r"`python -m worker ([^`]*)`", said)
+        parser().parse_args(shlex.split(command))
+        for way in where.split("; "):
+            assert way.count("**") <= 4, question
 
 
 def _named(pattern: str) -> list[tuple[Path, str]]:

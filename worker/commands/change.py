@@ -19,7 +19,7 @@ from handlers.upkeep.purge import WrongClockError, purge
 from handlers.upkeep.rebuild import rebuild
 from handlers.upkeep.reconcile import reconcile
 from worker.commands.options import acting, add_filters, add_reason, chosen, moment, number
-from worker.commands.printing import print_json, print_pairs, print_rows, progress, refused
+from worker.commands.printing import print_json, print_pairs, print_rows, progress, refused, repeated
 
 _WITHOUT_A_HAND = "it waits for its first try, or a worker has it now"
 _ENDED = "python -m worker resend does it once more, on purpose"
@@ -143,7 +143,8 @@ def rebuild_now(arguments: argparse.Namespace) -> int:
         print(f"Not read: {line}", file=sys.stderr)
     if stopped:
         print(f"Stopped before the end: {stopped}. What was read stays; the command may be repeated.", file=sys.stderr)
-    print("The workers apply it now: python -m worker status", file=sys.stderr)
+    if counts["new events"] or counts["new sessions"]:
+        print("The workers apply it now: python -m worker status", file=sys.stderr)
     return 1 if failed or stopped else 0
 
 
@@ -192,7 +193,7 @@ def _left_alone(name: str, ids: set[Any]) -> Iterator[str]:
     rows = _FIND[name](chosen, None) if ids else []
     status = {row.id: row.status for row in rows}
     for id_ in chosen.ids:
-        yield f"{id_} stays as it is: {_WHY_LEFT.get(status.get(id_, ''), 'there is none')}."
+        yield f"{repeated(id_)} stays as it is: {_WHY_LEFT.get(status.get(id_, ''), 'there is none')}."
 
 
 def _targets(arguments: argparse.Namespace, wanted: Filter) -> dict[str, tuple[Table, Filter]]:

@@ -14,19 +14,30 @@ from rich.text import Text
 
 _Batch = TypeVar("_Batch")
 _WIDE = 200  # columns where there is no terminal to ask
+_LEAST = 12  # columns of a heading: half an id of Stripe's
+_MOST_REPEATED = 100  # letters
 
 
 def print_json(content: Any) -> None:
-    """Prints one JSON document."""
-    print(json.dumps(content, default=_plain, ensure_ascii=False, indent=2))
+    """Prints one JSON document, in letters that every encoding has if it is not for UTF-8."""
+    is_plain = sys.stdout.encoding.lower() != "utf-8"
+    print(json.dumps(content, default=_plain, ensure_ascii=is_plain, indent=2))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], headings: Sequence[str], title: str = "") -> None:
-    """Prints a table; the headings are keys of the rows. Prints `none` without any rows."""
+    """Prints a table; the headings are keys of the rows. Prints `none` without any rows.
+
+    A terminal without room for so many columns gets a block of lines for each row.
+    """
     if title:
         _console().print(Text(title, style="bold"))
     if not rows:
         _console().print("none")
+        return
+    if _console().width < _LEAST * len(headings):
+        for row in rows:
+            print_pairs({heading: row[heading] for heading in headings if show(row[heading])})
+            print()
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in headings:
@@ -76,6 +87,12 @@ def refused(why: object, code: int = 1) -> int:
     """Prints why nothing, or nothing more, is done; returns the exit code."""
     print(why, file=sys.stderr)
     return code
+
+
+def repeated(word: object) -> str:
+    """A word that somebody typed, as a sentence repeats it: a longer one is cut."""
+    text = str(word)
+    return text if len(text) <= _MOST_REPEATED else f"{text[:_MOST_REPEATED]}…"
 
 
 def show(value: object) -> str:

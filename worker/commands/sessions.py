@@ -16,7 +16,7 @@ from handlers.outbox.mails import DASHBOARD
 from handlers.record.events import Status
 from handlers.tables.models import ActionStatus
 from worker.commands.options import add_filters, add_limit, chosen, moment, number, span
-from worker.commands.printing import print_json, print_pairs, print_rows, refused
+from worker.commands.printing import print_json, print_pairs, print_rows, refused, repeated
 
 _ACTION: tuple[str, ...] = ("id", "session_id", "name", "cause", "status", "reason", "attempts", "waits", "due_at")
 _ACTION += ("last_error", "created_at", "given_away_at", "resent_at", "done_at")
@@ -58,7 +58,7 @@ def session(arguments: argparse.Namespace) -> int:
 
 def unknown(word: str) -> str:
     """The sentence for an id that leads to nobody; it repeats no mail address."""
-    return _NO_ADDRESS if "@" in word else f"There is no session, verification, user or reference {word}."
+    return _NO_ADDRESS if "@" in word else f"There is no session, verification, user or reference {repeated(word)}."
 
 
 def actions_options(parser: argparse.ArgumentParser) -> None:

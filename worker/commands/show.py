@@ -13,7 +13,7 @@ from config.database import DATABASE_TROUBLE, database_now, hurry
 from config.settings import settings
 from handlers.metrics import outside, tallies
 from handlers.operator.figures import Figures
-from handlers.operator.findings import DATABASE, FAIL, judged
+from handlers.operator.findings import DATABASE, FAIL, in_order, judged
 from handlers.operator.from_web import findings_of_web
 from handlers.operator.queries import (
     MOST_COUNTED,
@@ -29,7 +29,7 @@ from handlers.operator.reasons import since, tries
 from handlers.tables.models import Heartbeat, InboxEvent, InboxStatus, OutboxAction, Paused, VerificationRecord
 from handlers.upkeep import progress, unanswered
 from worker.commands.options import add_filters, add_limit, chosen
-from worker.commands.printing import print_json, print_pairs, print_rows, refused
+from worker.commands.printing import print_json, print_pairs, print_rows, refused, repeated
 
 _Row = InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat
 _FEW_MINUTES = timedelta(minutes=5)
@@ -77,11 +77,13 @@ def status(arguments: argparse.Namespace) -> int:
             if one["words"] not in said and (one["what"] in asked_of_web or not is_connected)
         ]
         found["findings"] += [one | {"words": f"web says: {one['words']}"} for one in others]
+    found["in_order"] = in_order(one["what"] for one in found["findings"])
     if arguments.json:
         print_json(found)
     else:
         print_rows(found["findings"], ("level", "what", "words", "to_do"), "needs a hand")
-        if len(found) > 1:
+        print_pairs(found["in_order"], "\nin order")
+        if "events" in found:
             _print_figures(found)
     return 1 if any(one.level == FAIL for one in needed) else 0
 
@@ -162,7 +164,7 @@ def event(arguments: argparse.Namespace) -> int:
     """Shows one event with its history; 1 when it is not here."""
     found = find_events(Filter(ids=[arguments.id]), 1)
     if not found:
-        return refused(f"There is no event {arguments.id}: never received, or purged after RETENTION_DAYS.")
+        return refused(f"There is no event {repeated(arguments.id)}: never received, or purged after RETENTION_DAYS.")
     history = _event_history(found[0])
     if arguments.json:
         print_json({**_fields(found[0], _EVENT), "history": history})
