@@ -155,7 +155,7 @@ def _listen() -> None:
             held.add(foreign.hear_waiting(arguments))
         else:
             _put_back(held)
-            other_databases.look(exchange_names)
+            other_databases.look_for_workers(exchange_names)
     _put_back(held)
 
 

@@ -34,7 +34,7 @@ class _Seen:
 _seen = _Seen()
 
 
-def look(exchange: Callable[[str], str | None]) -> None:
+def look_for_workers(exchange: Callable[[str], str | None]) -> None:
     """Leaves this database's name at Redis for the one that was left there last, by `exchange`; called each second."""
     if not _seen.name:
         with suppress(*DATABASE_TROUBLE):  # there is a finding for it
