@@ -47,7 +47,7 @@ from sqlmodel import Session
 
 from config import postgres
 from config.settings import SettingsError, settings
-from config.trouble import NO_NUMBERS, REPLACED
+from config.trouble import FILE_REPLACED, NO_NUMBERS
 
 BY_ITSELF = "by_itself"  # the option of a connection to PostgreSQL whose statements are each a transaction
 _IDLE_SECONDS = 5.0  # after which a connection is given back: others may wait for one
@@ -573,7 +573,7 @@ class _File:
         except OSError:  # SQLite says it
             return
         if self._number and number != self._number:
-            raise OperationalError(None, None, sqlite3.OperationalError(REPLACED), hide_parameters=True)
+            raise OperationalError(None, None, sqlite3.OperationalError(FILE_REPLACED), hide_parameters=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:

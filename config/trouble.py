@@ -58,7 +58,7 @@ _UNCONNECTED = {
     "certificate|does not support SSL|rejected SSL upgrade|SSL error": "not trusted",
     "": "unreachable",
 }
-REPLACED = "the file was replaced"
+FILE_REPLACED = "the file was replaced"
 _SQLITE = {
     "EROFS|readonly database|read-only": "read-only",
     "EACCES|EPERM": "not permitted",
@@ -67,7 +67,7 @@ _SQLITE = {
     "ENOSPC|EDQUOT|disk is full|disk I/O error": "disk full",
     "malformed|not a database": "damaged",
     "is locked": "locked",
-    REPLACED: "replaced",
+    FILE_REPLACED: "replaced",
     "unable to open|EEXIST|ENOTDIR": "no file",
 }
 _TO_DO = {
