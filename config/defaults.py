@@ -60,18 +60,25 @@ def redis_socket(var_dir: Path) -> Path:
 
 
 def _kept_secret(path: Path, what: str, pattern: str, prefix: str = "") -> str:
+    try:
+        secret = _kept(path, f"{prefix}{secrets.token_urlsafe(24)}\n")
+    except OSError as error:
+        raise SettingsError(f"VAR_DIR cannot keep {what}: {error.strerror} ({path})") from None
+    if not re.fullmatch(pattern, secret):
+        raise SettingsError(f"{path} does not hold {what}: delete it, and the next start makes a new one")
+    return secret
+
+
+def _kept(path: Path, new: str) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         descriptor, draft = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
         with os.fdopen(descriptor, "w") as file:
-            file.write(f"{prefix}{secrets.token_urlsafe(24)}\n")
+            file.write(new)
         try:
             os.link(draft, path)  # appears whole, and fails if another process was faster
         except FileExistsError:
             pass
         finally:
             os.unlink(draft)
-    secret = path.read_text().strip()
-    if not re.fullmatch(pattern, secret):
-        raise SettingsError(f"{path} does not hold {what}: delete it, and the next start makes a new one")
-    return secret
+    return path.read_text().strip()

@@ -162,8 +162,8 @@ def _base_url(text: str) -> str:
 
 
 def _folder(text: str) -> Path:
-    if not Path(text).is_dir():
-        raise ValueError("must be a folder that is there")
+    if not os.path.isdir(text) or not os.access(text, os.R_OK | os.X_OK):
+        raise ValueError("must be a folder that is there, and can be read")
     return Path(text)
 
 

@@ -198,6 +198,10 @@ signals.task_failure.connect(note_failed_task, weak=False)
 
 def main() -> int:
     """Works until it is told to end. Returns the exit code."""
+    try:
+        settings()
+    except SettingsError as error:
+        sys.exit(str(error))
     parser = argparse.ArgumentParser(prog="python -m worker.app", description="The worker.")
     parser.add_argument("--concurrency", type=int, default=8, help="threads for events (default: 8)")
     parser.add_argument("--with-clock", action="store_true", help="and the clock; any number does no harm")

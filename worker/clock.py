@@ -18,7 +18,7 @@ import structlog
 from config.broker import publish_tick, say_whom_we_trust
 from config.logs import configure_logging
 from config.process import myself
-from config.settings import settings
+from config.settings import SettingsError, settings
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -67,6 +67,10 @@ def timetable() -> dict[str, float]:
 
 def main() -> None:
     """Sends the due tasks until a signal tells it to end."""
+    try:
+        settings()
+    except SettingsError as error:
+        sys.exit(str(error))
     clock = Clock()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: clock.end())

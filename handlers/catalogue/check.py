@@ -1,10 +1,13 @@
 """Checks that every template and every language is whole: at the start, so that no person is the first to see."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from html import escape
+from itertools import chain
+from pathlib import Path
 from typing import cast
 
 from babel.messages.catalog import Catalog
@@ -90,14 +93,18 @@ def unsaid() -> list[str]:
 
 
 def _lost() -> Iterator[str]:
-    """Files of TEMPLATES_DIR that cannot be read, such as a link to nowhere: instead of them, ours would be taken."""
+    """Faults of files and folders of TEMPLATES_DIR that cannot be read: ours would be taken instead."""
+    lost: list[tuple[str, OSError]] = []
     theirs = settings().templates_dir
-    for path in sorted(theirs.rglob("*")) if theirs else []:
+    walk = os.walk(theirs, onerror=lambda why: lost.append((why.filename, why))) if theirs else ()
+    for path in sorted(Path(folder, name) for folder, *names in walk for name in chain(*names)):
         if path.suffix in (".jinja", ".po", ".css"):
             try:
                 path.read_bytes()
             except OSError as error:
-                yield f"TEMPLATES_DIR: {path.name} cannot be read: {type(error).__name__}"
+                lost.append((str(path), error))
+    for name, why in lost:
+        yield f"TEMPLATES_DIR: {Path(name).name} cannot be read: {type(why).__name__}"
 
 
 def _unread() -> Iterator[str]:

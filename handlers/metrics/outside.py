@@ -22,6 +22,7 @@ PUBLIC_URL = "PUBLIC_URL"
 DATABASE, OURSELVES, STARTED = "the database", "this service", "every delivery since the start"
 SIGNED, BODY = "a delivery of Stripe's own", "the body of a delivery"
 FILES = "the limit of open files"
+MAIL_FOLDER = "VAR_DIR/mail"
 SETTINGS = "settings"  # of this process, by their fingerprints
 STILL_USED = "the token"  # of somebody's, that is gone from API_TOKENS
 LOOKUP = "EMAIL_LOOKUP"  # a function of the team's

@@ -17,6 +17,8 @@ _STILL_USED_WITHIN = timedelta(hours=1)
 _TO_DO = {
     outside.MAIL_SERVER: "mails wait until it takes them, and none is lost: see SMTP_URL and MAIL_FROM; python -m"
     " worker doctor tries them",
+    outside.MAIL_FOLDER: "mails wait until it does, and none is lost: it has to be there for the worker to write, on a"
+    " disk with room; SMTP_URL sends them instead",
     outside.APPLICATION: "calls wait until it takes them, and none is lost: see APP_CALLBACK_URL, and its own log",
     outside.STRIPE: "what needs it waits, and nothing is lost: see STRIPE_API_KEY; python -m worker doctor tries what"
     " the key may",

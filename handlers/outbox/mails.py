@@ -148,7 +148,7 @@ def to_the_reviewer(action: OutboxAction, record: VerificationRecord) -> str | N
 def send(mail: Mail) -> None:
     """Sends by SMTP_URL, or writes an .eml file under VAR_DIR/mail. Raises as `send_by_smtp` does.
 
-    Raises NotNowError if no setting names a way: a file may be lost with its machine.
+    Raises NotNowError if no setting names a way, since a file may be lost with its machine; or if it cannot be written.
     """
     message = render(mail)
     if stopping.is_set():
@@ -158,12 +158,17 @@ def send(mail: Mail) -> None:
     if not settings().mails_are_files:
         send_by_smtp(message, mail.recipient.mailbox, mail.last_look)
         return
-    folder = settings().var_dir / "mail"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / f"{digest(mail.key, mail.number)}.eml"
+    path = settings().var_dir / "mail" / f"{digest(mail.key, mail.number)}.eml"
     unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    unfinished.write_bytes(message)
-    unfinished.replace(path)  # a mail written twice is one file
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unfinished.write_bytes(message)
+        unfinished.replace(path)  # a mail written twice is one file
+    except OSError as error:
+        word = f"takes no mail: {error.strerror}"
+        outside.note_refusal(outside.MAIL_FOLDER, word)
+        raise NotNowError(f"{outside.MAIL_FOLDER} {word}") from None
+    outside.note_answer(outside.MAIL_FOLDER)
 
 
 def render(mail: Mail) -> bytes:

@@ -32,6 +32,7 @@ from handlers.inbox.receive import receive
 from handlers.metrics import counting, heartbeats, outside
 from handlers.operator import endpoints, public_url, refusals
 from handlers.operator.findings import WARN, findings
+from handlers.outbox.perform import perform
 from handlers.outbox.smtp import send_by_smtp
 from handlers.queue.failures import NotNowError, PermanentError, RefusedError
 from handlers.sessions.links import link_to
@@ -84,6 +85,26 @@ def test_a_mail_server_that_refuses_us_is_found_and_over_with_the_next_mail(
         settings.cache_clear()
         send_by_smtp(b"a mail\n", "0@example.com", lambda: None)
         assert _refusals() == []
+
+
+def test_a_folder_that_takes_no_mail_is_found_and_counts_no_try(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(refusals, "_BLIP", timedelta(0))
+    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
+    databases.forget_process_state()
+    folder = settings().var_dir / "mail"
+    folder.parent.mkdir()
+    folder.write_text("a file")
+    receive([facts.event("verified")])
+    [action_id] = process(["evt_vs_1_verified_1794830400"])
+    perform(action_id)
+    [said] = _refusals()
+    assert said.startswith("VAR_DIR/mail takes no mail: File exists: nothing else since ")
+    [action] = facts.actions()
+    assert (action.waits, action.last_error) == (1, "VAR_DIR/mail takes no mail: File exists")
+    folder.unlink()
+    facts.end_all_leases()
+    perform(action_id)
+    assert (len(list(folder.iterdir())), _refusals()) == (1, [])
 
 
 def test_one_mail_that_is_refused_for_itself_is_none_of_us(environment: pytest.MonkeyPatch) -> None:
