@@ -47,7 +47,7 @@ from sqlmodel import Session
 
 from config import postgres
 from config.settings import SettingsError, settings
-from config.trouble import FILE_REPLACED, NO_NUMBERS
+from config.trouble import FILE_REPLACED, lacks_numbers
 
 BY_ITSELF = "by_itself"  # the option of a connection to PostgreSQL whose statements are each a transaction
 _IDLE_SECONDS = 5.0  # after which a connection is given back: others may wait for one
@@ -301,7 +301,7 @@ def true_now(*, for_leases: bool = False) -> datetime:
 
 def is_data(error: Exception) -> bool:
     """Whether PostgreSQL refuses values, so that trying again cannot help; anything else is trouble."""
-    return (getattr(error, "sqlstate", None) or "")[:2] in _DATA_CLASSES and NO_NUMBERS not in str(error)
+    return (getattr(error, "sqlstate", None) or "")[:2] in _DATA_CLASSES and not lacks_numbers(error)
 
 
 def on_sqlite(url: URL) -> Engine:

@@ -110,7 +110,8 @@ _TO_DO = {
     "not ready": "the server starts, stops or recovers, or has ended our connection: wait for it, or see its log",
     "unreachable": "it cannot be reached, or does not answer: see DATABASE_URL, and whether it runs",
 }
-NO_NUMBERS = "is not accepting commands"  # of a server near its wraparound, under a code that large values have, too
+# Of a server near its wraparound, whose code large values have, too; and the functions of its that say so.
+_NO_NUMBERS = re.compile("is not accepting commands|GetNewTransactionId|GetNewMultiXactId")
 _POOLED_BY_STATEMENT = (
     "DATABASE_URL leads to a pooler in its statement mode, which takes no transactions: set pool_mode to transaction"
 )
@@ -138,15 +139,24 @@ def trouble_of(error: BaseException) -> Trouble:
     origin = getattr(error, "orig", None) or error
     if "in statement pooling mode" in str(origin):  # PgBouncer has one code for all that it refuses
         return Trouble("unreachable", _POOLED_BY_STATEMENT)
-    if NO_NUMBERS in str(origin):
+    if lacks_numbers(origin):
         return Trouble("no numbers")
     code = code_of(origin)
     if code and not code.startswith("08"):
-        said = f"{origin} {getattr(origin, 'server_source_function', '')}"  # psycopg's sentence names it, too
-        words = (word for (refused, by), word in _FUNCTIONS.items() if refused == code and by in said)
+        words = (word for (refused, by), word in _FUNCTIONS.items() if refused == code and by in _said(origin))
         return Trouble(next(words, None) or _CODES.get(code) or _CLASSES.get(code[:2], "failed"))
     known = _SQLITE if isinstance(origin, sqlite3.Error) else _UNCONNECTED
     return Trouble(next((word for pattern, word in known.items() if re.search(pattern, str(origin))), "failed"))
+
+
+def lacks_numbers(error: BaseException) -> bool:
+    """Whether the server has no number left for a transaction."""
+    return bool(_NO_NUMBERS.search(_said(error)))
+
+
+def _said(error: BaseException) -> str:
+    """An error's sentence, in any language, with the server's function that raised it: psycopg's has that already."""
+    return f"{error} {getattr(error, 'server_source_function', '')}"
 
 
 def hindrance(connection: Connection) -> Trouble | None:

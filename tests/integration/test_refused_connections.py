@@ -70,15 +70,18 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @contextmanager
-def _speaking(language: str) -> Iterator[Server]:
+def _speaking(language: str, *, first_number: int | None = None) -> Iterator[Server]:
     known = subprocess.run(["locale", "-a"], capture_output=True, text=True, check=True).stdout.split()
     if f"{language}.utf8" not in known:
         pytest.skip(f"not on this machine: localedef --inputfile={language} --charmap=UTF-8 {language}.UTF-8")
-    with cluster(f"{_SMALL} -c lc_messages={language}.UTF-8") as administrator:
+    with cluster(f"{_SMALL} -c lc_messages={language}.UTF-8", first_number=first_number) as administrator:
         with pytest.raises(psycopg.OperationalError) as refused, psycopg.connect(f"{administrator}&dbname=gone"):
             pass
         if language != "C" and "does not exist" in str(refused.value):
             pytest.skip("this machine's PostgreSQL has no translations")
+        if first_number:
+            yield Server(administrator)
+            return
         with psycopg.connect(administrator, autocommit=True) as connection:
             for made in _MADE:
                 connection.execute(made.encode())
@@ -213,6 +216,23 @@ def test_both_drivers_tell_alike_of_a_server_by_tcp(
     with cluster(f"-c listen_addresses=localhost -c fsync=off -c port={port}"):
         url = f"postgres://postgres@localhost:{port}/postgres?{words.format(key=tmp_path / 'key')}"
         assert _words(environment, url) == [word, word]
+
+
+@pytest.mark.parametrize("language", _LANGUAGES)
+def test_a_server_without_numbers_for_transactions_is_trouble_and_no_data(
+    environment: pytest.MonkeyPatch, language: str
+) -> None:
+    asked = "SELECT pg_current_xact_id()::text"
+    with _speaking(language, first_number=2046 << 20) as server:  # in sight of the 2,147,483,648th
+        environment.setenv("DATABASE_URL", server.url("postgres"))
+        databases.forget_process_state()
+        with pytest.raises(DATABASE_TROUBLE) as raised, statement() as connection:
+            connection.exec_driver_sql(asked)
+        with pytest.raises(NotNowError) as refused:
+            asyncio.run(_OnTheLoop()._ids(f"{asked} WHERE %s = ''", ""))
+        assert refused.value.__context__
+        assert [trouble_of(one).word for one in (raised.value, refused.value.__context__)] == ["no numbers"] * 2
+        databases.forget_process_state()
 
 
 def _is_refused(url: str) -> bool:

@@ -64,13 +64,28 @@ def _server() -> Iterator[str]:
 
 
 @contextmanager
-def cluster(options: str) -> Iterator[str]:
-    """Starts a server of its own on a unix socket, until the block ends; the URL of its superuser."""
+def cluster(options: str, *, first_number: int | None = None) -> Iterator[str]:
+    """Starts a server of its own on a unix socket, until the block ends; the URL of its superuser.
+
+    `first_number` is that of its first transaction: the lowest of a segment of 1,048,576.
+    """
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:  # short: a unix socket's path is limited
         _give_away(folder)
         control = [*_as_postgres(), str(_binary("pg_ctl")), "--pgdata", f"{folder}/data", "--silent"]
         initdb = "--auth=trust --username=postgres --no-sync --encoding=UTF8 --locale=C.UTF-8"
         _call([*control, "initdb", "--options", initdb])
+        if first_number:
+            _call(
+                [
+                    *_as_postgres(),
+                    str(_binary("pg_resetwal")),
+                    f"--next-transaction-id={first_number}",
+                    f"{folder}/data",
+                ]
+            )
+            segment = Path(folder, f"data/pg_xact/{first_number >> 20:04X}")
+            segment.write_bytes(bytes(256 * 1024))
+            _give_away(str(segment))
         _call([*control, "-w", "-l", f"{folder}/log", "-o", f"{options} -c unix_socket_directories={folder}", "start"])
         try:
             yield f"postgresql://postgres@/postgres?host={folder}"
