@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlmodel import col
 
 from config.database import transaction
@@ -90,6 +90,14 @@ def test_each_age_is_looked_at_once(simulator: Simulator) -> None:
     assert reconcile().compared == 0
     assert AGES[:4] == tuple(timedelta(hours=hours) for hours in (1, 3, 9, 27))
     assert timedelta(days=6 * 365) < AGES[-1] < timedelta(days=8 * 365)
+
+
+def test_the_next_version_goes_on_where_this_one_has_come_to(simulator: Simulator) -> None:
+    _verified(simulator, 2 * HOUR)
+    reconcile()
+    with transaction() as session:
+        names = set(session.scalars(select(Bookmark.name)))  # type: ignore[call-overload]  # of a column
+    assert names >= {f"listed:test::{age // timedelta(hours=1)}" for age in REACHED}
 
 
 def test_an_old_answer_of_a_replica_is_not_taken_over(simulator: Simulator) -> None:

@@ -1,26 +1,29 @@
 """Openings that meet each other, or the traces of one that died: cases that tests/property/opening_machine.py found."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
-from config.database import transaction
+from config.database import database_now, transaction
+from config.settings import settings
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import outside
 from handlers.outbox.perform import perform
 from handlers.owed.kinds import TELLING
 from handlers.queue.failures import NotNowError
-from handlers.record.events import VerificationEvent, parse
+from handlers.record.events import SessionState, VerificationEvent, parse
 from handlers.sessions.closing import cancel_verification, redact_verification
 from handlers.sessions.entering import WayIn, enter, enter_by_link, entry
 from handlers.sessions.opening import Opened, open_verification
-from handlers.sessions.refusals import OpeningError
+from handlers.sessions.refusals import OpeningError, unless_enough
 from handlers.sessions.seen import seen
 from handlers.sessions.views import view
+from handlers.stripe_api.changing import Answer
 from handlers.tables.models import Verification
 from handlers.upkeep.reconcile import reconcile
 from tests.integration.openings import open_wanted, wanted
@@ -478,3 +481,14 @@ def test_who_is_found_not_to_be_verified_after_all_is_let_in_at_the_next_try(nea
     near.later(400.0)
     with pytest.raises(OpeningError, match="opening"):
         open_wanted()
+
+
+def test_the_report_that_a_check_under_way_still_names_is_no_new_submission(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("SUBMISSION_LIMIT", "1")
+    settings.cache_clear()
+    facts.applied(facts.event("created", session_id="vs_1"))
+    for status, is_enough in (("processing", False), ("verified", True)):
+        state = SessionState(status=status, report_id="vr_1")
+        answer = Answer(id="vs_1", state=state, content={}, asked_at=database_now(), is_replayed=False)
+        with pytest.raises(OpeningError) if is_enough else nullcontext():
+            unless_enough(None, answer)

@@ -16,6 +16,7 @@ from handlers.sessions.closing import redact_verification
 from handlers.sessions.opening import Opened, open_verification
 from handlers.sessions.reminders import remind
 from handlers.sessions.turn import Wanted
+from handlers.stripe_api import sessions
 from handlers.tables.models import VerificationRecord
 from handlers.upkeep import restored
 from handlers.upkeep.restored import NothingHereError, recover
@@ -246,6 +247,16 @@ def test_a_verification_that_the_backup_did_not_have_is_found(shop: Shop) -> Non
     assert recover().verifications_found == 1
     again = shop.open()
     assert (again.verification_id, again.answer.id) == (opened.verification_id, opened.answer.id)
+
+
+def test_the_verifications_of_all_pages_are_found_and_counted(shop: Shop, environment: pytest.MonkeyPatch) -> None:
+    shop.open(client_reference_id="user-0")
+    backup = shop.back_up()
+    for number in (1, 2):
+        shop.open(client_reference_id=f"user-{number}")
+    shop.put_back(backup)
+    environment.setattr(sessions, "MOST_LISTED", 1)
+    assert recover().verifications_found == 2
 
 
 def test_another_environments_session_stays_anothers(

@@ -41,14 +41,20 @@ def tried(faults: Sequence[Fault], workers: int) -> Iterator[Result]:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, ThreadPoolExecutor(workers) as pool:
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(workers):
-            copies.put(copy_to(Path(folder) / str(number)))
+            copies.put(_copy(Path(folder) / str(number)))
         yield from pool.map(lambda fault: _try(fault, copies), faults)
 
 
 def failure_without(faults: Sequence[Fault]) -> str | None:
     """A test of theirs that fails in a copy without any fault, and so would notice each of them; None if all pass."""
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        return _first_failure(copy_to(Path(folder)), sorted({test for fault in faults for test in fault.tests}))
+        return _first_failure(_copy(Path(folder)), sorted({test for fault in faults for test in fault.tests}))
+
+
+def _copy(folder: Path) -> Path:
+    """A copy with this environment at its usual place, by which the tests of what a page types call it."""
+    (copy_to(folder) / ".venv").symlink_to(sys.prefix)
+    return folder
 
 
 def _first_failure(folder: Path, tests: Sequence[str]) -> str | None:

@@ -75,6 +75,10 @@ def test_a_test_that_notices_no_fault_at_all_is_told_of_beforehand() -> None:
     assert failure_without([replace(broken, tests=("tests/unit/test_gone.py",))]) == NOT_RUN
 
 
+def test_what_a_page_types_can_be_typed_in_a_copy(tmp_path: Path) -> None:
+    assert (copies._copy(tmp_path) / ".venv/bin/python").exists()
+
+
 def test_a_fault_that_makes_a_test_hang_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "_LONGEST", 1)
     endless = "def test_this() -> None:\n    while True:\n        pass\n"
