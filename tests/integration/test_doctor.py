@@ -76,6 +76,14 @@ def test_check_finds_that_there_is_none(simulator: Simulator) -> None:
     assert command("endpoint", "check").code == 1
 
 
+def test_a_key_that_is_refused_is_told_as_what_it_is(simulator: Simulator, environment: pytest.MonkeyPatch) -> None:
+    simulator.keys(key=simulator.restricted_key, permissions=["identity_product_read"])
+    environment.setenv("STRIPE_API_KEY", simulator.restricted_key)
+    assert "permission" in command("endpoint", "check").err
+    simulator.keys(key=simulator.restricted_key, revoked=True)
+    assert command("endpoint", "check").err == "Stripe answered 401: it knows no such key, or it was revoked.\n"
+
+
 def test_without_a_key_or_an_address_nothing_is_registered() -> None:
     assert command("endpoint", "create").code == 2
 

@@ -5,7 +5,7 @@ import argparse
 from config.settings import settings
 from handlers.operator.audit import note_beforehand
 from handlers.operator.endpoints import endpoint_faults, ours, url
-from handlers.queue.failures import NotNowError, PermanentError
+from handlers.queue.failures import NotAllowedError, NotNowError, PermanentError
 from handlers.stripe_api import account
 from worker.commands.options import acting
 from worker.commands.printing import print_json, refused
@@ -23,8 +23,11 @@ def manage_endpoint(arguments: argparse.Namespace) -> int:
         return refused("STRIPE_API_KEY and PUBLIC_URL must be set: the endpoint is PUBLIC_URL/webhooks/stripe.", 2)
     try:
         return _create(arguments) if arguments.what == "create" else _check(arguments)
+    except NotAllowedError as error:
+        lacking = "a restricted key needs the permission to read and write webhook endpoints"
+        return refused(f"{error}: {error.why or lacking}.")
     except (NotNowError, PermanentError) as error:
-        return refused(f"{error}. A restricted key needs the permission to read and write webhook endpoints.")
+        return refused(f"{error}.")
 
 
 def _create(arguments: argparse.Namespace) -> int:
