@@ -312,8 +312,7 @@ def on_sqlite(url: URL) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "connect", file.note)
     event.listen(engine, "handle_error", _say_cause)
-    event.listen(engine, "begin", file.check)
-    event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "begin", file.begin)
     return engine
 
 
@@ -564,22 +563,20 @@ class _File:
         with suppress(OSError):  # SQLite says it
             self._number = self._number or self._path.stat().st_ino
 
-    def check(self, _: Connection) -> None:
-        """Raises OperationalError, one of DATABASE_TROUBLE, if the file has gone or is another one."""
+    def begin(self, connection: Connection) -> None:
+        """Begins a transaction. Raises OperationalError, one of DATABASE_TROUBLE, if the file is gone or another."""
+        number = self._number
         try:
             number = self._path.stat().st_ino
         except FileNotFoundError:
             number = 0
         except OSError:  # SQLite says it
-            return
-        if self._number and number != self._number:
+            pass
+        if number != self._number:
             raise OperationalError(None, None, sqlite3.OperationalError(FILE_REPLACED), hide_parameters=True)
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    file: Any = connection.connection.driver_connection
-    file.execute(f"PRAGMA busy_timeout = {(_thread.answer_seconds or _SQLITE_BUSY_SECONDS) * 1000:.0f}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+        file: Any = connection.connection.driver_connection
+        file.execute(f"PRAGMA busy_timeout = {(_thread.answer_seconds or _SQLITE_BUSY_SECONDS) * 1000:.0f}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
