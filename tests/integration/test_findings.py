@@ -29,7 +29,7 @@ from config.version import running_version
 from handlers.inbox.process import process
 from handlers.inbox.receive import receive
 from handlers.metrics import counting, heartbeats, tallies
-from handlers.operator import connections, refusals
+from handlers.operator import connections, from_web, refusals
 from handlers.operator.findings import FAIL, JUDGES, WARN, findings, of_the_broker
 from handlers.outbox.perform import perform
 from handlers.queue import failures
@@ -46,6 +46,7 @@ from tests.support.servers import running_receiver
 from tests.support.waiting import wait_until
 from worker import app as worker_app
 from worker import tasks
+from worker.commands import show
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -984,6 +985,11 @@ def test_who_holds_the_connections_is_said_where_none_is_left(database_url: str)
 
 
 @pytest.mark.usefixtures("alive")
+def test_status_has_said_within_ten_seconds_that_it_finds_no_connection_however_long_each_lets_it_wait() -> None:
+    waits = show._OUTSIDE_SECONDS, show._WAITS_SECONDS, show._WAITS_AGAIN_SECONDS, 2 * from_web._SECONDS
+    assert sum(waits) < 10.0
+
+
 def test_status_asks_web_where_it_finds_no_connection_itself(environment: pytest.MonkeyPatch) -> None:
     facts.applied(facts.event("verified"))
     with statement() as connection:

@@ -33,7 +33,7 @@ from worker.commands.printing import print_json, print_pairs, print_rows, refuse
 
 _Row = InboxEvent | OutboxAction | VerificationRecord | Paused | Heartbeat
 _FEW_MINUTES = timedelta(minutes=5)
-_WAITS_SECONDS, _WAITS_AGAIN_SECONDS = 5.0, 0.5  # for a connection; none by then is a finding
+_WAITS_SECONDS, _WAITS_AGAIN_SECONDS = 3.0, 0.5  # for a connection; none by then is a finding
 _OUTSIDE_SECONDS = 2.0  # for Stripe's word about the endpoint, and PUBLIC_URL's answer
 _FIGURES_SECONDS = 2.0  # for each answer: the findings come first
 # The columns that are shown: none of them holds a name, an address or a text about a document.
