@@ -64,7 +64,11 @@ def main() -> int:
     config = uvicorn.Config(
         "receiver.__main__:application", factory=True, host=host, port=settings().port, **SERVER_OPTIONS
     )
-    listener = config.bind_socket()  # a socket of the event loop's would take no IPv4 on `::`
+    try:
+        listener = config.bind_socket()  # a socket of the event loop's would take no IPv4 on `::`
+    except SystemExit:  # its line in the log names neither
+        sys.stderr.write(f"PORT {settings().port} cannot be listened on at {host}\n")
+        raise
     listener.listen(config.backlog)
     server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):

@@ -1,6 +1,7 @@
 """Folders that a service may not read or write: each of its processes says so in a sentence, and ends."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,13 @@ def test_templates_that_cannot_be_read_are_named_and_ours_not_taken_instead(
 @pytest.mark.parametrize("module", ["receiver", "worker.app", "worker.clock"])
 def test_a_setting_that_cannot_be_read_is_named(module: str) -> None:
     assert _said((module,), {"PORT": "c4nary"}) == "PORT must be a whole number from 1 to 65535\n"
+
+
+def test_a_port_that_another_has_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = _said(("receiver",), {"PORT": str(port), "VAR_DIR": str(tmp_path)})
+    assert said.splitlines()[-1] == f"PORT {port} cannot be listened on at 127.0.0.1"
 
 
 def _said(words: tuple[str, ...], variables: dict[str, str]) -> str:
