@@ -58,6 +58,7 @@ NO_SERVER = "no SMTP_URL"
 _LOOKUP_SECONDS = 10.0  # for EMAIL_LOOKUP, as for a call
 _MOST_LEFT = 20  # threads that still wait for EMAIL_LOOKUP, and hold up nobody
 _LEFT_SECONDS = 900.0  # until such a thread counts no more: it may wait for ever, and other mails must not
+_folder_refuses = threading.Event()
 _ADDRESSES = "say an address"  # the act that is asked of EMAIL_LOOKUP
 _askers = threading.local()  # the calls that a thread of EMAIL_LOOKUP makes for this one
 _left: dict[str, float] = {}  # the start of each such thread, by its session
@@ -167,8 +168,11 @@ def send(mail: Mail) -> None:
     except OSError as error:
         word = f"takes no mail: {error.strerror}"
         outside.note_refusal(outside.MAIL_FOLDER, word)
+        _folder_refuses.set()
         raise NotNowError(f"{outside.MAIL_FOLDER} {word}") from None
-    outside.note_answer(outside.MAIL_FOLDER)
+    if _folder_refuses.is_set():
+        _folder_refuses.clear()
+        outside.note_answer(outside.MAIL_FOLDER)
 
 
 def render(mail: Mail) -> bytes:
