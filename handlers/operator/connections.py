@@ -40,14 +40,36 @@ AND NOT starts_with(coalesce(a.application_name, ''), '{OUR_NAME} ')))
 AND l.relation = to_regclass(c.relname) AND c.relname = ANY(%s)
 AND coalesce(a.xact_start < clock_timestamp() - interval '3 seconds', true) GROUP BY 1, 2, 3 ORDER BY 1, 2
 """  # noqa: S608  # our own words
-# A commit of ours that has waited for so long for a standby: others' waits PostgreSQL shows to nobody but a superuser.
-_AWAITS_STANDBY = """
+# Whether a commit of ours has waited so long for a standby (PostgreSQL shows others' waits to a superuser alone), and
+# the oldest database with its age.
+_STANDING = """
 SELECT EXISTS (SELECT FROM pg_stat_activity
-WHERE wait_event = 'SyncRep' AND query_start < clock_timestamp() - interval '3 seconds')
+WHERE wait_event = 'SyncRep' AND query_start < clock_timestamp() - interval '3 seconds'),
+datname, greatest(age(datfrozenxid), mxid_age(datminmxid)) FROM pg_database ORDER BY 3 DESC LIMIT 1
 """
-_AGE = "SELECT datname, greatest(age(datfrozenxid), mxid_age(datminmxid)) FROM pg_database ORDER BY 2 DESC LIMIT 1"
 _OLD = 1_600_000_000  # transactions: VACUUM itself drops all else then (vacuum_failsafe_age)
 _NO_MORE = 2**31 - 3_000_000  # with so many the server gives out no number more
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The obstacles to all commits, while all can be read: a standby that does not answer, and the server's age."""
+
+    awaits_standby: bool = False
+    oldest: str = ""  # the database that was not vacuumed for longest
+    age: int = 0  # its transactions since
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """The trouble by which nothing is committed now."""
+        if self.awaits_standby:
+            return Trouble("no standby")
+        return Trouble("no numbers") if self.age >= _NO_MORE else None
+
+    @property
+    def is_old(self) -> bool:
+        """Whether somebody has to see to it."""
+        return self.age >= _OLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +107,8 @@ def locked(connection: Connection) -> list[tuple[str, int, str]]:
     ]
 
 
-def standstill(connection: Connection) -> Trouble | None:
-    """The trouble that ends no commit, while all can be read: no standby answers, or no transaction number is left."""
+def standing(connection: Connection) -> Standing:
+    """Whether commits end, and for how long they will."""
     if connection.dialect.name != "postgresql":
-        return None
-    if connection.exec_driver_sql(_AWAITS_STANDBY).scalar_one():
-        return Trouble("no standby")
-    return Trouble("no numbers") if connection.exec_driver_sql(_AGE).one()[1] >= _NO_MORE else None
-
-
-def ageing(connection: Connection) -> tuple[str, int] | None:
-    """The server's oldest database, and the transactions since its last VACUUM, if they are too many."""
-    if connection.dialect.name != "postgresql":
-        return None
-    name, age = connection.exec_driver_sql(_AGE).one()
-    return (name, age) if age >= _OLD else None
+        return Standing()
+    return Standing(*connection.exec_driver_sql(_STANDING).one())

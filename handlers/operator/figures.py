@@ -9,7 +9,7 @@ from config.process import myself
 from config.trouble import Trouble, hindrance
 from handlers.metrics import heartbeats, tallies
 from handlers.operator import queries
-from handlers.operator.connections import standstill
+from handlers.operator.connections import Standing, standing
 from handlers.operator.structure import Tables, look_at_tables
 from handlers.queue import pauses
 from handlers.tables.models import Heartbeat, Paused, Unanswered, VerificationRecord
@@ -42,7 +42,14 @@ class Figures:
     def hindrance(self) -> Trouble | None:
         """The trouble that keeps deliveries from being stored, if the database says so before it is tried."""
         with statement() as connection:
-            return hindrance(connection) or standstill(connection)
+            found = hindrance(connection)
+        return found or self.standing.trouble
+
+    @cached_property
+    def standing(self) -> Standing:
+        """Whether commits end."""
+        with statement() as connection:
+            return standing(connection)
 
     @cached_property
     def backlogs(self) -> dict[str, queries.Backlog]:

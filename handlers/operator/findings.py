@@ -19,7 +19,7 @@ from config.defaults import lacks_webhook_secret
 from config.settings import settings, slips
 from config.trouble import trouble_of
 from handlers.metrics import counting, heartbeats, outside, tallies
-from handlers.operator.connections import ageing, full, locked
+from handlers.operator.connections import full, locked
 from handlers.operator.figures import Figures
 from handlers.operator.pausing import OPERATORS, PAUSABLE
 from handlers.operator.processes import ill_processes
@@ -128,7 +128,7 @@ def _settings(_: Figures) -> Iterator[Told]:
 def of_the_broker(trouble: str | None) -> Iterator[Told]:
     """The finding for the broker's trouble, if there is any."""
     if trouble:
-        level = FAIL if settings().redis_url or settings().on_postgres else WARN  # else it ends with make run
+        level = FAIL if settings().redis_url else WARN
         to_do = "see REDIS_URL" if settings().redis_url else "set REDIS_URL: only make run has a Redis of its own"
         yield level, f"{trouble}: nothing is lost, but nothing is done until this is mended", to_do
 
@@ -139,7 +139,7 @@ def _broker(figures: Figures) -> Iterator[Told]:
 
 def _database(figures: Figures) -> Iterator[Told]:
     with statement() as connection:
-        held, old = locked(connection), ageing(connection)
+        held = locked(connection)
     for what, pid, whose in held:
         yield FAIL, f"{what} locked by connection {pid} ({whose})", f"end it: SELECT pg_terminate_backend({pid})"
     if not is_at_head():
@@ -165,8 +165,9 @@ def _database(figures: Figures) -> Iterator[Told]:
     elif closed := figures.tables.closed:
         words = "; ".join(f"{name} ({may})" for name, may in closed.items())
         yield FAIL, f"its role lacks rights to {words}: what is due waits", "grant it all on our tables"
-    if old:
-        words = f"the database {old[0]} was not vacuumed for {old[1]:,} transactions: near 2,147,000,000 it stops"
+    if figures.standing.is_old:
+        oldest, age = figures.standing.oldest, figures.standing.age
+        words = f"the database {oldest} was not vacuumed for {age:,} transactions: near 2,147,000,000 it stops"
         yield FAIL, words, "end old transactions, prepared ones and replication slots, and there: VACUUM (FREEZE)"
     if taken := full():
         names = ", ".join(f"{name} {count}" for name, count in taken.holders.items())

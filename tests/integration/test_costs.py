@@ -228,7 +228,7 @@ def test_status_asks_each_question_once(json: bool, capsys: pytest.CaptureFixtur
     with counted() as costs:
         show.status(Namespace(json=json))
     # PostgreSQL is asked for its connections, keys, triggers and standby, too, and is given two settings of its planner
-    assert len(costs.statements) == (25 if is_postgres() else 15), costs.statements
+    assert len(costs.statements) == (23 if is_postgres() else 15), costs.statements
     assert "queue_messages" in capsys.readouterr().out
 
 
