@@ -1,6 +1,6 @@
 """Inserts of new rows alone: one statement with one parameter, however many rows there are.
 
-No library does this on both databases: docs/decisions/0009.
+No library does this on both databases: docs/decisions/0009, https://github.com/zzzeek/sqlalchemy/pull/243.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""One delivery: verify, parse, hand to intake, answer."""
+"""One delivery: verify, parse, hand to intake, answer.
+
+Plain ASGI, as Starlette's stack is for all routes: docs/decisions/0010, https://github.com/encode/starlette/issues/844.
+"""
 
 import re
 import time

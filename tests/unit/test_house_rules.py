@@ -286,7 +286,9 @@ def test_a_module_is_imported_by_its_name_only_where_a_setting_or_a_command_name
         "worker/__main__.py",
         "worker/commands/show.py",
     }
-    assert users <= {"handlers/outbox/mails.py", *choosing}
+    assert users == {"handlers/outbox/mails.py", *choosing}
+    why = (ROOT / "docs/decisions/0013-plain-imports.md").read_text()
+    assert [user for user in users if f"`{user}`" not in why] == []
 
 
 def test_no_setting_is_read_by_an_import() -> None:
