@@ -42,7 +42,7 @@ AND coalesce(a.xact_start < clock_timestamp() - interval '3 seconds', true) GROU
 """  # noqa: S608  # our own words
 # Whether a commit of ours has waited so long for a standby (PostgreSQL shows others' waits to a superuser alone), and
 # the oldest database with its age.
-_STANDING = """
+_COMMITS = """
 SELECT EXISTS (SELECT FROM pg_stat_activity
 WHERE wait_event = 'SyncRep' AND query_start < clock_timestamp() - interval '3 seconds'),
 datname, greatest(age(datfrozenxid), mxid_age(datminmxid)) FROM pg_database ORDER BY 3 DESC LIMIT 1
@@ -52,7 +52,7 @@ _NO_MORE = 2**31 - 3_000_000  # with so many the server gives out no number more
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Commits:
     """The obstacles to all commits, while all can be read: a standby that does not answer, and the server's age."""
 
     awaits_standby: bool = False
@@ -107,8 +107,8 @@ def locked(connection: Connection) -> list[tuple[str, int, str]]:
     ]
 
 
-def standing(connection: Connection) -> Standing:
+def look_at_commits(connection: Connection) -> Commits:
     """Whether commits end, and for how long they will."""
     if connection.dialect.name != "postgresql":
-        return Standing()
-    return Standing(*connection.exec_driver_sql(_STANDING).one())
+        return Commits()
+    return Commits(*connection.exec_driver_sql(_COMMITS).one())

@@ -9,7 +9,7 @@ from config.process import myself
 from config.trouble import Trouble, hindrance
 from handlers.metrics import heartbeats, tallies
 from handlers.operator import queries
-from handlers.operator.connections import Standing, standing
+from handlers.operator.connections import Commits, look_at_commits
 from handlers.operator.structure import Tables, look_at_tables
 from handlers.queue import pauses
 from handlers.tables.models import Heartbeat, Paused, Unanswered, VerificationRecord
@@ -43,13 +43,13 @@ class Figures:
         """The trouble that keeps deliveries from being stored, if the database says so before it is tried."""
         with statement() as connection:
             found = hindrance(connection)
-        return found or self.standing.trouble
+        return found or self.commits.trouble
 
     @cached_property
-    def standing(self) -> Standing:
+    def commits(self) -> Commits:
         """Whether commits end."""
         with statement() as connection:
-            return standing(connection)
+            return look_at_commits(connection)
 
     @cached_property
     def backlogs(self) -> dict[str, queries.Backlog]:

@@ -165,8 +165,8 @@ def _database(figures: Figures) -> Iterator[Told]:
     elif closed := figures.tables.closed:
         words = "; ".join(f"{name} ({may})" for name, may in closed.items())
         yield FAIL, f"its role lacks rights to {words}: what is due waits", "grant it all on our tables"
-    if figures.standing.is_old:
-        oldest, age = figures.standing.oldest, figures.standing.age
+    if figures.commits.is_old:
+        oldest, age = figures.commits.oldest, figures.commits.age
         words = f"the database {oldest} was not vacuumed for {age:,} transactions: near 2,147,000,000 it stops"
         yield FAIL, words, "end old transactions, prepared ones and replication slots, and there: VACUUM (FREEZE)"
     if taken := full():
