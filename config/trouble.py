@@ -43,6 +43,7 @@ _FUNCTIONS = {
 }
 # Sentences of libpq, of the drivers and of PgBouncer, which hands on the server's, and no code of it.
 _UNCONNECTED = {
+    "timeout expired|said nothing for too long|no answer in time|TimeoutError": "no answer",
     "query_wait_timeout": "no connection in time",
     "query timeout": "too slow",
     "no more connections allowed": "the pooler's connections",
@@ -107,6 +108,8 @@ _TO_DO = {
     "TLS files": "sslrootcert, sslcert or sslkey in DATABASE_URL names a file that cannot be used: each must be"
     " readable, and the key be of sslcert and nobody else's to read",
     "no database": "the server has no such database: see DATABASE_URL",
+    "no answer": "it does not answer in time: see whether it runs, the way to it, and where a pooler is before it,"
+    " whether that has a connection free (default_pool_size)",
     "not ready": "the server starts, stops or recovers, or has ended our connection: wait for it, or see its log",
     "unreachable": "it cannot be reached, or does not answer: see DATABASE_URL, and whether it runs",
 }
@@ -146,7 +149,8 @@ def trouble_of(error: BaseException) -> Trouble:
         words = (word for (refused, by), word in _FUNCTIONS.items() if refused == code and by in _said(origin))
         return Trouble(next(words, None) or _CODES.get(code) or _CLASSES.get(code[:2], "failed"))
     known = _SQLITE if isinstance(origin, sqlite3.Error) else _UNCONNECTED
-    return Trouble(next((word for pattern, word in known.items() if re.search(pattern, str(origin))), "failed"))
+    said = str(origin) or type(origin).__name__
+    return Trouble(next((word for pattern, word in known.items() if re.search(pattern, said)), "failed"))
 
 
 def lacks_numbers(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from config.settings import SettingsError
 from config.trouble import trouble_of
+from handlers.queue.failures import NotNowError
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,17 @@ from config.trouble import trouble_of
         (psycopg.errors.QueryCanceled("canceling statement due to statement timeout"), "too slow"),
         (psycopg.errors.DeadlockDetected("deadlock detected"), "locked"),
         (psycopg.OperationalError("fe_sendauth: no password supplied"), "refused"),
+        (
+            psycopg.OperationalError("failed: FATAL:  53300: schon zu viele\nLOCATION:  InitProcess"),
+            "no connection free",
+        ),
+        (psycopg.OperationalError("a: failed: refused\n- a: refused\n- b: FATAL :  28000: rôle inconnu"), "refused"),
+        (psycopg.errors.ProtocolViolation("no such database: x"), "no database"),
+        (psycopg.OperationalError("FATAL:  08P01: query_wait_timeout"), "no connection in time"),
+        (psycopg.errors.ConnectionTimeout("connection timeout expired"), "no answer"),
+        (psycopg.OperationalError("the server has said nothing for too long"), "no answer"),
+        (TimeoutError(), "no answer"),
+        (NotNowError("no answer in time"), "no answer"),
         (psycopg.OperationalError("connection failed: permission denied, is locked"), "unreachable"),
         (psycopg.OperationalError("connection failed: SSL error: certificate verify failed"), "not trusted"),
         (psycopg.OperationalError('certificate for "a" does not match host name "b"'), "not trusted"),
