@@ -255,7 +255,7 @@ def test_a_redaction_that_is_asked_for_survives_a_crash_before_and_after_stripe_
     opened = open_one(api).json()
     assert api.post(f"/verifications/{opened['id']}/redact").status_code == 202
     [owed] = facts.due_actions()
-    for module, name in ((changing, "redact"), (performing, "end_actions")):
+    for module, name in ((changing, "redact_at_stripe"), (performing, "end_actions")):
         with environment.context() as patch:
             patch.setattr(module, name, _dying)
             with pytest.raises(_DiedError):
