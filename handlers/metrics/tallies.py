@@ -20,12 +20,12 @@ TEN_MINUTES, TWENTY_MINUTES = timedelta(minutes=10), timedelta(minutes=20)
 SPANS = (TEN_MINUTES, TWENTY_MINUTES, HOUR, DAY)
 _DELIVERIES, _SKIPPED = "identity_deliveries_total", "identity_skipped_actions_total"
 _IGNORED, _UNKNOWN = "identity_ignored_events_total", "identity_unknown_senders_total"
-_REQUESTS = "identity_api_requests_total"
-_READ = (_DELIVERIES, _SKIPPED, _IGNORED, _UNKNOWN, _REQUESTS)
+_REQUESTS, _ACTIONS = "identity_api_requests_total", "identity_actions_total"
+_READ = (_DELIVERIES, _SKIPPED, _IGNORED, _UNKNOWN, _REQUESTS, _ACTIONS)
 _ENDED = {
     "deliveries_answered": _DELIVERIES,
     "events_ended": "identity_events_total",
-    "actions_ended": "identity_actions_total",
+    "actions_ended": _ACTIONS,
 }
 _KEPT = {MINUTE: timedelta(hours=3), SHORT: timedelta(days=2), LONG: timedelta(days=32)}
 # A label as handlers/metrics/counting.py writes it; no text of ours has a quote in it.
@@ -52,7 +52,7 @@ def add(connection: Connection, grown: Sequence[dict[str, Any]]) -> None:
 
 
 class Lately:
-    """The counts of deliveries, ignored events, skipped actions, requests and unknown senders in each of SPANS.
+    """The counts of deliveries, ignored events, ended actions, requests and unknown senders in each of SPANS.
 
     Each span includes the current ten minutes.
     """
@@ -71,6 +71,10 @@ class Lately:
         """The number of skipped actions, by name and reason."""
         found = self._counted(_SKIPPED, within)
         return defaultdict(float, {(labels["name"], labels["reason"]): count for labels, count in found})
+
+    def done(self, within: timedelta) -> set[str]:
+        """The names of actions of which at least one was done."""
+        return {labels["name"] for labels, _ in self._counted(_ACTIONS, within) if labels["status"] == "done"}
 
     def requests(self, within: timedelta) -> dict[str, float]:
         """The number of the application's requests, by whether their token was accepted or refused."""

@@ -26,6 +26,7 @@ from handlers.operator.processes import ill_processes
 from handlers.operator.queries import at_most, oldest_waiting
 from handlers.operator.refusals import refusals
 from handlers.operator.signings import signed_in_vain
+from handlers.owed.kinds import TELLING
 from handlers.queue.claims import QUEUES
 from handlers.record.events import NOT_OURS, OTHER_MODE
 from handlers.tables.models import VerifiedOutput
@@ -47,6 +48,7 @@ _SPANS = {
 }
 # So many deliveries in vain are a finding, if none of the same span was accepted; anybody can send refused ones.
 _REFUSED = 3
+_UNADDRESSED = 3  # mails: one person without an address is nothing odd
 _DROPPED = {tallies.HOUR: 3, tallies.DAY: 1}
 _BURST, _MINUTE = 10.0, 60.0  # seconds
 _MANY = 0.2  # of all deliveries of an hour
@@ -290,6 +292,9 @@ def _skipped(figures: Figures) -> Iterator[Told]:
             is_set = bool(getattr(settings(), setting.lower()))
             to_do = "what still is comes back by retry --skipped, and this ends a day after the last"
             yield WARN, words, to_do if is_set else "set it, and what was skipped comes back by retry --skipped"
+    if skipped["no address"] >= _UNADDRESSED and figures.lately.done(tallies.DAY).isdisjoint(TELLING):
+        words = f"all {skipped['no address']:.0f} mails within a day were skipped: no address"
+        yield WARN, words, "does EMAIL_LOOKUP find persons, or have sessions an email? Then retry --skipped"
 
 
 def _outputs(_: Figures) -> Iterator[Told]:

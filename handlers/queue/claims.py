@@ -1,6 +1,7 @@
 """Claims on rows of the inbox and the outbox: taken with a lease, fenced by their attempt's number, and ended.
 
-No library does this on tables that are not its own, and on both databases: docs/decisions/0007.
+No library does this on tables that are not its own, and on both databases: docs/decisions/0007. Celery delivers a task
+again while its first worker is still at it, and has no fence: https://github.com/celery/celery/issues/5935.
 """
 
 import time

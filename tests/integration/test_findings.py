@@ -856,6 +856,26 @@ def test_what_a_missing_setting_has_skipped_is_counted(environment: pytest.Monke
     assert "this ends a day after the last" in found.to_do
 
 
+def test_a_day_in_which_nobody_had_an_address_is_found(environment: pytest.MonkeyPatch) -> None:
+    def said() -> list[str]:
+        counting.flush()
+        return [one.words for one in findings(None) if one.what == "skipped"]
+
+    def end(number: int) -> None:
+        perform(*facts.applied(facts.event("verified", session_id=f"vs_{number}", report=f"vr_{number}")))
+
+    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:nobody")
+    databases.forget_process_state()
+    for number in range(3):
+        assert said() == []
+        end(number)
+    assert said() == ["all 3 mails within a day were skipped: no address"]
+    environment.setenv("EMAIL_LOOKUP", "tests.support.lookups:everybody")
+    databases.forget_process_state()
+    end(4)
+    assert said() == []
+
+
 def test_a_proxy_that_no_setting_counts_is_found_by_who_has_a_link(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("STRIPE_WEBHOOK_SECRET", SECRET)
     for name, value in LINKS.items():
