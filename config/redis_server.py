@@ -42,6 +42,7 @@ _REASONS = {
     "in protected mode": "it is in its protected mode, and takes nobody from another machine",
     "InvalidResponse": "it does not speak as Redis does",
     "SSLEOFError": "it wants a certificate of ours (ssl_certfile)",
+    "ALERT_CERTIFICATE_REQUIRED": "it wants a certificate of ours (ssl_certfile)",
     "handshake operation timed out": "it does not speak TLS as we do",
     "[SSL": "it does not speak TLS as we do",
     "[X509": "a file of certificates that REDIS_URL names holds none",

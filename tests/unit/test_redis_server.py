@@ -115,6 +115,11 @@ def test_a_failure_is_named_by_what_lies_under_it() -> None:
     outer = ConnectionError("Error 1 connecting to c4nary")
     outer.__context__ = ssl.SSLCertVerificationError("[SSL: CERTIFICATE_VERIFY_FAILED] c4nary")
     assert why_unusable(outer) == "its certificate is not trusted"
+    for wants in (
+        ssl.SSLEOFError(8, "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol"),
+        ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required"),
+    ):
+        assert why_unusable(wants) == "it wants a certificate of ours (ssl_certfile)"
     assert why_unusable(TimeoutError("c4nary")) == "it does not answer in time"
     assert why_unusable(OSError("c4nary")) == "it cannot be reached"
     assert why_unusable(ResponseError("c4nary")) == "it refuses a command that is needed"
