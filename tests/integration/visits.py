@@ -60,6 +60,6 @@ def untouched(stripe: Stories, database_url: str) -> Iterator[None]:
 
 
 def _rows(database_url: str) -> list[str]:
-    """All rows but those of each process about itself: its heartbeats and figures, and the key that it signs with."""
+    """All rows but those of each process about itself: its heartbeats and figures, and the keys that it has met."""
     rows = databases.dump(database_url, without=_OF_PROCESSES).splitlines()
-    return [row for row in rows if not row.startswith("('link key ")]
+    return [row for row in rows if not row.startswith(("('link key ", "('API token "))]
