@@ -16,6 +16,7 @@ _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _TLS_WORDS = ("ssl_cert_reqs", "ssl_check_hostname", *_FILES)
 _SENTINEL_WORDS = ("sentinel_username", "sentinel_password")
 _OF_A_CLUSTER = "it is a node of a cluster, which splits our keys"
+_HANGS_UP = "it hangs up: it starts, stops, or wants TLS (rediss:), or a certificate of ours (ssl_certfile)"
 # Marks of redis-py's and kombu's errors, and their meaning; the first that is found counts.
 _REASONS = {
     "certificate has expired": "its certificate has expired",
@@ -48,8 +49,9 @@ _REASONS = {
     "[X509": "a file of certificates that REDIS_URL names holds none",
     "LateNameError": "its name was not found in time",
     "gaierror": "its host's name cannot be found",
-    "ConnectionResetError": "it hangs up: it starts, stops, or wants TLS (rediss:)",
-    "Connection closed by server": "it hangs up: it starts, stops, or wants TLS (rediss:)",
+    "ConnectionResetError": _HANGS_UP,
+    "BrokenPipeError": _HANGS_UP,
+    "Connection closed by server": _HANGS_UP,
     "Timeout": "it does not answer in time",
     "ResponseError": "it refuses a command that is needed",
 }
