@@ -56,7 +56,13 @@ OPENINGS = (
 # The fast tests that pass through each room; first those that notice the most.
 TESTS = {
     "handlers/record": (*MEANING, "tests/integration/test_inbox.py", *STORIES, "tests/property/test_orders.py"),
-    "handlers/owed": (*MEANING[:1], *QUEUES, *STORIES, "tests/unit/test_house_rules.py"),
+    "handlers/owed": (
+        *MEANING[:1],
+        *QUEUES,
+        *STORIES,
+        "tests/unit/test_house_rules.py",
+        "tests/integration/test_links.py",
+    ),
     "handlers/queue": (*QUEUES, "tests/integration/test_calls.py", "tests/integration/test_smtp.py", *STORIES),
     "handlers/inbox": (*QUEUES, *STORIES, "tests/integration/test_reconcile.py", "tests/integration/test_sessions.py"),
     "handlers/outbox": (
@@ -101,12 +107,16 @@ TESTS = {
 }
 # Faults that nobody can notice, by their names as below, with the reason.
 _KEEP = 'insert_or(session.connection(), VerifiedOutput, [row], on_conflict=_KEPT_ANEW, returning="{}")'
+_ASK = "threading.Thread(target=_ask, args=(_askers.calls,), name={}, daemon=True).start()"
 EQUAL = {
     f"handlers/outbox/outputs.py - {_KEEP.format('session_id')} + {_KEEP.format('SESSION_ID')}": "SQL has no case",
     'handlers/queue/calls.py - return _Way(pool, before, _credentials("Authorization", parts))'
     ' + return _Way(pool, before, _credentials("authorization", parts))': "a header's name has no case",
     'receiver/webhooks/doubt.py - self._thread = ThreadPoolExecutor(1, "doubt")'
     " + self._thread = ThreadPoolExecutor(1, )": "a thread's name is for people",
+    "handlers/outbox/mails.py - {} + {}".format(
+        _ASK.format('"EMAIL_LOOKUP"'), _ASK.format("None")
+    ): "a thread's name is for people",
     'handlers/owed/owe.py - "attempts": 0, + "ATTEMPTS": 0,': "SQLite's names have no case; PostgreSQL's in JSON have",
 }
 
