@@ -41,7 +41,7 @@ from tests.support import databases, facts
 from tests.support.facts import event
 from tests.support.postgres import cluster
 from tests.support.processes import Service, service
-from tests.support.waiting import wait_until
+from tests.support.waiting import asking, wait_until
 from worker.run.broker import start_redis
 
 pytestmark = [
@@ -215,13 +215,10 @@ def test_whoever_finds_no_connection_free_waits_for_one(environment: pytest.Monk
     with _plain_role(database_url, environment, limit=1) as url:
         with psycopg.connect(url):
             stored: list[frozenset[str]] = []
-            threads = [
-                threading.Thread(target=lambda: stored.append(receive([event("created")]).accepted)),
-                threading.Thread(target=lambda: stored.append(asyncio.run(_store(event("verified"))))),
-            ]
-            for thread in threads:
-                thread.start()
-            time.sleep(1)  # else neither might have asked yet; a later question does not fail either
+            threads = asking(
+                lambda: stored.append(receive([event("created")]).accepted),
+                lambda: stored.append(asyncio.run(_store(event("verified")))),
+            )
             assert stored == []
         for thread in threads:
             thread.join()

@@ -22,7 +22,7 @@ from tests.chaos.stores import free_port
 from tests.support import databases
 from tests.support.operator import command
 from tests.support.postgres import cluster
-from tests.support.waiting import wait_until
+from tests.support.waiting import asking, wait_until
 
 pytestmark = pytest.mark.skipif(not databases.SERVER_URL, reason="SQLite refuses nobody")
 
@@ -163,10 +163,7 @@ def test_a_limit_is_told_in_its_word_and_waited_for(
         with pytest.raises(DATABASE_TROUBLE) as raised, hurry(0.1), statement():
             pass
         assert trouble_of(raised.value).word == word
-        threads = [threading.Thread(target=ask), threading.Thread(target=asyncio.run, args=(ask_too(),))]
-        for thread in threads:
-            thread.start()
-        time.sleep(1)  # else neither might have asked yet; a later question does not fail either
+        threads = asking(ask, lambda: asyncio.run(ask_too()))
         assert asked == []
     for thread in threads:
         thread.join()

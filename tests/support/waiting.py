@@ -1,5 +1,6 @@
-"""Waits for a condition, never for a time."""
+"""Waits for a condition and never for a time, but where the waiting itself is looked at."""
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -18,3 +19,12 @@ def wait_until(
         if time.monotonic() > deadline:
             raise AssertionError(what if isinstance(what, str) else what())
         time.sleep(0.01)
+
+
+def asking(*asks: Callable[[], object]) -> list[threading.Thread]:
+    """Threads that have begun to ask, one each; so that a question which is kept waiting can be seen to wait."""
+    threads = [threading.Thread(target=ask) for ask in asks]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)  # else none might have asked yet; a later question does not fail either
+    return threads
